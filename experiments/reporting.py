@@ -1,0 +1,29 @@
+"""What every experiment writes: rows of results with the command, the versions and the commit."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from pyrovae.checkpoints import write_atomically
+from pyrovae.runs import git_commit, versions
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def write_row(script: str, row: dict[str, Any]) -> Path:
+    """Put a row into `results/<script>.json`, in place of an earlier one of the same protocol."""
+    path = RESULTS / f"{script}.json"
+    rows = json.loads(path.read_text())["rows"] if path.exists() else []
+    rows = [old for old in rows if old["protocol"] != row["protocol"]]
+    row |= {"command": " ".join(["python", *sys.argv]), "git_commit": git_commit()}
+    content = {
+        "command": f"python experiments/{script}.py --help",
+        "versions": versions(),
+        "rows": sorted([*rows, row], key=lambda r: str(r["protocol"])),
+    }
+    RESULTS.mkdir(exist_ok=True)
+    write_atomically(path, json.dumps(content, indent=1).encode() + b"\n")
+    return path

@@ -1,0 +1,215 @@
+"""What can be known to be wrong before training or evaluation begins, and what went wrong when it did."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor
+
+from pyrovae.errors import InputError, NonFiniteError
+from pyrovae.programs import Program, evaluating, observed_sites, run_pair
+
+# What to do about data that a likelihood cannot have produced.
+_REMEDIES: dict[type, str] = {
+    dist.Bernoulli: "its pixels are 0 or 1: binarise them (afresh for each minibatch with "
+    "transform=pyrovae.data.binarise, once with pyrovae.data.binarise_static, on the command line "
+    "with --binarise), or use the ContinuousBernoulli likelihood for grey values",
+    dist.ContinuousBernoulli: "its pixels lie in [0, 1]: scale them",
+    dist.Categorical: "its pixels are the levels 0, 1, ..., 255: convert grey values with "
+    "pyrovae.data.to_levels",
+}
+
+
+def check_data(x: Tensor, y: Tensor | None = None) -> None:
+    """Refuse data that no model can be trained or scored on.
+
+    Raises:
+        InputError: no data, values that are not finite, or another number of classes than data.
+    """
+    if not isinstance(x, Tensor):
+        raise InputError(f"the data are a {type(x).__name__}, not a tensor: use torch.as_tensor(data).")
+    if x.dim() < 2 or x.numel() == 0:
+        raise InputError(
+            f"the data have shape {tuple(x.shape)}; expected at least one datum, (N, *x_shape)."
+        )
+    if not x.is_floating_point():
+        raise InputError(
+            f"the data have type {x.dtype}; expected floating point: use x.float(), "
+            "and x.float() / 255 for bytes that stand for grey values."
+        )
+    bad = ~x.isfinite().flatten(1).all(1)
+    if bad.any():
+        raise InputError(
+            f"{int(bad.sum())} of {len(x)} data hold values that are not finite (NaN or infinity), "
+            f"the first is datum {int(bad.nonzero()[0])}: remove or repair them."
+        )
+    if y is not None and len(y) != len(x):
+        raise InputError(f"there are {len(x)} data and {len(y)} classes; expected one for each datum.")
+
+
+def check_pair(model: Program, guide: Program, *args: Any) -> None:
+    """Run the pair once, validated, and refuse what does not fit together.
+
+    Raises:
+        InputError: the pair does not run on these arguments, its latent sites differ, its nodes do not
+            lie under a data plate, or an observed site's values have the wrong shape or lie outside
+            of its distribution's support.
+    """
+    try:
+        with torch.no_grad(), pyro.validation_enabled(True), evaluating(model, guide):
+            model_trace, guide_trace = run_pair(model, guide, *args)
+            for name in observed_sites(model_trace):
+                _check_observed(name, model_trace.nodes[name])
+            for trace in (guide_trace, model_trace):
+                trace.compute_log_prob()
+    except (ValueError, RuntimeError, TypeError) as error:
+        # Pyro appends the shapes of all sites so far: of use beside its own errors, not beside ours.
+        if isinstance(error, InputError):
+            raise InputError(str(error).split("\nTrace Shapes")[0]) from error
+        shapes = ", ".join(str(tuple(a.shape)) for a in args if isinstance(a, Tensor))
+        raise InputError(f"the model and guide do not run on data of shape {shapes}: {error}") from error
+
+
+def _check_observed(name: str, site: Mapping[str, Any]) -> None:
+    fn, value = site["fn"], site["value"]
+    expected = tuple(fn.event_shape)
+    found = tuple(value.shape[value.dim() - len(expected) :])
+    if found != expected:
+        raise InputError(
+            f"the model makes data of shape {expected} at site '{name}', but was given {found}: "
+            "build its networks for the data's shape."
+        )
+    outside = ~fn.support.check(value)
+    if outside.any():
+        rows = value.flatten(1) if value.dim() > 1 else value.unsqueeze(-1)
+        row = rows[outside.nonzero()[0, -1]] if outside.dim() == 1 else rows.flatten()
+        family = _family(fn)
+        remedy = _REMEDIES.get(type(family), f"its values must satisfy {family.support}")
+        raise InputError(
+            f"{int(outside.sum())} of {outside.numel()} data lie outside the support of the "
+            f"{type(family).__name__} likelihood at site '{name}' (values from {row.min():g} to "
+            f"{row.max():g} in the first of them): {remedy}."
+        )
+
+
+def _family(fn: Any) -> Any:
+    """The distribution under the wrappers that declare its event and expand its batch."""
+    while hasattr(fn, "base_dist") and isinstance(fn, dist.Independent | dist.MaskedDistribution):
+        fn = fn.base_dist
+    return fn
+
+
+def check_gradients(loss: Tensor, parameters: Mapping[str, Tensor]) -> None:
+    """Compare what the loss depends on with what will be trained.
+
+    Raises:
+        InputError: a parameter that the loss does not depend on would be trained in vain; or the loss
+            depends on a tensor that asks for a gradient and is no known parameter.
+    """
+    trainable = {name: value for name, value in parameters.items() if value.requires_grad}
+    if not trainable:
+        raise InputError(
+            "the pair has no parameter to train: pass methods of an nn.Module, or show the functions' "
+            "modules to Pyro with pyro.module(name, module)."
+        )
+    reached = {id(leaf): leaf for leaf in _leaves(loss)}
+    if idle := [name for name, value in trainable.items() if id(value) not in reached]:
+        raise InputError(
+            f"no gradient reaches {', '.join(idle)}: training would leave them as they are. Use them in "
+            "the program, remove them, or freeze them with requires_grad_(False)."
+        )
+    known = {id(value) for value in trainable.values()}
+    if stray := [tuple(leaf.shape) for key, leaf in reached.items() if key not in known]:
+        raise InputError(
+            f"the loss depends on {len(stray)} parameters that are unknown to fit (shapes "
+            f"{', '.join(map(str, stray))}): call pyro.module(name, module) in the function that uses "
+            "them, so that they are trained and saved."
+        )
+
+
+def _leaves(loss: Tensor) -> Iterable[Tensor]:
+    """The tensors at which backpropagation from `loss` ends."""
+    seen, stack = set(), [loss.grad_fn]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            yield node.variable
+        stack += [parent for parent, _ in node.next_functions]
+
+
+def check_finite(parameters: Mapping[str, Tensor], step: int) -> None:
+    """Refuse to go on with (and above all to save) parameters that are not finite."""
+    bad = [name for name, value in parameters.items() if not value.isfinite().all()]
+    if bad:
+        raise NonFiniteError(
+            f"after step {step} the parameters {', '.join(bad)} are not finite: the last gradient was "
+            "not. Lower the learning rate, or clip the gradient's norm."
+        )
+
+
+def explain_non_finite(step: int, model: Program, guide: Program, *args: Any) -> NonFiniteError:
+    """Run the pair as in the failing step, and say at which site the first bad number stands."""
+    with torch.no_grad(), pyro.validation_enabled(False):
+        model_trace, guide_trace = run_pair(model, guide, *args)
+        for role, trace in (("guide", guide_trace), ("model", model_trace)):
+            trace.compute_log_prob()
+            for name, site in trace.nodes.items():
+                if site["type"] == "sample" and not _site_is_finite(site):
+                    return NonFiniteError(_describe_site(step, role, name, site))
+    return NonFiniteError(
+        f"the loss of step {step} is not finite, though every site's log density is: its sum overflowed."
+    )
+
+
+def _site_is_finite(site: Mapping[str, Any]) -> bool:
+    log_prob = scale_and_mask(site["unscaled_log_prob"], mask=site["mask"])
+    return bool(site["value"].isfinite().all() and log_prob.isfinite().all())
+
+
+def _describe_site(step: int, role: str, name: str, site: Mapping[str, Any]) -> str:
+    fn = _family(site["fn"])
+    tensors = {"value": site["value"], "log density": site["unscaled_log_prob"]}
+    for parameter in fn.arg_constraints:
+        # Of probs and logits only the one that was given; the other is derived from it.
+        if parameter in vars(fn):
+            tensors[parameter] = getattr(fn, parameter)
+    lines = "\n".join(f"  {label}: {statistics(tensor)}" for label, tensor in tensors.items())
+    return (
+        f"the loss of step {step} is not finite; the first bad numbers are at the {role}'s site "
+        f"'{name}' ({type(fn).__name__}):\n{lines}\n"
+        "Lower the learning rate, clip the gradient's norm, or look at the data."
+    )
+
+
+def statistics(tensor: Tensor) -> str:
+    """A tensor's shape, range and mean over its finite values, and how many are not finite."""
+    finite = tensor[tensor.isfinite()].double()
+    shape = tuple(tensor.shape)
+    bad = f"{int(tensor.isnan().sum())} NaN, {int(tensor.isinf().sum())} infinite of {tensor.numel()}"
+    if not finite.numel():
+        return f"shape {shape}, {bad}"
+    low, high, mean = finite.min().item(), finite.max().item(), finite.mean().item()
+    return f"shape {shape}, from {low:.4g} to {high:.4g}, mean {mean:.4g}, {bad}"
+
+
+def data_plate_problem(trace: Trace, num_data: int) -> str | None:
+    """Why the sites' log densities cannot be told apart by datum, if they cannot."""
+    for name, site in trace.nodes.items():
+        if site["type"] != "sample":
+            continue
+        frames = [frame for frame in site["cond_indep_stack"] if frame.dim == -1]
+        if not any(frame.size == num_data for frame in frames):
+            return (
+                f"site '{name}' is not under a plate of {num_data} data at dimension -1: each datum "
+                'needs its own log density, so sample it within pyro.plate("data", len(x)).'
+            )
+    return None

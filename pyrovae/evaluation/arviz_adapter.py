@@ -1,0 +1,65 @@
+"""The one place that speaks to ArviZ, whose 0.x and 1.x interfaces differ (Python 3.11 gets 0.x)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import xarray
+from numpy.typing import NDArray
+from torch import Tensor
+
+_SMALLEST_SAMPLE = 25  # a tail is a fifth of the draws, and the fit wants five of them
+_NO_SPREAD = 1e-6  # log weights this close are equal up to rounding
+
+
+def pareto_khat(log_weights: Tensor) -> Tensor:
+    """Pareto k-hat of the importance weights of each column (Vehtari et al. 2024).
+
+    Args:
+        log_weights: `(K, B)`, not normalised.
+
+    Returns:
+        `(B,)`: NaN where there is no tail to fit, because the weights are equal or K is below 25.
+        Infinity where a single draw outweighs all others.
+    """
+    rows = log_weights.T.double().cpu().contiguous()
+    spread = rows.amax(1) - rows.amin(1)
+    if log_weights.shape[0] < _SMALLEST_SAMPLE:
+        return torch.full_like(spread, torch.nan)
+    khat = torch.as_tensor(_psislw_khat(rows.numpy()), dtype=torch.float64)
+    return torch.where(spread < _NO_SPREAD, torch.nan, khat)
+
+
+def _psislw_khat(log_weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")  # ArviZ announces its own changes on import
+        try:
+            from arviz_stats.base import array_stats
+        except ImportError:
+            from arviz.stats import psislw
+
+            return np.asarray(psislw(log_weights)[1])
+        # ArviZ 1.x takes the negative: it expects log likelihoods to be left out.
+        return np.asarray(array_stats.psislw(-log_weights)[1])
+
+
+def to_group(name: str, values: Mapping[str, Any], coordinates: Mapping[str, Any]) -> Any:
+    """ArviZ's data structure with one group: `InferenceData` in 0.x, `xarray.DataTree` in 1.x.
+
+    Args:
+        name: the group's.
+        values: for each variable its dimensions and its array, as xarray takes them.
+        coordinates: the dimensions' labels.
+    """
+    dataset = xarray.Dataset(dict(values), coords=dict(coordinates))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import arviz
+
+    if hasattr(arviz, "InferenceData"):
+        return arviz.InferenceData(warn_on_custom_groups=False, **{name: dataset})
+    return xarray.DataTree.from_dict({f"/{name}": dataset})

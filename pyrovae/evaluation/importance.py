@@ -1,0 +1,302 @@
+"""The marginal likelihood of any model/guide pair, by importance sampling, with its diagnostics.
+
+    log p(x) ~ logsumexp_k [ log p(x, z_k) - log q(z_k | x) ] - log K,    z_k ~ q(z | x)
+
+(Rezende et al. 2014, appendix E; Burda et al. 2016). The pair is run under a plate of particles, in
+chunks; of every draw one number is kept, its log weight, and as many data are taken at once as keep
+that buffer at a fixed size. Memory does not grow with K.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+from tqdm import tqdm
+
+from pyrovae.checkpoints import write_atomically
+from pyrovae.checks import check_data, check_pair, data_plate_problem
+from pyrovae.errors import InputError
+from pyrovae.evaluation.arviz_adapter import pareto_khat, to_group
+from pyrovae.objectives import trace_log_probs
+from pyrovae.programs import (
+    Program,
+    device_of,
+    evaluating,
+    latent_sites,
+    own_parameters,
+    run_pair,
+    seeded,
+)
+
+KHAT_LIMIT = 0.7  # above it, the estimate's error is not to be trusted (Vehtari et al. 2024)
+_ROWS = 2_000  # data times particles that pass through the networks at once: they stay in cache
+_WEIGHTS = 2_000_000  # log weights held at once
+_COLUMNS = ("log_px", "std_error", "khat", "ess")
+
+
+@dataclass(frozen=True)
+class MarginalLikelihood:
+    """An importance-sampled estimate of log p(x), in nats, datum by datum.
+
+    Attributes:
+        log_px: the estimate, `(N,)`.
+        std_error: its Monte-Carlo standard error, `(N,)` (delta method).
+        khat: Pareto k-hat of the importance weights, `(N,)`; above 0.7 the error is unreliable. NaN
+            where the weights do not vary (the guide is exact) or are too few to fit a tail.
+        ess: effective sample size, between 1 and K, `(N,)`.
+        bounds: `bounds[k]` is the importance-weighted bound with k samples, `(N,)`, from the same
+            draws; `bounds[1]` is the ELBO (Burda et al. 2016).
+        num_samples: K.
+    """
+
+    log_px: Tensor
+    std_error: Tensor
+    khat: Tensor
+    ess: Tensor
+    bounds: dict[int, Tensor]
+    num_samples: int
+
+    @property
+    def mean(self) -> float:
+        """The mean of log p(x) over these data, nats per datum."""
+        return self.log_px.mean().item()
+
+    @property
+    def mean_std_error(self) -> float:
+        """The Monte-Carlo standard error of `mean`: how far other draws of z would move it."""
+        return self.std_error.square().sum().sqrt().item() / len(self.log_px)
+
+    @property
+    def data_std_error(self) -> float:
+        """The standard error of `mean` over data: how far other data of the same kind would move it."""
+        return self.log_px.std().item() / math.sqrt(len(self.log_px)) if len(self.log_px) > 1 else math.nan
+
+    @property
+    def elbo(self) -> float:
+        """The mean ELBO over these data, nats per datum."""
+        return self.bounds[1].mean().item()
+
+    @property
+    def num_unreliable(self) -> int:
+        """How many data have k-hat above 0.7."""
+        return int((self.khat > KHAT_LIMIT).sum())
+
+    def summary(self) -> dict[str, Any]:
+        """The figures to report, as plain numbers."""
+        finite = self.khat[self.khat.isfinite()]
+        return {
+            "log_likelihood": self.mean,
+            "mean_std_error": self.mean_std_error,
+            "data_std_error": self.data_std_error,
+            "elbo": self.elbo,
+            "bounds": {str(k): bound.mean().item() for k, bound in self.bounds.items()},
+            "khat_median": finite.median().item() if len(finite) else None,
+            "khat_above_limit": self.num_unreliable,
+            "ess_median": self.ess.median().item(),
+            "num_data": len(self.log_px),
+            "num_samples": self.num_samples,
+        }
+
+    def to_json(self, path: str | Path) -> None:
+        """Write the summary and the values for each datum (NaN as null)."""
+        columns = {name: getattr(self, name).tolist() for name in _COLUMNS}
+        bounds = {str(k): bound.tolist() for k, bound in self.bounds.items()}
+        content = {"summary": self.summary(), "data": columns | {"bounds": bounds}}
+        text = json.dumps(_without_nan(content), indent=1, allow_nan=False)
+        write_atomically(Path(path), text.encode())
+
+    def to_arviz(self) -> Any:
+        """The values for each datum as ArviZ's data structure (`InferenceData`, or `DataTree` from
+        ArviZ 1.0 on), in a group `marginal_likelihood` with dimensions `datum` and `bound_samples`."""
+        values = {name: ("datum", getattr(self, name).numpy()) for name in _COLUMNS}
+        bounds = (("bound_samples", "datum"), torch.stack(list(self.bounds.values())).numpy())
+        coordinates = {"datum": range(len(self.log_px)), "bound_samples": list(self.bounds)}
+        return to_group("marginal_likelihood", values | {"bound": bounds}, coordinates)
+
+    def __str__(self) -> str:
+        s = self.summary()
+        khat = "none could be fitted" if s["khat_median"] is None else f"median {s['khat_median']:.2f}"
+        return "\n".join(
+            [
+                f"log p(x) = {self.mean:.3f} +- {self.mean_std_error:.3f} nats per datum "
+                f"(Monte Carlo, K = {self.num_samples}); +- {self.data_std_error:.2f} over the "
+                f"{len(self.log_px)} data",
+                f"ELBO     = {self.elbo:.3f}, "
+                + ", ".join(f"L_{k} = {b.mean():.3f}" for k, b in self.bounds.items() if k > 1),
+                f"k-hat    : {khat}, {self.num_unreliable} of {len(self.khat)} above {KHAT_LIMIT}; "
+                f"effective samples: median {s['ess_median']:.0f} of {self.num_samples}",
+            ]
+        )
+
+
+def marginal_likelihood(
+    model: Program,
+    guide: Program,
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    num_samples: int = 5000,
+    bounds: Sequence[int] = (10, 100, 1000),
+    seed: int = 0,
+    progress: bool = False,
+) -> MarginalLikelihood:
+    """Estimate log p(x) of each datum with the guide as proposal.
+
+    Args:
+        model: a Pyro program `model(x)` (or `model(x, y)` where `y` is given) whose sites all lie
+            under a plate of the data at dimension -1.
+        guide: a Pyro program with the model's latent sites.
+        x: the data, `(N, *x_shape)`.
+        y: observed classes `(N,)`; then the estimate is of log p(x, y) where the model has a site y.
+        num_samples: K, the draws for each datum.
+        bounds: importance-weighted bounds to report beside the ELBO; those above K are left out.
+        seed: of the draws. The caller's random stream stays in place.
+        progress: show a progress bar.
+
+    Returns:
+        Estimates, errors and diagnostics for each datum, on the CPU in 64-bit.
+
+    Raises:
+        InputError: K is below 1, the data are not usable, the pair does not run on them, a latent
+            site is in one of the programs only, or a site lies outside of the data plate.
+
+    Warns:
+        UserWarning: k-hat is above 0.7 for some data; says for how many.
+    """
+    if num_samples < 1 or any(k < 1 for k in bounds):
+        raise InputError(f"num_samples = {num_samples}, bounds = {tuple(bounds)}: use at least 1 sample.")
+    check_data(x, y)
+    device = device_of(model, guide)
+    sizes = [1, *(k for k in bounds if 1 < k < num_samples)]
+    if num_samples > 1:
+        sizes.append(num_samples)
+    parts = []
+    with own_parameters(), evaluating(model, guide), seeded(seed, device), torch.no_grad():
+        depth = _check_scorable(model, guide, *_part(slice(0, 2), device, x, y))
+        with tqdm(total=len(x), unit="datum", disable=not progress) as bar:
+            for rows in _slices(len(x), max(1, min(100, _WEIGHTS // num_samples))):
+                args = _part(rows, device, x, y)
+                check_pair(model, guide, *args)
+                log_weights = _log_weights(model, guide, args, num_samples, depth).double().cpu()
+                parts.append(_summarise(log_weights, sizes))
+                bar.update(len(args[0]))
+    result = _concatenate(parts, num_samples)
+    if result.num_unreliable:
+        warnings.warn(
+            f"k-hat is above {KHAT_LIMIT} for {result.num_unreliable} of {len(x)} data: their standard "
+            "errors are not reliable. Use more samples, or a guide with heavier tails.",
+            stacklevel=2,
+        )
+    return result
+
+
+def prior_marginal_likelihood(
+    model: Program, x: Tensor, y: Tensor | None = None, **settings: Any
+) -> MarginalLikelihood:
+    """Estimate log p(x) with draws from the prior, log mean_k p(x | z_k): right in the limit, and a
+    bad idea. Almost no draw explains the datum, the fewer the larger M is, so that the estimate falls
+    far short at any K that can be afforded; its k-hat tells so. Arguments as `marginal_likelihood`'s.
+    """
+    prior = poutine.block(model, hide_fn=lambda site: bool(site.get("is_observed")))
+    return marginal_likelihood(model, prior, x, y, **settings)
+
+
+def _part(rows: slice, device: torch.device, x: Tensor, y: Tensor | None) -> tuple[Tensor, ...]:
+    return tuple(values[rows].to(device) for values in (x, y) if values is not None)
+
+
+def _slices(total: int, size: int) -> Iterator[slice]:
+    return (slice(start, min(start + size, total)) for start in range(0, total, size))
+
+
+def _check_scorable(model: Program, guide: Program, *args: Tensor) -> int:
+    """Refuse a pair that has no per-datum evidence; return the depth of its plates."""
+    check_pair(model, guide, *args)
+    model_trace, guide_trace = run_pair(model, guide, *args)
+    if not latent_sites(model_trace):
+        raise InputError(
+            "the model has no latent site, so there is nothing to integrate out: a deterministic "
+            "autoencoder, for one, has no marginal likelihood."
+        )
+    for trace in (model_trace, guide_trace):
+        if problem := data_plate_problem(trace, len(args[0])):
+            raise InputError(problem)
+    sites = [*model_trace.nodes.values(), *guide_trace.nodes.values()]
+    frames = [frame for site in sites if site["type"] == "sample" for frame in site["cond_indep_stack"]]
+    return max(-frame.dim for frame in frames)
+
+
+def _log_weights(
+    model: Program, guide: Program, args: tuple[Tensor, ...], num_samples: int, depth: int
+) -> Tensor:
+    """log p(x, z_k) - log q(z_k | x) for `num_samples` draws of each of B data: `(K, B)`."""
+    num_data = len(args[0])
+    log_weights = torch.empty(num_samples, num_data, device=args[0].device)
+    for chunk in _slices(num_samples, max(1, _ROWS // num_data)):
+        particles = chunk.stop - chunk.start
+        with pyro.validation_enabled(False), pyro.plate("_particles", particles, dim=-1 - depth):
+            model_trace, guide_trace = run_pair(model, guide, *args)
+        total = torch.zeros(particles, num_data, device=args[0].device)
+        for log_prob in trace_log_probs(model_trace).values():
+            total += _per_datum(log_prob, particles, depth)
+        for name, log_prob in trace_log_probs(guide_trace).items():
+            if name in model_trace.nodes:
+                total -= _per_datum(log_prob, particles, depth)
+        log_weights[chunk] = total
+    return log_weights
+
+
+def _per_datum(log_prob: Tensor, particles: int, depth: int) -> Tensor:
+    """A site's log density `(particles, *inner plates, B)` summed over its inner plates."""
+    missing = depth + 1 - log_prob.dim()
+    full = log_prob.reshape(*[1] * missing, *log_prob.shape)
+    return full.sum(dim=tuple(range(1, depth))) if depth > 1 else full
+
+
+def _summarise(log_weights: Tensor, sizes: Sequence[int]) -> dict[str, Any]:
+    """Estimates from the log weights `(K, B)`."""
+    num_samples = len(log_weights)
+    log_total = log_weights.logsumexp(0)
+    weights = (log_weights - log_total).exp()  # normalised: each column sums to 1
+    inverse_ess = weights.square().sum(0)
+    # var(w) / (K mean(w)^2), with the unbiased variance.
+    relative = (inverse_ess - 1 / num_samples).clamp(min=0) * num_samples / max(num_samples - 1, 1)
+    return {
+        "log_px": log_total - math.log(num_samples),
+        "std_error": relative.sqrt() if num_samples > 1 else torch.full_like(log_total, math.nan),
+        "ess": 1 / inverse_ess,
+        "khat": pareto_khat(log_weights),
+        "bounds": {size: _bound(log_weights, size) for size in sizes},
+    }
+
+
+def _bound(log_weights: Tensor, size: int) -> Tensor:
+    """The importance-weighted bound L_size, averaged over the groups of `size` draws there are."""
+    groups = len(log_weights) // size
+    grouped = log_weights[: groups * size].unflatten(0, (groups, size))
+    return (grouped.logsumexp(1) - math.log(size)).mean(0)
+
+
+def _concatenate(parts: list[dict[str, Any]], num_samples: int) -> MarginalLikelihood:
+    columns = {name: torch.cat([part[name] for part in parts]) for name in _COLUMNS}
+    bounds = {size: torch.cat([part["bounds"][size] for part in parts]) for size in parts[0]["bounds"]}
+    return MarginalLikelihood(**columns, bounds=bounds, num_samples=num_samples)
+
+
+def _without_nan(content: Any) -> Any:
+    """JSON has no NaN: null stands for it."""
+    if isinstance(content, dict):
+        return {key: _without_nan(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_without_nan(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

@@ -1,0 +1,171 @@
+"""Networks: plain `nn.Module`s from tensors to tensors. They know nothing of probability.
+
+Every network accepts any leading dimensions before its event, `(*leading, *in_shape)` ->
+`(*leading, *out_shape)`, so that particles and enumerated classes pass through it like a batch.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+
+from pyrovae.errors import InputError
+
+Shape = int | Sequence[int]
+
+
+def _shape(shape: Shape) -> tuple[int, ...]:
+    return (shape,) if isinstance(shape, int) else tuple(shape)
+
+
+def _check_event(x: Tensor, in_shape: tuple[int, ...]) -> None:
+    if tuple(x.shape[-len(in_shape) :]) != in_shape:
+        raise InputError(
+            f"the network expects data of shape (*, {', '.join(map(str, in_shape))}), "
+            f"but was given {tuple(x.shape)}."
+        )
+
+
+class MLP(nn.Module):
+    """A multi-layer perceptron from `in_shape` to `out_shape`; without hidden layers, an affine map.
+
+    Args:
+        in_shape: event shape of the input, `(1, 28, 28)` or `784`.
+        out_shape: event shape of the output.
+        hidden: width of each hidden layer.
+        activation: what follows each hidden layer.
+    """
+
+    def __init__(
+        self,
+        in_shape: Shape,
+        out_shape: Shape,
+        hidden: Sequence[int] = (500, 500),
+        activation: Callable[[], nn.Module] = nn.GELU,
+    ) -> None:
+        super().__init__()
+        self.in_shape, self.out_shape = _shape(in_shape), _shape(out_shape)
+        widths = [math.prod(self.in_shape), *hidden]
+        layers: list[nn.Module] = []
+        for before, after in itertools.pairwise(widths):
+            layers += [nn.Linear(before, after), activation()]
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], math.prod(self.out_shape)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(*leading, *in_shape)` to `(*leading, *out_shape)`."""
+        _check_event(x, self.in_shape)
+        return self.layers(x.flatten(-len(self.in_shape))).unflatten(-1, self.out_shape)
+
+
+class ResidualMLP(nn.Module):
+    """An affine map, residual blocks x + W2 SiLU(W1 norm(x)), and an affine map (He et al. 2016).
+
+    Deeper than an `MLP` of the same cost, it reaches a given bound in far fewer epochs.
+
+    Args:
+        in_shape: event shape of the input.
+        out_shape: event shape of the output.
+        width: of every layer within.
+        blocks: how many residual blocks, of two layers each.
+    """
+
+    def __init__(self, in_shape: Shape, out_shape: Shape, width: int = 400, blocks: int = 2) -> None:
+        super().__init__()
+        self.in_shape, self.out_shape = _shape(in_shape), _shape(out_shape)
+        self.first = nn.Linear(math.prod(self.in_shape), width)
+        self.blocks = nn.ModuleList(_residual_branch(width) for _ in range(blocks))
+        self.last = nn.Sequential(
+            nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, math.prod(self.out_shape))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(*leading, *in_shape)` to `(*leading, *out_shape)`."""
+        _check_event(x, self.in_shape)
+        h = self.first(x.flatten(-len(self.in_shape)))
+        for branch in self.blocks:
+            h = h + branch(h)
+        return self.last(h).unflatten(-1, self.out_shape)
+
+
+def _residual_branch(width: int) -> nn.Sequential:
+    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+
+
+class ConvEncoder(nn.Module):
+    """Strided convolutions that halve an image while its side is even and above 4, then an affine map.
+
+    Args:
+        in_shape: `(C, H, W)`; `(1, 8, 8)`, `(1, 28, 28)` and `(3, 32, 32)` are the usual ones.
+        out_shape: event shape of the output.
+        channels: channels after the first convolution; each halving doubles them.
+    """
+
+    def __init__(self, in_shape: Sequence[int], out_shape: Shape, channels: int = 32) -> None:
+        super().__init__()
+        self.in_shape, self.out_shape = _image_shape(in_shape), _shape(out_shape)
+        sizes = _halvings(self.in_shape)
+        layers: list[nn.Module] = [nn.Conv2d(self.in_shape[0], channels, 3, padding=1), nn.GELU()]
+        for level in range(1, len(sizes)):
+            wide = channels * 2 ** (level - 1)
+            layers += [nn.Conv2d(wide, 2 * wide, 4, stride=2, padding=1), nn.GELU()]
+        last = channels * 2 ** (len(sizes) - 1) * math.prod(sizes[-1])
+        self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(last, math.prod(self.out_shape)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(*leading, C, H, W)` to `(*leading, *out_shape)`."""
+        _check_event(x, self.in_shape)
+        out = self.layers(x.reshape(-1, *self.in_shape))
+        return out.reshape(*x.shape[:-3], *self.out_shape)
+
+
+class ConvDecoder(nn.Module):
+    """The mirror image of `ConvEncoder`: an affine map, then transposed convolutions that double.
+
+    Args:
+        in_shape: event shape of the input.
+        out_shape: `(C, H, W)`.
+        channels: channels before the last convolution.
+    """
+
+    def __init__(self, in_shape: Shape, out_shape: Sequence[int], channels: int = 32) -> None:
+        super().__init__()
+        self.in_shape, self.out_shape = _shape(in_shape), _image_shape(out_shape)
+        sizes = _halvings(self.out_shape)
+        widest = channels * 2 ** (len(sizes) - 1)
+        layers: list[nn.Module] = [
+            nn.Flatten(),
+            nn.Linear(math.prod(self.in_shape), widest * math.prod(sizes[-1])),
+            nn.GELU(),
+            nn.Unflatten(1, (widest, *sizes[-1])),
+        ]
+        for level in range(len(sizes) - 1, 0, -1):
+            wide = channels * 2**level
+            layers += [nn.ConvTranspose2d(wide, wide // 2, 4, stride=2, padding=1), nn.GELU()]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(channels, self.out_shape[0], 3, padding=1))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Map `(*leading, *in_shape)` to `(*leading, C, H, W)`."""
+        _check_event(z, self.in_shape)
+        out = self.layers(z.reshape(-1, *self.in_shape))
+        return out.reshape(*z.shape[: z.dim() - len(self.in_shape)], *self.out_shape)
+
+
+def _image_shape(shape: Sequence[int]) -> tuple[int, int, int]:
+    if len(_shape(shape)) != 3:
+        raise InputError(
+            f"a convolutional network needs images of shape (C, H, W), not {_shape(shape)}: "
+            "use the MLP for vectors."
+        )
+    channels, height, width = shape
+    return channels, height, width
+
+
+def _halvings(image_shape: tuple[int, int, int]) -> list[tuple[int, int]]:
+    """`(1, 28, 28)` -> `[(28, 28), (14, 14), (7, 7)]`."""
+    sizes = [image_shape[1:]]
+    while all(side > 4 and side % 2 == 0 for side in sizes[-1]):
+        sizes.append((sizes[-1][0] // 2, sizes[-1][1] // 2))
+    return sizes

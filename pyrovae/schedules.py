@@ -1,0 +1,47 @@
+"""Schedules: pure functions from training time, in epochs (fractions included), to a weight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pyrovae.errors import InputError
+
+Schedule = Callable[[float], float]
+
+
+def constant(value: float) -> Schedule:
+    """The same weight throughout."""
+    _check_weight(value)
+    return lambda epoch: value
+
+
+def linear_warm_up(epochs: float, end: float = 1.0) -> Schedule:
+    """From 0 to `end` in a straight line over `epochs`, then `end` (Bowman et al. 2016)."""
+    _check_positive("epochs", epochs)
+    _check_weight(end)
+    return lambda epoch: end * min(1.0, epoch / epochs)
+
+
+def cyclical(period: float, end: float = 1.0, rise: float = 0.5) -> Schedule:
+    """Every `period` epochs from 0 to `end` over the first `rise` of the period, then `end`
+    (Fu et al. 2019)."""
+    _check_positive("period", period)
+    _check_weight(end)
+    if not 0 < rise <= 1:
+        raise InputError(f"rise is {rise}; it is a fraction of the period, above 0 and at most 1.")
+    return lambda epoch: end * min(1.0, (epoch % period) / (rise * period))
+
+
+def as_schedule(weight: float | Schedule) -> Schedule:
+    """A schedule as it is; a number as the schedule that is constant."""
+    return weight if callable(weight) else constant(weight)
+
+
+def _check_weight(value: float) -> None:
+    if not value >= 0:
+        raise InputError(f"a weight of {value} is not possible: give a number of at least 0.")
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise InputError(f"{name} is {value}; it must be above 0.")

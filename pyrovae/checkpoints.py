@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import tempfile
+import secrets
 import warnings
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,9 @@ KEPT = 2
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that it appears whole or not at all, also through a crash or a full disk."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".partial-")
+    temporary = path.parent / f".partial-{secrets.token_hex(8)}"
+    # Not tempfile's mkstemp, whose files nobody but their owner may ever read.
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
@@ -31,7 +33,7 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -86,7 +88,10 @@ def _read(path: Path, device: torch.device | str) -> dict[str, Any]:
     try:
         return torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
     except Exception as error:  # torch raises its own, pickle's and zip's errors here
-        raise CheckpointError(f"{path} is refused: {error}") from error
+        raise CheckpointError(
+            f"{path} is refused: it is no file of tensors and plain values alone, and nothing else is "
+            f"loaded, lest it run code ({type(error).__name__})."
+        ) from error
 
 
 def _digest(payload: bytes) -> str:

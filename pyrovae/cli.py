@@ -33,6 +33,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+# What typer raises for a command line that it cannot read; it has no name for it of its own.
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+INTERRUPTED = 130  # what typer makes of Ctrl-C
+
 RunFolder = Annotated[Path, typer.Argument(help="A run folder, as written by 'train'.")]
 Device = Annotated[str, typer.Option(help="auto (CUDA where there is one), cpu, cuda, cuda:1, ...")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
@@ -42,14 +46,19 @@ Seed = Annotated[int, typer.Option(help="Seed of the random draws.")]
 def main() -> None:
     """Run the command line; what a user can mend is told in one line, with exit status 1."""
     warnings.showwarning = _show_warning
+    interrupted = "interrupted; 'pyrovae resume' goes on from the last finished epoch."
     try:
-        app()
+        status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+    except UsageError as error:
+        _fail(" ".join(error.format_message().split()))  # type: ignore[attr-defined]
     except (InputError, CheckpointError, NonFiniteError) as error:
         _fail(str(error))
     except OSError as error:
         _fail(f"{error.filename or 'a file'}: {error.strerror or error}.")
-    except KeyboardInterrupt:
-        _fail("interrupted; 'pyrovae resume' goes on from the last finished epoch.")
+    except (KeyboardInterrupt, typer.Abort):
+        _fail(interrupted)
+    if status == INTERRUPTED:
+        _fail(interrupted)
 
 
 def _fail(message: str) -> None:
@@ -193,8 +202,7 @@ def reconstruct(
 ) -> None:
     """Encode and decode test images, and write figures/reconstructions.png."""
     opened = runs.Run.open(run)
-    x, reconstructed = _reconstructions(opened, count)
-    _draw(opened, plots.reconstructions(x, reconstructed), "reconstructions")
+    _draw(opened, plots.reconstructions(*_reconstructions(opened, count)), "reconstructions")
 
 
 @app.command(epilog="Example: pyrovae interpolate runs/first --count 5 --steps 12")
@@ -214,19 +222,17 @@ def interpolate(
 def overview(run: RunFolder) -> None:
     """Write figures/overview.png: plate diagram, learning curves, samples, reconstructions."""
     opened = runs.Run.open(run)
-    x, reconstructed = _reconstructions(opened, 10)
-    title = f"{opened.config.model} on {Path(opened.config.data).name}"
+    title = f"{opened.config.model.upper()} on {Path(opened.config.data).name}"
     if metrics := opened.metrics:
         title += (
             f": test log p(x) = {metrics['log_likelihood']:.2f} "
-            f"± {metrics['mean_std_error']:.2f} nats (K = {metrics['num_samples']})"
+            f"± {metrics['mean_std_error']:.3f} nats (K = {metrics['num_samples']})"
         )
     page = plots.overview(
         _diagram(opened),
         opened.history,
         sample_images(opened.model, 50),
-        x,
-        reconstructed,
+        _reconstructions(opened, 10),
         title,
     )
     _draw(opened, page, "overview")
@@ -244,7 +250,7 @@ def plates(
         _save_diagram(diagram, out)
 
 
-@app.command()
+@app.command(epilog="Example: pyrovae models")
 def models() -> None:
     """List models, data sets, likelihoods and networks."""
     for title, entries in {"models": MODELS, "data sets": DATASETS}.items():
@@ -256,7 +262,7 @@ def models() -> None:
 
 
 def _diagram(run: runs.Run) -> PlateDiagram:
-    x = run.presented(run.images.x_train)
+    x, _ = run.training_data(run.images)
     model = run.new_model(run.images.shape)
     return plate_diagram(model.model, model.guide, x)  # type: ignore[arg-type]
 
@@ -273,9 +279,11 @@ def _test_images(run: runs.Run, count: int) -> torch.Tensor:
     return run.presented(x)[:count]
 
 
-def _reconstructions(run: runs.Run, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _reconstructions(run: runs.Run, count: int) -> tuple[torch.Tensor, ...]:
+    """Images as the model sees them, their reconstructions, and what they were before, if that differs."""
     x = _test_images(run, count)
-    return run.shown(x), reconstruct_images(run.model, x)
+    original = (run.images.x_test[:count],) if run.config.pixels in ("static", "dynamic") else ()
+    return run.shown(x), reconstruct_images(run.model, x), *original
 
 
 def _draw(run: runs.Run, figure: Any, name: str) -> None:

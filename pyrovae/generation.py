@@ -23,7 +23,7 @@ def sample_images(model: nn.Module, count: int, seed: int = 0) -> Tensor:
             f"a {type(model).__name__} has no prior over z, so it cannot generate: "
             "reconstruct or interpolate instead, or train a vae."
         )
-    with evaluating(model), seeded(seed, device_of(model, model)):
+    with evaluating(model), seeded(seed, device_of(model)):
         return model.likelihood.mean(model.prior().sample((count,))).cpu()  # type: ignore[operator]
 
 
@@ -31,7 +31,7 @@ def sample_images(model: nn.Module, count: int, seed: int = 0) -> Tensor:
 def latent_means(model: nn.Module, x: Tensor) -> Tensor:
     """The posterior's mean for each datum (an autoencoder's code): `(N, M)`."""
     encode = getattr(model, "encoder", None) or (lambda part: model.posterior(part).mean)  # type: ignore[operator]
-    device = device_of(model, model)
+    device = device_of(model)
     with evaluating(model):
         return torch.cat([encode(part.to(device)).cpu() for part in x.split(1000)])
 
@@ -39,7 +39,7 @@ def latent_means(model: nn.Module, x: Tensor) -> Tensor:
 @torch.no_grad()
 def decode(model: nn.Module, z: Tensor) -> Tensor:
     """E[x | z] as images: `(N, M)` to `(N, *x_shape)`."""
-    device = device_of(model, model)
+    device = device_of(model)
     with evaluating(model):
         return torch.cat([model.likelihood.mean(p.to(device)).cpu() for p in z.split(1000)])  # type: ignore[operator]
 

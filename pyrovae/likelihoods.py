@@ -13,6 +13,8 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
+from pyrovae.distributions import ContinuousBernoulli as PreciseContinuousBernoulli
+
 
 class _Likelihood(nn.Module):
     """What every likelihood has: a network whose output shape is the data's."""
@@ -42,7 +44,7 @@ class ContinuousBernoulli(_Likelihood):
     def forward(self, z: Tensor) -> TorchDistributionMixin:
         """For `z` of shape `(*leading, M)`: batch shape `leading`, event shape `x_shape`."""
         logits = self.network(z)
-        return dist.ContinuousBernoulli(logits=logits).to_event(len(self.x_shape))
+        return PreciseContinuousBernoulli(logits=logits).to_event(len(self.x_shape))
 
 
 class Gaussian(_Likelihood):

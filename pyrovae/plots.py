@@ -56,7 +56,8 @@ def image_grid(
     gap = max(1, height // 14)
     tiles = torch.nn.functional.pad(images.clamp(0, 1), (gap, gap, gap, gap), value=1.0)
     sheet = tiles.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1).numpy()
-    axes.imshow(sheet.squeeze(-1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    sheet = sheet[..., 0] if sheet.shape[-1] == 1 else sheet  # grey, or colour
+    axes.imshow(sheet, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set_title(title, fontsize=10)
     axes.set_xticks([])
     axes.set_yticks([(row + 0.5) * (height + 2 * gap) for row in range(len(row_labels))], row_labels)
@@ -74,10 +75,20 @@ def samples(images: Tensor, columns: int = 10, axes: Axes | None = None) -> Figu
     return image_grid(grid, "Samples: E[x | z], z drawn from the prior", axes=axes)
 
 
-def reconstructions(x: Tensor, reconstructed: Tensor, axes: Axes | None = None) -> Figure:
-    """Data above their reconstructions, both `(N, C, H, W)`."""
-    grid = torch.stack([x, reconstructed])
-    return image_grid(grid, "Reconstructions of test images", ["x", "E[x | z]"], axes)
+def reconstructions(
+    x: Tensor, reconstructed: Tensor, original: Tensor | None = None, axes: Axes | None = None
+) -> Figure:
+    """Data above their reconstructions, all `(N, C, H, W)`.
+
+    Args:
+        x: the images as the model was given them.
+        reconstructed: what it makes of them.
+        original: the images before they were binarised, shown on top.
+    """
+    rows = {"x": x, "E[x | z]": reconstructed}
+    if original is not None:
+        rows = {"grey image": original, "binarised x": x, "E[x | z]": reconstructed}
+    return image_grid(torch.stack([*rows.values()]), "Reconstructions of test images", [*rows], axes)
 
 
 def interpolations(lines: Tensor, axes: Axes | None = None) -> Figure:
@@ -117,20 +128,26 @@ def _without_the_first_descent(values: np.ndarray) -> tuple[float, float]:
 
 
 def overview(
-    diagram: Any, history: History, sampled: Tensor, x: Tensor, reconstructed: Tensor, title: str
+    diagram: Any, history: History, sampled: Tensor, reconstructed: Sequence[Tensor | None], title: str
 ) -> Figure:
-    """One page on a run: plate diagram, learning curves, samples and reconstructions."""
-    figure = Figure(figsize=(11, 7.5), layout="constrained")
-    parts = figure.subplot_mosaic(
-        [["diagram", "samples"], ["curves", "reconstructions"]],
-        width_ratios=[1, 1.35],
-        height_ratios=[1.5, 1],
-    )
-    diagram.draw(parts["diagram"])
-    parts["diagram"].set_title("Plate diagram, read off the program", fontsize=10)
-    learning_curves(history, parts["curves"])
-    samples(sampled, axes=parts["samples"])
-    reconstructions(x, reconstructed, parts["reconstructions"])
+    """One page on a run: plate diagram, learning curves, samples and reconstructions.
+
+    Args:
+        diagram: a `PlateDiagram`.
+        history: of the training.
+        sampled: images for `samples`.
+        reconstructed: the images for `reconstructions`.
+        title: above the page.
+    """
+    figure = Figure(figsize=(11, 6.8), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=[1, 1.45])
+    plates, curves = left.subplots(2, 1, height_ratios=[1.3, 1])
+    grid, pairs = right.subplots(2, 1, height_ratios=[-(-len(sampled) // 10), len(reconstructed)])
+    diagram.draw(plates)
+    plates.set_title("Plate diagram, read off the program", fontsize=10)
+    learning_curves(history, curves)
+    samples(sampled, axes=grid)
+    reconstructions(*reconstructed, axes=pairs)
     figure.suptitle(title, fontsize=11)
     return figure
 

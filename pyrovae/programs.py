@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -40,7 +41,10 @@ def program(method: F) -> F:
     @functools.wraps(method)
     def run(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if any(getattr(handler, "param_only", False) for handler in _PYRO_STACK):
-            pyro.module(_unique_name(self), self)
+            with warnings.catch_warnings():
+                # Frozen parameters are left out, as they should be: no cause for a warning.
+                warnings.filterwarnings("ignore", message=".* was not registered in the param store")
+                pyro.module(_unique_name(self), self)
         return method(self, *args, **kwargs)
 
     return run  # type: ignore[return-value]
@@ -53,17 +57,18 @@ def _unique_name(module: nn.Module) -> str:
 
 
 @contextmanager
-def own_parameters() -> Iterator[None]:
+def own_parameters(hand_back: bool = True) -> Iterator[None]:
     """Run Pyro programs with a parameter store of their own.
 
-    What the caller's store holds from `pyro.param` is visible inside, and handed back when the block
-    ends. What `pyro.module` registers is neither: those tensors belong to their modules, and two
-    modules of the same name must not be taken for one another.
+    What the caller's store holds from `pyro.param` is visible inside, and what the block makes of it
+    is handed back at its end, unless `hand_back` is false. What `pyro.module` registers is neither:
+    those tensors belong to their modules, and two modules of one name must not be taken for one another.
     """
     store = pyro.get_param_store()
     with store.scope(_without_modules(store.get_state())) as state:
         yield
-    store.set_state(_without_modules(state))
+    if hand_back:
+        store.set_state(_without_modules(state))
 
 
 def _without_modules(state: Any) -> Any:
@@ -130,12 +135,12 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
         yield
 
 
-def device_of(model: Program, guide: Program) -> torch.device:
-    """Where the pair's modules have their parameters; the CPU for plain functions."""
-    for module in modules_of(model, guide):
+def device_of(*programs: Program, otherwise: torch.device | str = "cpu") -> torch.device:
+    """Where the programs' modules have their parameters; `otherwise` for plain functions."""
+    for module in modules_of(*programs):
         for tensor in itertools.chain(module.parameters(), module.buffers()):
             return tensor.device
-    return torch.device("cpu")
+    return torch.device(otherwise)
 
 
 def run_pair(model: Program, guide: Program, *args: Any) -> tuple[Trace, Trace]:

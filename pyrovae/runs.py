@@ -15,10 +15,10 @@ import platform
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from pyrovae import data, schedules
 from pyrovae.build import build_model, check_choice
 from pyrovae.checkpoints import load_checkpoint, write_atomically
-from pyrovae.errors import InputError
+from pyrovae.errors import CheckpointError, InputError
 from pyrovae.evaluation import MarginalLikelihood, marginal_likelihood
 from pyrovae.history import History
 from pyrovae.state import load_state
@@ -104,18 +104,22 @@ def train(
 
     Raises:
         InputError: the folder is in use, or something in the configuration does not fit; nothing is
-            left behind then.
+            left behind then, and a run that was to be resumed stays as it was.
+        CheckpointError: the run cannot be resumed with this configuration, or its data have changed.
         OSError: the folder cannot be written.
     """
     resolve_device(device)
     if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} is in use: name another folder, or go on with it by 'resume'.")
+    config = replace(config, data=_from_anywhere(config.data))
     run = Run(folder, config)
     images = data.load(config.data, seed=config.seed, download=download)
     model = run.new_model(images.shape)
     x_train, x_validation = run.training_data(images)
     created = _first_missing(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "config.json"
+    former = path.read_bytes() if path.is_file() else None
     run.write_config(images.shape)
     try:
         history = fit(
@@ -137,11 +141,13 @@ def train(
             tensorboard=folder / "tensorboard" if tensorboard else None,
             progress=progress,
         )
-    except InputError:
-        if not resume and created is not None:
+    except (InputError, CheckpointError):
+        if former is not None:
+            write_atomically(path, former)
+        elif created is not None:
             shutil.rmtree(created)
-        elif not resume:
-            (folder / "config.json").unlink()
+        else:
+            path.unlink()
         raise
     history.save(folder / "history.json")
     return Run(folder, config)
@@ -169,6 +175,8 @@ class Run:
             unknown = values.keys() - {field.name for field in fields(Config)}
             if unknown:
                 raise InputError(f"{path} has unknown options: {', '.join(sorted(unknown))}.")
+            for name, value in values.items():
+                _check_type(f"{path}: {name}", value, get_type_hints(Config)[name])
             return cls(folder, Config(**values))
         except (
             json.JSONDecodeError,
@@ -271,6 +279,18 @@ class Run:
         text = json.dumps(metrics, indent=1)
         write_atomically(self.folder / "metrics.json", text.encode())
         return result
+
+
+def _from_anywhere(name: str) -> str:
+    """A file's or folder's path in full, so that a run finds it from any working directory."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if name not in data.DATASETS and name and path.exists() else name
+
+
+def _check_type(name: str, value: Any, kind: Any) -> None:
+    whole = type(value) is int and isinstance(0.0, kind)  # JSON writes 1.0 as 1, if a person does
+    if not isinstance(value, kind) and not whole:
+        raise InputError(f"{name} is {value!r}; it must be of type {getattr(kind, '__name__', kind)}.")
 
 
 def _first_missing(folder: Path) -> Path | None:

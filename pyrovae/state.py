@@ -38,8 +38,12 @@ def load_state(
 
 
 def _flatten(saved: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    groups = [*saved["modules"].values(), saved["parameters"]]
-    return {name: tuple(value.shape) for group in groups for name, value in group.items()}
+    modules = saved["modules"]
+    named = dict(saved["parameters"])
+    for number, tensors in modules.items():
+        prefix = f"{number}." if len(modules) > 1 else ""
+        named |= {prefix + name: value for name, value in tensors.items()}
+    return {name: tuple(value.shape) for name, value in named.items()}
 
 
 def _check_same_tensors(expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -98,7 +99,9 @@ def fit(
             each time; at the end the parameters of the best epoch are put back.
         patience: stop when the validation bound has not risen for so many epochs.
         seed: of minibatches, transform and latent draws. The caller's random stream stays in place.
-        device: "auto" takes CUDA where there is one, else the CPU; or any of torch's devices.
+        device: "auto" takes CUDA where there is one, else the CPU; or any of torch's devices. Modules
+            behind the programs are moved there; what plain functions use must be there already, and
+            for them "auto" is where `x` is.
         folder: where a checkpoint is written after each epoch.
         resume: go on from the folder's newest checkpoint, if it has one, to the same final parameters,
             bit for bit, as if there had been no interruption.
@@ -132,7 +135,7 @@ def fit(
         validation=validation,
         patience=patience,
         seed=seed,
-        device=resolve_device(device),
+        device=_device_for(model, guide, x, device),
         folder=None if folder is None else Path(folder),
         progress=progress,
     )
@@ -159,6 +162,12 @@ def resolve_device(device: str | torch.device) -> torch.device:
         reason = str(error).splitlines()[0]
         raise InputError(f"device '{device}' cannot be used: {reason} Use 'auto' or 'cpu'.") from error
     return resolved
+
+
+def _device_for(model: Program, guide: Program, x: Tensor, device: str | torch.device) -> torch.device:
+    if device == "auto" and not modules_of(model, guide):
+        return x.device
+    return resolve_device(device)
 
 
 @dataclass
@@ -248,7 +257,6 @@ class _Run:
     def train_epoch(self, epoch: int, steps: int, bar: tqdm) -> dict[str, float]:
         start = time.perf_counter()
         totals: dict[str, Any] = {}
-        weight = self.beta(float(epoch))
         for number, indices in enumerate(torch.randperm(len(self.x)).split(self.batch_size)):
             step = epoch * steps + number
             weight = self.beta(step / steps)
@@ -264,7 +272,7 @@ class _Run:
         return row | {
             "epoch": epoch + 1,
             "step": (epoch + 1) * steps,
-            "beta": weight,
+            "beta": self.beta(epoch + (steps - 1) / steps),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "seconds": time.perf_counter() - start,
         }
@@ -280,7 +288,8 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         (loss / len(indices)).backward()
         if self.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.optimizer.param_groups[0]["params"], self.clip_norm)
+            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, self.clip_norm)
         self.optimizer.step()
         return {"loss": loss.detach(), **getattr(self.objective, "terms", {})}
 
@@ -376,7 +385,9 @@ class _Run:
 @contextmanager
 def _training(model: Program, guide: Program) -> Iterator[None]:
     """Training mode within, the former mode of each module after."""
-    with evaluating(model, guide):
+    with evaluating(model, guide), warnings.catch_warnings():
+        # Pyro's warning would come before the error that says at which site, and why.
+        warnings.filterwarnings("ignore", message="Encountered NaN")
         for module in modules_of(model, guide):
             module.train()
         yield

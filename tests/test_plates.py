@@ -1,5 +1,6 @@
 """The plate diagram says what the programs do, and drawing it leaves no trace."""
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -540,11 +541,10 @@ def test_save_into_a_missing_folder(diagram: PlateDiagram, tmp_path: Path) -> No
 def test_failed_save_leaves_the_old_file(
     diagram: PlateDiagram, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(self: Figure, path: Path, **_: object) -> None:
-        path.write_text("half")
+    def fail(descriptor: int) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(Figure, "savefig", fail)
+    monkeypatch.setattr(os, "fsync", fail)
     path = tmp_path / "diagram.png"
     path.write_text("old")
     with pytest.raises(OSError, match="disk full"):

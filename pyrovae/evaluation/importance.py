@@ -40,7 +40,7 @@ from pyrovae.programs import (
 
 KHAT_LIMIT = 0.7  # above it, the estimate's error is not to be trusted (Vehtari et al. 2024)
 _ROWS = 2_000  # data times particles that pass through the networks at once: they stay in cache
-_WEIGHTS = 2_000_000  # log weights held at once
+_WEIGHTS = 500_000  # log weights held at once
 _COLUMNS = ("log_px", "std_error", "khat", "ess")
 
 
@@ -176,7 +176,7 @@ def marginal_likelihood(
     if num_samples < 1 or any(k < 1 for k in bounds):
         raise InputError(f"num_samples = {num_samples}, bounds = {tuple(bounds)}: use at least 1 sample.")
     check_data(x, y)
-    device = device_of(model, guide)
+    device = device_of(model, guide, otherwise=x.device)
     sizes = [1, *(k for k in bounds if 1 < k < num_samples)]
     if num_samples > 1:
         sizes.append(num_samples)
@@ -241,12 +241,13 @@ def _log_weights(
 ) -> Tensor:
     """log p(x, z_k) - log q(z_k | x) for `num_samples` draws of each of B data: `(K, B)`."""
     num_data = len(args[0])
-    log_weights = torch.empty(num_samples, num_data, device=args[0].device)
+    dtype = torch.promote_types(args[0].dtype, torch.float32)  # 64-bit stays, 16-bit is too coarse
+    log_weights = args[0].new_empty(num_samples, num_data, dtype=dtype)
     for chunk in _slices(num_samples, max(1, _ROWS // num_data)):
         particles = chunk.stop - chunk.start
         with pyro.validation_enabled(False), pyro.plate("_particles", particles, dim=-1 - depth):
             model_trace, guide_trace = run_pair(model, guide, *args)
-        total = torch.zeros(particles, num_data, device=args[0].device)
+        total = args[0].new_zeros(particles, num_data, dtype=dtype)
         for log_prob in trace_log_probs(model_trace).values():
             total += _per_datum(log_prob, particles, depth)
         for name, log_prob in trace_log_probs(guide_trace).items():

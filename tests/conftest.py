@@ -1,0 +1,96 @@
+"""Every test starts from the same seed, on one thread, with Pyro's validation on and nothing in Pyro's
+parameter store, and leaves nothing there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pyro
+import pytest
+import torch
+from torch import Tensor
+
+from pyrovae.likelihoods import Bernoulli
+from pyrovae.models import PPCA, VAE
+from pyrovae.networks import MLP
+from pyrovae.posteriors import DiagonalNormal
+from pyrovae.priors import StandardNormal
+
+
+@pytest.fixture(autouse=True)
+def clean_slate() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    pyro.clear_param_store()
+    with pyro.validation_enabled(True):
+        yield
+    left = sorted(pyro.get_param_store().keys())
+    pyro.clear_param_store()
+    torch.set_num_threads(threads)
+    assert left == [], "the test left parameters in Pyro's store"
+
+
+@pytest.fixture
+def param_store() -> Iterator[pyro.params.param_store.ParamStoreDict]:
+    """For tests of what belongs in Pyro's parameter store; cleared when the test is over."""
+    yield pyro.get_param_store()
+    pyro.clear_param_store()
+
+
+@pytest.fixture
+def make_vae() -> Callable[..., VAE]:
+    """A small VAE for binary images of 4 x 4 pixels; the same parameters for the same seed."""
+
+    def make(seed: int = 0, x_shape: tuple[int, ...] = (1, 4, 4), latent_dim: int = 2) -> VAE:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return VAE(
+                prior=StandardNormal(latent_dim),
+                likelihood=Bernoulli(MLP(latent_dim, x_shape, hidden=(8,))),
+                posterior=DiagonalNormal(MLP(x_shape, 6, hidden=(8,)), latent_dim),
+            )
+
+    return make
+
+
+@pytest.fixture
+def binary_images() -> Tensor:
+    """24 images for `make_vae`'s VAE."""
+    return torch.rand(24, 1, 4, 4, generator=torch.Generator().manual_seed(1)).round()
+
+
+@pytest.fixture
+def make_ppca() -> Callable[..., PPCA]:
+    """Probabilistic PCA in 64-bit, with random parameters and a guide that is somewhat off: shifted,
+    and with `spread` times the exact posterior's covariance (which keeps the weights bounded)."""
+
+    def make(latent_dim: int = 2, dimensions: int = 5, spread: float = 1.2, noise: float = 0.7) -> PPCA:
+        ppca = PPCA(dimensions, latent_dim).double()
+        with torch.no_grad(), torch.random.fork_rng():
+            torch.manual_seed(latent_dim)
+            ppca.weight.normal_()
+            ppca.mean.normal_()
+            ppca.likelihood.log_scale.fill_(noise).log_()
+            ppca.set_guide_to_exact_posterior()
+            covariance = ppca.posterior.scale_tril @ ppca.posterior.scale_tril.T
+            ppca.posterior.set_to(
+                ppca.posterior.loc.weight.clone(),
+                ppca.posterior.loc.bias + 0.1 * covariance.diagonal().sqrt() * (spread != 1.0),
+                spread * covariance,
+            )
+        return ppca
+
+    return make
+
+
+@pytest.fixture
+def draw() -> Callable[..., Tensor]:
+    """Data drawn from a PPCA model."""
+
+    def sample(ppca: PPCA, num_data: int, seed: int = 0) -> Tensor:
+        with torch.no_grad(), torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return ppca.likelihood(ppca.prior().sample((num_data,))).sample()
+
+    return sample

@@ -1,0 +1,53 @@
+"""The command line in processes of its own, which can fail, and be killed, as a user's can.
+
+They are forked from a server that has imported the library once, since the import takes seconds.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pyrovae.cli
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["pyrovae.cli", "torch._dynamo", "matplotlib.backends.backend_agg"])
+
+
+class Done(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+def start(words, log: Path):
+    """Begin `pyrovae words...`, its output going to `log`.out and `log`.err."""
+    process = _context.Process(target=_main, args=([str(word) for word in words], str(log), os.getcwd()))
+    process.start()
+    return process
+
+
+def finish(words, log: Path) -> Done:
+    """Run `pyrovae words...` to its end."""
+    process = start(words, log)
+    process.join()
+    return done(process, log)
+
+
+def done(process, log: Path) -> Done:
+    return Done(process.exitcode, Path(f"{log}.out").read_text(), Path(f"{log}.err").read_text())
+
+
+def _main(words, log, folder):
+    os.chdir(folder)
+    for descriptor, name in ((1, "out"), (2, "err")):
+        file = os.open(f"{log}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, descriptor)
+        os.close(file)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
+    sys.argv = ["pyrovae", *words]
+    with contextlib.ExitStack() as stack:
+        stack.callback(sys.stdout.flush)
+        pyrovae.cli.main()

@@ -1,0 +1,157 @@
+"""The contract that every prior, likelihood and posterior keeps: one table, one set of tests."""
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import nn
+
+from pyrovae import likelihoods, posteriors, priors
+from pyrovae.networks import MLP
+
+LATENT = 3
+IMAGE = (3, 4, 5)
+
+
+class Case(NamedTuple):
+    build: Callable[[], nn.Module]
+    given: tuple[int, ...] | None  # event shape of what it is called with; None: nothing
+    event: tuple[int, ...]
+
+
+def decoder(levels=1):
+    return MLP(LATENT, (levels * IMAGE[0], *IMAGE[1:]), hidden=(6,))
+
+
+# A new component is one row here.
+CASES = {
+    "standard normal": Case(lambda: priors.StandardNormal(LATENT), None, (LATENT,)),
+    "bernoulli": Case(lambda: likelihoods.Bernoulli(decoder()), (LATENT,), IMAGE),
+    "continuous bernoulli": Case(lambda: likelihoods.ContinuousBernoulli(decoder()), (LATENT,), IMAGE),
+    "gaussian": Case(lambda: likelihoods.Gaussian(decoder(), scale=0.3), (LATENT,), IMAGE),
+    "categorical": Case(lambda: likelihoods.Categorical(decoder(256)), (LATENT,), IMAGE),
+    "diagonal normal": Case(
+        lambda: posteriors.DiagonalNormal(MLP(IMAGE, 7, hidden=(6,)), LATENT), IMAGE, (LATENT,)
+    ),
+    "linear normal": Case(lambda: posteriors.LinearNormal(IMAGE, LATENT), IMAGE, (LATENT,)),
+}
+LEARNED = [name for name, case in CASES.items() if any(True for _ in case.build().parameters())]
+
+
+def build(case, seed=0):
+    torch.manual_seed(seed)
+    return case.build().double()
+
+
+def given(case, *leading):
+    return () if case.given is None else (torch.rand(*leading, *case.given).double(),)
+
+
+@pytest.fixture
+def case(request):
+    return CASES[request.param]
+
+
+every_component = pytest.mark.parametrize("case", CASES, ids=str, indirect=True)
+every_learned_component = pytest.mark.parametrize("case", LEARNED, ids=str, indirect=True)
+
+
+@pytest.mark.parametrize("leading", [(), (4,), (2, 4), (2, 1, 4)], ids=str)
+@every_component
+def test_the_batch_is_what_leads_and_the_event_is_the_node(case, leading):
+    distribution = build(case)(*given(case, *leading))
+    assert distribution.event_shape == case.event
+    assert distribution.batch_shape == (() if case.given is None else leading)
+    value = distribution.expand(leading).sample()
+    assert value.shape == (*leading, *case.event)
+    assert distribution.log_prob(value).shape == leading
+
+
+@every_component
+def test_log_prob_of_a_particle_does_not_depend_on_the_others(case):
+    component = build(case)
+    contexts = given(case, 2, 4)
+    distribution = component(*contexts)
+    value = distribution.expand((2, 4)).sample()
+    for i, j in itertools.product(range(2), range(4)):
+        alone = component(*(context[i, j] for context in contexts)).log_prob(value[i, j])
+        torch.testing.assert_close(distribution.log_prob(value)[i, j], alone)
+
+
+@every_learned_component
+def test_every_parameter_gets_a_gradient_and_moves(case):
+    component = build(case)
+    distribution = component(*given(case, 4))
+    value = distribution.sample()
+    before = {name: parameter.clone() for name, parameter in component.named_parameters()}
+    optimizer = torch.optim.SGD(component.parameters(), lr=0.1)
+    (-distribution.log_prob(value).sum()).backward()
+    optimizer.step()
+    for name, parameter in component.named_parameters():
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.abs().max() > 1e-8, name
+        assert not torch.equal(parameter, before[name]), name
+
+
+@every_component
+def test_a_saved_component_scores_the_same_when_loaded(case, tmp_path):
+    component = build(case)
+    contexts = given(case, 4)
+    value = component(*contexts).expand((4,)).sample()
+    with torch.no_grad():  # away from any fixed start
+        for parameter in component.parameters():
+            parameter.add_(0.1)
+    torch.save(component.state_dict(), tmp_path / "component.pt")
+    loaded = build(case, seed=1)
+    loaded.load_state_dict(torch.load(tmp_path / "component.pt", weights_only=True))
+    assert torch.equal(loaded(*contexts).log_prob(value), component(*contexts).log_prob(value))
+
+
+@every_component
+def test_a_component_follows_its_module_to_another_type(case):
+    value = build(case)(*given(case, 4)).expand((4,)).sample()
+    single = build(case).float()
+    distribution = single(*(context.float() for context in given(case, 4)))
+    assert distribution.log_prob(value.float()).dtype == torch.float32
+
+
+def test_the_standard_normal_prior_is_the_standard_normal():
+    z = torch.randn(5, LATENT).double()
+    by_hand = -0.5 * z.square().sum(-1) - LATENT / 2 * math.log(2 * math.pi)
+    torch.testing.assert_close(build(CASES["standard normal"])().log_prob(z), by_hand)
+
+
+def test_the_diagonal_normal_posterior_uses_its_second_head_as_scale():
+    posterior = build(CASES["diagonal normal"])
+    (x,) = given(CASES["diagonal normal"], 4)
+    z = torch.randn(4, LATENT).double()
+    features = posterior.network(x)
+    loc, scale = posterior.loc(features), posterior.scale(features).exp().add(1).log() + 1e-4
+    by_hand = -0.5 * ((z - loc) / scale).square() - scale.log() - 0.5 * math.log(2 * math.pi)
+    torch.testing.assert_close(posterior(x).log_prob(z), by_hand.sum(-1))
+
+
+def test_a_collapsed_posterior_still_has_a_density():
+    posterior = build(CASES["diagonal normal"])
+    with torch.no_grad():
+        posterior.scale.bias.fill_(-1e4)
+    (x,) = given(CASES["diagonal normal"], 4)
+    distribution = posterior(x)
+    assert distribution.log_prob(distribution.sample()).isfinite().all()
+
+
+def test_the_linear_normal_posterior_takes_over_mean_and_covariance():
+    posterior = build(CASES["linear normal"])
+    weight, bias, root = (
+        torch.randn(LATENT, math.prod(IMAGE)).double(),
+        torch.randn(LATENT).double(),
+        torch.randn(LATENT, LATENT).double(),
+    )
+    covariance = root @ root.T + torch.eye(LATENT).double()
+    posterior.set_to(weight, bias, covariance)
+    (x,) = given(CASES["linear normal"], 4)
+    torch.testing.assert_close(posterior(x).mean, x.flatten(1) @ weight.T + bias)
+    torch.testing.assert_close(posterior(x).covariance_matrix, covariance.expand(4, -1, -1))

@@ -1,0 +1,67 @@
+"""pyproject.toml, requirements.lock and environment.yml say the same."""
+
+import re
+import tomllib
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+LOCK = (ROOT / "requirements.lock").read_text()
+CONDA_NAMES = {"torch": "pytorch"}
+
+
+def requirements(lines: list[str]) -> dict[str, Requirement]:
+    parsed = [Requirement(line) for line in lines]
+    return {canonicalize_name(requirement.name): requirement for requirement in parsed}
+
+
+def locked() -> dict[str, list[Requirement]]:
+    pins: dict[str, list[Requirement]] = {}
+    for line in LOCK.splitlines():
+        if line and not line.startswith((" ", "#")):
+            requirement = Requirement(line)
+            pins.setdefault(canonicalize_name(requirement.name), []).append(requirement)
+    return pins
+
+
+def conda() -> dict[str, str]:
+    lines = (ROOT / "environment.yml").read_text().split("dependencies:")[1].splitlines()
+    entries = [re.fullmatch(r"  - ([\w-]+)(>=[\d.]+)?", line) for line in lines]
+    return {entry[1]: entry[2] or "" for entry in entries if entry}
+
+
+def test_lock_pins_every_dependency_within_its_bounds() -> None:
+    extras = PROJECT["optional-dependencies"]["dev"]
+    for name, requirement in requirements(PROJECT["dependencies"] + extras).items():
+        assert name in locked(), f"{name} is not in requirements.lock: run make lock"
+        for pin in locked()[name]:
+            (specifier,) = pin.specifier
+            assert specifier.operator == "=="
+            assert requirement.specifier.contains(specifier.version), str(pin)
+
+
+def test_lock_names_no_registry() -> None:
+    assert "://" not in LOCK
+    assert "index-url" not in LOCK
+
+
+def test_conda_environment_has_the_dependencies_with_the_same_bounds() -> None:
+    wanted = {
+        CONDA_NAMES.get(name, name): str(requirement.specifier)
+        for name, requirement in requirements(PROJECT["dependencies"]).items()
+    }
+    assert conda() == wanted | {"python": PROJECT["requires-python"], "pip": ""}
+
+
+def test_what_the_package_imports_is_declared() -> None:
+    distributions = {"pyro": "pyro-ppl", "sklearn": "scikit-learn", "PIL": "pillow"}
+    declared = requirements(PROJECT["dependencies"]).keys()
+    imported = set()
+    for path in (ROOT / "pyrovae").rglob("*.py"):
+        imported |= set(re.findall(r"^\s*(?:from|import) ([A-Za-z_]\w*)", path.read_text(), re.M))
+    standard = __import__("sys").stdlib_module_names
+    third_party = imported - standard - {"pyrovae", "arviz_stats"}
+    assert {canonicalize_name(distributions.get(name, name)) for name in third_party} <= set(declared)

@@ -1,0 +1,72 @@
+"""The README's Python and shell blocks run as they stand."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    lines = [line for block in blocks("sh") for line in block.splitlines()]
+    return [shlex.split(line, comments=True) for line in lines if line.strip()]
+
+
+@pytest.fixture
+def in_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("param_store")
+@pytest.mark.filterwarnings("ignore:k-hat is above")
+def test_python_blocks_run_one_after_the_other(in_temporary_folder: Path) -> None:
+    assert len(blocks("python")) >= 5
+    names: dict[str, object] = {}
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), names)
+    assert (in_temporary_folder / "vae.png").stat().st_size > 0
+    assert (in_temporary_folder / "ppca.json").stat().st_size > 0
+
+
+def test_first_python_block_defines_and_trains_a_model_in_15_lines() -> None:
+    code = [line for line in blocks("python")[0].splitlines() if line and "import" not in line]
+    assert len(code) <= 15
+
+
+def test_command_line_blocks_run(in_temporary_folder: Path) -> None:
+    run = [words for words in commands() if words[0] == "pyrovae"]
+    assert len(run) >= 8
+    main = [sys.executable, "-c", "from pyrovae.cli import main; main()"]
+    for words in run:
+        done = subprocess.run([*main, *words[1:]], capture_output=True, text=True, env=_one_thread())
+        assert done.returncode == 0, f"{' '.join(words)}\n{done.stderr}"
+    assert (in_temporary_folder / "runs/first/figures/overview.png").stat().st_size > 0
+
+
+def test_make_targets_exist() -> None:
+    made = [words for words in commands() if words[0] == "make"]
+    assert [words[1] for words in made] == ["demo", "test"]
+    for words in made:
+        subprocess.run(["make", "--dry-run", words[1]], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_pictures_exist() -> None:
+    pictures = re.findall(r"!\[[^]]*\]\(([^)]*)\)", README)
+    assert pictures
+    for picture in pictures:
+        assert (ROOT / picture).is_file()
+
+
+def _one_thread() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}

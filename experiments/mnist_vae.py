@@ -1,9 +1,10 @@
 """The VAE of Burda et al. (2016, k = 1) on dynamically binarised MNIST: test log-likelihood.
 
 A Gaussian posterior, a standard-normal prior, MLP networks and 50 latents, trained on the ELBO with
-all 60,000 training images, in two budgets: 10 minutes and an hour. The learning rate follows a half
-cosine to zero over the epochs of the budget. The 10,000 test images are binarised once, and used once,
-after training.
+all 60,000 training images, in two budgets: 10 minutes and an hour. The pixels start at their
+frequencies, beta rises from 0 to 1 over the first epochs (without either, a quarter of the KL term is
+lost to latents that are never used again), and the learning rate follows a half cosine to zero. All this
+was chosen on 5,000 held-out training images; the test images are binarised once, and used after training.
 
     PYROVAE_DATA=... python experiments/mnist_vae.py --budget short
     PYROVAE_DATA=... python experiments/mnist_vae.py --budget long
@@ -32,21 +33,26 @@ from pyrovae.models import VAE
 from pyrovae.networks import ResidualMLP
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import StandardNormal
+from pyrovae.schedules import linear_warm_up
 
 # Epochs that fit the budget, and the published figure to hold against it (nats, K = 5,000).
 BUDGETS: dict[str, dict[str, Any]] = {
-    "short": {"epochs": 90, "minutes": 10, "published": -86.76, "source": "VAE, k = 1"},
-    "long": {"epochs": 290, "minutes": 60, "published": -84.78, "source": "IWAE, k = 50"},
+    "short": {"epochs": 54, "minutes": 10, "published": -86.76, "source": "VAE, k = 1"},
+    "long": {"epochs": 310, "minutes": 60, "published": -84.78, "source": "IWAE, k = 50"},
 }
+WARM_UP = {"short": 12, "long": 40}  # epochs over which beta rises
+WEIGHT_DECAY = {"short": 0.0, "long": 0.05}
 LATENT_DIM, WIDTH, BLOCKS = 50, 400, 2
-BATCH_SIZE, LEARNING_RATE = 200, 1e-3
+BATCH_SIZE, LEARNING_RATE = 200, 3e-3
 
 
-def build(seed: int) -> VAE:
+def build(seed: int, x_train: torch.Tensor) -> VAE:
     torch.manual_seed(seed)
     encoder = ResidualMLP((1, 28, 28), WIDTH, width=WIDTH, blocks=BLOCKS)
     decoder = ResidualMLP(LATENT_DIM, (1, 28, 28), width=WIDTH, blocks=BLOCKS)
-    return VAE(StandardNormal(LATENT_DIM), Bernoulli(decoder), DiagonalNormal(encoder, LATENT_DIM))
+    likelihood = Bernoulli(decoder)
+    likelihood.start_at_marginals(x_train)
+    return VAE(StandardNormal(LATENT_DIM), likelihood, DiagonalNormal(encoder, LATENT_DIM))
 
 
 def main(
@@ -63,15 +69,18 @@ def main(
     setting = BUDGETS[budget]
     epochs = epochs or setting["epochs"]
     images = data.load("mnist")
-    vae = build(seed)
+    vae = build(seed, images.x_train)
     history = fit(
         vae.model,
         vae.guide,
         images.x_train,
         epochs=epochs,
         batch_size=BATCH_SIZE,
-        optimizer=partial(torch.optim.Adam, lr=LEARNING_RATE, fused=True),
+        optimizer=partial(
+            torch.optim.AdamW, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY[budget], fused=True
+        ),
         scheduler=partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=epochs),
+        beta=linear_warm_up(WARM_UP[budget]),
         transform=data.binarise,
         seed=seed,
         folder=runs / f"mnist_vae-{budget}-{seed}",

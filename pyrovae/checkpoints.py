@@ -19,11 +19,13 @@ import torch
 from pyrovae.errors import CheckpointError
 
 KEPT = 2
+PARTIAL = ".partial-"  # how the name of a file begins that is still being written
+FIELDS = ("state", "best_state", "optimizer", "scheduler", "rng", "history", "settings")
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that it appears whole or not at all, also through a crash or a full disk."""
-    temporary = path.parent / f".partial-{secrets.token_hex(8)}"
+    temporary = path.parent / f"{PARTIAL}{secrets.token_hex(8)}"
     # Not tempfile's mkstemp, whose files nobody but their owner may ever read.
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
@@ -38,15 +40,26 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def save_checkpoint(folder: Path, epoch: int, content: dict[str, Any]) -> Path:
-    """Write a checkpoint, then remove all but the newest two and what a crash left behind."""
+    """Write a checkpoint of `FIELDS`, then remove all but the newest two and what a crash left."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     payload = buffer.getvalue()
     path = folder / f"epoch-{epoch:05d}-{_digest(payload)}.pt"
     write_atomically(path, payload)
-    for stale in [*_newest_first(folder)[KEPT:], *folder.glob(".partial-*")]:
+    for stale in _newest_first(folder)[KEPT:]:
         stale.unlink(missing_ok=True)
+    remove_partials(folder)
     return path
+
+
+def is_partial(path: Path) -> bool:
+    """Whether a crash left this file half-written."""
+    return path.name.startswith(PARTIAL)
+
+
+def remove_partials(folder: Path) -> None:
+    for path in filter(is_partial, folder.iterdir()):
+        path.unlink(missing_ok=True)
 
 
 def has_checkpoint(folder: Path) -> bool:
@@ -86,12 +99,16 @@ def _read(path: Path, device: torch.device | str) -> dict[str, Any]:
             f"{path} is refused: its content does not match the digest in its name (truncated or altered)."
         )
     try:
-        return torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
+        content = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
     except Exception as error:  # torch raises its own, pickle's and zip's errors here
         raise CheckpointError(
             f"{path} is refused: it is no file of tensors and plain values alone, and nothing else is "
             f"loaded, lest it run code ({type(error).__name__})."
         ) from error
+    if not isinstance(content, dict) or (missing := set(FIELDS) - content.keys()):
+        lacks = f"it lacks {', '.join(sorted(missing))}" if isinstance(content, dict) else "it is no table"
+        raise CheckpointError(f"{path} is refused: it is no checkpoint of a training run ({lacks}).")
+    return content
 
 
 def _digest(payload: bytes) -> str:

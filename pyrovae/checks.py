@@ -157,18 +157,16 @@ def check_finite(parameters: Mapping[str, Tensor], step: int) -> None:
         )
 
 
-def explain_non_finite(step: int, model: Program, guide: Program, *args: Any) -> NonFiniteError:
-    """Run the pair as in the failing step, and say at which site the first bad number stands."""
+def explain_non_finite(what: str, model: Program, guide: Program, *args: Any) -> NonFiniteError:
+    """Run the pair as when `what` came out bad, and say at which site the first bad number stands."""
     with torch.no_grad(), pyro.validation_enabled(False):
         model_trace, guide_trace = run_pair(model, guide, *args)
         for role, trace in (("guide", guide_trace), ("model", model_trace)):
             trace.compute_log_prob()
             for name, site in trace.nodes.items():
                 if site["type"] == "sample" and not _site_is_finite(site):
-                    return NonFiniteError(_describe_site(step, role, name, site))
-    return NonFiniteError(
-        f"the loss of step {step} is not finite, though every site's log density is: its sum overflowed."
-    )
+                    return NonFiniteError(_describe_site(what, role, name, site))
+    return NonFiniteError(f"{what} is not finite, though every site's log density is: its sum overflowed.")
 
 
 def _site_is_finite(site: Mapping[str, Any]) -> bool:
@@ -176,7 +174,7 @@ def _site_is_finite(site: Mapping[str, Any]) -> bool:
     return bool(site["value"].isfinite().all() and log_prob.isfinite().all())
 
 
-def _describe_site(step: int, role: str, name: str, site: Mapping[str, Any]) -> str:
+def _describe_site(what: str, role: str, name: str, site: Mapping[str, Any]) -> str:
     fn = _family(site["fn"])
     tensors = {"value": site["value"], "log density": site["unscaled_log_prob"]}
     for parameter in fn.arg_constraints:
@@ -185,7 +183,7 @@ def _describe_site(step: int, role: str, name: str, site: Mapping[str, Any]) -> 
             tensors[parameter] = getattr(fn, parameter)
     lines = "\n".join(f"  {label}: {statistics(tensor)}" for label, tensor in tensors.items())
     return (
-        f"the loss of step {step} is not finite; the first bad numbers are at the {role}'s site "
+        f"{what} is not finite; the first bad numbers are at the {role}'s site "
         f"'{name}' ({type(fn).__name__}):\n{lines}\n"
         "Lower the learning rate, clip the gradient's norm, or look at the data."
     )

@@ -232,7 +232,7 @@ def overview(run: RunFolder) -> None:
         _diagram(opened),
         opened.history,
         sample_images(opened.model, 50),
-        _reconstructions(opened, 10),
+        _reconstructions(opened, min(10, len(opened.images.x_test))),
         title,
     )
     _draw(opened, page, "overview")
@@ -279,11 +279,11 @@ def _test_images(run: runs.Run, count: int) -> torch.Tensor:
     return run.presented(x)[:count]
 
 
-def _reconstructions(run: runs.Run, count: int) -> tuple[torch.Tensor, ...]:
+def _reconstructions(run: runs.Run, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """Images as the model sees them, their reconstructions, and what they were before, if that differs."""
     x = _test_images(run, count)
-    original = (run.images.x_test[:count],) if run.config.pixels in ("static", "dynamic") else ()
-    return run.shown(x), reconstruct_images(run.model, x), *original
+    original = run.images.x_test[:count] if run.config.pixels in ("static", "dynamic") else None
+    return run.shown(x), reconstruct_images(run.model, x), original
 
 
 def _draw(run: runs.Run, figure: Any, name: str) -> None:

@@ -54,6 +54,11 @@ class MLP(nn.Module):
             layers += [nn.Linear(before, after), activation()]
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], math.prod(self.out_shape)))
 
+    @property
+    def output_bias(self) -> Tensor:
+        """The last layer's bias, `(prod(out_shape),)`."""
+        return self.layers[-1].bias  # type: ignore[return-value]
+
     def forward(self, x: Tensor) -> Tensor:
         """Map `(*leading, *in_shape)` to `(*leading, *out_shape)`."""
         _check_event(x, self.in_shape)
@@ -80,6 +85,11 @@ class ResidualMLP(nn.Module):
         self.last = nn.Sequential(
             nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, math.prod(self.out_shape))
         )
+
+    @property
+    def output_bias(self) -> Tensor:
+        """The last layer's bias, `(prod(out_shape),)`."""
+        return self.last[-1].bias  # type: ignore[return-value]
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(*leading, *in_shape)` to `(*leading, *out_shape)`."""
@@ -145,6 +155,11 @@ class ConvDecoder(nn.Module):
             wide = channels * 2**level
             layers += [nn.ConvTranspose2d(wide, wide // 2, 4, stride=2, padding=1), nn.GELU()]
         self.layers = nn.Sequential(*layers, nn.Conv2d(channels, self.out_shape[0], 3, padding=1))
+
+    @property
+    def output_bias(self) -> Tensor:
+        """The last layer's bias, one for each channel, `(C,)`."""
+        return self.layers[-1].bias  # type: ignore[return-value]
 
     def forward(self, z: Tensor) -> Tensor:
         """Map `(*leading, *in_shape)` to `(*leading, C, H, W)`."""

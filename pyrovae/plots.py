@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor
 from pyrovae.checkpoints import write_atomically
 from pyrovae.errors import InputError
 from pyrovae.history import History
+from pyrovae.plates import PlateDiagram
 
 
 def save(figure: Figure, path: str | Path) -> Path:
@@ -84,6 +84,7 @@ def reconstructions(
         x: the images as the model was given them.
         reconstructed: what it makes of them.
         original: the images before they were binarised, shown on top.
+        axes: where to draw; a figure of its own by default.
     """
     rows = {"x": x, "E[x | z]": reconstructed}
     if original is not None:
@@ -128,21 +129,25 @@ def _without_the_first_descent(values: np.ndarray) -> tuple[float, float]:
 
 
 def overview(
-    diagram: Any, history: History, sampled: Tensor, reconstructed: Sequence[Tensor | None], title: str
+    diagram: PlateDiagram,
+    history: History,
+    sampled: Tensor,
+    reconstructed: tuple[Tensor, Tensor, Tensor | None],
+    title: str,
 ) -> Figure:
     """One page on a run: plate diagram, learning curves, samples and reconstructions.
 
     Args:
-        diagram: a `PlateDiagram`.
+        diagram: of the program.
         history: of the training.
         sampled: images for `samples`.
-        reconstructed: the images for `reconstructions`.
+        reconstructed: what `reconstructions` takes: data, reconstructions, and originals or None.
         title: above the page.
     """
     figure = Figure(figsize=(11, 6.8), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=[1, 1.45])
+    left, right = figure.subfigures(1, 2, width_ratios=[1, 1.45])  # type: ignore[misc]
     plates, curves = left.subplots(2, 1, height_ratios=[1.3, 1])
-    grid, pairs = right.subplots(2, 1, height_ratios=[-(-len(sampled) // 10), len(reconstructed)])
+    grid, pairs = right.subplots(2, 1, height_ratios=[-(-len(sampled) // 10), 3])
     diagram.draw(plates)
     plates.set_title("Plate diagram, read off the program", fontsize=10)
     learning_curves(history, curves)

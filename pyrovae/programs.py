@@ -61,14 +61,22 @@ def own_parameters(hand_back: bool = True) -> Iterator[None]:
     """Run Pyro programs with a parameter store of their own.
 
     What the caller's store holds from `pyro.param` is visible inside, and what the block makes of it
-    is handed back at its end, unless `hand_back` is false. What `pyro.module` registers is neither:
-    those tensors belong to their modules, and two modules of one name must not be taken for one another.
+    is handed back at its end, also after an error, unless `hand_back` is false. What `pyro.module`
+    registers is neither: those tensors belong to their modules, and two modules of one name must not be
+    taken for one another.
     """
     store = pyro.get_param_store()
-    with store.scope(_without_modules(store.get_state())) as state:
+    before = store.get_state()
+    store.clear()
+    store.set_state(_without_modules(before))
+    try:
         yield
-    if hand_back:
-        store.set_state(_without_modules(state))
+    finally:
+        inside = store.get_state()
+        store.clear()
+        store.set_state(before)
+        if hand_back:
+            store.set_state(_without_modules(inside))
 
 
 def _without_modules(state: Any) -> Any:
@@ -141,6 +149,32 @@ def device_of(*programs: Program, otherwise: torch.device | str = "cpu") -> torc
         for tensor in itertools.chain(module.parameters(), module.buffers()):
             return tensor.device
     return torch.device(otherwise)
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """The device that a name stands for; "auto" is CUDA where there is one, else the CPU.
+
+    Raises:
+        InputError: there is no such device here.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+        torch.empty(0, device=resolved)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device '{device}' cannot be used: {reason} Use 'auto' or 'cpu'.") from error
+    return resolved
+
+
+def device_for(
+    device: str | torch.device, *programs: Program, otherwise: torch.device | str
+) -> torch.device:
+    """Where programs are to be trained; plain functions cannot be moved: "auto" is `otherwise`."""
+    if device == "auto" and not modules_of(*programs):
+        return torch.device(otherwise)
+    return resolve_device(device)
 
 
 def run_pair(model: Program, guide: Program, *args: Any) -> tuple[Trace, Trace]:

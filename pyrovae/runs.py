@@ -1,6 +1,6 @@
 """Run folders: everything of one training run, and enough to evaluate, sample and resume it.
 
-config.json     what was asked for, with versions, git commit and command
+config.json     what was asked for, with versions, git commit and command, and those of each resumption
 checkpoints/    the newest two
 history.json    one row for each epoch
 metrics.json    the last evaluation's summary (marginal_likelihood.json: datum by datum)
@@ -25,12 +25,13 @@ from torch import Tensor, nn
 
 from pyrovae import data, schedules
 from pyrovae.build import build_model, check_choice
-from pyrovae.checkpoints import load_checkpoint, write_atomically
+from pyrovae.checkpoints import is_partial, load_checkpoint, remove_partials, write_atomically
 from pyrovae.errors import CheckpointError, InputError
 from pyrovae.evaluation import MarginalLikelihood, marginal_likelihood
 from pyrovae.history import History
+from pyrovae.programs import resolve_device
 from pyrovae.state import load_state
-from pyrovae.training import fit, resolve_device
+from pyrovae.training import fit
 
 BINARISATIONS = {
     "auto": "dynamic for a Bernoulli likelihood, else none",
@@ -109,15 +110,17 @@ def train(
         OSError: the folder cannot be written.
     """
     resolve_device(device)
-    if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not resume and _in_use(folder):
         raise InputError(f"{folder} is in use: name another folder, or go on with it by 'resume'.")
     config = replace(config, data=_from_anywhere(config.data))
     run = Run(folder, config)
     images = data.load(config.data, seed=config.seed, download=download)
     model = run.new_model(images.shape)
     x_train, x_validation = run.training_data(images)
+    model.likelihood.start_at_marginals(x_train)  # type: ignore[operator, union-attr]
     created = _first_missing(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    remove_partials(folder)
     path = folder / "config.json"
     former = path.read_bytes() if path.is_file() else None
     run.write_config(images.shape)
@@ -188,14 +191,18 @@ class Run:
             raise InputError(f"{path} cannot be read as a run's configuration: {error!r}") from error
 
     def write_config(self, x_shape: tuple[int, ...]) -> None:
-        content = {
-            "config": asdict(self.config),
-            "x_shape": x_shape,
+        """Write config.json; of a run that is resumed it keeps what was recorded before."""
+        path = self.folder / "config.json"
+        begun = json.loads(path.read_text()) if path.is_file() else None
+        now = {
             "command": " ".join(["pyrovae", *sys.argv[1:]]),
             "versions": versions(),
             "git_commit": git_commit(),
         }
-        write_atomically(self.folder / "config.json", json.dumps(content, indent=1).encode())
+        content = (begun or now) | {"config": asdict(self.config), "x_shape": x_shape}
+        if begun is not None:
+            content["resumed"] = [*begun.get("resumed", []), now]
+        write_atomically(path, json.dumps(content, indent=1).encode())
 
     def new_model(self, x_shape: tuple[int, ...]) -> nn.Module:
         c = self.config
@@ -291,6 +298,12 @@ def _check_type(name: str, value: Any, kind: Any) -> None:
     whole = type(value) is int and isinstance(0.0, kind)  # JSON writes 1.0 as 1, if a person does
     if not isinstance(value, kind) and not whole:
         raise InputError(f"{name} is {value!r}; it must be of type {getattr(kind, '__name__', kind)}.")
+
+
+def _in_use(folder: Path) -> bool:
+    if not folder.exists():
+        return False
+    return not folder.is_dir() or not all(is_partial(path) for path in folder.iterdir())
 
 
 def _first_missing(folder: Path) -> Path | None:

@@ -19,23 +19,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
-from pyrovae.checkpoints import (
-    has_checkpoint,
-    load_checkpoint,
-    save_checkpoint,
-)
-from pyrovae.checks import (
-    check_data,
-    check_finite,
-    check_gradients,
-    check_pair,
-    explain_non_finite,
-)
+from pyrovae.checkpoints import has_checkpoint, load_checkpoint, save_checkpoint
+from pyrovae.checks import check_data, check_finite, check_gradients, check_pair, explain_non_finite
 from pyrovae.errors import CheckpointError, InputError
 from pyrovae.history import History, tensorboard_scalars, terms_per_datum
 from pyrovae.objectives import ELBO, Objective, reweight
 from pyrovae.programs import (
     Program,
+    device_for,
     evaluating,
     latent_sites,
     modules_of,
@@ -69,7 +60,7 @@ def fit(
     beta: float | Schedule = 1.0,
     transform: Transform | None = None,
     clip_norm: float | None = None,
-    validation: Tensor | None = None,
+    validation: Tensor | tuple[Tensor, Tensor] | None = None,
     patience: int | None = None,
     seed: int = 0,
     device: str | torch.device = "auto",
@@ -95,8 +86,8 @@ def fit(
         transform: applied to each minibatch when it is presented, `data.binarise` for dynamic
             binarisation.
         clip_norm: the gradient's largest norm; steps beyond it are scaled down.
-        validation: data on which the bound is measured after each epoch, with the same random draws
-            each time; at the end the parameters of the best epoch are put back.
+        validation: data, or data and their classes, on which the bound is measured after each epoch,
+            with the same random draws each time; at the end the best epoch's parameters are put back.
         patience: stop when the validation bound has not risen for so many epochs.
         seed: of minibatches, transform and latent draws. The caller's random stream stays in place.
         device: "auto" takes CUDA where there is one, else the CPU; or any of torch's devices. Modules
@@ -118,9 +109,12 @@ def fit(
         CheckpointError: `folder` cannot be resumed from.
     """
     check_data(x, y)
-    if validation is not None:
-        check_data(validation)
-    _check_settings(epochs, batch_size, clip_norm, patience, validation)
+    held_out = (validation,) if isinstance(validation, Tensor) else validation or ()
+    if held_out:
+        check_data(*held_out)
+    _check_settings(epochs, batch_size, clip_norm, patience)
+    if patience is not None and not held_out:
+        raise InputError("patience needs validation data to measure the bound on: pass validation=...")
     run = _Run(
         model=model,
         guide=guide,
@@ -132,10 +126,10 @@ def fit(
         beta=as_schedule(beta),
         transform=transform,
         clip_norm=clip_norm,
-        validation=validation,
+        validation=held_out,
         patience=patience,
         seed=seed,
-        device=_device_for(model, guide, x, device),
+        device=device_for(device, model, guide, otherwise=x.device),
         folder=None if folder is None else Path(folder),
         progress=progress,
     )
@@ -145,29 +139,6 @@ def fit(
         with tensorboard_scalars(tensorboard) as write_scalars, pyro.validation_enabled(False):
             run.train(write_scalars)
     return run.history
-
-
-def resolve_device(device: str | torch.device) -> torch.device:
-    """The device that a name stands for; "auto" is CUDA where there is one, else the CPU.
-
-    Raises:
-        InputError: there is no such device here.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-        torch.empty(0, device=resolved)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device '{device}' cannot be used: {reason} Use 'auto' or 'cpu'.") from error
-    return resolved
-
-
-def _device_for(model: Program, guide: Program, x: Tensor, device: str | torch.device) -> torch.device:
-    if device == "auto" and not modules_of(model, guide):
-        return x.device
-    return resolve_device(device)
 
 
 @dataclass
@@ -184,7 +155,7 @@ class _Run:
     beta: Schedule
     transform: Transform | None
     clip_norm: float | None
-    validation: Tensor | None
+    validation: tuple[Tensor, ...]  # x, or x and y; empty where there is none
     patience: int | None
     seed: int
     device: torch.device
@@ -211,16 +182,16 @@ class _Run:
         with evaluating(self.model, self.guide):
             check_gradients(self.loss(batch, weight=1.0), self.parameters)
         self.check_all_data()
-        trainable = [value for value in self.parameters.values() if value.requires_grad]
-        self.optimizer = optimizer(trainable)
+        self.trainable = [value for value in self.parameters.values() if value.requires_grad]
+        self.optimizer = optimizer(self.trainable)
         self.scheduler = scheduler(self.optimizer) if scheduler else None
 
     def check_all_data(self) -> None:
         """Pass every datum through the checks of its shape and support, at little cost."""
         for indices in torch.arange(len(self.x)).split(1000):
             check_pair(self.model, self.guide, *self.batch(indices))
-        for rows in () if self.validation is None else self.validation.split(1000):
-            check_pair(self.model, self.guide, self.present(rows.to(self.device)))
+        for batch in self.validation_batches():
+            check_pair(self.model, self.guide, *batch)
 
     def start_or_resume(self, resume: bool) -> None:
         """Seed the run, or put everything back as it was after the last finished epoch."""
@@ -280,18 +251,26 @@ class _Run:
     def step(self, step: int, weight: float, indices: Tensor) -> dict[str, Any]:
         """One step of the optimiser; returns the loss and the ELBO's terms, summed over the batch."""
         batch = self.batch(indices)
-        before = torch.get_rng_state()
-        loss = self.loss(batch, weight)
-        if not math.isfinite(loss.item()):
-            torch.set_rng_state(before)
-            raise explain_non_finite(step, self.model, self.guide, *batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        (loss / len(indices)).backward()
-        if self.clip_norm is not None:
-            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-            nn.utils.clip_grad_norm_(parameters, self.clip_norm)
-        self.optimizer.step()
-        return {"loss": loss.detach(), **getattr(self.objective, "terms", {})}
+        before = rng_state(self.device)
+        values: dict[str, Any] = {}
+
+        def closure() -> float:
+            # An optimiser that evaluates a step more than once (LBFGS) sees the same draws each time.
+            set_rng_state(before, self.device)
+            loss = self.loss(batch, weight)
+            if not math.isfinite(value := loss.item()):
+                set_rng_state(before, self.device)
+                raise explain_non_finite(f"the loss of step {step}", self.model, self.guide, *batch)
+            if not values:
+                values.update({"loss": loss.detach(), **getattr(self.objective, "terms", {})})
+            self.optimizer.zero_grad(set_to_none=True)
+            (loss / len(indices)).backward()
+            if self.clip_norm is not None:
+                nn.utils.clip_grad_norm_(self.trainable, self.clip_norm)
+            return value / len(indices)
+
+        self.optimizer.step(closure)
+        return values
 
     def loss(self, batch: tuple[Tensor, ...], weight: float) -> Tensor:
         weights = dict.fromkeys(self.latents, weight)
@@ -301,10 +280,10 @@ class _Run:
     def end_epoch(self, row: dict[str, float]) -> None:
         """Validate, move the learning rate, and save; nothing of it if the parameters went bad."""
         check_finite(self.parameters, int(row["step"]))
-        if self.validation is not None:
-            row["validation_elbo"] = self.validation_bound()
+        if self.validation:
+            row["validation_elbo"] = self.validation_bound(int(row["epoch"]))
         self.history.rows.append(row)
-        if self.validation is not None:
+        if self.validation:
             self.note_best(row)
         if isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler.step(-row.get("validation_elbo", -row["loss"]))
@@ -313,15 +292,17 @@ class _Run:
         if self.folder is not None:
             save_checkpoint(self.folder, len(self.history.rows), self.saved())
 
-    def validation_bound(self) -> float:
+    def validation_bound(self, epoch: int) -> float:
         """The ELBO on the validation data, nats per datum, with the same draws at every call."""
-        assert self.validation is not None
         total = 0.0
         with torch.no_grad(), evaluating(self.model, self.guide), seeded(self.seed, self.device):
-            for rows in self.validation.split(1000):
-                batch = self.present(rows.to(self.device))
-                total -= float(ELBO().loss(self.model, self.guide, batch))
-        return total / len(self.validation)
+            for batch in self.validation_batches():
+                bound = -float(ELBO().loss(self.model, self.guide, *batch))
+                if not math.isfinite(bound):
+                    what = f"the validation bound of epoch {epoch}"
+                    raise explain_non_finite(what, self.model, self.guide, *batch)
+                total += bound
+        return total / len(self.validation[0])
 
     def note_best(self, row: dict[str, float]) -> None:
         history = self.history
@@ -335,11 +316,16 @@ class _Run:
     # Data
 
     def batch(self, indices: Tensor) -> tuple[Tensor, ...]:
-        x = self.present(self.x[indices].to(self.device))
-        return (x,) if self.y is None else (x, self.y[indices].to(self.device))
+        return self.present(self.x[indices], *(() if self.y is None else (self.y[indices],)))
 
-    def present(self, rows: Tensor) -> Tensor:
-        return rows if self.transform is None else self.transform(rows)
+    def validation_batches(self) -> Iterator[tuple[Tensor, ...]]:
+        for parts in zip(*(values.split(1000) for values in self.validation), strict=True):
+            yield self.present(*parts)
+
+    def present(self, x: Tensor, *y: Tensor) -> tuple[Tensor, ...]:
+        x = x.to(self.device)
+        x = x if self.transform is None else self.transform(x)
+        return x, *(classes.to(self.device) for classes in y)
 
     # Checkpoints
 
@@ -376,7 +362,8 @@ class _Run:
             "seed": self.seed,
             "clip_norm": self.clip_norm,
             "data": fingerprint(self.x),
-            "validation": None if self.validation is None else fingerprint(self.validation),
+            "classes": None if self.y is None else fingerprint(self.y),
+            "validation": [fingerprint(values) for values in self.validation] or None,
             "scheduler": type(self.scheduler).__name__,
             "optimizer": type(self.optimizer).__name__,
         }
@@ -398,7 +385,6 @@ def _check_settings(
     batch_size: int,
     clip_norm: float | None,
     patience: int | None,
-    validation: Tensor | None,
 ) -> None:
     settings = {
         "epochs": epochs,
@@ -409,5 +395,3 @@ def _check_settings(
     for name, value in settings.items():
         if value is not None and not value > 0:
             raise InputError(f"{name} is {value}; it must be above 0.")
-    if patience is not None and validation is None:
-        raise InputError("patience needs validation data to measure the bound on: pass validation=...")

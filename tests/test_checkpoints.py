@@ -12,7 +12,7 @@ import resource
 import pytest
 import torch
 
-from pyrovae.checkpoints import has_checkpoint, load_checkpoint, save_checkpoint, write_atomically
+from pyrovae.checkpoints import FIELDS, has_checkpoint, load_checkpoint, save_checkpoint, write_atomically
 from pyrovae.errors import CheckpointError
 from pyrovae.programs import named_parameters, own_parameters
 from pyrovae.state import load_state, state
@@ -20,7 +20,8 @@ from pyrovae.training import fit
 
 
 def content(epoch):
-    return {"state": torch.full((1000,), float(epoch)), "epoch": epoch, "name": "x", "none": None}
+    filled = {"state": torch.full((1000,), float(epoch)), "history": {"epoch": epoch, "name": "x"}}
+    return dict.fromkeys(FIELDS) | filled
 
 
 @pytest.fixture
@@ -60,7 +61,8 @@ def disk_full(*args):
 def test_what_is_saved_is_loaded(folder):
     loaded = load_checkpoint(folder)
     assert torch.equal(loaded.pop("state"), torch.full((1000,), 3.0))
-    assert loaded == {"epoch": 3, "name": "x", "none": None}
+    assert loaded.pop("history") == {"epoch": 3, "name": "x"}
+    assert loaded == dict.fromkeys(set(FIELDS) - {"state", "history"})
 
 
 def test_only_the_two_newest_are_kept(folder):
@@ -72,7 +74,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(damage, fol
     path = newest(folder)
     path.write_bytes(damage(path.read_bytes()))
     with pytest.warns(UserWarning, match=f"{path.name} is refused.* Using epoch-00002"):
-        assert load_checkpoint(folder)["epoch"] == 2
+        assert load_checkpoint(folder)["history"]["epoch"] == 2
 
 
 @damages
@@ -81,6 +83,26 @@ def test_when_all_are_damaged_each_is_named(damage, folder):
         path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(CheckpointError, match=r"epoch-00003-.*epoch-00002-.*no sound one to fall back on"):
         load_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("foreign", "why"),
+    [
+        (content(4) | {"state": 1}, None),
+        ({"weights": torch.ones(2)}, "it lacks best_state"),
+        ([1], "no table"),
+    ],
+    ids=["whole", "foreign", "list"],
+)
+def test_a_sound_file_that_is_no_checkpoint_is_refused(foreign, why, folder):
+    buffer = io.BytesIO()
+    torch.save(foreign, buffer)
+    path = write_as_checkpoint(folder, 4, buffer.getvalue())
+    if why is None:
+        assert load_checkpoint(folder)["state"] == 1
+        return
+    with pytest.warns(UserWarning, match=f"{path.name} is refused: it is no checkpoint of .*{why}"):
+        assert load_checkpoint(folder)["history"]["epoch"] == 3
 
 
 def test_no_checkpoint_is_an_error_of_its_own(tmp_path):
@@ -210,7 +232,7 @@ def test_a_fresh_model_holds_what_was_saved(make_vae, binary_images):
 
 def test_what_a_crash_left_behind_is_removed_by_the_next_save(folder):
     (folder / ".partial-abc").write_bytes(b"half")
-    assert load_checkpoint(folder)["epoch"] == 3
+    assert load_checkpoint(folder)["history"]["epoch"] == 3
     save_checkpoint(folder, 4, content(4))
     assert [path.name[:11] for path in sorted(folder.iterdir())] == ["epoch-00003", "epoch-00004"]
 
@@ -223,7 +245,7 @@ def test_a_full_disk_leaves_the_checkpoints_before_and_nothing_half_written(call
         with pytest.raises(OSError, match="No space left"):
             save_checkpoint(folder, 4, content(4))
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
-    assert load_checkpoint(folder)["epoch"] == 3
+    assert load_checkpoint(folder)["history"]["epoch"] == 3
 
 
 def test_a_write_that_ends_half_way_leaves_nothing_behind(folder):

@@ -189,6 +189,12 @@ def test_colour_images_of_the_users_own_are_trained_and_drawn(tmp_path):
     assert len(list((tmp_path / "run" / "figures").iterdir())) == 5
 
 
+def test_a_data_set_with_few_test_images_has_an_overview(tmp_path):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).random((20, 8, 8)).astype(np.float32).round())
+    train(tmp_path / "run", "vae", "--data", tmp_path / "x.npy")
+    assert pyrovae("overview", tmp_path / "run").endswith("overview.png\n")
+
+
 def test_vectors_are_trained_and_evaluated_but_not_drawn(tmp_path):
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(50, 6)))
     train(tmp_path / "run", "vae", "--data", tmp_path / "x.npy", "--likelihood", "gaussian")

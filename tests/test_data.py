@@ -53,9 +53,7 @@ def save(tmp_path):
 def write_images(folder, shape=(4, 3), n=5, mode="L"):
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(n):
-        Image.new(mode, shape, i * 10 if mode == "L" else (i * 10, 0, 255)).save(
-            folder / f"{i}.png"
-        )
+        Image.new(mode, shape, i * 10 if mode == "L" else (i * 10, 0, 255)).save(folder / f"{i}.png")
 
 
 def idx(array):
@@ -273,9 +271,7 @@ MNIST_ROOT = Path(os.environ.get("PYROVAE_DATA") or "/nonexistent")
 
 
 @pytest.mark.mnist
-@pytest.mark.skipif(
-    not (MNIST_ROOT / "MNIST" / "raw").is_dir(), reason="PYROVAE_DATA holds no MNIST"
-)
+@pytest.mark.skipif(not (MNIST_ROOT / "MNIST" / "raw").is_dir(), reason="PYROVAE_DATA holds no MNIST")
 def test_real_mnist():
     data = load("mnist")
     assert data.x_train.shape == (60_000, 1, 28, 28)

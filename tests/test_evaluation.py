@@ -333,6 +333,21 @@ def test_data_that_do_not_fit_are_refused_wherever_they_stand(make_vae, binary_i
         score(make_vae(), x, num_samples=2)
 
 
+@pytest.mark.parametrize("num_data", [1, 2, 5])
+def test_a_plate_of_something_else_is_not_taken_for_the_datas(num_data):
+    def pixels(x):
+        with pyro.plate("rows", len(x), dim=-2), pyro.plate("pixels", 2, dim=-1):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("rows", len(x), dim=-2), pyro.plate("pixels", 2, dim=-1):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(InputError, match="is not under a plate of 3 data at dimension -1"):
+        marginal_likelihood(pixels, guide, torch.randn(num_data, 2), num_samples=10)
+
+
 # Draws from the prior
 
 
@@ -347,8 +362,9 @@ def test_the_prior_serves_in_few_dimensions(make_ppca, draw, latent_dim):
 def test_the_prior_fails_in_many_dimensions_and_the_diagnostic_says_so(make_ppca, draw):
     ppca = make_ppca(40, dimensions=60)
     x = draw(ppca, 6)
-    with pytest.warns(UserWarning, match=r"k-hat is above 0\.7 for 6 of 6 data"):
+    with pytest.warns(UserWarning, match=r"k-hat is above 0\.7 for 6 of 6 data") as caught:
         result = prior_marginal_likelihood(ppca.model, x, num_samples=5000)
+    assert caught[0].filename == __file__
     assert result.num_unreliable == 6
     assert (result.log_px < ppca.log_evidence(x) - 20).all()
 

@@ -278,6 +278,24 @@ def test_a_run_can_be_extended(run, tmp_path):
     assert len(json.loads((run.folder / "history.json").read_text())["rows"]) == 4
 
 
+def test_config_json_keeps_how_the_run_was_begun_and_adds_how_it_went_on(run, monkeypatch):
+    begun = json.loads((run.folder / "config.json").read_text())
+    for epochs in (3, 4):
+        monkeypatch.setattr("sys.argv", ["pyrovae", "resume", "--epochs", str(epochs)])
+        train(small(epochs=epochs), run.folder, resume=True)
+    now = json.loads((run.folder / "config.json").read_text())
+    assert now["command"] == begun["command"]
+    assert now["config"] == begun["config"] | {"epochs": 4}
+    assert [part["command"] for part in now["resumed"]] == [f"pyrovae resume --epochs {n}" for n in (3, 4)]
+    assert now["resumed"][0].keys() == {"command", "versions", "git_commit"}
+
+
+def test_a_folder_in_which_a_run_was_killed_at_its_very_start_can_be_used(tmp_path):
+    (tmp_path / ".partial-0123").write_bytes(b"half a configuration")
+    train(small(), tmp_path)
+    assert not list(tmp_path.glob(".partial-*"))
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [

@@ -25,8 +25,9 @@ from pyrovae.networks import MLP
 from pyrovae.objectives import ELBO
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import StandardNormal
+from pyrovae.programs import resolve_device
 from pyrovae.schedules import linear_warm_up
-from pyrovae.training import fit, resolve_device
+from pyrovae.training import fit
 
 X_SHAPE = (1, 4, 4)
 sgd = partial(torch.optim.SGD, lr=0.01)
@@ -198,14 +199,31 @@ def test_another_objective_of_pyro_trains_as_well(make_vae, binary_images):
 
 @pytest.mark.parametrize(
     "optimizer",
-    [sgd, torch.optim.AdamW, partial(torch.optim.RMSprop, lr=1e-3)],
-    ids=["sgd", "adamw", "rmsprop"],
+    [sgd, torch.optim.AdamW, partial(torch.optim.RMSprop, lr=1e-3), torch.optim.LBFGS],
+    ids=["sgd", "adamw", "rmsprop", "lbfgs"],
 )
 def test_any_torch_optimiser_trains_every_parameter(optimizer, make_vae, binary_images):
     vae = make_vae()
     before = snapshot(vae)
     train(vae, binary_images, optimizer=optimizer)
     assert not [name for name, value in vae.state_dict().items() if torch.equal(value, before[name])]
+
+
+def test_an_optimiser_that_evaluates_a_step_several_times_sees_the_same_draws(make_vae, binary_images):
+    losses = []
+
+    class Twice(torch.optim.SGD):
+        def step(self, closure):
+            losses.append((float(closure()), float(closure())))
+            return super().step()
+
+    once, twice = make_vae(), make_vae()
+    history = train(once, binary_images, optimizer=sgd)
+    again = train(twice, binary_images, optimizer=partial(Twice, lr=0.01))
+    assert losses
+    assert all(first == second for first, second in losses)
+    assert same(once.state_dict(), twice.state_dict())
+    assert without_seconds(again) == without_seconds(history)
 
 
 @pytest.mark.parametrize(
@@ -316,8 +334,9 @@ def test_classes_reach_the_program_with_their_data(binary_images):
 
     x = binary_images.clone()
     y = x.flatten(1).sum(1).long()
-    train(Labelled(X_SHAPE, 2), x, y=y)
+    train(Labelled(X_SHAPE, 2), x, y=y, validation=(x[:5], y[:5]))
     assert len(pairs) > 6
+    assert any(len(x) == 5 for x, _ in pairs)
     assert all(torch.equal(x.flatten(1).sum(1).long(), y) for x, y in pairs)
 
 
@@ -408,6 +427,33 @@ def test_the_functions_parameters_are_saved_and_resumed(param_store, binary_imag
     param_store.clear()
     fit(model, guide, binary_images, epochs=6, progress=False, folder=tmp_path / "parts", resume=True)
     assert same(whole, {name: value.detach() for name, value in param_store.items()})
+
+
+def test_what_functions_have_learned_before_an_error_is_kept(param_store, binary_images):
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            loc = pyro.param("loc", lambda: torch.zeros(X_SHAPE)) + z[:, None, None, None]
+            pyro.sample("x", dist.Normal(loc, 1.0).to_event(3), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(pyro.param("q", torch.tensor(0.1)), 1.0))
+
+    def interrupt(x):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(
+            model,
+            guide,
+            binary_images,
+            epochs=2,
+            batch_size=10,
+            progress=False,
+            transform=AtCall(8, interrupt),
+        )
+    assert param_store["loc"].abs().min() > 0
 
 
 def test_functions_over_modules_that_pyro_is_not_shown_are_refused(binary_images, tmp_path):
@@ -678,6 +724,21 @@ def test_a_parameter_that_becomes_infinite_is_traced_to_its_site(make_vae, binar
     resumed = make_vae()
     train(resumed, binary_images, folder=tmp_path, resume=True, epochs=1)
     assert all(value.isfinite().all() for value in resumed.state_dict().values())
+
+
+def test_a_validation_bound_that_goes_bad_stops_the_run(make_vae, binary_images, tmp_path):
+    vae = make_vae()
+    network, passes = vae.likelihood.network, []
+
+    def spoil_from_the_second_epoch_on(module, args, output):
+        passes.append(not module.training and len(args[0]) == 7)
+        return output * math.nan if sum(passes) >= 3 and passes[-1] else output
+
+    network.register_forward_hook(spoil_from_the_second_epoch_on)
+    with pytest.raises(NonFiniteError) as caught:
+        train(vae, binary_images, validation=binary_images[:7], folder=tmp_path, epochs=5)
+    assert "the validation bound of epoch 2 is not finite" in str(caught.value)
+    assert [path.name[:11] for path in tmp_path.iterdir()] == ["epoch-00001"]
 
 
 def test_a_nan_that_one_datum_causes_is_traced_to_its_site(binary_images):

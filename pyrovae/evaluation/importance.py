@@ -173,6 +173,41 @@ def marginal_likelihood(
     Warns:
         UserWarning: k-hat is above 0.7 for some data; says for how many.
     """
+    result = _estimate(model, guide, x, y, num_samples, bounds, seed, progress)
+    _warn_if_unreliable(result)
+    return result
+
+
+def prior_marginal_likelihood(
+    model: Program,
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    num_samples: int = 5000,
+    bounds: Sequence[int] = (10, 100, 1000),
+    seed: int = 0,
+    progress: bool = False,
+) -> MarginalLikelihood:
+    """Estimate log p(x) with draws from the prior, log mean_k p(x | z_k): right in the limit, and a
+    bad idea. Almost no draw explains the datum, the fewer the larger M is, so that the estimate falls
+    far short at any K that can be afforded; its k-hat tells so. Arguments as `marginal_likelihood`'s.
+    """
+    prior = poutine.block(model, hide_fn=lambda site: bool(site.get("is_observed")))
+    result = _estimate(model, prior, x, y, num_samples, bounds, seed, progress)
+    _warn_if_unreliable(result)
+    return result
+
+
+def _estimate(
+    model: Program,
+    guide: Program,
+    x: Tensor,
+    y: Tensor | None,
+    num_samples: int,
+    bounds: Sequence[int],
+    seed: int,
+    progress: bool,
+) -> MarginalLikelihood:
     if num_samples < 1 or any(k < 1 for k in bounds):
         raise InputError(f"num_samples = {num_samples}, bounds = {tuple(bounds)}: use at least 1 sample.")
     check_data(x, y)
@@ -182,7 +217,7 @@ def marginal_likelihood(
         sizes.append(num_samples)
     parts = []
     with own_parameters(), evaluating(model, guide), seeded(seed, device), torch.no_grad():
-        depth = _check_scorable(model, guide, *_part(slice(0, 2), device, x, y))
+        depth = _check_scorable(model, guide, device, x, y)
         with tqdm(total=len(x), unit="datum", disable=not progress) as bar:
             for rows in _slices(len(x), max(1, min(100, _WEIGHTS // num_samples))):
                 args = _part(rows, device, x, y)
@@ -190,28 +225,19 @@ def marginal_likelihood(
                 log_weights = _log_weights(model, guide, args, num_samples, depth).double().cpu()
                 parts.append(_summarise(log_weights, sizes))
                 bar.update(len(args[0]))
-    result = _concatenate(parts, num_samples)
+    return _concatenate(parts, num_samples)
+
+
+def _warn_if_unreliable(result: MarginalLikelihood) -> None:
     if result.num_unreliable:
         warnings.warn(
-            f"k-hat is above {KHAT_LIMIT} for {result.num_unreliable} of {len(x)} data: their standard "
-            "errors are not reliable. Use more samples, or a guide with heavier tails.",
-            stacklevel=2,
+            f"k-hat is above {KHAT_LIMIT} for {result.num_unreliable} of {len(result.khat)} data: their "
+            "standard errors are not reliable. Use more samples, or a guide with heavier tails.",
+            stacklevel=3,
         )
-    return result
 
 
-def prior_marginal_likelihood(
-    model: Program, x: Tensor, y: Tensor | None = None, **settings: Any
-) -> MarginalLikelihood:
-    """Estimate log p(x) with draws from the prior, log mean_k p(x | z_k): right in the limit, and a
-    bad idea. Almost no draw explains the datum, the fewer the larger M is, so that the estimate falls
-    far short at any K that can be afforded; its k-hat tells so. Arguments as `marginal_likelihood`'s.
-    """
-    prior = poutine.block(model, hide_fn=lambda site: bool(site.get("is_observed")))
-    return marginal_likelihood(model, prior, x, y, **settings)
-
-
-def _part(rows: slice, device: torch.device, x: Tensor, y: Tensor | None) -> tuple[Tensor, ...]:
+def _part(rows: slice | Tensor, device: torch.device, x: Tensor, y: Tensor | None) -> tuple[Tensor, ...]:
     return tuple(values[rows].to(device) for values in (x, y) if values is not None)
 
 
@@ -219,18 +245,23 @@ def _slices(total: int, size: int) -> Iterator[slice]:
     return (slice(start, min(start + size, total)) for start in range(0, total, size))
 
 
-def _check_scorable(model: Program, guide: Program, *args: Tensor) -> int:
+def _check_scorable(
+    model: Program, guide: Program, device: torch.device, x: Tensor, y: Tensor | None
+) -> int:
     """Refuse a pair that has no per-datum evidence; return the depth of its plates."""
-    check_pair(model, guide, *args)
-    model_trace, guide_trace = run_pair(model, guide, *args)
-    if not latent_sites(model_trace):
-        raise InputError(
-            "the model has no latent site, so there is nothing to integrate out: a deterministic "
-            "autoencoder, for one, has no marginal likelihood."
-        )
-    for trace in (model_trace, guide_trace):
-        if problem := data_plate_problem(trace, len(args[0])):
-            raise InputError(problem)
+    # Two numbers of data, since a plate of something else may have the size of one by chance.
+    for num_data in (2, 3):
+        args = _part(torch.arange(num_data) % len(x), device, x, y)
+        check_pair(model, guide, *args)
+        model_trace, guide_trace = run_pair(model, guide, *args)
+        if not latent_sites(model_trace):
+            raise InputError(
+                "the model has no latent site, so there is nothing to integrate out: a deterministic "
+                "autoencoder, for one, has no marginal likelihood."
+            )
+        for trace in (model_trace, guide_trace):
+            if problem := data_plate_problem(trace, num_data):
+                raise InputError(problem)
     sites = [*model_trace.nodes.values(), *guide_trace.nodes.values()]
     frames = [frame for site in sites if site["type"] == "sample" for frame in site["cond_indep_stack"]]
     return max(-frame.dim for frame in frames)

@@ -69,7 +69,7 @@ def test_with_the_exact_guide_the_estimate_is_exact_and_has_no_error(make_ppca, 
     result = score(ppca, x, num_samples=50, bounds=(10,))
     for estimate in (result.log_px, *result.bounds.values()):
         torch.testing.assert_close(estimate, ppca.log_evidence(x), atol=1e-9, rtol=0)
-    assert (result.std_error < 1e-9).all()
+    assert (result.std_error < 1e-7).all()  # the root of 64-bit rounding
     torch.testing.assert_close(result.ess, torch.full((5,), 50.0).double())
     assert result.khat.isnan().all()
     assert result.num_unreliable == 0
@@ -297,7 +297,7 @@ def test_a_latent_that_the_data_share_is_refused(make_ppca, draw, num_data):
 
         return run
 
-    with pytest.raises(InputError, match=f"'temperature' is not under a plate of {min(num_data, 2)} data"):
+    with pytest.raises(InputError, match="'temperature' is not under a plate of 2 data"):
         marginal_likelihood(with_global(ppca.model), with_global(ppca.guide), draw(ppca, num_data))
 
 

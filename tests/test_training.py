@@ -199,7 +199,12 @@ def test_another_objective_of_pyro_trains_as_well(make_vae, binary_images):
 
 @pytest.mark.parametrize(
     "optimizer",
-    [sgd, torch.optim.AdamW, partial(torch.optim.RMSprop, lr=1e-3), torch.optim.LBFGS],
+    [
+        sgd,
+        torch.optim.AdamW,
+        partial(torch.optim.RMSprop, lr=1e-3),
+        partial(torch.optim.LBFGS, line_search_fn="strong_wolfe"),
+    ],
     ids=["sgd", "adamw", "rmsprop", "lbfgs"],
 )
 def test_any_torch_optimiser_trains_every_parameter(optimizer, make_vae, binary_images):

@@ -1,7 +1,8 @@
 """Data sets: the embedded default, the standard ones by name, and a user's own files.
 
 `load` returns images `(N, C, H, W)` in [0, 1], or vectors `(N, D)`, with a train and a test part.
-Nothing here moves the global random state except `binarise` without a generator.
+Nothing here moves the global random state except `binarise` without a generator. scikit-learn is
+imported where it is used, since that takes seconds, and `pyrovae --help` has no need of it.
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits  # type: ignore[import-untyped,unused-ignore]
-from sklearn.model_selection import train_test_split  # type: ignore[import-untyped,unused-ignore]
 from torch import Tensor
 
 from pyrovae.errors import InputError
@@ -91,6 +90,8 @@ def load(name: str | Path, *, seed: int = 0, download: bool = False, root: Path 
             name, read_torchvision(name, Path(root or data_root()).expanduser(), download), seed
         )
     if name == "digits":
+        from sklearn.datasets import load_digits  # type: ignore[import-untyped,unused-ignore]
+
         images, labels = load_digits(return_X_y=True)
         x = _events(images.reshape(-1, 1, 8, 8) / 16, "digits")
         return _split(name, x, _labels(labels, "digits"), seed)
@@ -116,6 +117,8 @@ def stratified_split(
 
     Raises InputError: a class with a single member, a fraction outside (0, 1), too few data.
     """
+    from sklearn.model_selection import train_test_split  # type: ignore[import-untyped,unused-ignore]
+
     _check_seed(seed)
     if not 0 < test_fraction < 1:
         raise InputError(f"test_fraction is {test_fraction}: choose one strictly between 0 and 1.")

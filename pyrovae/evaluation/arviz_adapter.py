@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import xarray
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -55,6 +54,8 @@ def to_group(name: str, values: Mapping[str, Any], coordinates: Mapping[str, Any
         values: for each variable its dimensions and its array, as xarray takes them.
         coordinates: the dimensions' labels.
     """
+    import xarray  # like ArviZ, slow to import
+
     dataset = xarray.Dataset(dict(values), coords=dict(coordinates))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

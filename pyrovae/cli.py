@@ -225,7 +225,7 @@ def overview(run: RunFolder) -> None:
     title = f"{opened.config.model.upper()} on {Path(opened.config.data).name}"
     if metrics := opened.metrics:
         title += (
-            f": test log p(x) = {metrics['log_likelihood']:.2f} "
+            f": test log p(x) = {metrics['log_likelihood']:.3f} "
             f"± {metrics['mean_std_error']:.3f} nats (K = {metrics['num_samples']})"
         )
     page = plots.overview(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-_SMALLEST_SAMPLE = 25  # a tail is a fifth of the draws, and the fit wants five of them
+_SMALLEST_SAMPLE = 30  # a tail is a fifth of the draws, and ArviZ's fit wants more than five of them
 _NO_SPREAD = 1e-6  # log weights this close are equal up to rounding
 
 
@@ -22,15 +23,16 @@ def pareto_khat(log_weights: Tensor) -> Tensor:
         log_weights: `(K, B)`, not normalised.
 
     Returns:
-        `(B,)`: NaN where there is no tail to fit, because the weights are equal or K is below 25.
-        Infinity where a single draw outweighs all others.
+        `(B,)`: NaN where there is no tail to fit, because the largest weights are equal or K is below
+        30. Infinity where so few draws outweigh all others that no tail can be fitted.
     """
     rows = log_weights.T.double().cpu().contiguous()
-    spread = rows.amax(1) - rows.amin(1)
     if log_weights.shape[0] < _SMALLEST_SAMPLE:
-        return torch.full_like(spread, torch.nan)
-    khat = torch.as_tensor(_psislw_khat(rows.numpy()), dtype=torch.float64)
-    return torch.where(spread < _NO_SPREAD, torch.nan, khat)
+        return rows.new_full((len(rows),), torch.nan)
+    largest = rows.topk(5, dim=1).values
+    no_tail = largest[:, 0] - largest[:, -1] < _NO_SPREAD
+    khat = torch.as_tensor(_psislw_khat(rows.numpy()), dtype=torch.float64).nan_to_num(nan=torch.inf)
+    return torch.where(no_tail, torch.nan, khat)
 
 
 def _psislw_khat(log_weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -42,8 +44,13 @@ def _psislw_khat(log_weights: NDArray[np.float64]) -> NDArray[np.float64]:
             from arviz.stats import psislw
 
             return np.asarray(psislw(log_weights)[1])
-        # ArviZ 1.x takes the negative: it expects log likelihoods to be left out.
-        return np.asarray(array_stats.psislw(-log_weights)[1])
+        # ArviZ 1.x takes the negative (it expects log likelihoods to be left out), and gives up on all
+        # rows where a single one has no tail.
+        khat = np.full(len(log_weights), np.nan)
+        for row, weights in enumerate(log_weights):
+            with contextlib.suppress(ValueError):
+                khat[row] = array_stats.psislw(-weights)[1]
+        return khat
 
 
 def to_group(name: str, values: Mapping[str, Any], coordinates: Mapping[str, Any]) -> Any:
@@ -61,6 +68,6 @@ def to_group(name: str, values: Mapping[str, Any], coordinates: Mapping[str, Any
         warnings.simplefilter("ignore")
         import arviz
 
-    if hasattr(arviz, "InferenceData"):
+    if arviz.__version__.startswith("0."):
         return arviz.InferenceData(warn_on_custom_groups=False, **{name: dataset})
     return xarray.DataTree.from_dict({f"/{name}": dataset})

@@ -13,7 +13,16 @@ from typing import NamedTuple
 import pyrovae.cli
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["pyrovae.cli", "torch._dynamo", "matplotlib.backends.backend_agg"])
+_context.set_forkserver_preload(
+    [
+        "pyrovae.cli",
+        "torch._dynamo",
+        "matplotlib.backends.backend_agg",
+        "sklearn.datasets",
+        "sklearn.model_selection",
+        "arviz",
+    ]
+)
 
 
 class Done(NamedTuple):

@@ -1,13 +1,13 @@
 """The README's Python and shell blocks run as they stand."""
 
-import os
+import json
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from processes import finish
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -47,10 +47,9 @@ def test_first_python_block_defines_and_trains_a_model_in_15_lines() -> None:
 def test_command_line_blocks_run(in_temporary_folder: Path) -> None:
     run = [words for words in commands() if words[0] == "pyrovae"]
     assert len(run) >= 8
-    main = [sys.executable, "-c", "from pyrovae.cli import main; main()"]
     for words in run:
-        done = subprocess.run([*main, *words[1:]], capture_output=True, text=True, env=_one_thread())
-        assert done.returncode == 0, f"{' '.join(words)}\n{done.stderr}"
+        result = finish(words[1:], in_temporary_folder / "log")
+        assert result.status == 0, f"{' '.join(words)}\n{result.err}"
     assert (in_temporary_folder / "runs/first/figures/overview.png").stat().st_size > 0
 
 
@@ -68,5 +67,9 @@ def test_pictures_exist() -> None:
         assert (ROOT / picture).is_file()
 
 
-def _one_thread() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
+def test_results_are_quoted_as_the_experiment_wrote_them() -> None:
+    rows = json.loads((ROOT / "experiments/results/mnist_vae.json").read_text())["rows"]
+    assert len(rows) == 2
+    for row in rows:
+        minus = f"−{-row['value']:.2f}"
+        assert f"| {row['epochs']} epochs, {row['training_minutes']:.1f} minutes | **{minus}**" in README

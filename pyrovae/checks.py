@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import pyro
@@ -12,6 +12,7 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
+from pyrovae.batches import UNLABELLED
 from pyrovae.errors import InputError, NonFiniteError
 from pyrovae.programs import Program, evaluating, observed_sites, run_pair
 
@@ -49,8 +50,27 @@ def check_data(x: Tensor, y: Tensor | None = None) -> None:
             f"{int(bad.sum())} of {len(x)} data hold values that are not finite (NaN or infinity), "
             f"the first is datum {int(bad.nonzero()[0])}: remove or repair them."
         )
-    if y is not None and len(y) != len(x):
-        raise InputError(f"there are {len(x)} data and {len(y)} classes; expected one for each datum.")
+    if y is not None:
+        check_classes(y, len(x))
+
+
+def check_classes(y: Tensor, num_data: int) -> None:
+    """Refuse classes that cannot be those of the data.
+
+    Raises:
+        InputError: not one whole number for each datum, or one below -1, which stands for unlabelled.
+    """
+    if not isinstance(y, Tensor):
+        raise InputError(
+            f"the classes are a {type(y).__name__}, not a tensor: use torch.as_tensor(classes)."
+        )
+    if len(y) != num_data:
+        raise InputError(f"there are {num_data} data and {len(y)} classes; expected one for each datum.")
+    if y.dim() == 1 and not y.is_floating_point() and y.min() < UNLABELLED:
+        raise InputError(
+            f"the classes go down to {int(y.min())}; expected whole numbers counted from 0, or "
+            f"{UNLABELLED} where the class is not known."
+        )
 
 
 def check_pair(model: Program, guide: Program, *args: Any) -> None:
@@ -147,6 +167,19 @@ def _leaves(loss: Tensor) -> Iterable[Tensor]:
         stack += [parent for parent, _ in node.next_functions]
 
 
+def check_site_names(weights: Collection[str], sites: Collection[str]) -> None:
+    """Refuse weights of sites that no call of the programs has: they would be ignored.
+
+    Raises:
+        InputError: names the site and those that there are.
+    """
+    if unknown := sorted(set(weights) - set(sites)):
+        raise InputError(
+            f"there is no site {', '.join(map(repr, unknown))} to weigh; the programs have "
+            f"{', '.join(sorted(sites))}."
+        )
+
+
 def check_finite(parameters: Mapping[str, Tensor], step: int) -> None:
     """Refuse to go on with (and above all to save) parameters that are not finite."""
     bad = [name for name, value in parameters.items() if not value.isfinite().all()]
@@ -157,15 +190,19 @@ def check_finite(parameters: Mapping[str, Tensor], step: int) -> None:
         )
 
 
-def explain_non_finite(what: str, model: Program, guide: Program, *args: Any) -> NonFiniteError:
-    """Run the pair as when `what` came out bad, and say at which site the first bad number stands."""
+def explain_non_finite(
+    what: str, model: Program, guide: Program, *calls: tuple[Tensor, ...]
+) -> NonFiniteError:
+    """Run the pair on the arguments of each call, as when `what` came out bad, and say at which site the
+    first bad number stands."""
     with torch.no_grad(), pyro.validation_enabled(False):
-        model_trace, guide_trace = run_pair(model, guide, *args)
-        for role, trace in (("guide", guide_trace), ("model", model_trace)):
-            trace.compute_log_prob()
-            for name, site in trace.nodes.items():
-                if site["type"] == "sample" and not _site_is_finite(site):
-                    return NonFiniteError(_describe_site(what, role, name, site))
+        for args in calls:
+            model_trace, guide_trace = run_pair(model, guide, *args)
+            for role, trace in (("guide", guide_trace), ("model", model_trace)):
+                trace.compute_log_prob()
+                for name, site in trace.nodes.items():
+                    if site["type"] == "sample" and not _site_is_finite(site):
+                        return NonFiniteError(_describe_site(what, role, name, site))
     return NonFiniteError(f"{what} is not finite, though every site's log density is: its sum overflowed.")
 
 

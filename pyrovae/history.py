@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,9 @@ class History:
     """What happened in training: one row for each epoch, in nats per datum.
 
     `rows` hold `epoch`, `step`, `elbo` (unweighted), `reconstruction`, `kl`, `loss` (as weighted),
-    `beta`, `learning_rate`, `seconds` and, with validation data, `validation_elbo`.
+    `beta`, `learning_rate`, `seconds` and, with validation data, `validation_elbo`. Sites that have a
+    weight of their own are no part of the ELBO: `y`, say, is a PC-VAE's mean log p(y | z) over labelled
+    data, and `weight of y` its lambda. So is M2's `q(y | x)`, its mean log q(y | x).
     """
 
     rows: list[dict[str, float]] = field(default_factory=list)
@@ -50,8 +52,25 @@ def tensorboard_scalars(folder: str | Path | None) -> Iterator[Callable[[dict[st
         yield write
 
 
-def terms_per_datum(values: dict[str, Any], batch: int) -> dict[str, str]:
-    shown = {name: float(value) / batch for name, value in values.items() if name != "loss"}
+def add_terms(
+    terms: dict[str, Any], objective: Any, apart: Collection[str], count: int, share: float
+) -> None:
+    """Add what an objective noted in its last evaluation, on `count` data that are a `share` of all.
+
+    The ELBO's two terms are per datum. The sites named in `apart` are no part of the ELBO; they and the
+    classification's term are reported by name, per datum that has them.
+    """
+    observed = dict(getattr(objective, "observed", {}))
+    extra = {name: observed.pop(name) for name in list(observed) if name in apart or name.startswith("q(")}
+    for name, value in getattr(objective, "terms", {}).items():
+        value = value - sum(extra[site] for site in extra if site in apart) * (name == "reconstruction")
+        terms[name] = terms.get(name, 0.0) + share * value / count
+    terms.update({name: value / count for name, value in extra.items()})
+
+
+def shown_terms(values: dict[str, Any]) -> dict[str, str]:
+    """The ELBO and its terms, for the progress bar."""
+    shown = {name: float(value) for name, value in values.items() if name != "loss"}
     if "reconstruction" in shown:
         shown = {"elbo": shown["reconstruction"] - shown["kl"], **shown}
     return {name: f"{value:.2f}" for name, value in shown.items()}

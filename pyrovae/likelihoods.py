@@ -1,6 +1,7 @@
 """Likelihoods: modules whose `forward(z)` returns a distribution over the data `x`.
 
-A likelihood owns its network (z -> parameters of the pixels). The distribution's event is the whole
+A likelihood owns its network (z -> parameters of the pixels; in M2 z and the class y, called as
+`likelihood(z, y)`). The distribution's event is the whole
 image, so `log_prob` has one value for each datum. `start_at_marginals(x)` lets training begin where the
 pixels' own frequencies are right, rather than at grey noise: it is faster, and keeps more latents in use.
 """
@@ -26,9 +27,9 @@ class _Likelihood(nn.Module):
         self.network = network
         self.x_shape: tuple[int, ...] = tuple(network.out_shape)  # type: ignore[arg-type]
 
-    def mean(self, z: Tensor) -> Tensor:
+    def mean(self, *context: Tensor) -> Tensor:
         """E[x | z] as an image with grey values in [0, 1] (a Gaussian's may leave it)."""
-        return self(z).mean
+        return self(*context).mean
 
     @torch.no_grad()
     def start_at_marginals(self, x: Tensor) -> None:
@@ -56,9 +57,9 @@ class _Likelihood(nn.Module):
 class Bernoulli(_Likelihood):
     """p(x | z) = prod_d Bernoulli(x_d; sigmoid(network(z)_d)), for pixels that are 0 or 1."""
 
-    def forward(self, z: Tensor) -> TorchDistributionMixin:
+    def forward(self, *context: Tensor) -> TorchDistributionMixin:
         """For `z` of shape `(*leading, M)`: batch shape `leading`, event shape `x_shape`."""
-        logits = self.network(z)
+        logits = self.network(*context)
         return dist.Bernoulli(logits=logits).to_event(len(self.x_shape))
 
     def _output_at_marginals(self, x: Tensor) -> Tensor:
@@ -68,9 +69,9 @@ class Bernoulli(_Likelihood):
 class ContinuousBernoulli(_Likelihood):
     """Pixels in [0, 1] with the normalised density of Loaiza-Ganem & Cunningham (2019)."""
 
-    def forward(self, z: Tensor) -> TorchDistributionMixin:
+    def forward(self, *context: Tensor) -> TorchDistributionMixin:
         """For `z` of shape `(*leading, M)`: batch shape `leading`, event shape `x_shape`."""
-        logits = self.network(z)
+        logits = self.network(*context)
         return PreciseContinuousBernoulli(logits=logits).to_event(len(self.x_shape))
 
     def _output_at_marginals(self, x: Tensor) -> Tensor:
@@ -95,9 +96,9 @@ class Gaussian(_Likelihood):
         super().__init__(network)
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
 
-    def forward(self, z: Tensor) -> TorchDistributionMixin:
+    def forward(self, *context: Tensor) -> TorchDistributionMixin:
         """For `z` of shape `(*leading, M)`: batch shape `leading`, event shape `x_shape`."""
-        return dist.Normal(self.network(z), self.log_scale.exp()).to_event(len(self.x_shape))
+        return dist.Normal(self.network(*context), self.log_scale.exp()).to_event(len(self.x_shape))
 
     def _output_at_marginals(self, x: Tensor) -> Tensor:
         mean = x.mean(0)
@@ -119,14 +120,15 @@ class Categorical(_Likelihood):
         super().__init__(network)
         self.x_shape = (self.x_shape[0] // self.levels, *self.x_shape[1:])
 
-    def forward(self, z: Tensor) -> TorchDistributionMixin:
+    def forward(self, *context: Tensor) -> TorchDistributionMixin:
         """For `z` of shape `(*leading, M)`: batch shape `leading`, event shape `x_shape`."""
-        return dist.Categorical(logits=self._logits(z)).to_event(len(self.x_shape))
+        return dist.Categorical(logits=self._logits(*context)).to_event(len(self.x_shape))
 
-    def mean(self, z: Tensor) -> Tensor:
+    def mean(self, *context: Tensor) -> Tensor:
         """E[x | z] as an image with grey values in [0, 1]."""
-        grey = torch.linspace(0, 1, self.levels, device=z.device, dtype=z.dtype)
-        return self._logits(z).softmax(-1) @ grey
+        logits = self._logits(*context)
+        grey = torch.linspace(0, 1, self.levels, device=logits.device, dtype=logits.dtype)
+        return logits.softmax(-1) @ grey
 
     def _output_at_marginals(self, x: Tensor) -> Tensor:
         pixels = x[0].numel()
@@ -135,6 +137,6 @@ class Categorical(_Likelihood):
         logits = (counts + 1 / self.levels).log().unflatten(0, self.x_shape)  # no level is impossible
         return logits.movedim(-1, 1).flatten(0, 1)
 
-    def _logits(self, z: Tensor) -> Tensor:
+    def _logits(self, *context: Tensor) -> Tensor:
         first = -len(self.x_shape)
-        return self.network(z).unflatten(first, (self.x_shape[0], self.levels)).movedim(first, -1)
+        return self.network(*context).unflatten(first, (self.x_shape[0], self.levels)).movedim(first, -1)

@@ -10,7 +10,9 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from pyrovae.errors import InputError
 
@@ -166,6 +168,36 @@ class ConvDecoder(nn.Module):
         _check_event(z, self.in_shape)
         out = self.layers(z.reshape(-1, *self.in_shape))
         return out.reshape(*z.shape[: z.dim() - len(self.in_shape)], *self.out_shape)
+
+
+class WithClass(nn.Module):
+    """A network of a datum and its class: the class enters one-hot, beside the datum's features.
+
+    Args:
+        network: of the two side by side, from `(F + C,)`.
+        num_classes: C.
+        features: datum -> `(F,)`; by default the datum is a vector and enters as it is. It runs once,
+            for however many classes the rest runs, so that enumeration spares a large encoder.
+    """
+
+    def __init__(self, network: nn.Module, num_classes: int, features: nn.Module | None = None) -> None:
+        super().__init__()
+        self.network, self.num_classes, self.features = network, num_classes, features
+        self.out_shape = network.out_shape
+
+    @property
+    def output_bias(self) -> Tensor:
+        """The last layer's bias."""
+        return self.network.output_bias  # type: ignore[return-value]
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Map data `(*leading, *in_shape)` and classes `(*leading,)` to `(*leading, *out_shape)`; the
+        two sets of leading dimensions are broadcast against each other."""
+        h = x if self.features is None else self.features(x)
+        one_hot = functional.one_hot(y, self.num_classes).to(h.dtype)
+        leading = torch.broadcast_shapes(h.shape[:-1], y.shape)
+        parts = [part.expand(*leading, part.shape[-1]) for part in (h, one_hot)]
+        return self.network(torch.cat(parts, -1))
 
 
 def _image_shape(shape: Sequence[int]) -> tuple[int, int, int]:

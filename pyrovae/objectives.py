@@ -10,12 +10,15 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import pyro.poutine as poutine
+import torch
 from pyro.distributions.util import scale_and_mask
 from pyro.infer import Trace_ELBO
+from pyro.infer.enum import get_importance_trace
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
+from pyrovae.errors import InputError
 from pyrovae.programs import Program, latent_sites, observed_sites
 
 
@@ -28,29 +31,131 @@ class Objective(Protocol):
 
 
 class ELBO(Trace_ELBO):
-    """Pyro's `Trace_ELBO`, which also keeps the two terms of its last evaluation.
+    """Pyro's `Trace_ELBO`, which also sums out enumerated classes, and keeps its terms.
 
-    `terms` holds `reconstruction` = E_q[log p(x | z)] and `kl` = E_q[log q(z | x) - log p(z)], each
+    A discrete site that the guide marks with `infer={"enumerate": "parallel"}`, such as M2's class, is
+    not sampled: both programs run once for all of its values y side by side, and the bound is
+
+        sum_y q(y | x) E_q(z | x, y) [ log p(x, y, z) - log q(y, z | x) ]
+
+    (Kingma et al. 2014, equation 7), the number that `TraceEnum_ELBO` computes. There may be no plate
+    but the data's then, and every other latent must be reparameterised.
+
+    `terms` holds the last evaluation's `reconstruction`, E_q[log p(x | z)] over all observed sites, and
+    `kl`, E_q[log q(z | x) - log p(z)]; `observed` holds each observed site's part of the first. Each is
     summed over the batch, in nats, without any weight: elbo = reconstruction - kl.
+
+    Raises:
+        InputError: on evaluation, if enumerated sites stand beside what is excluded above.
     """
 
     terms: dict[str, Tensor]
+    observed: dict[str, Tensor]
+
+    def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
+        """Minus the bound, summed over the batch."""
+        with torch.no_grad():
+            return float(self.differentiable_loss(model, guide, *args, **kwargs))
+
+    def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
+        inside = 2 if self.vectorize_particles and self.num_particles > 1 else 1
+        guide = poutine.enum(guide, first_available_dim=-1 - inside)
+        traces: tuple[Trace, Trace] = get_importance_trace("flat", inside, model, guide, args, kwargs)
+        return traces
 
     def _get_traces(
         self, model: Program, guide: Program, args: Any, kwargs: Any
     ) -> Iterator[tuple[Trace, Trace]]:
-        self.terms = {}
+        self.terms, self.observed = {}, {}
         for model_trace, guide_trace in super()._get_traces(model, guide, args, kwargs):
-            latents = set(latent_sites(guide_trace))
-            observed = _total(model_trace, observed_sites(model_trace))
-            kl = _total(guide_trace, latents) - _total(model_trace, latents)
-            for name, term in (("reconstruction", observed), ("kl", kl)):
-                self.terms[name] = self.terms.get(name, 0.0) + term / self.num_particles
+            self._note_terms(model_trace, guide_trace)
             yield model_trace, guide_trace
 
+    @torch.no_grad()
+    def _note_terms(self, model_trace: Trace, guide_trace: Trace) -> None:
+        weights = enumeration_weights(guide_trace)
 
-def _total(trace: Trace, names: Any) -> Any:
-    return sum(unscaled_log_prob(trace.nodes[name]).sum().detach() for name in names)
+        def expected(trace: Trace, name: str) -> Tensor:
+            return (weights * unscaled_log_prob(trace.nodes[name])).sum() / self.num_particles
+
+        def add(to: dict[str, Tensor], name: str, term: Any) -> None:
+            to[name] = to.get(name, 0.0) + term
+
+        for name in observed_sites(model_trace):
+            add(self.observed, name, expected(model_trace, name))
+        for name in latent_sites(guide_trace):
+            add(self.terms, "kl", expected(guide_trace, name) - expected(model_trace, name))
+        self.terms.setdefault("kl", torch.zeros(()))
+        self.terms["reconstruction"] = sum(self.observed.values(), torch.zeros(()))
+
+    def _differentiable_loss_particle(self, model_trace: Trace, guide_trace: Trace) -> tuple[Any, Any]:
+        if not enumerated_sites(guide_trace):
+            return super()._differentiable_loss_particle(model_trace, guide_trace)
+        _check_enumerable(guide_trace, self.num_particles)
+        weights = enumeration_weights(guide_trace)
+        bound = sum((weights * site["log_prob"]).sum() for site in _sample_sites(model_trace))
+        bound -= sum((weights * site["log_prob"]).sum() for site in _sample_sites(guide_trace))
+        return -bound.item(), -bound
+
+
+class SupervisedELBO(ELBO):
+    """The bound with alpha log q(y | x) added for each datum whose class is given, as M2 is trained
+    (Kingma et al. 2014, equation 9, whose alpha counts the mean over labelled data: theirs is
+    `alpha = 0.1 * N / labelled` here).
+
+    Args:
+        alpha: the weight of a labelled datum's classification term.
+        site: the class's name.
+        settings: of `Trace_ELBO`.
+    """
+
+    def __init__(self, alpha: float, site: str = "y", **settings: Any) -> None:
+        super().__init__(**settings)
+        self.alpha, self.site = alpha, site
+
+    def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Any:
+        """Minus the bound; for a call `(x, y)` less alpha log q(y | x), summed over the batch."""
+        loss = super().differentiable_loss(model, guide, *args, **kwargs)
+        if len(args) < 2 or args[1] is None:
+            return loss
+        x, y = args
+        # The guide without the class runs as for unlabelled data; conditioning scores the label in it.
+        trace = poutine.trace(poutine.condition(guide, data={self.site: y})).get_trace(x)
+        log_q = trace_log_probs(trace)[self.site].sum()
+        self.observed[f"q({self.site} | x)"] = log_q.detach()
+        return loss - self.alpha * log_q
+
+
+def enumerated_sites(trace: Trace) -> list[str]:
+    """The sites that ran for all of their values side by side."""
+    return [name for name, site in trace.nodes.items() if site.get("infer", {}).get("_enumerate_dim")]
+
+
+def enumeration_weights(guide_trace: Trace) -> Tensor:
+    """The guide's probability of each enumerated value: `(C, 1..., B)`, or 1 where nothing is."""
+    sites = (guide_trace.nodes[name] for name in enumerated_sites(guide_trace))
+    return sum((unscaled_log_prob(site) for site in sites), torch.zeros(())).exp()
+
+
+def _check_enumerable(guide_trace: Trace, num_particles: int) -> None:
+    enumerated = enumerated_sites(guide_trace)
+    for name in latent_sites(guide_trace):
+        site = guide_trace.nodes[name]
+        plates = [frame for frame in site["cond_indep_stack"] if frame.name != "num_particles_vectorized"]
+        if [frame.dim for frame in plates] != [-1]:
+            raise InputError(
+                f"site '{name}' is not under one plate at dimension -1, but {enumerated} is enumerated: "
+                "use pyro.infer.TraceEnum_ELBO for programs with enumeration and several plates."
+            )
+        if name not in enumerated and not site["fn"].has_rsample:
+            raise InputError(
+                f"site '{name}' ({type(site['fn']).__name__}) is neither enumerated nor reparameterised, "
+                f"but {enumerated} is enumerated: mark it with infer={{'enumerate': 'parallel'}} as well."
+            )
+
+
+def _sample_sites(trace: Trace) -> list[Any]:
+    return [site for site in trace.nodes.values() if site["type"] == "sample"]
 
 
 def unscaled_log_prob(site: Mapping[str, Any]) -> Tensor:

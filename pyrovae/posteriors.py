@@ -21,7 +21,7 @@ class DiagonalNormal(nn.Module):
     """q(z | x) = N(loc(x), diag(scale(x)^2)) (Kingma & Welling 2014, equation 9).
 
     Args:
-        network: x -> features, with an `out_shape`.
+        network: x -> features (in M2: x and y -> features), with an `out_shape`.
         latent_dim: M.
     """
 
@@ -32,9 +32,10 @@ class DiagonalNormal(nn.Module):
         self.loc = nn.Linear(features, latent_dim)
         self.scale = nn.Linear(features, latent_dim)
 
-    def forward(self, x: Tensor) -> TorchDistributionMixin:
-        """For `x` of shape `(*leading, *x_shape)`: batch shape `leading`, event shape `(M,)`."""
-        features = self.network(x)
+    def forward(self, *context: Tensor) -> TorchDistributionMixin:
+        """For `x` of shape `(*leading, *x_shape)`, and in M2 the class `y` of shape `(*leading,)`: batch
+        shape `leading`, event shape `(M,)`."""
+        features = self.network(*context)
         # The floor keeps a posterior that collapses onto a point from dividing by zero.
         scale = functional.softplus(self.scale(features)) + 1e-4
         return dist.Normal(self.loc(features), scale).to_event(1)

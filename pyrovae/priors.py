@@ -1,4 +1,4 @@
-"""Priors: modules whose `forward()` returns a distribution over the latent `z`."""
+"""Priors: modules whose `forward()` returns a distribution over the latent `z`, or over the class `y`."""
 
 from __future__ import annotations
 
@@ -26,3 +26,23 @@ class StandardNormal(nn.Module):
     def forward(self) -> TorchDistributionMixin:
         """A distribution with batch shape `()` and event shape `(M,)`."""
         return dist.Normal(self.zero, torch.ones_like(self.zero)).to_event(1)
+
+
+class Classes(nn.Module):
+    """p(y) = Cat(pi) over the classes 0, 1, ..., C - 1.
+
+    Args:
+        num_classes: C.
+        learned: whether pi is trained; otherwise it stays uniform.
+    """
+
+    logits: Tensor
+
+    def __init__(self, num_classes: int, learned: bool = False) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.logits = nn.Parameter(torch.zeros(num_classes), requires_grad=learned)
+
+    def forward(self) -> TorchDistributionMixin:
+        """A distribution with batch shape `()` and event shape `()`."""
+        return dist.Categorical(logits=self.logits)

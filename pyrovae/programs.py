@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions import Categorical
+from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor, nn
@@ -192,6 +194,29 @@ def run_pair(model: Program, guide: Program, *args: Any) -> tuple[Trace, Trace]:
     model_trace = poutine.util.prune_subsample_sites(model_trace)
     _check_same_latents(set(latent_sites(model_trace)), set(latent_sites(guide_trace)))
     return model_trace, guide_trace
+
+
+class _AtMeans(Messenger):
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] or msg["value"] is not None or poutine.util.site_is_subsample(msg):
+            return
+        if isinstance(fn := msg["fn"], Categorical):
+            msg["value"] = fn.probs.argmax(-1)  # which has no mean
+        elif _has_mean(fn):
+            msg["value"] = fn.mean
+
+
+def _has_mean(distribution: Any) -> bool:
+    try:
+        return bool(distribution.mean.isfinite().all())
+    except (NotImplementedError, AttributeError):
+        return False
+
+
+def at_means(program: Program) -> Program:
+    """The program with each latent at its distribution's mean, a class at its mode; drawn if it has none."""
+    handled: Program = _AtMeans()(program)
+    return handled
 
 
 def latent_sites(trace: Trace) -> list[str]:

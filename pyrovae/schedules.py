@@ -15,11 +15,14 @@ def constant(value: float) -> Schedule:
     return lambda epoch: value
 
 
-def linear_warm_up(epochs: float, end: float = 1.0) -> Schedule:
-    """From 0 to `end` in a straight line over `epochs`, then `end` (Bowman et al. 2016)."""
+def linear_warm_up(epochs: float, end: float = 1.0, delay: float = 0.0) -> Schedule:
+    """0 for `delay` epochs, from there to `end` in a straight line over `epochs`, then `end`
+    (Bowman et al. 2016, without delay)."""
     _check_positive("epochs", epochs)
     _check_weight(end)
-    return lambda epoch: end * min(1.0, epoch / epochs)
+    if not delay >= 0:
+        raise InputError(f"delay is {delay}; it must be at least 0.")
+    return lambda epoch: end * min(1.0, max(0.0, epoch - delay) / epochs)
 
 
 def cyclical(period: float, end: float = 1.0, rise: float = 0.5) -> Schedule:

@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from pyrovae.classifiers import Classifier, LinearClassifier
 from pyrovae.likelihoods import Bernoulli
-from pyrovae.models import PPCA, VAE
-from pyrovae.networks import MLP
+from pyrovae.models import CPCVAE, M1M2, M2, PPCA, VAE
+from pyrovae.networks import MLP, WithClass
 from pyrovae.posteriors import DiagonalNormal
-from pyrovae.priors import StandardNormal
+from pyrovae.priors import Classes, StandardNormal
 
 
 @pytest.fixture(autouse=True)
@@ -58,6 +59,71 @@ def make_vae() -> Callable[..., VAE]:
 def binary_images() -> Tensor:
     """24 images for `make_vae`'s VAE."""
     return torch.rand(24, 1, 4, 4, generator=torch.Generator().manual_seed(1)).round()
+
+
+@pytest.fixture
+def make_m2() -> Callable[..., M2]:
+    """A small M2 in 64-bit for binary images of 4 x 4 pixels, its class prior not uniform."""
+
+    def make(seed: int = 0, x_shape: tuple[int, ...] = (1, 4, 4), latent_dim: int = 2, classes: int = 3) -> M2:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            features = MLP(x_shape, 6, hidden=(8,))
+            m2 = M2(
+                class_prior=Classes(classes, learned=True),
+                prior=StandardNormal(latent_dim),
+                likelihood=Bernoulli(WithClass(MLP(latent_dim + classes, x_shape, hidden=(8,)), classes)),
+                classifier=Classifier(MLP(x_shape, classes, hidden=(8,))),
+                posterior=DiagonalNormal(WithClass(MLP(6 + classes, 7), classes, features), latent_dim),
+            ).double()
+            with torch.no_grad():
+                m2.class_prior.logits.normal_()
+            return m2
+
+    return make
+
+
+@pytest.fixture
+def make_cpcvae() -> Callable[..., CPCVAE]:
+    """A small (C)PC-VAE in 64-bit for binary images of 4 x 4 pixels and three classes."""
+
+    def make(seed: int = 0) -> CPCVAE:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return CPCVAE(
+                prior=StandardNormal(2),
+                likelihood=Bernoulli(MLP(2, (1, 4, 4), hidden=(8,))),
+                posterior=DiagonalNormal(MLP((1, 4, 4), 6, hidden=(8,)), 2),
+                classifier=LinearClassifier(2, 3),
+                class_prior=Classes(3),
+            ).double()
+
+    return make
+
+
+@pytest.fixture
+def make_m1m2(make_vae: Callable[..., VAE]) -> Callable[..., M1M2]:
+    """A small M1+M2 in 64-bit for binary images of 4 x 4 pixels and three classes."""
+
+    def make(seed: int = 0) -> M1M2:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            m2 = M2(
+                class_prior=Classes(3),
+                prior=StandardNormal(1),
+                likelihood=DiagonalNormal(WithClass(MLP(1 + 3, 5, hidden=(6,)), 3), 2),
+                classifier=Classifier(MLP(2, 3, hidden=(6,))),
+                posterior=DiagonalNormal(WithClass(MLP(2 + 3, 5, hidden=(6,)), 3), 1),
+            )
+        return M1M2(make_vae(seed), m2).double()
+
+    return make
+
+
+@pytest.fixture
+def classes() -> Tensor:
+    """Classes for `binary_images`, three of them."""
+    return torch.arange(24) % 3
 
 
 @pytest.fixture

@@ -4,22 +4,29 @@ import pytest
 import torch
 
 from pyrovae import likelihoods, networks
-from pyrovae.build import LIKELIHOODS, MODELS, NETWORKS, build_model, check_choice
+from pyrovae.build import CLASSED, LIKELIHOODS, MODELS, NETWORKS, build_model, check_choice
 from pyrovae.errors import InputError
-from pyrovae.models import PPCA, VAE, Autoencoder
+from pyrovae.models import CPCVAE, M1M2, M2, PCVAE, PPCA, VAE, Autoencoder
+from pyrovae.objectives import SupervisedELBO
 from pyrovae.training import fit
 
 X_SHAPE = (3, 4, 4)
 
 
 def build(model="vae", x_shape=X_SHAPE, **options):
-    return build_model(model, x_shape, **{"latent_dim": 2, "width": 8} | options)
+    return build_model(model, x_shape, **{"latent_dim": 2, "width": 8, "num_classes": 3} | options)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("vae", VAE), ("ppca", PPCA), ("autoencoder", Autoencoder)])
+KINDS = {
+    "vae": VAE, "ppca": PPCA, "autoencoder": Autoencoder,
+    "m2": M2, "m1m2": M1M2, "pcvae": PCVAE, "cpcvae": CPCVAE,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "kind"), KINDS.items())
 def test_each_name_builds_its_model(name, kind):
     assert type(build(name)) is kind
-    assert name in MODELS
+    assert KINDS.keys() == MODELS.keys()
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -77,7 +84,10 @@ def test_sizes_are_those_asked_for():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"model": "vea"}, "unknown model 'vea'; there are vae, ppca, autoencoder. Did you mean 'vae'"),
+        (
+            {"model": "vea"},
+            "unknown model 'vea'; there are vae, ppca, autoencoder, m2, m1m2, pcvae, cpcvae. Did you mean 'vae'",
+        ),
         ({"likelihood": "gauss"}, "unknown likelihood 'gauss'.*Did you mean 'gaussian'"),
         ({"network": "transformer"}, "unknown network 'transformer'; there are mlp, residual, conv"),
         ({"latent_dim": 0}, "latent_dim is 0; it must be at least 1"),
@@ -105,5 +115,21 @@ def test_a_default_gaussian_starts_with_a_scale_of_1():
 def test_no_parameter_of_a_built_model_is_idle(model):
     """fit refuses parameters that no gradient reaches."""
     built = build(model, likelihood="gaussian")
-    history = fit(built.model, built.guide, torch.rand(8, *X_SHAPE), epochs=2, progress=False, device="cpu")
+    y = torch.arange(8) % 3 if model in CLASSED else None
+    x = torch.rand(8, *X_SHAPE)
+    history = fit(
+        built.model, built.guide, x, y, epochs=2, progress=False, device="cpu",
+        objective=SupervisedELBO(1.0) if model in ("m2", "m1m2") else None,
+    )  # fmt: skip
     assert len(history.rows) == 2
+
+
+@pytest.mark.parametrize("model", CLASSED)
+def test_models_with_classes_need_two(model):
+    with pytest.raises(InputError, match=f"num_classes is 1; {model} needs at least 2"):
+        build(model, num_classes=1)
+
+
+def test_the_class_prior_is_learned_when_asked():
+    assert not build("m2").class_prior.logits.requires_grad
+    assert build("m2", learn_class_prior=True).class_prior.logits.requires_grad

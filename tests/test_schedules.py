@@ -21,6 +21,10 @@ def test_warm_up_rises_in_a_straight_line_then_stays():
     assert values(linear_warm_up(2), 0, 1, 3) == [0, 0.5, 1]
 
 
+def test_a_delayed_warm_up_waits_before_it_rises():
+    assert values(linear_warm_up(4, end=8.0, delay=3), 0, 2.9, 3, 4, 7, 9) == [0, 0, 0, 2, 8, 8]
+
+
 def test_cyclical_starts_over_every_period():
     schedule = cyclical(10, end=2.0, rise=0.5)
     assert values(schedule, 0, 2.5, 5, 9.9) == [0, 1, 2, 2]
@@ -56,6 +60,7 @@ def test_a_negative_weight_is_refused(make):
     ("make", "message"),
     [
         (lambda: linear_warm_up(0), "epochs is 0; it must be above 0"),
+        (lambda: linear_warm_up(5, delay=-2), "delay is -2; it must be at least 0"),
         (lambda: cyclical(-1), "period is -1; it must be above 0"),
         (lambda: cyclical(5, rise=0), "rise is 0; it is a fraction"),
         (lambda: cyclical(5, rise=1.5), r"rise is 1\.5; it is a fraction"),

@@ -12,10 +12,10 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import pyro
 import torch
@@ -27,7 +27,7 @@ from pyrovae.checkpoints import write_atomically
 from pyrovae.checks import check_data, check_pair, data_plate_problem
 from pyrovae.errors import InputError
 from pyrovae.evaluation.arviz_adapter import pareto_khat, to_group
-from pyrovae.objectives import trace_log_probs
+from pyrovae.objectives import enumerated_sites, trace_log_probs
 from pyrovae.programs import (
     Program,
     device_of,
@@ -37,6 +37,8 @@ from pyrovae.programs import (
     run_pair,
     seeded,
 )
+
+T = TypeVar("T")
 
 KHAT_LIMIT = 0.7  # above it, the estimate's error is not to be trusted (Vehtari et al. 2024)
 _ROWS = 2_000  # data times particles that pass through the networks at once: they stay in cache
@@ -146,6 +148,7 @@ def marginal_likelihood(
     y: Tensor | None = None,
     *,
     num_samples: int = 5000,
+    enumerate: bool = True,
     bounds: Sequence[int] = (10, 100, 1000),
     seed: int = 0,
     progress: bool = False,
@@ -159,6 +162,8 @@ def marginal_likelihood(
         x: the data, `(N, *x_shape)`.
         y: observed classes `(N,)`; then the estimate is of log p(x, y) where the model has a site y.
         num_samples: K, the draws for each datum.
+        enumerate: sum exactly over the sites that the guide marks for enumeration, such as M2's class,
+            sum_y p(x, y, z_y) / q(z_y | x, y) for each draw, rather than drawing them too.
         bounds: importance-weighted bounds to report beside the ELBO; those above K are left out.
         seed: of the draws. The caller's random stream stays in place.
         progress: show a progress bar.
@@ -168,12 +173,13 @@ def marginal_likelihood(
 
     Raises:
         InputError: K is below 1, the data are not usable, the pair does not run on them, a latent
-            site is in one of the programs only, or a site lies outside of the data plate.
+            site is in one of the programs only, a site lies outside of the data plate, or there are
+            other plates beside an enumerated site.
 
     Warns:
         UserWarning: k-hat is above 0.7 for some data; says for how many.
     """
-    result = _estimate(model, guide, x, y, num_samples, bounds, seed, progress)
+    result = _estimate(model, guide, x, y, num_samples, bounds, seed, progress, enumerate)
     _warn_if_unreliable(result)
     return result
 
@@ -207,25 +213,52 @@ def _estimate(
     bounds: Sequence[int],
     seed: int,
     progress: bool,
+    enumerate: bool = False,
 ) -> MarginalLikelihood:
-    if num_samples < 1 or any(k < 1 for k in bounds):
-        raise InputError(f"num_samples = {num_samples}, bounds = {tuple(bounds)}: use at least 1 sample.")
-    check_data(x, y)
-    device = device_of(model, guide, otherwise=x.device)
+    if any(k < 1 for k in bounds):
+        raise InputError(f"bounds = {tuple(bounds)}: use at least 1 sample.")
     sizes = [1, *(k for k in bounds if 1 < k < num_samples)]
     if num_samples > 1:
         sizes.append(num_samples)
-    parts = []
+
+    def summarise(log_weights: Tensor) -> dict[str, Any]:
+        return _summarise(log_weights, sizes)
+
+    parts = over_log_weights(
+        summarise, model, guide, x, y, num_samples, seed=seed, enumerate=enumerate, progress=progress
+    )
+    return _concatenate(parts, num_samples)
+
+
+def over_log_weights(
+    summarise: Callable[[Tensor], T],
+    model: Program,
+    guide: Program,
+    x: Tensor,
+    y: Tensor | None,
+    num_samples: int,
+    *,
+    seed: int,
+    enumerate: bool,
+    progress: bool = False,
+) -> list[T]:
+    """Summaries of log p(x, z_k) - log q(z_k | x) for K draws, `(K, n)` in 64-bit on the CPU, of as many
+    data at a time as memory allows. Other arguments, and errors, are `marginal_likelihood`'s."""
+    if num_samples < 1:
+        raise InputError(f"num_samples = {num_samples}: use at least 1 sample.")
+    check_data(x, y)
+    device = device_of(model, guide, otherwise=x.device)
+    summaries = []
     with own_parameters(), evaluating(model, guide), seeded(seed, device), torch.no_grad():
-        depth = _check_scorable(model, guide, device, x, y)
+        layout = _check_scorable(model, guide, device, x, y, enumerate)
         with tqdm(total=len(x), unit="datum", disable=not progress) as bar:
             for rows in _slices(len(x), max(1, min(100, _WEIGHTS // num_samples))):
                 args = _part(rows, device, x, y)
                 check_pair(model, guide, *args)
-                log_weights = _log_weights(model, guide, args, num_samples, depth).double().cpu()
-                parts.append(_summarise(log_weights, sizes))
+                log_weights = _log_weights(model, guide, args, num_samples, layout)
+                summaries.append(summarise(log_weights.double().cpu()))
                 bar.update(len(args[0]))
-    return _concatenate(parts, num_samples)
+    return summaries
 
 
 def _warn_if_unreliable(result: MarginalLikelihood) -> None:
@@ -245,10 +278,17 @@ def _slices(total: int, size: int) -> Iterator[slice]:
     return (slice(start, min(start + size, total)) for start in range(0, total, size))
 
 
+class _Layout(NamedTuple):
+    """Dimensions of the sites' log densities, from the right: plates, particles, enumerated values."""
+
+    depth: int  # of the plates, the data's being the first
+    values: int | None  # how many values are summed out; None if nothing is enumerated
+
+
 def _check_scorable(
-    model: Program, guide: Program, device: torch.device, x: Tensor, y: Tensor | None
-) -> int:
-    """Refuse a pair that has no per-datum evidence; return the depth of its plates."""
+    model: Program, guide: Program, device: torch.device, x: Tensor, y: Tensor | None, enumerate: bool
+) -> _Layout:
+    """Refuse a pair that has no per-datum evidence; return how its log densities are laid out."""
     # Two numbers of data, since a plate of something else may have the size of one by chance.
     for num_data in (2, 3):
         args = _part(torch.arange(num_data) % len(x), device, x, y)
@@ -264,35 +304,49 @@ def _check_scorable(
                 raise InputError(problem)
     sites = [*model_trace.nodes.values(), *guide_trace.nodes.values()]
     frames = [frame for site in sites if site["type"] == "sample" for frame in site["cond_indep_stack"]]
-    return max(-frame.dim for frame in frames)
+    depth = max(-frame.dim for frame in frames)
+    marked = [guide_trace.nodes[name] for name in latent_sites(guide_trace)]
+    marked = [site for site in marked if site["infer"].get("enumerate") == "parallel"]
+    if not (enumerate and marked):
+        return _Layout(depth, None)
+    if depth > 1:
+        raise InputError(
+            "the guide has an enumerated site beside plates other than the data's, so that it cannot be "
+            "summed out datum by datum: draw it instead, enumerate=False."
+        )
+    return _Layout(depth, math.prod(len(site["fn"].enumerate_support(expand=False)) for site in marked))
 
 
 def _log_weights(
-    model: Program, guide: Program, args: tuple[Tensor, ...], num_samples: int, depth: int
+    model: Program, guide: Program, args: tuple[Tensor, ...], num_samples: int, layout: _Layout
 ) -> Tensor:
     """log p(x, z_k) - log q(z_k | x) for `num_samples` draws of each of B data: `(K, B)`."""
-    num_data = len(args[0])
+    num_data, depth = len(args[0]), layout.depth
     dtype = torch.promote_types(args[0].dtype, torch.float32)  # 64-bit stays, 16-bit is too coarse
     log_weights = args[0].new_empty(num_samples, num_data, dtype=dtype)
-    for chunk in _slices(num_samples, max(1, _ROWS // num_data)):
+    if layout.values:
+        guide = poutine.enum(guide, first_available_dim=-2 - depth)
+    for chunk in _slices(num_samples, max(1, _ROWS // (num_data * (layout.values or 1)))):
         particles = chunk.stop - chunk.start
         with pyro.validation_enabled(False), pyro.plate("_particles", particles, dim=-1 - depth):
             model_trace, guide_trace = run_pair(model, guide, *args)
         total = args[0].new_zeros(particles, num_data, dtype=dtype)
+        summed_out = enumerated_sites(guide_trace)
         for log_prob in trace_log_probs(model_trace).values():
-            total += _per_datum(log_prob, particles, depth)
+            total = total + _per_datum(log_prob, depth)
         for name, log_prob in trace_log_probs(guide_trace).items():
-            if name in model_trace.nodes:
-                total -= _per_datum(log_prob, particles, depth)
-        log_weights[chunk] = total
+            # What is summed over rather than drawn is not divided by its probability.
+            if name in model_trace.nodes and name not in summed_out:
+                total = total - _per_datum(log_prob, depth)
+        log_weights[chunk] = total.flatten(0, -3).logsumexp(0) if summed_out else total
     return log_weights
 
 
-def _per_datum(log_prob: Tensor, particles: int, depth: int) -> Tensor:
-    """A site's log density `(particles, *inner plates, B)` summed over its inner plates."""
-    missing = depth + 1 - log_prob.dim()
+def _per_datum(log_prob: Tensor, depth: int) -> Tensor:
+    """A site's log density `(values..., particles, *inner plates, B)` summed over its inner plates."""
+    missing = max(0, depth + 1 - log_prob.dim())
     full = log_prob.reshape(*[1] * missing, *log_prob.shape)
-    return full.sum(dim=tuple(range(1, depth))) if depth > 1 else full
+    return full.sum(dim=tuple(range(-depth, -1))) if depth > 1 else full
 
 
 def _summarise(log_weights: Tensor, sizes: Sequence[int]) -> dict[str, Any]:

@@ -1,0 +1,137 @@
+"""Minibatches of data of which all, some or none have a class.
+
+Labelled and unlabelled data are two parts, each a call of the programs: with and without classes. A
+minibatch has some of both. An epoch is one pass through the part that takes longer; the other part is
+shuffled anew each time it has been passed through.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyrovae.errors import InputError
+
+UNLABELLED = -1
+
+
+@dataclass(frozen=True)
+class Part:
+    """Data that are given to the programs in one call.
+
+    Attributes:
+        indices: which data, `(n,)`.
+        labelled: whether the call is given their classes.
+        batch_size: how many are in a minibatch.
+        share: the part's share of all data.
+        weight: of the part's mean loss in a minibatch's loss.
+    """
+
+    indices: Tensor
+    labelled: bool
+    batch_size: int
+    share: float
+    weight: float
+
+    @property
+    def steps(self) -> int:
+        """Minibatches in a pass."""
+        return math.ceil(len(self.indices) / self.batch_size)
+
+    def shuffled(self, steps: int) -> tuple[Tensor, ...]:
+        """Indices for so many minibatches, in as many passes as it takes."""
+        if steps == self.steps:
+            return self.indices[torch.randperm(len(self.indices))].split(self.batch_size)
+        needed = steps * self.batch_size
+        passes = [torch.randperm(len(self.indices)) for _ in range(math.ceil(needed / len(self.indices)))]
+        return self.indices[torch.cat(passes)[:needed]].split(self.batch_size)
+
+
+Batch = list[tuple[Part, tuple[Tensor, ...]]]  # of each part, the arguments of its call
+
+
+@dataclass(frozen=True)
+class Minibatches:
+    """Data in one part or two, and how they are presented.
+
+    Attributes:
+        x: the data, `(N, *x_shape)`.
+        y: their classes `(N,)`, -1 where there is none; None if the programs are given no classes.
+        parts: labelled data first, if there are both.
+        transform: applied to the data of a call when they are presented, or None.
+        device: where they are presented.
+    """
+
+    x: Tensor
+    y: Tensor | None
+    parts: list[Part]
+    transform: Callable[[Tensor], Tensor] | None
+    device: torch.device
+
+    @property
+    def steps(self) -> int:
+        """Minibatches in an epoch."""
+        return max(part.steps for part in self.parts)
+
+    def first(self) -> Batch:
+        """The first data of each part."""
+        return self.presented([part.indices[: part.batch_size] for part in self.parts])
+
+    def shuffled(self) -> Iterator[tuple[Tensor, ...]]:
+        """An epoch: for each step, which data of each part are in the minibatch."""
+        return zip(*(part.shuffled(self.steps) for part in self.parts), strict=True)
+
+    def presented(self, indices: Sequence[Tensor]) -> Batch:
+        """A minibatch, given which data of each part are in it."""
+        return [(p, self._arguments(p, rows)) for p, rows in zip(self.parts, indices, strict=True)]
+
+    def in_order(self, size: int = 1000) -> Iterator[tuple[Tensor, ...]]:
+        """The arguments of calls that present every datum once."""
+        for part in self.parts:
+            for indices in part.indices.split(size):
+                yield self._arguments(part, indices)
+
+    def _arguments(self, part: Part, indices: Tensor) -> tuple[Tensor, ...]:
+        x = self.x[indices].to(self.device)
+        x = x if self.transform is None else self.transform(x)
+        if self.y is None or not part.labelled:
+            return (x,)
+        return x, self.y[indices].to(self.device)
+
+
+def parts_of(
+    num_data: int,
+    y: Tensor | None,
+    batch_size: int,
+    labelled_batch_size: int | None = None,
+    data_weights: tuple[float, float] = (1.0, 1.0),
+) -> list[Part]:
+    """The labelled and the unlabelled part of data with classes `y` `(N,)`, -1 where there is none.
+
+    Each datum counts in the loss as often as any other, times the weight of its kind, labelled first.
+    Without classes, or if every datum has one, there is one part.
+
+    Raises:
+        InputError: no datum has a class, though classes are given.
+    """
+    if y is None or not (unlabelled := y == UNLABELLED).any():
+        return [Part(torch.arange(num_data), y is not None, batch_size, 1.0, 1.0)]
+    if unlabelled.all():
+        raise InputError(
+            f"all {num_data} classes are {UNLABELLED}, which stands for unlabelled: give the classes of "
+            "some data, or leave y out."
+        )
+    parts = []
+    for rows, labelled, weight in (
+        (~unlabelled, True, data_weights[0]),
+        (unlabelled, False, data_weights[1]),
+    ):
+        indices = rows.nonzero().squeeze(1).cpu()
+        size = labelled_batch_size if labelled and labelled_batch_size else batch_size
+        share = len(indices) / num_data
+        parts.append(Part(indices, labelled, min(size, len(indices)), share, share * weight))
+    return parts

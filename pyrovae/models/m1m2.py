@@ -1,0 +1,61 @@
+"""M1+M2: M2 on the latents of a VAE (Kingma et al. 2014, section 2.3).
+
+    for each datum n in plate `data` (N)
+        y_n ~ p(y) = Cat(pi)                the class; observed where it is given
+        z2_n ~ p(z2)                        M2's prior
+        z1_n ~ p(z1 | z2_n, y_n)            M2's likelihood, over the VAE's latent space
+        x_n ~ p(x | z1_n)                   the VAE's likelihood
+    guide
+        z1_n ~ q(z1 | x_n)                  the VAE's posterior
+        y_n ~ q(y | z1_n)                   M2's classifier, where y_n is not given; summed out
+        z2_n ~ q(z2 | z1_n, y_n)            M2's posterior
+
+Trained as in the paper, one on top of the other: the VAE on all images, then M2 on draws of z1,
+`fit(stack.m2.model, stack.m2.guide, x, y, transform=stack.draw_z1)`.
+"""
+
+from __future__ import annotations
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from pyrovae.models.m2 import M2
+from pyrovae.models.vae import VAE
+from pyrovae.programs import program
+
+
+class M1M2(nn.Module):
+    """A VAE, and an M2 whose data are the VAE's latents.
+
+    Args:
+        vae: M1.
+        m2: its likelihood is a distribution over the VAE's z.
+    """
+
+    def __init__(self, vae: VAE, m2: M2) -> None:
+        super().__init__()
+        self.vae, self.m2 = vae, m2
+
+    @program
+    def model(self, x: Tensor, y: Tensor | None = None) -> None:
+        """p(x, y, z1, z2) for data `(B, *x_shape)` and, where they are known, their classes `(B,)`."""
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", self.m2.class_prior(), obs=y)
+            z2 = pyro.sample("z2", self.m2.prior())
+            z1 = pyro.sample("z1", self.m2.likelihood(z2, y))
+            pyro.sample("x", self.vae.likelihood(z1), obs=x)
+
+    @program
+    def guide(self, x: Tensor, y: Tensor | None = None) -> None:
+        """q(z1, y, z2 | x), or q(z1, z2 | x, y) where the classes are known."""
+        with pyro.plate("data", len(x)):
+            z1 = pyro.sample("z1", self.vae.posterior(x))
+            if y is None:
+                y = pyro.sample("y", self.m2.classifier(z1), infer={"enumerate": "parallel"})
+            pyro.sample("z2", self.m2.posterior(z1, y))
+
+    @torch.no_grad()
+    def draw_z1(self, x: Tensor) -> Tensor:
+        """One draw of z1 ~ q(z1 | x) for each datum: `(B, *x_shape)` to `(B, M1)`."""
+        return self.vae.posterior(x).sample()

@@ -1,0 +1,60 @@
+"""M2: a VAE with a class variable, known for some of the data (Kingma et al. 2014, section 2.2).
+
+    for each datum n in plate `data` (N)
+        y_n ~ p(y) = Cat(pi)        the class; observed where it is given
+        z_n ~ p(z)                  the prior, over (M,): all about x but its class
+        x_n ~ p(x | z_n, y_n)       the likelihood
+    guide
+        y_n ~ q(y | x_n)            the classifier, where y_n is not given; summed out, not sampled
+        z_n ~ q(z | x_n, y_n)       the posterior
+
+The classifier sees no label by this bound alone: its objective adds alpha log q(y | x) to each labelled
+datum (`objectives.SupervisedELBO`).
+"""
+
+from __future__ import annotations
+
+import pyro
+from torch import Tensor, nn
+
+from pyrovae.programs import program
+
+
+class M2(nn.Module):
+    """A class prior, a prior, a likelihood, a classifier and a posterior, composed.
+
+    Args:
+        class_prior: `class_prior()` is a distribution over y.
+        prior: `prior()` is a distribution over z.
+        likelihood: `likelihood(z, y)` is a distribution over x.
+        classifier: `classifier(x)` is a distribution over y.
+        posterior: `posterior(x, y)` is a distribution over z.
+    """
+
+    def __init__(
+        self,
+        class_prior: nn.Module,
+        prior: nn.Module,
+        likelihood: nn.Module,
+        classifier: nn.Module,
+        posterior: nn.Module,
+    ) -> None:
+        super().__init__()
+        self.class_prior, self.prior, self.likelihood = class_prior, prior, likelihood
+        self.classifier, self.posterior = classifier, posterior
+
+    @program
+    def model(self, x: Tensor, y: Tensor | None = None) -> None:
+        """p(x, y, z) for data `(B, *x_shape)` and, where they are known, their classes `(B,)`."""
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", self.class_prior(), obs=y)
+            z = pyro.sample("z", self.prior())
+            pyro.sample("x", self.likelihood(z, y), obs=x)
+
+    @program
+    def guide(self, x: Tensor, y: Tensor | None = None) -> None:
+        """q(y, z | x), or q(z | x, y) where the classes are known."""
+        with pyro.plate("data", len(x)):
+            if y is None:
+                y = pyro.sample("y", self.classifier(x), infer={"enumerate": "parallel"})
+            pyro.sample("z", self.posterior(x, y))

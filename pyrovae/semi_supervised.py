@@ -1,0 +1,202 @@
+"""Learning from few labels: what they add to a training, and how they spread to the other data.
+
+A hundred labels are learned by heart long before a network has seen what classes look like. What helps
+is that M1's latent space keeps a class together: labels spread there from neighbour to neighbour
+(`spread_labels`), and the models learn from what arrives.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse  # type: ignore[import-untyped,unused-ignore]
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import NearestNeighbors
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.semi_supervised import LabelSpreading
+from sklearn.svm import SVC
+from torch import Tensor, nn
+
+from pyrovae.batches import UNLABELLED
+from pyrovae.errors import InputError
+from pyrovae.models import CPCVAE, M1M2, M2, PCVAE
+from pyrovae.objectives import Objective, SupervisedELBO
+from pyrovae.programs import Program
+from pyrovae.schedules import Schedule, linear_warm_up
+
+
+@dataclass(frozen=True)
+class Supervision:
+    """How much classes weigh beside the bound, all as means: the loss of the data is
+
+        mean over all of (-ELBO) - weight * mean over the labelled of log p
+
+    so that a weight means the same for any number of data, labels or batch size.
+
+    Attributes:
+        alpha: of log q(y | x) in M2 and M1+M2 (Kingma et al. 2014 have 0.1).
+        prediction: lambda, of log p(y | z) in PC-VAE and CPC-VAE, and of its repetition log p(y | zbar).
+        consistency: of the agreement of p(y | z) and p(y | zbar) in CPC-VAE, a mean over the unlabelled.
+        aggregate: of the frequencies of predicted classes in CPC-VAE, as well.
+        delay: epochs before the constraints of PC-VAE and CPC-VAE count.
+        warm_up: epochs over which they rise from then on.
+    """
+
+    alpha: float = 0.1
+    prediction: float = 25.0
+    consistency: float = 25.0
+    aggregate: float = 25.0
+    delay: float = 0.0
+    warm_up: float = 0.0
+
+    def schedule(self, weight: float) -> Schedule:
+        """A constraint's weight over the epochs."""
+        if not self.warm_up:
+            return lambda epoch: weight if epoch >= self.delay else 0.0
+        return linear_warm_up(self.warm_up, end=weight, delay=self.delay)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What `fit` trains, and by which objective."""
+
+    model: Program
+    guide: Program
+    objective: Objective | None = None
+    weights: dict[str, Schedule] | None = None
+
+    def options(self) -> dict[str, Any]:
+        """As arguments of `fit`."""
+        return {"objective": self.objective, "weights": self.weights}
+
+
+def training_task(model: nn.Module, y: Tensor | None, supervision: Supervision) -> Task:
+    """The programs and the objective that train a model on data with classes.
+
+    Args:
+        model: one of this package's; of M1+M2 it is the upper part that is trained.
+        y: classes `(N,)`, -1 where there is none; None for models without.
+        supervision: how much they weigh.
+
+    Raises:
+        InputError: there is no label to learn from.
+    """
+    if not isinstance(model, M2 | M1M2 | PCVAE):
+        return Task(model.model, model.guide)  # type: ignore[arg-type]
+    if y is None or not (labelled := (y != UNLABELLED).sum().item()):
+        raise InputError(f"{type(model).__name__} learns classes: give the class of some data at least.")
+    per_label = len(y) / labelled
+    if isinstance(model, M2 | M1M2):
+        m2 = model.m2 if isinstance(model, M1M2) else model
+        return Task(m2.model, m2.guide, SupervisedELBO(supervision.alpha * per_label))
+    weights = {"y": supervision.schedule(supervision.prediction * per_label)}
+    if not isinstance(model, CPCVAE):
+        return Task(model.model, model.guide, weights=weights)
+    weights["y_again"] = weights["y"]
+    if labelled < len(y):
+        weights["consistency"] = supervision.schedule(supervision.consistency)
+        weights["aggregate"] = supervision.schedule(supervision.aggregate)
+    return Task(model.constrained_model, model.guide, weights=weights)
+
+
+def only_labels_of(indices: Tensor, y: Tensor) -> Tensor:
+    """The classes `(N,)` of the data with these indices; -1, for unlabelled, everywhere else."""
+    kept = torch.full_like(y, UNLABELLED)
+    kept[indices] = y[indices]
+    return kept
+
+
+@dataclass(frozen=True)
+class LocalNeighbours:
+    """A kernel for scikit-learn's `LabelSpreading`: near neighbours only, each at its own scale,
+
+        w_ij = exp(-d_ij^2 / (s_i s_j)),    s_i the distance from i to its k-th neighbour
+
+    where i is among j's k nearest or j among i's (Zelnik-Manor & Perona 2004). The graph is symmetric,
+    unlike scikit-learn's own of neighbours, from whose sparse regions no label ever leaves.
+    """
+
+    neighbours: int = 10
+
+    def __call__(self, x: np.ndarray, other: np.ndarray | None = None) -> scipy.sparse.csr_matrix:
+        """Weights among `x` `(N, M)`, or from `x` to `other` `(P, M)`: `(N, N)` or `(N, P)`."""
+        k = min(self.neighbours, len(x) - 1)
+        search = NearestNeighbors(n_neighbors=k).fit(x)
+        distances, indices = search.kneighbors()  # nobody is its own neighbour
+        scales = distances[:, -1]
+        if other is None:
+            graph = _sparse(_weights(distances, scales[:, None], scales[indices]), indices, len(x))
+            return graph.maximum(graph.T)
+        distances, indices = search.kneighbors(other)
+        return _sparse(_weights(distances, distances[:, -1:], scales[indices]), indices, len(x)).T.tocsr()
+
+
+def _weights(distances: np.ndarray, *scales: np.ndarray) -> np.ndarray:
+    smallest = np.finfo(distances.dtype).tiny  # data that are all alike have no scale
+    return np.exp(-distances * distances / np.maximum(scales[0] * scales[1], smallest))
+
+
+def _sparse(weights: np.ndarray, columns: np.ndarray, width: int) -> scipy.sparse.csr_matrix:
+    rows = np.repeat(np.arange(len(weights)), weights.shape[1])
+    shape = (len(weights), width)
+    return scipy.sparse.csr_matrix((weights.ravel(), (rows, columns.ravel())), shape=shape)
+
+
+def label_spreading(neighbours: int = 10) -> LabelSpreading:
+    """scikit-learn's classifier by diffusion of labels over a graph (Zhou et al. 2004), as M1 uses it."""
+    return LabelSpreading(kernel=LocalNeighbours(neighbours), alpha=0.99, max_iter=300)
+
+
+def _scaled(classifier: Any) -> Pipeline:
+    return make_pipeline(StandardScaler(), classifier)
+
+
+M1_CLASSIFIERS: dict[str, Callable[[], Any]] = {
+    "logistic": lambda: _scaled(LogisticRegression(max_iter=2000)),
+    "linear-svm": lambda: _scaled(SVC(kernel="linear")),
+    "rbf-svm": lambda: _scaled(SVC()),
+    "label-spreading": label_spreading,
+}
+"""Classifiers of latents, which turn a VAE into M1. The last one learns from unlabelled data too, as the
+transductive SVM does that Kingma et al. (2014) put there."""
+
+
+def fit_m1_classifier(name: str, z: np.ndarray, y: np.ndarray) -> Any:
+    """One of `M1_CLASSIFIERS`, fitted to latents `(N, M)` and classes `(N,)`, -1 where there is none."""
+    rows = slice(None) if name == "label-spreading" else y != UNLABELLED
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return M1_CLASSIFIERS[name]().fit(z[rows], y[rows])
+
+
+def spread_labels(z: Tensor, y: Tensor, neighbours: int = 10) -> Tensor:
+    """Classes for unlabelled data, from those of their neighbours in latent space.
+
+    Args:
+        z: latents, `(N, M)`, such as the posterior means of a VAE trained on all data.
+        y: classes `(N,)`, -1 where there is none.
+        neighbours: of each datum in the graph along which labels spread.
+
+    Returns:
+        `(N,)`: given classes as they are, others as they arrived, -1 where none did.
+
+    Raises:
+        InputError: there is no label to spread.
+    """
+    if (y == UNLABELLED).all():
+        raise InputError(f"all {len(y)} classes are {UNLABELLED}: there is no label to spread.")
+    with warnings.catch_warnings():
+        # Fully converged or not, the ranking of the classes has long been settled.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        fitted = label_spreading(neighbours).fit(z.cpu().numpy(), y.cpu().numpy())
+    reached = torch.as_tensor(fitted.label_distributions_.sum(1) > 0)
+    spread = torch.as_tensor(fitted.transduction_).to(y.dtype)
+    spread = spread.where(reached, torch.tensor(UNLABELLED))
+    return y.where(y != UNLABELLED, spread.to(y.device))

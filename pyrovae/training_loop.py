@@ -1,0 +1,283 @@
+"""The loop behind `fit`: steps, epochs, validation, checkpoints."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from tqdm import tqdm
+
+from pyrovae.batches import Batch, Minibatches
+from pyrovae.checkpoints import has_checkpoint, load_checkpoint, save_checkpoint
+from pyrovae.checks import (
+    check_finite,
+    check_gradients,
+    check_pair,
+    check_site_names,
+    explain_non_finite,
+)
+from pyrovae.errors import CheckpointError, InputError
+from pyrovae.history import History, add_terms, shown_terms
+from pyrovae.objectives import ELBO, Objective, reweight
+from pyrovae.programs import (
+    Program,
+    evaluating,
+    latent_sites,
+    modules_of,
+    named_parameters,
+    observed_sites,
+    run_pair,
+    seeded,
+)
+from pyrovae.schedules import Schedule
+from pyrovae.state import fingerprint, load_state, rng_state, set_rng_state, state
+
+
+@dataclass
+class TrainingRun:
+    """The state of one training run, and its loop."""
+
+    model: Program
+    guide: Program
+    data: Minibatches
+    validation: Minibatches | None
+    epochs: int
+    objective: Objective
+    beta: Schedule
+    weights: dict[str, Schedule]
+    clip_norm: float | None
+    patience: int | None
+    seed: int
+    device: torch.device
+    folder: Path | None
+    progress: bool
+    history: History = field(default_factory=History)
+    best_state: dict[str, Any] | None = None
+
+    # Before the first step
+
+    def prepare(
+        self,
+        optimizer: Callable[[Sequence[Tensor]], Optimizer],
+        scheduler: Callable[[Optimizer], Any] | None,
+    ) -> None:
+        """Move the pair to the device, find its parameters, and check everything that can be."""
+        for module in modules_of(self.model, self.guide):
+            module.to(self.device)
+        batch = self.data.first()
+        self.latents: list[list[str]] = []  # of each part's call
+        sites: set[str] = set()
+        self.parameters: dict[str, Tensor] = {}
+        for _, args in batch:
+            check_pair(self.model, self.guide, *args)
+            traces = run_pair(self.model, self.guide, *args)
+            self.latents.append(latent_sites(traces[1]))
+            self.parameters |= named_parameters(self.model, self.guide, *args)
+            sites |= {*observed_sites(traces[0]), *self.latents[-1]}
+        check_site_names(self.weights, sites)
+        with evaluating(self.model, self.guide):
+            check_gradients(self.loss(batch, beta=1.0, weights={}), self.parameters)
+        self.check_all_data()
+        self.trainable = [value for value in self.parameters.values() if value.requires_grad]
+        self.optimizer = optimizer(self.trainable)
+        self.scheduler = scheduler(self.optimizer) if scheduler else None
+
+    def check_all_data(self) -> None:
+        """Pass every datum through the checks of its shape and support, at little cost."""
+        for data in (self.data, self.validation):
+            for args in data.in_order() if data else ():
+                check_pair(self.model, self.guide, *args)
+
+    def start_or_resume(self, resume: bool) -> None:
+        """Seed the run, or put everything back as it was after the last finished epoch."""
+        torch.manual_seed(self.seed)
+        if self.folder is None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not has_checkpoint(self.folder):
+            return
+        if not resume:
+            raise InputError(
+                f"{self.folder} already holds checkpoints: pass resume=True to go on from them, "
+                "or name another folder."
+            )
+        self.load(load_checkpoint(self.folder))
+
+    # The loop
+
+    def train(self, write_scalars: Callable[[dict[str, float]], None]) -> None:
+        steps = self.data.steps
+        first = len(self.history.rows)
+        with tqdm(
+            total=self.epochs * steps, initial=first * steps, unit="step", disable=not self.progress
+        ) as bar:
+            for epoch in range(first, self.epochs):
+                if self.history.stopped_early:
+                    break
+                row = self.train_epoch(epoch, steps, bar)
+                self.end_epoch(row)
+                write_scalars(row)
+        if self.best_state is not None:
+            load_state(self.model, self.guide, self.parameters, self.best_state)
+
+    def train_epoch(self, epoch: int, steps: int, bar: tqdm) -> dict[str, float]:
+        start = time.perf_counter()
+        totals: dict[str, Any] = {}
+        presented = 0
+        for number, indices in enumerate(self.data.shuffled()):
+            values = self.step(epoch * steps + number, (epoch * steps + number) / steps, indices)
+            count = sum(map(len, indices))
+            presented += count
+            for name, value in values.items():
+                totals[name] = totals.get(name, 0.0) + value * count
+            bar.update()
+            if number % 10 == 0:
+                bar.set_postfix(shown_terms(values), refresh=False)
+        row = {name: float(total) / presented for name, total in totals.items()}
+        if "reconstruction" in row:
+            row["elbo"] = row["reconstruction"] - row["kl"]
+        last = epoch + (steps - 1) / steps
+        weights = {f"weight of {site}": weight(last) for site, weight in self.weights.items()}
+        return (row | weights) | {
+            "epoch": epoch + 1,
+            "step": (epoch + 1) * steps,
+            "beta": self.beta(last),
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "seconds": time.perf_counter() - start,
+        }
+
+    def step(self, step: int, epoch: float, indices: Sequence[Tensor]) -> dict[str, Any]:
+        """One step of the optimiser; returns the loss and its terms, per datum."""
+        beta, weights = self.beta(epoch), {site: weight(epoch) for site, weight in self.weights.items()}
+        batch = self.data.presented(indices)
+        before = rng_state(self.device)
+        values: dict[str, Any] = {}
+
+        def closure() -> float:
+            # An optimiser that evaluates a step more than once (LBFGS) sees the same draws each time.
+            set_rng_state(before, self.device)
+            terms: dict[str, Any] = {}
+            loss = self.loss(batch, beta, weights, terms)
+            if not math.isfinite(value := loss.item()):
+                set_rng_state(before, self.device)
+                calls = [args for _, args in batch]
+                raise explain_non_finite(f"the loss of step {step}", self.model, self.guide, *calls)
+            if not values:
+                values.update({"loss": loss.detach(), **terms})
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            if self.clip_norm is not None:
+                nn.utils.clip_grad_norm_(self.trainable, self.clip_norm)
+            return value
+
+        self.optimizer.step(closure)
+        return values
+
+    def loss(
+        self,
+        batch: Batch,
+        beta: float,
+        weights: Mapping[str, float],
+        terms: dict[str, Any] | None = None,
+    ) -> Tensor:
+        """The loss per datum; notes its terms, unweighted, in `terms`."""
+        total: Any = 0.0
+        for (part, args), latents in zip(batch, self.latents, strict=True):
+            on_sites = dict.fromkeys(latents, beta) | dict(weights)
+            model, guide = reweight(self.model, on_sites), reweight(self.guide, on_sites)
+            loss = self.objective.differentiable_loss(model, guide, *args)
+            total = total + part.weight * loss / len(args[0])
+            if terms is not None:
+                add_terms(terms, self.objective, self.weights, len(args[0]), part.share)
+        return total
+
+    def end_epoch(self, row: dict[str, float]) -> None:
+        """Validate, move the learning rate, and save; nothing of it if the parameters went bad."""
+        check_finite(self.parameters, int(row["step"]))
+        if self.validation:
+            row["validation_elbo"] = self.validation_bound(int(row["epoch"]))
+        self.history.rows.append(row)
+        if self.validation:
+            self.note_best(row)
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            self.scheduler.step(-row.get("validation_elbo", -row["loss"]))
+        elif self.scheduler is not None:
+            self.scheduler.step()
+        if self.folder is not None:
+            save_checkpoint(self.folder, len(self.history.rows), self.saved())
+
+    def validation_bound(self, epoch: int) -> float:
+        """The ELBO on the validation data, nats per datum, with the same draws at every call."""
+        assert self.validation is not None
+        total = 0.0
+        with torch.no_grad(), evaluating(self.model, self.guide), seeded(self.seed, self.device):
+            for args in self.validation.in_order():
+                bound = -float(ELBO().loss(self.model, self.guide, *args))
+                if not math.isfinite(bound):
+                    what = f"the validation bound of epoch {epoch}"
+                    raise explain_non_finite(what, self.model, self.guide, args)
+                total += bound
+        return total / len(self.validation.x)
+
+    def note_best(self, row: dict[str, float]) -> None:
+        history = self.history
+        best = history.best_epoch
+        if best is None or row["validation_elbo"] > history.rows[best - 1]["validation_elbo"]:
+            history.best_epoch = int(row["epoch"])
+            self.best_state = copy.deepcopy(state(self.model, self.guide, self.parameters))
+        elif self.patience is not None and row["epoch"] - best >= self.patience:
+            history.stopped_early = True
+
+    # Checkpoints
+
+    def saved(self) -> dict[str, Any]:
+        return {
+            "state": state(self.model, self.guide, self.parameters),
+            "best_state": self.best_state,
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict() if self.scheduler else None,
+            "rng": rng_state(self.device),
+            "history": vars(self.history),
+            "settings": self.settings(),
+        }
+
+    def load(self, saved: dict[str, Any]) -> None:
+        for name, now in self.settings().items():
+            if saved["settings"].get(name) != now:
+                raise CheckpointError(
+                    f"the run in {self.folder} was begun with {name} = {saved['settings'].get(name)}, "
+                    f"not {now}: resume it with what it was begun with, or name another folder."
+                )
+        load_state(self.model, self.guide, self.parameters, saved["state"])
+        self.best_state = saved["best_state"]
+        self.optimizer.load_state_dict(saved["optimizer"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(saved["scheduler"])
+        self.history = History(**saved["history"])
+        set_rng_state(saved["rng"], self.device)
+
+    def settings(self) -> dict[str, Any]:
+        """What must not change when a run is resumed."""
+        data = self.data
+        held_out = (self.validation.x, self.validation.y) if self.validation else ()
+        return {
+            "batch_size": data.parts[-1].batch_size,
+            "labelled_batch_size": data.parts[0].batch_size,
+            "data_weights": [part.weight for part in data.parts],
+            "seed": self.seed,
+            "clip_norm": self.clip_norm,
+            "data": fingerprint(data.x),
+            "classes": None if data.y is None else fingerprint(data.y),
+            "validation": [fingerprint(values) for values in held_out if values is not None] or None,
+            "scheduler": type(self.scheduler).__name__,
+            "optimizer": type(self.optimizer).__name__,
+        }

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pyrovae.checkpoints import write_atomically
-from pyrovae.runs import git_commit, versions
+from pyrovae.provenance import git_commit, versions
 
 RESULTS = Path(__file__).parent / "results"
 

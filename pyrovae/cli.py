@@ -1,4 +1,4 @@
-"""The command line: train, resume, evaluate, sample, reconstruct, interpolate, plates, models."""
+"""The command line: train, resume, evaluate, plates and models; the figures are in `cli_figures`."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from pyrovae import plots, runs
-from pyrovae.build import LIKELIHOODS, MODELS, NETWORKS, build_model
+from pyrovae import cli_figures, plots, runs
+from pyrovae.build import CLASSED, LIKELIHOODS, MODELS, NETWORKS, build_model
+from pyrovae.cli_figures import RunFolder, Seed, diagram_of, draw
+from pyrovae.config import BINARISATIONS, Config
 from pyrovae.data import DATASETS
 from pyrovae.errors import CheckpointError, InputError, NonFiniteError
-from pyrovae.generation import interpolate as interpolate_between
-from pyrovae.generation import reconstruct as reconstruct_images
-from pyrovae.generation import sample_images
 from pyrovae.plates import PlateDiagram, plate_diagram
 
 DEFAULTS: dict[str, Any] = {
-    field.name: field.default for field in fields(runs.Config) if field.default is not MISSING
+    field.name: field.default for field in fields(Config) if field.default is not MISSING
 }
 
 app = typer.Typer(
@@ -37,10 +36,8 @@ app = typer.Typer(
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 
-RunFolder = Annotated[Path, typer.Argument(help="A run folder, as written by 'train'.")]
 Device = Annotated[str, typer.Option(help="auto (CUDA where there is one), cpu, cuda, cuda:1, ...")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
-Seed = Annotated[int, typer.Option(help="Seed of the random draws.")]
 
 
 def main() -> None:
@@ -86,7 +83,7 @@ def train(
     latent_dim: Annotated[int, typer.Option(help="Dimensions of z.")] = DEFAULTS["latent_dim"],
     width: Annotated[int, typer.Option(help="Width of the networks.")] = DEFAULTS["width"],
     binarise: Annotated[
-        str, typer.Option(help="; ".join(f"{k}: {v}" for k, v in runs.BINARISATIONS.items()) + ".")
+        str, typer.Option(help="; ".join(f"{k}: {v}" for k, v in BINARISATIONS.items()) + ".")
     ] = DEFAULTS["binarise"],
     epochs: Annotated[int, typer.Option(help="Passes through the data.")] = DEFAULTS["epochs"],
     batch_size: Annotated[int, typer.Option(help="Data in a minibatch.")] = DEFAULTS["batch_size"],
@@ -102,11 +99,47 @@ def train(
         "clip_norm"
     ],
     validation_fraction: Annotated[
-        float, typer.Option(help="Share of the training data held out to choose the best epoch.")
+        float | None,
+        typer.Option(
+            help="Share of the training data held out to choose the best epoch; by default 0.1, and 0 "
+            "for models with classes."
+        ),
     ] = DEFAULTS["validation_fraction"],
     patience: Annotated[
         int | None, typer.Option(help="Stop after so many epochs without a better bound.")
     ] = DEFAULTS["patience"],
+    shift: Annotated[
+        int, typer.Option(help="Move each image by up to so many pixels at every presentation.")
+    ] = DEFAULTS["shift"],
+    labels: Annotated[
+        int | None,
+        typer.Option(help="Labelled data of each class; all by default."),
+    ] = DEFAULTS["labels"],
+    spread: Annotated[
+        bool,
+        typer.Option(
+            "--spread", help="First train a VAE, spread the labels over its latents, and learn those."
+        ),
+    ] = DEFAULTS["spread"],
+    learn_class_prior: Annotated[
+        bool, typer.Option("--learn-class-prior", help="Learn p(y), rather than keep it uniform.")
+    ] = DEFAULTS["learn_class_prior"],
+    alpha: Annotated[float, typer.Option(help="m2, m1m2: weight of log q(y | x).")] = DEFAULTS["alpha"],
+    prediction: Annotated[
+        float, typer.Option(help="pcvae, cpcvae: lambda, weight of log p(y | z).")
+    ] = DEFAULTS["prediction"],
+    consistency: Annotated[
+        float, typer.Option(help="cpcvae: weight of the agreement after decoding and encoding.")
+    ] = DEFAULTS["consistency"],
+    aggregate: Annotated[
+        float, typer.Option(help="cpcvae: weight of the predicted classes' frequencies.")
+    ] = DEFAULTS["aggregate"],
+    constraint_delay: Annotated[
+        float, typer.Option(help="pcvae, cpcvae: epochs before the constraints count.")
+    ] = DEFAULTS["constraint_delay"],
+    constraint_warm_up: Annotated[
+        float, typer.Option(help="pcvae, cpcvae: epochs over which they rise from then on.")
+    ] = DEFAULTS["constraint_warm_up"],
     seed: Seed = DEFAULTS["seed"],
     device: Device = "auto",
     download: Annotated[bool, typer.Option("--download", help="Fetch the data set if absent.")] = False,
@@ -114,7 +147,7 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a model, and write a run folder."""
-    config = runs.Config(
+    config = Config(
         model=model,
         data=data,
         likelihood=likelihood,
@@ -131,6 +164,16 @@ def train(
         clip_norm=clip_norm,
         validation_fraction=validation_fraction,
         patience=patience,
+        shift=shift,
+        labels=labels,
+        spread=spread,
+        learn_class_prior=learn_class_prior,
+        alpha=alpha,
+        prediction=prediction,
+        consistency=consistency,
+        aggregate=aggregate,
+        constraint_delay=constraint_delay,
+        constraint_warm_up=constraint_warm_up,
         seed=seed,
     )
     run = runs.train(
@@ -162,8 +205,8 @@ def _report_training(run: runs.Run) -> None:
     which = "best epoch" if history.best_epoch else "last epoch"
     why = " (stopped early)" if history.stopped_early else ""
     print(f"trained {len(history.rows)} epochs{why}; {which} {last['epoch']:.0f}: {figures} nats")
-    _draw(run, plots.learning_curves(history), "learning_curves")
-    _save_diagram(_diagram(run), run.folder / "figures" / "plate_diagram.png")
+    draw(run, plots.learning_curves(history), "learning_curves")
+    _save_diagram(diagram_of(run), run.folder / "figures" / "plate_diagram.png")
 
 
 @app.command(epilog="Example: pyrovae evaluate runs/first --num-samples 5000")
@@ -182,60 +225,31 @@ def evaluate(
     print(result)
     if (metrics := opened.metrics) and "exact_log_likelihood" in metrics:
         print(f"exact    = {metrics['exact_log_likelihood']:.3f}")
+    if metrics and "test_error" in metrics:
+        print(f"test error = {metrics['test_error']:.2f} %")
     print(f"written: {run / 'metrics.json'}, {run / 'marginal_likelihood.json'}")
 
 
-@app.command(epilog="Example: pyrovae sample runs/first --count 100")
-def sample(
+@app.command(epilog="Example: pyrovae classify runs/first --labels 10")
+def classify(
     run: RunFolder,
-    count: Annotated[int, typer.Option(help="How many images.")] = 100,
-    seed: Seed = 0,
+    labels: Annotated[
+        int | None,
+        typer.Option(help="Labelled data of each class for M1's classifiers; by default the run's."),
+    ] = None,
+    num_samples: Annotated[
+        int, typer.Option(help="Also p(y | x) by Bayes' rule, with so many samples for each class.")
+    ] = 0,
+    device: Device = "auto",
 ) -> None:
-    """Draw z from the prior, decode it, and write figures/samples.png."""
-    opened = runs.Run.open(run)
-    _draw(opened, plots.samples(sample_images(opened.model, count, seed)), "samples")
+    """Test errors: of the model's own classifier, and of M1's (scikit-learn's) on its latent means."""
+    errors = runs.Run.open(run).classify(labels, num_samples, device)
+    for name, error in errors.items():
+        print(f"{name:<16} {error:6.2f} % test error")
+    print(f"written: {run / 'classification.json'}")
 
 
-@app.command(epilog="Example: pyrovae reconstruct runs/first")
-def reconstruct(
-    run: RunFolder, count: Annotated[int, typer.Option(help="How many test images.")] = 10
-) -> None:
-    """Encode and decode test images, and write figures/reconstructions.png."""
-    opened = runs.Run.open(run)
-    _draw(opened, plots.reconstructions(*_reconstructions(opened, count)), "reconstructions")
-
-
-@app.command(epilog="Example: pyrovae interpolate runs/first --count 5 --steps 12")
-def interpolate(
-    run: RunFolder,
-    count: Annotated[int, typer.Option(help="How many pairs of test images.")] = 5,
-    steps: Annotated[int, typer.Option(help="Images on each line.")] = 12,
-) -> None:
-    """Decode straight lines between test images, and write figures/interpolation.png."""
-    opened = runs.Run.open(run)
-    x = _test_images(opened, 2 * count)
-    lines = interpolate_between(opened.model, x[::2], x[1::2], steps)
-    _draw(opened, plots.interpolations(lines), "interpolation")
-
-
-@app.command(epilog="Example: pyrovae overview runs/first")
-def overview(run: RunFolder) -> None:
-    """Write figures/overview.png: plate diagram, learning curves, samples, reconstructions."""
-    opened = runs.Run.open(run)
-    title = f"{opened.config.model.upper()} on {Path(opened.config.data).name}"
-    if metrics := opened.metrics:
-        title += (
-            f": test log p(x) = {metrics['log_likelihood']:.3f} "
-            f"± {metrics['mean_std_error']:.3f} nats (K = {metrics['num_samples']})"
-        )
-    page = plots.overview(
-        _diagram(opened),
-        opened.history,
-        sample_images(opened.model, 50),
-        _reconstructions(opened, min(10, len(opened.images.x_test))),
-        title,
-    )
-    _draw(opened, page, "overview")
+cli_figures.register(app)
 
 
 @app.command(epilog="Example: pyrovae plates vae --out vae.tex (also .png, .svg, .pdf, .dot)")
@@ -244,7 +258,7 @@ def plates(
     out: Annotated[Path | None, typer.Option(help="A file: .png, .svg, .pdf, .dot or .tex.")] = None,
 ) -> None:
     """Print a model's plate diagram, read off its program; with --out also draw it."""
-    diagram = _diagram(runs.Run.open(Path(model))) if Path(model).is_dir() else _small_diagram(model)
+    diagram = diagram_of(runs.Run.open(Path(model))) if Path(model).is_dir() else _small_diagram(model)
     print(diagram)
     if out is not None:
         _save_diagram(diagram, out)
@@ -261,33 +275,11 @@ def models() -> None:
     print(f"networks: {', '.join(NETWORKS)}")
 
 
-def _diagram(run: runs.Run) -> PlateDiagram:
-    x, _ = run.training_data(run.images)
-    model = run.new_model(run.images.shape)
-    return plate_diagram(model.model, model.guide, x)  # type: ignore[arg-type]
-
-
 def _small_diagram(name: str) -> PlateDiagram:
-    model = build_model(name, (4,), latent_dim=2, width=4)
-    return plate_diagram(model.model, model.guide, torch.zeros(8, 4))  # type: ignore[arg-type]
-
-
-def _test_images(run: runs.Run, count: int) -> torch.Tensor:
-    x = run.images.x_test
-    if not 1 <= count <= len(x):
-        raise InputError(f"{count} test images were asked for; there are {len(x)}, and 1 is the least.")
-    return run.presented(x)[:count]
-
-
-def _reconstructions(run: runs.Run, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Images as the model sees them, their reconstructions, and what they were before, if that differs."""
-    x = _test_images(run, count)
-    original = run.images.x_test[:count] if run.config.pixels in ("static", "dynamic") else None
-    return run.shown(x), reconstruct_images(run.model, x), original
-
-
-def _draw(run: runs.Run, figure: Any, name: str) -> None:
-    print(f"written: {plots.save(figure, run.folder / 'figures' / f'{name}.png')}")
+    model = build_model(name, (4,), latent_dim=2, width=4, num_classes=2)
+    # Three of eight data have a class.
+    classes = (torch.tensor([0, 1, 0, *[-1] * 5]),) if name in CLASSED else ()
+    return plate_diagram(model.model, model.guide, torch.zeros(8, 4), *classes)  # type: ignore[arg-type]
 
 
 def _save_diagram(diagram: PlateDiagram, path: Path) -> None:

@@ -27,6 +27,17 @@ DATASETS: dict[str, str] = {
     "cifar10": "50,000 + 10,000 colour 32x32 photographs, 10 classes; through torchvision",
 }
 
+# Where classes are not called by their numbers.
+CLASS_NAMES: dict[str, tuple[str, ...]] = {
+    "fashion-mnist": (
+        *("T-shirt", "trouser", "pullover", "dress", "coat"),
+        *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
+    ),
+    "cifar10": (
+        *("airplane", "automobile", "bird", "cat", "deer"),
+        *("dog", "frog", "horse", "ship", "truck"),
+    ),
+}
 
 Labels = Tensor | np.ndarray | Sequence[int]
 
@@ -180,6 +191,26 @@ def binarise_static(x: Tensor, seed: int = 0) -> Tensor:
     """One fixed draw of `binarise`, the same on every device; the global random state stays put."""
     _check_seed(seed)
     return binarise(x.cpu(), torch.Generator().manual_seed(seed)).to(x.device)
+
+
+def random_shift(x: Tensor, pixels: int) -> Tensor:
+    """Each image moved by up to so many pixels down and across, afresh at every call; what is moved in
+    is black. `(B, C, H, W)` to the same.
+
+    Raises InputError: `x` holds no images, or `pixels` is negative.
+    """
+    if x.dim() != 4 or pixels < 0:
+        raise InputError(
+            f"data of shape {tuple(x.shape)} cannot be shifted by {pixels} pixels: give images "
+            "(B, C, H, W) and a number of at least 0."
+        )
+    height, width = x.shape[-2:]
+    padded = torch.nn.functional.pad(x, (pixels,) * 4)
+    down, across = torch.randint(0, 2 * pixels + 1, (2, len(x), 1), device=x.device)
+    rows = (down + torch.arange(height, device=x.device))[:, :, None]
+    columns = (across + torch.arange(width, device=x.device))[:, None, :]
+    image = torch.arange(len(x), device=x.device)[:, None, None]
+    return padded[image, :, rows, columns].movedim(-1, 1)
 
 
 def to_levels(x: Tensor) -> Tensor:

@@ -1,40 +1,27 @@
 """The plate diagram of a model and its guide, read off the running programs.
 
-Both programs are run once. Every tensor remembers which sites and arguments it was computed from
-(`pyro.ops.provenance`), so an edge is there because the program computed with it, whatever network
-stands in between. Provenance ends at a sample site: edges are direct dependence.
-
-Pyro's `get_model_relations` works the same way. It is not called, because it knows no arguments (so
-no q(z | x)), hands tracked copies of the parameters to `pyro.module`, and scores a copy of each
-draw, which flows without a closed-form inverse refuse.
+Both programs are run once (`plate_running`), and an edge is there because a program computed with it. Where
+some data have a class and others not, the programs are called once with the labelled and once with the
+unlabelled data, and the two diagrams are merged (`plate_merging`).
 """
 
 from __future__ import annotations
 
-import inspect
 import io
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
-import pyro
-import torch
-from pyro import poutine
-from pyro.infer.inspect import site_is_deterministic
-from pyro.ops.provenance import detach_provenance, get_provenance, track_provenance
-from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import site_is_subsample
-from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_pre_hook
+from torch import Tensor
 
 from pyrovae.checkpoints import write_atomically
 from pyrovae.errors import InputError
 from pyrovae.plate_drawing import draw
+from pyrovae.plate_merging import calls_of, merged, sizes_of
+from pyrovae.plate_running import Argument, Site, nothing_moves, positional_names, run_recorded, track
 from pyrovae.plate_text import dot_lines, tikz_lines
-from pyrovae.programs import Program, evaluating, own_parameters
+from pyrovae.programs import Program
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,14 +34,16 @@ FORMATS = (".png", ".svg", ".pdf", ".dot", ".tex")
 
 @dataclass(frozen=True)
 class Node:
-    """A random variable, or an argument that a program conditions on.
+    """A random variable, an argument that a program conditions on, or a factor.
 
+    `status` is "partly" if the value is given for some data only, which no single run shows. A "factor"
+    multiplies the density and is no variable: a `pyro.factor`, or a second density of the same data.
     `plates` are outermost first. `origin` is where the node was found: a site of the model, a site
     that only the guide has, or an argument that is no site of the model's.
     """
 
     name: str
-    status: Literal["latent", "observed", "partly"]
+    status: Literal["latent", "observed", "partly", "factor"]
     distribution: str
     plates: tuple[str, ...] = ()
     origin: Literal["model", "guide", "argument"] = "model"
@@ -67,17 +56,31 @@ class Node:
 
 @dataclass(frozen=True)
 class PlateDiagram:
-    """Nodes, plates (name to size) and edges (parent, child) of a model and perhaps its guide."""
+    """Nodes, plates (name to size) and edges (parent, child) of a model and perhaps its guide.
+
+    A factor has no parents: `factor_edges` are pairs (variable or argument, factor). `runs` are the
+    diagrams that this one was merged from. If they are about different data, a plate's size is the sum of
+    theirs.
+    """
 
     nodes: dict[str, Node]
     plates: dict[str, int]
     generative_edges: frozenset[Edge]
     inference_edges: frozenset[Edge]
     has_guide: bool = False
+    factor_edges: frozenset[Edge] = frozenset()
+    runs: tuple[PlateDiagram, ...] = ()
 
     def members(self, plate: str) -> tuple[str, ...]:
         """The names of the nodes inside a plate, those in plates nested in it included."""
         return tuple(node.name for node in self.nodes.values() if plate in node.plates)
+
+    def sizes(self, plate: str) -> list[str]:
+        """The plate's size in words; if runs differ in it, that of each run and what the run has.
+
+        M2's, merged from labelled and unlabelled data: `["100 with y", "59,900 without y"]`.
+        """
+        return sizes_of(self, plate)
 
     def draw(self, ax: Axes | None = None) -> Figure:
         """Draw into `ax`, or into a figure of its own; returns the figure. No pyplot."""
@@ -85,7 +88,7 @@ class PlateDiagram:
 
     def to_dot(self) -> str:
         """The diagram as a Graphviz graph: plates are clusters, inference edges are dashed."""
-        return "digraph plates {\n  node [shape=circle];\n" + "\n".join(dot_lines(self)) + "\n}\n"
+        return "\n".join(dot_lines(self)) + "\n"
 
     def to_tikz(self) -> str:
         """The diagram as a LaTeX document of its own (class `standalone`, plain TikZ)."""
@@ -112,20 +115,23 @@ class PlateDiagram:
 
     def __str__(self) -> str:
         lines = [
-            f"plate {name} (N = {size}): {', '.join(self.members(name))}"
-            for name, size in self.plates.items()
+            f"plate {name} (N = {' and '.join(self.sizes(name))}): {', '.join(self.members(name))}"
+            for name in self.plates
         ]
         for node in self.nodes.values():
             drawn = f" ~ {node.distribution}" if node.distribution else ""
             note = {"guide": " (guide only)", "argument": " (argument)"}.get(node.origin, "")
-            lines.append(f"{node.status} {node.name}{drawn}{note}")
-        lines += [f"p: {parent} -> {child}" for parent, child in self.edges_in_order(False)]
-        lines += [f"q: {parent} -> {child} (dashed)" for parent, child in self.edges_in_order(True)]
+            status = "partly observed" if node.status == "partly" else node.status
+            lines.append(f"{status} {node.name}{drawn}{note}")
+        lines += [f"p: {parent} -> {child}" for parent, child in self.in_order(self.generative_edges)]
+        lines += [f"{factor} -- {end} (factor)" for end, factor in self.in_order(self.factor_edges)]
+        lines += [
+            f"q: {parent} -> {child} (dashed)" for parent, child in self.in_order(self.inference_edges)
+        ]
         return "\n".join(lines)
 
-    def edges_in_order(self, inference: bool) -> list[Edge]:
+    def in_order(self, edges: frozenset[Edge]) -> list[Edge]:
         order = list(self.nodes)
-        edges = self.inference_edges if inference else self.generative_edges
         return sorted(edges, key=lambda edge: (order.index(edge[0]), order.index(edge[1])))
 
     def plates_around(self, name: str) -> list[str]:
@@ -152,11 +158,16 @@ def plate_diagram(model: Program, guide: Program | None = None, *args: Any, **kw
     value it is, or which is computed from it; one that is no observed site, yet used, is a node of
     its own. A deterministic site is no node: dependence passes through it.
 
+    If the arguments are data and their classes, whole numbers `(N,)` of which some are -1 for unlabelled,
+    the programs are run on the labelled data with their classes and on the unlabelled ones without, and
+    the diagram is both in one (`merge_diagrams`).
+
     Returns:
         The diagram of what was executed, also if model and guide do not have the same latents.
 
     Raises:
-        InputError: the model or the guide is not callable.
+        InputError: the model or the guide is not callable, or of classes that are partly -1 there is not
+            one for each datum, or one is below -1.
     """
     for role, program in (("model", model), ("guide", model if guide is None else guide)):
         if not callable(program):
@@ -165,147 +176,66 @@ def plate_diagram(model: Program, guide: Program | None = None, *args: Any, **kw
                 f"the {role} must be a Pyro program (or guide=None), not {kind}: call "
                 "plate_diagram(model, guide, *args)."
             )
+    runs = [_diagram_of_call(model, guide, *call) for call in calls_of(args, kwargs)]
+    return merged(runs) if len(runs) > 1 else runs[0]
+
+
+def merge_diagrams(*diagrams: PlateDiagram) -> PlateDiagram:
+    """One diagram of runs on different data, say with and without labels.
+
+    Nodes and edges are those of any run. A variable that is observed in one run and latent in another, or
+    not there, is partly observed. A plate that differs between the runs keeps each run's size.
+
+    Raises:
+        InputError: fewer than two diagrams; or they contradict each other: a site is in different plates,
+            has different distributions, or is a factor in one and a variable in another; or their
+            generative edges go round in a circle.
+    """
+    strangers = [type(each).__name__ for each in diagrams if not isinstance(each, PlateDiagram)]
+    if strangers or len(diagrams) < 2:
+        got = f"a {strangers[0]}" if strangers else f"{len(diagrams)}"
+        raise InputError(
+            f"expected two or more plate diagrams to merge, got {got}: call "
+            "merge_diagrams(plate_diagram(...), plate_diagram(...))."
+        )
+    return merged(diagrams)
+
+
+def _diagram_of_call(
+    model: Program, guide: Program | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> PlateDiagram:
     programs = (model,) if guide is None else (model, guide)
-    names = max((_positional_names(program, len(args)) for program in programs), key=len)
+    names = max((positional_names(program, len(args)) for program in programs), key=len)
     names += [f"argument {number}" for number in range(len(names) + 1, len(args) + 1)]
-    given: dict[_Argument, Tensor] = {}
-    args = tuple(_track(value, name, given) for name, value in zip(names, args, strict=True))
-    kwargs = {name: _track(value, name, given) for name, value in kwargs.items()}
-    with _nothing_moves(*programs):
-        runs = [_run(program, args, kwargs) for program in programs]
+    given: dict[Argument, Tensor] = {}
+    args = tuple(track(value, name, given) for name, value in zip(names, args, strict=True))
+    kwargs = {name: track(value, name, given) for name, value in kwargs.items()}
+    with nothing_moves(*programs):
+        runs = [run_recorded(program, args, kwargs) for program in programs]
     return _assemble(runs[0], runs[1] if guide is not None else {}, given, guide is not None)
 
 
-@dataclass(frozen=True)
-class _Argument:
-    """Provenance of an argument: never equal to a site's name."""
-
-    name: str
-
-
-class _Site(NamedTuple):
-    observed: bool
-    distribution: str
-    parents: frozenset[Any]  # names of sites, and arguments
-    computed_from: frozenset[Any]  # the same, of the observed value
-    frames: tuple[Any, ...]  # plates, outermost first
-
-
-class _Recorder(Messenger):
-    """Notes each sample site with what its distribution was computed from."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sites: dict[str, _Site] = {}
-
-    def _pyro_post_sample(self, msg: Any) -> None:
-        if site_is_subsample(msg) or site_is_deterministic(msg):
-            return
-        observed, value = msg["is_observed"], msg["value"]
-        source = get_provenance(value)
-        # A latent is scored as drawn: a copy would miss the cache of flows that cannot be inverted.
-        parents = get_provenance(msg["fn"].log_prob(detach_provenance(value) if observed else value))
-        parents |= {part for part in source if not (observed and isinstance(part, _Argument))}
-        self.sites[msg["name"]] = _Site(
-            observed,
-            _family(msg["fn"]),
-            parents,
-            source if observed else frozenset(),
-            msg["cond_indep_stack"],
-        )
-        msg["value"] = track_provenance(detach_provenance(value), frozenset({msg["name"]}))
-
-
-def _family(distribution: Any) -> str:
-    wrappers = ("Independent", "ExpandedDistribution", "MaskedDistribution")
-    while type(distribution).__name__ in wrappers:
-        distribution = distribution.base_dist
-    return type(distribution).__name__
-
-
-def _run(program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, _Site]:
-    with poutine.block(), _Recorder() as recorder:
-        program(*args, **kwargs)
-    sites: dict[str, _Site] = recorder.sites
-    return sites
-
-
-@contextmanager
-def _nothing_moves(*programs: Program) -> Iterator[None]:
-    started = torch.cuda.is_initialized()
-    devices = range(torch.cuda.device_count()) if started else ()
-    with (
-        evaluating(*programs),
-        _evaluating_when_called(),
-        torch.random.fork_rng(devices),
-        torch.no_grad(),
-        pyro.validation_enabled(False),
-        own_parameters(hand_back=False),
-    ):
-        yield
-
-
-@contextmanager
-def _evaluating_when_called() -> Iterator[None]:
-    """Evaluation mode for whichever modules a plain function calls: they cannot be known before."""
-    was_training: list[nn.Module] = []
-
-    def switch(module: nn.Module, _: Any) -> None:
-        if module.training:
-            was_training.append(module)
-            module.training = False
-
-    hook = register_module_forward_pre_hook(switch)
-    try:
-        yield
-    finally:
-        hook.remove()
-        for module in was_training:
-            module.training = True
-
-
-def _positional_names(program: Program, count: int) -> list[str]:
-    called = program.forward if isinstance(program, nn.Module) else program
-    try:
-        parameters = inspect.signature(called).parameters.values()
-    except (TypeError, ValueError):  # a builtin, or a callable that shows no signature
-        return []
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return [parameter.name for parameter in parameters if parameter.kind in kinds][:count]
-
-
-def _track(value: Any, name: str, given: dict[_Argument, Tensor]) -> Any:
-    """The value with every tensor in it tracked; notes them in `given`."""
-    if isinstance(value, Tensor):
-        argument = _Argument(name)
-        given[argument] = value
-        return track_provenance(value, frozenset({argument}))
-    if type(value) is dict:
-        return {key: _track(part, f"{name}[{key}]", given) for key, part in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(_track(p, f"{name}[{i}]", given) for i, p in enumerate(value))
-    return value
-
-
 def _assemble(
-    model: dict[str, _Site],
-    guide: dict[str, _Site],
-    given: dict[_Argument, Tensor],
+    model: dict[str, Site],
+    guide: dict[str, Site],
+    given: dict[Argument, Tensor],
     has_guide: bool,
 ) -> PlateDiagram:
     stands_for = _observed_arguments(model)
+    model = _one_node_for_each_datum(model, stands_for)
     used = frozenset().union(*(site.parents for run in (model, guide) for site in run.values()))
     for argument in given:
         if argument in used and argument not in stands_for:
             taken = argument.name in model or argument.name in guide
             stands_for[argument] = [argument.name + " (argument)" * taken]
-    generative, inference = _edges(model, stands_for), _edges(guide, stands_for)
     sites = model | {name: site for name, site in guide.items() if name not in model}
+    generative, inference = _edges(model, stands_for), _edges(guide, stands_for)
+    factors = frozenset(edge for edge in generative | inference if sites[edge[1]].factor)
     nodes = {
         name: Node(
             name,
-            "observed" if site.observed else "latent",
-            site.distribution,
+            "factor" if site.factor else "observed" if site.observed else "latent",
+            "" if site.distribution == "Unit" else site.distribution,
             tuple(frame.name for frame in site.frames),
             "model" if name in model else "guide",
         )
@@ -319,21 +249,44 @@ def _assemble(
     frames = [frame for site in sites.values() for frame in site.frames]
     sizes = {frame.name: int(frame.full_size or frame.size) for frame in reversed(frames)}
     plates = {frame.name: sizes[frame.name] for frame in frames}
-    return PlateDiagram(nodes, plates, generative, inference, has_guide)
+    return PlateDiagram(nodes, plates, generative - factors, inference - factors, has_guide, factors)
 
 
-def _observed_arguments(model: dict[str, _Site]) -> dict[_Argument, list[str]]:
+def _observed_arguments(model: dict[str, Site]) -> dict[Argument, list[str]]:
     """The observed sites that each argument is the value of."""
-    stands_for: dict[_Argument, list[str]] = {}
+    stands_for: dict[Argument, list[str]] = {}
     for name, site in model.items():
-        arguments = [part for part in site.computed_from if isinstance(part, _Argument)]
+        arguments = [part for part in site.computed_from if isinstance(part, Argument)]
         # If several arguments make up the value (data and a mask, say), the one of that name is it.
         for argument in [part for part in arguments if part.name == name] or arguments:
             stands_for.setdefault(argument, []).append(name)
     return stands_for
 
 
-def _edges(run: dict[str, _Site], stands_for: dict[_Argument, list[str]]) -> frozenset[Edge]:
+def _one_node_for_each_datum(
+    model: dict[str, Site], stands_for: dict[Argument, list[str]]
+) -> dict[str, Site]:
+    """Model and arguments such that an argument observed at several sites is one variable.
+
+    It is drawn once: at the site of its name, or else the first. Its densities at the others are factors
+    that tie it to what they depend on.
+    """
+    model = dict(model)
+    for argument, names in stands_for.items():
+        variable = argument.name if argument.name in names else names[0]
+        for name in [name for name in names if name != variable]:
+            site = model[name]
+            if site.computed_from == {argument} and _same(site.value, model[variable].value):
+                model[name] = site._replace(parents=site.parents | {variable}, factor=True)
+                names.remove(name)
+    return model
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.numel() == other.numel() and bool((one.flatten() == other.flatten()).all())
+
+
+def _edges(run: dict[str, Site], stands_for: dict[Argument, list[str]]) -> frozenset[Edge]:
     return frozenset(
         (end, name)
         for name, site in run.items()
@@ -343,7 +296,7 @@ def _edges(run: dict[str, _Site], stands_for: dict[_Argument, list[str]]) -> fro
     )
 
 
-def _plates_of_argument(value: Tensor, children: list[_Site]) -> tuple[str, ...]:
+def _plates_of_argument(value: Tensor, children: list[Site]) -> tuple[str, ...]:
     """The plates around all that depends on the argument, as far as its shape has their size."""
     shared = set.intersection(*({frame.name for frame in site.frames} for site in children))
     return tuple(

@@ -6,6 +6,7 @@ Figures are made without pyplot, so that nothing needs a display and nothing is 
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,7 +33,11 @@ def save(figure: Figure, path: str | Path) -> Path:
 
 
 def image_grid(
-    images: Tensor, title: str = "", row_labels: Sequence[str] = (), axes: Axes | None = None
+    images: Tensor,
+    title: str = "",
+    row_labels: Sequence[str] = (),
+    axes: Axes | None = None,
+    column_labels: Sequence[str] = (),
 ) -> Figure:
     """Rows of images.
 
@@ -41,6 +46,7 @@ def image_grid(
         title: above the grid.
         row_labels: left of each row.
         axes: where to draw; a figure of its own by default.
+        column_labels: above each column.
 
     Raises:
         InputError: the data are no images.
@@ -59,11 +65,16 @@ def image_grid(
     sheet = sheet[..., 0] if sheet.shape[-1] == 1 else sheet  # grey, or colour
     axes.imshow(sheet, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set_title(title, fontsize=10)
-    axes.set_xticks([])
-    axes.set_yticks([(row + 0.5) * (height + 2 * gap) for row in range(len(row_labels))], row_labels)
+    axes.xaxis.tick_top()
+    axes.set_xticks(_middles(len(column_labels), width + 2 * gap), column_labels)
+    axes.set_yticks(_middles(len(row_labels), height + 2 * gap), row_labels)
     axes.tick_params(length=0, labelsize=9)
     axes.spines[:].set_visible(False)
     return _figure(axes)
+
+
+def _middles(count: int, size: int) -> list[float]:
+    return [(cell + 0.5) * size - 0.5 for cell in range(count)]
 
 
 def samples(images: Tensor, columns: int = 10, axes: Axes | None = None) -> Figure:
@@ -92,30 +103,142 @@ def reconstructions(
     return image_grid(torch.stack([*rows.values()]), "Reconstructions of test images", [*rows], axes)
 
 
-def interpolations(lines: Tensor, axes: Axes | None = None) -> Figure:
-    """Decoded lines in latent space, `(N, steps, C, H, W)`, from one datum (left) to another."""
+def interpolations(lines: Tensor, axes: Axes | None = None, class_jumps: bool = False) -> Figure:
+    """Decoded lines in latent space, `(N, steps, C, H, W)`, from one datum (left) to another.
+
+    `class_jumps` says that images depend on a class, which changes halfway.
+    """
     title = "Interpolation in latent space between two test images (left and right ends)"
-    return image_grid(lines, title, axes=axes)
+    return image_grid(lines, title + class_jumps * "\nThe class y is the nearer end's", axes=axes)
+
+
+def interpolation_grid(images: Tensor, class_jumps: bool = False) -> Figure:
+    """The decoded square `(steps, steps, C, H, W)` between four data at its corners."""
+    title = "Interpolation in latent space between four test images (the corners)"
+    return image_grid(images, title + class_jumps * "\nThe class y is the nearest corner's")
+
+
+def manifold(images: Tensor, site: str = "z", label: str | None = None) -> Figure:
+    """What a plane of latents decodes to, `(steps, steps, C, H, W)`, from `generation.manifold`."""
+    given = f"E[x | {site}]" if label is None else f"E[x | {site}, y = {label}]"
+    figure = image_grid(images, f"The latent plane: {given} at the prior's quantiles, 1% to 99%")
+    (axes,) = figure.axes
+    axes.set_xlabel(f"{site}[0] grows to the right")
+    axes.set_ylabel(f"{site}[1] grows upwards")
+    return figure
+
+
+def traversals(
+    images: Tensor, x: Tensor, reconstructed: Tensor, row_labels: Sequence[str], levels: Sequence[float]
+) -> Figure:
+    """A datum's code moved along one dimension in each row, beside the datum.
+
+    Args:
+        images: `(D, Q, C, H, W)`, from `generation.traverse`.
+        x: the datum as a person sees it, `(C, H, W)`.
+        reconstructed: E[x | z] at its posterior's mean, `(C, H, W)`.
+        row_labels: of the D dimensions.
+        levels: of the Q quantiles of the prior.
+    """
+    blank = torch.ones_like(images[:, 0])
+    datum = torch.cat([torch.stack([x, reconstructed]), blank])[: max(2, len(images)), None]
+    columns = [f"{100 * level:g}%" for level in levels]
+    figure = _beside(datum, images, row_labels, columns, left_rows=["image", "E[x | z]"])
+    figure.suptitle(
+        "Latent traversals: in each row one dimension moves through the prior's quantiles,\n"
+        "the others stay at the posterior mean of the test image on the left",
+        fontsize=10,
+    )
+    return figure
+
+
+def class_samples(images: Tensor, class_names: Sequence[str]) -> Figure:
+    """Samples `(C, N, channels, H, W)` given their class, a row for each."""
+    title = "Samples given the class: E[x | y, z], z drawn from p(z | y)"
+    return image_grid(images, title, class_names)
+
+
+def analogies(x: Tensor, images: Tensor, class_names: Sequence[str]) -> Figure:
+    """Data `(N, channels, H, W)` as a person sees them, beside their style in every class,
+    `(N, C, channels, H, W)`, from `generation.analogies`."""
+    figure = _beside(x[:, None], images, [], class_names, left_column="image")
+    figure.suptitle("Analogies: a test image, and its style z in every class y: E[x | y, z]", fontsize=10)
+    return figure
+
+
+def _beside(
+    left: Tensor,
+    right: Tensor,
+    row_labels: Sequence[str],
+    column_labels: Sequence[str],
+    left_rows: Sequence[str] = (),
+    left_column: str = "",
+) -> Figure:
+    """A column of data `(rows, 1, C, H, W)` beside the grid of what is made of them."""
+    rows, columns = len(left), right.shape[1]
+    figure = Figure(figsize=(0.7 * columns + 2, 0.7 * rows + 1), layout="constrained")
+    one, many = figure.subplots(1, 2, width_ratios=[1, columns])
+    image_grid(left, row_labels=left_rows, axes=one, column_labels=[left_column])
+    image_grid(right, row_labels=row_labels, axes=many, column_labels=column_labels)
+    return figure
+
+
+# What a history's columns mean that are no part of the ELBO: each is a mean over the data that have it.
+CLASS_TERMS = {
+    "q(y | x)": "log q(y | x), labelled data",
+    "y": "log p(y | z), labelled data",
+    "y_again": "log p(y | z̄), labelled data, z̄ ~ q(z | E[x | z])",
+    "consistency": "Σ p(y | z) log p(y | z̄), unlabelled data",
+    "aggregate": "−KL(p(y) ‖ mean of p(y | z̄)), unlabelled data",
+}
+_BOUND_COLUMNS = (
+    *("epoch", "step", "elbo", "reconstruction", "kl", "loss"),
+    *("beta", "learning_rate", "seconds"),
+)
 
 
 def learning_curves(history: History, axes: Axes | None = None) -> Figure:
-    """The bound on training and validation data over the epochs, in nats per datum."""
+    """The bound on training and validation data over the epochs, in nats per datum; and, where there is
+    one of its own to draw in, a second panel with the classification terms of semi-supervised training."""
     if axes is None:
-        axes = Figure(figsize=(6, 3.5)).subplots()
-    epochs = history["epoch"]
-    curves = {"training": "elbo", "validation": "validation_elbo"}
+        if class_terms(history):
+            figure = Figure(figsize=(11, 3.5), layout="constrained")
+            axes, beside = figure.subplots(1, 2)
+            class_curves(history, beside)
+        else:
+            axes = Figure(figsize=(6, 3.5)).subplots()
     shown = []
-    for label, name in curves.items():
+    for label, name in {"training": "elbo", "validation": "validation_elbo"}.items():
         if history.rows and name in history.rows[0]:
-            axes.plot(epochs, history[name], label=f"{label} ELBO", lw=1.5)
+            axes.plot(history["epoch"], history[name], label=f"{label} ELBO", lw=1.5)
             shown += history[name]
+    return _finish_curves(axes, history, "Learning curves", shown)
+
+
+def class_terms(history: History) -> list[str]:
+    """The columns that are no part of the ELBO: those of semi-supervised training."""
+    columns = history.rows[0] if history.rows else {}
+    others = ("weight of ", "validation_")
+    return [name for name in columns if name not in _BOUND_COLUMNS and not name.startswith(others)]
+
+
+def class_curves(history: History, axes: Axes) -> Figure:
+    """The classification terms of semi-supervised training, in nats per datum that has them."""
+    shown = []
+    for name, style in zip(class_terms(history), itertools.cycle(["-", "--", "-.", ":"])):
+        axes.plot(history["epoch"], history[name], style, label=CLASS_TERMS.get(name, name), lw=1.5)
+        shown += history[name]
+    return _finish_curves(axes, history, "Classification terms of the training data, unweighted", shown)
+
+
+def _finish_curves(axes: Axes, history: History, title: str, shown: list[float]) -> Figure:
     if history.best_epoch:
         axes.axvline(history.best_epoch, color="grey", ls=":", label="best epoch")
     if shown:
         axes.set_ylim(*_without_the_first_descent(np.asarray(shown)))
     axes.set_xlabel("epoch")
     axes.set_ylabel("nats per datum")
-    axes.set_title("Learning curves", fontsize=10)
+    axes.set_title(title, fontsize=10)
     axes.legend(fontsize=8, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     return _figure(axes)
@@ -144,13 +267,17 @@ def overview(
         reconstructed: what `reconstructions` takes: data, reconstructions, and originals or None.
         title: above the page.
     """
-    figure = Figure(figsize=(11, 6.8), layout="constrained")
+    terms = class_terms(history)
+    figure = Figure(figsize=(11, 6.8 + 2 * bool(terms)), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=[1, 1.45])  # type: ignore[misc]
-    plates, curves = left.subplots(2, 1, height_ratios=[1.3, 1])
+    ratios = [1.3, 1, 1] if terms else [1.3, 1]
+    plates, *curves = left.subplots(len(ratios), 1, height_ratios=ratios)
     grid, pairs = right.subplots(2, 1, height_ratios=[-(-len(sampled) // 10), 3])
     diagram.draw(plates)
     plates.set_title("Plate diagram, read off the program", fontsize=10)
-    learning_curves(history, curves)
+    learning_curves(history, curves[0])
+    if terms:
+        class_curves(history, curves[1])
     samples(sampled, axes=grid)
     reconstructions(*reconstructed, axes=pairs)
     figure.suptitle(title, fontsize=11)

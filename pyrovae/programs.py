@@ -214,7 +214,7 @@ def _has_mean(distribution: Any) -> bool:
 
 
 def at_means(program: Program) -> Program:
-    """The program with each latent at its distribution's mean, a class at its mode; drawn if it has none."""
+    """The program with each latent at its mean, a class at its mode; drawn if there is neither."""
     handled: Program = _AtMeans()(program)
     return handled
 

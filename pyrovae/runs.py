@@ -5,15 +5,14 @@ checkpoints/    the newest two
 history.json    one row for each epoch
 metrics.json    the last evaluation's summary (marginal_likelihood.json: datum by datum)
 figures/        what was drawn
+m1/             a run folder of its own: the VAE beneath an M1+M2, or over whose latents labels spread
 """
 
 from __future__ import annotations
 
-import importlib.metadata
+import functools
 import json
-import platform
 import shutil
-import subprocess
 import sys
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, partial
@@ -23,72 +22,32 @@ from typing import Any, get_type_hints
 import torch
 from torch import Tensor, nn
 
-from pyrovae import data, schedules
-from pyrovae.build import build_model, check_choice
+from pyrovae import data
+from pyrovae.build import CLASSED, build_model
 from pyrovae.checkpoints import is_partial, load_checkpoint, remove_partials, write_atomically
+from pyrovae.config import Config
 from pyrovae.errors import CheckpointError, InputError
-from pyrovae.evaluation import MarginalLikelihood, marginal_likelihood
+from pyrovae.evaluation import (
+    MarginalLikelihood,
+    class_posterior,
+    class_probabilities,
+    error_rate,
+    marginal_likelihood,
+)
 from pyrovae.history import History
+from pyrovae.latents import latent_means
+from pyrovae.models import M1M2
 from pyrovae.programs import resolve_device
+from pyrovae.provenance import git_commit, versions
+from pyrovae.semi_supervised import (
+    M1_CLASSIFIERS,
+    fit_m1_classifier,
+    only_labels_of,
+    spread_labels,
+    training_task,
+)
 from pyrovae.state import load_state
-from pyrovae.training import fit
-
-BINARISATIONS = {
-    "auto": "dynamic for a Bernoulli likelihood, else none",
-    "none": "the grey values as they are",
-    "static": "one draw for each pixel, once",
-    "dynamic": "a fresh draw for each pixel at every presentation",
-}
-
-
-@dataclass(frozen=True)
-class Config:
-    """One training run, as asked for. Names and defaults are the command line's."""
-
-    model: str
-    data: str = "digits"
-    likelihood: str = "bernoulli"
-    network: str = "mlp"
-    latent_dim: int = 10
-    width: int = 256
-    binarise: str = "auto"
-    epochs: int = 100
-    batch_size: int = 128
-    learning_rate: float = 1e-3
-    beta: float = 1.0
-    warm_up: float = 0.0
-    cycle: float = 0.0
-    clip_norm: float | None = None
-    validation_fraction: float = 0.1
-    patience: int | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_choice("binarisation", self.binarise, BINARISATIONS)
-        if not 0 <= self.validation_fraction < 1:
-            raise InputError(
-                f"validation_fraction is {self.validation_fraction}; it must be at least 0 and below 1."
-            )
-        if not self.learning_rate > 0:
-            raise InputError(f"learning_rate is {self.learning_rate}; it must be above 0.")
-        if self.warm_up and self.cycle:
-            raise InputError("warm_up and cycle are both set: beta follows one schedule, choose one.")
-
-    @property
-    def pixels(self) -> str:
-        """How pixels are presented: "dynamic", "static", "none", or "levels" for a categorical."""
-        if self.model != "ppca" and self.likelihood == "categorical":
-            return "levels"
-        if self.binarise != "auto":
-            return self.binarise
-        return "dynamic" if self.model != "ppca" and self.likelihood == "bernoulli" else "none"
-
-    def beta_schedule(self) -> schedules.Schedule:
-        if self.warm_up:
-            return schedules.linear_warm_up(self.warm_up, end=self.beta)
-        if self.cycle:
-            return schedules.cyclical(self.cycle, end=self.beta)
-        return schedules.constant(self.beta)
+from pyrovae.training import Transform, fit
 
 
 def train(
@@ -115,9 +74,9 @@ def train(
     config = replace(config, data=_from_anywhere(config.data))
     run = Run(folder, config)
     images = data.load(config.data, seed=config.seed, download=download)
-    model = run.new_model(images.shape)
-    x_train, x_validation = run.training_data(images)
-    model.likelihood.start_at_marginals(x_train)  # type: ignore[operator, union-attr]
+    run.check_classes(images)
+    model = run.new_model(images)
+    x_train, y_train, x_validation = run.training_data(images)
     created = _first_missing(folder)
     folder.mkdir(parents=True, exist_ok=True)
     remove_partials(folder)
@@ -125,15 +84,26 @@ def train(
     former = path.read_bytes() if path.is_file() else None
     run.write_config(images.shape)
     try:
+        if run.stands_on_m1:
+            m1 = run.m1 if (folder / "m1" / "config.json").is_file() else Run(folder / "m1", config.of_m1())
+            train(m1.config, m1.folder, device=device, resume=True, progress=progress)
+        if isinstance(model, M1M2):
+            model.vae.load_state_dict(run.m1.model.state_dict())
+        else:
+            model.likelihood.start_at_marginals(x_train)  # type: ignore[operator, union-attr]
+        if config.spread and y_train is not None:
+            y_train = spread_labels(latent_means(run.m1.model, x_train), y_train)
+        task = training_task(model, y_train, config.supervision())
         history = fit(
-            model.model,  # type: ignore[arg-type]
-            model.guide,  # type: ignore[arg-type]
+            task.model,
+            task.guide,
             x_train,
+            y_train,
             epochs=config.epochs,
             batch_size=config.batch_size,
             optimizer=partial(torch.optim.Adam, lr=config.learning_rate),
             beta=config.beta_schedule(),
-            transform=data.binarise if config.pixels == "dynamic" else None,
+            transform=run.presentation(model),
             clip_norm=config.clip_norm,
             validation=x_validation,
             patience=config.patience,
@@ -143,14 +113,13 @@ def train(
             resume=resume,
             tensorboard=folder / "tensorboard" if tensorboard else None,
             progress=progress,
+            **task.options(),
         )
     except (InputError, CheckpointError):
         if former is not None:
             write_atomically(path, former)
-        elif created is not None:
-            shutil.rmtree(created)
-        else:
-            path.unlink()
+        elif not (folder / "m1").exists():  # an M1 that has been trained stays, to be resumed upon
+            shutil.rmtree(created) if created is not None else path.unlink()
         raise
     history.save(folder / "history.json")
     return Run(folder, config)
@@ -204,17 +173,37 @@ class Run:
             content["resumed"] = [*begun.get("resumed", []), now]
         write_atomically(path, json.dumps(content, indent=1).encode())
 
-    def new_model(self, x_shape: tuple[int, ...]) -> nn.Module:
+    def new_model(self, images: data.Images) -> nn.Module:
         c = self.config
         return build_model(
             c.model,
-            x_shape,
+            images.shape,
             latent_dim=c.latent_dim,
             likelihood=c.likelihood,
             network=c.network,
             width=c.width,
+            num_classes=images.num_classes,
+            learn_class_prior=c.learn_class_prior,
             seed=c.seed,
         )
+
+    @property
+    def stands_on_m1(self) -> bool:
+        """Whether a VAE is trained first."""
+        return self.config.model == "m1m2" or self.config.spread
+
+    @property
+    def m1(self) -> Run:
+        """The run of the VAE that is trained first."""
+        return Run.open(self.folder / "m1")
+
+    def check_classes(self, images: data.Images) -> None:
+        """Refuse data without classes for a model with them."""
+        if self.config.model in CLASSED and images.y_train is None:
+            raise InputError(
+                f"{self.config.data} has no classes, which a {self.config.model} learns: give y_train and "
+                "y_test (or y) in the .npz, or images in one folder for each class."
+            )
 
     @cached_property
     def images(self) -> data.Images:
@@ -223,10 +212,14 @@ class Run:
     @cached_property
     def model(self) -> nn.Module:
         """The trained model: of the best epoch where there were validation data, else of the last."""
-        model = self.new_model(self.images.shape)
+        model = self.new_model(self.images)
         saved = load_checkpoint(self.folder / "checkpoints")
         best = saved["best_state"] or saved["state"]
-        load_state(model.model, model.guide, {}, best)  # type: ignore[arg-type]
+        trained = model
+        if isinstance(model, M1M2):
+            model.vae.load_state_dict(self.m1.model.state_dict())
+            trained = model.m2
+        load_state(trained.model, trained.guide, {}, best)  # type: ignore[arg-type]
         return model.eval()
 
     @property
@@ -240,21 +233,51 @@ class Run:
         path = self.folder / "metrics.json"
         return json.loads(path.read_text()) if path.is_file() else None
 
-    def training_data(self, images: data.Images) -> tuple[Tensor, Tensor | None]:
-        """The training images to fit and to validate on; only dynamic binarisation is left to do."""
-        x, fraction = images.x_train, self.config.validation_fraction
+    def training_data(self, images: data.Images) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Images and classes to fit, and images to validate on; what varies by presentation is to come.
+
+        Only the classes of the labelled data are there, -1 for all others; None for a model without.
+        """
+        x, y, held_out = self._split(images)
+        if self.config.model not in CLASSED or y is None:
+            return x, None, held_out
+        return x, self.with_labels_only(y, self.config.labels), held_out
+
+    def _split(self, images: data.Images) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        x, y, fraction = images.x_train, images.y_train, self.config.held_out
         if self.config.pixels != "dynamic":
             x = self.presented(x)
         if not fraction:
-            return x, None
-        kept, held_out = data.stratified_split(images.y_train, fraction, self.config.seed, n=len(x))
-        return x[kept], x[held_out]
+            return x, y, None
+        kept, others = data.stratified_split(y, fraction, self.config.seed, n=len(x))
+        return x[kept], None if y is None else y[kept], x[others]
+
+    def with_labels_only(self, y: Tensor, per_class: int | None) -> Tensor:
+        """The classes `(N,)` of the labelled data, so many of each class, and -1 for all others."""
+        if per_class is None:
+            return y
+        return only_labels_of(data.labels_per_class(y, per_class, self.config.seed), y)
+
+    def presentation(self, model: nn.Module) -> Transform | None:
+        """What happens to a minibatch each time it is presented: shift, binarise, encode."""
+        steps: list[Transform] = []
+        if self.config.shift:
+            steps.append(partial(data.random_shift, pixels=self.config.shift))
+        if self.config.pixels == "dynamic":
+            steps.append(data.binarise)
+        if isinstance(model, M1M2):
+            steps.append(model.draw_z1)
+        return (lambda x: functools.reduce(lambda x, step: step(x), steps, x)) if steps else None
 
     def presented(self, x: Tensor) -> Tensor:
         """Images as the model sees them; binarised by one fixed draw, so that scores repeat."""
         if self.config.pixels in ("static", "dynamic"):
             return data.binarise_static(x, self.config.seed)
         return data.to_levels(x) if self.config.pixels == "levels" else x
+
+    def encoded(self, x: Tensor) -> Tensor:
+        """Images as they are encoded to be classified: at the mean of what varies by presentation."""
+        return x if self.config.pixels == "dynamic" else self.presented(x)
 
     def shown(self, x: Tensor) -> Tensor:
         """Presented images as grey values in [0, 1], to draw."""
@@ -283,9 +306,52 @@ class Run:
         if self.config.model == "ppca":
             exact = model.log_evidence(x.to(next(model.parameters()).device))  # type: ignore[operator]
             metrics["exact_log_likelihood"] = exact.mean().item()
+        if self.config.model in CLASSED and self.images.y_test is not None:
+            seen = self.encoded(self.images.x_test[:limit])
+            probabilities = class_probabilities(model.model, model.guide, seen)  # type: ignore[arg-type]
+            metrics["test_error"] = error_rate(probabilities, self.images.y_test[:limit])
         text = json.dumps(metrics, indent=1)
         write_atomically(self.folder / "metrics.json", text.encode())
         return result
+
+    def classify(
+        self, labels: int | None = None, num_samples: int = 0, device: str = "auto"
+    ) -> dict[str, float]:
+        """Test error, in %, of each way to classify; writes classification.json.
+
+        They are the model's own classifier, if it has one, and the same model by Bayes' rule if
+        `num_samples` is above 0; and M1's classifiers, fitted to the latent means of labelled data.
+
+        Args:
+            labels: how many of each class M1's classifiers are given; all that the run was by default.
+            num_samples: importance samples of z for each datum and class.
+            device: where the model runs.
+
+        Raises:
+            InputError: the data have no classes, or too few of one.
+        """
+        images = self.images
+        x, y, _ = self._split(images)
+        if y is None or images.y_test is None:
+            raise InputError(f"{self.config.data} has no classes to compare predictions with.")
+        y = self.with_labels_only(y, self.config.labels if labels is None else labels)
+        x_test = self.encoded(images.x_test)
+        model = self.model.to(resolve_device(device))
+        errors: dict[str, float] = {}
+        if self.config.model in CLASSED:
+            pair = model.model, model.guide
+            errors["own classifier"] = error_rate(class_probabilities(*pair, x_test), images.y_test)  # type: ignore[arg-type]
+            if num_samples:
+                by_bayes = class_posterior(
+                    *pair, self.presented(images.x_test), images.num_classes, num_samples=num_samples
+                )  # type: ignore[arg-type]
+                errors["Bayes' rule"] = error_rate(by_bayes, images.y_test)
+        z, z_test = latent_means(model, x).numpy(), latent_means(model, x_test).numpy()
+        for name in M1_CLASSIFIERS:
+            predicted = fit_m1_classifier(name, z, y.numpy()).predict(z_test)
+            errors[name] = 100 * float((predicted != images.y_test.numpy()).mean())
+        write_atomically(self.folder / "classification.json", json.dumps(errors, indent=1).encode())
+        return errors
 
 
 def _from_anywhere(name: str) -> str:
@@ -310,28 +376,3 @@ def _first_missing(folder: Path) -> Path | None:
     """The topmost of the folders that making `folder` would make."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     return missing[-1] if missing else None
-
-
-def versions() -> dict[str, str]:
-    """Of Python, this package and what its numbers depend on."""
-    packages = ("pyrovae", "torch", "pyro-ppl", "numpy", "arviz", "scikit-learn")
-    return {"python": platform.python_version()} | {
-        name: importlib.metadata.version(name) for name in packages
-    }
-
-
-def git_commit() -> str | None:
-    """The commit of the checkout that the package runs from, marked where it has been changed."""
-    command = [
-        "git",
-        "-C",
-        str(Path(__file__).parent),
-        "describe",
-        "--always",
-        "--dirty",
-        "--abbrev=40",
-    ]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None

@@ -21,7 +21,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.semi_supervised import LabelSpreading
-from sklearn.svm import SVC
+from sklearn.svm import SVC, LinearSVC
 from torch import Tensor, nn
 
 from pyrovae.batches import UNLABELLED
@@ -160,7 +160,7 @@ def _scaled(classifier: Any) -> Pipeline:
 
 M1_CLASSIFIERS: dict[str, Callable[[], Any]] = {
     "logistic": lambda: _scaled(LogisticRegression(max_iter=2000)),
-    "linear-svm": lambda: _scaled(SVC(kernel="linear")),
+    "linear-svm": lambda: _scaled(LinearSVC()),
     "rbf-svm": lambda: _scaled(SVC()),
     "label-spreading": label_spreading,
 }

@@ -1,0 +1,108 @@
+"""What can be asked of one training run: names and defaults of the command line and of `runs`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from pyrovae import schedules
+from pyrovae.build import CLASSED, check_choice
+from pyrovae.errors import InputError
+from pyrovae.semi_supervised import Supervision
+
+BINARISATIONS = {
+    "auto": "dynamic for a Bernoulli likelihood, else none",
+    "none": "the grey values as they are",
+    "static": "one draw for each pixel, once",
+    "dynamic": "a fresh draw for each pixel at every presentation",
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """One training run, as asked for. Names and defaults are the command line's.
+
+    By default a tenth of the training data is held out to choose the best epoch by its bound; not so for
+    models with classes, since the best bound is not the best classifier.
+    """
+
+    model: str
+    data: str = "digits"
+    likelihood: str = "bernoulli"
+    network: str = "mlp"
+    latent_dim: int = 10
+    width: int = 256
+    binarise: str = "auto"
+    epochs: int = 100
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    beta: float = 1.0
+    warm_up: float = 0.0
+    cycle: float = 0.0
+    clip_norm: float | None = None
+    validation_fraction: float | None = None
+    patience: int | None = None
+    labels: int | None = None
+    spread: bool = False
+    shift: int = 0
+    learn_class_prior: bool = False
+    alpha: float = Supervision.alpha
+    prediction: float = Supervision.prediction
+    consistency: float = Supervision.consistency
+    aggregate: float = Supervision.aggregate
+    constraint_delay: float = Supervision.delay
+    constraint_warm_up: float = Supervision.warm_up
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_choice("binarisation", self.binarise, BINARISATIONS)
+        if not 0 <= self.held_out < 1:
+            raise InputError(f"validation_fraction is {self.held_out}; it must be at least 0 and below 1.")
+        if not self.learning_rate > 0:
+            raise InputError(f"learning_rate is {self.learning_rate}; it must be above 0.")
+        if self.warm_up and self.cycle:
+            raise InputError("warm_up and cycle are both set: beta follows one schedule, choose one.")
+        if self.model not in CLASSED and (self.labels is not None or self.spread):
+            raise InputError(
+                f"labels and spread are for models with classes ({', '.join(CLASSED)}); a {self.model} "
+                "learns none. Its latents can be classified afterwards: pyrovae classify RUN --labels 10."
+            )
+        if self.shift < 0:
+            raise InputError(f"shift is {self.shift}; it must be at least 0.")
+
+    @property
+    def held_out(self) -> float:
+        """The share of training data that choose the best epoch."""
+        if self.validation_fraction is None:
+            return 0.0 if self.model in CLASSED else 0.1
+        return self.validation_fraction
+
+    @property
+    def pixels(self) -> str:
+        """How pixels are presented: "dynamic", "static", "none", or "levels" for a categorical."""
+        if self.model != "ppca" and self.likelihood == "categorical":
+            return "levels"
+        if self.binarise != "auto":
+            return self.binarise
+        return "dynamic" if self.model != "ppca" and self.likelihood == "bernoulli" else "none"
+
+    def beta_schedule(self) -> schedules.Schedule:
+        if self.warm_up:
+            return schedules.linear_warm_up(self.warm_up, end=self.beta)
+        if self.cycle:
+            return schedules.cyclical(self.cycle, end=self.beta)
+        return schedules.constant(self.beta)
+
+    def supervision(self) -> Supervision:
+        """How much classes weigh."""
+        return Supervision(
+            self.alpha,
+            self.prediction,
+            self.consistency,
+            self.aggregate,
+            self.constraint_delay,
+            self.constraint_warm_up,
+        )
+
+    def of_m1(self) -> Config:
+        """The VAE beneath: M1+M2's first half, or the one whose latents labels spread over."""
+        return replace(self, model="vae", labels=None, spread=False)

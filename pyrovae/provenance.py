@@ -1,0 +1,33 @@
+"""What a result's numbers depend on besides its configuration: versions and the commit."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import subprocess
+from pathlib import Path
+
+
+def versions() -> dict[str, str]:
+    """Of Python, this package and what its numbers depend on."""
+    packages = ("pyrovae", "torch", "pyro-ppl", "numpy", "arviz", "scikit-learn")
+    return {"python": platform.python_version()} | {
+        name: importlib.metadata.version(name) for name in packages
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout that the package runs from, marked where it has been changed."""
+    command = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=40",
+    ]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

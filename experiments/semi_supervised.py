@@ -95,6 +95,7 @@ SETTINGS = {
 SUPERVISION = Supervision(alpha=25.0, prediction=25.0, consistency=25.0, aggregate=25.0)
 # From the given labels alone: Kingma's alpha, and constraints that wait until there is something to hold.
 LABELS_ONLY = Supervision(alpha=0.1, delay=5, warm_up=5)
+LABELLED_BATCH = 100  # beside unlabelled data
 NETWORK_STEPS = 3000
 SPLIT = 0  # in place of a number of labels: 80 % of all images
 MODELS = ("m2", "m1m2", "pcvae", "cpcvae")
@@ -156,6 +157,7 @@ def train(
         "batch_size": p.setting.batch_size,
         "optimizer": partial(torch.optim.Adam, lr=p.setting.learning_rate, fused=True),
         "transform": presentation(p, model),
+        "seed": p.draw,
         **task.options(),
     }
     fit(
@@ -165,7 +167,6 @@ def train(
         y,
         epochs=epochs,
         scheduler=partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=epochs),
-        seed=p.draw,
         folder=folder,
         resume=True,
         progress=False,
@@ -216,7 +217,7 @@ def trained_vae(p: Problem, runs: Path) -> nn.Module:
         beta=p.setting.beta,
         optimizer=partial(torch.optim.Adam, lr=p.setting.vae_learning_rate, fused=True),
         transform=binarised,
-        **({"seed": 0} if shared else {}),
+        seed=0 if shared else p.draw,
     )
     return vae
 
@@ -231,16 +232,30 @@ def trained_model(p: Problem, name: str, runs: Path) -> nn.Module:
     if isinstance(model, M1M2):
         assert vae is not None
         model.vae.load_state_dict(vae.state_dict())
-    labelled_batch = {"labelled_batch_size": 100}
     s = p.setting
     if labels_only:
-        train(p, model, p.y, p.folder / name, s.label_epochs[kind], LABELS_ONLY, **labelled_batch)
+        train(
+            p,
+            model,
+            p.y,
+            p.folder / name,
+            s.label_epochs[kind],
+            LABELS_ONLY,
+            labelled_batch_size=LABELLED_BATCH,
+        )
         return model
     assert vae is not None
     y = p.y if p.labelled.all() else spread_labels(latent_means(vae, p.x), p.y)
     train(p, model, y, p.folder / name, s.epochs[kind])
     if kind == "cpcvae" and not p.labelled.all():
-        train(p, model, p.y, p.folder / f"{name}-2", s.label_epochs[kind] // 2, **labelled_batch)
+        train(
+            p,
+            model,
+            p.y,
+            p.folder / f"{name}-2",
+            s.label_epochs[kind] // 2,
+            labelled_batch_size=LABELLED_BATCH,
+        )
     return model
 
 
@@ -324,7 +339,7 @@ def errors_of(p: Problem, job: str, runs: Path) -> Iterator[tuple[str, float]]:
             yield f"(e) logistic regression on PC-VAE means{suffix}", logistic_regression(p, z, z_test)
 
 
-app = typer.Typer(help=__doc__, rich_markup_mode=None, add_completion=False)
+app = typer.Typer(help=__doc__, rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
 Runs = Annotated[Path, typer.Option(help="Where trainings keep their checkpoints.")]
 
 

@@ -339,12 +339,11 @@ class Run:
         model = self.model.to(resolve_device(device))
         errors: dict[str, float] = {}
         if self.config.model in CLASSED:
-            pair = model.model, model.guide
-            errors["own classifier"] = error_rate(class_probabilities(*pair, x_test), images.y_test)  # type: ignore[arg-type]
+            pair: tuple[Any, Any] = model.model, model.guide
+            errors["own classifier"] = error_rate(class_probabilities(*pair, x_test), images.y_test)
             if num_samples:
-                by_bayes = class_posterior(
-                    *pair, self.presented(images.x_test), images.num_classes, num_samples=num_samples
-                )  # type: ignore[arg-type]
+                seen, count = self.presented(images.x_test), images.num_classes
+                by_bayes = class_posterior(*pair, seen, count, num_samples=num_samples)
                 errors["Bayes' rule"] = error_rate(by_bayes, images.y_test)
         z, z_test = latent_means(model, x).numpy(), latent_means(model, x_test).numpy()
         for name in M1_CLASSIFIERS:

@@ -65,9 +65,10 @@ def binary_images() -> Tensor:
 def make_m2() -> Callable[..., M2]:
     """A small M2 in 64-bit for binary images of 4 x 4 pixels, its class prior not uniform."""
 
-    def make(seed: int = 0, x_shape: tuple[int, ...] = (1, 4, 4), latent_dim: int = 2, classes: int = 3) -> M2:
+    def make(seed: int = 0, latent_dim: int = 2, classes: int = 3) -> M2:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
+            x_shape = (1, 4, 4)
             features = MLP(x_shape, 6, hidden=(8,))
             m2 = M2(
                 class_prior=Classes(classes, learned=True),

@@ -113,12 +113,13 @@ def parts_of(
     """The labelled and the unlabelled part of data with classes `y` `(N,)`, -1 where there is none.
 
     Each datum counts in the loss as often as any other, times the weight of its kind, labelled first.
-    Without classes, or if every datum has one, there is one part.
+    Without classes, or if every datum has one, there is one part; also if `y` is real-valued, where -1 is
+    a value like any other.
 
     Raises:
         InputError: no datum has a class, though classes are given.
     """
-    if y is None or not (unlabelled := y == UNLABELLED).any():
+    if y is None or y.is_floating_point() or not (unlabelled := y == UNLABELLED).any():
         return [Part(torch.arange(num_data), y is not None, batch_size, 1.0, 1.0)]
     if unlabelled.all():
         raise InputError(

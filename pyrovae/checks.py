@@ -110,8 +110,10 @@ def _check_observed(name: str, site: Mapping[str, Any]) -> None:
         rows = value.flatten(1) if value.dim() > 1 else value.unsqueeze(-1)
         row = rows[outside.nonzero()[0, -1]] if outside.dim() == 1 else rows.flatten()
         family = _family(fn)
-        remedies = (remedy for kind, remedy in _REMEDIES.items() if isinstance(family, kind))
+        remedies = (remedy for kind, remedy in _REMEDIES.items() if expected and isinstance(family, kind))
         remedy = next(remedies, f"its values must satisfy {family.support}")
+        if not expected and isinstance(family, dist.Categorical):
+            remedy = f"its classes are 0, 1, ..., {family.probs.shape[-1] - 1}"
         raise InputError(
             f"{int(outside.sum())} of {outside.numel()} data lie outside the support of the "
             f"{type(family).__name__} likelihood at site '{name}' (values from {row.min():g} to "

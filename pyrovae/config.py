@@ -66,6 +66,7 @@ class Config:
                 f"labels and spread are for models with classes ({', '.join(CLASSED)}); a {self.model} "
                 "learns none. Its latents can be classified afterwards: pyrovae classify RUN --labels 10."
             )
+        self.supervision()  # which refuses weights that cannot be
         if self.shift < 0:
             raise InputError(f"shift is {self.shift}; it must be at least 0.")
 

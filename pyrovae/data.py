@@ -193,9 +193,10 @@ def binarise_static(x: Tensor, seed: int = 0) -> Tensor:
     return binarise(x.cpu(), torch.Generator().manual_seed(seed)).to(x.device)
 
 
-def random_shift(x: Tensor, pixels: int) -> Tensor:
+def random_shift(x: Tensor, pixels: int, generator: torch.Generator | None = None) -> Tensor:
     """Each image moved by up to so many pixels down and across, afresh at every call; what is moved in
-    is black. `(B, C, H, W)` to the same.
+    is black. `(B, C, H, W)` to the same. The generator lies on the device of `x`; None is the global
+    random state.
 
     Raises InputError: `x` holds no images, or `pixels` is negative.
     """
@@ -206,7 +207,8 @@ def random_shift(x: Tensor, pixels: int) -> Tensor:
         )
     height, width = x.shape[-2:]
     padded = torch.nn.functional.pad(x, (pixels,) * 4)
-    down, across = torch.randint(0, 2 * pixels + 1, (2, len(x), 1), device=x.device)
+    moves = torch.randint(2 * pixels + 1, (2, len(x), 1), generator=generator, device=x.device)
+    down, across = moves
     rows = (down + torch.arange(height, device=x.device))[:, :, None]
     columns = (across + torch.arange(width, device=x.device))[:, None, :]
     image = torch.arange(len(x), device=x.device)[:, None, None]

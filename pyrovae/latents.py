@@ -214,9 +214,9 @@ def draw_latents(
         if value < 1:
             raise InputError(f"{name} is {value}; it must be at least 1.")
     prior_site(model)
-    if label is not None and not 0 <= label < (classes := num_classes(model)):
-        raise InputError(f"class {label} was asked for; there are {classes}, counted from 0.")
     sites = sites_of(model)
+    if label is not None and not 0 <= label < num_classes(model):
+        raise InputError(f"class {label} was asked for; there are {sites.num_classes}, counted from 0.")
     with evaluating(model), seeded(seed, device_of(model)):
         latents, log_weights = _draws(model, sites, count, label)
         if torch.allclose(log_weights, log_weights[:1]):

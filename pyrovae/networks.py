@@ -192,12 +192,25 @@ class WithClass(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Map data `(*leading, *in_shape)` and classes `(*leading,)` to `(*leading, *out_shape)`; the
-        two sets of leading dimensions are broadcast against each other."""
+        two sets of leading dimensions are broadcast against each other.
+
+        Raises:
+            InputError: a class that the network does not have.
+        """
         h = x if self.features is None else self.features(x)
-        one_hot = functional.one_hot(y, self.num_classes).to(h.dtype)
+        one_hot = self._one_hot(y).to(h.dtype)
         leading = torch.broadcast_shapes(h.shape[:-1], y.shape)
         parts = [part.expand(*leading, part.shape[-1]) for part in (h, one_hot)]
         return self.network(torch.cat(parts, -1))
+
+    def _one_hot(self, y: Tensor) -> Tensor:
+        try:
+            return functional.one_hot(y, self.num_classes)
+        except RuntimeError as error:
+            raise InputError(
+                f"classes from {y.min()} to {y.max()} do not go into a network of {self.num_classes} "
+                f"classes, which are whole numbers from 0: {error}"
+            ) from error
 
 
 def _image_shape(shape: Sequence[int]) -> tuple[int, int, int]:

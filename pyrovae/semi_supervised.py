@@ -47,6 +47,9 @@ class Supervision:
         aggregate: of the frequencies of predicted classes in CPC-VAE, as well.
         delay: epochs before the constraints of PC-VAE and CPC-VAE count.
         warm_up: epochs over which they rise from then on.
+
+    Raises:
+        InputError: one of them is negative.
     """
 
     alpha: float = 0.1
@@ -55,6 +58,11 @@ class Supervision:
     aggregate: float = 25.0
     delay: float = 0.0
     warm_up: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not value >= 0:
+                raise InputError(f"{name} is {value}; it must be at least 0.")
 
     def schedule(self, weight: float) -> Schedule:
         """A constraint's weight over the epochs."""

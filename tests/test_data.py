@@ -24,6 +24,7 @@ from pyrovae.data import (
     from_levels,
     labels_per_class,
     load,
+    random_shift,
     stratified_split,
     to_levels,
 )
@@ -670,3 +671,32 @@ def test_pixels_out_of_range(convert, bad):
         convert(torch.tensor([0.5, bad]))
     with pytest.raises(InputError, match=r"was given torch.uint8, expected floats"):
         convert(torch.zeros(2, dtype=torch.uint8))
+
+
+def test_shifted_images_are_the_image_elsewhere():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(200, 3, 5, 7, generator=generator)
+    shifted = random_shift(x, 2, generator)
+    padded = torch.nn.functional.pad(x, (2, 2, 2, 2))
+    windows = {
+        (down, across): padded[:, :, down : down + 5, across : across + 7]
+        for down in range(5)
+        for across in range(5)
+    }
+    found = [
+        {place for place, window in windows.items() if torch.equal(window[n], shifted[n])}
+        for n in range(200)
+    ]
+    assert all(len(places) == 1 for places in found)
+    assert set().union(*found) == windows.keys(), "every place occurs"
+
+
+def test_a_shift_by_nothing_changes_nothing():
+    x = torch.arange(100.0).reshape(4, 1, 5, 5)
+    assert torch.equal(random_shift(x, 0, torch.Generator()), x)
+
+
+@pytest.mark.parametrize(("shape", "pixels"), [((4, 25), 1), ((4, 1, 5, 5), -1)])
+def test_what_cannot_be_shifted_is_refused(shape, pixels):
+    with pytest.raises(InputError, match="cannot be shifted"):
+        random_shift(torch.zeros(shape), pixels)

@@ -164,3 +164,102 @@ def test_a_figure_that_cannot_be_written_leaves_the_former_one(tmp_path, monkeyp
             plots.save(plots.samples(torch.zeros(3, 1, 8, 8)), path)
     assert path.read_bytes() == former
     assert list(tmp_path.iterdir()) == [path]
+
+
+# Figures of conditional generation and of semi-supervised training
+
+
+def labels_of(axes):
+    return [t.get_text() for t in axes.get_xticklabels()], [t.get_text() for t in axes.get_yticklabels()]
+
+
+def test_columns_are_labelled_in_their_middles():
+    (axes,) = plots.image_grid(torch.zeros(1, 3, 1, 8, 8), column_labels=["a", "b", "c"]).axes
+    assert labels_of(axes)[0] == ["a", "b", "c"]
+    assert axes.get_xticks().tolist() == [4.5, 14.5, 24.5]
+
+
+def test_an_interpolation_grid_and_a_manifold_are_drawn_as_they_come():
+    images = torch.linspace(0, 1, 9).view(3, 3, 1, 1, 1).expand(3, 3, 1, 3, 3)
+    assert drawn(plots.interpolation_grid(images))[2::5, 2::5] == pytest.approx(
+        images[..., 0, 0, 0].numpy()
+    )
+    assert "corner's" not in plots.interpolation_grid(images).axes[0].get_title()
+    assert "class y is the nearest corner's" in plots.interpolation_grid(images, True).axes[0].get_title()
+    assert (
+        "class y is the nearer end's" in plots.interpolations(images, class_jumps=True).axes[0].get_title()
+    )
+    (axes,) = plots.manifold(images, "z2", "shirt").axes
+    assert "E[x | z2, y = shirt]" in axes.get_title()
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("z2[0] grows to the right", "z2[1] grows upwards")
+    assert "E[x | z] at" in plots.manifold(images).axes[0].get_title()
+
+
+def test_traversals_stand_beside_their_datum():
+    images = torch.full((3, 2, 1, 8, 8), 0.5)
+    figure = plots.traversals(
+        images, torch.zeros(1, 8, 8), images[0, 0], ["z[4]", "z[0]", "z[1]"], [0.1, 0.9]
+    )
+    datum, grid = figure.axes
+    assert labels_of(datum)[1] == ["image", "E[x | z]"]
+    assert labels_of(grid) == (["10%", "90%"], ["z[4]", "z[0]", "z[1]"])
+    sheet = np.asarray(datum.images[0].get_array())
+    assert sheet[[5, 15, 25], 5].tolist() == [0, 0.5, 1]  # the rest is blank
+    assert "Latent traversals" in figure.get_suptitle()
+    one = plots.traversals(images[:1], torch.zeros(1, 8, 8), images[0, 0], ["z[4]"], [0.1, 0.9])
+    assert np.asarray(one.axes[0].images[0].get_array()).shape == (20, 10)
+
+
+def test_class_samples_have_a_row_for_each_class():
+    (axes,) = plots.class_samples(torch.zeros(2, 3, 1, 8, 8), ["cat", "dog"]).axes
+    assert labels_of(axes)[1] == ["cat", "dog"]
+    assert np.asarray(axes.images[0].get_array()).shape == (20, 30)
+
+
+def test_analogies_have_the_image_on_the_left_and_a_column_for_each_class():
+    figure = plots.analogies(torch.zeros(4, 1, 8, 8), torch.ones(4, 2, 1, 8, 8), ["cat", "dog"])
+    left, right = figure.axes
+    assert labels_of(left)[0] == ["image"]
+    assert labels_of(right)[0] == ["cat", "dog"]
+    assert np.asarray(left.images[0].get_array()).shape == (40, 10)
+    assert np.asarray(right.images[0].get_array()).shape == (40, 20)
+    assert "Analogies" in figure.get_suptitle()
+
+
+def semi_supervised_history():
+    whole = history()
+    for number, row in enumerate(whole.rows):
+        row |= {
+            "q(y | x)": -2.0 + number / 10,
+            "consistency": -3.0,
+            "weight of consistency": 5.0,
+            "new": -1.0,
+        }
+        row |= {"kl": 5.0, "beta": 1.0, "seconds": 2.0, "validation_error": 3.0}
+    return whole
+
+
+def test_classification_terms_have_a_panel_of_their_own():
+    bounds, terms = plots.learning_curves(semi_supervised_history()).axes
+    assert len(bounds.lines) == 3
+    assert terms.lines[0].get_ydata() == pytest.approx([-2, -1.9, -1.8, -1.7, -1.6])
+    legend = [text.get_text() for text in terms.get_legend().get_texts()]
+    assert legend[:3] == [
+        "log q(y | x), labelled data",
+        "Σ p(y | z) log p(y | z̄), unlabelled data",
+        "new",
+    ]
+    assert "best epoch" in legend[3]
+    assert terms.get_ylabel() == "nats per datum"
+    assert len({line.get_linestyle() for line in terms.lines[:3]}) == 3
+    assert len(plots.learning_curves(history()).axes) == 1
+
+
+def test_the_overview_of_semi_supervised_training_has_the_panel_too(make_vae, binary_images):
+    vae = make_vae()
+    diagram = plate_diagram(vae.model, vae.guide, binary_images)
+    x = binary_images[:5]
+    figure = plots.overview(diagram, semi_supervised_history(), binary_images[:20], (x, x, None), "A page")
+    titles = [axes.get_title() for axes in figure.axes]
+    assert len(titles) == 5
+    assert titles[2].startswith("Classification terms")

@@ -16,6 +16,8 @@ settings below were chosen on draw 100 (of 50,000 images), by the error on 10,00
     python experiments/semi_supervised.py table
     PYROVAE_DATA=... python experiments/semi_supervised.py figures
 
+(`--labels 0` is the 80-20 split.)
+
 Each model of each draw is written when it is done, and skipped when the command is given again; a
 training that was interrupted goes on from its last epoch. Several processes may share the work.
 """
@@ -33,12 +35,14 @@ from typing import Annotated, Any
 import pyro
 import torch
 import typer
+from matplotlib.figure import Figure
+from reporting import RESULTS
 from semi_supervised_results import add_errors, done, write_table
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from pyrovae import data, fit
+from pyrovae import data, fit, generation, latent_plots, plots
 from pyrovae.build import build_model
 from pyrovae.evaluation import class_probabilities, error_rate
 from pyrovae.generation import latent_means
@@ -372,6 +376,25 @@ def run(
 def table() -> None:
     """Write the table of what has been measured so far."""
     print(write_table())
+
+
+@app.command()
+def figures(runs: Runs = Path("runs/semi_supervised")) -> None:
+    """Latent spaces, analogies and interpolations on MNIST, with the 100 labels of draw 0."""
+    p = problem("mnist", 10, 0, runs)
+    shown = {"vae": trained_vae(p, runs)} | {name: trained_model(p, name, runs) for name in ("m2", "pcvae")}
+    x, y, names = p.x_test, p.y_test, [str(label) for label in range(10)]
+    for name in ("vae", "pcvae"):
+        z = latent_means(shown[name], x[:2000])
+        write_figure(latent_plots.latent_pca(z, y[:2000], names), f"latent-pca-{name}")
+    styles = x[[(y == label).nonzero()[2].item() for label in range(10)]]
+    write_figure(plots.analogies(styles, generation.analogies(shown["m2"], styles), names), "analogies")
+    lines = generation.interpolate(shown["vae"], styles[:5], styles[5:], steps=12)
+    write_figure(plots.interpolations(lines), "interpolation")
+
+
+def write_figure(figure: Figure, name: str) -> None:
+    print(f"written: {plots.save(figure, RESULTS / f'semi_supervised-{name}.png')}")
 
 
 if __name__ == "__main__":

@@ -67,6 +67,8 @@ def image_grid(
     axes.set_title(title, fontsize=10)
     axes.xaxis.tick_top()
     axes.set_xticks(_middles(len(column_labels), width + 2 * gap), column_labels)
+    if max(map(len, column_labels), default=0) > 6:  # too long to stand side by side
+        axes.set_xticks(axes.get_xticks(), column_labels, rotation=40, ha="left")
     axes.set_yticks(_middles(len(row_labels), height + 2 * gap), row_labels)
     axes.tick_params(length=0, labelsize=9)
     axes.spines[:].set_visible(False)
@@ -202,7 +204,7 @@ def learning_curves(history: History, axes: Axes | None = None) -> Figure:
     one of its own to draw in, a second panel with the classification terms of semi-supervised training."""
     if axes is None:
         if class_terms(history):
-            figure = Figure(figsize=(11, 3.5), layout="constrained")
+            figure = Figure(figsize=(11, 4.5), layout="constrained")
             axes, beside = figure.subplots(1, 2)
             class_curves(history, beside)
         else:
@@ -228,7 +230,10 @@ def class_curves(history: History, axes: Axes) -> Figure:
     for name, style in zip(class_terms(history), itertools.cycle(["-", "--", "-.", ":"])):
         axes.plot(history["epoch"], history[name], style, label=CLASS_TERMS.get(name, name), lw=1.5)
         shown += history[name]
-    return _finish_curves(axes, history, "Classification terms of the training data, unweighted", shown)
+    figure = _finish_curves(axes, history, "Classification terms in training, unweighted", shown)
+    # Their names are long: beneath the panel rather than on the curves.
+    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.22))
+    return figure
 
 
 def _finish_curves(axes: Axes, history: History, title: str, shown: list[float]) -> Figure:
@@ -268,7 +273,7 @@ def overview(
         title: above the page.
     """
     terms = class_terms(history)
-    figure = Figure(figsize=(11, 6.8 + 2 * bool(terms)), layout="constrained")
+    figure = Figure(figsize=(11, 6.8 + 2.5 * bool(terms)), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=[1, 1.45])  # type: ignore[misc]
     ratios = [1.3, 1, 1] if terms else [1.3, 1]
     plates, *curves = left.subplots(len(ratios), 1, height_ratios=ratios)

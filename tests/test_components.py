@@ -1,4 +1,4 @@
-"""The contract that every prior, likelihood and posterior keeps: one table, one set of tests."""
+"""The contract of every prior, likelihood, posterior and classifier: one table, one set of tests."""
 
 import itertools
 import math
@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from pyrovae import likelihoods, posteriors, priors
-from pyrovae.networks import MLP
+from pyrovae import classifiers, likelihoods, posteriors, priors
+from pyrovae.errors import InputError
+from pyrovae.networks import MLP, WithClass
 
 LATENT = 3
+CLASSES = 2
 IMAGE = (3, 4, 5)
 
 
@@ -20,10 +22,11 @@ class Case(NamedTuple):
     build: Callable[[], nn.Module]
     given: tuple[int, ...] | None  # event shape of what it is called with; None: nothing
     event: tuple[int, ...]
+    with_class: bool = False  # called with a class too
 
 
-def decoder(levels=1):
-    return MLP(LATENT, (levels * IMAGE[0], *IMAGE[1:]), hidden=(6,))
+def decoder(levels=1, extra=0):
+    return MLP(LATENT + extra, (levels * IMAGE[0], *IMAGE[1:]), hidden=(6,))
 
 
 # A new component is one row here.
@@ -37,8 +40,26 @@ CASES = {
         lambda: posteriors.DiagonalNormal(MLP(IMAGE, 7, hidden=(6,)), LATENT), IMAGE, (LATENT,)
     ),
     "linear normal": Case(lambda: posteriors.LinearNormal(IMAGE, LATENT), IMAGE, (LATENT,)),
+    "classes": Case(lambda: priors.Classes(CLASSES, learned=True), None, ()),
+    "uniform classes": Case(lambda: priors.Classes(CLASSES), None, ()),
+    "classifier": Case(lambda: classifiers.Classifier(MLP(IMAGE, CLASSES, hidden=(6,))), IMAGE, ()),
+    "linear classifier": Case(lambda: classifiers.LinearClassifier(IMAGE, CLASSES), IMAGE, ()),
+    "bernoulli of z and y": Case(
+        lambda: likelihoods.Bernoulli(WithClass(decoder(extra=CLASSES), CLASSES)), (LATENT,), IMAGE, True
+    ),
+    "gaussian of z and y": Case(
+        lambda: likelihoods.Gaussian(WithClass(decoder(extra=CLASSES), CLASSES)), (LATENT,), IMAGE, True
+    ),
+    "diagonal normal of x and y": Case(
+        lambda: posteriors.DiagonalNormal(
+            WithClass(MLP(6 + CLASSES, 7, hidden=(6,)), CLASSES, features=MLP(IMAGE, 6)), LATENT
+        ),
+        IMAGE,
+        (LATENT,),
+        True,
+    ),
 }
-LEARNED = [name for name, case in CASES.items() if any(True for _ in case.build().parameters())]
+LEARNED = [name for name, case in CASES.items() if any(p.requires_grad for p in case.build().parameters())]
 
 
 def build(case, seed=0):
@@ -47,7 +68,10 @@ def build(case, seed=0):
 
 
 def given(case, *leading):
-    return () if case.given is None else (torch.rand(*leading, *case.given).double(),)
+    if case.given is None:
+        return ()
+    x = torch.rand(*leading, *case.given).double()
+    return (x, torch.randint(CLASSES, leading)) if case.with_class else (x,)
 
 
 @pytest.fixture
@@ -114,7 +138,7 @@ def test_a_saved_component_scores_the_same_when_loaded(case, tmp_path):
 def test_a_component_follows_its_module_to_another_type(case):
     value = build(case)(*given(case, 4)).expand((4,)).sample()
     single = build(case).float()
-    distribution = single(*(context.float() for context in given(case, 4)))
+    distribution = single(*(c.float() if c.is_floating_point() else c for c in given(case, 4)))
     assert distribution.log_prob(value.float()).dtype == torch.float32
 
 
@@ -155,3 +179,27 @@ def test_the_linear_normal_posterior_takes_over_mean_and_covariance():
     (x,) = given(CASES["linear normal"], 4)
     torch.testing.assert_close(posterior(x).mean, x.flatten(1) @ weight.T + bias)
     torch.testing.assert_close(posterior(x).covariance_matrix, covariance.expand(4, -1, -1))
+
+
+def test_a_class_is_put_beside_whatever_leads():
+    """As in enumeration: classes (C, 1) beside data (B, M) are C x B calls."""
+    network = WithClass(MLP(LATENT + CLASSES, 4), CLASSES).double()
+    z = torch.randn(5, LATENT).double()
+    every = network(z, torch.arange(CLASSES)[:, None])
+    assert every.shape == (CLASSES, 5, 4)
+    for label in range(CLASSES):
+        alone = network(z, torch.full((5,), label))
+        torch.testing.assert_close(every[label], alone)
+    assert not torch.equal(every[0], every[1])
+
+
+def test_uniform_classes_stay_uniform():
+    assert not any(p.requires_grad for p in priors.Classes(4).parameters())
+    torch.testing.assert_close(priors.Classes(4)().probs, torch.full((4,), 0.25))
+
+
+@pytest.mark.parametrize("label", [-1, CLASSES])
+def test_a_class_that_a_network_does_not_have_is_refused(label):
+    network = WithClass(MLP(LATENT + CLASSES, 4), CLASSES)
+    with pytest.raises(InputError, match=f"classes from {label} to {label} do not go into a network of 2"):
+        network(torch.zeros(3, LATENT), torch.full((3,), label))

@@ -82,7 +82,7 @@ SETTINGS = {
         width=500,
         beta=0.3,
         vae_epochs=15,
-        epochs={"m2": 8, "m1m2": 15, "pcvae": 12, "cpcvae": 12},
+        epochs={"m2": 8, "m1m2": 10, "pcvae": 12, "cpcvae": 12},
         label_epochs={"m2": 10, "m1m2": 10, "pcvae": 20, "cpcvae": 20},
     ),
     "cifar10": Setting(
@@ -179,12 +179,12 @@ def train(
 
 
 def presentation(p: Problem, model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """How images are presented: M2 on latents gets draws of them; the others are shifted, binarised."""
+    """How images are presented: shifted and binarised; M2 on latents is given draws of theirs."""
 
     def present(x: Tensor) -> Tensor:
+        x = data.random_shift(x, p.setting.shift)
         if isinstance(model, M1M2):
             return model.draw_z1(x)
-        x = data.random_shift(x, p.setting.shift)
         return data.binarise(x) if p.setting.likelihood == "bernoulli" else x
 
     return present
@@ -211,7 +211,6 @@ def trained_vae(p: Problem, runs: Path) -> nn.Module:
     """M1's VAE: one for all draws of labels, since it sees none, and one for each split."""
     shared = not p.labelled.all()
     vae = new_model(p, "vae")
-    binarised = data.binarise if p.setting.likelihood == "bernoulli" else None
     train(
         p,
         vae,
@@ -220,7 +219,6 @@ def trained_vae(p: Problem, runs: Path) -> nn.Module:
         p.setting.vae_epochs,
         beta=p.setting.beta,
         optimizer=partial(torch.optim.Adam, lr=p.setting.vae_learning_rate, fused=True),
-        transform=binarised,
         seed=0 if shared else p.draw,
     )
     return vae
@@ -249,7 +247,9 @@ def trained_model(p: Problem, name: str, runs: Path) -> nn.Module:
         )
         return model
     assert vae is not None
-    y = p.y if p.labelled.all() else spread_labels(latent_means(vae, p.x), p.y)
+    y = p.y
+    if not p.labelled.all():
+        y = spread_labels(latent_means(vae, p.x), p.y, class_prior=torch.full((10,), 0.1))
     train(p, model, y, p.folder / name, s.epochs[kind])
     if kind == "cpcvae" and not p.labelled.all():
         train(

@@ -240,10 +240,13 @@ def classify(
     num_samples: Annotated[
         int, typer.Option(help="Also p(y | x) by Bayes' rule, with so many samples for each class.")
     ] = 0,
+    draws: Annotated[
+        bool, typer.Option("--draws", help="Fit M1's classifiers to draws of z rather than to its means.")
+    ] = False,
     device: Device = "auto",
 ) -> None:
-    """Test errors: of the model's own classifier, and of M1's (scikit-learn's) on its latent means."""
-    errors = runs.Run.open(run).classify(labels, num_samples, device)
+    """Test errors: of the model's own classifier, and of M1's (scikit-learn's) on its latents."""
+    errors = runs.Run.open(run).classify(labels, num_samples, draws, device)
     for name, error in errors.items():
         print(f"{name:<16} {error:6.2f} % test error")
     print(f"written: {run / 'classification.json'}")

@@ -44,6 +44,7 @@ __all__ = [
     "manifold",
     "reconstruct",
     "sample_images",
+    "samples_of_classes",
     "traverse",
 ]
 
@@ -94,6 +95,20 @@ def class_samples(model: nn.Module, count: int = 10, candidates: int = 100, seed
         codes = draw_latents(model, count, label, candidates, seed=seed + label)
         rows.append(images_of(model, codes | {str(site): torch.full((count,), label)}))
     return torch.stack(rows)
+
+
+def samples_of_classes(model: nn.Module, y: Tensor, candidates: int = 100, seed: int = 0) -> Tensor:
+    """E[x | y, z] for a draw z ~ p(z | y) for each of the classes `(N,)`: `(N, *x_shape)`.
+
+    Raises:
+        InputError: what `latents.draw_latents` raises.
+    """
+    site, rows, parts = str(sites_of(model).label), [], []
+    for label in y.unique().tolist():
+        rows.append((y == label).nonzero().squeeze(1))
+        codes = draw_latents(model, len(rows[-1]), label, candidates, seed=seed + label)
+        parts.append(images_of(model, codes | {site: y[rows[-1]]}))
+    return torch.cat(parts)[torch.cat(rows).argsort()]
 
 
 def manifold(

@@ -35,7 +35,7 @@ from pyrovae.evaluation import (
     marginal_likelihood,
 )
 from pyrovae.history import History
-from pyrovae.latents import latent_means
+from pyrovae.latents import latent_means, posterior_draws
 from pyrovae.models import M1M2
 from pyrovae.programs import resolve_device
 from pyrovae.provenance import git_commit, versions
@@ -43,7 +43,7 @@ from pyrovae.semi_supervised import (
     M1_CLASSIFIERS,
     fit_m1_classifier,
     only_labels_of,
-    spread_labels,
+    starting_point,
     training_task,
 )
 from pyrovae.state import load_state
@@ -87,12 +87,8 @@ def train(
         if run.stands_on_m1:
             m1 = run.m1 if (folder / "m1" / "config.json").is_file() else Run(folder / "m1", config.of_m1())
             train(m1.config, m1.folder, device=device, resume=True, progress=progress)
-        if isinstance(model, M1M2):
-            model.vae.load_state_dict(run.m1.model.state_dict())
-        else:
-            model.likelihood.start_at_marginals(x_train)  # type: ignore[operator, union-attr]
-        if config.spread and y_train is not None:
-            y_train = spread_labels(latent_means(run.m1.model, x_train), y_train)
+        vae = run.m1.model if run.stands_on_m1 else None
+        y_train = starting_point(model, x_train, y_train, vae, config.spread)
         task = training_task(model, y_train, config.supervision())
         history = fit(
             task.model,
@@ -315,16 +311,21 @@ class Run:
         return result
 
     def classify(
-        self, labels: int | None = None, num_samples: int = 0, device: str = "auto"
+        self,
+        labels: int | None = None,
+        num_samples: int = 0,
+        draws: bool = False,
+        device: str = "auto",
     ) -> dict[str, float]:
         """Test error, in %, of each way to classify; writes classification.json.
 
         They are the model's own classifier, if it has one, and the same model by Bayes' rule if
-        `num_samples` is above 0; and M1's classifiers, fitted to the latent means of labelled data.
+        `num_samples` is above 0; and M1's classifiers, fitted to latents of the labelled data.
 
         Args:
             labels: how many of each class M1's classifiers are given; all that the run was by default.
             num_samples: importance samples of z for each datum and class.
+            draws: classify draws z ~ q(z | x) rather than the means of q.
             device: where the model runs.
 
         Raises:
@@ -345,7 +346,8 @@ class Run:
                 seen, count = self.presented(images.x_test), images.num_classes
                 by_bayes = class_posterior(*pair, seen, count, num_samples=num_samples)
                 errors["Bayes' rule"] = error_rate(by_bayes, images.y_test)
-        z, z_test = latent_means(model, x).numpy(), latent_means(model, x_test).numpy()
+        embed = partial(posterior_draws, seed=self.config.seed) if draws else latent_means
+        z, z_test = embed(model, x).numpy(), embed(model, x_test).numpy()
         for name in M1_CLASSIFIERS:
             predicted = fit_m1_classifier(name, z, y.numpy()).predict(z_test)
             errors[name] = 100 * float((predicted != images.y_test.numpy()).mean())

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from pyrovae.batches import UNLABELLED
 from pyrovae.errors import InputError
+from pyrovae.latents import latent_means
 from pyrovae.models import CPCVAE, M1M2, M2, PCVAE
 from pyrovae.objectives import Objective, SupervisedELBO
 from pyrovae.programs import Program
@@ -168,7 +169,7 @@ def _scaled(classifier: Any) -> Pipeline:
 
 M1_CLASSIFIERS: dict[str, Callable[[], Any]] = {
     "logistic": lambda: _scaled(LogisticRegression(max_iter=2000)),
-    "linear-svm": lambda: _scaled(LinearSVC()),
+    "linear-svm": lambda: _scaled(LinearSVC(random_state=0)),
     "rbf-svm": lambda: _scaled(SVC()),
     "label-spreading": label_spreading,
 }
@@ -176,35 +177,88 @@ M1_CLASSIFIERS: dict[str, Callable[[], Any]] = {
 transductive SVM does that Kingma et al. (2014) put there."""
 
 
-def fit_m1_classifier(name: str, z: np.ndarray, y: np.ndarray) -> Any:
-    """One of `M1_CLASSIFIERS`, fitted to latents `(N, M)` and classes `(N,)`, -1 where there is none."""
-    rows = slice(None) if name == "label-spreading" else y != UNLABELLED
+def fit_m1_classifier(name: str, z: np.ndarray, y: np.ndarray, neighbours: int = 10) -> Any:
+    """One of `M1_CLASSIFIERS`, fitted to latents `(N, M)` and classes `(N,)`, -1 where there is none.
+    Along a graph of so many neighbours labels spread, if they do."""
+    spreads = name == "label-spreading"
+    classifier = label_spreading(neighbours) if spreads else M1_CLASSIFIERS[name]()
+    rows = slice(None) if spreads else y != UNLABELLED
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return M1_CLASSIFIERS[name]().fit(z[rows], y[rows])
+        return classifier.fit(z[rows], y[rows])
 
 
-def spread_labels(z: Tensor, y: Tensor, neighbours: int = 10) -> Tensor:
+def spread_labels(z: Tensor, y: Tensor, neighbours: int = 10, class_prior: Tensor | None = None) -> Tensor:
     """Classes for unlabelled data, from those of their neighbours in latent space.
 
     Args:
         z: latents, `(N, M)`, such as the posterior means of a VAE trained on all data.
         y: classes `(N,)`, -1 where there is none.
         neighbours: of each datum in the graph along which labels spread.
+        class_prior: p(y) `(C,)`, if it is known: classes are weighted until as many data go to each as it
+            says (class mass normalisation, Zhu et al. 2003), lest one flood its surroundings.
 
     Returns:
         `(N,)`: given classes as they are, others as they arrived, -1 where none did.
 
     Raises:
-        InputError: there is no label to spread.
+        InputError: there is no label to spread, or a class that `class_prior` does not have.
     """
-    if (y == UNLABELLED).all():
+    given = y[y != UNLABELLED]
+    if not len(given):
         raise InputError(f"all {len(y)} classes are {UNLABELLED}: there is no label to spread.")
+    if class_prior is not None and int(given.max()) >= len(class_prior):
+        raise InputError(f"class {int(given.max())} is given; class_prior has {len(class_prior)}, from 0.")
     with warnings.catch_warnings():
         # Fully converged or not, the ranking of the classes has long been settled.
         warnings.simplefilter("ignore", ConvergenceWarning)
         fitted = label_spreading(neighbours).fit(z.cpu().numpy(), y.cpu().numpy())
-    reached = torch.as_tensor(fitted.label_distributions_.sum(1) > 0)
-    spread = torch.as_tensor(fitted.transduction_).to(y.dtype)
-    spread = spread.where(reached, torch.tensor(UNLABELLED))
+    arrived = torch.as_tensor(fitted.label_distributions_)
+    classes = torch.as_tensor(fitted.classes_)
+    reached = arrived.sum(1) > 0
+    if class_prior is not None:
+        arrived[reached] = _with_frequencies(arrived[reached], class_prior.cpu()[classes])
+    spread = classes[arrived.argmax(1)].to(y.dtype).where(reached, torch.tensor(UNLABELLED))
     return y.where(y != UNLABELLED, spread.to(y.device))
+
+
+def _with_frequencies(probabilities: Tensor, frequencies: Tensor, rounds: int = 20) -> Tensor:
+    """Rows `(N, C)` with a weight on each class such that their mean has the given frequencies."""
+    for _ in range(rounds):
+        probabilities = probabilities * (frequencies / probabilities.mean(0))
+        probabilities = probabilities / probabilities.sum(1, keepdim=True)
+    return probabilities
+
+
+def starting_point(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor | None = None,
+    vae: nn.Module | None = None,
+    spread: bool = False,
+    neighbours: int = 10,
+) -> Tensor | None:
+    """Put a new model where its training starts, and say which classes it learns.
+
+    M1+M2 takes over the VAE's parameters; any other model's pixels start at their frequencies.
+
+    Args:
+        model: one of this package's.
+        x: the data it is trained on, `(N, *x_shape)`.
+        y: their classes `(N,)`, -1 where there is none; None for models without.
+        vae: a VAE trained on these data, for M1+M2 and for labels to spread over.
+        spread: whether they do.
+        neighbours: of each datum in the graph along which they do.
+
+    Returns:
+        `y`, or what became of it.
+    """
+    if isinstance(model, M1M2):
+        assert vae is not None
+        model.vae.load_state_dict(vae.state_dict())
+    else:
+        model.likelihood.start_at_marginals(x)  # type: ignore[operator, union-attr]
+    if y is None or not spread:
+        return y
+    assert vae is not None
+    return spread_labels(latent_means(vae, x), y, neighbours)

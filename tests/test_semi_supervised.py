@@ -101,6 +101,27 @@ def test_data_that_are_all_alike_do_not_stop_it():
     assert (spread_labels(z, y, neighbours=3) != 0).all()
 
 
+def test_known_frequencies_hold_back_the_class_that_floods(moons):
+    z, y = moons
+    keep = (y == 0) | (torch.arange(len(y)) % 3 == 0)  # three times as many of class 0
+    z, y = z[keep] + 0.15 * torch.randn(int(keep.sum()), 2), y[keep]
+    given = only_labels_of(data.labels_per_class(y, 2, 0), y)
+    prior = y.bincount() / len(y)
+
+    def off(spread):
+        return (spread.bincount(minlength=2) / len(y) - prior).abs().max()
+
+    assert off(spread_labels(z, given, class_prior=prior)) < off(spread_labels(z, given))
+    reversed_prior = prior.flip(0)
+    assert off(spread_labels(z, given, class_prior=reversed_prior)) > off(spread_labels(z, given))
+
+
+def test_a_class_without_a_frequency_is_refused():
+    y = torch.tensor([0, 3, -1, -1])
+    with pytest.raises(InputError, match="class 3 is given; class_prior has 2, from 0"):
+        spread_labels(torch.randn(4, 2), y, class_prior=torch.tensor([0.5, 0.5]))
+
+
 def test_no_label_to_spread_is_refused():
     with pytest.raises(InputError, match="all 5 classes are -1: there is no label to spread"):
         spread_labels(torch.zeros(5, 2), torch.full((5,), -1))

@@ -7,9 +7,8 @@ a run folder (`runs.train`): a VAE where one is needed, labels spread over its l
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -43,7 +42,7 @@ from pyrovae.semi_supervised import (
     starting_point,
     training_task,
 )
-from pyrovae.training import Transform, fit
+from pyrovae.training import Transform, fit, in_turn
 
 MODELS = ("m1", *CLASSED)
 
@@ -259,12 +258,12 @@ class SemiSupervisedVAEClassifier(
         )
 
     def _presentation(self, model: nn.Module) -> Transform | None:
-        steps: list[Callable[[Tensor], Tensor]] = []
+        steps: list[Transform] = []
         if self._scaling.likelihood == "bernoulli":
             steps.append(data.binarise)
         if isinstance(model, M1M2):
             steps.append(model.draw_z1)
-        return (lambda x: functools.reduce(lambda x, step: step(x), steps, x)) if steps else None
+        return in_turn(*steps)
 
     # What a trained one does
 

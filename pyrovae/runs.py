@@ -10,7 +10,6 @@ m1/             a run folder of its own: the VAE beneath an M1+M2, or over whose
 
 from __future__ import annotations
 
-import functools
 import json
 import shutil
 import sys
@@ -47,7 +46,7 @@ from pyrovae.semi_supervised import (
     training_task,
 )
 from pyrovae.state import load_state
-from pyrovae.training import Transform, fit
+from pyrovae.training import Transform, fit, in_turn
 
 
 def train(
@@ -263,7 +262,7 @@ class Run:
             steps.append(data.binarise)
         if isinstance(model, M1M2):
             steps.append(model.draw_z1)
-        return (lambda x: functools.reduce(lambda x, step: step(x), steps, x)) if steps else None
+        return in_turn(*steps)
 
     def presented(self, x: Tensor) -> Tensor:
         """Images as the model sees them; binarised by one fixed draw, so that scores repeat."""

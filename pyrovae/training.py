@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,6 +33,13 @@ from pyrovae.schedules import Schedule, as_schedule
 from pyrovae.training_loop import TrainingRun
 
 Transform = Callable[[Tensor], Tensor]
+
+
+def in_turn(*transforms: Transform) -> Transform | None:
+    """What happens to a minibatch each time it is presented, step by step; None if nothing does."""
+    if not transforms:
+        return None
+    return lambda x: functools.reduce(lambda x, step: step(x), transforms, x)
 
 
 def adam(parameters: Sequence[Tensor]) -> Optimizer:

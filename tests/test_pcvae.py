@@ -156,7 +156,7 @@ def test_labelled_and_unlabelled_batches_give_the_loss_of_the_whole(pcvae, x, cl
 
     def mean_loss(batch_size, labelled_batch_size, data_weights=(1.0, 1.0)):
         history = fit(
-            pcvae.model, pcvae.guide, x, y, epochs=300, batch_size=batch_size,
+            pcvae.model, pcvae.guide, x, y, epochs=100, batch_size=batch_size,
             labelled_batch_size=labelled_batch_size, weights={"y": 3.0}, data_weights=data_weights,
             optimizer=lambda p: torch.optim.SGD(p, lr=0.0), progress=False,
         )  # fmt: skip
@@ -167,18 +167,18 @@ def test_labelled_and_unlabelled_batches_give_the_loss_of_the_whole(pcvae, x, cl
         torch.manual_seed(0)
         total = torch.zeros(())
         with torch.no_grad():
-            for _ in range(2000):
+            for _ in range(500):
                 elbo, z = elbo_by_hand(pcvae, x, torch.randn(len(x), 2, dtype=x.dtype))
                 log_py = log_softmax_at(pcvae, z)[labelled].gather(1, classes[labelled][:, None])
                 given = elbo[labelled].sum() + 3 * log_py.sum()
                 total -= (data_weights[0] * given + data_weights[1] * elbo[~labelled].sum()) / len(x)
-        return total.item() / 2000
+        return total.item() / 500
 
     for sizes in ((16, 8), (4, 2), (8, 1)):
         mean, error = mean_loss(*sizes)
-        assert abs(mean - by_hand()) < 4 * error + 0.02
+        assert abs(mean - by_hand()) < 4 * error + 0.04
     mean, error = mean_loss(4, 2, (5.0, 0.5))
-    assert abs(mean - by_hand((5.0, 0.5))) < 4 * error + 0.05
+    assert abs(mean - by_hand((5.0, 0.5))) < 4 * error + 0.1
 
 
 def test_predictions_are_the_classifiers_at_the_posteriors_mean(pcvae, x):

@@ -157,7 +157,7 @@ def test_pixels_are_presented_as_the_likelihood_needs_them(options, pixels):
 
 def test_training_and_validation_images_are_apart_and_the_test_images_not_among_them(trained):
     images = data.load("digits")
-    x, held_out = Run(trained.folder, small(binarise="none")).training_data(images)
+    x, _, held_out = Run(trained.folder, small(binarise="none")).training_data(images)
     assert len(x) + len(held_out) == len(images.x_train)
     assert len(held_out) == pytest.approx(0.1 * len(images.x_train), abs=1)
     assert x.unique().numel() > 2

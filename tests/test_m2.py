@@ -9,7 +9,7 @@ from pyro.infer import TraceEnum_ELBO
 from pyrovae import data, fit
 from pyrovae.build import build_model
 from pyrovae.errors import InputError
-from pyrovae.evaluation import class_posterior, marginal_likelihood
+from pyrovae.evaluation import class_posterior, class_probabilities, marginal_likelihood
 from pyrovae.objectives import ELBO, SupervisedELBO
 
 SEED, CLASSES = 5, 3
@@ -236,6 +236,39 @@ def test_the_stacked_model_scores_as_one_program(make_m1m2, x, classes):
     assert ((summed.log_px - drawn.log_px).abs() < 4 * error).all()
     joint = marginal_likelihood(stack.model, stack.guide, x[:5], classes[:5], num_samples=5000)
     assert (joint.log_px < summed.log_px).all()
+
+
+def test_the_stacked_bound_is_the_one_written_out(make_m1m2, x):
+    """E_q(z1 | x) [log p(x | z1) - log q(z1 | x) + sum_y q(y | z1) (M2's bound on z1 - log q(y | z1))]."""
+    stack = make_m1m2()
+    first, second = noise_for(len(x) * 2 + CLASSES * len(x)).split([len(x) * 2, CLASSES * len(x)])
+    q1 = stack.vae.posterior(x).base_dist
+    z1 = q1.loc + q1.scale * first.view(len(x), 2)
+    bound = bernoulli(stack.vae.likelihood.network(z1), x) - normal(z1, q1.loc, q1.scale)
+    log_q = stack.m2.classifier.network(z1).log_softmax(-1)
+    for label in range(CLASSES):
+        y = torch.full((len(x),), label)
+        q2 = stack.m2.posterior(z1, y).base_dist
+        z2 = q2.loc + q2.scale * second.view(CLASSES, len(x), 1)[label]
+        p1 = stack.m2.likelihood(z2, y).base_dist
+        upper = normal(z1, p1.loc, p1.scale) + normal(z2) - normal(z2, q2.loc, q2.scale) - math.log(CLASSES)
+        bound = bound + log_q[:, label].exp() * (upper - log_q[:, label])
+    torch.manual_seed(SEED)
+    loss = ELBO().differentiable_loss(stack.model, stack.guide, x)
+    assert_same_loss_and_gradients(loss, -bound.sum(), stack)
+
+
+def test_classes_are_predicted_by_the_guides_classifier(m2, make_m1m2, x):
+    stack = make_m1m2()
+    torch.testing.assert_close(class_probabilities(m2.model, m2.guide, x), m2.classifier(x).probs.detach())
+    expected = stack.m2.classifier(stack.vae.posterior(x).mean).probs.detach()
+    torch.testing.assert_close(class_probabilities(stack.model, stack.guide, x), expected)
+
+
+def test_a_pair_without_classes_has_none_to_predict(make_vae, x):
+    vae = make_vae().double()
+    with pytest.raises(InputError, match="no categorical site 'y' to classify by"):
+        class_probabilities(vae.model, vae.guide, x)
 
 
 def test_the_upper_model_trains_on_draws_of_the_lower_ones_latents(make_m1m2, x, classes):

@@ -86,13 +86,16 @@ class Task:
         return {"objective": self.objective, "weights": self.weights}
 
 
-def training_task(model: nn.Module, y: Tensor | None, supervision: Supervision) -> Task:
+def training_task(
+    model: nn.Module, y: Tensor | None, supervision: Supervision, jointly: bool = False
+) -> Task:
     """The programs and the objective that train a model on data with classes.
 
     Args:
-        model: one of this package's; of M1+M2 it is the upper part that is trained.
+        model: one of this package's.
         y: classes `(N,)`, -1 where there is none; None for models without.
         supervision: how much they weigh.
+        jointly: of M1+M2 train both layers, on images. Otherwise it is the upper one, on draws of z1.
 
     Raises:
         InputError: there is no label to learn from.
@@ -103,8 +106,8 @@ def training_task(model: nn.Module, y: Tensor | None, supervision: Supervision) 
         raise InputError(f"{type(model).__name__} learns classes: give the class of some data at least.")
     per_label = len(y) / labelled
     if isinstance(model, M2 | M1M2):
-        m2 = model.m2 if isinstance(model, M1M2) else model
-        return Task(m2.model, m2.guide, SupervisedELBO(supervision.alpha * per_label))
+        trained = model.m2 if isinstance(model, M1M2) and not jointly else model
+        return Task(trained.model, trained.guide, SupervisedELBO(supervision.alpha * per_label))
     weights = {"y": supervision.schedule(supervision.prediction * per_label)}
     if not isinstance(model, CPCVAE):
         return Task(model.model, model.guide, weights=weights)

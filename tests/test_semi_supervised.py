@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyrovae import data
+from pyrovae import data, fit
 from pyrovae.build import build_model
 from pyrovae.errors import InputError
 from pyrovae.objectives import SupervisedELBO
@@ -177,8 +177,20 @@ def test_the_cpcvae_is_constrained_and_the_pcvae_is_not(y):
 def test_of_m1m2_the_upper_model_is_trained_and_of_a_vae_all(y):
     stack, vae = built("m1m2"), built("vae")
     assert training_task(stack, y, Supervision()).model == stack.m2.model
+    assert training_task(stack, y, Supervision(), jointly=True).model == stack.model
     task = training_task(vae, None, Supervision())
     assert (task.model, task.objective, task.weights) == (vae.model, None, None)
+
+
+def test_both_layers_of_m1m2_learn_jointly(y):
+    stack = built("m1m2")
+    before = {name: value.clone() for name, value in stack.state_dict().items()}
+    task = training_task(stack, y, Supervision(), jointly=True)
+    fit(task.model, task.guide, torch.rand(20, 6).round(), y, epochs=2, progress=False, **task.options())
+    moved = {
+        name.split(".")[0] for name, value in stack.state_dict().items() if (value != before[name]).any()
+    }
+    assert moved == {"vae", "m2"}
 
 
 def test_constraints_wait_and_rise():

@@ -14,7 +14,11 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pyrovae.distributions import AmortisedFlow, ZukoFlow
+from pyrovae.errors import InputError
+from pyrovae.flows import Flow, lower_triangle, triangle_cells
 from pyrovae.networks import Shape, _shape
+from pyrovae.zuko_import import zuko
 
 
 class DiagonalNormal(nn.Module):
@@ -36,9 +40,113 @@ class DiagonalNormal(nn.Module):
         """For `x` of shape `(*leading, *x_shape)`, and in M2 the class `y` of shape `(*leading,)`: batch
         shape `leading`, event shape `(M,)`."""
         features = self.network(*context)
-        # The floor keeps a posterior that collapses onto a point from dividing by zero.
-        scale = functional.softplus(self.scale(features)) + 1e-4
-        return dist.Normal(self.loc(features), scale).to_event(1)
+        return dist.Normal(self.loc(features), _positive(self.scale(features))).to_event(1)
+
+
+def _positive(number: Tensor) -> Tensor:
+    # The floor keeps a posterior that collapses onto a point from dividing by zero.
+    return functional.softplus(number) + 1e-4
+
+
+class FullCovarianceNormal(nn.Module):
+    """q(z | x) = N(loc(x), L(x) L(x)^T), with a lower triangular L of positive diagonal (Kingma & Welling
+    2019, section 2.5.1). It begins as a diagonal normal.
+
+    Args:
+        network: x -> features (in M2: x and y -> features), with an `out_shape`.
+        latent_dim: M.
+    """
+
+    cells: Tensor
+
+    def __init__(self, network: nn.Module, latent_dim: int) -> None:
+        super().__init__()
+        self.network, self.latent_dim = network, latent_dim
+        (features,) = network.out_shape  # type: ignore[misc]
+        self.loc = nn.Linear(features, latent_dim)
+        self.scale_tril = nn.Linear(features, latent_dim * (latent_dim + 1) // 2)
+        self.register_buffer("cells", triangle_cells(latent_dim), persistent=False)
+        with torch.no_grad():
+            off_diagonal = self.cells % latent_dim != self.cells // latent_dim
+            self.scale_tril.weight[off_diagonal] = 0.0
+            self.scale_tril.bias[off_diagonal] = 0.0
+
+    def forward(self, *context: Tensor) -> TorchDistributionMixin:
+        """For `x` of shape `(*leading, *x_shape)`, and in M2 the class `y` of shape `(*leading,)`: batch
+        shape `leading`, event shape `(M,)`."""
+        features = self.network(*context)
+        free = lower_triangle(self.scale_tril(features), self.cells, self.latent_dim)
+        scale = _positive(free.diagonal(dim1=-2, dim2=-1))
+        scale_tril = free.tril(-1) + torch.diag_embed(scale)
+        return dist.MultivariateNormal(self.loc(features), scale_tril=scale_tril)
+
+
+class FlowPosterior(nn.Module):
+    """q(z | x): a diagonal normal pushed through a flow whose transforms depend on x (`pyrovae.flows`).
+
+    It samples and scores its draws in one pass, which is all that training and evaluation ask for; which
+    flows can score other points too, and at what price, their docstrings say.
+
+    Args:
+        network: x -> features (in M2: x and y -> features), with an `out_shape`.
+        latent_dim: M.
+        flow: one of `pyrovae.flows`, over M dimensions.
+
+    Raises:
+        InputError: the flow is over another number of dimensions.
+    """
+
+    def __init__(self, network: nn.Module, latent_dim: int, flow: Flow) -> None:
+        super().__init__()
+        if flow.latent_dim != latent_dim:
+            raise InputError(
+                f"latent_dim is {latent_dim}, but the {type(flow).__name__} flow is over "
+                f"{flow.latent_dim} dimensions: build both with the same."
+            )
+        self.network, self.latent_dim, self.flow = network, latent_dim, flow
+        (features,) = network.out_shape  # type: ignore[misc]
+        self.loc = nn.Linear(features, latent_dim)
+        self.scale = nn.Linear(features, latent_dim)
+        self.context = nn.Linear(features, flow.context_dim)
+        flow.start_near_identity(self.context)
+
+    def forward(self, *context: Tensor) -> TorchDistributionMixin:
+        """For `x` of shape `(*leading, *x_shape)`, and in M2 the class `y` of shape `(*leading,)`: batch
+        shape `leading`, event shape `(M,)`."""
+        features = self.network(*context)
+        base = dist.Normal(self.loc(features), _positive(self.scale(features))).to_event(1)
+        return AmortisedFlow(base, self.flow, self.context(features))
+
+
+class ZukoPosterior(nn.Module):
+    """q(z | x) by any flow of Zuko that takes a context (https://zuko.readthedocs.io).
+
+    Zuko's flows are made to score: their transform goes from z to noise, and they draw by its inverse. For
+    autoregressive flows that takes M passes, one after another; `invert` takes the transform from noise
+    to z instead, so that MAF becomes IAF, which draws and scores its draws in one.
+
+    Args:
+        network: x -> features (in M2: x and y -> features).
+        flow: of M `features` and, as `context`, as many as the network has.
+        invert: draw by the flow's transform, instead of by its inverse.
+
+    Raises:
+        InputError: not a flow of Zuko.
+    """
+
+    def __init__(self, network: nn.Module, flow: nn.Module, invert: bool = False) -> None:
+        super().__init__()
+        if not isinstance(flow, zuko.lazy.Flow):
+            raise InputError(
+                f"{type(flow).__name__} is not a flow of Zuko: pass one of zuko.flows that is built of a "
+                "transform and a base, such as zuko.flows.MAF(features=M, context=F)."
+            )
+        self.network, self.flow, self.invert = network, flow, invert
+
+    def forward(self, *context: Tensor) -> TorchDistributionMixin:
+        """For `x` of shape `(*leading, *x_shape)`, and in M2 the class `y` of shape `(*leading,)`: batch
+        shape `leading`, event shape `(M,)`."""
+        return ZukoFlow(self.flow, self.network(*context), self.invert)
 
 
 class LinearNormal(nn.Module):

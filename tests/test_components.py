@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from pyrovae import classifiers, likelihoods, posteriors, priors
+from pyrovae import classifiers, flows, likelihoods, posteriors, priors
 from pyrovae.errors import InputError
 from pyrovae.networks import MLP, WithClass
+from pyrovae.sylvester import Sylvester
+from pyrovae.zuko_import import zuko
 
 LATENT = 3
 CLASSES = 2
@@ -23,21 +25,69 @@ class Case(NamedTuple):
     given: tuple[int, ...] | None  # event shape of what it is called with; None: nothing
     event: tuple[int, ...]
     with_class: bool = False  # called with a class too
+    any_value: bool = True  # scores what it did not draw
 
 
 def decoder(levels=1, extra=0):
     return MLP(LATENT + extra, (levels * IMAGE[0], *IMAGE[1:]), hidden=(6,))
 
 
+def encoder():
+    return posteriors.DiagonalNormal(MLP(IMAGE, 7, hidden=(6,)), LATENT)
+
+
+def class_encoder():
+    network = WithClass(MLP(6 + CLASSES, 7, hidden=(6,)), CLASSES, features=MLP(IMAGE, 6))
+    return posteriors.DiagonalNormal(network, LATENT)
+
+
+def flow(make, *args, any_value=True, **settings):
+    def build():
+        return posteriors.FlowPosterior(MLP(IMAGE, 7, hidden=(6,)), LATENT, make(LATENT, *args, **settings))
+
+    return Case(build, IMAGE, (LATENT,), any_value=any_value)
+
+
 # A new component is one row here.
 CASES = {
     "standard normal": Case(lambda: priors.StandardNormal(LATENT), None, (LATENT,)),
+    "mixture of gaussians": Case(lambda: priors.MixtureOfGaussians(LATENT, 4), None, (LATENT,)),
+    "vamp prior": Case(lambda: priors.VampPrior(encoder(), IMAGE, 4), None, (LATENT,)),
+    "vamp prior with weights": Case(
+        lambda: priors.VampPrior(encoder(), IMAGE, 4, learn_weights=True), None, (LATENT,)
+    ),
+    "vamp prior of x and y": Case(
+        lambda: priors.VampPrior(class_encoder(), IMAGE, 4, num_classes=CLASSES), None, (LATENT,)
+    ),
+    "vamp prior of linear normals": Case(
+        lambda: priors.VampPrior(posteriors.LinearNormal(IMAGE, LATENT), IMAGE, 4), None, (LATENT,)
+    ),
+    "real nvp": Case(lambda: priors.RealNVP(LATENT, 3, (6,)), None, (LATENT,)),
+    "spline coupling": Case(lambda: priors.SplineCoupling(LATENT, 2, (6,)), None, (LATENT,)),
+    "masked autoregressive": Case(lambda: priors.MaskedAutoregressive(LATENT, 2, (6,)), None, (LATENT,)),
     "bernoulli": Case(lambda: likelihoods.Bernoulli(decoder()), (LATENT,), IMAGE),
     "continuous bernoulli": Case(lambda: likelihoods.ContinuousBernoulli(decoder()), (LATENT,), IMAGE),
     "gaussian": Case(lambda: likelihoods.Gaussian(decoder(), scale=0.3), (LATENT,), IMAGE),
     "categorical": Case(lambda: likelihoods.Categorical(decoder(256)), (LATENT,), IMAGE),
-    "diagonal normal": Case(
-        lambda: posteriors.DiagonalNormal(MLP(IMAGE, 7, hidden=(6,)), LATENT), IMAGE, (LATENT,)
+    "diagonal normal": Case(encoder, IMAGE, (LATENT,)),
+    "full covariance normal": Case(
+        lambda: posteriors.FullCovarianceNormal(MLP(IMAGE, 7, hidden=(6,)), LATENT), IMAGE, (LATENT,)
+    ),
+    "planar flow": flow(flows.Planar, 2, any_value=False),
+    "radial flow": flow(flows.Radial, 2, any_value=False),
+    "householder flow": flow(flows.Householder, 2),
+    "convex combination flow": flow(flows.ConvexCombination, 2),
+    "inverse autoregressive flow": flow(flows.InverseAutoregressive, 2, (6,), context=4),
+    "spline coupling flow": flow(flows.SplineCoupling, 2, (6,), bins=3, context=4),
+    "orthogonal sylvester flow": flow(Sylvester, 2, columns=2, any_value=False),
+    "householder sylvester flow": flow(Sylvester, 2, "householder", reflections=2, any_value=False),
+    "triangular sylvester flow": flow(Sylvester, 2, "triangular", any_value=False),
+    "zuko flow": Case(
+        lambda: posteriors.ZukoPosterior(
+            MLP(IMAGE, 7, hidden=(6,)), zuko.flows.MAF(LATENT, 7, hidden_features=(6,)), invert=True
+        ),
+        IMAGE,
+        (LATENT,),
     ),
     "linear normal": Case(lambda: posteriors.LinearNormal(IMAGE, LATENT), IMAGE, (LATENT,)),
     "classes": Case(lambda: priors.Classes(CLASSES, learned=True), None, ()),
@@ -50,14 +100,7 @@ CASES = {
     "gaussian of z and y": Case(
         lambda: likelihoods.Gaussian(WithClass(decoder(extra=CLASSES), CLASSES)), (LATENT,), IMAGE, True
     ),
-    "diagonal normal of x and y": Case(
-        lambda: posteriors.DiagonalNormal(
-            WithClass(MLP(6 + CLASSES, 7, hidden=(6,)), CLASSES, features=MLP(IMAGE, 6)), LATENT
-        ),
-        IMAGE,
-        (LATENT,),
-        True,
-    ),
+    "diagonal normal of x and y": Case(class_encoder, IMAGE, (LATENT,), True),
 }
 LEARNED = [name for name, case in CASES.items() if any(p.requires_grad for p in case.build().parameters())]
 
@@ -80,6 +123,9 @@ def case(request):
 
 
 every_component = pytest.mark.parametrize("case", CASES, ids=str, indirect=True)
+every_component_for_any_value = pytest.mark.parametrize(
+    "case", [name for name, case in CASES.items() if case.any_value], ids=str, indirect=True
+)
 every_learned_component = pytest.mark.parametrize("case", LEARNED, ids=str, indirect=True)
 
 
@@ -89,12 +135,13 @@ def test_the_batch_is_what_leads_and_the_event_is_the_node(case, leading):
     distribution = build(case)(*given(case, *leading))
     assert distribution.event_shape == case.event
     assert distribution.batch_shape == (() if case.given is None else leading)
-    value = distribution.expand(leading).sample()
+    wide = distribution.expand(leading)
+    value = wide.sample()
     assert value.shape == (*leading, *case.event)
-    assert distribution.log_prob(value).shape == leading
+    assert wide.log_prob(value).shape == leading
 
 
-@every_component
+@every_component_for_any_value
 def test_log_prob_of_a_particle_does_not_depend_on_the_others(case):
     component = build(case)
     contexts = given(case, 2, 4)
@@ -109,10 +156,10 @@ def test_log_prob_of_a_particle_does_not_depend_on_the_others(case):
 def test_every_parameter_gets_a_gradient_and_moves(case):
     component = build(case)
     distribution = component(*given(case, 4))
-    value = distribution.sample()
+    value = distribution.sample() if case.any_value else distribution.rsample()
     before = {name: parameter.clone() for name, parameter in component.named_parameters()}
     optimizer = torch.optim.SGD(component.parameters(), lr=0.1)
-    (-distribution.log_prob(value).sum()).backward()
+    (value.square().sum() - distribution.log_prob(value).sum()).backward()
     optimizer.step()
     for name, parameter in component.named_parameters():
         assert parameter.grad.isfinite().all(), name
@@ -120,7 +167,7 @@ def test_every_parameter_gets_a_gradient_and_moves(case):
         assert not torch.equal(parameter, before[name]), name
 
 
-@every_component
+@every_component_for_any_value
 def test_a_saved_component_scores_the_same_when_loaded(case, tmp_path):
     component = build(case)
     contexts = given(case, 4)
@@ -136,10 +183,12 @@ def test_a_saved_component_scores_the_same_when_loaded(case, tmp_path):
 
 @every_component
 def test_a_component_follows_its_module_to_another_type(case):
-    value = build(case)(*given(case, 4)).expand((4,)).sample()
     single = build(case).float()
-    distribution = single(*(c.float() if c.is_floating_point() else c for c in given(case, 4)))
-    assert distribution.log_prob(value.float()).dtype == torch.float32
+    contexts = (c.float() if c.is_floating_point() else c for c in given(case, 4))
+    distribution = single(*contexts).expand((4,))
+    value = distribution.sample()
+    assert distribution.log_prob(value).dtype == torch.float32
+    assert value.dtype == torch.float32 or not value.is_floating_point()
 
 
 def test_the_standard_normal_prior_is_the_standard_normal():

@@ -67,6 +67,54 @@ class MLP(nn.Module):
         return self.layers(x.flatten(-len(self.in_shape))).unflatten(-1, self.out_shape)
 
 
+class GatedMLP(nn.Module):
+    """Gated layers h = (W x + b) * sigmoid(V x + c), then an affine map (Dauphin et al. 2017; as Tomczak &
+    Welling 2018 use them).
+
+    A gate lets a unit be linear where it is open, and passes gradients there undiminished.
+
+    Args:
+        in_shape: event shape of the input.
+        out_shape: event shape of the output.
+        hidden: width of each gated layer.
+        gated_output: gate the output too. For features, which affine heads follow anyway: an affine map
+            before them would add nothing.
+    """
+
+    def __init__(
+        self,
+        in_shape: Shape,
+        out_shape: Shape,
+        hidden: Sequence[int] = (300, 300),
+        gated_output: bool = False,
+    ) -> None:
+        super().__init__()
+        self.in_shape, self.out_shape = _shape(in_shape), _shape(out_shape)
+        widths = [math.prod(self.in_shape), *hidden]
+        out = math.prod(self.out_shape)
+        layers = [_gated_layer(before, after) for before, after in itertools.pairwise(widths)]
+        last = _gated_layer(widths[-1], out) if gated_output else nn.Linear(widths[-1], out)
+        self.layers = nn.Sequential(*layers, last)
+
+    @property
+    def output_bias(self) -> Tensor | None:
+        """The last layer's bias, `(prod(out_shape),)`; a gated output has no such single bias."""
+        return getattr(self.layers[-1], "bias", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(*leading, *in_shape)` to `(*leading, *out_shape)`."""
+        _check_event(x, self.in_shape)
+        return self.layers(x.flatten(-len(self.in_shape))).unflatten(-1, self.out_shape)
+
+
+def _gated_layer(before: int, after: int) -> nn.Sequential:
+    """W x + b and V x + c in one product; nn.GLU multiplies the first half by the sigmoid of the second."""
+    both = nn.Linear(before, 2 * after)
+    # He's scale, as if for a ReLU: the gates, about a half, shrink what passes as a ReLU does.
+    nn.init.kaiming_normal_(both.weight, nonlinearity="relu")
+    return nn.Sequential(both, nn.GLU())
+
+
 class ResidualMLP(nn.Module):
     """An affine map, residual blocks x + W2 SiLU(W1 norm(x)), and an affine map (He et al. 2016).
 
@@ -180,10 +228,13 @@ class WithClass(nn.Module):
             for however many classes the rest runs, so that enumeration spares a large encoder.
     """
 
+    one_hot: Tensor
+
     def __init__(self, network: nn.Module, num_classes: int, features: nn.Module | None = None) -> None:
         super().__init__()
         self.network, self.num_classes, self.features = network, num_classes, features
         self.out_shape = network.out_shape
+        self.register_buffer("one_hot", torch.eye(num_classes), persistent=False)
 
     @property
     def output_bias(self) -> Tensor:
@@ -198,19 +249,66 @@ class WithClass(nn.Module):
             InputError: a class that the network does not have.
         """
         h = x if self.features is None else self.features(x)
-        one_hot = self._one_hot(y).to(h.dtype)
-        leading = torch.broadcast_shapes(h.shape[:-1], y.shape)
-        parts = [part.expand(*leading, part.shape[-1]) for part in (h, one_hot)]
-        return self.network(torch.cat(parts, -1))
+        return self.network(_side_by_side(h, self._one_hot(y)))
 
     def _one_hot(self, y: Tensor) -> Tensor:
         try:
-            return functional.one_hot(y, self.num_classes)
-        except RuntimeError as error:
+            # Unlike functional.one_hot, which looks at the values first, this can be traced into a graph.
+            return functional.embedding(y, self.one_hot)
+        except IndexError as error:
             raise InputError(
                 f"classes from {y.min()} to {y.max()} do not go into a network of {self.num_classes} "
                 f"classes, which are whole numbers from 0: {error}"
             ) from error
+
+
+class Joined(nn.Module):
+    """A network of several things at once, such as x and z2 in q(z1 | x, z2): their features side by side.
+
+    Args:
+        network: of all features, from `(F1 + F2 + ...,)`.
+        parts: for each thing in turn a network to features `(F,)`, or None for a vector that enters as it
+            is. Each runs once for each of its own leading dimensions: an image is not encoded anew for
+            every particle of the latent beside it.
+    """
+
+    def __init__(self, network: nn.Module, *parts: nn.Module | None) -> None:
+        super().__init__()
+        self.network = network
+        self.parts = nn.ModuleList(nn.Identity() if part is None else part for part in parts)
+        self.out_shape = network.out_shape
+
+    @property
+    def output_bias(self) -> Tensor:
+        """The last layer's bias."""
+        return self.network.output_bias  # type: ignore[return-value]
+
+    def forward(self, *contexts: Tensor) -> Tensor:
+        """Map one tensor `(*leading, *in_shape)` for each part to `(*leading, *out_shape)`; their leading
+        dimensions are broadcast against each other.
+
+        Raises:
+            InputError: another number of tensors than parts, or leading dimensions that do not fit.
+        """
+        if len(contexts) != len(self.parts):
+            raise InputError(
+                f"a network that joins {len(self.parts)} parts was given {len(contexts)} tensors: "
+                "it needs one for each."
+            )
+        return self.network(_side_by_side(*(part(x) for part, x in zip(self.parts, contexts, strict=True))))
+
+
+def _side_by_side(*features: Tensor) -> Tensor:
+    """Concatenate features `(*leading, F)` whose leading dimensions broadcast."""
+    try:
+        leading = torch.broadcast_shapes(*(h.shape[:-1] for h in features))
+    except RuntimeError as error:
+        shapes = " and ".join(str(tuple(h.shape)) for h in features)
+        raise InputError(
+            f"features of shapes {shapes} do not stand side by side: all dimensions but the last must "
+            "be equal, or 1."
+        ) from error
+    return torch.cat([h.expand(*leading, h.shape[-1]) for h in features], -1)
 
 
 def _image_shape(shape: Sequence[int]) -> tuple[int, int, int]:

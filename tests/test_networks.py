@@ -5,11 +5,13 @@ import torch
 from torch import nn
 
 from pyrovae.errors import InputError
-from pyrovae.networks import MLP, ConvDecoder, ConvEncoder, ResidualMLP
+from pyrovae.networks import MLP, ConvDecoder, ConvEncoder, GatedMLP, Joined, ResidualMLP
 
 NETWORKS = {
     "mlp": lambda: MLP((2, 3), (4, 2), hidden=(5, 6)),
     "affine map": lambda: MLP(3, 4, hidden=()),
+    "gated": lambda: GatedMLP((2, 3), (4, 2), hidden=(5, 6)),
+    "gated features": lambda: GatedMLP((2, 3), 4, hidden=(5,), gated_output=True),
     "residual": lambda: ResidualMLP((2, 3), 4, width=5, blocks=2),
     "encoder 8": lambda: ConvEncoder((1, 8, 8), 3, channels=2),
     "encoder 28": lambda: ConvEncoder((1, 28, 28), (3, 2), channels=2),
@@ -89,3 +91,63 @@ def test_the_activation_follows_each_hidden_layer_only():
     network = MLP(3, 4, hidden=(5, 6), activation=nn.Tanh)
     kinds = [type(layer) for layer in network.layers]
     assert kinds == [nn.Linear, nn.Tanh, nn.Linear, nn.Tanh, nn.Linear]
+
+
+def test_a_gated_layer_is_a_linear_map_times_a_sigmoid():
+    network = GatedMLP(3, 4, hidden=(5,)).double()
+    x = torch.randn(6, 3).double()
+    hidden, last = network.layers
+    (w, v), (b, c) = hidden[0].weight.chunk(2), hidden[0].bias.chunk(2)
+    h = (x @ w.T + b) / (1 + (-(x @ v.T + c)).exp())
+    torch.testing.assert_close(network(x), h @ last.weight.T + last.bias)
+    assert network.output_bias is last.bias
+    features = GatedMLP(3, 4, hidden=(), gated_output=True).double()
+    (w, v), (b, c) = features.layers[0][0].weight.chunk(2), features.layers[0][0].bias.chunk(2)
+    torch.testing.assert_close(features(x), (x @ w.T + b) / (1 + (-(x @ v.T + c)).exp()))
+    assert features.output_bias is None
+
+
+def test_gated_layers_keep_the_size_of_what_passes():
+    x = torch.randn(500, 300)
+    out = GatedMLP(300, 300, hidden=(300, 300), gated_output=True)(x)
+    assert 0.3 < out.square().mean().sqrt() < 1.0
+
+
+# Joined
+
+
+def test_what_is_joined_enters_through_its_own_part_side_by_side():
+    last, image = MLP(6 + 2, 4).double(), MLP((2, 3), 6).double()
+    network = Joined(last, image, None)
+    x, z = torch.randn(7, 2, 3).double(), torch.randn(7, 2).double()
+    assert network.out_shape == (4,)
+    assert network.output_bias is last.output_bias
+    torch.testing.assert_close(network(x, z), last(torch.cat([image(x), z], -1)))
+
+
+def test_leading_dimensions_of_what_is_joined_broadcast():
+    """As under particles: z2 (K, B, M2) beside x (B, *x_shape)."""
+    network = Joined(MLP(6 + 2, 4), MLP((2, 3), 6), None).double()
+    x, z = torch.randn(7, 2, 3).double(), torch.randn(5, 7, 2).double()
+    out = network(x, z)
+    assert out.shape == (5, 7, 4)
+    for particle in range(5):
+        torch.testing.assert_close(out[particle], network(x, z[particle]))
+
+
+def test_an_image_is_encoded_once_for_all_particles():
+    image = MLP((2, 3), 6)
+    seen = []
+    image.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape))
+    Joined(MLP(6 + 2, 4), image, None)(torch.zeros(7, 2, 3), torch.zeros(5, 7, 2))
+    assert seen == [(7, 2, 3)]
+
+
+def test_what_cannot_be_joined_is_refused():
+    network = Joined(MLP(5, 4), None, None)
+    with pytest.raises(InputError, match="joins 2 parts was given 1 tensors"):
+        network(torch.zeros(7, 3))
+    with pytest.raises(InputError, match=r"shapes \(7, 3\) and \(6, 2\) do not stand side by side"):
+        network(torch.zeros(7, 3), torch.zeros(6, 2))
+    with pytest.raises(InputError, match=r"expects data of shape \(\*, 5\), but was given \(7, 6\)"):
+        network(torch.zeros(7, 3), torch.zeros(7, 3))

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import pyro.poutine as poutine
 import torch
-from pyro.distributions.util import scale_and_mask
+from pyro.distributions.util import is_identically_zero, scale_and_mask
 from pyro.infer import Trace_ELBO
 from pyro.infer.enum import get_importance_trace
 from pyro.poutine.messenger import Messenger
@@ -57,6 +57,24 @@ class ELBO(Trace_ELBO):
         with torch.no_grad():
             return float(self.differentiable_loss(model, guide, *args, **kwargs))
 
+    def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Any:
+        """Minus the bound, summed over the batch, as a tensor; its gradient is the bound's estimate.
+
+        Nothing in it waits for a number, so that it can be traced into a graph.
+        """
+        total: Any = 0.0
+        for traces in self._get_traces(model, guide, args, kwargs):
+            loss, surrogate = self._differentiable_loss_particle(*traces)
+            total = total + (loss + (surrogate - surrogate.detach())) / self.num_particles
+        return total
+
+    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
+        """Add the loss's gradients to the parameters'; returns the loss. Pyro's `SVI` steps by it."""
+        loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        if loss.requires_grad:
+            loss.backward()
+        return loss.item()
+
     def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
         inside = 2 if self.vectorize_particles and self.num_particles > 1 else 1
         guide = poutine.enum(guide, first_available_dim=-1 - inside)
@@ -89,13 +107,14 @@ class ELBO(Trace_ELBO):
         self.terms["reconstruction"] = sum(self.observed.values(), torch.zeros(()))
 
     def _differentiable_loss_particle(self, model_trace: Trace, guide_trace: Trace) -> tuple[Any, Any]:
-        if not enumerated_sites(guide_trace):
-            return super()._differentiable_loss_particle(model_trace, guide_trace)
-        _check_enumerable(guide_trace, self.num_particles)
+        if enumerated_sites(guide_trace):
+            _check_enumerable(guide_trace, self.num_particles)
+        elif not all(_is_reparameterised(guide_trace.nodes[name]) for name in latent_sites(guide_trace)):
+            return super()._differentiable_loss_particle(model_trace, guide_trace)  # the score function
         weights = enumeration_weights(guide_trace)
         bound = sum((weights * site["log_prob"]).sum() for site in _sample_sites(model_trace))
         bound -= sum((weights * site["log_prob"]).sum() for site in _sample_sites(guide_trace))
-        return -bound.item(), -bound
+        return -bound.detach(), -bound
 
 
 class SupervisedELBO(ELBO):
@@ -137,6 +156,10 @@ def enumeration_weights(guide_trace: Trace) -> Tensor:
     return sum((unscaled_log_prob(site) for site in sites), torch.zeros(())).exp()
 
 
+def _is_reparameterised(site: Mapping[str, Any]) -> bool:
+    return bool(is_identically_zero(site["score_parts"].score_function))
+
+
 def _check_enumerable(guide_trace: Trace, num_particles: int) -> None:
     enumerated = enumerated_sites(guide_trace)
     for name in latent_sites(guide_trace):
@@ -167,7 +190,7 @@ def unscaled_log_prob(site: Mapping[str, Any]) -> Tensor:
 
 
 class _Reweight(Messenger):
-    def __init__(self, weights: Mapping[str, float]) -> None:
+    def __init__(self, weights: Mapping[str, float | Tensor]) -> None:
         super().__init__()
         self.weights = weights
 
@@ -176,12 +199,12 @@ class _Reweight(Messenger):
         msg["scale"] = self.weights.get(msg["name"], 1.0) * msg["scale"]
 
 
-def reweight(program: Program, weights: Mapping[str, float]) -> Program:
+def reweight(program: Program, weights: Mapping[str, float | Tensor]) -> Program:
     """The program with the log densities of the named sites weighted.
 
     `Trace_ELBO` needs it on model and guide, so that beta weighs log p(z) and log q(z | x) alike.
     """
-    if all(weight == 1.0 for weight in weights.values()):
+    if all(not isinstance(weight, Tensor) and weight == 1.0 for weight in weights.values()):
         return program
     return _Reweight(weights)(program)
 

@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from pyro.infer import TraceEnum_ELBO
+from pyro.infer import SVI, TraceEnum_ELBO
+from pyro.optim import Adam
 
 from pyrovae import data, fit
 from pyrovae.build import build_model
@@ -301,3 +302,17 @@ def test_m2_learns_the_classes_of_real_digits_from_ten_of_each():
         optimizer=lambda p: torch.optim.Adam(p, lr=3e-3),
     )  # fmt: skip
     assert error() < 0.25
+
+
+def test_pyros_svi_trains_the_classifier_on_labels_too(make_m2, binary_images, param_store):
+    """A labelled call's bound has no q(y | x) in it: only the classification term moves the classifier."""
+    x, y = binary_images.double(), torch.arange(24) % 3
+
+    def classifier_after_a_step(alpha):
+        m2 = make_m2()
+        before = m2.classifier.network.layers[-1].bias.detach().clone()
+        SVI(m2.model, m2.guide, Adam({"lr": 0.1}), SupervisedELBO(alpha)).step(x, y)
+        return m2.classifier.network.layers[-1].bias - before
+
+    assert classifier_after_a_step(0.0).abs().max() == 0
+    assert classifier_after_a_step(1.0).abs().min() > 0.05

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro import poutine
+from pyro.distributions import constraints
 from pyro.distributions.util import scale_and_mask
+from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
@@ -77,13 +81,14 @@ def check_pair(model: Program, guide: Program, *args: Any) -> None:
     """Run the pair once, validated, and refuse what does not fit together.
 
     Raises:
-        InputError: the pair does not run on these arguments, its latent sites differ, its nodes do not
-            lie under a data plate, or an observed site's values have the wrong shape or lie outside
-            of its distribution's support.
+        InputError: the pair does not run on these arguments; a latent site is in one of the programs only,
+            or has other plates, another shape, or in the guide values that the model gives no density;
+            or an observed site's values have the wrong shape or lie outside of its distribution's support.
     """
+    noted = poutine.trace(guide)
     try:
         with torch.no_grad(), pyro.validation_enabled(True), evaluating(model, guide):
-            model_trace, guide_trace = run_pair(model, guide, *args)
+            model_trace, guide_trace = run_pair(_CompareLatents(noted)(model), noted, *args)
             for name in observed_sites(model_trace):
                 _check_observed(name, model_trace.nodes[name])
             for trace in (guide_trace, model_trace):
@@ -92,8 +97,131 @@ def check_pair(model: Program, guide: Program, *args: Any) -> None:
         # Pyro appends the shapes of all sites so far: of use beside its own errors, not beside ours.
         if isinstance(error, InputError):
             raise InputError(str(error).split("\nTrace Shapes")[0]) from error
+        if problem := _plate_problem(str(error), noted, model, args):
+            raise InputError(problem) from error
         shapes = ", ".join(str(tuple(a.shape)) for a in args if isinstance(a, Tensor))
         raise InputError(f"the model and guide do not run on data of shape {shapes}: {error}") from error
+
+
+class _CompareLatents(Messenger):
+    """Holds each latent of the model against the guide's as soon as it is sampled: what comes after would
+    fail for a reason that is harder to read, or broadcast and not fail at all."""
+
+    def __init__(self, guide: Any) -> None:
+        super().__init__()
+        self.guide = guide
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if msg["is_observed"] or poutine.util.site_is_subsample(msg):
+            return
+        if (site := self.guide.trace.nodes.get(msg["name"])) is not None:
+            _check_plates(msg["name"], msg, site)
+            _check_shapes(msg["name"], msg["fn"], site["fn"])
+            _check_support(msg["name"], msg["fn"], site["fn"], site["value"])
+
+
+def _check_plates(name: str, in_model: Mapping[str, Any], in_guide: Mapping[str, Any]) -> None:
+    frames = [
+        {(frame.dim, frame.size): frame.name for frame in site["cond_indep_stack"] if frame.vectorized}
+        for site in (in_model, in_guide)
+    ]
+    if frames[0].keys() != frames[1].keys():
+        model, guide = (
+            " and ".join(
+                f"plate '{plate}' of {size} at dimension {dim}" for (dim, size), plate in of.items()
+            )
+            for of in frames
+        )
+        raise InputError(
+            f"site '{name}' lies under {model or 'no plate'} in the model, but under {guide or 'no plate'} "
+            'in the guide: open the same plates in both, that of the data with pyro.plate("data", len(x)).'
+        )
+
+
+def _check_shapes(name: str, in_model: Any, in_guide: Any) -> None:
+    model, guide = ((tuple(fn.batch_shape), tuple(fn.event_shape)) for fn in (in_model, in_guide))
+    if model == guide:
+        return
+    remedy = "sample values of the model's shape in the guide"
+    if (missing := in_model.event_dim - in_guide.event_dim) > 0:
+        remedy = (
+            f"declare the last {missing} dimensions of the guide's distribution with .to_event({missing})"
+        )
+    raise InputError(
+        f"site '{name}' has event shape {model[1]} and batch shape {model[0]} in the model, but "
+        f"event shape {guide[1]} and batch shape {guide[0]} in the guide: {remedy}."
+    )
+
+
+def _check_support(name: str, in_model: Any, in_guide: Any, value: Tensor) -> None:
+    try:
+        allowed = in_model.support.check(value).all() and not _reaches_beyond(in_guide, in_model, value)
+    except (NotImplementedError, ValueError):  # a distribution that does not know its support
+        return
+    if not allowed:
+        (model, supported), (guide, drawn) = ((_family(fn), _each(fn)) for fn in (in_model, in_guide))
+        raise InputError(
+            f"site '{name}' is {type(model).__name__} in the model, with support {supported}, but "
+            f"{type(guide).__name__} in the guide, with support {drawn}: what the guide draws must have a "
+            "density under the model, so use a distribution there whose support is not larger."
+        )
+
+
+# Between and beyond the usual bounds; not on them, where supports may differ by no more than a point.
+_PROBES = (-3.0, -2.0, -1.5, -1.0, -0.5, 0.25, 0.5, 1.5, 2.0, 3.0)
+
+
+def _reaches_beyond(in_guide: Any, in_model: Any, value: Tensor) -> bool:
+    """Whether the guide's support holds a number that the model's does not, if they are of numbers."""
+    drawn, supported = _each(in_guide), _each(in_model)
+    if isinstance(_family(in_guide), dist.Delta):  # it never draws but the one point
+        return False
+    if drawn.is_discrete != supported.is_discrete:
+        return True
+    if drawn.event_dim or supported.event_dim:
+        return False
+    if isinstance(drawn, constraints.integer_interval):
+        ends = (torch.as_tensor(end, device=value.device) for end in (drawn.lower_bound, drawn.upper_bound))
+        return not all(supported.check(end).all() for end in ends)
+    points = torch.as_tensor(_PROBES).to(value.device).reshape(-1, *[1] * value.dim())
+    return bool((drawn.check(points) & ~supported.check(points)).any())
+
+
+def _each(fn: Any) -> Any:
+    """The support of each of the independent values of an event."""
+    support = fn.support
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support
+
+
+_MISFIT = re.compile(r"Shape mismatch inside plate\('(.*)'\) at site (.*) dim (-\d+), (\d+) vs (\d+)")
+
+
+def _plate_problem(error: str, guide: Any, model: Program, args: tuple[Any, ...]) -> str | None:
+    """What Pyro's error of a distribution that does not fit into its plate says, and what to do."""
+    if not (found := _MISFIT.search(error)):
+        return None
+    plate, name, dim, size, length = found.groups()
+    guide_ran = "_RETURN" in guide.trace.nodes
+    return (
+        f"the {'model' if guide_ran else 'guide'}'s site '{name}' does not fit into plate '{plate}', "
+        f"which has {size} members at dimension {dim}: the distribution's batch has {length} there"
+        f"{'' if guide_ran else _shape_in_model(name, model, args)}. Declare what belongs to one datum as "
+        'its event with .to_event(1), and open the data\'s plate with pyro.plate("data", len(x)).'
+    )
+
+
+def _shape_in_model(name: str, model: Program, args: tuple[Any, ...]) -> str:
+    try:
+        with torch.no_grad(), evaluating(model):
+            fn = poutine.trace(model).get_trace(*args).nodes[name]["fn"]
+    except (ValueError, RuntimeError, TypeError, KeyError):  # it has an error of its own
+        return ""
+    return (
+        f", while the model's '{name}' has event shape {tuple(fn.event_shape)} and batch shape "
+        f"{tuple(fn.batch_shape)}"
+    )
 
 
 def _check_observed(name: str, site: Mapping[str, Any]) -> None:

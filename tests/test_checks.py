@@ -1,5 +1,6 @@
 """What is refused before training or evaluation, and what is said about it."""
 
+import contextlib
 import math
 
 import pyro
@@ -8,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+import pyrovae
 from pyrovae.checks import (
     check_data,
     check_finite,
@@ -18,6 +20,7 @@ from pyrovae.checks import (
     statistics,
 )
 from pyrovae.errors import InputError, NonFiniteError
+from pyrovae.evaluation import marginal_likelihood
 from pyrovae.programs import run_pair
 
 
@@ -146,6 +149,182 @@ def test_checking_draws_nothing_into_the_parameters_and_keeps_the_mode(make_vae,
     check_pair(vae.model, vae.guide, binary_images)
     assert vae.training
     assert all(value.grad is None for value in vae.parameters())
+
+
+# A guide of the user's own against the model, latent by latent
+
+
+def latent_pair(prior, posterior, guide_plate=None):
+    """A model with the given prior for z, whatever it is, and a guide; four data fit both."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", prior())
+            # It broadcasts with a z of any shape, so that nothing but the check can notice.
+            pyro.sample("x", dist.Normal(torch.zeros(3) + 0.0 * z.sum(), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with guide_plate or pyro.plate("data", len(x)) as _:
+            pyro.sample("z", posterior(x))
+
+    return model, guide
+
+
+def normal(*shape, events=1, scale=1.0):
+    return dist.Normal(torch.zeros(shape), scale).to_event(events)
+
+
+FOUR = torch.zeros(4, 3)
+
+
+@pytest.mark.parametrize(
+    ("posterior", "message"),
+    [
+        (
+            lambda x: normal(len(x), 3),
+            r"site 'z' has event shape \(2,\) and batch shape \(4,\) in the model, but event shape \(3,\) "
+            r"and batch shape \(4,\) in the guide: sample values of the model's shape",
+        ),
+        (lambda x: normal(len(x), 1), r"event shape \(2,\) .* in the model, but event shape \(1,\)"),
+        (
+            lambda x: normal(len(x), 1, events=0),
+            r"but event shape \(\) and batch shape \(4, 4\) in the guide: .* with \.to_event\(1\)",
+        ),
+        (lambda x: normal(5, len(x), 2), r"event shape \(2,\) and batch shape \(5, 4\) in the guide"),
+        (lambda x: normal(len(x), 1, 2, events=2), r"but event shape \(1, 2\) and batch shape \(4,\)"),
+        (
+            lambda x: normal(len(x), 2, events=0),
+            r"the guide's site 'z' does not fit into plate 'data', which has 4 members at dimension -1: "
+            r"the distribution's batch has 2 there, while the model's 'z' has event shape \(2,\) and batch "
+            r"shape \(4,\)\. Declare .* with \.to_event\(1\)",
+        ),
+    ],
+    ids=["dimension", "dimension 1", "no event, one wide", "batch", "longer event", "no event"],
+)
+def test_a_latent_of_another_shape_than_the_models_is_refused_with_both(posterior, message):
+    with pytest.raises(InputError, match=message):
+        check_pair(*latent_pair(lambda: normal(2), posterior), FOUR)
+
+
+def test_a_forgotten_event_is_noticed_where_it_fits_the_plate_by_chance():
+    model, guide = latent_pair(lambda: normal(4), lambda x: normal(len(x), 4, events=0))
+    with pytest.raises(
+        InputError, match=r"'z' has event shape \(4,\) .* but event shape \(\) .*to_event\(1\)"
+    ):
+        check_pair(model, guide, FOUR)
+
+
+@pytest.mark.parametrize(
+    ("plate", "posterior", "message"),
+    [
+        (
+            contextlib.nullcontext,
+            lambda x: normal(len(x), 2),
+            r"site 'z' lies under plate 'data' of 4 at dimension -1 in the model, but under no plate in "
+            r'the guide: open .* with pyro\.plate\("data", len\(x\)\)',
+        ),
+        (
+            lambda: pyro.plate("data", 10),
+            lambda x: normal(2),
+            r"plate 'data' of 4 at dimension -1 in the model, but under plate 'data' of 10 at dimension -1",
+        ),
+        (
+            lambda: pyro.plate("data", 10),
+            lambda x: normal(len(x), 2),
+            "guide's site 'z' does not fit into plate 'data', which has 10 members .* batch has 4 there",
+        ),
+        (
+            lambda: pyro.plate("data", 4, dim=-2),
+            lambda x: normal(len(x), 1, 2),
+            "but under plate 'data' of 4 at dimension -2 in the guide",
+        ),
+    ],
+    ids=["none", "other size", "other size than the batch", "other dimension"],
+)
+def test_a_latent_under_other_plates_than_the_models_is_refused_with_both(plate, posterior, message):
+    model, guide = latent_pair(lambda: normal(2), posterior, plate())
+    with pytest.raises(InputError, match=message):
+        check_pair(model, guide, FOUR)
+
+
+def test_the_model_is_named_where_it_is_the_one_that_does_not_fit_its_plate():
+    model, guide = latent_pair(lambda: normal(2, events=0), lambda x: normal(len(x), 2))
+    with pytest.raises(InputError, match="the model's site 'z' does not fit into plate 'data'"):
+        check_pair(model, guide, FOUR)
+
+
+ONES = torch.ones(2)
+
+
+@pytest.mark.parametrize(
+    ("prior", "posterior", "message"),
+    [
+        # So narrow that no draw leaves the support.
+        (
+            dist.LogNormal(0 * ONES, 1.0),
+            dist.Normal(ONES, 1e-3),
+            r"site 'z' is LogNormal in the model, with support GreaterThan\(lower_bound=0\.0\), but Normal "
+            r"in the guide, with support Real\(\)",
+        ),
+        (dist.Beta(ONES, 1.0), dist.Normal(ONES / 2, 1e-3), r"Beta .*Interval\(.*Normal .*Real"),
+        (dist.Beta(ONES, 1.0), dist.Gamma(500 * ONES, 1e3), "Beta .*but Gamma in the guide"),
+        (dist.Gamma(ONES, 1.0), dist.Laplace(ONES, 1e-3), "Gamma .*but Laplace in the guide"),
+        (dist.Uniform(0 * ONES, 5.0), dist.Uniform(0 * ONES, 1e4), "Uniform .*but Uniform in the guide"),
+        (dist.Bernoulli(ONES / 2), dist.Normal(ONES, 1e-3), "Bernoulli .*but Normal in the guide"),
+        (dist.Normal(ONES, 1.0), dist.Bernoulli(ONES / 2), "Normal .*but Bernoulli in the guide"),
+        (
+            dist.Categorical(torch.ones(2, 3)),
+            dist.Categorical(torch.tensor([1.0, 1.0, 1.0, 1e-9]).expand(2, 4)),
+            "Categorical .*but Categorical in the guide",
+        ),
+        (dist.Normal(ONES, 1.0), dist.LogNormal(ONES, 1.0), None),
+        (dist.LogNormal(ONES, 1.0), dist.Gamma(ONES, 1.0), None),
+        (dist.Gamma(ONES, 1.0), dist.LogNormal(ONES, 1.0), None),
+        (dist.LogNormal(ONES, 1.0), dist.Delta(ONES), None),
+        (dist.Beta(ONES, 1.0), dist.Uniform(0 * ONES, 1.0), None),
+        (dist.Uniform(0 * ONES, 5.0), dist.Beta(ONES, 1.0), None),
+        (dist.Categorical(torch.ones(2, 2)), dist.Bernoulli(ONES / 2), None),
+    ],
+)
+def test_a_guide_that_draws_what_has_no_density_under_the_model_is_refused(prior, posterior, message):
+    pair = latent_pair(lambda: prior.to_event(1), lambda x: posterior.expand([len(x), 2]).to_event(1))
+    if message is None:
+        check_pair(*pair, FOUR)
+    else:
+        with pytest.raises(InputError, match=message):
+            check_pair(*pair, FOUR)
+
+
+def test_a_latent_that_the_model_lacks_is_named():
+    model, guide = latent_pair(lambda: normal(2), lambda x: normal(2))
+
+    def talkative(x):
+        guide(x)
+        with pyro.plate("again", len(x)):
+            pyro.sample("extra", normal(2))
+
+    with pytest.raises(
+        InputError, match=r"the guide samples 'extra', which the model does not have .*\('z'\)"
+    ):
+        check_pair(model, talkative, FOUR)
+
+
+def test_training_and_evaluation_are_refused_before_they_begin():
+    weight = nn.Linear(3, 2)
+    seen = []
+
+    def posterior(x):
+        seen.append(torch.is_grad_enabled())
+        pyro.module("encoder", weight)
+        return dist.Normal(weight(x), 1.0).to_event(1)
+
+    model, guide = latent_pair(lambda: dist.LogNormal(torch.zeros(2), 1.0).to_event(1), posterior)
+    message = "site 'z' is LogNormal in the model, .* but Normal in the guide"
+    with pytest.raises(InputError, match=message):
+        pyrovae.fit(model, guide, FOUR, epochs=1, progress=False)
+    with pytest.raises(InputError, match=message):
+        marginal_likelihood(model, guide, FOUR, num_samples=10)
+    assert not any(seen)  # nothing was differentiated
 
 
 # Gradients

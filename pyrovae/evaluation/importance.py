@@ -12,10 +12,11 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import pyro
 import torch
@@ -24,24 +25,19 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyrovae.checkpoints import write_atomically
-from pyrovae.checks import check_data, check_pair, data_plate_problem
+from pyrovae.checks import check_data, check_pair
+from pyrovae.compilation import compile_if_asked
 from pyrovae.errors import InputError
 from pyrovae.evaluation.arviz_adapter import pareto_khat, to_group
-from pyrovae.objectives import enumerated_sites, trace_log_probs
-from pyrovae.programs import (
-    Program,
-    device_of,
-    evaluating,
-    latent_sites,
-    own_parameters,
-    run_pair,
-    seeded,
-)
+from pyrovae.evaluation.parts import check_scorable, part_of, slices, without_nan
+from pyrovae.log_weights import Layout, log_weights
+from pyrovae.programs import Program, device_of, evaluating, own_parameters, seeded
 
 T = TypeVar("T")
 
 KHAT_LIMIT = 0.7  # above it, the estimate's error is not to be trusted (Vehtari et al. 2024)
-_ROWS = 2_000  # data times particles that pass through the networks at once: they stay in cache
+ROWS = 2_000  # data times particles that pass through the networks at once: they stay in cache
+LONG_EVALUATION = 10_000_000  # draws, from which on compilation repays itself
 _WEIGHTS = 500_000  # log weights held at once
 _COLUMNS = ("log_px", "std_error", "khat", "ess")
 
@@ -114,7 +110,7 @@ class MarginalLikelihood:
         columns = {name: getattr(self, name).tolist() for name in _COLUMNS}
         bounds = {str(k): bound.tolist() for k, bound in self.bounds.items()}
         content = {"summary": self.summary(), "data": columns | {"bounds": bounds}}
-        text = json.dumps(_without_nan(content), indent=1, allow_nan=False)
+        text = json.dumps(without_nan(content), indent=1, allow_nan=False)
         write_atomically(Path(path), text.encode())
 
     def to_arviz(self) -> Any:
@@ -152,6 +148,7 @@ def marginal_likelihood(
     bounds: Sequence[int] = (10, 100, 1000),
     seed: int = 0,
     progress: bool = False,
+    compile: str = "auto",
 ) -> MarginalLikelihood:
     """Estimate log p(x) of each datum with the guide as proposal.
 
@@ -167,6 +164,8 @@ def marginal_likelihood(
         bounds: importance-weighted bounds to report beside the ELBO; those above K are left out.
         seed: of the draws. The caller's random stream stays in place.
         progress: show a progress bar.
+        compile: "on" scores draws by one compiled graph; "auto" where there are enough of them to repay
+            compilation (10 million), with a line that says so if it is not possible; "off" never.
 
     Returns:
         Estimates, errors and diagnostics for each datum, on the CPU in 64-bit.
@@ -179,7 +178,7 @@ def marginal_likelihood(
     Warns:
         UserWarning: k-hat is above 0.7 for some data; says for how many.
     """
-    result = _estimate(model, guide, x, y, num_samples, bounds, seed, progress, enumerate)
+    result = _estimate(model, guide, x, y, num_samples, bounds, seed, progress, enumerate, compile)
     _warn_if_unreliable(result)
     return result
 
@@ -214,6 +213,7 @@ def _estimate(
     seed: int,
     progress: bool,
     enumerate: bool = False,
+    compile: str = "off",
 ) -> MarginalLikelihood:
     if any(k < 1 for k in bounds):
         raise InputError(f"bounds = {tuple(bounds)}: use at least 1 sample.")
@@ -225,7 +225,16 @@ def _estimate(
         return _summarise(log_weights, sizes)
 
     parts = over_log_weights(
-        summarise, model, guide, x, y, num_samples, seed=seed, enumerate=enumerate, progress=progress
+        summarise,
+        model,
+        guide,
+        x,
+        y,
+        num_samples,
+        seed=seed,
+        enumerate=enumerate,
+        progress=progress,
+        compile=compile,
     )
     return _concatenate(parts, num_samples)
 
@@ -241,6 +250,7 @@ def over_log_weights(
     seed: int,
     enumerate: bool,
     progress: bool = False,
+    compile: str = "off",
 ) -> list[T]:
     """Summaries of log p(x, z_k) - log q(z_k | x) for K draws, `(K, n)` in 64-bit on the CPU, of as many
     data at a time as memory allows. Other arguments, and errors, are `marginal_likelihood`'s."""
@@ -250,12 +260,13 @@ def over_log_weights(
     device = device_of(model, guide, otherwise=x.device)
     summaries = []
     with own_parameters(), evaluating(model, guide), seeded(seed, device), torch.no_grad():
-        layout = _check_scorable(model, guide, device, x, y, enumerate)
+        layout = check_scorable(model, guide, device, x, y, enumerate)
+        score = _Scorer(model, guide, layout, compile, len(x) * num_samples >= LONG_EVALUATION)
         with tqdm(total=len(x), unit="datum", disable=not progress) as bar:
-            for rows in _slices(len(x), max(1, min(100, _WEIGHTS // num_samples))):
-                args = _part(rows, device, x, y)
+            for rows in slices(len(x), max(1, min(100, _WEIGHTS // num_samples))):
+                args = part_of(rows, device, x, y)
                 check_pair(model, guide, *args)
-                log_weights = _log_weights(model, guide, args, num_samples, layout)
+                log_weights = score.in_chunks(args, num_samples)
                 summaries.append(summarise(log_weights.double().cpu()))
                 bar.update(len(args[0]))
     return summaries
@@ -270,83 +281,45 @@ def _warn_if_unreliable(result: MarginalLikelihood) -> None:
         )
 
 
-def _part(rows: slice | Tensor, device: torch.device, x: Tensor, y: Tensor | None) -> tuple[Tensor, ...]:
-    return tuple(values[rows].to(device) for values in (x, y) if values is not None)
+class _Scorer:
+    """log p(x, z_k) - log q(z_k | x) for draws of some data, by one graph where that is worthwhile."""
 
+    def __init__(
+        self, model: Program, guide: Program, layout: Layout, compile: str, worthwhile: bool
+    ) -> None:
+        self.layout, self.compile, self.worthwhile = layout, compile, worthwhile
+        self.score = partial(_scored, model, guide, layout)
+        self.graph: Callable[..., Tensor] | None = None
+        self.graph_shapes: list[Any] | None = None
 
-def _slices(total: int, size: int) -> Iterator[slice]:
-    return (slice(start, min(start + size, total)) for start in range(0, total, size))
+    def in_chunks(self, args: tuple[Tensor, ...], num_samples: int) -> Tensor:
+        """For `num_samples` draws of each of B data: `(K, B)`."""
+        size = max(1, ROWS // (len(args[0]) * (self.layout.values or 1)))
+        if self.graph_shapes is None and num_samples >= size:
+            self._compile(args, size)
+        return torch.cat([self._chunk(args, c.stop - c.start) for c in slices(num_samples, size)])
 
+    def _chunk(self, args: tuple[Tensor, ...], particles: int) -> Tensor:
+        if self.graph is not None and self.graph_shapes == [particles, *(arg.shape for arg in args)]:
+            return self.graph(*args)
+        return self.score(particles, *args)
 
-class _Layout(NamedTuple):
-    """Dimensions of the sites' log densities, from the right: plates, particles, enumerated values."""
-
-    depth: int  # of the plates, the data's being the first
-    values: int | None  # how many values are summed out; None if nothing is enumerated
-
-
-def _check_scorable(
-    model: Program, guide: Program, device: torch.device, x: Tensor, y: Tensor | None, enumerate: bool
-) -> _Layout:
-    """Refuse a pair that has no per-datum evidence; return how its log densities are laid out."""
-    # Two numbers of data, since a plate of something else may have the size of one by chance.
-    for num_data in (2, 3):
-        args = _part(torch.arange(num_data) % len(x), device, x, y)
-        check_pair(model, guide, *args)
-        model_trace, guide_trace = run_pair(model, guide, *args)
-        if not latent_sites(model_trace):
-            raise InputError(
-                "the model has no latent site, so there is nothing to integrate out: a deterministic "
-                "autoencoder, for one, has no marginal likelihood."
+    def _compile(self, args: tuple[Tensor, ...], particles: int) -> None:
+        self.graph_shapes = [particles, *(arg.shape for arg in args)]
+        others = [arg.flip(0) for arg in args]
+        with seeded(0, args[0].device):
+            self.graph = compile_if_asked(
+                self.compile,
+                self.worthwhile,
+                "the evaluation",
+                partial(self.score, particles),
+                lambda: (args, others),
             )
-        for trace in (model_trace, guide_trace):
-            if problem := data_plate_problem(trace, num_data):
-                raise InputError(problem)
-    sites = [*model_trace.nodes.values(), *guide_trace.nodes.values()]
-    frames = [frame for site in sites if site["type"] == "sample" for frame in site["cond_indep_stack"]]
-    depth = max(-frame.dim for frame in frames)
-    marked = [guide_trace.nodes[name] for name in latent_sites(guide_trace)]
-    marked = [site for site in marked if site["infer"].get("enumerate") == "parallel"]
-    if not (enumerate and marked):
-        return _Layout(depth, None)
-    if depth > 1:
-        raise InputError(
-            "the guide has an enumerated site beside plates other than the data's, so that it cannot be "
-            "summed out datum by datum: draw it instead, enumerate=False."
-        )
-    return _Layout(depth, math.prod(len(site["fn"].enumerate_support(expand=False)) for site in marked))
 
 
-def _log_weights(
-    model: Program, guide: Program, args: tuple[Tensor, ...], num_samples: int, layout: _Layout
-) -> Tensor:
-    """log p(x, z_k) - log q(z_k | x) for `num_samples` draws of each of B data: `(K, B)`."""
-    num_data, depth = len(args[0]), layout.depth
-    dtype = torch.promote_types(args[0].dtype, torch.float32)  # 64-bit stays, 16-bit is too coarse
-    log_weights = args[0].new_empty(num_samples, num_data, dtype=dtype)
-    if layout.values:
-        guide = poutine.enum(guide, first_available_dim=-2 - depth)
-    for chunk in _slices(num_samples, max(1, _ROWS // (num_data * (layout.values or 1)))):
-        particles = chunk.stop - chunk.start
-        with pyro.validation_enabled(False), pyro.plate("_particles", particles, dim=-1 - depth):
-            model_trace, guide_trace = run_pair(model, guide, *args)
-        total = args[0].new_zeros(particles, num_data, dtype=dtype)
-        summed_out = enumerated_sites(guide_trace)
-        for log_prob in trace_log_probs(model_trace).values():
-            total = total + _per_datum(log_prob, depth)
-        for name, log_prob in trace_log_probs(guide_trace).items():
-            # What is summed over rather than drawn is not divided by its probability.
-            if name in model_trace.nodes and name not in summed_out:
-                total = total - _per_datum(log_prob, depth)
-        log_weights[chunk] = total.flatten(0, -3).logsumexp(0) if summed_out else total
-    return log_weights
-
-
-def _per_datum(log_prob: Tensor, depth: int) -> Tensor:
-    """A site's log density `(values..., particles, *inner plates, B)` summed over its inner plates."""
-    missing = max(0, depth + 1 - log_prob.dim())
-    full = log_prob.reshape(*[1] * missing, *log_prob.shape)
-    return full.sum(dim=tuple(range(-depth, -1))) if depth > 1 else full
+def _scored(model: Program, guide: Program, layout: Layout, particles: int, *args: Tensor) -> Tensor:
+    with pyro.validation_enabled(False):
+        return log_weights(model, guide, args, particles, layout)
 
 
 def _summarise(log_weights: Tensor, sizes: Sequence[int]) -> dict[str, Any]:
@@ -377,12 +350,3 @@ def _concatenate(parts: list[dict[str, Any]], num_samples: int) -> MarginalLikel
     columns = {name: torch.cat([part[name] for part in parts]) for name in _COLUMNS}
     bounds = {size: torch.cat([part["bounds"][size] for part in parts]) for size in parts[0]["bounds"]}
     return MarginalLikelihood(**columns, bounds=bounds, num_samples=num_samples)
-
-
-def _without_nan(content: Any) -> Any:
-    """JSON has no NaN: null stands for it."""
-    if isinstance(content, dict):
-        return {key: _without_nan(value) for key, value in content.items()}
-    if isinstance(content, list):
-        return [_without_nan(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content

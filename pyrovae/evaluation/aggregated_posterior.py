@@ -1,0 +1,189 @@
+"""The aggregated posterior q(z) = mean_n q(z | x_n): draws from it, and what every q(z | x_m) says of them.
+
+A pair's guide is conditioned on the draws and run for all data at once, whatever program it is. z stands
+for all latents together; classes are drawn and scored like any other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions import Independent, MaskedDistribution
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor
+
+from pyrovae.errors import InputError
+from pyrovae.evaluation.parts import slices
+from pyrovae.log_weights import Layout, particle_plate, per_datum
+from pyrovae.objectives import trace_log_probs
+from pyrovae.programs import Program, latent_sites, run_pair
+
+DATA = 1000  # data that pass through the guide's networks at a time
+_PROBES = 100  # data on which it is tried out what a site's density depends on
+_PARTICLES = "_particles"  # the name of `particle_plate`
+
+Codes = dict[str, Tensor]
+"""Values of latents by site, `(R, *inner_plates, *event_shape)` for R draws."""
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Some draws of all latents for each of N data: R in all, of the first, the second, ... datum in turn.
+
+    Attributes:
+        codes: the draws.
+        event_dims: how many of their last dimensions are the event's.
+        log_p: each site's log density under the model, `(R,)`.
+        log_p_dims: the same of each dimension, in the shape of the codes, for sites that are independent
+            of the others and over dimensions in model and guide.
+        separate: the sites that depend on no other one.
+    """
+
+    codes: Codes
+    event_dims: dict[str, int]
+    log_p: dict[str, Tensor]
+    log_p_dims: dict[str, Tensor]
+    separate: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.log_p.values())))
+
+
+def draw(
+    model: Program,
+    guide: Program,
+    args: tuple[Tensor, ...],
+    count: int,
+    layout: Layout,
+    separate: tuple[str, ...],
+) -> Draws:
+    """`count` draws for each datum."""
+    parts = []
+    for rows in slices(len(args[0]), DATA):
+        with pyro.validation_enabled(False), particle_plate(count, layout):
+            model_trace, guide_trace = run_pair(model, guide, *(values[rows] for values in args))
+        log_p = trace_log_probs(model_trace)
+        codes, densities, dims = {}, {}, {}
+        for name in latent_sites(guide_trace):
+            site = model_trace.nodes[name]
+            codes[name] = _data_second(site, site["value"])
+            densities[name] = per_datum(log_p[name].double(), layout.depth)
+            if name in separate and _factors(site) and _factors(guide_trace.nodes[name]):
+                dims[name] = _data_second(site, _factors(site).log_prob(site["value"])).double()
+        parts.append((codes, densities, dims))
+    joined = [
+        {name: torch.cat([part[i][name] for part in parts], 1).flatten(0, 1) for name in parts[0][i]}
+        for i in range(3)
+    ]
+    event_dims = {name: model_trace.nodes[name]["fn"].event_dim for name in joined[0]}
+    return Draws(joined[0], event_dims, joined[1], joined[2], separate)
+
+
+def _data_second(site: Mapping[str, Any], values: Tensor) -> Tensor:
+    """Values of a site under particles, `(K, *1s, *inner_plates, B, *event_shape)`, as
+    `(K, B, *inner_plates, *event_shape)`."""
+    inner = max(-frame.dim for frame in site["cond_indep_stack"] if frame.name != _PARTICLES) - 1
+    event_dim = site["fn"].event_dim
+    values = values.movedim(-1 - event_dim, 1)
+    return values.reshape(*values.shape[:2], *values.shape[values.dim() - inner - event_dim :])
+
+
+def _factors(site: Mapping[str, Any]) -> Any:
+    """The distribution of each dimension, if a site's are independent of one another; else None."""
+    fn = site["fn"]
+    while isinstance(fn, Independent):
+        fn = fn.base_dist
+    masked = site["mask"] is not None or isinstance(fn, MaskedDistribution)
+    return None if masked or fn.event_shape else fn
+
+
+def log_q_of_all(
+    draws: Draws, guide: Program, args: tuple[Tensor, ...], rows: slice, layout: Layout
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """log q(z_r | x_m) of some draws r under all data m, `(c, N)` by site; and the aggregated posterior's
+    log densities log q(z_rd) by site and dimension, `(c, *inner_plates, *event_shape)`."""
+    count = rows.stop - rows.start
+    scores: dict[str, list[Tensor]] = {name: [] for name in draws.codes}
+    dims: dict[str, list[Tensor]] = {name: [] for name in draws.log_p_dims}
+    for part in slices(len(args[0]), DATA):
+        given = {
+            name: _for_all(codes[rows], draws.event_dims[name], part.stop - part.start, layout)
+            for name, codes in draws.codes.items()
+        }
+        with pyro.validation_enabled(False), particle_plate(count, layout):
+            trace = poutine.trace(poutine.condition(guide, data=given))
+            trace = trace.get_trace(*(values[part] for values in args))
+        log_q = trace_log_probs(trace)
+        for name, parts in scores.items():
+            parts.append(per_datum(log_q[name].double(), layout.depth))
+        for name, parts in dims.items():
+            site = trace.nodes[name]
+            each = _data_second(site, _factors(site).log_prob(site["value"]))
+            parts.append(each.double().logsumexp(1))
+    log_num_data = math.log(len(args[0]))
+    return (
+        {name: torch.cat(parts, 1) for name, parts in scores.items()},
+        {name: torch.stack(parts).logsumexp(0) - log_num_data for name, parts in dims.items()},
+    )
+
+
+def _for_all(codes: Tensor, event_dim: int, num_data: int, layout: Layout) -> Tensor:
+    """Draws `(c, *inner_plates, *event_shape)` as particles, each for all data:
+    `(c, *inner_plates, num_data, *event_shape)`."""
+    event = codes.shape[codes.dim() - event_dim :]
+    inner = codes.shape[1 : codes.dim() - event_dim]
+    padding = [1] * (layout.depth - 1 - len(inner))
+    return codes.reshape(len(codes), *padding, *inner, 1, *event).expand(
+        len(codes), *padding, *inner, num_data, *event
+    )
+
+
+def separate_sites(model: Program, guide: Program, args: tuple[Tensor, ...]) -> tuple[str, ...]:
+    """The latents whose density, in model and guide, stays the same when other latents are given other
+    values, the prior's draws. Refuses a model whose prior differs between data."""
+    some = tuple(values[torch.arange(_PROBES) % len(values)] for values in args)
+    drawn = _latents(poutine.trace(guide).get_trace(*some))
+    elsewhere = _latents(poutine.trace(model).get_trace(*some))
+
+    def densities(program: Program, codes: Codes, *data: Tensor) -> dict[str, Tensor]:
+        with pyro.validation_enabled(False):  # the prior may draw what the guide never would
+            return trace_log_probs(poutine.trace(poutine.condition(program, data=codes)).get_trace(*data))
+
+    of_another = densities(model, drawn, *(values.roll(1, 0) for values in some))
+    before = {program: densities(program, drawn, *some) for program in (model, guide)}
+    for name in drawn:
+        if not torch.allclose(of_another[name], before[model][name], rtol=1e-4, atol=1e-4):
+            raise InputError(
+                f"the model's prior of '{name}' is another one for each datum, so that an aggregated "
+                "posterior has no one prior to be compared with: call without y if it depends on that."
+            )
+    separate = []
+    for name, value in drawn.items():
+        after = [densities(program, elsewhere | {name: value}, *some)[name] for program in before]
+        pairs = zip(after, (before[program][name] for program in before), strict=True)
+        if all(torch.allclose(one, other, rtol=1e-4, atol=1e-4) for one, other in pairs):
+            separate.append(name)
+    return tuple(separate)
+
+
+def _latents(trace: Trace) -> Codes:
+    trace = poutine.util.prune_subsample_sites(trace)
+    return {name: trace.nodes[name]["value"] for name in latent_sites(trace)}
+
+
+@contextmanager
+def the_guides_own_errors() -> Iterator[None]:
+    """What a distribution says that cannot be scored, without what Pyro says around it."""
+    try:
+        yield
+    except ValueError as error:
+        if isinstance(error.__cause__, InputError):
+            raise InputError(str(error.__cause__)) from error
+        raise

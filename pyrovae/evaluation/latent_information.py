@@ -1,0 +1,242 @@
+"""The averaged KL taken apart: what the latents carry of the data, and how far they are from the prior.
+
+    mean_n KL(q(z | x_n) || p(z))  =  I_q(n; z)  +  KL(q(z) || p(z))
+    averaged KL                       index-code    marginal KL         (Hoffman & Johnson 2016)
+                                      mutual information
+
+    KL(q(z) || p(z))  =  KL(q(z) || prod_d q(z_d))  +  sum_d KL(q(z_d) || p(z_d))
+    marginal KL          total correlation             dimension-wise KL    (Chen et al. 2018)
+
+q(z) = mean_n q(z | x_n) is the aggregated posterior of the N data that are given; z stands for all latents
+of the pair together.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pyrovae.checkpoints import write_atomically
+from pyrovae.checks import check_data
+from pyrovae.errors import InputError
+from pyrovae.evaluation.aggregated_posterior import (
+    DATA,
+    Draws,
+    draw,
+    log_q_of_all,
+    separate_sites,
+    the_guides_own_errors,
+)
+from pyrovae.evaluation.parts import check_scorable, part_of, slices, without_nan
+from pyrovae.log_weights import Layout
+from pyrovae.programs import Program, device_of, evaluating, own_parameters, seeded
+
+_ROWS = 200_000  # draws times data whose log densities are held at once
+_FIGURES = ("average_kl", "mutual_information", "marginal_kl", "total_correlation", "dimension_wise_kl")
+_ALL = ""  # what the figures of all latents together go under
+
+
+@dataclass(frozen=True)
+class KLDecomposition:
+    """The averaged KL and its parts, in nats per datum.
+
+    Attributes:
+        average_kl: mean_n KL(q(z | x_n) || p(z)), the ELBO's KL term.
+        mutual_information: I_q(n; z), how well z tells which of the N data it codes. It is at most
+            log N, however informative the code: near that, it says no more than that N is too small.
+        marginal_kl: KL(q(z) || p(z)), what a better prior could save.
+        total_correlation: KL(q(z) || prod_d q(z_d)), where prior and guide are both independent over
+            dimensions; else None.
+        dimension_wise_kl: sum_d KL(q(z_d) || p(z_d)); likewise.
+        per_dimension: its terms by site, in the latent's own shape; likewise.
+        std_error: standard errors over the draws, by name. They are for these N data.
+        sites: the same of each latent by itself, where there are several, for those that depend on no
+            other one in model and guide.
+        num_data: N.
+        num_samples: draws for each datum.
+    """
+
+    average_kl: float
+    mutual_information: float
+    marginal_kl: float
+    total_correlation: float | None
+    dimension_wise_kl: float | None
+    per_dimension: dict[str, Tensor] | None
+    std_error: dict[str, float]
+    sites: dict[str, KLDecomposition]
+    num_data: int
+    num_samples: int
+
+    @property
+    def log_num_data(self) -> float:
+        """log N, which bounds the mutual information."""
+        return math.log(self.num_data)
+
+    def summary(self) -> dict[str, Any]:
+        """The figures to report, as plain numbers."""
+        figures: dict[str, Any] = {name: getattr(self, name) for name in _FIGURES}
+        if self.per_dimension is not None:
+            figures["per_dimension"] = {name: kl.tolist() for name, kl in self.per_dimension.items()}
+        figures |= {"std_error": self.std_error, "log_num_data": self.log_num_data}
+        figures |= {"sites": {name: part.summary() for name, part in self.sites.items()}}
+        return figures | {"num_data": self.num_data, "num_samples": self.num_samples}
+
+    def to_json(self, path: str | Path) -> None:
+        """Write the summary (NaN as null)."""
+        text = json.dumps(without_nan(self.summary()), indent=1, allow_nan=False)
+        write_atomically(Path(path), text.encode())
+
+    def __str__(self) -> str:
+        def figure(name: str) -> str:
+            return f"{getattr(self, name):.3f} +- {self.std_error[name]:.3f}"
+
+        lines = [
+            f"averaged KL           = {figure('average_kl')} nats per datum (N = {self.num_data}, "
+            f"{self.num_samples} draws each)",
+            f"  mutual information  = {figure('mutual_information')} (at most log N = "
+            f"{self.log_num_data:.3f})",
+            f"  marginal KL         = {figure('marginal_kl')}",
+        ]
+        if self.total_correlation is not None:
+            lines.append(f"    total correlation = {figure('total_correlation')}")
+            lines.append(f"    dimension-wise KL = {figure('dimension_wise_kl')}")
+        for name, part in self.sites.items():
+            lines += [f"{name} alone:", *(f"  {line}" for line in str(part).splitlines())]
+        return "\n".join(lines)
+
+
+def kl_decomposition(
+    model: Program,
+    guide: Program,
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    num_samples: int = 10,
+    seed: int = 0,
+    progress: bool = False,
+) -> KLDecomposition:
+    """Take the averaged KL of a pair apart (Hoffman & Johnson 2016; Chen et al. 2018).
+
+    Every draw z ~ q(z | x_n) is scored under q(z | x_m) for all data m, by running the guide conditioned
+    on it: N^2 times `num_samples` densities in all, of which memory holds a fixed number. All figures
+    come from the same draws, so that the parts add up exactly. A class is drawn and scored like any other
+    latent.
+
+    Args:
+        model: a Pyro program `model(x)` (or `model(x, y)` where `y` is given) whose sites all lie
+            under a plate of the data at dimension -1.
+        guide: a Pyro program with the model's latent sites.
+        x: the data, `(N, *x_shape)`.
+        y: observed classes `(N,)`; the prior must not depend on them.
+        num_samples: draws for each datum; with one there are no standard errors (NaN).
+        seed: of the draws. The caller's random stream stays in place.
+        progress: show a progress bar.
+
+    Returns:
+        The averaged KL, its parts, and their standard errors.
+
+    Raises:
+        InputError: `num_samples` is below 1, the data are not usable, the pair does not run on them, a
+            site lies outside of the data's plate, the model's prior is another one for each datum, or the
+            guide cannot score what it did not draw (some flows; the error is theirs).
+    """
+    if num_samples < 1:
+        raise InputError(f"num_samples = {num_samples}: use at least 1 sample.")
+    check_data(x, y)
+    device = device_of(model, guide, otherwise=x.device)
+    terms = []
+    with (
+        own_parameters(),
+        evaluating(model, guide),
+        seeded(seed, device),
+        torch.no_grad(),
+        the_guides_own_errors(),
+    ):
+        layout = check_scorable(model, guide, device, x, y, enumerate=False)
+        args = part_of(slice(None), device, x, y)
+        separate = separate_sites(model, guide, args)
+        with tqdm(total=num_samples * len(x), unit="draw", disable=not progress) as bar:
+            for part in slices(num_samples, max(1, DATA // len(x))):
+                draws = draw(model, guide, args, part.stop - part.start, layout, separate)
+                for rows in slices(len(draws), max(1, _ROWS // len(x))):
+                    terms.append(_terms(draws, guide, args, rows, layout))
+                    bar.update(rows.stop - rows.start)
+    joined = {key: torch.cat([part[key] for part in terms]).cpu() for key in terms[0]}
+    columns = {key: values.unflatten(0, (num_samples, len(x))) for key, values in joined.items()}
+    several = len(draws.codes) > 1
+    sites = {name: _decomposition(columns, name, [name], {}) for name in separate if several}
+    return _decomposition(columns, _ALL, list(draws.codes), sites)
+
+
+def _groups(draws: Draws) -> dict[str, list[str]]:
+    """The sets of sites to be taken apart, by the name that their figures go under."""
+    return {_ALL: list(draws.codes)} | {name: [name] for name in draws.separate}
+
+
+def _terms(
+    draws: Draws, guide: Program, args: tuple[Tensor, ...], rows: slice, layout: Layout
+) -> dict[tuple[str, str], Tensor]:
+    """What each of some draws adds to the figures: (group of sites, figure) -> `(c,)`; and to the KLs of
+    the dimensions: (site, "per_dimension") -> `(c, *inner_plates, *event_shape)`."""
+    log_q, log_q_dims = log_q_of_all(draws, guide, args, rows, layout)
+    terms = {}
+    for group, sites in _groups(draws).items():
+        together = torch.stack([log_q[name] for name in sites]).sum(0)
+        index = torch.arange(rows.start, rows.stop, device=together.device) % together.shape[1]
+        own = together.gather(1, index[:, None]).squeeze(1)
+        aggregated = together.logsumexp(1) - math.log(len(args[0]))
+        log_p = torch.stack([draws.log_p[name][rows] for name in sites]).sum(0)
+        terms[group, "average_kl"] = own - log_p
+        terms[group, "mutual_information"] = own - aggregated
+        terms[group, "marginal_kl"] = aggregated - log_p
+        if all(name in log_q_dims for name in sites):
+            product = torch.stack([_summed(log_q_dims[name]) for name in sites]).sum(0)
+            terms[group, "total_correlation"] = aggregated - product
+            terms[group, "dimension_wise_kl"] = product - log_p
+    for name, values in log_q_dims.items():
+        terms[name, "per_dimension"] = values - draws.log_p_dims[name][rows]
+    return terms
+
+
+def _summed(values: Tensor) -> Tensor:
+    """Over all dimensions but the first."""
+    return values.reshape(len(values), -1).sum(1)
+
+
+def _decomposition(
+    columns: Mapping[tuple[str, str], Tensor],
+    group: str,
+    names: Sequence[str],
+    sites: dict[str, KLDecomposition],
+) -> KLDecomposition:
+    """The means over draws and data of a group's terms, `(S, N)` each."""
+    terms = {name: columns[group, name] for name in _FIGURES if (group, name) in columns}
+    factorised = "dimension_wise_kl" in terms
+    means = {name: terms[name].mean().item() if name in terms else None for name in _FIGURES}
+    num_samples, num_data = terms["average_kl"].shape
+    return KLDecomposition(
+        **means,  # type: ignore[arg-type]
+        per_dimension={name: columns[name, "per_dimension"].mean((0, 1)) for name in names}
+        if factorised
+        else None,
+        std_error={name: _std_error(values) for name, values in terms.items()},
+        sites=sites,
+        num_data=num_data,
+        num_samples=num_samples,
+    )
+
+
+def _std_error(terms: Tensor) -> float:
+    """Of the mean of `(S, N)` terms, whose N columns are strata with S draws each."""
+    num_samples, num_data = terms.shape
+    if num_samples == 1:
+        return math.nan
+    return (terms.var(0) / num_samples).sum().sqrt().item() / num_data

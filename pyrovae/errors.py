@@ -1,5 +1,10 @@
 """What pyrovae raises when something outside it is wrong. Every message says what to do next."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection
+
 
 class InputError(ValueError):
     """Data, an option or a program that cannot be used as given."""
@@ -11,3 +16,11 @@ class CheckpointError(RuntimeError):
 
 class NonFiniteError(FloatingPointError):
     """Training met a loss, a gradient or a parameter that is not finite."""
+
+
+def check_choice(what: str, name: str, known: Collection[str]) -> None:
+    """Refuse a name that is not known, and suggest one that is."""
+    if name not in known:
+        close = difflib.get_close_matches(name, list(known), n=1)
+        hint = f" Did you mean '{close[0]}'?" if close else ""
+        raise InputError(f"unknown {what} '{name}'; there are {', '.join(known)}.{hint}")

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from pyrovae.errors import InputError
 
 Schedule = Callable[[float], float]
 
 
+@dataclass(frozen=True)
+class Constant:
+    """The same weight throughout."""
+
+    value: float
+
+    def __call__(self, epoch: float) -> float:
+        return self.value
+
+
 def constant(value: float) -> Schedule:
     """The same weight throughout."""
     _check_weight(value)
-    return lambda epoch: value
+    return Constant(value)
 
 
 def linear_warm_up(epochs: float, end: float = 1.0, delay: float = 0.0) -> Schedule:

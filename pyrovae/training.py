@@ -18,7 +18,8 @@ from pyrovae.batches import Minibatches, parts_of
 from pyrovae.checks import (
     check_data,
 )
-from pyrovae.errors import InputError
+from pyrovae.compilation import MODES
+from pyrovae.errors import InputError, check_choice
 from pyrovae.history import History, tensorboard_scalars
 from pyrovae.objectives import ELBO, Objective
 from pyrovae.programs import (
@@ -72,6 +73,7 @@ def fit(
     resume: bool = False,
     tensorboard: str | Path | None = None,
     progress: bool = True,
+    compile: str = "auto",
 ) -> History:
     """Train a model/guide pair by stochastic variational inference.
 
@@ -108,6 +110,10 @@ def fit(
             bit for bit, as if there had been no interruption.
         tensorboard: a folder for TensorBoard scalars.
         progress: show a progress bar with the ELBO's two terms.
+        compile: "on" records a step once, as one graph of tensor operations, and compiles it: the same
+            numbers up to rounding, without Python in between. "auto" does so where a run is long enough
+            (20,000 steps) to repay the minute that it takes, and says so if it is not possible; "off"
+            never.
 
     Returns:
         The history; the trained parameters are in the pair's modules, and in Pyro's parameter store
@@ -129,6 +135,7 @@ def fit(
         clip_norm=clip_norm,
         patience=patience,
     )
+    check_choice("way to compile", compile, MODES)
     if patience is not None and not held_out:
         raise InputError("patience needs validation data to measure the bound on: pass validation=...")
     device = device_for(device, model, guide, otherwise=x.device)
@@ -148,6 +155,7 @@ def fit(
         device=device,
         folder=None if folder is None else Path(folder),
         progress=progress,
+        compile=compile,
     )
     with own_parameters(), _training(model, guide), seeded(seed, device):
         run.prepare(optimizer, scheduler)

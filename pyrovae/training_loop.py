@@ -25,6 +25,7 @@ from pyrovae.checks import (
     check_site_names,
     explain_non_finite,
 )
+from pyrovae.compilation import compile_if_asked
 from pyrovae.errors import CheckpointError, InputError
 from pyrovae.history import History, add_terms, shown_terms
 from pyrovae.objectives import ELBO, Objective, reweight
@@ -38,8 +39,10 @@ from pyrovae.programs import (
     run_pair,
     seeded,
 )
-from pyrovae.schedules import Schedule
+from pyrovae.schedules import Constant, Schedule
 from pyrovae.state import fingerprint, load_state, rng_state, set_rng_state, state
+
+LONG_RUN = 20_000  # steps from which on compilation, a minute or so, repays itself
 
 
 @dataclass
@@ -60,6 +63,7 @@ class TrainingRun:
     device: torch.device
     folder: Path | None
     progress: bool
+    compile: str
     history: History = field(default_factory=History)
     best_state: dict[str, Any] | None = None
 
@@ -115,6 +119,7 @@ class TrainingRun:
     # The loop
 
     def train(self, write_scalars: Callable[[dict[str, float]], None]) -> None:
+        self.choose_gradients()
         steps = self.data.steps
         first = len(self.history.rows)
         with tqdm(
@@ -165,16 +170,15 @@ class TrainingRun:
         def closure() -> float:
             # An optimiser that evaluates a step more than once (LBFGS) sees the same draws each time.
             set_rng_state(before, self.device)
-            terms: dict[str, Any] = {}
-            loss = self.loss(batch, beta, weights, terms)
+            loss, terms, gradients = self.gradients(batch, beta, weights)
             if not math.isfinite(value := loss.item()):
                 set_rng_state(before, self.device)
                 calls = [args for _, args in batch]
                 raise explain_non_finite(f"the loss of step {step}", self.model, self.guide, *calls)
             if not values:
-                values.update({"loss": loss.detach(), **terms})
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+                values.update({"loss": loss, **terms})
+            for parameter, gradient in zip(self.trainable, gradients, strict=True):
+                parameter.grad = gradient
             if self.clip_norm is not None:
                 nn.utils.clip_grad_norm_(self.trainable, self.clip_norm)
             return value
@@ -182,11 +186,54 @@ class TrainingRun:
         self.optimizer.step(closure)
         return values
 
+    def eager_gradients(
+        self, batch: Batch, beta: float | Tensor, weights: Mapping[str, float | Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor], list[Tensor]]:
+        """The loss of a minibatch, its terms and its gradients."""
+        terms: dict[str, Any] = {}
+        loss = self.loss(batch, beta, weights, terms)
+        return loss.detach(), terms, list(torch.autograd.grad(loss, self.trainable))
+
+    def choose_gradients(self) -> None:
+        """Compute what `eager_gradients` does by one compiled graph for all full minibatches, or leave it
+        to Python."""
+        parts = self.data.parts
+        constants = {site: s.value for site, s in self.weights.items() if isinstance(s, Constant)}
+        varying = [site for site in self.weights if site not in constants]
+
+        def of_tensors(calls: list[tuple[Tensor, ...]], numbers: list[Tensor]) -> Any:
+            weights = constants | dict(zip(varying, numbers, strict=False))
+            beta = self.beta.value if isinstance(self.beta, Constant) else numbers[-1]
+            return self.eager_gradients(list(zip(parts, calls, strict=True)), beta, weights)
+
+        def arguments(batch: Batch, beta: float, weights: Mapping[str, float]) -> tuple[Any, ...]:
+            numbers = [*(weights[site] for site in varying), beta]
+            return [args for _, args in batch], [torch.tensor(n, dtype=torch.float64) for n in numbers]
+
+        def example(first: int, weight: float) -> tuple[Any, ...]:
+            rows = [part.indices.roll(-first)[: part.batch_size] for part in parts]
+            return arguments(self.data.presented(rows), weight, dict.fromkeys(self.weights, weight))
+
+        # By what was asked for, not by what is left or by the clock: a resumed run takes the same path.
+        long = self.epochs * self.data.steps >= LONG_RUN
+        with seeded(self.seed, self.device):
+            graph = compile_if_asked(
+                self.compile, long, "training", of_tensors, lambda: (example(0, 1.0), example(1, 0.5))
+            )
+
+        def gradients(batch: Batch, beta: float, weights: Mapping[str, float]) -> Any:
+            short = any(len(args[0]) < part.batch_size for part, args in batch)  # an epoch's last minibatch
+            if graph is None or short:
+                return self.eager_gradients(batch, beta, weights)
+            return graph(*arguments(batch, beta, weights))
+
+        self.gradients = gradients
+
     def loss(
         self,
         batch: Batch,
-        beta: float,
-        weights: Mapping[str, float],
+        beta: float | Tensor,
+        weights: Mapping[str, float | Tensor],
         terms: dict[str, Any] | None = None,
     ) -> Tensor:
         """The loss per datum; notes its terms, unweighted, in `terms`."""

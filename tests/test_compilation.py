@@ -1,0 +1,324 @@
+"""The compiled step: what the eager one computes, and a clear word where it cannot be had.
+
+Most tests run the recorded graph operation by operation, which takes no compiler; some compile it.
+"""
+
+import copy
+import math
+import warnings
+from functools import partial
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+from pyrovae import compilation, training_loop
+from pyrovae.build import POSTERIORS, PRIORS, build_model, build_objective
+from pyrovae.compilation import NotTraceable, compile_function
+from pyrovae.data import binarise
+from pyrovae.errors import InputError, NonFiniteError
+from pyrovae.estimators import ScoreFunctionELBO
+from pyrovae.evaluation import importance, marginal_likelihood
+from pyrovae.schedules import linear_warm_up
+from pyrovae.semi_supervised import Supervision, training_task
+from pyrovae.training import fit
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """Recorded graphs run as they are, without Inductor."""
+    monkeypatch.setattr(compilation, "compile_function", partial(compile_function, inductor=False))
+
+
+def settings(**others):
+    return {"epochs": 20, "batch_size": 5, "progress": False, "device": "cpu"} | others
+
+
+def trained(module, *data, compile="off", **others):
+    """A copy of the module, trained; its parameters and the history."""
+    module = copy.deepcopy(module)
+    history = fit(module.model, module.guide, *data, compile=compile, **settings(**others))
+    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in history.rows]
+    return module.state_dict(), rows
+
+
+def assert_close(one, other, rtol=1e-4):
+    for (state, rows), (state_, rows_) in [(one, other)]:
+        for name in state:
+            torch.testing.assert_close(state[name], state_[name], rtol=rtol, atol=1e-6)
+        assert len(rows) == len(rows_)
+        for row, row_ in zip(rows, rows_, strict=True):
+            assert row == pytest.approx(row_, rel=rtol)
+
+
+@pytest.fixture
+def builders(make_vae, make_m2, make_m1m2, make_cpcvae):
+    return {"vae": make_vae, "m2": make_m2, "m1m2": make_m1m2, "cpcvae": make_cpcvae}
+
+
+# 24 images in minibatches of 5: 100 steps, of which one in five is an epoch's short one.
+
+
+@pytest.mark.parametrize("transform", [None, binarise], ids=["as they are", "binarised"])
+def test_a_compiled_vae_trains_as_the_eager_one(make_vae, binary_images, recorded, transform):
+    train = partial(trained, make_vae(), binary_images, transform=transform)
+    assert_close(train(compile="on"), train(compile="off"))
+
+
+@pytest.mark.parametrize("name", ["m2", "m1m2", "cpcvae"])
+@pytest.mark.parametrize("unlabelled", [0, 15])
+def test_models_with_classes_train_as_the_eager_ones(name, unlabelled, builders, binary_images, recorded):
+    module, x, y = builders[name](), binary_images.double(), torch.arange(24) % 3
+    y[24 - unlabelled :] = -1
+
+    def train(compile):
+        model = copy.deepcopy(module)
+        task = training_task(model, y, Supervision(delay=3, warm_up=5), jointly=True)
+        history = fit(task.model, task.guide, x, y, compile=compile, **settings(), **task.options())
+        return model.state_dict(), [row | {"seconds": 0.0} for row in history.rows]
+
+    assert_close(train("on"), train("off"), rtol=1e-9)
+
+
+def test_schedules_clipping_and_validation_go_on_in_a_compiled_run(make_vae, binary_images, recorded):
+    train = partial(
+        trained,
+        make_vae(),
+        binary_images,
+        beta=linear_warm_up(7.0),
+        scheduler=partial(torch.optim.lr_scheduler.StepLR, step_size=3),
+        clip_norm=0.5,
+        validation=binary_images[:6],
+    )
+    compiled, eager = train(compile="on"), train(compile="off")
+    assert_close(compiled, eager)
+    assert compiled[1][0]["beta"] < compiled[1][5]["beta"] < compiled[1][10]["beta"] == 1
+
+
+def test_a_compiled_run_stops_early(make_vae, binary_images, recorded):
+    train = partial(
+        trained,
+        make_vae(),
+        binary_images,
+        validation=binary_images[:6],
+        patience=2,
+        optimizer=partial(torch.optim.SGD, lr=0.05),
+        epochs=60,
+    )
+    compiled, eager = train(compile="on"), train(compile="off")
+    assert len(eager[1]) < 60
+    assert_close(compiled, eager)
+
+
+def test_an_optimiser_that_evaluates_a_step_more_than_once(make_vae, binary_images, recorded):
+    train = partial(
+        trained, make_vae(), binary_images, optimizer=partial(torch.optim.LBFGS, lr=0.05), epochs=2
+    )
+    assert_close(train(compile="on"), train(compile="off"), rtol=1e-3)
+
+
+def test_a_compiled_run_resumes_to_the_bit(make_vae, binary_images, recorded, tmp_path):
+    train = partial(trained, make_vae(), binary_images, transform=binarise, compile="on")
+    whole, _ = train(epochs=4)
+    train(epochs=2, folder=tmp_path)
+    resumed, _ = train(epochs=4, folder=tmp_path, resume=True)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_loss_that_goes_bad_in_a_compiled_run_is_traced_to_its_site(make_vae, binary_images, recorded):
+    with pytest.raises(NonFiniteError, match=r"the loss of step .* at the guide's site 'z'"):
+        trained(
+            make_vae(),
+            binary_images,
+            compile="on",
+            optimizer=partial(torch.optim.SGD, lr=1e6),
+            epochs=50,
+        )
+
+
+def test_parameters_of_plain_functions_train_compiled(binary_images, recorded):
+    def model(x):
+        logits = pyro.param("logits", lambda: torch.zeros(16))
+        with pyro.plate("data", len(x)):
+            scale = pyro.sample("scale", dist.LogNormal(torch.zeros(()), 1.0))
+            pyro.sample("x", dist.Bernoulli(logits=logits * scale.unsqueeze(-1)).to_event(1), obs=x)
+
+    def guide(x):
+        width = pyro.param("width", torch.tensor(0.5), constraint=dist.constraints.positive)
+        with pyro.plate("data", len(x)):
+            pyro.sample("scale", dist.LogNormal(x.mean(-1), width))
+
+    def train(compile):
+        store = pyro.get_param_store()
+        with store.scope():
+            history = fit(model, guide, binary_images.flatten(1), compile=compile, **settings())
+            return {name: value.detach().clone() for name, value in store.items()}, [
+                row | {"seconds": 0.0} for row in history.rows
+            ]
+
+    compiled, eager = train("on"), train("off")
+    assert set(eager[0]) == {"logits", "width"}
+    assert_close(compiled, eager)
+
+
+def test_every_posterior_and_prior_and_objective_trains_compiled(binary_images, recorded):
+    choices = [{"posterior": name} for name in POSTERIORS[1:]]
+    choices += [{"prior": name, "components": 5} for name in PRIORS if name != "normal"]
+    for choice in choices:
+        vae = build_model("vae", (1, 4, 4), latent_dim=4, width=6, **choice)
+        train = partial(trained, vae, binary_images, epochs=2)
+        assert_close(train(compile="on"), train(compile="off"))
+    for objective in ("iwae", "dreg", "free-bits"):
+        bound = build_objective(objective, particles=1 if objective == "free-bits" else 3)
+        vae = build_model("hvae", (1, 4, 4), latent_dim=2, width=6)
+        train = partial(trained, vae, binary_images, epochs=2, objective=bound)
+        assert_close(train(compile="on"), train(compile="off"))
+
+
+def test_the_score_function_says_that_it_cannot_be_compiled(make_vae, binary_images, recorded):
+    with pytest.raises(InputError, match=r"training cannot be compiled: .*tracing tensor"):
+        trained(make_vae(), binary_images, compile="on", objective=ScoreFunctionELBO())
+
+
+@pytest.mark.parametrize("name", ["vae", "m2", "m1m2", "cpcvae", "flow and vampprior"])
+def test_a_compiled_evaluation_gives_the_same_estimates(name, builders, binary_images, recorded):
+    if name in builders:
+        module = builders[name]().double()
+    else:
+        options = {"posterior": "iaf", "prior": "vamp", "components": 3}
+        module = build_model("vae", (1, 4, 4), latent_dim=3, width=6, **options).double()
+    x = binary_images.double()
+
+    def estimate(compile):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # k-hat
+            return marginal_likelihood(
+                module.model, module.guide, x, num_samples=300, seed=3, compile=compile
+            )
+
+    compiled, eager = estimate("on"), estimate("off")
+    torch.testing.assert_close(compiled.log_px, eager.log_px, rtol=1e-9, atol=0)
+    torch.testing.assert_close(compiled.bounds[100], eager.bounds[100], rtol=1e-9, atol=0)
+
+
+def test_an_evaluation_that_cannot_be_compiled_says_so(make_vae, binary_images, recorded, monkeypatch):
+    module = Peculiar(make_vae(), looks_at_a_value)
+    arguments = partial(marginal_likelihood, module.model, module.guide, binary_images, num_samples=100)
+    with pytest.raises(InputError, match=r"the evaluation cannot be compiled: .*compile='off'"):
+        arguments(compile="on")
+    monkeypatch.setattr(importance, "LONG_EVALUATION", 1)
+    with warnings.catch_warnings(record=True) as caught:  # of k-hat too
+        warnings.simplefilter("always")
+        arguments()
+    assert str(caught[0].message).startswith("the evaluation runs without being compiled: ")
+    with pytest.raises(InputError, match="unknown way to compile 'yes'"):
+        arguments(compile="yes")
+
+
+def test_inductor_computes_the_same(make_vae, binary_images):
+    train = partial(trained, make_vae(), binary_images, transform=binarise)
+    assert_close(train(compile="on"), train(compile="off"))
+
+
+class Peculiar(torch.nn.Module):
+    """A VAE's programs with something in them that a graph cannot hold."""
+
+    def __init__(self, vae, peculiarity):
+        super().__init__()
+        self.vae, self.peculiarity = vae, peculiarity
+
+    def model(self, x):
+        with pyro.poutine.scale(scale=1.0 + self.peculiarity(x)):
+            self.vae.model(x)
+
+    def guide(self, x):
+        self.vae.guide(x)
+
+
+def looks_at_a_value(x):
+    return 1.0 if x.sum().item() > 0 else 2.0
+
+
+def draws_by_numpy(x):
+    return float(np.random.default_rng().random())
+
+
+class Counts:
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, x):
+        self.calls += 1
+        return 0.1 * self.calls
+
+
+@pytest.mark.parametrize(
+    ("peculiarity", "reason"),
+    [
+        (looks_at_a_value, "value out of a tracing tensor"),
+        (draws_by_numpy, "depends on something that is no tensor"),
+        (Counts(), "depends on something that is no tensor"),
+    ],
+    ids=["a branch on a value", "numpy's draws", "a counter"],
+)
+def test_what_cannot_be_compiled_is_said_in_one_line(
+    make_vae, binary_images, recorded, monkeypatch, peculiarity, reason
+):
+    module = Peculiar(make_vae(), peculiarity)
+    with pytest.raises(InputError, match=rf"cannot be compiled: .*{reason}.*compile='off'"):
+        trained(module, binary_images, compile="on", epochs=1)
+    monkeypatch.setattr(training_loop, "LONG_RUN", 5)
+    with pytest.warns(UserWarning, match=f"without being compiled: .*{reason}") as caught:
+        trained(module, binary_images, compile="auto", epochs=1)
+    assert "\n" not in str(caught[0].message)
+
+
+def test_auto_compiles_long_runs_only(make_vae, binary_images, monkeypatch):
+    calls = []
+
+    def spy(*args):
+        calls.append(args)
+        return compile_function(*args, inductor=False)
+
+    monkeypatch.setattr(compilation, "compile_function", spy)
+    monkeypatch.setattr(training_loop, "LONG_RUN", 15)
+    for epochs, compile, expected in [(2, "auto", 0), (3, "auto", 1), (3, "off", 1), (1, "on", 2)]:
+        trained(make_vae(), binary_images, epochs=epochs, compile=compile)
+        assert len(calls) == expected
+
+
+def test_a_way_of_compiling_that_there_is_not(make_vae, binary_images):
+    with pytest.raises(InputError, match="unknown way to compile 'yes'; there are auto, on, off"):
+        trained(make_vae(), binary_images, compile="yes")
+
+
+def test_a_function_is_called_with_its_own_structure():
+    weight = torch.randn(3, requires_grad=True)
+
+    def function(values, settings):
+        loss = (weight * values[0]).sum() * settings["scale"] + torch.randn(())
+        return {"loss": loss, "gradients": torch.autograd.grad(loss, [weight])}
+
+    def arguments(scale):
+        return [torch.randn(3)], {"scale": torch.tensor(scale)}
+
+    compiled = compile_function(function, arguments(1.0), arguments(2.0), inductor=False)
+    for scale in (0.5, math.pi):
+        args = arguments(scale)
+        torch.manual_seed(0)
+        expected = function(*args)
+        torch.manual_seed(0)
+        found = compiled(*args)
+        torch.testing.assert_close(found["loss"], expected["loss"].detach())
+        torch.testing.assert_close(found["gradients"], expected["gradients"])
+        assert not found["loss"].requires_grad
+        with torch.no_grad():
+            weight.add_(1.0)  # as an optimiser does, between calls
+
+
+def test_a_graph_that_computes_something_else_is_not_used():
+    numbers = iter(range(100))
+    with pytest.raises(NotTraceable, match=r"result 0 of the graph differs from the function's by"):
+        compile_function(lambda x: x * next(numbers), [torch.ones(2)], [torch.ones(2)], inductor=False)

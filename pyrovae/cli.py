@@ -12,7 +12,16 @@ import torch
 import typer
 
 from pyrovae import cli_figures, plots, runs
-from pyrovae.build import CLASSED, LIKELIHOODS, MODELS, NETWORKS, build_model
+from pyrovae.build import (
+    CLASSED,
+    LIKELIHOODS,
+    MODELS,
+    NETWORKS,
+    OBJECTIVES,
+    POSTERIORS,
+    PRIORS,
+    build_model,
+)
 from pyrovae.cli_figures import RunFolder, Seed, diagram_of, draw
 from pyrovae.config import BINARISATIONS, Config
 from pyrovae.data import DATASETS
@@ -37,6 +46,9 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 Device = Annotated[str, typer.Option(help="auto (CUDA where there is one), cpu, cuda, cuda:1, ...")]
+Compile = Annotated[
+    str, typer.Option(help="One compiled graph for a step: auto (for long runs), on or off.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 
 
@@ -77,17 +89,34 @@ def train(
     likelihood: Annotated[str, typer.Option(help=f"p(x | z): {', '.join(LIKELIHOODS)}.")] = DEFAULTS[
         "likelihood"
     ],
+    posterior: Annotated[str, typer.Option(help=f"q(z | x): {', '.join(POSTERIORS)}.")] = DEFAULTS[
+        "posterior"
+    ],
+    prior: Annotated[str, typer.Option(help=f"p(z): {', '.join(PRIORS)}.")] = DEFAULTS["prior"],
     network: Annotated[str, typer.Option(help=f"Encoder and decoder: {', '.join(NETWORKS)}.")] = DEFAULTS[
         "network"
     ],
     latent_dim: Annotated[int, typer.Option(help="Dimensions of z.")] = DEFAULTS["latent_dim"],
     width: Annotated[int, typer.Option(help="Width of the networks.")] = DEFAULTS["width"],
+    flow_steps: Annotated[
+        int | None, typer.Option(help="Steps of a flow posterior; by default as suits the flow.")
+    ] = DEFAULTS["flow_steps"],
+    components: Annotated[
+        int, typer.Option(help="Of a mixture prior; pseudo-inputs of a VampPrior.")
+    ] = DEFAULTS["components"],
     binarise: Annotated[
         str, typer.Option(help="; ".join(f"{k}: {v}" for k, v in BINARISATIONS.items()) + ".")
     ] = DEFAULTS["binarise"],
     epochs: Annotated[int, typer.Option(help="Passes through the data.")] = DEFAULTS["epochs"],
     batch_size: Annotated[int, typer.Option(help="Data in a minibatch.")] = DEFAULTS["batch_size"],
     learning_rate: Annotated[float, typer.Option(help="Adam's.")] = DEFAULTS["learning_rate"],
+    objective: Annotated[
+        str, typer.Option(help="; ".join(f"{k}: {v}" for k, v in OBJECTIVES.items()) + ".")
+    ] = DEFAULTS["objective"],
+    particles: Annotated[int, typer.Option(help="Draws of z for each datum at each step.")] = DEFAULTS[
+        "particles"
+    ],
+    free_bits: Annotated[float, typer.Option(help="The floor, in nats.")] = DEFAULTS["free_bits"],
     beta: Annotated[float, typer.Option(help="Weight of the KL term.")] = DEFAULTS["beta"],
     warm_up: Annotated[float, typer.Option(help="Epochs over which beta rises from 0.")] = DEFAULTS[
         "warm_up"
@@ -142,6 +171,7 @@ def train(
     ] = DEFAULTS["constraint_warm_up"],
     seed: Seed = DEFAULTS["seed"],
     device: Device = "auto",
+    compile: Compile = "auto",
     download: Annotated[bool, typer.Option("--download", help="Fetch the data set if absent.")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write scalars.")] = False,
     quiet: Quiet = False,
@@ -151,13 +181,20 @@ def train(
         model=model,
         data=data,
         likelihood=likelihood,
+        posterior=posterior,
+        prior=prior,
         network=network,
         latent_dim=latent_dim,
         width=width,
+        flow_steps=flow_steps,
+        components=components,
         binarise=binarise,
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
+        objective=objective,
+        particles=particles,
+        free_bits=free_bits,
         beta=beta,
         warm_up=warm_up,
         cycle=cycle,
@@ -177,7 +214,13 @@ def train(
         seed=seed,
     )
     run = runs.train(
-        config, out, device=device, download=download, tensorboard=tensorboard, progress=not quiet
+        config,
+        out,
+        device=device,
+        download=download,
+        tensorboard=tensorboard,
+        progress=not quiet,
+        compile=compile,
     )
     _report_training(run)
 
@@ -189,12 +232,14 @@ def resume(
         int | None, typer.Option(help="Epochs in all; by default as many as first asked for.")
     ] = None,
     device: Device = "auto",
+    compile: Compile = "auto",
     quiet: Quiet = False,
 ) -> None:
     """Go on with a run that was interrupted, or for more epochs."""
     config = runs.Run.open(run).config
     config = config if epochs is None else replace(config, epochs=epochs)
-    _report_training(runs.train(config, run, device=device, resume=True, progress=not quiet))
+    resumed = runs.train(config, run, device=device, resume=True, progress=not quiet, compile=compile)
+    _report_training(resumed)
 
 
 def _report_training(run: runs.Run) -> None:
@@ -269,11 +314,13 @@ def plates(
 
 @app.command(epilog="Example: pyrovae models")
 def models() -> None:
-    """List models, data sets, likelihoods and networks."""
-    for title, entries in {"models": MODELS, "data sets": DATASETS}.items():
+    """List models, data sets, objectives, and the parts that models are made of."""
+    for title, entries in {"models": MODELS, "data sets": DATASETS, "objectives": OBJECTIVES}.items():
         print(f"{title}:")
         for name, description in entries.items():
             print(f"  {name:<14} {description}")
+    print(f"posteriors: {', '.join(POSTERIORS)}")
+    print(f"priors: {', '.join(PRIORS)}")
     print(f"likelihoods: {', '.join(LIKELIHOODS)}")
     print(f"networks: {', '.join(NETWORKS)}")
 

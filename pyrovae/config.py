@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from pyrovae import schedules
-from pyrovae.build import CLASSED, check_choice
-from pyrovae.errors import InputError
+from pyrovae.build import CLASSED, build_objective
+from pyrovae.errors import InputError, check_choice
+from pyrovae.objectives import Objective
 from pyrovae.semi_supervised import Supervision
 
 BINARISATIONS = {
@@ -28,13 +29,20 @@ class Config:
     model: str
     data: str = "digits"
     likelihood: str = "bernoulli"
+    posterior: str = "normal"
+    prior: str = "normal"
     network: str = "mlp"
     latent_dim: int = 10
     width: int = 256
+    flow_steps: int | None = None
+    components: int = 100
     binarise: str = "auto"
     epochs: int = 100
     batch_size: int = 128
     learning_rate: float = 1e-3
+    objective: str = "elbo"
+    particles: int = 1
+    free_bits: float = 0.0
     beta: float = 1.0
     warm_up: float = 0.0
     cycle: float = 0.0
@@ -66,6 +74,17 @@ class Config:
                 f"labels and spread are for models with classes ({', '.join(CLASSED)}); a {self.model} "
                 "learns none. Its latents can be classified afterwards: pyrovae classify RUN --labels 10."
             )
+        if (self.objective, self.particles) != ("elbo", 1) and self.model in CLASSED:
+            raise InputError(
+                f"objective is '{self.objective}' with {self.particles} particles; models with classes "
+                f"({', '.join(CLASSED)}) are trained on the ELBO with one, and on their own terms."
+            )
+        if self.objective in ("iwae", "dreg") and (self.beta != 1 or self.warm_up or self.cycle):
+            raise InputError(
+                f"the objective '{self.objective}' has no KL term for beta, warm_up or cycle to weigh: "
+                "leave them out."
+            )
+        self.bound()  # which refuses what it cannot be
         self.supervision()  # which refuses weights that cannot be
         if self.shift < 0:
             raise InputError(f"shift is {self.shift}; it must be at least 0.")
@@ -92,6 +111,10 @@ class Config:
         if self.cycle:
             return schedules.cyclical(self.cycle, end=self.beta)
         return schedules.constant(self.beta)
+
+    def bound(self) -> Objective:
+        """What is optimised, apart from classes."""
+        return build_objective(self.objective, self.particles, self.free_bits)
 
     def supervision(self) -> Supervision:
         """How much classes weigh."""

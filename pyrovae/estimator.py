@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from pyrovae import data
 from pyrovae.arrays import Scaling, codes_of, encode_labels, given_labels
 from pyrovae.batches import UNLABELLED
-from pyrovae.build import CLASSED, LIKELIHOODS, build_model, check_choice
-from pyrovae.errors import InputError
+from pyrovae.build import CLASSED, LIKELIHOODS, build_model
+from pyrovae.errors import InputError, check_choice
 from pyrovae.evaluation import class_probabilities
 from pyrovae.generation import sample_images, samples_of_classes
 from pyrovae.history import History

@@ -58,6 +58,7 @@ def train(
     resume: bool = False,
     tensorboard: bool = False,
     progress: bool = True,
+    compile: str = "auto",
 ) -> Run:
     """Train as `config` says, into `folder`.
 
@@ -85,9 +86,9 @@ def train(
     try:
         if run.stands_on_m1:
             m1 = run.m1 if (folder / "m1" / "config.json").is_file() else Run(folder / "m1", config.of_m1())
-            train(m1.config, m1.folder, device=device, resume=True, progress=progress)
+            train(m1.config, m1.folder, device=device, resume=True, progress=progress, compile=compile)
         vae = run.m1.model if run.stands_on_m1 else None
-        y_train = starting_point(model, x_train, y_train, vae, config.spread)
+        y_train = starting_point(model, x_train, y_train, vae, config.spread, seed=config.seed)
         task = training_task(model, y_train, config.supervision())
         history = fit(
             task.model,
@@ -108,7 +109,8 @@ def train(
             resume=resume,
             tensorboard=folder / "tensorboard" if tensorboard else None,
             progress=progress,
-            **task.options(),
+            compile=compile,
+            **({"objective": config.bound()} | task.options()),
         )
     except (InputError, CheckpointError):
         if former is not None:
@@ -175,8 +177,12 @@ class Run:
             images.shape,
             latent_dim=c.latent_dim,
             likelihood=c.likelihood,
+            posterior=c.posterior,
+            prior=c.prior,
             network=c.network,
             width=c.width,
+            flow_steps=c.flow_steps,
+            components=c.components,
             num_classes=images.num_classes,
             learn_class_prior=c.learn_class_prior,
             seed=c.seed,

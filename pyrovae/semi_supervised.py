@@ -29,7 +29,8 @@ from pyrovae.errors import InputError
 from pyrovae.latents import latent_means
 from pyrovae.models import CPCVAE, M1M2, M2, PCVAE
 from pyrovae.objectives import Objective, SupervisedELBO
-from pyrovae.programs import Program
+from pyrovae.priors import VampPrior
+from pyrovae.programs import Program, seeded
 from pyrovae.schedules import Schedule, linear_warm_up
 
 
@@ -83,7 +84,8 @@ class Task:
 
     def options(self) -> dict[str, Any]:
         """As arguments of `fit`."""
-        return {"objective": self.objective, "weights": self.weights}
+        objective = {} if self.objective is None else {"objective": self.objective}
+        return objective | {"weights": self.weights}
 
 
 def training_task(
@@ -240,10 +242,12 @@ def starting_point(
     vae: nn.Module | None = None,
     spread: bool = False,
     neighbours: int = 10,
+    seed: int = 0,
 ) -> Tensor | None:
     """Put a new model where its training starts, and say which classes it learns.
 
-    M1+M2 takes over the VAE's parameters; any other model's pixels start at their frequencies.
+    M1+M2 takes over the VAE's parameters; any other model's pixels start at their frequencies, and a
+    VampPrior's pseudo-inputs at data.
 
     Args:
         model: one of this package's.
@@ -252,6 +256,7 @@ def starting_point(
         vae: a VAE trained on these data, for M1+M2 and for labels to spread over.
         spread: whether they do.
         neighbours: of each datum in the graph along which they do.
+        seed: of the choice of data for pseudo-inputs.
 
     Returns:
         `y`, or what became of it.
@@ -261,6 +266,9 @@ def starting_point(
         model.vae.load_state_dict(vae.state_dict())
     else:
         model.likelihood.start_at_marginals(x)  # type: ignore[operator, union-attr]
+        if isinstance(prior := getattr(model, "prior", None), VampPrior):
+            with seeded(seed):
+                prior.start_at(x)
     if y is None or not spread:
         return y
     assert vae is not None

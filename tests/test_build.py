@@ -4,9 +4,20 @@ import pytest
 import torch
 
 from pyrovae import likelihoods, networks
-from pyrovae.build import CLASSED, LIKELIHOODS, MODELS, NETWORKS, build_model, check_choice
-from pyrovae.errors import InputError
-from pyrovae.models import CPCVAE, M1M2, M2, PCVAE, PPCA, VAE, Autoencoder
+from pyrovae.build import (
+    CLASSED,
+    FLOWS,
+    LIKELIHOODS,
+    MODELS,
+    NETWORKS,
+    OBJECTIVES,
+    POSTERIORS,
+    PRIORS,
+    build_model,
+    build_objective,
+)
+from pyrovae.errors import InputError, check_choice
+from pyrovae.models import CPCVAE, M1M2, M2, PCVAE, PPCA, VAE, Autoencoder, HierarchicalVAE
 from pyrovae.objectives import SupervisedELBO
 from pyrovae.training import fit
 
@@ -18,7 +29,7 @@ def build(model="vae", x_shape=X_SHAPE, **options):
 
 
 KINDS = {
-    "vae": VAE, "ppca": PPCA, "autoencoder": Autoencoder,
+    "vae": VAE, "hvae": HierarchicalVAE, "ppca": PPCA, "autoencoder": Autoencoder,
     "m2": M2, "m1m2": M1M2, "pcvae": PCVAE, "cpcvae": CPCVAE,
 }  # fmt: skip
 
@@ -45,6 +56,7 @@ def test_every_combination_makes_data_of_the_given_shape(model, likelihood, netw
     ("network", "kinds"),
     [
         ("mlp", (networks.MLP, networks.MLP)),
+        ("gated", (networks.GatedMLP, networks.GatedMLP)),
         ("residual", (networks.ResidualMLP, networks.ResidualMLP)),
         ("conv", (networks.ConvEncoder, networks.ConvDecoder)),
     ],
@@ -86,10 +98,17 @@ def test_sizes_are_those_asked_for():
     [
         (
             {"model": "vea"},
-            "unknown model 'vea'; there are vae, ppca, .*, cpcvae. Did you mean 'vae'",
+            "unknown model 'vea'; there are vae, hvae, .*, cpcvae. Did you mean 'vae'",
         ),
         ({"likelihood": "gauss"}, "unknown likelihood 'gauss'.*Did you mean 'gaussian'"),
-        ({"network": "transformer"}, "unknown network 'transformer'; there are mlp, residual, conv"),
+        ({"network": "transformer"}, "unknown network 'transformer'; there are mlp, gated, residual, conv"),
+        ({"posterior": "planr"}, "unknown posterior 'planr'; there are normal, .*Did you mean 'planar'"),
+        ({"prior": "vampire"}, "unknown prior 'vampire'; there are normal, .*Did you mean 'vamp'"),
+        ({"components": 0}, "components is 0; it must be at least 1"),
+        ({"posterior": "iaf", "flow_steps": 0}, "steps is 0; it must be at least 1"),
+        ({"model": "ppca", "posterior": "iaf"}, "posterior is 'iaf', but ppca has its own: leave"),
+        ({"model": "autoencoder", "prior": "vamp"}, "prior is 'vamp', but autoencoder has its own: leave"),
+        ({"model": "hvae", "posterior": "iaf"}, "posterior is 'iaf', but hvae has its own: leave"),
         ({"latent_dim": 0}, "latent_dim is 0; it must be at least 1"),
         ({"width": -3}, "width is -3; it must be at least 1"),
     ],
@@ -133,3 +152,84 @@ def test_models_with_classes_need_two(model):
 def test_the_class_prior_is_learned_when_asked():
     assert not build("m2").class_prior.logits.requires_grad
     assert build("m2", learn_class_prior=True).class_prior.logits.requires_grad
+
+
+@pytest.mark.parametrize("model", ["vae", "m2", "pcvae", "cpcvae"])
+@pytest.mark.parametrize("posterior", POSTERIORS)
+def test_each_posterior_goes_into_each_model(model, posterior):
+    built = build(model, posterior=posterior, latent_dim=4)
+    context = (torch.rand(5, *X_SHAPE), torch.zeros(5, dtype=torch.long))[: 2 if model == "m2" else 1]
+    q = built.posterior(*context)
+    assert (q.batch_shape, q.event_shape) == ((5,), (4,))
+    assert q.log_prob(q.rsample()).shape == (5,)
+    if posterior in FLOWS:
+        assert type(built.posterior.flow) is type(FLOWS[posterior](4))
+
+
+@pytest.mark.parametrize("model", ["vae", "m2", "pcvae", "cpcvae", "hvae"])
+@pytest.mark.parametrize("prior", PRIORS)
+def test_each_prior_goes_into_each_model(model, prior):
+    built = build(model, prior=prior, components=7, latent_dim=4)
+    assert type(built.prior) is PRIORS[prior]
+    p = built.prior()
+    assert (p.batch_shape, p.event_shape) == ((), (4,))
+    assert p.log_prob(torch.zeros(5, 4)).shape == (5,)
+    if prior == "vamp":
+        assert built.prior.pseudo_inputs.shape == (7, *X_SHAPE)
+        assert built.prior.posterior is (built.posterior2 if model == "hvae" else built.posterior)
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+def test_a_flow_has_as_many_steps_as_asked_for(flow):
+    few, many = (
+        sum(p.numel() for p in build(posterior=flow, latent_dim=4, flow_steps=steps).parameters())
+        for steps in (1, 3)
+    )
+    assert few < many
+
+
+def test_a_vampprior_of_grey_levels_has_pseudo_inputs_among_them():
+    prior = build(prior="vamp", likelihood="categorical", components=7).prior
+    assert 0 < prior.pseudo_inputs.min() < 127 < prior.pseudo_inputs.max() < 255
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_each_objective_trains(objective):
+    vae = build(likelihood="gaussian")
+    history = fit(
+        vae.model,
+        vae.guide,
+        torch.rand(8, *X_SHAPE),
+        epochs=2,
+        objective=build_objective(objective),
+        progress=False,
+        device="cpu",
+    )
+    assert len(history.rows) == 2
+
+
+def test_the_importance_weighted_bound_has_as_many_draws_as_asked_for():
+    iwae, dreg = build_objective("iwae", particles=7), build_objective("dreg", particles=3)
+    assert (iwae.num_particles, iwae.doubly_reparameterised) == (7, False)
+    assert (dreg.num_particles, dreg.doubly_reparameterised) == (3, True)
+    floors = [build_objective(f"free-bits{of}", free_bits=0.3) for of in ("", "-total")]
+    assert [(floor.nats, floor.per) for floor in floors] == [(0.3, "dimension"), (0.3, "site")]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"objective": "iwea"}, "unknown objective 'iwea'; there are elbo, .*Did you mean 'iwae'"),
+        ({"objective": "iwae", "particles": 0}, "particles is 0; it must be at least 1"),
+        (
+            {"objective": "elbo", "free_bits": 0.1},
+            "free_bits is 0.1, which the objective 'elbo' has no use",
+        ),
+        ({"objective": "free-bits", "free_bits": -1.0}, "nats is -1.0; a floor"),
+        ({"objective": "free-bits", "particles": 2}, "particles is 2; the objective 'free-bits' takes one"),
+    ],
+    ids=str,
+)
+def test_objectives_that_there_are_not_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        build_objective(**options)

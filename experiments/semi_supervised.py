@@ -38,7 +38,7 @@ import torch
 import typer
 from matplotlib.figure import Figure
 from reporting import RESULTS
-from semi_supervised_results import add_errors, done, write_table
+from semi_supervised_results import MEASUREMENTS, write_table
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
@@ -366,13 +366,13 @@ def run(
     for draw in range(draws):
         for name in job or JOBS:
             key = {"dataset": dataset, "labels": labels, "draw": draw, "job": name}
-            if done(key) or (labels == SPLIT and name.endswith("labels-only")):
+            if MEASUREMENTS.done(key) or (labels == SPLIT and name.endswith("labels-only")):
                 continue
             start = time.perf_counter()
             p = problem(dataset, labels, draw, runs)
             errors = dict(errors_of(p, name, runs))
             minutes = (time.perf_counter() - start) / 60
-            add_errors(key, errors, minutes, threads)
+            MEASUREMENTS.add(key | {"test_error": errors, "minutes": round(minutes, 2), "threads": threads})
             shown = ", ".join(f"{model} {error:.2f} %" for model, error in errors.items())
             print(f"{dataset} {labels or '80-20'} draw {draw}: {shown} ({minutes:.1f} min)", flush=True)
 

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
 import statistics
-import sys
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from reporting import RESULTS
+from measurements import Measurements
 
 from pyrovae.checkpoints import write_atomically
-from pyrovae.provenance import git_commit, versions
 
-PATH = RESULTS / "semi_supervised.json"
 KINGMA = "Kingma et al. 2014, table 1"
 # Test errors on MNIST, in %, by labels of each class.
 PUBLISHED: dict[str, dict[int, tuple[float, str]]] = {
@@ -45,41 +37,6 @@ PUBLISHED: dict[str, dict[int, tuple[float, str]]] = {
 to be had."""
 
 
-@contextmanager
-def _measurements() -> Iterator[dict[str, Any]]:
-    """What is in the file, written back at the end; one process at a time."""
-    RESULTS.mkdir(exist_ok=True)
-    with open(Path(tempfile.gettempdir()) / "pyrovae-semi-supervised.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        content = json.loads(PATH.read_text()) if PATH.exists() else {"measurements": []}
-        yield content
-        write_atomically(PATH, json.dumps(content, indent=1).encode() + b"\n")
-
-
-def done(key: dict[str, Any]) -> bool:
-    """Whether a job has been measured."""
-    if not PATH.exists():
-        return False
-    measured = json.loads(PATH.read_text())["measurements"]
-    return any(key.items() <= one.items() for one in measured)
-
-
-def add_errors(key: dict[str, Any], errors: dict[str, float], minutes: float, threads: int) -> None:
-    """Add a job's test errors, and make the rows anew."""
-    entry = key | {
-        "test_error": errors,
-        "minutes": round(minutes, 2),
-        "threads": threads,
-        "command": " ".join(["python", *sys.argv]),
-        "git_commit": git_commit(),
-    }
-    with _measurements() as content:
-        content["command"] = "python experiments/semi_supervised.py run --help"
-        content["versions"] = versions()
-        content["measurements"].append(entry)
-        content["rows"] = list(_rows(content["measurements"]))
-
-
 def _rows(measurements: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """One row for each model and protocol: mean and standard deviation over the draws."""
     groups: dict[tuple[str, int, str], dict[int, float]] = {}
@@ -102,9 +59,12 @@ def _rows(measurements: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         }
 
 
+MEASUREMENTS = Measurements("semi_supervised", _rows)
+
+
 def write_table() -> str:
     """The rows as a table in Markdown, written beside them: models down, protocols across."""
-    rows = json.loads(PATH.read_text())["rows"]
+    rows = MEASUREMENTS.content["rows"]
     cells = {(row["dataset"], row["protocol"], row["model"]): row for row in rows}
     protocols = sorted(
         {key[:2] for key in cells}, key=lambda p: (p[0] != "mnist", "split" in p[1], len(p[1]), p[1])
@@ -119,7 +79,7 @@ def write_table() -> str:
         shown = [_cell(cells.get((*protocol, model))) for protocol in protocols]
         lines.append(f"| {model} | " + " | ".join(shown) + " |")
     text = "\n".join(lines) + "\n"
-    write_atomically(PATH.with_suffix(".md"), text.encode())
+    write_atomically(MEASUREMENTS.path.with_suffix(".md"), text.encode())
     return text
 
 

@@ -1,0 +1,274 @@
+"""What a probabilistic program costs: training and evaluation against a loop written by hand.
+
+    python experiments/benchmark.py run         # on an idle machine; about an hour
+    python experiments/benchmark.py figure
+
+Contestants take blocks of steps in turn, so that whatever else happens on the machine happens to all of
+them; of each block's ratio to the handwritten eager loop the median is quoted. Memory and start-up are
+measured in a process of each contestant's own. The floor is the time for which the machine's own matrix
+product would need for the step's floating-point operations, or its copy for the bytes that Adam moves,
+whichever is longer. A contestant that is not installed is left out by name.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Annotated, Any
+
+import torch
+import typer
+from benchmark_contestants import (
+    Problem,
+    Step,
+    batches_of,
+    by_hand,
+    numpyro,
+    our_model,
+    ours,
+    problem,
+    pythae_model,
+    pythae_training,
+    pytorch,
+    svi,
+)
+from measurements import Entry, Measurements
+from torch.utils.flop_counter import FlopCounterMode
+
+from pyrovae import fit
+from pyrovae.evaluation import marginal_likelihood
+
+MODELS = ("vae", "pcvae", "m2", "iaf")
+SIZES = {"small": (400, 50, 256), "large": (1000, 100, 256)}  # hidden units, latents, batch size
+M2_BATCH = 100  # of each kind
+CONTESTANTS: dict[str, Callable[[Problem], Step]] = {
+    "handwritten, eager": partial(pytorch, compiled=False),
+    "handwritten, torch.compile": partial(pytorch, compiled=True),
+    "pyrovae, eager": partial(ours, compile="off"),
+    "pyrovae, compiled": partial(ours, compile="on"),
+    "pyro.infer.SVI": svi,
+    "NumPyro, jit": numpyro,
+}
+BASELINE = "handwritten, eager"
+ROUNDS, BLOCK_SECONDS = 15, 0.4
+
+
+def problem_of(model: str, size: str) -> Problem:
+    hidden, latent, batch = SIZES[size]
+    return problem(model, hidden, latent, M2_BATCH if model == "m2" else batch)
+
+
+def rows(entries: list[Entry]) -> Iterator[Entry]:
+    """The newest measurement of each thing."""
+    newest = {(e["metric"], e["model"], e["size"], e["contestant"]): e for e in entries}
+    for (metric, model, size, contestant), entry in sorted(newest.items()):
+        yield {
+            "model": f"{model}, {size}",
+            "dataset": "random binary images, 784 pixels",
+            "protocol": f"{contestant}, {entry['threads']} threads",
+            "metric": metric,
+            "std": None,
+            "seeds": [0],
+            "published": None,
+            "source": None,
+            **entry,
+        }
+
+
+MEASUREMENTS = Measurements("benchmark", rows)
+
+
+def milliseconds(step: Step, seconds: float) -> float:
+    """Mean time of a step over a block that lasts about so long."""
+    count, start = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < seconds:
+        step()
+        count += 1
+    return 1000 * elapsed / count
+
+
+def in_turns(steps: dict[str, Step], seconds: float = BLOCK_SECONDS) -> dict[str, list[float]]:
+    """Times of blocks of each contestant, one round after another."""
+    for step in steps.values():
+        for _ in range(5):
+            step()
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(ROUNDS):
+        for name, step in steps.items():
+            times[name].append(milliseconds(step, seconds))
+    return times
+
+
+def ratios(times: dict[str, list[float]], name: str, baseline: str = BASELINE) -> float:
+    pairs = zip(times[name], times[baseline], strict=True)
+    return statistics.median(mine / theirs for mine, theirs in pairs)
+
+
+def machine() -> tuple[float, float]:
+    """Floating-point operations and bytes per second, of a matrix product and of a copy."""
+    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
+    source = torch.randn(2**26)
+    target = torch.empty_like(source)
+    multiply = min(milliseconds(lambda: a @ b, 0.3) for _ in range(7))
+    copy = min(milliseconds(lambda: target.copy_(source), 0.3) for _ in range(7))
+    return 2 * 1024**3 / multiply * 1e3, 2 * 4 * 2**26 / copy * 1e3
+
+
+def floor_milliseconds(p: Problem) -> float:
+    """The least that a step can take on this machine."""
+    flops_per_second, bytes_per_second = machine()
+    model = by_hand(p)
+    with FlopCounterMode(display=False) as counter:
+        model(*batches_of(p)()).backward()
+    moved = (
+        4 * 7 * sum(parameter.numel() for parameter in model.parameters())
+    )  # p, g, m, v read; p, m, v kept
+    return 1e3 * max(counter.get_total_flops() / flops_per_second, moved / bytes_per_second)
+
+
+app = typer.Typer(help=__doc__, rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def run(
+    model: Annotated[list[str] | None, typer.Option(help=f"Some of {', '.join(MODELS)}.")] = None,
+    size: Annotated[list[str] | None, typer.Option(help=f"Some of {', '.join(SIZES)}.")] = None,
+    threads: Annotated[int, typer.Option(help="Cores to use.")] = 2,
+) -> None:
+    """Measure training, evaluation, memory and start-up, and write them."""
+    torch.set_num_threads(threads)
+    for m in model or MODELS:
+        for s in size or SIZES:
+            p = problem_of(m, s)
+            training(p, m, s, threads)
+            alone(m, s, threads)
+    for s in size or SIZES:
+        evaluation(problem_of("vae", s), s, threads)
+        end_to_end(problem_of("vae", s), s, threads)
+
+
+def note(metric: str, model: str, size: str, contestant: str, threads: int, **values: Any) -> None:
+    MEASUREMENTS.add(
+        {"metric": metric, "model": model, "size": size, "contestant": contestant, "threads": threads}
+        | values
+    )
+    shown = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
+    print(f"{model}, {size}: {contestant}: {metric}: {shown}", flush=True)
+
+
+def training(p: Problem, model: str, size: str, threads: int) -> None:
+    steps = {}
+    for name, contestant in CONTESTANTS.items():
+        try:
+            steps[name] = contestant(p)
+        except ImportError as error:
+            print(f"{name} is left out: {error}")
+    times = in_turns(steps)
+    floor = floor_milliseconds(p)
+    for name, values in times.items():
+        median = statistics.median(values)
+        note(
+            "training_ratio", model, size, name, threads,
+            value=ratios(times, name), milliseconds=median, to_floor=median / floor,
+            to_compiled_handwritten=ratios(times, name, "handwritten, torch.compile"),
+            to_svi=ratios(times, name, "pyro.infer.SVI"),
+        )  # fmt: skip
+
+
+def evaluation(p: Problem, size: str, threads: int, num_samples: int = 5000) -> None:
+    """Draws scored per second, K = 5,000, each contestant in blocks of its own data."""
+    model, hand = our_model(p), by_hand(p)
+    x = p.x[:20]
+
+    def by_chunks() -> None:
+        with torch.no_grad():
+            for _ in range(num_samples // 100):
+                hand.log_weights(x, 100)  # type: ignore[operator]
+
+    def whole(compile: str) -> None:
+        marginal_likelihood(model.model, model.guide, x, num_samples=num_samples, compile=compile)  # type: ignore[arg-type]
+
+    contestants: dict[str, Step] = {
+        "handwritten, eager": by_chunks,
+        "pyrovae, eager": partial(whole, "off"),
+        "pyrovae, compiled": partial(whole, "on"),
+    }
+    try:
+        peer = pythae_model(p)
+        contestants["pythae, get_nll"] = lambda: peer.get_nll(x[:2], n_samples=num_samples, batch_size=100)
+    except ImportError as error:
+        print(f"pythae is left out: {error}")
+    draws = {name: num_samples * (2 if "pythae" in name else len(x)) for name in contestants}
+    times = in_turns(contestants, seconds=0.0)
+    for name, values in times.items():
+        per_draw = statistics.median(values) / draws[name]
+        note("evaluation_ratio", "vae", size, name, threads, value=1.0, draws_per_second=1000 / per_draw)
+
+
+def end_to_end(p: Problem, size: str, threads: int, epochs: int = 5) -> None:
+    """Whole epochs, loader and bookkeeping included: the cost of five more."""
+    with tempfile.TemporaryDirectory() as folder:
+
+        def of(train: Callable[[int], Any]) -> float:
+            def seconds(count: int) -> float:
+                start = time.perf_counter()
+                train(count)
+                return time.perf_counter() - start
+
+            return min(seconds(epochs + 1) - seconds(1) for _ in range(3))
+
+        def mine(count: int) -> None:
+            model = our_model(p)
+            fit(model.model, model.guide, p.x, epochs=count, batch_size=p.batch_size, compile="on")  # type: ignore[arg-type]
+
+        times = {"pyrovae, compiled": of(mine)}
+        try:
+            times["pythae"] = of(pythae_training(p, folder))
+        except ImportError as error:
+            print(f"pythae is left out: {error}")
+    steps = epochs * len(p.x) / p.batch_size
+    for name, seconds in times.items():
+        note(
+            "end_to_end_ratio", "vae", size, name, threads,
+            value=seconds / times["pyrovae, compiled"], milliseconds=1000 * seconds / steps,
+        )  # fmt: skip
+
+
+def alone(model: str, size: str, threads: int) -> None:
+    """Peak memory, and seconds to the first step and from there to a steady pace."""
+    for name in CONTESTANTS:
+        command = [sys.executable, __file__, "one", name, "--model", model, "--size", size]
+        result = subprocess.run([*command, "--threads", str(threads)], capture_output=True, text=True)
+        if result.returncode == 0:
+            values = json.loads(result.stdout.splitlines()[-1])
+            note("peak_memory", model, size, name, threads, **values)
+
+
+@app.command()
+def one(
+    contestant: Annotated[str, typer.Argument(help="Which.")],
+    model: Annotated[str, typer.Option()] = "vae",
+    size: Annotated[str, typer.Option()] = "small",
+    threads: Annotated[int, typer.Option()] = 2,
+) -> None:
+    """Memory and start-up of one contestant, in this process."""
+    torch.set_num_threads(threads)
+    start = time.perf_counter()
+    step = CONTESTANTS[contestant](problem_of(model, size))
+    step()
+    ready = time.perf_counter() - start
+    for _ in range(20):
+        step()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"value": peak, "megabytes": peak, "seconds_to_first_step": ready}))
+
+
+if __name__ == "__main__":
+    app()

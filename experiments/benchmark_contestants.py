@@ -1,0 +1,273 @@
+"""The contestants of `benchmark.py`: each gives a function that takes one training step, or scores draws.
+
+A contestant that is not installed raises ImportError, and is left out by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import benchmark_handwritten as handwritten
+import numpy as np
+import pyro
+import torch
+from torch import Tensor, nn
+
+from pyrovae.batches import Minibatches, parts_of
+from pyrovae.classifiers import Classifier, LinearClassifier
+from pyrovae.flows import InverseAutoregressive
+from pyrovae.likelihoods import Bernoulli
+from pyrovae.models import M2, PCVAE, VAE
+from pyrovae.networks import MLP, WithClass
+from pyrovae.objectives import ELBO, Objective, SupervisedELBO
+from pyrovae.posteriors import DiagonalNormal, FlowPosterior
+from pyrovae.priors import Classes, StandardNormal
+from pyrovae.schedules import constant
+from pyrovae.training_loop import TrainingRun
+
+PIXELS, CLASSES = 784, 10
+Step = Callable[[], Any]
+
+
+class Problem(NamedTuple):
+    """A model at a size, and data for it: `x` `(N, 784)` and classes `y` `(N,)`."""
+
+    model: str  # vae, pcvae, m2 or iaf
+    hidden: int
+    latent: int
+    batch_size: int
+    x: Tensor
+    y: Tensor
+
+
+def problem(model: str, hidden: int, latent: int, batch_size: int) -> Problem:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(20 * batch_size, PIXELS, generator=generator).round()
+    y = torch.randint(CLASSES, (len(x),), generator=generator)
+    return Problem(model, hidden, latent, batch_size, x, y)
+
+
+def batches_of(p: Problem) -> Callable[[], tuple[Tensor, ...]]:
+    """Minibatches as the handwritten loops take them, one after another."""
+    count = [0]
+
+    def following() -> tuple[Tensor, ...]:
+        first = (count[0] * p.batch_size) % (len(p.x) - 2 * p.batch_size)
+        count[0] += 1
+        rows, more = (
+            slice(first, first + p.batch_size),
+            slice(first + p.batch_size, first + 2 * p.batch_size),
+        )
+        if p.model == "m2":
+            return p.x[rows], p.y[rows], p.x[more]
+        return (p.x[rows], p.y[rows]) if p.model == "pcvae" else (p.x[rows],)
+
+    return following
+
+
+# This library
+
+
+class Features(nn.Sequential):
+    """An affine map and ReLU, as the handwritten encoders have it."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(nn.Linear(inputs, outputs), nn.ReLU())
+        self.out_shape = (outputs,)
+
+
+def our_model(p: Problem) -> nn.Module:
+    h, m = p.hidden, p.latent
+    relu = partial(MLP, hidden=(h,), activation=nn.ReLU)
+    prior = StandardNormal(m)
+    if p.model == "m2":
+        mixer = WithClass(Features(h + CLASSES, h), CLASSES, features=Features(PIXELS, h))
+        likelihood = Bernoulli(WithClass(relu(m + CLASSES, PIXELS), CLASSES))
+        classifier = Classifier(relu(PIXELS, CLASSES))
+        return M2(Classes(CLASSES), prior, likelihood, classifier, DiagonalNormal(mixer, m))
+    encoder, likelihood = Features(PIXELS, h), Bernoulli(relu(m, PIXELS))
+    if p.model == "pcvae":
+        return PCVAE(prior, likelihood, DiagonalNormal(encoder, m), LinearClassifier(m, CLASSES))
+    if p.model == "iaf":
+        flow = InverseAutoregressive(m, steps=2, hidden=(128,), context=64)
+        return VAE(prior, likelihood, FlowPosterior(encoder, m, flow))
+    return VAE(prior, likelihood, DiagonalNormal(encoder, m))
+
+
+def ours(p: Problem, compile: str) -> Step:
+    """A step of `fit`, without its progress bar and checkpoints."""
+    model = our_model(p)
+    y = None if p.model in ("vae", "iaf") else p.y.clone()
+    objective: Objective = ELBO()
+    if p.model == "m2":
+        assert y is not None
+        y[len(y) // 2 :] = -1
+        objective = SupervisedELBO(0.1)
+    parts = parts_of(len(p.x), y, p.batch_size)
+    run = TrainingRun(
+        model=model.model,  # type: ignore[arg-type]
+        guide=model.guide,  # type: ignore[arg-type]
+        data=Minibatches(p.x, y, parts, None, torch.device("cpu")),
+        validation=None,
+        epochs=1,
+        objective=objective,
+        beta=constant(1.0),
+        weights={"y": constant(25.0)} if p.model == "pcvae" else {},
+        clip_norm=None,
+        patience=None,
+        seed=0,
+        device=torch.device("cpu"),
+        folder=None,
+        progress=False,
+        compile=compile,
+    )
+    run.prepare(partial(torch.optim.Adam, lr=1e-3, fused=True), None)
+    epochs = iter(lambda: list(run.data.shuffled()), None)
+    pending: list[Any] = []
+    with pyro.validation_enabled(False):
+        run.choose_gradients()
+
+    def step() -> None:
+        if not pending:
+            pending.extend(next(epochs))
+        with pyro.validation_enabled(False):
+            run.step(0, 0.0, pending.pop())
+
+    return step
+
+
+# The same programs in Pyro's own loop
+
+
+def svi(p: Problem) -> Step:
+    pyro.clear_param_store()
+    model = our_model(p)
+    elbo = pyro.infer.TraceEnum_ELBO() if p.model == "m2" else pyro.infer.Trace_ELBO()
+    optimizer = pyro.optim.Adam({"lr": 1e-3})
+    loop = pyro.infer.SVI(model.model, model.guide, optimizer, elbo)
+    following = batches_of(p)
+
+    def step() -> None:
+        batch = following()
+        with pyro.validation_enabled(False):
+            loop.step(*batch[:2])
+            if p.model == "m2":
+                loop.step(batch[2])
+
+    return step
+
+
+# By hand
+
+
+def by_hand(p: Problem) -> nn.Module:
+    sizes = (PIXELS, p.hidden, p.latent)
+    if p.model == "m2":
+        return handwritten.M2(*sizes, CLASSES)
+    if p.model == "pcvae":
+        return handwritten.PCVAE(*sizes, CLASSES)
+    return handwritten.IAFVAE(*sizes) if p.model == "iaf" else handwritten.VAE(*sizes)
+
+
+def pytorch(p: Problem, compiled: bool) -> Step:
+    step, following = handwritten.training_step(by_hand(p), compiled), batches_of(p)
+    return lambda: step(*following())
+
+
+# NumPyro
+
+
+def numpyro(p: Problem) -> Step:
+    """The VAE and the PC-VAE as NumPyro programs, under jit."""
+    import jax
+    import numpyro as npr
+    import numpyro.distributions as dist
+
+    if p.model not in ("vae", "pcvae"):
+        raise ImportError(f"no NumPyro program for {p.model}")
+
+    def affine(name: str, x: Any, outputs: int) -> Any:
+        bound = x.shape[-1] ** -0.5
+
+        def start(key: Any) -> Any:
+            return jax.random.uniform(key, (x.shape[-1], outputs), minval=-bound, maxval=bound)
+
+        weight, bias = npr.param(f"{name}.w", start), npr.param(f"{name}.b", jax.numpy.zeros(outputs))
+        return x @ weight + bias
+
+    def model(x: Any, y: Any = None) -> None:
+        with npr.plate("data", x.shape[0]):
+            z = npr.sample("z", dist.Normal(jax.numpy.zeros(p.latent), 1.0).to_event(1))
+            logits = affine("logits", jax.nn.relu(affine("decoder", z, p.hidden)), PIXELS)
+            npr.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
+            if y is not None:
+                npr.sample("y", dist.Categorical(logits=affine("classifier", z, CLASSES)), obs=y)
+
+    def guide(x: Any, y: Any = None) -> None:
+        with npr.plate("data", x.shape[0]):
+            h = jax.nn.relu(affine("encoder", x, p.hidden))
+            scale = jax.nn.softplus(affine("scale", h, p.latent)) + 1e-4
+            npr.sample("z", dist.Normal(affine("loc", h, p.latent), scale).to_event(1))
+
+    loop = npr.infer.SVI(model, guide, npr.optim.Adam(1e-3), npr.infer.Trace_ELBO())
+    following = batches_of(p)
+    state = loop.init(jax.random.PRNGKey(0), *(b.numpy() for b in following()))
+    update = jax.jit(loop.update)
+
+    def step() -> None:
+        nonlocal state
+        state, loss = update(state, *(b.numpy() for b in following()))
+        loss.block_until_ready()
+
+    return step
+
+
+# pythae, whose trainer and evaluation are measured as wholes
+
+
+def pythae_model(p: Problem) -> Any:
+    from pythae.models import VAE as PythaeVAE
+    from pythae.models import VAEConfig
+    from pythae.models.base.base_utils import ModelOutput
+    from pythae.models.nn import BaseDecoder, BaseEncoder
+
+    class Encoder(BaseEncoder):
+        def __init__(self) -> None:
+            super().__init__()
+            self.h = nn.Linear(PIXELS, p.hidden)
+            self.loc, self.log_var = nn.Linear(p.hidden, p.latent), nn.Linear(p.hidden, p.latent)
+
+        def forward(self, x: Tensor) -> Any:
+            h = torch.relu(self.h(x))
+            return ModelOutput(embedding=self.loc(h), log_covariance=self.log_var(h))
+
+    class Decoder(BaseDecoder):
+        def __init__(self) -> None:
+            super().__init__()
+            self.h, self.logits = nn.Linear(p.latent, p.hidden), nn.Linear(p.hidden, PIXELS)
+
+        def forward(self, z: Tensor) -> Any:
+            return ModelOutput(reconstruction=torch.sigmoid(self.logits(torch.relu(self.h(z)))))
+
+    config = VAEConfig(input_dim=(PIXELS,), latent_dim=p.latent, reconstruction_loss="bce")
+    return PythaeVAE(config, encoder=Encoder(), decoder=Decoder())
+
+
+def pythae_training(p: Problem, folder: str) -> Callable[[int], None]:
+    """Train for so many epochs by pythae's pipeline."""
+    from pythae.pipelines import TrainingPipeline
+    from pythae.trainers import BaseTrainerConfig
+
+    def train(epochs: int) -> None:
+        config = BaseTrainerConfig(
+            output_dir=folder,
+            num_epochs=epochs,
+            per_device_train_batch_size=p.batch_size,
+            learning_rate=1e-3,
+            no_cuda=True,
+        )
+        TrainingPipeline(config, pythae_model(p))(train_data=p.x.numpy().astype(np.float32))
+
+    return train

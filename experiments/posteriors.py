@@ -1,0 +1,110 @@
+"""Which posterior? Test log-likelihoods on MNIST, after van den Berg et al. (2018).
+
+40 latents under a standard-normal prior, gated networks of two layers of 300, and as posterior a normal
+with diagonal or full covariance, or a flow on top of the diagonal one. `mnist_protocol` says how they are
+trained and scored. The paper differs: it has gated convolutions, 64 latents, static binarisation, 2,000
+epochs at most and no learning-rate schedule; and its flows have 16 steps (planar 80, IAF with hidden
+layers of 1,920), ours as many as the table says. So compare differences to the first row, not levels.
+
+    PYROVAE_DATA=... python experiments/posteriors.py run --epochs 60 --seeds 3
+    python experiments/posteriors.py table
+
+What is done is skipped when a command is given again, and an interrupted training goes on from its last
+epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from measurements import Measurements
+from mnist_protocol import X_SHAPE, markdown, measured, rows, train
+from torch import nn
+
+from pyrovae import flows
+from pyrovae.likelihoods import Bernoulli
+from pyrovae.models import VAE
+from pyrovae.networks import GatedMLP
+from pyrovae.posteriors import DiagonalNormal, FlowPosterior, FullCovarianceNormal
+from pyrovae.priors import StandardNormal
+from pyrovae.sylvester import Sylvester
+
+LATENT_DIM, WIDTH = 40, 300
+FLOWS: dict[str, Callable[[], flows.Flow]] = {
+    "planar, 16 steps": lambda: flows.Planar(LATENT_DIM, 16),
+    "IAF, 4 steps": lambda: flows.InverseAutoregressive(LATENT_DIM, 4, hidden=(320,)),
+    "orthogonal Sylvester, 4 steps": lambda: Sylvester(LATENT_DIM, 4, "orthogonal", columns=32),
+    "Householder Sylvester, 4 steps": lambda: Sylvester(LATENT_DIM, 4, "householder"),
+    "triangular Sylvester, 4 steps": lambda: Sylvester(LATENT_DIM, 4, "triangular"),
+}
+POSTERIORS = ("diagonal normal", "full covariance", *FLOWS)
+BERG = "van den Berg et al. 2018 (other protocol)"
+PUBLISHED = {
+    ("diagonal normal",): (-82.14, f"{BERG}, ± 0.07"),
+    ("planar, 16 steps",): (-81.91, f"{BERG}, ± 0.22"),
+    ("IAF, 4 steps",): (-80.79, f"{BERG}, ± 0.12"),
+    ("orthogonal Sylvester, 4 steps",): (-80.22, BERG),
+    ("Householder Sylvester, 4 steps",): (-80.29, BERG),
+    ("triangular Sylvester, 4 steps",): (-80.28, BERG),
+}
+MEASUREMENTS = Measurements("posteriors", partial(rows, names=("posterior",), published=PUBLISHED))
+
+
+def build(posterior: str, seed: int) -> VAE:
+    """The VAE with this posterior."""
+    torch.manual_seed(seed)
+    network = GatedMLP(X_SHAPE, WIDTH, hidden=(WIDTH,), gated_output=True)
+    decoder = GatedMLP(LATENT_DIM, X_SHAPE, hidden=(WIDTH, WIDTH))
+    chosen: nn.Module
+    if posterior == "diagonal normal":
+        chosen = DiagonalNormal(network, LATENT_DIM)
+    elif posterior == "full covariance":
+        chosen = FullCovarianceNormal(network, LATENT_DIM)
+    else:
+        chosen = FlowPosterior(network, LATENT_DIM, FLOWS[posterior]())
+    return VAE(StandardNormal(LATENT_DIM), Bernoulli(decoder), chosen)
+
+
+app = typer.Typer(help=__doc__, rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def run(
+    epochs: Annotated[int, typer.Option(help="Passes through the training images.")] = 60,
+    posterior: Annotated[list[str] | None, typer.Option(help=f"Some of: {'; '.join(POSTERIORS)}.")] = None,
+    seeds: Annotated[int, typer.Option(help="How many, from 0.")] = 1,
+    threads: Annotated[int, typer.Option(help="Cores to use.")] = 2,
+    runs: Annotated[Path, typer.Option(help="Where checkpoints go.")] = Path("runs/posteriors"),
+) -> None:
+    """Train and evaluate what is still to be done."""
+    torch.set_num_threads(threads)
+    for seed in range(seeds):
+        for name in posterior or POSTERIORS:
+            key = {"posterior": name, "epochs": epochs, "seed": seed}
+            if MEASUREMENTS.done(key):
+                continue
+            model = build(name, seed)
+            folder = runs / f"{name.replace(', ', '-').replace(' ', '_')}-{epochs}-{seed}"
+            trained = train(model, epochs, seed, folder)
+            entry = measured(key, model, trained, threads)
+            MEASUREMENTS.add(entry)
+            print(
+                f"{name}, seed {seed}, {epochs} epochs: log p(x) = {entry['log_likelihood']:.2f} "
+                f"({entry['training_minutes']} minutes)",
+                flush=True,
+            )
+
+
+@app.command()
+def table() -> None:
+    """Write the table of what has been measured so far."""
+    print(markdown(MEASUREMENTS))
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,118 @@
+"""Which prior? Test log-likelihoods on MNIST, after Tomczak & Welling (2018) and Norouzi et al. (2020).
+
+One level of latents (40) or two (40 each), gated networks of two layers of 300, and as prior of the
+(upper) latents the standard normal, a mixture of 500 Gaussians, the VampPrior with 500 pseudo-inputs,
+which begin as training images, or RealNVP. `mnist_protocol` says how they are trained and scored. It
+differs from the papers in the learning rate's schedule, in the warm-up's length, and in the pixels'
+biases, which begin at the pixels' frequencies.
+
+    PYROVAE_DATA=... python experiments/priors.py run --epochs 60 --seeds 3
+    PYROVAE_DATA=... python experiments/priors.py run --epochs 600 --prior normal --prior vamp
+    python experiments/priors.py table
+    PYROVAE_DATA=... python experiments/priors.py figures
+
+What is done is skipped when a command is given again, and an interrupted training goes on from its last
+epoch.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from measurements import Measurements
+from mnist_protocol import X_SHAPE, images, markdown, measured, rows, train
+from torch import nn
+
+from pyrovae.likelihoods import Bernoulli
+from pyrovae.models import VAE, HierarchicalVAE
+from pyrovae.networks import GatedMLP, Joined
+from pyrovae.posteriors import DiagonalNormal
+from pyrovae.priors import MixtureOfGaussians, RealNVP, StandardNormal, VampPrior
+
+LATENT_DIM, WIDTH, COMPONENTS = 40, 300, 500
+PRIORS = ("normal", "mixture", "vamp", "realnvp")
+TW, NOROUZI = "Tomczak & Welling 2018", "Norouzi et al. 2020"
+PUBLISHED = {
+    ("normal", 1): (-84.45, f"{NOROUZI}, ± 0.12 (-84.50 in {TW})"),
+    ("vamp", 1): (-82.43, f"{NOROUZI}, ± 0.06 (-82.38 in {TW})"),
+    ("normal", 2): (-82.39, f"{NOROUZI}, ± 0.11 (-82.42 in {TW})"),
+    ("vamp", 2): (-81.56, f"{NOROUZI}, ± 0.09 (-81.24 in {TW})"),
+}
+MEASUREMENTS = Measurements("priors", partial(rows, names=("prior", "levels"), published=PUBLISHED))
+
+
+def features(in_shape: int | tuple[int, ...], hidden: tuple[int, ...] = (WIDTH,)) -> GatedMLP:
+    """Gated layers, the last of `WIDTH` units."""
+    return GatedMLP(in_shape, WIDTH, hidden=hidden, gated_output=True)
+
+
+def build(prior: str, levels: int, seed: int) -> nn.Module:
+    """The model with one or two levels of latents."""
+    torch.manual_seed(seed)
+    size = LATENT_DIM
+    posterior = DiagonalNormal(features(X_SHAPE), size)
+    chosen = {
+        "normal": lambda: StandardNormal(size),
+        "mixture": lambda: MixtureOfGaussians(size, COMPONENTS),
+        "vamp": lambda: VampPrior(posterior, X_SHAPE, COMPONENTS),
+        "realnvp": lambda: RealNVP(size),
+    }[prior]()
+    if isinstance(chosen, VampPrior):
+        chosen.start_at(images(seed)[0])
+    if levels == 1:
+        return VAE(chosen, Bernoulli(GatedMLP(size, X_SHAPE, hidden=(WIDTH, WIDTH))), posterior)
+    single, both = partial(features, hidden=()), 2 * WIDTH
+    decoder = Joined(GatedMLP(both, X_SHAPE, hidden=(WIDTH,)), single(size), single(size))
+    encoder = Joined(features(both, hidden=()), single(X_SHAPE), single(size))
+    return HierarchicalVAE(
+        prior=chosen,
+        latent=DiagonalNormal(features(size), size),
+        likelihood=Bernoulli(decoder),
+        posterior2=posterior,
+        posterior1=DiagonalNormal(encoder, size),
+    )
+
+
+app = typer.Typer(help=__doc__, rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def run(
+    epochs: Annotated[int, typer.Option(help="Passes through the training images.")] = 60,
+    prior: Annotated[list[str] | None, typer.Option(help=f"Some of {', '.join(PRIORS)}.")] = None,
+    levels: Annotated[list[int] | None, typer.Option(help="1, 2, or both.")] = None,
+    seeds: Annotated[int, typer.Option(help="How many, from 0.")] = 1,
+    threads: Annotated[int, typer.Option(help="Cores to use.")] = 2,
+    runs: Annotated[Path, typer.Option(help="Where checkpoints go.")] = Path("runs/priors"),
+) -> None:
+    """Train and evaluate what is still to be done."""
+    torch.set_num_threads(threads)
+    for seed in range(seeds):
+        for level in levels or (1, 2):
+            for name in prior or PRIORS:
+                key = {"prior": name, "levels": level, "epochs": epochs, "seed": seed}
+                if MEASUREMENTS.done(key):
+                    continue
+                model = build(name, level, seed)
+                trained = train(model, epochs, seed, runs / f"{name}-{level}-{epochs}-{seed}")
+                entry = measured(key, model, trained, threads)
+                MEASUREMENTS.add(entry)
+                print(
+                    f"{name}, {level} level(s), seed {seed}, {epochs} epochs: log p(x) = "
+                    f"{entry['log_likelihood']:.2f} ({entry['training_minutes']} minutes)",
+                    flush=True,
+                )
+
+
+@app.command()
+def table() -> None:
+    """Write the table of what has been measured so far."""
+    print(markdown(MEASUREMENTS))
+
+
+if __name__ == "__main__":
+    app()

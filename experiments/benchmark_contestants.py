@@ -50,19 +50,17 @@ def problem(model: str, hidden: int, latent: int, batch_size: int) -> Problem:
 
 
 def batches_of(p: Problem) -> Callable[[], tuple[Tensor, ...]]:
-    """Minibatches as the handwritten loops take them, one after another."""
-    count = [0]
+    """Minibatches as a handwritten loop takes them: by shuffled indices."""
+    rows: list[Tensor] = []
+    needed = 2 if p.model == "m2" else 1
 
     def following() -> tuple[Tensor, ...]:
-        first = (count[0] * p.batch_size) % (len(p.x) - 2 * p.batch_size)
-        count[0] += 1
-        rows, more = (
-            slice(first, first + p.batch_size),
-            slice(first + p.batch_size, first + 2 * p.batch_size),
-        )
+        if len(rows) < needed:
+            rows[:] = torch.randperm(len(p.x)).split(p.batch_size)
+        first = rows.pop()
         if p.model == "m2":
-            return p.x[rows], p.y[rows], p.x[more]
-        return (p.x[rows], p.y[rows]) if p.model == "pcvae" else (p.x[rows],)
+            return p.x[first], p.y[first], p.x[rows.pop()]
+        return (p.x[first], p.y[first]) if p.model == "pcvae" else (p.x[first],)
 
     return following
 

@@ -12,8 +12,12 @@ counter. So the graph is held against the function before it is used, on other a
 
 from __future__ import annotations
 
+import logging
+import signal
+import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -96,11 +100,14 @@ def compile_function(
         return [value.detach() for value in values]
 
     others = pytree.tree_leaves(tuple(other))
+    examples = pytree.tree_leaves(tuple(example))
     try:
-        graph = make_fx(flat)(*pytree.tree_leaves(tuple(example)))
-        run: Function = torch.compile(graph, options={"fallback_random": True}) if inductor else graph
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of Inductor, about itself
+        run: Function = make_fx(flat)(*examples)
+        with torch.no_grad(), _quietly(), _interruptible():
+            if inductor:
+                # Not torch.compile, whose guards and lookups at every call take as long as small layers.
+                graph: Any = run
+                run = torch._inductor.compile(graph, examples, options={"fallback_random": True})
             found = _with_seed(run, others)
     except Exception as error:  # torch's tracer and compilers raise whatever they do
         raise NotTraceable(_first_line(error)) from error
@@ -112,6 +119,36 @@ def compile_function(
         return pytree.tree_unflatten(values, outputs[0])
 
     return replay
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without what Inductor has to say about itself and its surroundings."""
+    logger = logging.getLogger("torch.utils.cpp_extension")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C ends the program at the end of the block: somewhere within, torch's compiler swallows it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked = []
+    former = signal.signal(signal.SIGINT, lambda *args: asked.append(args))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, former or signal.SIG_DFL)
+        if asked:
+            raise KeyboardInterrupt
 
 
 def _with_seed(function: Function, tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -276,7 +276,7 @@ def log(tmp_path_factory):
         (["vaee"], "unknown model 'vaee'.*Did you mean 'vae'"),
         (["vae", "--data", "mnits"], "'mnits' is neither a data set.*Did you mean 'mnist'"),
         (["vae", "--likelihood", "bernouli"], "unknown likelihood.*Did you mean 'bernoulli'"),
-        (["vae", "--network", "cnn"], "unknown network 'cnn'; there are mlp, residual, conv"),
+        (["vae", "--network", "cnn"], "unknown network 'cnn'; there are mlp, gated, residual, conv"),
         (["vae", "--latent-dim", "-2"], "latent_dim is -2; it must be at least 1"),
         (["vae", "--epochs", "0"], "epochs is 0; it must be above 0"),
         (["vae", "--epochs", "many"], "Invalid value for '--epochs'"),

@@ -187,7 +187,7 @@ def test_beta_schedules_are_those_of_the_options():
         ({"model": "vaee"}, "unknown model 'vaee'.*Did you mean 'vae'"),
         ({"data": "digit"}, "'digit' is neither a data set.*Did you mean 'digits'"),
         ({"likelihood": "bernouli"}, "unknown likelihood.*Did you mean 'bernoulli'"),
-        ({"network": "resnet"}, "unknown network 'resnet'; there are mlp, residual, conv"),
+        ({"network": "resnet"}, "unknown network 'resnet'; there are mlp, gated, residual, conv"),
         ({"binarise": "yes"}, "unknown binarisation 'yes'"),
         ({"latent_dim": -2}, "latent_dim is -2"),
         ({"width": 0}, "width is 0"),

@@ -1,4 +1,5 @@
-"""The command line: train, resume, evaluate, plates and models; the figures are in `cli_figures`."""
+"""The command line: train, resume, evaluate, diagnose, classify, plates and models; the figures are in
+`cli_figures`."""
 
 from __future__ import annotations
 
@@ -26,7 +27,9 @@ from pyrovae.cli_figures import RunFolder, Seed, diagram_of, draw
 from pyrovae.config import BINARISATIONS, Config
 from pyrovae.data import DATASETS
 from pyrovae.errors import CheckpointError, InputError, NonFiniteError
+from pyrovae.evaluation import active_units, inference_gaps, kl_decomposition
 from pyrovae.plates import PlateDiagram, plate_diagram
+from pyrovae.programs import resolve_device
 
 DEFAULTS: dict[str, Any] = {
     field.name: field.default for field in fields(Config) if field.default is not MISSING
@@ -273,6 +276,33 @@ def evaluate(
     if metrics and "test_error" in metrics:
         print(f"test error = {metrics['test_error']:.2f} %")
     print(f"written: {run / 'metrics.json'}, {run / 'marginal_likelihood.json'}")
+
+
+@app.command(epilog="Example: pyrovae diagnose runs/first --limit 100")
+def diagnose(
+    run: RunFolder,
+    limit: Annotated[int, typer.Option(help="Only the first so many test data.")] = 100,
+    num_samples: Annotated[int, typer.Option(help="K, importance samples for each datum.")] = 1000,
+    steps: Annotated[int, typer.Option(help="Of the search for each datum's best q.")] = 300,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Where the bound is lost, and what the latents carry: gaps, active units, the KL's parts."""
+    if limit < 2:
+        raise InputError(f"limit is {limit}; it must be at least 2.")
+    opened = runs.Run.open(run)
+    model: Any = opened.model.to(resolve_device(device))
+    x = opened.presented(opened.images.x_test)[:limit]
+    units = active_units(model.model, model.guide, x)
+    for site, variances in units.variances.items():
+        print(f"active units of {site}: {units.counts[site]} of {variances.numel()}")
+    print(kl_decomposition(model.model, model.guide, x))
+    gaps = inference_gaps(
+        model.model, model.guide, x, num_samples=num_samples, steps=steps, progress=not quiet
+    )
+    print(gaps)
+    gaps.to_json(run / "inference_gaps.json")
+    print(f"written: {run / 'inference_gaps.json'}")
 
 
 @app.command(epilog="Example: pyrovae classify runs/first --labels 10")

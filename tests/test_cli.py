@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from processes import done, finish, start
 from typer.testing import CliRunner
 
@@ -153,6 +154,33 @@ def test_evaluating_ppca_prints_its_exact_evidence(tmp_path):
     assert re.search(r"exact +=", pyrovae("evaluate", tmp_path / "run", "--num-samples", 50, "--quiet"))
 
 
+def test_diagnose_prints_where_the_bound_is_lost_and_what_latents_carry(run):
+    printed = pyrovae("diagnose", run, "--limit", "10", "--num-samples", "100", "--steps", "20", "--quiet")
+    for line in ("active units of z: ", "mutual information", "dimension-wise KL", "amortisation"):
+        assert line in printed
+    gaps = json.loads((run / "inference_gaps.json").read_text())
+    assert len(gaps["data"]["elbo"]) == 10
+
+
+def test_posterior_prior_and_objective_are_options(tmp_path):
+    options = ["--posterior", "planar", "--flow-steps", "3", "--prior", "mixture", "--components", "5"]
+    train(tmp_path / "run", "vae", *options, "--objective", "iwae", "--particles", "4", "--compile", "off")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
+    chosen = {"posterior": "planar", "flow_steps": 3, "prior": "mixture", "components": 5}
+    assert config.items() >= (chosen | {"objective": "iwae", "particles": 4}).items()
+    model = Run.open(tmp_path / "run").model
+    assert len(model.posterior.flow(torch.zeros(model.posterior.flow.context_dim))) == 3
+    assert len(model.prior.loc) == 5
+    assert "log p(x) =" in pyrovae("evaluate", tmp_path / "run", "--num-samples", "20", "--limit", "10")
+
+
+def test_two_levels_are_trained_and_evaluated(tmp_path):
+    train(tmp_path / "run", "hvae", "--prior", "vamp", "--components", "5")
+    assert "log p(x) =" in pyrovae("evaluate", tmp_path / "run", "--num-samples", "20", "--limit", "10")
+    pyrovae("sample", tmp_path / "run")
+    pyrovae("reconstruct", tmp_path / "run")
+
+
 def test_resume_goes_on_for_more_epochs(run):
     assert "trained 3 epochs" in pyrovae("resume", run, "--epochs", 3, "--quiet")
     assert len(json.loads((run / "history.json").read_text())["rows"]) == 3
@@ -277,6 +305,13 @@ def log(tmp_path_factory):
         (["vae", "--data", "mnits"], "'mnits' is neither a data set.*Did you mean 'mnist'"),
         (["vae", "--likelihood", "bernouli"], "unknown likelihood.*Did you mean 'bernoulli'"),
         (["vae", "--network", "cnn"], "unknown network 'cnn'; there are mlp, gated, residual, conv"),
+        (["vae", "--posterior", "iff"], "unknown posterior 'iff'; there are normal, full-covariance"),
+        (["vae", "--posterior", "planar", "--prior", "vamp"], "a VampPrior scores each z under"),
+        (["m2", "--objective", "iwae"], "objective is 'iwae' with 1 particles; models with classes"),
+        (["vae", "--objective", "iwae", "--beta", "2"], "'iwae' has no KL term for beta"),
+        (["vae", "--objective", "free-bits", "--free-bits", "-1"], "nats is -1.0; a floor"),
+        (["vae", "--prior", "vamp", "--components", "5000"], "5000 pseudo-inputs to begin at some of them"),
+        (["vae", "--compile", "maybe"], "unknown way to compile 'maybe'"),
         (["vae", "--latent-dim", "-2"], "latent_dim is -2; it must be at least 1"),
         (["vae", "--epochs", "0"], "epochs is 0; it must be above 0"),
         (["vae", "--epochs", "many"], "Invalid value for '--epochs'"),

@@ -21,7 +21,7 @@ from typing import Annotated
 import torch
 import typer
 from measurements import Measurements
-from mnist_protocol import X_SHAPE, markdown, measured, rows, train
+from mnist_protocol import X_SHAPE, Job, markdown, measure, rows
 from torch import nn
 
 from pyrovae.estimators import IWAE
@@ -67,22 +67,12 @@ def run(
     runs: Annotated[Path, typer.Option(help="Where checkpoints go.")] = Path("runs/iwae"),
 ) -> None:
     """Train and evaluate what is still to be done."""
-    torch.set_num_threads(threads)
-    for seed in range(seeds):
-        for number, name in enumerate(OBJECTIVES):
-            key = {"objective": name, "epochs": epochs, "seed": seed}
-            if (objective and name not in objective) or MEASUREMENTS.done(key):
-                continue
-            model, bound = build(seed), OBJECTIVES[name]()
-            folder = runs / f"{number}-{epochs}-{seed}"
-            trained = train(model, epochs, seed, folder, objective=bound, warm_up=name == "ELBO")
-            entry = measured(key, model, trained, threads)
-            MEASUREMENTS.add(entry)
-            print(
-                f"{name}, seed {seed}, {epochs} epochs: log p(x) = {entry['log_likelihood']:.2f} "
-                f"({entry['training_minutes']} minutes)",
-                flush=True,
-            )
+    jobs = [
+        Job({"objective": name}, build, {"objective": bound(), "warm_up": name == "ELBO"})
+        for name, bound in OBJECTIVES.items()
+        if not objective or name in objective
+    ]
+    measure(MEASUREMENTS, jobs, epochs, seeds, threads, runs)
 
 
 @app.command()

@@ -8,12 +8,13 @@ validation images is kept. log p(x) of the test images by 5,000 importance sampl
 
 from __future__ import annotations
 
+import re
 import statistics
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from measurements import Entry, Measurements
@@ -81,19 +82,44 @@ def evaluate(model: nn.Module, num_samples: int = 5000, limit: int | None = None
     return marginal_likelihood(model.model, model.guide, x_test, num_samples=num_samples)  # type: ignore[arg-type]
 
 
-def measured(key: Entry, model: nn.Module, trained: Entry, threads: int) -> Entry:
-    """Everything about a trained model that is written down."""
-    start = time.perf_counter()
-    result = evaluate(model)
-    return (
-        key
-        | trained
-        | result.summary()
-        | {
-            "evaluation_minutes": round((time.perf_counter() - start) / 60, 1),
-            "threads": threads,
-        }
-    )
+class Job(NamedTuple):
+    """One model to measure.
+
+    Attributes:
+        key: what tells it apart.
+        build: seed -> model.
+        options: of `train`.
+    """
+
+    key: Entry
+    build: Callable[[int], nn.Module]
+    options: dict[str, Any]
+
+
+def measure(
+    measurements: Measurements, jobs: Sequence[Job], epochs: int, seeds: int, threads: int, runs: Path
+) -> None:
+    """Train and evaluate what is still to be done, one seed after another."""
+    torch.set_num_threads(threads)
+    for seed in range(seeds):
+        for key, build, options in jobs:
+            entry = key | {"epochs": epochs, "seed": seed}
+            if measurements.done(entry):
+                continue
+            name = " ".join(str(value) for value in key.values())
+            model = build(seed)
+            folder = runs / re.sub(r"\W+", "-", f"{name} {epochs} {seed}")
+            entry |= train(model, epochs, seed, folder, **options)
+            start = time.perf_counter()
+            result = evaluate(model)
+            entry |= result.summary()
+            minutes = round((time.perf_counter() - start) / 60, 1)
+            measurements.add(entry | {"evaluation_minutes": minutes, "threads": threads})
+            print(
+                f"{name}, seed {seed}, {epochs} epochs: log p(x) = {result.mean:.2f} "
+                f"({entry['training_minutes']} + {minutes} minutes)",
+                flush=True,
+            )
 
 
 def rows(

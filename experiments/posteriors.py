@@ -23,7 +23,7 @@ from typing import Annotated
 import torch
 import typer
 from measurements import Measurements
-from mnist_protocol import X_SHAPE, markdown, measured, rows, train
+from mnist_protocol import X_SHAPE, Job, markdown, measure, rows
 from torch import nn
 
 from pyrovae import flows
@@ -82,22 +82,8 @@ def run(
     runs: Annotated[Path, typer.Option(help="Where checkpoints go.")] = Path("runs/posteriors"),
 ) -> None:
     """Train and evaluate what is still to be done."""
-    torch.set_num_threads(threads)
-    for seed in range(seeds):
-        for name in posterior or POSTERIORS:
-            key = {"posterior": name, "epochs": epochs, "seed": seed}
-            if MEASUREMENTS.done(key):
-                continue
-            model = build(name, seed)
-            folder = runs / f"{name.replace(', ', '-').replace(' ', '_')}-{epochs}-{seed}"
-            trained = train(model, epochs, seed, folder)
-            entry = measured(key, model, trained, threads)
-            MEASUREMENTS.add(entry)
-            print(
-                f"{name}, seed {seed}, {epochs} epochs: log p(x) = {entry['log_likelihood']:.2f} "
-                f"({entry['training_minutes']} minutes)",
-                flush=True,
-            )
+    jobs = [Job({"posterior": name}, partial(build, name), {}) for name in posterior or POSTERIORS]
+    measure(MEASUREMENTS, jobs, epochs, seeds, threads, runs)
 
 
 @app.command()

@@ -9,7 +9,6 @@ biases, which begin at the pixels' frequencies.
     PYROVAE_DATA=... python experiments/priors.py run --epochs 60 --seeds 3
     PYROVAE_DATA=... python experiments/priors.py run --epochs 600 --prior normal --prior vamp
     python experiments/priors.py table
-    PYROVAE_DATA=... python experiments/priors.py figures
 
 What is done is skipped when a command is given again, and an interrupted training goes on from its last
 epoch.
@@ -24,7 +23,7 @@ from typing import Annotated
 import torch
 import typer
 from measurements import Measurements
-from mnist_protocol import X_SHAPE, images, markdown, measured, rows, train
+from mnist_protocol import X_SHAPE, Job, images, markdown, measure, rows
 from torch import nn
 
 from pyrovae.likelihoods import Bernoulli
@@ -90,22 +89,12 @@ def run(
     runs: Annotated[Path, typer.Option(help="Where checkpoints go.")] = Path("runs/priors"),
 ) -> None:
     """Train and evaluate what is still to be done."""
-    torch.set_num_threads(threads)
-    for seed in range(seeds):
-        for level in levels or (1, 2):
-            for name in prior or PRIORS:
-                key = {"prior": name, "levels": level, "epochs": epochs, "seed": seed}
-                if MEASUREMENTS.done(key):
-                    continue
-                model = build(name, level, seed)
-                trained = train(model, epochs, seed, runs / f"{name}-{level}-{epochs}-{seed}")
-                entry = measured(key, model, trained, threads)
-                MEASUREMENTS.add(entry)
-                print(
-                    f"{name}, {level} level(s), seed {seed}, {epochs} epochs: log p(x) = "
-                    f"{entry['log_likelihood']:.2f} ({entry['training_minutes']} minutes)",
-                    flush=True,
-                )
+    jobs = [
+        Job({"prior": name, "levels": level}, partial(build, name, level), {})
+        for level in levels or (1, 2)
+        for name in prior or PRIORS
+    ]
+    measure(MEASUREMENTS, jobs, epochs, seeds, threads, runs)
 
 
 @app.command()

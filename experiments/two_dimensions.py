@@ -1,0 +1,221 @@
+"""What richer posteriors and priors do, in two dimensions, where it can be seen.
+
+Posteriors: a VAE with 2 latents is trained on MNIST; then its decoder is held fixed and each family of
+posteriors is trained against it. The true posterior p(z | x) is known on a grid; beside it stand draws of
+each guide, and how far it is from the truth, KL(q || p) = log p(x) - ELBO, in nats.
+
+Priors: VAEs with 2 latents and a standard-normal, mixture, VampPrior or RealNVP prior; the learned density
+over the aggregated posterior, and the VampPrior's pseudo-inputs.
+
+    PYROVAE_DATA=... python experiments/two_dimensions.py posteriors
+    PYROVAE_DATA=... python experiments/two_dimensions.py priors
+"""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from typing import Annotated, Any
+
+import torch
+import typer
+from matplotlib.figure import Figure
+from reporting import RESULTS
+from torch import Tensor, nn
+
+from pyrovae import data, fit, plots
+from pyrovae.checkpoints import write_atomically
+from pyrovae.flows import InverseAutoregressive, Planar
+from pyrovae.latent_plots import COLOURS, GREY
+from pyrovae.latents import posterior_draws
+from pyrovae.likelihoods import Bernoulli
+from pyrovae.models import VAE
+from pyrovae.networks import MLP
+from pyrovae.posteriors import DiagonalNormal, FlowPosterior, FullCovarianceNormal
+from pyrovae.priors import MixtureOfGaussians, RealNVP, StandardNormal, VampPrior
+from pyrovae.provenance import git_commit, versions
+from pyrovae.schedules import linear_warm_up
+
+X_SHAPE, LATENT_DIM = (1, 28, 28), 2
+TRAINED_ON = 20_000  # images
+POSTERIORS = {
+    "diagonal normal": lambda network: DiagonalNormal(network, LATENT_DIM),
+    "full covariance": lambda network: FullCovarianceNormal(network, LATENT_DIM),
+    "planar, 8 steps": lambda network: FlowPosterior(network, LATENT_DIM, Planar(LATENT_DIM, 8)),
+    "IAF, 4 steps": lambda network: FlowPosterior(
+        network, LATENT_DIM, InverseAutoregressive(LATENT_DIM, 4, hidden=(64, 64))
+    ),
+}
+PRIORS = {
+    "standard normal": lambda encoder: StandardNormal(LATENT_DIM),
+    "mixture of 50": lambda encoder: MixtureOfGaussians(LATENT_DIM, 50),
+    "VampPrior of 50": lambda encoder: VampPrior(encoder, X_SHAPE, 50),
+    "RealNVP": lambda encoder: RealNVP(LATENT_DIM, steps=8),
+}
+SHOWN = (3, 8, 11, 61)  # test images whose posteriors are drawn
+
+app = typer.Typer(help=__doc__, rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
+Epochs = Annotated[int, typer.Option(help="Passes through the training images.")]
+
+
+def encoder() -> MLP:
+    return MLP(X_SHAPE, 200, hidden=(200,))
+
+
+def decoder() -> Bernoulli:
+    return Bernoulli(MLP(LATENT_DIM, X_SHAPE, hidden=(200, 200)))
+
+
+def train(vae: VAE, x: Tensor, epochs: int) -> None:
+    fit(
+        vae.model,
+        vae.guide,
+        x,
+        epochs=epochs,
+        optimizer=partial(torch.optim.Adam, lr=1e-3),
+        scheduler=partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=epochs),
+        beta=linear_warm_up(epochs / 5),
+        transform=data.binarise,
+        progress=False,
+    )
+
+
+@torch.no_grad()
+def true_posterior(vae: VAE, x: Tensor, extent: Tensor, size: int = 200) -> tuple[Tensor, Tensor, float]:
+    """p(z | x) of one image on a grid, the grid `(size * size, 2)`, and log p(x) by the sum over it."""
+    axes = [torch.linspace(float(low), float(high), size) for low, high in extent]
+    grid = torch.cartesian_prod(*axes)
+    cell = torch.stack([axis[1] - axis[0] for axis in axes]).prod()
+    log_joint = vae.prior().log_prob(grid) + vae.likelihood(grid).log_prob(x.expand(len(grid), *X_SHAPE))
+    log_px = (log_joint + cell.log()).logsumexp(0)
+    return (log_joint - log_px).exp().reshape(size, size), grid, log_px.item()
+
+
+@torch.no_grad()
+def elbo(vae: VAE, x: Tensor, draws: int = 20_000) -> tuple[float, Tensor]:
+    """The ELBO of one image, and draws of its posterior."""
+    q = vae.posterior(x[None]).expand((draws, 1))
+    z = q.sample()
+    log_joint = vae.prior().log_prob(z) + vae.likelihood(z).log_prob(x)
+    return (log_joint - q.log_prob(z)).mean().item(), z.squeeze(1)
+
+
+@app.command()
+def posteriors(epochs: Epochs = 30) -> None:
+    """Train, draw, and write the figure and its numbers."""
+    images = data.load("mnist")
+    x, x_test = images.x_train[:TRAINED_ON], data.binarise_static(images.x_test, 0)
+    torch.manual_seed(0)
+    first = VAE(StandardNormal(LATENT_DIM), decoder(), DiagonalNormal(encoder(), LATENT_DIM))
+    first.likelihood.start_at_marginals(x)  # type: ignore[operator]
+    train(first, x, epochs)
+    first.likelihood.requires_grad_(False)
+    vaes = {"diagonal normal": first}
+    for name, posterior in POSTERIORS.items():
+        torch.manual_seed(0)
+        vaes[name] = VAE(first.prior, first.likelihood, posterior(encoder()))
+        train(vaes[name], x, epochs)
+    gaps: dict[str, list[float]] = {name: [] for name in vaes}
+    figure = Figure(figsize=(2.6 * (1 + len(vaes)), 2.7 * len(SHOWN)), layout="constrained")
+    figure.suptitle(
+        "True posterior p(z | x), shaded, and draws of each family's q(z | x), one decoder for all"
+    )
+    axes = figure.subplots(len(SHOWN), 1 + len(vaes))
+    for row, number in zip(axes, SHOWN, strict=True):
+        row[0].imshow(x_test[number, 0], cmap="gray_r")
+        row[0].set_ylabel(f"test image {number}")
+        drawn = {name: elbo(vae, x_test[number]) for name, vae in vaes.items()}
+        extent = extent_of(first, x_test[number], torch.cat([z for _, z in drawn.values()]))
+        density, grid, log_px = true_posterior(first, x_test[number], extent)
+        for axis, (name, (bound, z)) in zip(row[1:], drawn.items(), strict=True):
+            gaps[name].append(log_px - bound)
+            box = extent.flatten().tolist()
+            axis.imshow(density.T, origin="lower", extent=box, aspect="auto", cmap="Blues")
+            axis.scatter(*z[:400].T, s=2, color=COLOURS[2], alpha=0.5, linewidths=0)
+            axis.set(xlim=box[:2], ylim=box[2:], title=f"{name}\nKL(q || p) = {log_px - bound:.2f} nats")
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+    means = {name: elbo_gap(first, vae, x_test[:200]) for name, vae in vaes.items()}
+    write("two_dimensions-posteriors", figure, {"mean_gap_of_200_images": means, "epochs": epochs})
+
+
+@torch.no_grad()
+def extent_of(vae: VAE, x: Tensor, z: Tensor) -> Tensor:
+    """A box, `(2, 2)`, that holds what is left of the draws and of the true posterior on a coarse grid."""
+    density, grid, _ = true_posterior(vae, x, torch.tensor([[-4.0, 4.0], [-4.0, 4.0]]))
+    mass = grid[density.flatten() > 0.01 * density.max()]
+    low = torch.minimum(mass.amin(0), z.quantile(0.005, 0))
+    high = torch.maximum(mass.amax(0), z.quantile(0.995, 0))
+    margin = 0.15 * (high - low)
+    return torch.stack([low - margin, high + margin], 1)
+
+
+def elbo_gap(first: VAE, vae: VAE, x: Tensor) -> float:
+    """The mean of log p(x) - ELBO over some images, log p(x) by the grid."""
+    box = torch.tensor([[-5.0, 5.0], [-5.0, 5.0]])
+    gaps = [true_posterior(first, image, box)[2] - elbo(vae, image, 500)[0] for image in x]
+    return round(sum(gaps) / len(gaps), 3)
+
+
+@app.command()
+def priors(epochs: Epochs = 30) -> None:
+    """Train, draw, and write the figures and their numbers."""
+    images = data.load("mnist")
+    x, x_test = images.x_train[:TRAINED_ON], data.binarise_static(images.x_test, 0)
+    figure = Figure(figsize=(3.6 * len(PRIORS), 4.2), layout="constrained")
+    figure.suptitle("Learned prior p(z), contours, over draws of the aggregated posterior, test images")
+    bounds: dict[str, Any] = {}
+    for axis, (name, prior) in zip(figure.subplots(1, len(PRIORS)), PRIORS.items(), strict=True):
+        torch.manual_seed(0)
+        posterior = DiagonalNormal(encoder(), LATENT_DIM)
+        vae = VAE(prior(posterior), decoder(), posterior)
+        vae.likelihood.start_at_marginals(x)  # type: ignore[operator]
+        if isinstance(vae.prior, VampPrior):
+            vae.prior.start_at(x)
+        train(vae, x, epochs)
+        z = posterior_draws(vae, x_test[:4000])
+        bounds[name] = bound_parts(vae, x_test)
+        draw_prior(axis, vae.prior, z)
+        axis.set_title(f"{name}\nELBO {bounds[name]['elbo']:.1f}, KL {bounds[name]['kl']:.1f} nats")
+        if isinstance(vae.prior, VampPrior):
+            pseudo = plots.samples(vae.prior.pseudo_inputs.detach(), columns=10)
+            pseudo.suptitle("Pseudo-inputs of a VampPrior over two latents")
+            print(f"written: {plots.save(pseudo, RESULTS / 'two_dimensions-pseudo-inputs.png')}")
+    write("two_dimensions-priors", figure, {"test": bounds, "epochs": epochs})
+
+
+@torch.no_grad()
+def bound_parts(vae: VAE, x: Tensor) -> dict[str, float]:
+    """The ELBO and its KL on test images, nats per datum, one draw each."""
+    q = vae.posterior(x)
+    z = q.sample()
+    kl = q.log_prob(z) - vae.prior().log_prob(z)
+    log_px = vae.likelihood(z).log_prob(x)
+    return {"elbo": round((log_px - kl).mean().item(), 2), "kl": round(kl.mean().item(), 2)}
+
+
+@torch.no_grad()
+def draw_prior(axis: Any, prior: nn.Module, z: Tensor) -> None:
+    """Draws of the aggregated posterior, and contours that hold 25, 50, 75 and 95 % of the prior."""
+    low, high = z.quantile(0.002, 0) - 0.7, z.quantile(0.998, 0) + 0.7
+    size = 200
+    axes = [torch.linspace(float(a), float(b), size) for a, b in zip(low, high, strict=True)]
+    density = prior().log_prob(torch.cartesian_prod(*axes)).exp()
+    order = density.sort(descending=True).values
+    mass = order.cumsum(0) / order.sum()
+    levels = sorted({float(order[int((mass < share).sum())]) for share in (0.25, 0.5, 0.75, 0.95)})
+    axis.scatter(*z.T, s=1.5, color=GREY, linewidths=0)
+    axis.contour(*axes, density.reshape(size, size).T, levels=levels, colors=COLOURS[2], linewidths=1)
+    axis.set(xlabel="z[0]", ylabel="z[1]", aspect="equal")
+
+
+def write(name: str, figure: Figure, numbers: dict[str, Any]) -> None:
+    """A figure, and the numbers that go with it."""
+    command = f"python experiments/two_dimensions.py {name.split('-')[1]}"
+    content = {"command": command, "versions": versions(), "git_commit": git_commit()} | numbers
+    write_atomically(RESULTS / f"{name}.json", json.dumps(content, indent=1).encode() + b"\n")
+    print(f"written: {plots.save(figure, RESULTS / f'{name}.png')}")
+
+
+if __name__ == "__main__":
+    app()

@@ -178,8 +178,8 @@ def priors(epochs: Epochs = 30) -> None:
         draw_prior(axis, vae.prior, z)
         axis.set_title(f"{name}\nELBO {bounds[name]['elbo']:.1f}, KL {bounds[name]['kl']:.1f} nats")
         if isinstance(vae.prior, VampPrior):
-            pseudo = plots.samples(vae.prior.pseudo_inputs.detach(), columns=10)
-            pseudo.suptitle("Pseudo-inputs of a VampPrior over two latents")
+            grid = vae.prior.pseudo_inputs.detach().unflatten(0, (5, 10))
+            pseudo = plots.image_grid(grid, "Learned pseudo-inputs of the VampPrior over two latents")
             print(f"written: {plots.save(pseudo, RESULTS / 'two_dimensions-pseudo-inputs.png')}")
     write("two_dimensions-priors", figure, {"test": bounds, "epochs": epochs})
 

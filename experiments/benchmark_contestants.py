@@ -210,13 +210,19 @@ def numpyro(p: Problem) -> Step:
             npr.sample("z", dist.Normal(affine("loc", h, p.latent), scale).to_event(1))
 
     loop = npr.infer.SVI(model, guide, npr.optim.Adam(1e-3), npr.infer.Trace_ELBO())
-    following = batches_of(p)
-    state = loop.init(jax.random.PRNGKey(0), *(b.numpy() for b in following()))
-    update = jax.jit(loop.update)
+    data = [jax.numpy.asarray(part.numpy()) for part in ((p.x, p.y) if p.model == "pcvae" else (p.x,))]
+    rows: list[Tensor] = []
+    state = loop.init(jax.random.PRNGKey(0), *(part[: p.batch_size] for part in data))
+
+    @jax.jit
+    def update(state: Any, rows: Any) -> Any:
+        return loop.update(state, *(part[rows] for part in data))
 
     def step() -> None:
         nonlocal state
-        state, loss = update(state, *(b.numpy() for b in following()))
+        if not rows:
+            rows[:] = torch.randperm(len(p.x)).split(p.batch_size)
+        state, loss = update(state, rows.pop().numpy())
         loss.block_until_ready()
 
     return step
@@ -266,6 +272,6 @@ def pythae_training(p: Problem, folder: str) -> Callable[[int], None]:
             learning_rate=1e-3,
             no_cuda=True,
         )
-        TrainingPipeline(config, pythae_model(p))(train_data=p.x.numpy().astype(np.float32))
+        TrainingPipeline(pythae_model(p), config)(train_data=p.x.numpy().astype(np.float32))
 
     return train

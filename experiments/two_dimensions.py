@@ -133,9 +133,9 @@ def posteriors(epochs: Epochs = 30) -> None:
             axis.set(xlim=box[:2], ylim=box[2:], title=f"{name}\nKL(q || p) = {exact - bound:.2f} nats")
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
-    box = torch.tensor([[-5.0, 5.0], [-5.0, 5.0]])
+    plane = torch.tensor([[-5.0, 5.0], [-5.0, 5.0]])
     few = x_test[:100]
-    log_px = [true_posterior(first, image, box, size=100)[2] for image in few]
+    log_px = [true_posterior(first, image, plane, size=100)[2] for image in few]
     means = {
         name: round(
             sum(exact - elbo(vae, image, 500)[0] for exact, image in zip(log_px, few, strict=True)) / 100, 3

@@ -165,6 +165,7 @@ def train(
         "optimizer": partial(torch.optim.Adam, lr=p.setting.learning_rate, fused=True),
         "transform": presentation(p, None if jointly else model),
         "seed": p.draw,
+        "compile": "on",
         **task.options(),
     }
     fit(

@@ -99,8 +99,8 @@ SETTINGS = {
     ),
 }
 SUPERVISION = Supervision(alpha=25.0, prediction=25.0, consistency=25.0, aggregate=25.0)
-# From the given labels alone: Kingma's alpha, and constraints that wait until there is something to hold.
-LABELS_ONLY = Supervision(alpha=0.1, delay=5, warm_up=5)
+# From the given labels alone, constraints wait until there is something to hold.
+LABELS_ONLY = Supervision(alpha=25.0, delay=5, warm_up=5)
 LABELLED_BATCH = 100  # beside unlabelled data
 NETWORK_STEPS = 3000
 SPLIT = 0  # in place of a number of labels: 80 % of all images

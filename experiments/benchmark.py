@@ -1,7 +1,8 @@
 """What a probabilistic program costs: training and evaluation against a loop written by hand.
 
-    python experiments/benchmark.py run         # on an idle machine; about an hour
-    python experiments/benchmark.py figure
+    python experiments/benchmark.py run         # on an idle machine; about half an hour
+    python experiments/benchmark.py scaling     # ten minutes
+    python experiments/benchmark.py report      # the table and the figure
 
 Contestants take blocks of steps in turn, so that whatever else happens on the machine happens to all of
 them; of each block's ratio to the handwritten eager loop the median is quoted. Memory and start-up are
@@ -13,12 +14,14 @@ whichever is longer. A contestant that is not installed is left out by name.
 from __future__ import annotations
 
 import json
+import math
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Annotated, Any
@@ -39,10 +42,14 @@ from benchmark_contestants import (
     pytorch,
     svi,
 )
+from benchmark_report import figure, table
+from benchmark_scaling import exponent, points, training_step
 from measurements import Entry, Measurements
+from reporting import RESULTS
 from torch.utils.flop_counter import FlopCounterMode
 
-from pyrovae import fit
+from pyrovae import fit, plots, processes
+from pyrovae.checkpoints import write_atomically
 from pyrovae.evaluation import marginal_likelihood
 
 MODELS = ("vae", "pcvae", "m2", "iaf")
@@ -57,7 +64,7 @@ CONTESTANTS: dict[str, Callable[[Problem], Step]] = {
     "NumPyro, jit": numpyro,
 }
 BASELINE = "handwritten, eager"
-ROUNDS, BLOCK_SECONDS = 15, 0.4
+ROUNDS, BLOCK_SECONDS, EVALUATION_ROUNDS = 15, 0.4, 3
 
 
 def problem_of(model: str, size: str) -> Problem:
@@ -67,18 +74,16 @@ def problem_of(model: str, size: str) -> Problem:
 
 def rows(entries: list[Entry]) -> Iterator[Entry]:
     """The newest measurement of each thing."""
-    newest = {(e["metric"], e["model"], e["size"], e["contestant"]): e for e in entries}
-    for (metric, model, size, contestant), entry in sorted(newest.items()):
-        yield {
-            "model": f"{model}, {size}",
+    newest = {(e["metric"], e["model"], e["size"], e["contestant"], e.get("amount", 0)): e for e in entries}
+    for _, entry in sorted(newest.items()):
+        yield entry | {
+            "model": f"{entry['model']}, {entry['size']}",
             "dataset": "random binary images, 784 pixels",
-            "protocol": f"{contestant}, {entry['threads']} threads",
-            "metric": metric,
+            "protocol": f"{entry['contestant']}, {entry['threads']} threads",
             "std": None,
             "seeds": [0],
             "published": None,
             "source": None,
-            **entry,
         }
 
 
@@ -183,33 +188,55 @@ def training(p: Problem, model: str, size: str, threads: int) -> None:
 
 
 def evaluation(p: Problem, size: str, threads: int, num_samples: int = 5000) -> None:
-    """Draws scored per second, K = 5,000, each contestant in blocks of its own data."""
+    """Draws scored per second, K = 5,000: what each hundred data more cost."""
     model, hand = our_model(p), by_hand(p)
-    x = p.x[:20]
 
-    def by_chunks() -> None:
+    def by_chunks(count: int) -> None:
         with torch.no_grad():
-            for _ in range(num_samples // 100):
-                hand.log_weights(x, 100)  # type: ignore[operator]
+            for x in p.x[:count].split(100):
+                for _ in range(num_samples // 20):
+                    hand.log_weights(x, 20)  # type: ignore[operator]
 
-    def whole(compile: str) -> None:
-        marginal_likelihood(model.model, model.guide, x, num_samples=num_samples, compile=compile)  # type: ignore[arg-type]
+    def mine(count: int, **options: str) -> None:
+        x = p.x[:count]
+        marginal_likelihood(model.model, model.guide, x, num_samples=num_samples, **options)  # type: ignore[arg-type]
 
-    contestants: dict[str, Step] = {
+    contestants: dict[str, Callable[[int], None]] = {
         "handwritten, eager": by_chunks,
-        "pyrovae, eager": partial(whole, "off"),
-        "pyrovae, compiled": partial(whole, "on"),
+        "pyrovae, eager": partial(mine, compile="off"),
+        "pyrovae, compiled": partial(mine, compile="on"),
+        "pyrovae, compiled, bfloat16": partial(mine, compile="on", precision="bfloat16"),
     }
     try:
         peer = pythae_model(p)
-        contestants["pythae, get_nll"] = lambda: peer.get_nll(x[:2], n_samples=num_samples, batch_size=100)
+        contestants["pythae, get_nll"] = lambda n: peer.get_nll(p.x[: n // 100], num_samples, 100)
     except ImportError as error:
         print(f"pythae is left out: {error}")
-    draws = {name: num_samples * (2 if "pythae" in name else len(x)) for name in contestants}
-    times = in_turns(contestants, seconds=0.0)
-    for name, values in times.items():
-        per_draw = statistics.median(values) / draws[name]
-        note("evaluation_ratio", "vae", size, name, threads, value=1.0, draws_per_second=1000 / per_draw)
+    rates: dict[str, list[float]] = {name: [] for name in contestants}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # k-hat of an untrained model
+        for _ in range(EVALUATION_ROUNDS):
+            for name, contestant in contestants.items():
+                data = 6 if "pythae" in name else 600
+                rates[name].append(
+                    data * num_samples / (seconds(contestant, 700) - seconds(contestant, 100))
+                )
+    weights = [w for w in model.likelihood.parameters() if w.dim() == 2]  # type: ignore[union-attr]
+    flops = 2 * sum(weight.numel() for weight in weights)
+    fastest = machine()[0] / flops
+    for name, values in rates.items():
+        pairs = zip(values, rates.get("pythae, get_nll", []), strict=False)
+        note(
+            "evaluation_ratio", "vae", size, name, threads,
+            value=statistics.median([mine / theirs for mine, theirs in pairs] or [math.nan]),
+            draws_per_second=statistics.median(values), of_floor=statistics.median(values) / fastest,
+        )  # fmt: skip
+
+
+def seconds(action: Callable[[int], Any], amount: int) -> float:
+    start = time.perf_counter()
+    action(amount)
+    return time.perf_counter() - start
 
 
 def end_to_end(p: Problem, size: str, threads: int, epochs: int = 5) -> None:
@@ -217,12 +244,7 @@ def end_to_end(p: Problem, size: str, threads: int, epochs: int = 5) -> None:
     with tempfile.TemporaryDirectory() as folder:
 
         def of(train: Callable[[int], Any]) -> float:
-            def seconds(count: int) -> float:
-                start = time.perf_counter()
-                train(count)
-                return time.perf_counter() - start
-
-            return min(seconds(epochs + 1) - seconds(1) for _ in range(3))
+            return min(seconds(train, epochs + 1) - seconds(train, 1) for _ in range(3))
 
         def mine(count: int) -> None:
             model = our_model(p)
@@ -249,6 +271,39 @@ def alone(model: str, size: str, threads: int) -> None:
         if result.returncode == 0:
             values = json.loads(result.stdout.splitlines()[-1])
             note("peak_memory", model, size, name, threads, **values)
+
+
+@app.command()
+def scaling(threads: Annotated[int, typer.Option(help="Cores to use.")] = 2) -> None:
+    """Measure how time grows with N, K, M, the number of classes, and of processes."""
+    torch.set_num_threads(threads)
+    found = []
+    for what, amount, took in points():
+        found.append((what, amount, took))
+        kind = "evaluation" if what in ("N", "K") else "training"
+        note("scaling", kind, "small", what, threads, amount=amount, value=took)
+    for what in ("N", "K"):
+        note("scaling_exponent", "evaluation", "small", what, threads, value=exponent(found, what))
+
+
+@app.command()
+def together() -> None:
+    """A training step shared by the processes that torchrun started: seconds."""
+    torch.set_num_threads(1)
+    with processes.joined():
+        took = training_step(problem_of("vae", "large"))
+        if processes.is_first():
+            print(json.dumps(took))
+
+
+@app.command()
+def report() -> None:
+    """Write the table and the figure of what has been measured."""
+    made = MEASUREMENTS.content["rows"]
+    text = table(made)
+    write_atomically(RESULTS / "benchmark.md", text.encode())
+    print(text)
+    print(f"written: {plots.save(figure(made), RESULTS / 'benchmark.png')}")
 
 
 @app.command()

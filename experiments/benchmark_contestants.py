@@ -38,15 +38,16 @@ class Problem(NamedTuple):
     hidden: int
     latent: int
     batch_size: int
+    classes: int
     x: Tensor
     y: Tensor
 
 
-def problem(model: str, hidden: int, latent: int, batch_size: int) -> Problem:
+def problem(model: str, hidden: int, latent: int, batch_size: int, classes: int = CLASSES) -> Problem:
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(20 * batch_size, PIXELS, generator=generator).round()
-    y = torch.randint(CLASSES, (len(x),), generator=generator)
-    return Problem(model, hidden, latent, batch_size, x, y)
+    y = torch.randint(classes, (len(x),), generator=generator)
+    return Problem(model, hidden, latent, batch_size, classes, x, y)
 
 
 def batches_of(p: Problem) -> Callable[[], tuple[Tensor, ...]]:
@@ -81,13 +82,13 @@ def our_model(p: Problem) -> nn.Module:
     relu = partial(MLP, hidden=(h,), activation=nn.ReLU)
     prior = StandardNormal(m)
     if p.model == "m2":
-        mixer = WithClass(Features(h + CLASSES, h), CLASSES, features=Features(PIXELS, h))
-        likelihood = Bernoulli(WithClass(relu(m + CLASSES, PIXELS), CLASSES))
-        classifier = Classifier(relu(PIXELS, CLASSES))
-        return M2(Classes(CLASSES), prior, likelihood, classifier, DiagonalNormal(mixer, m))
+        mixer = WithClass(Features(h + p.classes, h), p.classes, features=Features(PIXELS, h))
+        likelihood = Bernoulli(WithClass(relu(m + p.classes, PIXELS), p.classes))
+        classifier = Classifier(relu(PIXELS, p.classes))
+        return M2(Classes(p.classes), prior, likelihood, classifier, DiagonalNormal(mixer, m))
     encoder, likelihood = Features(PIXELS, h), Bernoulli(relu(m, PIXELS))
     if p.model == "pcvae":
-        return PCVAE(prior, likelihood, DiagonalNormal(encoder, m), LinearClassifier(m, CLASSES))
+        return PCVAE(prior, likelihood, DiagonalNormal(encoder, m), LinearClassifier(m, p.classes))
     if p.model == "iaf":
         flow = InverseAutoregressive(m, steps=2, hidden=(128,), context=64)
         return VAE(prior, likelihood, FlowPosterior(encoder, m, flow))
@@ -163,9 +164,9 @@ def svi(p: Problem) -> Step:
 def by_hand(p: Problem) -> nn.Module:
     sizes = (PIXELS, p.hidden, p.latent)
     if p.model == "m2":
-        return handwritten.M2(*sizes, CLASSES)
+        return handwritten.M2(*sizes, p.classes)
     if p.model == "pcvae":
-        return handwritten.PCVAE(*sizes, CLASSES)
+        return handwritten.PCVAE(*sizes, p.classes)
     return handwritten.IAFVAE(*sizes) if p.model == "iaf" else handwritten.VAE(*sizes)
 
 
@@ -201,7 +202,7 @@ def numpyro(p: Problem) -> Step:
             logits = affine("logits", jax.nn.relu(affine("decoder", z, p.hidden)), PIXELS)
             npr.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
             if y is not None:
-                npr.sample("y", dist.Categorical(logits=affine("classifier", z, CLASSES)), obs=y)
+                npr.sample("y", dist.Categorical(logits=affine("classifier", z, p.classes)), obs=y)
 
     def guide(x: Any, y: Any = None) -> None:
         with npr.plate("data", x.shape[0]):

@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from pyrovae import processes
 from pyrovae.errors import InputError
 
 UNLABELLED = -1
@@ -51,7 +53,22 @@ class Part:
         return self.indices[torch.cat(passes)[:needed]].split(self.batch_size)
 
 
-Batch = list[tuple[Part, tuple[Tensor, ...]]]  # of each part, the arguments of its call
+class Call(NamedTuple):
+    """A part's data in a minibatch.
+
+    Attributes:
+        part: whose they are.
+        args: the arguments of the programs' call: this process's share of these data.
+        total: how many they are in all processes, by which sums over them become means. It is infinite
+            for a process without a share, whose call has a datum that is to count for nothing.
+    """
+
+    part: Part
+    args: tuple[Tensor, ...]
+    total: float
+
+
+Batch = list[Call]
 
 
 @dataclass(frozen=True)
@@ -87,7 +104,7 @@ class Minibatches:
 
     def presented(self, indices: Sequence[Tensor]) -> Batch:
         """A minibatch, given which data of each part are in it."""
-        return [(p, self._arguments(p, rows)) for p, rows in zip(self.parts, indices, strict=True)]
+        return [self._call(part, rows) for part, rows in zip(self.parts, indices, strict=True)]
 
     def in_order(self, size: int = 1000) -> Iterator[tuple[Tensor, ...]]:
         """The arguments of calls that present every datum once."""
@@ -95,12 +112,17 @@ class Minibatches:
             for indices in part.indices.split(size):
                 yield self._arguments(part, indices)
 
+    def _call(self, part: Part, rows: Tensor) -> Call:
+        if len(share := processes.share_of(rows)):
+            return Call(part, self._arguments(part, share), len(rows))
+        return Call(part, self._arguments(part, rows[:1]), math.inf)
+
     def _arguments(self, part: Part, indices: Tensor) -> tuple[Tensor, ...]:
-        x = self.x[indices].to(self.device)
+        x = self.x[indices.to(self.x.device)].to(self.device)
         x = x if self.transform is None else self.transform(x)
         if self.y is None or not part.labelled:
             return (x,)
-        return x, self.y[indices].to(self.device)
+        return x, self.y[indices.to(self.y.device)].to(self.device)
 
 
 def parts_of(

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from pyrovae import cli_figures, plots, runs
+from pyrovae import cli_figures, plots, processes, runs
 from pyrovae.build import (
     CLASSED,
     LIKELIHOODS,
@@ -60,7 +60,8 @@ def main() -> None:
     warnings.showwarning = _show_warning
     interrupted = "interrupted; 'pyrovae resume' goes on from the last finished epoch."
     try:
-        status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        with processes.joined():
+            status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except UsageError as error:
         _fail(" ".join(error.format_message().split()))  # type: ignore[attr-defined]
     except (InputError, CheckpointError, NonFiniteError) as error:
@@ -74,12 +75,14 @@ def main() -> None:
 
 
 def _fail(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
+    where = "" if processes.is_first() else f" in process {processes.rank()}"
+    print(f"error{where}: {message}", file=sys.stderr)
     sys.exit(1)
 
 
 def _show_warning(message: Warning | str, *rest: Any, **more: Any) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    if processes.is_first():
+        print(f"warning: {message}", file=sys.stderr)
 
 
 @app.command(epilog="Example: pyrovae train vae --data mnist --latent-dim 50 --width 400 --out runs/m")
@@ -246,6 +249,8 @@ def resume(
 
 
 def _report_training(run: runs.Run) -> None:
+    if not processes.is_first():
+        return
     history = run.history
     last = history.rows[(history.best_epoch or len(history.rows)) - 1]
     terms = {"validation_elbo": "validation ELBO", "elbo": "training ELBO", "kl": "KL"}
@@ -263,13 +268,18 @@ def evaluate(
     num_samples: Annotated[int, typer.Option(help="K, importance samples for each datum.")] = 5000,
     limit: Annotated[int | None, typer.Option(help="Only the first so many test data.")] = None,
     device: Device = "auto",
+    precision: Annotated[
+        str, typer.Option(help="Of matrix products: float32; faster, bfloat16 or (on CUDA) tf32.")
+    ] = "float32",
     quiet: Quiet = False,
 ) -> None:
     """Estimate the marginal likelihood of the test data, with error bars and k-hat."""
     if limit is not None and limit < 1:
         raise InputError(f"limit is {limit}; it must be at least 1.")
     opened = runs.Run.open(run)
-    result = opened.evaluate(num_samples, limit, device, progress=not quiet)
+    result = opened.evaluate(num_samples, limit, device, progress=not quiet, precision=precision)
+    if not processes.is_first():
+        return
     print(result)
     if (metrics := opened.metrics) and "exact_log_likelihood" in metrics:
         print(f"exact    = {metrics['exact_log_likelihood']:.3f}")

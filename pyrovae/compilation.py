@@ -107,7 +107,10 @@ def compile_function(
             if inductor:
                 # Not torch.compile, whose guards and lookups at every call take as long as small layers.
                 graph: Any = run
-                run = torch._inductor.compile(graph, examples, options={"fallback_random": True})
+                cuda = any(isinstance(e, Tensor) and e.is_cuda for e in examples)
+                # On a GPU the compiled kernels are captured as a CUDA graph, and launched as one.
+                options = {"fallback_random": True, "triton.cudagraphs": cuda}
+                run = torch._inductor.compile(graph, examples, options=options)
             found = _with_seed(run, others)
     except Exception as error:  # torch's tracer and compilers raise whatever they do
         raise NotTraceable(_first_line(error)) from error

@@ -53,9 +53,10 @@ def tensorboard_scalars(folder: str | Path | None) -> Iterator[Callable[[dict[st
 
 
 def add_terms(
-    terms: dict[str, Any], objective: Any, apart: Collection[str], count: int, share: float
+    terms: dict[str, Any], objective: Any, apart: Collection[str], count: float, share: float
 ) -> None:
-    """Add what an objective noted in its last evaluation, on `count` data that are a `share` of all.
+    """Add what an objective noted in its last evaluation, on data of which `count` are
+    in the minibatch, of a kind that is a `share` of all.
 
     The ELBO's two terms are per datum. The sites named in `apart` are no part of the ELBO; they and the
     classification's term are reported by name, per datum that has them.

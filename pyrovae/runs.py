@@ -13,6 +13,8 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,7 +23,7 @@ from typing import Any, get_type_hints
 import torch
 from torch import Tensor, nn
 
-from pyrovae import data
+from pyrovae import data, processes
 from pyrovae.build import CLASSED, build_model
 from pyrovae.checkpoints import is_partial, load_checkpoint, remove_partials, write_atomically
 from pyrovae.config import Config
@@ -71,19 +73,15 @@ def train(
     resolve_device(device)
     if not resume and _in_use(folder):
         raise InputError(f"{folder} is in use: name another folder, or go on with it by 'resume'.")
+    processes.wait()  # until all have looked: the first one will write there
     config = replace(config, data=_from_anywhere(config.data))
     run = Run(folder, config)
-    images = data.load(config.data, seed=config.seed, download=download)
+    with processes.first_before_others():  # which then find what it has fetched
+        images = data.load(config.data, seed=config.seed, download=download)
     run.check_classes(images)
     model = run.new_model(images)
     x_train, y_train, x_validation = run.training_data(images)
-    created = _first_missing(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    remove_partials(folder)
-    path = folder / "config.json"
-    former = path.read_bytes() if path.is_file() else None
-    run.write_config(images.shape)
-    try:
+    with run.prepared_folder(images.shape):
         if run.stands_on_m1:
             m1 = run.m1 if (folder / "m1" / "config.json").is_file() else Run(folder / "m1", config.of_m1())
             train(m1.config, m1.folder, device=device, resume=True, progress=progress, compile=compile)
@@ -112,13 +110,8 @@ def train(
             compile=compile,
             **({"objective": config.bound()} | task.options()),
         )
-    except (InputError, CheckpointError):
-        if former is not None:
-            write_atomically(path, former)
-        elif not (folder / "m1").exists():  # an M1 that has been trained stays, to be resumed upon
-            shutil.rmtree(created) if created is not None else path.unlink()
-        raise
-    history.save(folder / "history.json")
+    if processes.is_first():
+        history.save(folder / "history.json")
     return Run(folder, config)
 
 
@@ -156,6 +149,26 @@ class Run:
         ) as error:
             raise InputError(f"{path} cannot be read as a run's configuration: {error!r}") from error
 
+    @contextmanager
+    def prepared_folder(self, x_shape: tuple[int, ...]) -> Iterator[None]:
+        """Write the folder's config.json; if what follows is refused, leave all as it was before."""
+        if not processes.is_first():
+            yield
+            return
+        created = _first_missing(self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        remove_partials(self.folder)
+        former = path.read_bytes() if (path := self.folder / "config.json").is_file() else None
+        self.write_config(x_shape)
+        try:
+            yield
+        except (InputError, CheckpointError):
+            if former is not None:
+                write_atomically(path, former)
+            elif not (self.folder / "m1").exists():  # an M1 that has been trained stays, to be resumed upon
+                shutil.rmtree(created) if created is not None else path.unlink()
+            raise
+
     def write_config(self, x_shape: tuple[int, ...]) -> None:
         """Write config.json; of a run that is resumed it keeps what was recorded before."""
         path = self.folder / "config.json"
@@ -164,6 +177,7 @@ class Run:
             "command": " ".join(["pyrovae", *sys.argv[1:]]),
             "versions": versions(),
             "git_commit": git_commit(),
+            "processes": processes.count(),
         }
         content = (begun or now) | {"config": asdict(self.config), "x_shape": x_shape}
         if begun is not None:
@@ -290,29 +304,31 @@ class Run:
         limit: int | None = None,
         device: str = "auto",
         progress: bool = True,
+        precision: str = "float32",
     ) -> MarginalLikelihood:
         """Estimate the test images' log p(x), and write metrics.json and marginal_likelihood.json."""
         x = self.presented(self.images.x_test)[:limit]
-        model = self.model.to(resolve_device(device))
+        model: Any = self.model.to(resolve_device(device))
         result = marginal_likelihood(
-            model.model,  # type: ignore[arg-type]
-            model.guide,  # type: ignore[arg-type]
+            model.model,
+            model.guide,
             x,
             num_samples=num_samples,
             seed=self.config.seed,
             progress=progress,
+            precision=precision,
         )
-        result.to_json(self.folder / "marginal_likelihood.json")
         metrics = result.summary()
         if self.config.model == "ppca":
-            exact = model.log_evidence(x.to(next(model.parameters()).device))  # type: ignore[operator]
+            exact = model.log_evidence(x.to(next(model.parameters()).device))
             metrics["exact_log_likelihood"] = exact.mean().item()
         if self.config.model in CLASSED and self.images.y_test is not None:
             seen = self.encoded(self.images.x_test[:limit])
-            probabilities = class_probabilities(model.model, model.guide, seen)  # type: ignore[arg-type]
+            probabilities = class_probabilities(model.model, model.guide, seen)
             metrics["test_error"] = error_rate(probabilities, self.images.y_test[:limit])
-        text = json.dumps(metrics, indent=1)
-        write_atomically(self.folder / "metrics.json", text.encode())
+        if processes.is_first():
+            result.to_json(self.folder / "marginal_likelihood.json")
+            write_atomically(self.folder / "metrics.json", json.dumps(metrics, indent=1).encode())
         return result
 
     def classify(

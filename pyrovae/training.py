@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from pyrovae import processes
 from pyrovae.batches import Minibatches, parts_of
 from pyrovae.checks import (
     check_data,
@@ -76,6 +77,9 @@ def fit(
     compile: str = "auto",
 ) -> History:
     """Train a model/guide pair by stochastic variational inference.
+
+    Within `processes.joined()` all processes that torchrun started train together; each takes its share
+    of every minibatch, and checkpoints do not depend on how many they are.
 
     Args:
         model: a Pyro program `model(x)` (or `model(x, y)` where `y` is given).
@@ -140,6 +144,8 @@ def fit(
         raise InputError("patience needs validation data to measure the bound on: pass validation=...")
     device = device_for(device, model, guide, otherwise=x.device)
     parts = parts_of(len(x), y, batch_size, labelled_batch_size, data_weights)
+    if device.type == "cuda" and x.nbytes < torch.cuda.mem_get_info(device)[0] / 4:
+        x, y = x.to(device), None if y is None else y.to(device)  # once, and not batch by batch
     run = TrainingRun(
         model=model,
         guide=guide,
@@ -154,14 +160,16 @@ def fit(
         seed=seed,
         device=device,
         folder=None if folder is None else Path(folder),
-        progress=progress,
+        progress=progress and processes.is_first(),
         compile=compile,
     )
     with own_parameters(), _training(model, guide), seeded(seed, device):
         run.prepare(optimizer, scheduler)
         run.start_or_resume(resume)
-        with tensorboard_scalars(tensorboard) as write_scalars, pyro.validation_enabled(False):
+        scalars = tensorboard if processes.is_first() else None
+        with tensorboard_scalars(scalars) as write_scalars, pyro.validation_enabled(False):
             run.train(write_scalars)
+    processes.wait()  # until the last checkpoint is written
     return run.history
 
 

@@ -16,7 +16,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
-from pyrovae.batches import Batch, Minibatches
+from pyrovae import processes
+from pyrovae.batches import Batch, Call, Minibatches
 from pyrovae.checkpoints import has_checkpoint, load_checkpoint, save_checkpoint
 from pyrovae.checks import (
     check_finite,
@@ -81,7 +82,7 @@ class TrainingRun:
         self.latents: list[list[str]] = []  # of each part's call
         sites: set[str] = set()
         self.parameters: dict[str, Tensor] = {}
-        for _, args in batch:
+        for _, args, _ in batch:
             check_pair(self.model, self.guide, *args)
             traces = run_pair(self.model, self.guide, *args)
             self.latents.append(latent_sites(traces[1]))
@@ -104,17 +105,25 @@ class TrainingRun:
     def start_or_resume(self, resume: bool) -> None:
         """Seed the run, or put everything back as it was after the last finished epoch."""
         torch.manual_seed(self.seed)
+        buffers = [b for module in modules_of(self.model, self.guide) for b in module.buffers()]
+        processes.set_as_in_first([*self.parameters.values(), *buffers])
+        found = self.checkpoint(resume) if processes.is_first() else None
+        if saved := processes.from_first(found):
+            self.load(saved)
+
+    def checkpoint(self, resume: bool) -> dict[str, Any] | None:
+        """The newest one, if there is one."""
         if self.folder is None:
-            return
+            return None
         self.folder.mkdir(parents=True, exist_ok=True)
         if not has_checkpoint(self.folder):
-            return
+            return None
         if not resume:
             raise InputError(
                 f"{self.folder} already holds checkpoints: pass resume=True to go on from them, "
                 "or name another folder."
             )
-        self.load(load_checkpoint(self.folder))
+        return load_checkpoint(self.folder)
 
     # The loop
 
@@ -138,7 +147,10 @@ class TrainingRun:
         start = time.perf_counter()
         totals: dict[str, Any] = {}
         presented = 0
-        for number, indices in enumerate(self.data.shuffled()):
+        set_rng_state(processes.from_first(rng_state(self.device)), self.device)
+        order = self.data.shuffled()
+        processes.draw_apart()
+        for number, indices in enumerate(order):
             values = self.step(epoch * steps + number, (epoch * steps + number) / steps, indices)
             count = sum(map(len, indices))
             presented += count
@@ -170,10 +182,10 @@ class TrainingRun:
         def closure() -> float:
             # An optimiser that evaluates a step more than once (LBFGS) sees the same draws each time.
             set_rng_state(before, self.device)
-            loss, terms, gradients = self.gradients(batch, beta, weights)
+            loss, terms, gradients = processes.summed(self.gradients(batch, beta, weights))
             if not math.isfinite(value := loss.item()):
                 set_rng_state(before, self.device)
-                calls = [args for _, args in batch]
+                calls = [call.args for call in batch]
                 raise explain_non_finite(f"the loss of step {step}", self.model, self.guide, *calls)
             if not values:
                 values.update({"loss": loss, **terms})
@@ -189,7 +201,7 @@ class TrainingRun:
     def eager_gradients(
         self, batch: Batch, beta: float | Tensor, weights: Mapping[str, float | Tensor]
     ) -> tuple[Tensor, dict[str, Tensor], list[Tensor]]:
-        """The loss of a minibatch, its terms and its gradients."""
+        """The loss of a minibatch, its terms and its gradients: this process's share of their sums."""
         terms: dict[str, Any] = {}
         loss = self.loss(batch, beta, weights, terms)
         return loss.detach(), terms, list(torch.autograd.grad(loss, self.trainable))
@@ -197,21 +209,23 @@ class TrainingRun:
     def choose_gradients(self) -> None:
         """Compute what `eager_gradients` does by one compiled graph for all full minibatches, or leave it
         to Python."""
-        parts = self.data.parts
+        with seeded(self.seed, self.device):
+            full = self.data.first()
         constants = {site: s.value for site, s in self.weights.items() if isinstance(s, Constant)}
         varying = [site for site in self.weights if site not in constants]
 
         def of_tensors(calls: list[tuple[Tensor, ...]], numbers: list[Tensor]) -> Any:
             weights = constants | dict(zip(varying, numbers, strict=False))
             beta = self.beta.value if isinstance(self.beta, Constant) else numbers[-1]
-            return self.eager_gradients(list(zip(parts, calls, strict=True)), beta, weights)
+            batch = [Call(part, args, n) for (part, _, n), args in zip(full, calls, strict=True)]
+            return self.eager_gradients(batch, beta, weights)
 
         def arguments(batch: Batch, beta: float, weights: Mapping[str, float]) -> tuple[Any, ...]:
             numbers = [*(weights[site] for site in varying), beta]
-            return [args for _, args in batch], [torch.tensor(n, dtype=torch.float64) for n in numbers]
+            return [call.args for call in batch], [torch.tensor(n, dtype=torch.float64) for n in numbers]
 
         def example(first: int, weight: float) -> tuple[Any, ...]:
-            rows = [part.indices.roll(-first)[: part.batch_size] for part in parts]
+            rows = [part.indices.roll(-first)[: part.batch_size] for part in self.data.parts]
             return arguments(self.data.presented(rows), weight, dict.fromkeys(self.weights, weight))
 
         # By what was asked for, not by what is left or by the clock: a resumed run takes the same path.
@@ -222,7 +236,7 @@ class TrainingRun:
             )
 
         def gradients(batch: Batch, beta: float, weights: Mapping[str, float]) -> Any:
-            short = any(len(args[0]) < part.batch_size for part, args in batch)  # an epoch's last minibatch
+            short = [call.total for call in batch] != [call.total for call in full]  # an epoch's last one
             if graph is None or short:
                 return self.eager_gradients(batch, beta, weights)
             return graph(*arguments(batch, beta, weights))
@@ -237,21 +251,22 @@ class TrainingRun:
         terms: dict[str, Any] | None = None,
     ) -> Tensor:
         """The loss per datum; notes its terms, unweighted, in `terms`."""
-        total: Any = 0.0
-        for (part, args), latents in zip(batch, self.latents, strict=True):
+        mean: Any = 0.0
+        for (part, args, total), latents in zip(batch, self.latents, strict=True):
             on_sites = dict.fromkeys(latents, beta) | dict(weights)
             model, guide = reweight(self.model, on_sites), reweight(self.guide, on_sites)
             loss = self.objective.differentiable_loss(model, guide, *args)
-            total = total + part.weight * loss / len(args[0])
+            mean = mean + part.weight * loss / total
             if terms is not None:
-                add_terms(terms, self.objective, self.weights, len(args[0]), part.share)
-        return total
+                add_terms(terms, self.objective, self.weights, total, part.share)
+        return mean
 
     def end_epoch(self, row: dict[str, float]) -> None:
         """Validate, move the learning rate, and save; nothing of it if the parameters went bad."""
         check_finite(self.parameters, int(row["step"]))
         if self.validation:
             row["validation_elbo"] = self.validation_bound(int(row["epoch"]))
+        row = processes.from_first(row)  # which the others' rounding must not part them from
         self.history.rows.append(row)
         if self.validation:
             self.note_best(row)
@@ -259,7 +274,7 @@ class TrainingRun:
             self.scheduler.step(-row.get("validation_elbo", -row["loss"]))
         elif self.scheduler is not None:
             self.scheduler.step()
-        if self.folder is not None:
+        if self.folder is not None and processes.is_first():
             save_checkpoint(self.folder, len(self.history.rows), self.saved())
 
     def validation_bound(self, epoch: int) -> float:

@@ -13,6 +13,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+import torchrun_job
 
 from pyrovae import compilation, training_loop
 from pyrovae.build import POSTERIORS, PRIORS, build_model, build_objective
@@ -322,3 +323,19 @@ def test_a_graph_that_computes_something_else_is_not_used():
     numbers = iter(range(100))
     with pytest.raises(NotTraceable, match=r"result 0 of the graph differs from the function's by"):
         compile_function(lambda x: x * next(numbers), [torch.ones(2)], [torch.ones(2)], inductor=False)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_captured_step_agrees_with_the_eager_one_on_cuda():
+    x, _ = torchrun_job.data()
+    trained = []
+    for mode in ("off", "on"):
+        pair = torchrun_job.pair(torchrun_job.FixedNoise)
+        settings = {"epochs": 20, "batch_size": 20, "progress": False, "device": "cuda"}
+        history = fit(pair.model, pair.guide, x, compile=mode, **settings)
+        trained.append((pair.state_dict(), history["loss"]))
+    (eager, losses), (captured, captured_losses) = trained
+    assert captured_losses == pytest.approx(losses, rel=1e-4)
+    for name, value in eager.items():
+        assert torch.allclose(value, captured[name], rtol=1e-4, atol=1e-5), name

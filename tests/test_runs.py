@@ -287,7 +287,7 @@ def test_config_json_keeps_how_the_run_was_begun_and_adds_how_it_went_on(run, mo
     assert now["command"] == begun["command"]
     assert now["config"] == begun["config"] | {"epochs": 4}
     assert [part["command"] for part in now["resumed"]] == [f"pyrovae resume --epochs {n}" for n in (3, 4)]
-    assert now["resumed"][0].keys() == {"command", "versions", "git_commit"}
+    assert now["resumed"][0].keys() == {"command", "versions", "git_commit", "processes"}
 
 
 def test_a_folder_in_which_a_run_was_killed_at_its_very_start_can_be_used(tmp_path):

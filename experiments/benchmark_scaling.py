@@ -1,0 +1,87 @@
+"""How time grows, for `benchmark.py`: with data and samples in evaluation, with latent dimensions, classes
+and processes in training."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from benchmark_contestants import Problem, our_model, ours, problem
+
+from pyrovae.evaluation import marginal_likelihood
+
+REPEATS = 5
+HIDDEN, BATCH = 400, 256
+
+Point = tuple[str, int, float]  # what grows, how much of it there is, seconds
+
+
+def points() -> Iterator[Point]:
+    """Seconds of evaluations, not compiled, and of training steps, compiled."""
+    yield from evaluations()
+    for latent in (10, 50, 200, 800):
+        yield "M", latent, training_step(problem("vae", HIDDEN, latent, BATCH))
+    for classes in (2, 5, 10, 20, 40):
+        yield "classes", classes, training_step(problem("m2", HIDDEN, 50, 100, classes))
+    for processes in (1, 2):
+        yield "processes", processes, step_together(processes)
+
+
+def evaluations() -> Iterator[Point]:
+    p = problem("vae", HIDDEN, 50, BATCH)
+    model: Any = our_model(p)
+
+    def seconds(data: int, samples: int) -> float:
+        x = p.x[:data]
+        return median_of(lambda: marginal_likelihood(model.model, model.guide, x, num_samples=samples))
+
+    seconds(100, 100)
+    for data in (100, 200, 400, 800, 1600):
+        yield "N", data, seconds(data, 1000)
+    for samples in (500, 1000, 2000, 4000, 8000):
+        yield "K", samples, seconds(200, samples)
+
+
+def exponent(found: list[Point], what: str) -> float:
+    """The slope of log time against log amount."""
+    amounts, seconds = zip(*((n, s) for name, n, s in found if name == what), strict=True)
+    return float(np.polyfit(np.log(amounts), np.log(seconds), 1)[0])
+
+
+def training_step(p: Problem) -> float:
+    step = ours(p, "on")
+    for _ in range(10):
+        step()
+    return block_median(step)
+
+
+def step_together(count: int) -> float:
+    """A step of `count` processes of one thread each on one minibatch, as torchrun starts them."""
+    script = Path(__file__).with_name("benchmark.py")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count)]
+    done = subprocess.run([*torchrun, str(script), "together"], capture_output=True, text=True, check=True)
+    return float(json.loads(done.stdout.splitlines()[-1]))
+
+
+def median_of(action: Callable[[], Any], repeats: int = REPEATS) -> float:
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def block_median(step: Callable[[], Any], steps: int = 20) -> float:
+    def block() -> None:
+        for _ in range(steps):
+            step()
+
+    return median_of(block) / steps

@@ -1,0 +1,67 @@
+"""Products in fewer bits, and what that does to an estimate."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from pyrovae import compilation
+from pyrovae.errors import InputError
+from pyrovae.evaluation import marginal_likelihood
+from pyrovae.precision import products_in
+
+CPU = torch.device("cpu")
+
+
+def test_products_are_rounded_and_nothing_else():
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(8, 300, generator=generator), torch.randn(5, 300, generator=generator)
+    exact = a.double() @ b.double().T
+    with products_in("bfloat16", CPU):
+        product = torch.nn.functional.linear(a, b)
+        total = (a * a).sum()
+        wide = torch.nn.functional.linear(a.double(), b.double())
+    assert product.dtype == torch.float32
+    relative = (product - exact).abs().max() / exact.abs().max()
+    assert 2**-12 < relative < 2**-6
+    assert torch.equal(total, (a * a).sum())
+    assert torch.equal(wide, torch.nn.functional.linear(a.double(), b.double()))
+    assert torch.equal(torch.nn.functional.linear(a, b), a @ b.T)
+
+
+@pytest.mark.filterwarnings("ignore:k-hat")
+@pytest.mark.parametrize("compile", ["off", "on"])
+def test_an_estimate_says_what_rounding_changes(make_vae, binary_images, compile, monkeypatch):
+    # Recorded, and the record not compiled, which takes long.
+    recorded = partial(compilation.compile_function, inductor=False)
+    monkeypatch.setattr(compilation, "compile_function", recorded)
+    vae = make_vae()
+    options = {"num_samples": 200, "seed": 1, "compile": compile}
+    exact = marginal_likelihood(vae.model, vae.guide, binary_images, **options)
+    rounded = marginal_likelihood(vae.model, vae.guide, binary_images, precision="bfloat16", **options)
+    change = (rounded.log_px - exact.log_px).abs().mean().item()
+    assert 0 < change < 0.05
+    assert rounded.precision_error == pytest.approx(change, rel=1e-6)
+    assert "rounding moves it by" in str(rounded)
+    assert rounded.summary()["precision_error"] == rounded.precision_error
+    assert exact.precision_error is None
+    assert "rounding" not in str(exact)
+
+
+@pytest.mark.parametrize(
+    ("precision", "message"),
+    [("tf32", "'tf32' is for CUDA devices, not cpu"), ("float8", "float32, tf32, bfloat16")],
+)
+def test_what_cannot_be_had(make_vae, binary_images, precision, message):
+    vae = make_vae()
+    with pytest.raises(InputError, match=message):
+        marginal_likelihood(vae.model, vae.guide, binary_images, precision=precision)
+
+
+@pytest.mark.cuda
+@pytest.mark.filterwarnings("ignore:k-hat")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_tf32(make_vae, binary_images):
+    vae = make_vae().cuda()
+    result = marginal_likelihood(vae.model, vae.guide, binary_images, num_samples=200, precision="tf32")
+    assert result.precision_error < 0.05

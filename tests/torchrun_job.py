@@ -1,0 +1,175 @@
+"""What several processes do together in `test_processes.py`: `torchrun torchrun_job.py JOB FOLDER`.
+
+The draws of these guides are functions of the datum, so that they are the same in any process.
+"""
+
+import os
+import sys
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import nn
+
+from pyrovae import cli, compilation, fit, processes
+from pyrovae.evaluation import class_posterior, marginal_likelihood
+
+
+class FixedNoise(nn.Module):
+    """z ~ N(0, I), x ~ N(W z, I); q(z | x) is drawn by noise that x itself decides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(6, 4), nn.Linear(2, 6)
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.decoder(z), 1.0).to_event(1), obs=x)
+        return z
+
+    def guide(self, x, y=None):
+        mean, log_scale = self.encoder(x).chunk(2, -1)
+        z = mean + log_scale.exp() * torch.sin(100 * x[:, :2])
+        log_q = dist.Normal(mean, log_scale.exp()).log_prob(z).sum(-1)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Delta(z, log_density=log_q, event_dim=1))
+
+
+class Classed(FixedNoise):
+    """The same with y ~ Cat(V z) where it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classifier = nn.Linear(2, 3)
+
+    def model(self, x, y=None):
+        z = super().model(x)
+        with pyro.plate("classed", len(x)):
+            if y is not None:
+                pyro.sample("y", dist.Categorical(logits=self.classifier(z)), obs=y)
+
+
+class Drawn(FixedNoise):
+    """The first one with draws that differ."""
+
+    def guide(self, x, y=None):
+        mean, log_scale = self.encoder(x).chunk(2, -1)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(mean, log_scale.exp()).to_event(1))
+
+
+def data():
+    """101 data, so that an epoch of minibatches of 20 ends with a single one; 9 of them have a class."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(101, 6, generator=generator), torch.arange(101) % 3
+    y[9:] = -1
+    return x, y
+
+
+def pair(kind, seed=1):
+    torch.manual_seed(seed)
+    return kind()
+
+
+def train(module, y=None, epochs=5, **options):
+    history = fit(
+        module.model,
+        module.guide,
+        data()[0],
+        y,
+        **({"epochs": epochs, "batch_size": 20, "progress": False} | options),
+    )
+    return {"state": module.state_dict(), "rows": history.rows}
+
+
+def trained(kind, epochs=5, **options):
+    """Training that must not depend on how many processes share it."""
+    # Only the first process's parameters are to matter.
+    module = pair(Classed if kind in ("labels", "one label") else FixedNoise, seed=1 + processes.rank())
+    if kind == "plain":
+        return train(module, epochs=epochs, **options)
+    if kind == "compiled":
+        with recorded_only():
+            return train(module, epochs=epochs, compile="on", **options)
+    if kind == "labels":  # 5 beside 20, of which 9 // 5 ends with 4; and one beside 20
+        return train(module, data()[1], epochs, weights={"y": 3.0}, labelled_batch_size=5, **options)
+    if kind == "one label":
+        return train(module, data()[1], epochs, weights={"y": 3.0}, labelled_batch_size=1, **options)
+    assert kind == "validated"
+    scheduler = partial(torch.optim.lr_scheduler.ReduceLROnPlateau, patience=0)
+    options = {"validation": data()[0][:30], "patience": 2, "scheduler": scheduler} | options
+    return train(module, epochs=epochs, **options)
+
+
+KINDS = ("plain", "compiled", "labels", "one label", "validated")
+
+
+@contextmanager
+def recorded_only():
+    """Steps recorded, and the record not compiled, which takes long."""
+    original = compilation.compile_function
+    compilation.compile_function = partial(original, inductor=False)
+    yield
+    compilation.compile_function = original
+
+
+def evaluated():
+    x, _ = data()
+    module = pair(Drawn)
+    nn.init.zeros_(module.encoder.weight)  # a wide guide, whose weights are reliable
+    nn.init.zeros_(module.encoder.bias)
+    classed = pair(Classed)
+    result = marginal_likelihood(module.model, module.guide, x, num_samples=5000, seed=3)
+    classes = class_posterior(classed.model, classed.guide, x[:20], 3, num_samples=50)
+    return {"log_px": result.log_px, "khat": result.khat, "bounds": result.bounds, "classes": classes}
+
+
+class Draws:
+    """A transform that keeps a number of its own at each minibatch, and may kill its process."""
+
+    def __init__(self, fatal=None):
+        self.seen, self.fatal = [], fatal
+
+    def __call__(self, x):
+        self.seen.append(torch.rand(()).item())
+        if len(self.seen) == self.fatal and processes.rank() == 1:
+            os._exit(9)
+        return x
+
+
+def drawn(epochs=5, folder=None):
+    """Training with random numbers, and the last of those that each process drew for its data."""
+    draws = Draws()
+    result = train(pair(Drawn), transform=draws, epochs=epochs, folder=folder, resume=True)
+    return result | {"draws": draws.seen[-6:]}
+
+
+def everything(folder):
+    results = {kind: trained(kind) for kind in KINDS}
+    results["evaluated"] = evaluated()
+    # To be gone on with by one process, and one's by these.
+    trained("plain", epochs=2, folder=folder / "of-two")
+    results["resumed"] = trained("plain", folder=folder / "of-one", resume=True)
+    results["drawn"] = drawn()
+    drawn(epochs=2, folder=folder / "drawn")
+    results["drawn, resumed"] = drawn(folder=folder / "drawn")
+    sys.argv[1:] = ["train", "m2", "--labels", "5", "--epochs", "2", "--width", "16", "--quiet"]
+    sys.argv += ["--out", str(folder / "run")]
+    cli.main()
+    return results
+
+
+def main(job, folder):
+    with processes.joined():
+        if job == "everything":
+            torch.save(everything(folder), folder / f"results-{processes.rank()}.pt")
+        else:  # "dying", in the second epoch
+            trained("plain", transform=Draws(fatal=14), folder=folder)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

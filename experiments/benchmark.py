@@ -256,10 +256,10 @@ def end_to_end(p: Problem, size: str, threads: int, epochs: int = 5) -> None:
         except ImportError as error:
             print(f"pythae is left out: {error}")
     steps = epochs * len(p.x) / p.batch_size
-    for name, seconds in times.items():
+    for name, took in times.items():
         note(
             "end_to_end_ratio", "vae", size, name, threads,
-            value=seconds / times["pyrovae, compiled"], milliseconds=1000 * seconds / steps,
+            value=took / times["pyrovae, compiled"], milliseconds=1000 * took / steps,
         )  # fmt: skip
 
 

@@ -14,6 +14,19 @@ from pyrovae.checks import check_pair
 from pyrovae.log_weights import Layout, layout_of
 from pyrovae.programs import Program
 
+_CPU_ROWS, _CPU_MEMORY = 2_000, 2**28  # what stays in the cache, and bytes
+_CUDA_ROWS = 200_000
+_LAYERS = 16  # times a datum's size: what its pass through the networks may take
+
+
+def rows_at_once(x: Tensor) -> int:
+    """How many data times particles pass through the networks together, as cache and memory allow."""
+    if x.is_cuda:
+        most, memory = _CUDA_ROWS, torch.cuda.mem_get_info(x.device)[0] // 4
+    else:
+        most, memory = _CPU_ROWS, _CPU_MEMORY
+    return min(most, memory // (_LAYERS * max(1, x[0].nbytes)))
+
 
 def part_of(rows: slice | Tensor, device: torch.device, x: Tensor, y: Tensor | None) -> tuple[Tensor, ...]:
     return tuple(values[rows].to(device) for values in (x, y) if values is not None)

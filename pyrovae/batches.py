@@ -118,7 +118,8 @@ class Minibatches:
         return Call(part, self._arguments(part, rows[:1]), math.inf)
 
     def _arguments(self, part: Part, indices: Tensor) -> tuple[Tensor, ...]:
-        x = self.x[indices.to(self.x.device)].to(self.device)
+        # By index_select, which copies whole rows where x[indices] goes number by number.
+        x = self.x.index_select(0, indices.to(self.x.device)).to(self.device)
         x = x if self.transform is None else self.transform(x)
         if self.y is None or not part.labelled:
             return (x,)

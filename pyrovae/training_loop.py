@@ -180,8 +180,8 @@ class TrainingRun:
         values: dict[str, Any] = {}
 
         def closure() -> float:
-            # An optimiser that evaluates a step more than once (LBFGS) sees the same draws each time.
-            set_rng_state(before, self.device)
+            if values:  # An optimiser that evaluates a step more than once (LBFGS) sees the same draws.
+                set_rng_state(before, self.device)
             loss, terms, gradients = processes.summed(self.gradients(batch, beta, weights))
             if not math.isfinite(value := loss.item()):
                 set_rng_state(before, self.device)

@@ -23,7 +23,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils import _pytree as pytree
 
 from pyrovae.errors import InputError, check_choice
 
@@ -44,7 +43,7 @@ def compile_if_asked(
     worthwhile: bool,
     activity: str,
     function: Function,
-    examples: Callable[[], tuple[Sequence[Any], Sequence[Any]]],
+    examples: Callable[[], tuple[Sequence[Tensor], Sequence[Tensor]]],
 ) -> Function | None:
     """The function compiled, or None if it is to be run as it is.
 
@@ -74,12 +73,12 @@ def compile_if_asked(
 
 
 def compile_function(
-    function: Function, example: Sequence[Any], other: Sequence[Any], inductor: bool = True
+    function: Function, example: Sequence[Tensor], other: Sequence[Tensor], inductor: bool = True
 ) -> Function:
-    """The function as one graph, for arguments of the example's structure and shapes.
+    """The function as one graph, for arguments of the example's shapes.
 
     Args:
-        function: from tensors to tensors, both in lists, tuples and dictionaries. It may call autograd.
+        function: from tensors, as so many arguments, to a list of tensors. It may call autograd.
         example: arguments to record it with.
         other: arguments like them, on which graph and function are compared.
         inductor: compile the record; otherwise it is run operation by operation.
@@ -91,37 +90,34 @@ def compile_function(
         NotTraceable: the function does something that a graph cannot hold, or the graph computes
             something else than the function.
     """
-    _, inputs = pytree.tree_flatten(tuple(example))
-    outputs: list[Any] = []  # of the function, when it has been run
 
-    def flat(*tensors: Tensor) -> list[Tensor]:
-        values, structure = pytree.tree_flatten(function(*pytree.tree_unflatten(tensors, inputs)))
-        outputs[:] = [structure]
-        return [value.detach() for value in values]
+    def detached(*tensors: Tensor) -> list[Tensor]:
+        return [value.detach() for value in function(*tensors)]
 
-    others = pytree.tree_leaves(tuple(other))
-    examples = pytree.tree_leaves(tuple(example))
     try:
-        run: Function = make_fx(flat)(*examples)
+        graph: Function = make_fx(detached)(*example)
         with torch.no_grad(), _quietly(), _interruptible():
             if inductor:
-                # Not torch.compile, whose guards and lookups at every call take as long as small layers.
-                graph: Any = run
-                cuda = any(isinstance(e, Tensor) and e.is_cuda for e in examples)
-                # On a GPU the compiled kernels are captured as a CUDA graph, and launched as one.
-                options = {"fallback_random": True, "triton.cudagraphs": cuda}
-                run = torch._inductor.compile(graph, examples, options=options)
-            found = _with_seed(run, others)
+                graph = _compiled(graph, example)
+            found = _with_seed(graph, other)
     except Exception as error:  # torch's tracer and compilers raise whatever they do
         raise NotTraceable(_first_line(error)) from error
-    _compare(found, _with_seed(flat, others))
+    _compare(found, _with_seed(detached, other))
 
-    def replay(*args: Any) -> Any:
+    def replay(*tensors: Tensor) -> list[Tensor]:
         with torch.no_grad():  # the gradients are in the graph
-            values = run(*pytree.tree_leaves(args))
-        return pytree.tree_unflatten(values, outputs[0])
+            return list(graph(*tensors))
 
     return replay
+
+
+def _compiled(graph: Any, example: Sequence[Tensor]) -> Function:
+    cuda = any(tensor.is_cuda for tensor in example)
+    # On a GPU the compiled kernels are captured as a CUDA graph, and launched as one.
+    options = {"fallback_random": True, "triton.cudagraphs": cuda}
+    # Not torch.compile, whose guards and lookups at every call take as long as small layers.
+    compiled: Function = torch._inductor.compile(graph, list(example), options=options)
+    return compiled
 
 
 @contextmanager

@@ -85,7 +85,7 @@ def first_before_others() -> Iterator[None]:
 
 def share_of(values: Tensor) -> Tensor:
     """This process's share of the values `(n, ...)`."""
-    return values[rank() :: count()]
+    return values[rank() :: count()] if _joined else values
 
 
 def gathered(share: list[T], total: int) -> list[T]:

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -213,18 +214,24 @@ class TrainingRun:
             full = self.data.first()
         constants = {site: s.value for site, s in self.weights.items() if isinstance(s, Constant)}
         varying = [site for site in self.weights if site not in constants]
+        terms: list[str] = []  # what the graph computes beside the loss and its gradients
 
-        def of_tensors(calls: list[tuple[Tensor, ...]], numbers: list[Tensor]) -> Any:
-            weights = constants | dict(zip(varying, numbers, strict=False))
-            beta = self.beta.value if isinstance(self.beta, Constant) else numbers[-1]
-            batch = [Call(part, args, n) for (part, _, n), args in zip(full, calls, strict=True)]
-            return self.eager_gradients(batch, beta, weights)
+        def of_tensors(*tensors: Tensor) -> list[Tensor]:
+            values = iter(tensors)
+            batch = [Call(part, tuple(islice(values, len(args))), total) for part, args, total in full]
+            weights = constants | dict(zip(varying, values, strict=False))
+            beta = self.beta.value if isinstance(self.beta, Constant) else tensors[-1]
+            loss, named, gradients = self.eager_gradients(batch, beta, weights)
+            terms[:] = named
+            return [loss, *named.values(), *gradients]
 
-        def arguments(batch: Batch, beta: float, weights: Mapping[str, float]) -> tuple[Any, ...]:
-            numbers = [*(weights[site] for site in varying), beta]
-            return [call.args for call in batch], [torch.tensor(n, dtype=torch.float64) for n in numbers]
+        def arguments(batch: Batch, beta: float, weights: Mapping[str, float]) -> list[Tensor]:
+            numbers = [weights[site] for site in varying]
+            numbers += [] if isinstance(self.beta, Constant) else [beta]
+            data = [values for call in batch for values in call.args]
+            return data + [torch.tensor(number, dtype=torch.float64) for number in numbers]
 
-        def example(first: int, weight: float) -> tuple[Any, ...]:
+        def example(first: int, weight: float) -> list[Tensor]:
             rows = [part.indices.roll(-first)[: part.batch_size] for part in self.data.parts]
             return arguments(self.data.presented(rows), weight, dict.fromkeys(self.weights, weight))
 
@@ -239,7 +246,8 @@ class TrainingRun:
             short = [call.total for call in batch] != [call.total for call in full]  # an epoch's last one
             if graph is None or short:
                 return self.eager_gradients(batch, beta, weights)
-            return graph(*arguments(batch, beta, weights))
+            loss, *values = graph(*arguments(batch, beta, weights))
+            return loss, dict(zip(terms, values, strict=False)), values[len(terms) :]
 
         self.gradients = gradients
 

@@ -324,7 +324,7 @@ class _Scorer:
     ) -> None:
         self.layout, self.compile, self.worthwhile = layout, compile, worthwhile
         self.score = partial(_scored, model, guide, layout)
-        self.graph: Callable[..., Tensor] | None = None
+        self.graph: Callable[..., list[Tensor]] | None = None
         self.graph_shapes: list[Any] | None = None
 
     def in_chunks(self, args: tuple[Tensor, ...], num_samples: int) -> Tensor:
@@ -336,7 +336,7 @@ class _Scorer:
 
     def _chunk(self, args: tuple[Tensor, ...], particles: int) -> Tensor:
         if self.graph is not None and self.graph_shapes == [particles, *(arg.shape for arg in args)]:
-            return self.graph(*args)
+            return self.graph(*args)[0]
         return self.score(particles, *args)
 
     def _compile(self, args: tuple[Tensor, ...], particles: int) -> None:
@@ -347,7 +347,7 @@ class _Scorer:
                 self.compile,
                 self.worthwhile,
                 "the evaluation",
-                partial(self.score, particles),
+                lambda *args: [self.score(particles, *args)],
                 lambda: (args, others),
             )
 

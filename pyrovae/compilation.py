@@ -13,8 +13,6 @@ counter. So the graph is held against the function before it is used, on other a
 from __future__ import annotations
 
 import logging
-import signal
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +23,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyrovae.errors import InputError, check_choice
+from pyrovae.interrupts import interrupts_deferred
 
 Function = Callable[..., Any]
 
@@ -96,7 +95,7 @@ def compile_function(
 
     try:
         graph: Function = make_fx(detached)(*example)
-        with torch.no_grad(), _quietly(), _interruptible():
+        with torch.no_grad(), _quietly(), interrupts_deferred():
             if inductor:
                 graph = _compiled(graph, example)
             found = _with_seed(graph, other)
@@ -132,22 +131,6 @@ def _quietly() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Ctrl-C ends the program at the end of the block: somewhere within, torch's compiler swallows it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    asked = []
-    former = signal.signal(signal.SIGINT, lambda *args: asked.append(args))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, former or signal.SIG_DFL)
-        if asked:
-            raise KeyboardInterrupt
 
 
 def _with_seed(function: Function, tensors: Sequence[Tensor]) -> list[Tensor]:

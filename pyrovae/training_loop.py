@@ -30,6 +30,7 @@ from pyrovae.checks import (
 from pyrovae.compilation import compile_if_asked
 from pyrovae.errors import CheckpointError, InputError
 from pyrovae.history import History, add_terms, shown_terms
+from pyrovae.interrupts import interrupts_deferred
 from pyrovae.objectives import ELBO, Objective, reweight
 from pyrovae.programs import (
     Program,
@@ -132,19 +133,24 @@ class TrainingRun:
         self.choose_gradients()
         steps = self.data.steps
         first = len(self.history.rows)
-        with tqdm(
-            total=self.epochs * steps, initial=first * steps, unit="step", disable=not self.progress
-        ) as bar:
+        with (
+            interrupts_deferred() as stop_if_asked,
+            tqdm(
+                total=self.epochs * steps, initial=first * steps, unit="step", disable=not self.progress
+            ) as bar,
+        ):
             for epoch in range(first, self.epochs):
                 if self.history.stopped_early:
                     break
-                row = self.train_epoch(epoch, steps, bar)
+                row = self.train_epoch(epoch, steps, bar, stop_if_asked)
                 self.end_epoch(row)
                 write_scalars(row)
         if self.best_state is not None:
             load_state(self.model, self.guide, self.parameters, self.best_state)
 
-    def train_epoch(self, epoch: int, steps: int, bar: tqdm) -> dict[str, float]:
+    def train_epoch(
+        self, epoch: int, steps: int, bar: tqdm, stop_if_asked: Callable[[], None]
+    ) -> dict[str, float]:
         start = time.perf_counter()
         totals: dict[str, Any] = {}
         presented = 0
@@ -158,6 +164,7 @@ class TrainingRun:
             for name, value in values.items():
                 totals[name] = totals.get(name, 0.0) + value * count
             bar.update()
+            stop_if_asked()
             if number % 10 == 0:
                 bar.set_postfix(shown_terms(values), refresh=False)
         row = {name: float(total) / presented for name, total in totals.items()}

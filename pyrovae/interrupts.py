@@ -41,4 +41,4 @@ def interrupts_deferred() -> Iterator[Callable[[], None]]:
         yield stop_if_asked
     finally:
         signal.signal(signal.SIGINT, former or signal.SIG_DFL)
-    stop_if_asked()
+        stop_if_asked()  # also in place of an error, which the caller may have meant to survive

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -324,11 +325,11 @@ class TrainingRun:
             "scheduler": self.scheduler.state_dict() if self.scheduler else None,
             "rng": rng_state(self.device),
             "history": vars(self.history),
-            "settings": self.settings(),
+            "settings": self.settings,
         }
 
     def load(self, saved: dict[str, Any]) -> None:
-        for name, now in self.settings().items():
+        for name, now in self.settings.items():
             if saved["settings"].get(name) != now:
                 raise CheckpointError(
                     f"the run in {self.folder} was begun with {name} = {saved['settings'].get(name)}, "
@@ -342,8 +343,9 @@ class TrainingRun:
         self.history = History(**saved["history"])
         set_rng_state(saved["rng"], self.device)
 
+    @cached_property
     def settings(self) -> dict[str, Any]:
-        """What must not change when a run is resumed."""
+        """What must not change when a run is resumed; digests of all data, so they are made once."""
         data = self.data
         held_out = (self.validation.x, self.validation.y) if self.validation else ()
         return {

@@ -4,12 +4,14 @@ parameter store, and leaves nothing there."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pyro
 import pytest
 import torch
 from torch import Tensor
 
+from pyrovae import compilation
 from pyrovae.classifiers import Classifier, LinearClassifier
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.models import CPCVAE, M1M2, M2, PPCA, VAE
@@ -37,6 +39,13 @@ def param_store() -> Iterator[pyro.params.param_store.ParamStoreDict]:
     """For tests of what belongs in Pyro's parameter store; cleared when the test is over."""
     yield pyro.get_param_store()
     pyro.clear_param_store()
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled functions are recorded graphs, run without Inductor, which takes long."""
+    graph = partial(compilation.compile_function, inductor=False)
+    monkeypatch.setattr(compilation, "compile_function", graph)
 
 
 @pytest.fixture

@@ -27,12 +27,6 @@ from pyrovae.semi_supervised import Supervision, training_task
 from pyrovae.training import fit
 
 
-@pytest.fixture
-def recorded(monkeypatch):
-    """Recorded graphs run as they are, without Inductor."""
-    monkeypatch.setattr(compilation, "compile_function", partial(compile_function, inductor=False))
-
-
 def settings(**others):
     return {"epochs": 20, "batch_size": 5, "progress": False, "device": "cpu"} | others
 

@@ -1,11 +1,8 @@
 """Products in fewer bits, and what that does to an estimate."""
 
-from functools import partial
-
 import pytest
 import torch
 
-from pyrovae import compilation
 from pyrovae.errors import InputError
 from pyrovae.evaluation import marginal_likelihood
 from pyrovae.precision import products_in
@@ -31,10 +28,8 @@ def test_products_are_rounded_and_nothing_else():
 
 @pytest.mark.filterwarnings("ignore:k-hat")
 @pytest.mark.parametrize("compile", ["off", "on"])
-def test_an_estimate_says_what_rounding_changes(make_vae, binary_images, compile, monkeypatch):
-    # Recorded, and the record not compiled, which takes long.
-    recorded = partial(compilation.compile_function, inductor=False)
-    monkeypatch.setattr(compilation, "compile_function", recorded)
+@pytest.mark.usefixtures("recorded")
+def test_an_estimate_says_what_rounding_changes(make_vae, binary_images, compile):
     vae = make_vae()
     options = {"num_samples": 200, "seed": 1, "compile": compile}
     exact = marginal_likelihood(vae.model, vae.guide, binary_images, **options)

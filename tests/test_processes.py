@@ -99,7 +99,7 @@ def test_command_line(together):
     assert len(json.loads((folder / "run" / "history.json").read_text())["rows"]) == 2
 
 
-def test_alone(tmp_path):
+def test_alone():
     with processes.joined():
         assert processes.rank() == 0
         assert processes.count() == 1

@@ -34,7 +34,7 @@ from pyrovae.errors import InputError
 from pyrovae.evaluation.arviz_adapter import pareto_khat
 from pyrovae.evaluation.free_guide import FreeGuide, stick_the_landing
 from pyrovae.evaluation.importance import KHAT_LIMIT
-from pyrovae.evaluation.parts import check_scorable, part_of, rows_at_once, slices, without_nan
+from pyrovae.evaluation.parts import check_scorable, part_of, particles_at_once, slices, without_nan
 from pyrovae.log_weights import Layout, enumerated, log_densities, particle_plate, sum_out
 from pyrovae.objectives import enumerated_sites, unscaled_log_prob
 from pyrovae.programs import Program, device_of, evaluating, own_parameters, run_pair, seeded
@@ -298,7 +298,7 @@ def _draw(
     model: Program, guide: Program, args: tuple[Tensor, ...], num_samples: int, layout: Layout
 ) -> tuple[Tensor, Tensor]:
     """`_scores` of K draws, in chunks, in 64-bit on the CPU."""
-    size = max(1, rows_at_once(args[0]) // (len(args[0]) * (layout.values or 1)))
+    size = particles_at_once(args[0], layout)
     chunks = [
         _scores(model, guide, args, rows.stop - rows.start, layout) for rows in slices(num_samples, size)
     ]

@@ -30,7 +30,7 @@ from pyrovae.checks import check_data, check_pair
 from pyrovae.compilation import compile_if_asked
 from pyrovae.errors import InputError
 from pyrovae.evaluation.arviz_adapter import pareto_khat, to_group
-from pyrovae.evaluation.parts import check_scorable, part_of, rows_at_once, slices, without_nan
+from pyrovae.evaluation.parts import check_scorable, part_of, particles_at_once, slices, without_nan
 from pyrovae.log_weights import Layout, log_weights
 from pyrovae.precision import products_in
 from pyrovae.programs import Program, device_of, evaluating, own_parameters, seeded
@@ -329,7 +329,7 @@ class _Scorer:
 
     def in_chunks(self, args: tuple[Tensor, ...], num_samples: int) -> Tensor:
         """For `num_samples` draws of each of B data: `(K, B)`."""
-        size = max(1, rows_at_once(args[0]) // (len(args[0]) * (self.layout.values or 1)))
+        size = particles_at_once(args[0], self.layout)
         if self.graph_shapes is None and num_samples >= size:
             self._compile(args, size)
         return torch.cat([self._chunk(args, c.stop - c.start) for c in slices(num_samples, size)])

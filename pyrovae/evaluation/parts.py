@@ -19,13 +19,15 @@ _CUDA_ROWS = 200_000
 _LAYERS = 16  # times a datum's size: what its pass through the networks may take
 
 
-def rows_at_once(x: Tensor) -> int:
-    """How many data times particles pass through the networks together, as cache and memory allow."""
+def particles_at_once(x: Tensor, layout: Layout) -> int:
+    """How many particles of the data `(B, *x_shape)` pass through the networks together, as cache and
+    memory allow: one at least."""
     if x.is_cuda:
         most, memory = _CUDA_ROWS, torch.cuda.mem_get_info(x.device)[0] // 4
     else:
         most, memory = _CPU_ROWS, _CPU_MEMORY
-    return min(most, memory // (_LAYERS * max(1, x[0].nbytes)))
+    rows = min(most, memory // (_LAYERS * max(1, x[0].nbytes)))
+    return max(1, rows // (len(x) * (layout.values or 1)))
 
 
 def part_of(rows: slice | Tensor, device: torch.device, x: Tensor, y: Tensor | None) -> tuple[Tensor, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from contextlib import redirect_stdout
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -60,7 +61,7 @@ def main() -> None:
     warnings.showwarning = _show_warning
     interrupted = "interrupted; 'pyrovae resume' goes on from the last finished epoch."
     try:
-        with processes.joined():
+        with processes.joined(), redirect_stdout(sys.stdout if processes.is_first() else None):
             status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except UsageError as error:
         _fail(" ".join(error.format_message().split()))  # type: ignore[attr-defined]
@@ -277,10 +278,7 @@ def evaluate(
     if limit is not None and limit < 1:
         raise InputError(f"limit is {limit}; it must be at least 1.")
     opened = runs.Run.open(run)
-    result = opened.evaluate(num_samples, limit, device, progress=not quiet, precision=precision)
-    if not processes.is_first():
-        return
-    print(result)
+    print(opened.evaluate(num_samples, limit, device, progress=not quiet, precision=precision))
     if (metrics := opened.metrics) and "exact_log_likelihood" in metrics:
         print(f"exact    = {metrics['exact_log_likelihood']:.3f}")
     if metrics and "test_error" in metrics:

@@ -95,6 +95,7 @@ def test_a_process_that_dies_ends_the_run_which_can_be_resumed(tmp_path):
 def test_command_line(together):
     _, folder, output = together
     assert output.count("trained 2 epochs") == 1
+    assert output.count("classification.json") == 1
     assert json.loads((folder / "run" / "config.json").read_text())["processes"] == 2
     assert len(json.loads((folder / "run" / "history.json").read_text())["rows"]) == 2
 

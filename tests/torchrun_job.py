@@ -157,8 +157,10 @@ def everything(folder):
     results["drawn"] = drawn()
     drawn(epochs=2, folder=folder / "drawn")
     results["drawn, resumed"] = drawn(folder=folder / "drawn")
-    sys.argv[1:] = ["train", "m2", "--labels", "5", "--epochs", "2", "--width", "16", "--quiet"]
-    sys.argv += ["--out", str(folder / "run")]
+    run = str(folder / "run")
+    sys.argv[1:] = "train m2 --labels 5 --epochs 2 --width 16 --quiet --out".split() + [run]
+    cli.main()
+    sys.argv[1:] = ["classify", run, "--labels", "5"]
     cli.main()
     return results
 

@@ -136,6 +136,8 @@ def parts_of(
     """The labelled and the unlabelled part of data with classes `y` `(N,)`, -1 where there is none.
 
     Each datum counts in the loss as often as any other, times the weight of its kind, labelled first.
+    Unlabelled data that are in the minority are spread over the epoch, rather than presented again and
+    again beside the labelled, unless `labelled_batch_size` says how many are to stand beside each other.
     Without classes, or if every datum has one, there is one part; also if `y` is real-valued, where -1 is
     a value like any other.
 
@@ -149,13 +151,16 @@ def parts_of(
             f"all {num_data} classes are {UNLABELLED}, which stands for unlabelled: give the classes of "
             "some data, or leave y out."
         )
+    num_labelled, num_unlabelled = int((~unlabelled).sum()), int(unlabelled.sum())
+    beside = batch_size
+    if labelled_batch_size is None and num_unlabelled < num_labelled:
+        beside = math.ceil(num_unlabelled / math.ceil(num_labelled / batch_size))
     parts = []
-    for rows, labelled, weight in (
-        (~unlabelled, True, data_weights[0]),
-        (unlabelled, False, data_weights[1]),
+    for rows, labelled, size, weight in (
+        (~unlabelled, True, labelled_batch_size or batch_size, data_weights[0]),
+        (unlabelled, False, beside, data_weights[1]),
     ):
         indices = rows.nonzero().squeeze(1).cpu()
-        size = labelled_batch_size if labelled and labelled_batch_size else batch_size
         share = len(indices) / num_data
         parts.append(Part(indices, labelled, min(size, len(indices)), share, share * weight))
     return parts

@@ -96,7 +96,8 @@ def fit(
         beta: the weight of the latent sites, a number or a schedule of the epoch (`schedules`).
         weights: of further sites by name, numbers or schedules: `{"y": 25}` is a PC-VAE's lambda.
         labelled_batch_size: labelled data in a minibatch beside `batch_size` unlabelled ones; as many,
-            or all there are, by default.
+            or all there are, by default. Fewer unlabelled data than labelled are then spread over the
+            epoch.
         data_weights: how much a labelled and an unlabelled datum count. The loss of a minibatch, per
             datum, is that of the whole data on average, whatever the sizes of its two parts.
         transform: applied to each minibatch when it is presented, `data.binarise` for dynamic

@@ -58,6 +58,16 @@ def test_the_labelled_part_may_be_the_longer_one(y):
     assert all(len(unlabelled) == 17 for _, unlabelled in data.shuffled())
 
 
+def test_a_few_unlabelled_data_are_spread_over_the_epoch(y):
+    mostly = torch.where(y == -1, 0, y)
+    mostly[[0, 1, 4, 6]] = -1  # 4 unlabelled, 19 labelled
+    data = minibatches(mostly, batch_size=2, labelled_batch_size=None)
+    assert data.steps == 10
+    assert [part.batch_size for part in data.parts] == [2, 1]
+    unlabelled = torch.cat([rows for _, rows in data.shuffled()]).tolist()
+    assert sorted(unlabelled[:4]) == sorted(unlabelled[4:8]) == [0, 1, 4, 6]
+
+
 def test_parts_weigh_as_their_data_do(y):
     labelled, unlabelled = parts_of(N, y, 4, 2)
     assert labelled.weight == labelled.share == pytest.approx(6 / N)

@@ -44,13 +44,11 @@ class Part:
         """Minibatches in a pass."""
         return math.ceil(len(self.indices) / self.batch_size)
 
-    def shuffled(self, steps: int) -> tuple[Tensor, ...]:
-        """Indices for so many minibatches, in as many passes as it takes."""
-        if steps == self.steps:
-            return self.indices[torch.randperm(len(self.indices))].split(self.batch_size)
-        needed = steps * self.batch_size
+    def shuffled(self, steps: int, device: torch.device) -> tuple[Tensor, ...]:
+        """Indices for so many minibatches, in as many passes as it takes, on the device of the data."""
+        needed = len(self.indices) if steps == self.steps else steps * self.batch_size
         passes = [torch.randperm(len(self.indices)) for _ in range(math.ceil(needed / len(self.indices)))]
-        return self.indices[torch.cat(passes)[:needed]].split(self.batch_size)
+        return self.indices[torch.cat(passes)[:needed]].to(device).split(self.batch_size)
 
 
 class Call(NamedTuple):
@@ -100,7 +98,7 @@ class Minibatches:
 
     def shuffled(self) -> Iterator[tuple[Tensor, ...]]:
         """An epoch: for each step, which data of each part are in the minibatch."""
-        return zip(*(part.shuffled(self.steps) for part in self.parts), strict=True)
+        return zip(*(part.shuffled(self.steps, self.x.device) for part in self.parts), strict=True)
 
     def presented(self, indices: Sequence[Tensor]) -> Batch:
         """A minibatch, given which data of each part are in it."""

@@ -38,6 +38,7 @@ from pyrovae.objectives import (
     enumerated_sites,
     enumeration_weights,
     unscaled_log_prob,
+    zero_like_densities,
 )
 from pyrovae.programs import Program, device_of, evaluating, latent_sites, observed_sites, run_pair, seeded
 
@@ -274,8 +275,9 @@ class FreeBits(ELBO):
             _check_enumerable(guide_trace, 1)
         weights, num_data = enumeration_weights(guide_trace), len(args[0])
         observed = (model_trace.nodes[name]["log_prob"] for name in observed_sites(model_trace))
-        loss = -sum(((weights * log_prob).sum() for log_prob in observed), weights.new_zeros(()))
-        self.terms["kl"] = weights.new_zeros(())
+        zero = zero_like_densities(model_trace)
+        loss = -sum(((weights * log_prob).sum() for log_prob in observed), zero)
+        self.terms["kl"] = zero
         for name in latent_sites(guide_trace):
             kl = self._divergence(name, model_trace, guide_trace, weights)
             self.terms["kl"] = self.terms["kl"] + kl.detach().sum()
@@ -283,7 +285,7 @@ class FreeBits(ELBO):
             loss = loss + _weight_in_both(name, model_trace, guide_trace) * floored
         return loss
 
-    def _divergence(self, name: str, model_trace: Trace, guide_trace: Trace, weights: Tensor) -> Tensor:
+    def _divergence(self, name: str, model_trace: Trace, guide_trace: Trace, weights: Any) -> Tensor:
         """KL(q || p) of a site, summed over the batch: `()`, or `event_shape` per dimension."""
         p, q = model_trace.nodes[name], guide_trace.nodes[name]
         fns, event_dim = (p["fn"], q["fn"]), 0

@@ -14,6 +14,7 @@ import torch
 from pyro.distributions.util import is_identically_zero, scale_and_mask
 from pyro.infer import Trace_ELBO
 from pyro.infer.enum import get_importance_trace
+from pyro.infer.trace_elbo import _compute_log_r
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
@@ -103,17 +104,18 @@ class ELBO(Trace_ELBO):
             add(self.observed, name, expected(model_trace, name))
         for name in latent_sites(guide_trace):
             add(self.terms, "kl", expected(guide_trace, name) - expected(model_trace, name))
-        self.terms.setdefault("kl", torch.zeros(()))
-        self.terms["reconstruction"] = sum(self.observed.values(), torch.zeros(()))
+        zero = zero_like_densities(model_trace)
+        self.terms.setdefault("kl", zero)
+        self.terms["reconstruction"] = sum(self.observed.values(), zero)
 
     def _differentiable_loss_particle(self, model_trace: Trace, guide_trace: Trace) -> tuple[Any, Any]:
-        if enumerated_sites(guide_trace):
-            _check_enumerable(guide_trace, self.num_particles)
-        elif not all(_is_reparameterised(guide_trace.nodes[name]) for name in latent_sites(guide_trace)):
-            return super()._differentiable_loss_particle(model_trace, guide_trace)  # the score function
         weights = enumeration_weights(guide_trace)
         bound = sum((weights * site["log_prob"]).sum() for site in _sample_sites(model_trace))
         bound -= sum((weights * site["log_prob"]).sum() for site in _sample_sites(guide_trace))
+        if enumerated_sites(guide_trace):
+            _check_enumerable(guide_trace, self.num_particles)
+        elif not all(_is_reparameterised(guide_trace.nodes[name]) for name in latent_sites(guide_trace)):
+            return -bound.detach(), -_surrogate(model_trace, guide_trace)
         return -bound.detach(), -bound
 
 
@@ -150,14 +152,37 @@ def enumerated_sites(trace: Trace) -> list[str]:
     return [name for name, site in trace.nodes.items() if site.get("infer", {}).get("_enumerate_dim")]
 
 
-def enumeration_weights(guide_trace: Trace) -> Tensor:
+def enumeration_weights(guide_trace: Trace) -> Tensor | float:
     """The guide's probability of each enumerated value: `(C, 1..., B)`, or 1 where nothing is."""
-    sites = (guide_trace.nodes[name] for name in enumerated_sites(guide_trace))
-    return sum((unscaled_log_prob(site) for site in sites), torch.zeros(())).exp()
+    sites = [guide_trace.nodes[name] for name in enumerated_sites(guide_trace)]
+    if not sites:
+        return 1.0
+    first, *others = (unscaled_log_prob(site) for site in sites)
+    return sum(others, first).exp()
+
+
+def zero_like_densities(trace: Trace) -> Tensor:
+    """0 to begin a sum of a trace's log densities with, on their device."""
+    densities = (site["log_prob"] for site in _sample_sites(trace))
+    return next(densities, torch.zeros(())).new_zeros(())
 
 
 def _is_reparameterised(site: Mapping[str, Any]) -> bool:
     return bool(is_identically_zero(site["score_parts"].score_function))
+
+
+def _surrogate(model_trace: Trace, guide_trace: Trace) -> Any:
+    """What has the bound's gradient where latents are not reparameterised: for those by the score function,
+    as in Pyro's `Trace_ELBO`, which however waits for every site's number and so cannot be traced."""
+    total = sum(site["log_prob"].sum() for site in _sample_sites(model_trace))
+    log_ratio = _compute_log_r(model_trace, guide_trace)
+    for site in _sample_sites(guide_trace):
+        _, score_function, entropy = site["score_parts"]
+        if not is_identically_zero(entropy):
+            total = total - entropy.sum()
+        if not is_identically_zero(score_function):
+            total = total + (log_ratio.sum_to(site["cond_indep_stack"]) * score_function).sum()
+    return total
 
 
 def _check_enumerable(guide_trace: Trace, num_particles: int) -> None:

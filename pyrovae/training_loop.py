@@ -29,7 +29,7 @@ from pyrovae.checks import (
     explain_non_finite,
 )
 from pyrovae.compilation import compile_if_asked
-from pyrovae.errors import CheckpointError, InputError
+from pyrovae.errors import CheckpointError, InputError, NonFiniteError
 from pyrovae.history import History, add_terms, shown_terms
 from pyrovae.interrupts import interrupts_deferred
 from pyrovae.objectives import ELBO, Objective, reweight
@@ -96,6 +96,8 @@ class TrainingRun:
             check_gradients(self.loss(batch, beta=1.0, weights={}), self.parameters)
         self.check_all_data()
         self.trainable = [value for value in self.parameters.values() if value.requires_grad]
+        # To look at a GPU's loss is to wait for it: a step there leaves it to the end of the epoch.
+        self.watched = self.device.type == "cpu"
         self.optimizer = optimizer(self.trainable)
         self.scheduler = scheduler(self.optimizer) if scheduler else None
 
@@ -152,6 +154,20 @@ class TrainingRun:
     def train_epoch(
         self, epoch: int, steps: int, bar: tqdm, stop_if_asked: Callable[[], None]
     ) -> dict[str, float]:
+        """A pass through the data. One whose steps were not watched, and that has come to a bad number, is
+        repeated with an eye on each, to say where that came from."""
+        before = None if self.watched else copy.deepcopy(self.changing())
+        row = self.pass_through_data(epoch, steps, bar, stop_if_asked)
+        if before is not None and not math.isfinite(row["loss"]):
+            self.put_back(before)
+            self.watched, bar.n = True, epoch * steps
+            self.pass_through_data(epoch, steps, bar, stop_if_asked)
+            raise NonFiniteError(f"the loss of epoch {epoch + 1} was not finite, but is when repeated.")
+        return row
+
+    def pass_through_data(
+        self, epoch: int, steps: int, bar: tqdm, stop_if_asked: Callable[[], None]
+    ) -> dict[str, float]:
         start = time.perf_counter()
         totals: dict[str, Any] = {}
         presented = 0
@@ -166,9 +182,11 @@ class TrainingRun:
                 totals[name] = totals.get(name, 0.0) + value * count
             bar.update()
             stop_if_asked()
-            if number % 10 == 0:
+            if number % 10 == 0 and self.watched:
                 bar.set_postfix(shown_terms(values), refresh=False)
         row = {name: float(total) / presented for name, total in totals.items()}
+        if not self.watched:
+            bar.set_postfix(shown_terms(row))
         if "reconstruction" in row:
             row["elbo"] = row["reconstruction"] - row["kl"]
         last = epoch + (steps - 1) / steps
@@ -188,11 +206,11 @@ class TrainingRun:
         before = rng_state(self.device)
         values: dict[str, Any] = {}
 
-        def closure() -> float:
+        def closure() -> Tensor:
             if values:  # An optimiser that evaluates a step more than once (LBFGS) sees the same draws.
                 set_rng_state(before, self.device)
             loss, terms, gradients = processes.summed(self.gradients(batch, beta, weights))
-            if not math.isfinite(value := loss.item()):
+            if self.watched and not math.isfinite(loss.item()):
                 set_rng_state(before, self.device)
                 calls = [call.args for call in batch]
                 raise explain_non_finite(f"the loss of step {step}", self.model, self.guide, *calls)
@@ -202,9 +220,9 @@ class TrainingRun:
                 parameter.grad = gradient
             if self.clip_norm is not None:
                 nn.utils.clip_grad_norm_(self.trainable, self.clip_norm)
-            return value
+            return loss
 
-        self.optimizer.step(closure)
+        self.optimizer.step(closure)  # type: ignore[arg-type]  # a tensor will do
         return values
 
     def eager_gradients(
@@ -237,7 +255,8 @@ class TrainingRun:
             numbers = [weights[site] for site in varying]
             numbers += [] if isinstance(self.beta, Constant) else [beta]
             data = [values for call in batch for values in call.args]
-            return data + [torch.tensor(number, dtype=torch.float64) for number in numbers]
+            # Filled where they are needed, not copied there, for which a GPU would have to be waited for.
+            return data + [torch.full((), n, dtype=torch.float64, device=self.device) for n in numbers]
 
         def example(first: int, weight: float) -> list[Tensor]:
             rows = [part.indices.roll(-first)[: part.batch_size] for part in self.data.parts]
@@ -317,13 +336,23 @@ class TrainingRun:
 
     # Checkpoints
 
-    def saved(self) -> dict[str, Any]:
+    def changing(self) -> dict[str, Any]:
+        """What a step changes."""
         return {
             "state": state(self.model, self.guide, self.parameters),
-            "best_state": self.best_state,
             "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict() if self.scheduler else None,
             "rng": rng_state(self.device),
+        }
+
+    def put_back(self, saved: dict[str, Any]) -> None:
+        load_state(self.model, self.guide, self.parameters, saved["state"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        set_rng_state(saved["rng"], self.device)
+
+    def saved(self) -> dict[str, Any]:
+        return self.changing() | {
+            "best_state": self.best_state,
+            "scheduler": self.scheduler.state_dict() if self.scheduler else None,
             "history": vars(self.history),
             "settings": self.settings,
         }
@@ -335,13 +364,11 @@ class TrainingRun:
                     f"the run in {self.folder} was begun with {name} = {saved['settings'].get(name)}, "
                     f"not {now}: resume it with what it was begun with, or name another folder."
                 )
-        load_state(self.model, self.guide, self.parameters, saved["state"])
+        self.put_back(saved)
         self.best_state = saved["best_state"]
-        self.optimizer.load_state_dict(saved["optimizer"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(saved["scheduler"])
         self.history = History(**saved["history"])
-        set_rng_state(saved["rng"], self.device)
 
     @cached_property
     def settings(self) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Models by name: what is built, from which seed, and which names are refused."""
 
+import pyro
 import pytest
 import torch
 
@@ -19,6 +20,7 @@ from pyrovae.build import (
 from pyrovae.errors import InputError, check_choice
 from pyrovae.models import CPCVAE, M1M2, M2, PCVAE, PPCA, VAE, Autoencoder, HierarchicalVAE
 from pyrovae.objectives import SupervisedELBO
+from pyrovae.semi_supervised import Supervision, training_task
 from pyrovae.training import fit
 
 X_SHAPE = (3, 4, 4)
@@ -233,3 +235,26 @@ def test_the_importance_weighted_bound_has_as_many_draws_as_asked_for():
 def test_objectives_that_there_are_not_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         build_objective(**options)
+
+
+EVERYTHING = [{"model": name} for name in MODELS]
+EVERYTHING += [{"posterior": name} for name in POSTERIORS] + [{"prior": name} for name in PRIORS]
+EVERYTHING += [{"likelihood": name} for name in LIKELIHOODS] + [{"network": name} for name in NETWORKS]
+EVERYTHING += [{"objective": name} for name in OBJECTIVES]
+
+
+@pytest.mark.parametrize("choice", EVERYTHING, ids=lambda choice: "-".join(*choice.items()))
+def test_everything_computes_where_the_data_are(choice):
+    """On torch's device without memory, whose tensors do not mix with the CPU's, as a GPU's do not."""
+    options = {"model": "vae", "objective": "elbo"} | choice
+    objective = build_objective(options.pop("objective"), particles=1, free_bits=0.0)
+    built = build(options.pop("model"), (1, 8, 8), **options).to("meta")
+    x, y = torch.zeros(6, 1, 8, 8, device="meta"), torch.zeros(6, dtype=torch.long)
+    task = training_task(built, y if choice.get("model") in CLASSED else None, Supervision(), jointly=True)
+    calls = [(x,), (x, y.to("meta"))] if choice.get("model") in CLASSED else [(x,)]
+    for call in calls:
+        with pyro.validation_enabled(False):
+            bound = task.objective or objective
+            loss = bound.differentiable_loss(task.model, task.guide, *call)
+        for name, value in {"loss": loss, **bound.terms, **bound.observed}.items():
+            assert value.device.type == "meta", name

@@ -20,7 +20,6 @@ from pyrovae.build import POSTERIORS, PRIORS, build_model, build_objective
 from pyrovae.compilation import NotTraceable, compile_function
 from pyrovae.data import binarise
 from pyrovae.errors import InputError, NonFiniteError
-from pyrovae.estimators import ScoreFunctionELBO
 from pyrovae.evaluation import importance, marginal_likelihood
 from pyrovae.schedules import linear_warm_up
 from pyrovae.semi_supervised import Supervision, training_task
@@ -165,16 +164,11 @@ def test_every_posterior_and_prior_and_objective_trains_compiled(binary_images, 
         vae = build_model("vae", (1, 4, 4), latent_dim=4, width=6, **choice)
         train = partial(trained, vae, binary_images, epochs=2)
         assert_close(train(compile="on"), train(compile="off"))
-    for objective in ("iwae", "dreg", "free-bits"):
+    for objective in ("iwae", "dreg", "free-bits", "score-function"):
         bound = build_objective(objective, particles=1 if objective == "free-bits" else 3)
         vae = build_model("hvae", (1, 4, 4), latent_dim=2, width=6)
         train = partial(trained, vae, binary_images, epochs=2, objective=bound)
         assert_close(train(compile="on"), train(compile="off"))
-
-
-def test_the_score_function_says_that_it_cannot_be_compiled(make_vae, binary_images, recorded):
-    with pytest.raises(InputError, match=r"training cannot be compiled: .*tracing tensor"):
-        trained(make_vae(), binary_images, compile="on", objective=ScoreFunctionELBO())
 
 
 @pytest.mark.parametrize("name", ["vae", "m2", "m1m2", "cpcvae", "flow and vampprior"])

@@ -27,7 +27,7 @@ class FixedNoise(nn.Module):
 
     def model(self, x):
         with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1))
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 2), 1.0).to_event(1))
             pyro.sample("x", dist.Normal(self.decoder(z), 1.0).to_event(1), obs=x)
         return z
 
@@ -158,7 +158,8 @@ def everything(folder):
     drawn(epochs=2, folder=folder / "drawn")
     results["drawn, resumed"] = drawn(folder=folder / "drawn")
     run = str(folder / "run")
-    sys.argv[1:] = "train m2 --labels 5 --epochs 2 --width 16 --quiet --out".split() + [run]
+    sys.argv[1:] = ["train", "m2", "--labels", "5", "--epochs", "2", "--width", "16", "--quiet"]
+    sys.argv += ["--out", run]
     cli.main()
     sys.argv[1:] = ["classify", run, "--labels", "5"]
     cli.main()

@@ -20,12 +20,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._decomp import get_decompositions
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyrovae.errors import InputError, check_choice
 from pyrovae.interrupts import interrupts_deferred
 
 Function = Callable[..., Any]
+
+aten = torch.ops.aten
 
 _TOLERANCE = 1e-3  # by which graph and function may differ, relative to a tensor's largest value
 
@@ -94,7 +97,7 @@ def compile_function(
         return [value.detach() for value in function(*tensors)]
 
     try:
-        graph: Function = make_fx(detached)(*example)
+        graph: Function = make_fx(detached, _decompositions(example))(*example)
         with torch.no_grad(), _quietly(), interrupts_deferred():
             if inductor:
                 graph = _compiled(graph, example)
@@ -108,6 +111,21 @@ def compile_function(
             return list(graph(*tensors))
 
     return replay
+
+
+def _log1p(x: Tensor) -> Tensor:
+    """log(1 + x) to the last digits by way of log, which takes a CPU a fraction of log1p's time; what 1 + x
+    rounds away is put back by a factor (Kahan). A Bernoulli's log density has one for every pixel."""
+    y = 1 + x
+    return torch.where((y == 1) | (y == torch.inf), x, y.log() * (x / (y - 1)))
+
+
+def _decompositions(example: Sequence[Tensor]) -> dict[Any, Function]:
+    """What is recorded as simpler operations: on a CPU, all that is made of log1p."""
+    if any(tensor.is_cuda for tensor in example):
+        return {}
+    made_of_it = (aten.binary_cross_entropy_with_logits, aten.softplus, aten.log_sigmoid_forward)
+    return get_decompositions(made_of_it) | {aten.log1p.default: _log1p}
 
 
 def _compiled(graph: Any, example: Sequence[Tensor]) -> Function:

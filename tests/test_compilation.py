@@ -14,10 +14,11 @@ import pyro.distributions as dist
 import pytest
 import torch
 import torchrun_job
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyrovae import compilation, training_loop
 from pyrovae.build import POSTERIORS, PRIORS, build_model, build_objective
-from pyrovae.compilation import NotTraceable, compile_function
+from pyrovae.compilation import NotTraceable, _decompositions, compile_function
 from pyrovae.data import binarise
 from pyrovae.errors import InputError, NonFiniteError
 from pyrovae.evaluation import importance, marginal_likelihood
@@ -30,18 +31,21 @@ def settings(**others):
     return {"epochs": 20, "batch_size": 5, "progress": False, "device": "cpu"} | others
 
 
-def trained(module, *data, compile="off", **others):
-    """A copy of the module, trained; its parameters and the history."""
-    module = copy.deepcopy(module)
-    history = fit(module.model, module.guide, *data, compile=compile, **settings(**others))
+def trained(module, x, compile="off", dtype=torch.float64, **others):
+    """A copy of the module, trained; its parameters and the history. In 64-bit, where rounding stays small
+    whatever optimisers make of it."""
+    module, x = copy.deepcopy(module).to(dtype), x.to(dtype)
+    if "validation" in others:
+        others["validation"] = others["validation"].to(dtype)
+    history = fit(module.model, module.guide, x, compile=compile, **settings(**others))
     rows = [{k: v for k, v in row.items() if k != "seconds"} for row in history.rows]
     return module.state_dict(), rows
 
 
-def assert_close(one, other, rtol=1e-4):
+def assert_close(one, other, rtol=1e-8):
     for (state, rows), (state_, rows_) in [(one, other)]:
         for name in state:
-            torch.testing.assert_close(state[name], state_[name], rtol=rtol, atol=1e-6)
+            torch.testing.assert_close(state[name], state_[name], rtol=rtol, atol=rtol / 100)
         assert len(rows) == len(rows_)
         for row, row_ in zip(rows, rows_, strict=True):
             assert row == pytest.approx(row_, rel=rtol)
@@ -73,7 +77,7 @@ def test_models_with_classes_train_as_the_eager_ones(name, unlabelled, builders,
         history = fit(task.model, task.guide, x, y, compile=compile, **settings(), **task.options())
         return model.state_dict(), [row | {"seconds": 0.0} for row in history.rows]
 
-    assert_close(train("on"), train("off"), rtol=1e-9)
+    assert_close(train("on"), train("off"))
 
 
 def test_schedules_clipping_and_validation_go_on_in_a_compiled_run(make_vae, binary_images, recorded):
@@ -110,7 +114,7 @@ def test_an_optimiser_that_evaluates_a_step_more_than_once(make_vae, binary_imag
     train = partial(
         trained, make_vae(), binary_images, optimizer=partial(torch.optim.LBFGS, lr=0.05), epochs=2
     )
-    assert_close(train(compile="on"), train(compile="off"), rtol=1e-3)
+    assert_close(train(compile="on"), train(compile="off"))
 
 
 def test_a_compiled_run_resumes_to_the_bit(make_vae, binary_images, recorded, tmp_path):
@@ -154,7 +158,7 @@ def test_parameters_of_plain_functions_train_compiled(binary_images, recorded):
 
     compiled, eager = train("on"), train("off")
     assert set(eager[0]) == {"logits", "width"}
-    assert_close(compiled, eager)
+    assert_close(compiled, eager, rtol=1e-4)
 
 
 def test_every_posterior_and_prior_and_objective_trains_compiled(binary_images, recorded):
@@ -207,8 +211,8 @@ def test_an_evaluation_that_cannot_be_compiled_says_so(make_vae, binary_images, 
 
 
 def test_inductor_computes_the_same(make_vae, binary_images):
-    train = partial(trained, make_vae(), binary_images, transform=binarise)
-    assert_close(train(compile="on"), train(compile="off"))
+    train = partial(trained, make_vae(), binary_images, dtype=torch.float32, transform=binarise)
+    assert_close(train(compile="on"), train(compile="off"), rtol=1e-4)
 
 
 class Peculiar(torch.nn.Module):
@@ -310,6 +314,32 @@ def test_a_graph_that_computes_something_else_is_not_used():
     numbers = iter(range(100))
     with pytest.raises(NotTraceable, match=r"result 0 of the graph differs from the function's by"):
         compile_function(lambda x: [x * next(numbers)], [torch.ones(2)], [torch.ones(2)], inductor=False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_logarithms_near_1_are_right_to_the_last_digits(dtype):
+    """Of log1p, and of what is made of it: a graph has none, but its numbers."""
+    small = torch.logspace(-44, 0, 500, dtype=dtype)
+    large = torch.logspace(0, 38, 100, dtype=dtype)
+    special = torch.tensor([0.0, -0.0, -0.5, -1.0, math.inf, -2.0, math.nan], dtype=dtype)
+    x = torch.cat([small, -small[:-1], large, special])
+    logits = torch.linspace(-90, 90, len(x), dtype=dtype)
+    target = torch.rand_like(x).round()
+
+    def function(x, logits):
+        return [
+            x.log1p(),
+            torch.nn.functional.softplus(logits),
+            torch.nn.functional.logsigmoid(logits),
+            dist.Bernoulli(logits=logits, validate_args=False).log_prob(target),
+        ]
+
+    expected = function(x, logits)
+    graph = make_fx(function, _decompositions([x]))(x, logits)
+    assert "log1p" not in graph.code
+    for found, exact in zip(graph(x, logits), expected, strict=True):
+        finfo = torch.finfo(dtype)
+        torch.testing.assert_close(found, exact, rtol=4 * finfo.eps, atol=finfo.tiny, equal_nan=True)
 
 
 @pytest.mark.cuda

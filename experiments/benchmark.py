@@ -216,7 +216,7 @@ def evaluation(p: Problem, size: str, threads: int, num_samples: int = 5000) -> 
     }
     try:
         peer = pythae_model(p)
-        contestants["pythae, get_nll"] = lambda n: peer.get_nll(p.x[: n // 100], num_samples, 100)
+        contestants["pythae, get_nll"] = lambda n: peer.get_nll(p.x[: n // 10], num_samples, 100)
     except ImportError as error:
         print(f"pythae is left out: {error}")
     rates: dict[str, list[float]] = {name: [] for name in contestants}
@@ -224,9 +224,9 @@ def evaluation(p: Problem, size: str, threads: int, num_samples: int = 5000) -> 
         warnings.simplefilter("ignore")  # k-hat of an untrained model
         for _ in range(EVALUATION_ROUNDS):
             for name, contestant in contestants.items():
-                data = 6 if "pythae" in name else 600
+                data = 20 if "pythae" in name else 200
                 rates[name].append(
-                    data * num_samples / (seconds(contestant, 700) - seconds(contestant, 100))
+                    data * num_samples / (seconds(contestant, 300) - seconds(contestant, 100))
                 )
     weights = [w for w in model.likelihood.parameters() if w.dim() == 2]  # type: ignore[union-attr]
     flops = 2 * sum(weight.numel() for weight in weights)

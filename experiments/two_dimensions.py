@@ -72,7 +72,7 @@ def train(vae: VAE, x: Tensor, epochs: int) -> None:
         vae.guide,
         x,
         epochs=epochs,
-        optimizer=partial(torch.optim.Adam, lr=1e-3),
+        optimizer=partial(torch.optim.Adam, lr=1e-3, fused=True),
         scheduler=partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=epochs),
         beta=linear_warm_up(epochs / 5),
         transform=data.binarise,

@@ -247,7 +247,7 @@ class SemiSupervisedVAEClassifier(
             y,
             epochs=epochs,
             batch_size=self.batch_size,
-            optimizer=partial(torch.optim.Adam, lr=self.learning_rate),
+            optimizer=partial(torch.optim.Adam, lr=self.learning_rate, fused=True),
             scheduler=partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=epochs),
             beta=beta,
             transform=self._presentation(model),

@@ -95,7 +95,7 @@ def train(
             y_train,
             epochs=config.epochs,
             batch_size=config.batch_size,
-            optimizer=partial(torch.optim.Adam, lr=config.learning_rate),
+            optimizer=partial(torch.optim.Adam, lr=config.learning_rate, fused=True),
             beta=config.beta_schedule(),
             transform=run.presentation(model),
             clip_norm=config.clip_norm,

@@ -45,8 +45,8 @@ def in_turn(*transforms: Transform) -> Transform | None:
 
 
 def adam(parameters: Sequence[Tensor]) -> Optimizer:
-    """Adam with a learning rate of 1e-3, the field's usual start."""
-    return torch.optim.Adam(parameters, lr=1e-3)
+    """Adam with a learning rate of 1e-3, the field's usual start; one kernel for all of its arithmetic."""
+    return torch.optim.Adam(parameters, lr=1e-3, fused=True)
 
 
 def fit(

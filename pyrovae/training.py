@@ -117,7 +117,7 @@ def fit(
         progress: show a progress bar with the ELBO's two terms.
         compile: "on" records a step once, as one graph of tensor operations, and compiles it: the same
             numbers up to rounding, without Python in between. "auto" does so where a run is long enough
-            (20,000 steps) to repay the minute that it takes, and says so if it is not possible; "off"
+            (5,000 steps) to repay the seconds that it takes, and says so if it is not possible; "off"
             never.
 
     Returns:

@@ -46,7 +46,7 @@ from pyrovae.programs import (
 from pyrovae.schedules import Constant, Schedule
 from pyrovae.state import fingerprint, load_state, rng_state, set_rng_state, state
 
-LONG_RUN = 20_000  # steps from which on compilation, a minute or so, repays itself
+LONG_RUN = 5_000  # steps, from which on compilation, some ten seconds, repays itself
 
 
 @dataclass

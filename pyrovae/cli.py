@@ -51,7 +51,7 @@ INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 Device = Annotated[str, typer.Option(help="auto (CUDA where there is one), cpu, cuda, cuda:1, ...")]
 Compile = Annotated[
-    str, typer.Option(help="One compiled graph for a step: auto (for long runs), on or off.")
+    str, typer.Option(help="One compiled graph for what is repeated: auto (if often enough), on or off.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 
@@ -178,7 +178,7 @@ def train(
     ] = DEFAULTS["constraint_warm_up"],
     seed: Seed = DEFAULTS["seed"],
     device: Device = "auto",
-    compile: Compile = "auto",
+    compile: Compile = DEFAULTS["compile"],
     download: Annotated[bool, typer.Option("--download", help="Fetch the data set if absent.")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write scalars.")] = False,
     quiet: Quiet = False,
@@ -218,6 +218,7 @@ def train(
         aggregate=aggregate,
         constraint_delay=constraint_delay,
         constraint_warm_up=constraint_warm_up,
+        compile=compile,
         seed=seed,
     )
     run = runs.train(
@@ -227,7 +228,6 @@ def train(
         download=download,
         tensorboard=tensorboard,
         progress=not quiet,
-        compile=compile,
     )
     _report_training(run)
 
@@ -239,13 +239,16 @@ def resume(
         int | None, typer.Option(help="Epochs in all; by default as many as first asked for.")
     ] = None,
     device: Device = "auto",
-    compile: Compile = "auto",
+    compile: Annotated[
+        str | None, typer.Option(help="auto, on or off; by default as it was begun, to the same bits.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Go on with a run that was interrupted, or for more epochs."""
     config = runs.Run.open(run).config
-    config = config if epochs is None else replace(config, epochs=epochs)
-    resumed = runs.train(config, run, device=device, resume=True, progress=not quiet, compile=compile)
+    epochs, compile = epochs if epochs is not None else config.epochs, compile or config.compile
+    config = replace(config, epochs=epochs, compile=compile)
+    resumed = runs.train(config, run, device=device, resume=True, progress=not quiet)
     _report_training(resumed)
 
 
@@ -272,13 +275,15 @@ def evaluate(
     precision: Annotated[
         str, typer.Option(help="Of matrix products: float32; faster, bfloat16 or (on CUDA) tf32.")
     ] = "float32",
+    compile: Compile = "auto",
     quiet: Quiet = False,
 ) -> None:
     """Estimate the marginal likelihood of the test data, with error bars and k-hat."""
     if limit is not None and limit < 1:
         raise InputError(f"limit is {limit}; it must be at least 1.")
     opened = runs.Run.open(run)
-    print(opened.evaluate(num_samples, limit, device, progress=not quiet, precision=precision))
+    options = {"progress": not quiet, "precision": precision, "compile": compile}
+    print(opened.evaluate(num_samples, limit, device, **options))  # type: ignore[arg-type]
     if (metrics := opened.metrics) and "exact_log_likelihood" in metrics:
         print(f"exact    = {metrics['exact_log_likelihood']:.3f}")
     if metrics and "test_error" in metrics:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from pyrovae import schedules
 from pyrovae.build import CLASSED, build_objective
+from pyrovae.compilation import MODES
 from pyrovae.errors import InputError, check_choice
 from pyrovae.objectives import Objective
 from pyrovae.semi_supervised import Supervision
@@ -59,10 +60,12 @@ class Config:
     aggregate: float = Supervision.aggregate
     constraint_delay: float = Supervision.delay
     constraint_warm_up: float = Supervision.warm_up
+    compile: str = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_choice("binarisation", self.binarise, BINARISATIONS)
+        check_choice("way to compile", self.compile, MODES)
         if not 0 <= self.held_out < 1:
             raise InputError(f"validation_fraction is {self.held_out}; it must be at least 0 and below 1.")
         if not self.learning_rate > 0:

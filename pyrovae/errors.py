@@ -18,9 +18,9 @@ class NonFiniteError(FloatingPointError):
     """Training met a loss, a gradient or a parameter that is not finite."""
 
 
-def check_choice(what: str, name: str, known: Collection[str]) -> None:
+def check_choice(what: str, name: object, known: Collection[str]) -> None:
     """Refuse a name that is not known, and suggest one that is."""
     if name not in known:
-        close = difflib.get_close_matches(name, list(known), n=1)
+        close = difflib.get_close_matches(str(name), list(known), n=1)
         hint = f" Did you mean '{close[0]}'?" if close else ""
         raise InputError(f"unknown {what} '{name}'; there are {', '.join(known)}.{hint}")

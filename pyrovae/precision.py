@@ -49,13 +49,18 @@ def _rounded(value: Any) -> Any:
 
 
 @contextmanager
-def products_in(precision: str, device: torch.device) -> Iterator[None]:
-    """Within, 32-bit products are computed in this precision, one of `PRECISIONS`.
+def products_in(precision: str, device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """Within, 32-bit products are computed in this precision, one of `PRECISIONS`, on data of this type.
 
     Raises:
-        InputError: another name, or TF32 on a device that has none.
+        InputError: another name, TF32 on a device that has none, or products that have more than 32 bits.
     """
     check_choice("precision", precision, PRECISIONS)
+    if precision != "float32" and dtype == torch.float64:
+        raise InputError(
+            f"precision '{precision}' rounds 32-bit products, but the data have 64 bits: give model and "
+            "data as 32-bit floats, or leave precision out."
+        )
     if precision == "tf32" and device.type != "cuda":
         raise InputError(
             f"precision 'tf32' is for CUDA devices, not {device}: use 'bfloat16' or 'float32'."

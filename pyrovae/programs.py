@@ -136,6 +136,18 @@ def evaluating(*programs: Program) -> Iterator[None]:
 
 
 @contextmanager
+def buffers_kept(*programs: Program) -> Iterator[None]:
+    """Put back what the programs' modules note as they run, such as the means of batch normalisation."""
+    buffers = [buffer for module in modules_of(*programs) for buffer in module.buffers()]
+    before = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    finally:
+        for buffer, value in zip(buffers, before, strict=True):
+            buffer.copy_(value)
+
+
+@contextmanager
 def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
     """Draw from a stream that starts at `seed`, and leave the caller's stream where it was."""
     device = torch.device(device)

@@ -60,7 +60,6 @@ def train(
     resume: bool = False,
     tensorboard: bool = False,
     progress: bool = True,
-    compile: str = "auto",
 ) -> Run:
     """Train as `config` says, into `folder`.
 
@@ -84,7 +83,7 @@ def train(
     with run.prepared_folder(images.shape):
         if run.stands_on_m1:
             m1 = run.m1 if (folder / "m1" / "config.json").is_file() else Run(folder / "m1", config.of_m1())
-            train(m1.config, m1.folder, device=device, resume=True, progress=progress, compile=compile)
+            train(m1.config, m1.folder, device=device, resume=True, progress=progress)
         vae = run.m1.model if run.stands_on_m1 else None
         y_train = starting_point(model, x_train, y_train, vae, config.spread, seed=config.seed)
         task = training_task(model, y_train, config.supervision())
@@ -107,7 +106,7 @@ def train(
             resume=resume,
             tensorboard=folder / "tensorboard" if tensorboard else None,
             progress=progress,
-            compile=compile,
+            compile=config.compile,
             **({"objective": config.bound()} | task.options()),
         )
     if processes.is_first():
@@ -305,6 +304,7 @@ class Run:
         device: str = "auto",
         progress: bool = True,
         precision: str = "float32",
+        compile: str = "auto",
     ) -> MarginalLikelihood:
         """Estimate the test images' log p(x), and write metrics.json and marginal_likelihood.json."""
         x = self.presented(self.images.x_test)[:limit]
@@ -317,6 +317,7 @@ class Run:
             seed=self.config.seed,
             progress=progress,
             precision=precision,
+            compile=compile,
         )
         metrics = result.summary()
         if self.config.model == "ppca":

@@ -101,7 +101,7 @@ def fit(
         data_weights: how much a labelled and an unlabelled datum count. The loss of a minibatch, per
             datum, is that of the whole data on average, whatever the sizes of its two parts.
         transform: applied to each minibatch when it is presented, `data.binarise` for dynamic
-            binarisation.
+            binarisation. It is called before the first step too, by checks and for compilation.
         clip_norm: the gradient's largest norm; steps beyond it are scaled down.
         validation: data, or data and their classes, on which the bound is measured after each epoch,
             with the same random draws each time; at the end the best epoch's parameters are put back.
@@ -111,14 +111,14 @@ def fit(
             behind the programs are moved there; what plain functions use must be there already, and
             for them "auto" is where `x` is.
         folder: where a checkpoint is written after each epoch.
-        resume: go on from the folder's newest checkpoint, if it has one, to the same final parameters,
-            bit for bit, as if there had been no interruption.
+        resume: go on from the folder's newest checkpoint, if it has one, to the same final parameters as
+            if there had been no interruption: bit for bit, if `compile` comes to the same.
         tensorboard: a folder for TensorBoard scalars.
         progress: show a progress bar with the ELBO's two terms.
         compile: "on" records a step once, as one graph of tensor operations, and compiles it: the same
             numbers up to rounding, without Python in between. "auto" does so where a run is long enough
             (5,000 steps) to repay the seconds that it takes, and says so if it is not possible; "off"
-            never.
+            never. A program that reads values, or that computes something else at every call, is refused.
 
     Returns:
         The history; the trained parameters are in the pair's modules, and in Pyro's parameter store

@@ -35,6 +35,7 @@ from pyrovae.interrupts import interrupts_deferred
 from pyrovae.objectives import ELBO, Objective, reweight
 from pyrovae.programs import (
     Program,
+    buffers_kept,
     evaluating,
     latent_sites,
     modules_of,
@@ -264,7 +265,7 @@ class TrainingRun:
 
         # By what was asked for, not by what is left or by the clock: a resumed run takes the same path.
         long = self.epochs * self.data.steps >= LONG_RUN
-        with seeded(self.seed, self.device):
+        with seeded(self.seed, self.device), buffers_kept(self.model, self.guide):
             graph = compile_if_asked(
                 self.compile, long, "training", of_tensors, lambda: (example(0, 1.0), example(1, 0.5))
             )

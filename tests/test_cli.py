@@ -187,6 +187,18 @@ def test_resume_goes_on_for_more_epochs(run):
     assert "trained 3 epochs" in pyrovae("resume", run, "--quiet")
 
 
+def test_a_run_is_resumed_as_it_was_begun(tmp_path, recorded):
+    """Compiled, for one, whose rounding is not that of a run that is not."""
+    for name, epochs in (("whole", 2), ("part", 1)):
+        train(tmp_path / name, "vae", "--epochs", epochs, "--compile", "on")
+    pyrovae("resume", tmp_path / "part", "--epochs", 2, "--quiet")
+    assert json.loads((tmp_path / "part" / "config.json").read_text())["config"]["compile"] == "on"
+    whole, part = (Run.open(tmp_path / name).model.state_dict() for name in ("whole", "part"))
+    assert all(torch.equal(whole[name], part[name]) for name in whole)
+    pyrovae("evaluate", tmp_path / "part", "--num-samples", 20, "--limit", 10, "--compile", "on", "--quiet")
+    pyrovae("resume", tmp_path / "part", "--epochs", 3, "--compile", "off", "--quiet")
+
+
 def test_an_early_stop_is_told_in_one_line(tmp_path):
     options = ["--epochs", 60, "--learning-rate", 0.5, "--patience", 1]
     assert re.search(
@@ -357,6 +369,10 @@ def test_commands_that_cannot_be_are_refused_in_one_line(words, message, log, tm
         (["interpolate", "--steps", 1], "steps is 1"),
         (["interpolate", "--count", 0], "0 test images were asked for"),
         (["resume", "--epochs", 0], "epochs is 0"),
+        (
+            ["resume", "--compile", "of"],
+            "unknown way to compile 'of'; there are auto, on, off. Did you mean 'of",
+        ),
         (["resume", "--device", "cuda:99"], "device 'cuda:99' cannot be used"),
     ],
     ids=str,

@@ -14,7 +14,7 @@ def test_products_are_rounded_and_nothing_else():
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(8, 300, generator=generator), torch.randn(5, 300, generator=generator)
     exact = a.double() @ b.double().T
-    with products_in("bfloat16", CPU):
+    with products_in("bfloat16", CPU, torch.float32):
         product = torch.nn.functional.linear(a, b)
         total = (a * a).sum()
         wide = torch.nn.functional.linear(a.double(), b.double())
@@ -45,12 +45,22 @@ def test_an_estimate_says_what_rounding_changes(make_vae, binary_images, compile
 
 @pytest.mark.parametrize(
     ("precision", "message"),
-    [("tf32", "'tf32' is for CUDA devices, not cpu"), ("float8", "float32, tf32, bfloat16")],
+    [
+        ("tf32", "'tf32' is for CUDA devices, not cpu"),
+        ("float8", "float32, tf32, bfloat16"),
+        (torch.bfloat16, "unknown precision 'torch.bfloat16'.* Did you mean 'bfloat16'"),
+    ],
 )
 def test_what_cannot_be_had(make_vae, binary_images, precision, message):
     vae = make_vae()
     with pytest.raises(InputError, match=message):
         marginal_likelihood(vae.model, vae.guide, binary_images, precision=precision)
+
+
+def test_what_has_64_bits_is_not_rounded_in_silence(make_vae, binary_images):
+    vae = make_vae().double()
+    with pytest.raises(InputError, match="'bfloat16' rounds 32-bit products, but the data have 64 bits"):
+        marginal_likelihood(vae.model, vae.guide, binary_images.double(), precision="bfloat16")
 
 
 @pytest.mark.cuda

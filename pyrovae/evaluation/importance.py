@@ -27,8 +27,8 @@ from tqdm import tqdm
 from pyrovae import processes
 from pyrovae.checkpoints import write_atomically
 from pyrovae.checks import check_data, check_pair
-from pyrovae.compilation import compile_if_asked
-from pyrovae.errors import InputError
+from pyrovae.compilation import MODES, compile_if_asked
+from pyrovae.errors import InputError, check_choice
 from pyrovae.evaluation.arviz_adapter import pareto_khat, to_group
 from pyrovae.evaluation.parts import check_scorable, part_of, particles_at_once, slices, without_nan
 from pyrovae.log_weights import Layout, log_weights
@@ -184,9 +184,9 @@ def marginal_likelihood(
         Estimates, errors and diagnostics for each datum, on the CPU in 64-bit.
 
     Raises:
-        InputError: K is below 1, the data are not usable, the pair does not run on them, a latent
-            site is in one of the programs only, a site lies outside of the data plate, or there are
-            other plates beside an enumerated site.
+        InputError: K is below 1, there is no such precision or way to compile, the data are not usable, the
+            pair does not run on them, a latent site is in one of the programs only, a site lies outside
+            of the data plate, or there are other plates beside an enumerated site.
 
     Warns:
         UserWarning: k-hat is above 0.7 for some data; says for how many.
@@ -279,6 +279,7 @@ def over_log_weights(
     data at a time as memory allows. Other arguments, and errors, are `marginal_likelihood`'s."""
     if num_samples < 1:
         raise InputError(f"num_samples = {num_samples}: use at least 1 sample.")
+    check_choice("way to compile", compile, MODES)
     check_data(x, y)
     device = device_of(model, guide, otherwise=x.device)
     summaries = []
@@ -287,7 +288,7 @@ def over_log_weights(
         evaluating(model, guide),
         seeded(seed, device),
         torch.no_grad(),
-        products_in(precision, device),
+        products_in(precision, device, x.dtype),
     ):
         layout = check_scorable(model, guide, device, x, y, enumerate)
         parts = slices(len(x), max(1, min(_DATA, _WEIGHTS // num_samples)))
@@ -329,8 +330,8 @@ class _Scorer:
 
     def in_chunks(self, args: tuple[Tensor, ...], num_samples: int) -> Tensor:
         """For `num_samples` draws of each of B data: `(K, B)`."""
-        size = particles_at_once(args[0], self.layout)
-        if self.graph_shapes is None and num_samples >= size:
+        size = min(num_samples, particles_at_once(args[0], self.layout))
+        if self.graph_shapes is None:
             self._compile(args, size)
         return torch.cat([self._chunk(args, c.stop - c.start) for c in slices(num_samples, size)])
 

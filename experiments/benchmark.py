@@ -45,7 +45,7 @@ from benchmark_contestants import (
 from benchmark_report import figure, table
 from benchmark_scaling import exponent, points, training_step
 from measurements import Entry, Measurements
-from reporting import RESULTS
+from reporting import RESULTS, command_line
 from torch.utils.flop_counter import FlopCounterMode
 
 from pyrovae import fit, plots, processes
@@ -139,7 +139,7 @@ def floor_milliseconds(p: Problem) -> float:
     return 1e3 * max(counter.get_total_flops() / flops_per_second, moved / bytes_per_second)
 
 
-app = typer.Typer(help=__doc__, rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
+app = command_line(__doc__)
 
 
 @app.command()

@@ -157,7 +157,7 @@ def _header(*columns: str) -> list[str]:
 def _conditions(rows: list[Row]) -> str:
     threads = sorted({row["threads"] for row in rows})
     return (
-        f"CPU, {', '.join(map(str, threads))} threads, one run; medians of blocks taken in turns. A ratio "
-        "of times below 1 is faster than what stands in the heading. The floor: the machine's own matrix "
-        "product for the same floating-point operations, or its copy for the bytes that Adam moves."
+        f"CPU, {', '.join(map(str, threads))} threads. What is compared took turns in one run; medians. "
+        "A ratio of times below 1 is faster than what stands in the heading. The floor: the machine's own "
+        "matrix product for the same floating-point operations, or its copy for the bytes that Adam moves."
     )

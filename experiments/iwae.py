@@ -22,6 +22,7 @@ import torch
 import typer
 from measurements import Measurements
 from mnist_protocol import X_SHAPE, Job, markdown, measure, rows
+from reporting import command_line
 from torch import nn
 
 from pyrovae.estimators import IWAE
@@ -55,7 +56,7 @@ def build(seed: int) -> VAE:
     return VAE(StandardNormal(LATENT_DIM), Bernoulli(decoder), DiagonalNormal(encoder, LATENT_DIM))
 
 
-app = typer.Typer(help=__doc__, rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
+app = command_line(__doc__)
 
 
 @app.command()

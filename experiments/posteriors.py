@@ -24,6 +24,7 @@ import torch
 import typer
 from measurements import Measurements
 from mnist_protocol import X_SHAPE, Job, markdown, measure, rows
+from reporting import command_line
 from torch import nn
 
 from pyrovae import flows
@@ -70,7 +71,7 @@ def build(posterior: str, seed: int) -> VAE:
     return VAE(StandardNormal(LATENT_DIM), Bernoulli(decoder), chosen)
 
 
-app = typer.Typer(help=__doc__, rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
+app = command_line(__doc__)
 
 
 @app.command()

@@ -24,6 +24,7 @@ import torch
 import typer
 from measurements import Measurements
 from mnist_protocol import X_SHAPE, Job, images, markdown, measure, rows
+from reporting import command_line
 from torch import nn
 
 from pyrovae.likelihoods import Bernoulli
@@ -76,7 +77,7 @@ def build(prior: str, levels: int, seed: int) -> nn.Module:
     )
 
 
-app = typer.Typer(help=__doc__, rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
+app = command_line(__doc__)
 
 
 @app.command()

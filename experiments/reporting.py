@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
+
+import typer
 
 from pyrovae.checkpoints import write_atomically
 from pyrovae.provenance import git_commit, versions
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def command_line(docstring: str | None) -> typer.Typer:
+    """A script's commands, with its docstring as the help, in which the lines of examples stay lines."""
+    text = re.sub(r"\n\n(?=    )", "\n\n\b\n", docstring or "")
+    return typer.Typer(
+        help=text, rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False
+    )
 
 
 def write_row(script: str, row: dict[str, Any]) -> Path:

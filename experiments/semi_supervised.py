@@ -38,7 +38,7 @@ import pyro
 import torch
 import typer
 from matplotlib.figure import Figure
-from reporting import RESULTS
+from reporting import RESULTS, command_line
 from semi_supervised_results import MEASUREMENTS, write_table
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -348,7 +348,7 @@ def errors_of(p: Problem, job: str, runs: Path) -> Iterator[tuple[str, float]]:
             yield f"(e) logistic regression on PC-VAE means{suffix}", logistic_regression(p, z, z_test)
 
 
-app = typer.Typer(help=__doc__, rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
+app = command_line(__doc__)
 Runs = Annotated[Path, typer.Option(help="Where trainings keep their checkpoints.")]
 
 

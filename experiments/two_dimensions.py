@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import torch
 import typer
 from matplotlib.figure import Figure
-from reporting import RESULTS
+from reporting import RESULTS, command_line
 from torch import Tensor, nn
 
 from pyrovae import data, fit, plots
@@ -54,7 +54,7 @@ PRIORS = {
 }
 SHOWN = (3, 8, 11, 61)  # test images whose posteriors are drawn
 
-app = typer.Typer(help=__doc__, rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
+app = command_line(__doc__)
 Epochs = Annotated[int, typer.Option(help="Passes through the training images.")]
 
 

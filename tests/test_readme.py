@@ -73,3 +73,13 @@ def test_results_are_quoted_as_the_experiment_wrote_them() -> None:
     for row in rows:
         minus = f"−{-row['value']:.2f}"
         assert f"| {row['epochs']} epochs, {row['training_minutes']:.1f} minutes | **{minus}**" in README
+
+
+def test_test_errors_are_quoted_as_the_experiment_wrote_them() -> None:
+    rows = json.loads((ROOT / "experiments/results/semi_supervised.json").read_text())["rows"]
+    quoted = [row for row in rows if (row["dataset"], row["protocol"]) == ("mnist", "100 labels")]
+    for row in quoted:
+        if row["model"] in ("M2", "M1+M2", "PC-VAE", "CPC-VAE"):
+            assert len(row["seeds"]) == 5
+            figure = f"{row['value']:.2f} ± {row['std']:.2f}"
+            assert re.search(rf"^\| {re.escape(row['model'])}\b.* \| {figure} \|", README, re.MULTILINE)

@@ -282,8 +282,8 @@ def evaluate(
     if limit is not None and limit < 1:
         raise InputError(f"limit is {limit}; it must be at least 1.")
     opened = runs.Run.open(run)
-    options = {"progress": not quiet, "precision": precision, "compile": compile}
-    print(opened.evaluate(num_samples, limit, device, **options))  # type: ignore[arg-type]
+    options = {"precision": precision, "compile": compile}
+    print(opened.evaluate(num_samples, limit, device, progress=not quiet, **options))
     if (metrics := opened.metrics) and "exact_log_likelihood" in metrics:
         print(f"exact    = {metrics['exact_log_likelihood']:.3f}")
     if metrics and "test_error" in metrics:

@@ -303,10 +303,10 @@ class Run:
         limit: int | None = None,
         device: str = "auto",
         progress: bool = True,
-        precision: str = "float32",
-        compile: str = "auto",
+        **options: str,
     ) -> MarginalLikelihood:
-        """Estimate the test images' log p(x), and write metrics.json and marginal_likelihood.json."""
+        """Estimate the test images' log p(x), and write metrics.json and marginal_likelihood.json. Options
+        are `marginal_likelihood`'s `precision` and `compile`."""
         x = self.presented(self.images.x_test)[:limit]
         model: Any = self.model.to(resolve_device(device))
         result = marginal_likelihood(
@@ -316,8 +316,7 @@ class Run:
             num_samples=num_samples,
             seed=self.config.seed,
             progress=progress,
-            precision=precision,
-            compile=compile,
+            **options,  # type: ignore[arg-type]
         )
         metrics = result.summary()
         if self.config.model == "ppca":

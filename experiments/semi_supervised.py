@@ -31,7 +31,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -123,7 +123,8 @@ class Problem:
     y: Tensor
     x_test: Tensor
     y_test: Tensor
-    folder: Path
+    runs: Path  # of all problems
+    folder: Path  # of this one's
 
     @property
     def setting(self) -> Setting:
@@ -133,6 +134,19 @@ class Problem:
     def labelled(self) -> Tensor:
         """Which data have a label."""
         return self.y != -1
+
+    @cached_property
+    def vae(self) -> nn.Module:
+        """M1's VAE, trained."""
+        return trained_vae(self)
+
+    @cached_property
+    def spread(self) -> Tensor:
+        """The given labels, spread over the VAE's latents; given labels for all stay as they are."""
+        if self.labelled.all():
+            return self.y
+        z = latent_means(self.vae, self.x)
+        return spread_labels(z, self.y, class_prior=torch.full((10,), 0.1))
 
 
 def problem(name: str, labels: int, draw: int, runs: Path) -> Problem:
@@ -144,10 +158,10 @@ def problem(name: str, labels: int, draw: int, runs: Path) -> Problem:
     folder = runs / f"{name}-{labels or 'split'}-{draw}"
     if labels != SPLIT:
         y = only_labels_of(data.labels_per_class(y, labels, draw), y)
-        return Problem(name, draw, x, y, x_test, y_test, folder)
+        return Problem(name, draw, x, y, x_test, y_test, runs, folder)
     x, y = torch.cat([x, x_test]), torch.cat([y, y_test])
     kept, others = data.stratified_split(y, 0.2, draw)
-    return Problem(name, draw, x[kept], y[kept], x[others], y[others], folder)
+    return Problem(name, draw, x[kept], y[kept], x[others], y[others], runs, folder)
 
 
 CIFAR10 = data.data_root() / "cifar10_jpeg_25k.npz"
@@ -216,7 +230,7 @@ def new_model(p: Problem, name: str) -> nn.Module:
     return model
 
 
-def trained_vae(p: Problem, runs: Path) -> nn.Module:
+def trained_vae(p: Problem) -> nn.Module:
     """M1's VAE: one for all draws of labels, since it sees none, and one for each split."""
     shared = not p.labelled.all()
     vae = new_model(p, "vae")
@@ -224,7 +238,7 @@ def trained_vae(p: Problem, runs: Path) -> nn.Module:
         p,
         vae,
         None,
-        runs / f"{p.name}-vae" if shared else p.folder / "vae",
+        p.runs / f"{p.name}-vae" if shared else p.folder / "vae",
         p.setting.vae_epochs,
         beta=p.setting.beta,
         optimizer=partial(torch.optim.Adam, lr=p.setting.vae_learning_rate, fused=True),
@@ -233,7 +247,7 @@ def trained_vae(p: Problem, runs: Path) -> nn.Module:
     return vae
 
 
-def trained_model(p: Problem, name: str, runs: Path) -> nn.Module:
+def trained_model(p: Problem, name: str) -> nn.Module:
     """One of `MODELS`, or with "-labels-only"."""
     kind, _, labels_only = name.partition("-")
     model = new_model(p, kind)
@@ -250,14 +264,10 @@ def trained_model(p: Problem, name: str, runs: Path) -> nn.Module:
         )
         return model
     if isinstance(model, M1M2):
-        model.vae.load_state_dict(trained_vae(p, runs).state_dict())
-    y = p.y
-    if not p.labelled.all():
-        z = latent_means(trained_vae(p, runs), p.x)
-        y = spread_labels(z, p.y, class_prior=torch.full((10,), 0.1))
-    train(p, model, y, p.folder / name, s.epochs[kind])
+        model.vae.load_state_dict(p.vae.state_dict())
+    train(p, model, p.spread, p.folder / name, s.epochs[kind])
     if isinstance(model, M1M2):
-        train(p, model, y, p.folder / f"{name}-jointly", s.joint_epochs, jointly=True)
+        train(p, model, p.spread, p.folder / f"{name}-jointly", s.joint_epochs, jointly=True)
     if kind == "cpcvae" and not p.labelled.all():
         train(
             p,
@@ -323,7 +333,7 @@ def network_error(p: Problem, shift: int) -> float:
     return error_rate(probabilities, p.y_test)
 
 
-def errors_of(p: Problem, job: str, runs: Path) -> Iterator[tuple[str, float]]:
+def errors_of(p: Problem, job: str) -> Iterator[tuple[str, float]]:
     """The test errors, in %, of one job, by the names that the table gives them."""
     if job == "pixels":
         yield "(a) logistic regression on pixels", logistic_regression(p, p.x, p.x_test)
@@ -331,8 +341,7 @@ def errors_of(p: Problem, job: str, runs: Path) -> Iterator[tuple[str, float]]:
         yield "(b) network on pixels", network_error(p, 0)
         yield "(b) network on shifted pixels", network_error(p, p.setting.shift)
     elif job == "m1":
-        vae = trained_vae(p, runs)
-        z, z_test = latent_means(vae, p.x), latent_means(vae, p.x_test)
+        z, z_test = latent_means(p.vae, p.x), latent_means(p.vae, p.x_test)
         yield "(c) logistic regression on VAE means", logistic_regression(p, z, z_test)
         for name in ("linear-svm", "rbf-svm", "label-spreading"):
             if name == "label-spreading" and p.labelled.all():
@@ -340,7 +349,7 @@ def errors_of(p: Problem, job: str, runs: Path) -> Iterator[tuple[str, float]]:
             predicted = fit_m1_classifier(name, z.numpy(), p.y.numpy()).predict(z_test.numpy())
             yield f"(d) M1, {name}", 100 * float((predicted != p.y_test.numpy()).mean())
     else:
-        model = trained_model(p, job, runs)
+        model = trained_model(p, job)
         kind, _, labels_only = job.partition("-")
         label = {"m2": "M2", "m1m2": "M1+M2", "pcvae": "PC-VAE", "cpcvae": "CPC-VAE"}[kind]
         label += ", labels only" if labels_only else ""
@@ -367,13 +376,13 @@ def run(
     """Train what is still to be trained, and write the test errors."""
     torch.set_num_threads(threads)
     for draw in range(draws):
+        p = problem(dataset, labels, draw, runs)
         for name in job or JOBS:
             key = {"dataset": dataset, "labels": labels, "draw": draw, "job": name}
             if MEASUREMENTS.done(key) or (labels == SPLIT and name.endswith("labels-only")):
                 continue
             start = time.perf_counter()
-            p = problem(dataset, labels, draw, runs)
-            errors = dict(errors_of(p, name, runs))
+            errors = dict(errors_of(p, name))
             minutes = (time.perf_counter() - start) / 60
             MEASUREMENTS.add(key | {"test_error": errors, "minutes": round(minutes, 2), "threads": threads})
             shown = ", ".join(f"{model} {error:.2f} %" for model, error in errors.items())
@@ -390,7 +399,7 @@ def table() -> None:
 def figures(runs: Runs = Path("runs/semi_supervised")) -> None:
     """Latent spaces, analogies and interpolations on MNIST, with the 100 labels of draw 0."""
     p = problem("mnist", 10, 0, runs)
-    shown = {"vae": trained_vae(p, runs)} | {name: trained_model(p, name, runs) for name in ("m2", "pcvae")}
+    shown = {"vae": p.vae} | {name: trained_model(p, name) for name in ("m2", "pcvae")}
     x, y, names = p.x_test, p.y_test, [str(label) for label in range(10)]
     for name in ("vae", "pcvae"):
         z = latent_means(shown[name], x[:2000])

@@ -62,6 +62,17 @@ def _rows(measurements: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 MEASUREMENTS = Measurements("semi_supervised", _rows)
 
 
+LEGEND = """
+Mean and standard deviation over five draws of the labels (as many of each class) or of the split; a number
+in parentheses says that there are fewer. In brackets what was published: Kingma et al. 2014, table 1 (NN,
+M1+TSVM, M2, M1+M2). M2, M1+M2, PC-VAE and CPC-VAE learn from labels that have spread over a VAE's latents,
+except where all are given and where it says "labels only"; (a) to (d) learn from the given ones. All but
+logistic regression on pixels and the first of the networks see shifted images. Test sets: MNIST's 10,000
+images, CIFAR-10's 5,000, or the 20 % of all images that a split leaves. CIFAR-10 stands for 25,000 of its
+images that went through JPEG once; errors remain meaningful, but no published figure is for just these.
+"""
+
+
 def write_table() -> str:
     """The rows as a table in Markdown, written beside them: models down, protocols across."""
     rows = MEASUREMENTS.content["rows"]
@@ -78,7 +89,7 @@ def write_table() -> str:
     for model in models:
         shown = [_cell(cells.get((*protocol, model))) for protocol in protocols]
         lines.append(f"| {model} | " + " | ".join(shown) + " |")
-    text = "\n".join(lines) + "\n"
+    text = "\n".join(lines) + "\n" + LEGEND
     write_atomically(MEASUREMENTS.path.with_suffix(".md"), text.encode())
     return text
 

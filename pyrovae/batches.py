@@ -140,8 +140,10 @@ def parts_of(
     a value like any other.
 
     Raises:
-        InputError: no datum has a class, though classes are given.
+        InputError: no datum has a class, though classes are given; or a weight is below 0.
     """
+    if not min(data_weights) >= 0:
+        raise InputError(f"data_weights are {data_weights}; each must be at least 0.")
     if y is None or y.is_floating_point() or not (unlabelled := y == UNLABELLED).any():
         return [Part(torch.arange(num_data), y is not None, batch_size, 1.0, 1.0)]
     if unlabelled.all():

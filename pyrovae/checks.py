@@ -31,11 +31,12 @@ _REMEDIES: dict[type, str] = {
 }
 
 
-def check_data(x: Tensor, y: Tensor | None = None) -> None:
+def check_data(x: Tensor, y: Tensor | None = None, *, unlabelled: bool = False) -> None:
     """Refuse data that no model can be trained or scored on.
 
     Raises:
-        InputError: no data, values that are not finite, or another number of classes than data.
+        InputError: no data, values that are not finite, classes that are not one for each datum, or,
+            unless they may be `unlabelled`, one that is unknown.
     """
     if not isinstance(x, Tensor):
         raise InputError(f"the data are a {type(x).__name__}, not a tensor: use torch.as_tensor(data).")
@@ -54,8 +55,14 @@ def check_data(x: Tensor, y: Tensor | None = None) -> None:
             f"{int(bad.sum())} of {len(x)} data hold values that are not finite (NaN or infinity), "
             f"the first is datum {int(bad.nonzero()[0])}: remove or repair them."
         )
-    if y is not None:
-        check_classes(y, len(x))
+    if y is None:
+        return
+    check_classes(y, len(x))
+    if not unlabelled and not y.is_floating_point() and (unknown := int((y == UNLABELLED).sum())):
+        raise InputError(
+            f"{unknown} of {len(y)} classes are {UNLABELLED}, unlabelled: give the class of every datum "
+            "here, or leave y out."
+        )
 
 
 def check_classes(y: Tensor, num_data: int) -> None:
@@ -70,7 +77,14 @@ def check_classes(y: Tensor, num_data: int) -> None:
         )
     if len(y) != num_data:
         raise InputError(f"there are {num_data} data and {len(y)} classes; expected one for each datum.")
-    if y.dim() == 1 and not y.is_floating_point() and y.min() < UNLABELLED:
+    if y.is_floating_point():  # no classes, then: a value of each datum that the program has a use for
+        return
+    if y.dim() != 1:
+        raise InputError(
+            f"the classes have shape {tuple(y.shape)}; expected one whole number for each datum, "
+            f"({num_data},): use classes.squeeze(1) on a column, classes.argmax(1) on one-hot rows."
+        )
+    if y.min() < UNLABELLED:
         raise InputError(
             f"the classes go down to {int(y.min())}; expected whole numbers counted from 0, or "
             f"{UNLABELLED} where the class is not known."
@@ -242,6 +256,8 @@ def _check_observed(name: str, site: Mapping[str, Any]) -> None:
         remedy = next(remedies, f"its values must satisfy {family.support}")
         if not expected and isinstance(family, dist.Categorical):
             remedy = f"its classes are 0, 1, ..., {family.probs.shape[-1] - 1}"
+            if value.is_floating_point():
+                remedy += f" (of type {value.dtype}, where {UNLABELLED} is not unlabelled: use y.long())"
         raise InputError(
             f"{int(outside.sum())} of {outside.numel()} data lie outside the support of the "
             f"{type(family).__name__} likelihood at site '{name}' (values from {row.min():g} to "
@@ -273,7 +289,8 @@ def check_gradients(loss: Tensor, parameters: Mapping[str, Tensor]) -> None:
     if idle := [name for name, value in trainable.items() if id(value) not in reached]:
         raise InputError(
             f"no gradient reaches {', '.join(idle)}: training would leave them as they are. Use them in "
-            "the program, remove them, or freeze them with requires_grad_(False)."
+            "the program or the objective (SupervisedELBO trains a guide's classifier on given classes), "
+            "remove them, or freeze them with requires_grad_(False)."
         )
     known = {id(value) for value in trainable.values()}
     if stray := [tuple(leaf.shape) for key, leaf in reached.items() if key not in known]:

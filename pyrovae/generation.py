@@ -203,8 +203,13 @@ def interpolate(
         site: the latent to move, by default all.
 
     Raises:
-        InputError: fewer than 2 steps, or no such latent.
+        InputError: not as many ends as starts, fewer than 2 steps, or no such latent.
     """
+    if start.shape != end.shape:
+        raise InputError(
+            f"the lines start at data of shape {tuple(start.shape)} and end at {tuple(end.shape)}: "
+            "give one end for each start."
+        )
     if steps < 2:
         raise InputError(f"steps is {steps}; a line needs at least its 2 ends.")
     along = torch.linspace(0, 1, steps)

@@ -246,15 +246,17 @@ class WithClass(nn.Module):
         two sets of leading dimensions are broadcast against each other.
 
         Raises:
-            InputError: a class that the network does not have.
+            InputError: a class that the network does not have, or that is no whole number.
         """
         h = x if self.features is None else self.features(x)
         return self.network(_side_by_side(h, self._one_hot(y)))
 
     def _one_hot(self, y: Tensor) -> Tensor:
+        if y.is_floating_point():
+            raise InputError(f"the classes have type {y.dtype}; expected whole numbers: use y.long().")
         try:
             # Unlike functional.one_hot, which looks at the values first, this can be traced into a graph.
-            return functional.embedding(y, self.one_hot)
+            return functional.embedding(y.long(), self.one_hot)
         except IndexError as error:
             raise InputError(
                 f"classes from {y.min()} to {y.max()} do not go into a network of {self.num_classes} "

@@ -128,10 +128,15 @@ class SupervisedELBO(ELBO):
         alpha: the weight of a labelled datum's classification term.
         site: the class's name.
         settings: of `Trace_ELBO`.
+
+    Raises:
+        InputError: alpha is below 0; on evaluation, the guide has no such site when it is called without.
     """
 
     def __init__(self, alpha: float, site: str = "y", **settings: Any) -> None:
         super().__init__(**settings)
+        if not alpha >= 0:
+            raise InputError(f"alpha is {alpha}; it must be at least 0.")
         self.alpha, self.site = alpha, site
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Any:
@@ -142,6 +147,12 @@ class SupervisedELBO(ELBO):
         x, y = args
         # The guide without the class runs as for unlabelled data; conditioning scores the label in it.
         trace = poutine.trace(poutine.condition(guide, data={self.site: y})).get_trace(x)
+        if self.site not in trace.nodes:
+            raise InputError(
+                f"the guide has no site '{self.site}' whose log q({self.site} | x) alpha could weigh: "
+                "where the model predicts the class, as a PC-VAE does, weigh that "
+                f"(weights={{'{self.site}': lambda_}})."
+            )
         log_q = trace_log_probs(trace)[self.site].sum()
         self.observed[f"q({self.site} | x)"] = log_q.detach()
         return loss - self.alpha * log_q

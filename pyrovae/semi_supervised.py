@@ -121,7 +121,15 @@ def training_task(
 
 
 def only_labels_of(indices: Tensor, y: Tensor) -> Tensor:
-    """The classes `(N,)` of the data with these indices; -1, for unlabelled, everywhere else."""
+    """The classes `(N,)` of the data with these indices; -1, for unlabelled, everywhere else.
+
+    Raises:
+        InputError: there are not so many data.
+    """
+    if len(indices) and not -len(y) <= int(indices.min()) <= int(indices.max()) < len(y):
+        raise InputError(
+            f"indices from {int(indices.min())} to {int(indices.max())} do not point into {len(y)} classes."
+        )
     kept = torch.full_like(y, UNLABELLED)
     kept[indices] = y[indices]
     return kept

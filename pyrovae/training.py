@@ -129,10 +129,10 @@ def fit(
         NonFiniteError: a loss, gradient or parameter is not finite; names the step and the site.
         CheckpointError: `folder` cannot be resumed from.
     """
-    check_data(x, y)
+    check_data(x, y, unlabelled=True)
     held_out = (validation,) if isinstance(validation, Tensor) else validation or ()
     if held_out:
-        check_data(*held_out)
+        check_data(*held_out, unlabelled=True)
     _check_settings(
         epochs=epochs,
         batch_size=batch_size,

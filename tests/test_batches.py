@@ -171,3 +171,8 @@ def test_a_class_that_the_model_does_not_have_is_refused(name, request, binary_i
     y[4] = 3
     with pytest.raises(InputError, match=r"3 classes|classes are 0, 1, \.\.\., 2"):
         fit(pair.model, pair.guide, binary_images.double(), y, epochs=1, progress=False)
+
+
+def test_data_do_not_count_less_than_nothing():
+    with pytest.raises(InputError, match=r"data_weights are \(1.0, -1.0\)"):
+        parts_of(4, torch.tensor([0, 1, -1, -1]), 2, data_weights=(1.0, -1.0))

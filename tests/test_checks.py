@@ -72,6 +72,26 @@ def test_classes_must_be_as_many_as_the_data():
         check_data(torch.rand(3, 2), torch.zeros(2))
 
 
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (torch.zeros(3, 1, dtype=torch.long), r"shape \(3, 1\); .*squeeze\(1\) on a column"),
+        (torch.eye(3, dtype=torch.long), r"shape \(3, 3\); .*argmax\(1\) on one-hot rows"),
+        (torch.tensor([0, -1, -1]), "2 of 3 classes are -1, unlabelled"),
+    ],
+    ids=["column", "one-hot", "unlabelled"],
+)
+def test_classes_that_are_not_one_known_number_each_are_refused(y, message):
+    with pytest.raises(InputError, match=message):
+        check_data(torch.rand(3, 2), y)
+
+
+def test_unlabelled_data_pass_where_they_may_and_real_values_everywhere():
+    check_data(torch.rand(3, 2), torch.tensor([0, -1, -1]), unlabelled=True)
+    check_data(torch.rand(3, 2), torch.tensor([0.5, -1.0, -2.0]))
+    check_data(torch.rand(3, 2), torch.rand(3, 4))
+
+
 # Pairs
 
 

@@ -102,6 +102,8 @@ def test_a_line_has_two_ends(make_vae, binary_images):
     assert interpolate(make_vae(), binary_images[:1], binary_images[1:2], steps=2).shape[1] == 2
     with pytest.raises(InputError, match="steps is 1; a line needs at least its 2 ends"):
         interpolate(make_vae(), binary_images[:1], binary_images[1:2], steps=1)
+    with pytest.raises(InputError, match=r"start at data of shape \(2, .* end at \(3, .*one end for"):
+        interpolate(make_vae(), binary_images[:2], binary_images[:3])
 
 
 def test_nothing_asks_for_a_gradient_and_the_mode_is_put_back(make_vae, binary_images):

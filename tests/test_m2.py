@@ -10,8 +10,9 @@ from pyro.optim import Adam
 from pyrovae import data, fit
 from pyrovae.build import build_model
 from pyrovae.errors import InputError
-from pyrovae.evaluation import class_posterior, class_probabilities, marginal_likelihood
+from pyrovae.evaluation import class_posterior, class_probabilities, error_rate, marginal_likelihood
 from pyrovae.objectives import ELBO, SupervisedELBO
+from pyrovae.semi_supervised import only_labels_of
 
 SEED, CLASSES = 5, 3
 
@@ -219,9 +220,52 @@ def test_the_class_posterior_is_bayes_rule(m2, x):
     assert (q - exact).abs().max() > 0.05, "the guide is off here, or the test shows nothing"
 
 
-def test_a_class_posterior_of_one_class_is_refused(m2, x):
+def test_a_class_posterior_of_other_classes_than_the_models_is_refused(m2, x, make_vae):
     with pytest.raises(InputError, match="num_classes is 1"):
         class_posterior(m2.model, m2.guide, x, 1)
+    with pytest.raises(InputError, match="num_classes is 2; site 'y' has 3 classes"):
+        class_posterior(m2.model, m2.guide, x, 2)
+    vae = make_vae().double()
+    with pytest.raises(InputError, match="the same for every class y: the model does not make use of it"):
+        class_posterior(vae.model, vae.guide, x, 3, num_samples=10)
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int16, torch.bool])
+def test_classes_of_any_whole_type_are_the_same_classes(m2, x, classes, kind):
+    y = (classes > 0).to(kind)
+    torch.manual_seed(SEED)
+    loss = ELBO().differentiable_loss(m2.model, m2.guide, x, y)
+    torch.manual_seed(SEED)
+    assert loss == ELBO().differentiable_loss(m2.model, m2.guide, x, y.long())
+
+
+def test_classes_that_are_no_whole_numbers_are_refused(m2, x, classes, make_cpcvae):
+    with pytest.raises(InputError, match=r"type torch.float64; expected whole numbers: use y.long\(\)"):
+        fit(m2.model, m2.guide, x, classes.double(), epochs=1)
+    pcvae = make_cpcvae().double()
+    with pytest.raises(InputError, match=r"torch.float64, where -1 is not unlabelled: use y.long\(\)"):
+        fit(pcvae.model, pcvae.guide, x, only_labels_of(torch.arange(9), classes).double(), epochs=1)
+
+
+def test_alpha_weighs_a_classifier_of_the_guide(m2, x, classes, make_cpcvae):
+    with pytest.raises(InputError, match="alpha is -1"):
+        SupervisedELBO(-1)
+    pcvae = make_cpcvae().double()
+    with pytest.raises(InputError, match=r"the guide has no site 'y' .*weights=\{'y': lambda_\}"):
+        fit(pcvae.model, pcvae.guide, x, classes, objective=SupervisedELBO(1.0), epochs=1)
+    with pytest.raises(InputError, match=r"no gradient reaches classifier.*SupervisedELBO"):
+        fit(m2.model, m2.guide, x, classes, epochs=1)
+
+
+def test_only_known_classes_are_right_or_wrong(m2, x, classes):
+    probabilities = torch.eye(3)
+    assert error_rate(probabilities, torch.tensor([0, 1, 0])) == pytest.approx(100 / 3)
+    with pytest.raises(InputError, match="1 of 3 classes are -1"):
+        error_rate(probabilities, torch.tensor([0, 1, -1]))
+    with pytest.raises(InputError, match="3 data and 2 classes"):
+        error_rate(probabilities, torch.tensor([0, 1]))
+    with pytest.raises(InputError, match="15 of 24 classes are -1"):
+        marginal_likelihood(m2.model, m2.guide, x, only_labels_of(torch.arange(9), classes))
 
 
 def test_the_stacked_model_scores_as_one_program(make_m1m2, x, classes):

@@ -140,6 +140,8 @@ def test_only_the_labels_of_the_chosen_stay():
     y = torch.tensor([4, 5, 6, 7])
     assert only_labels_of(torch.tensor([1, 3]), y).tolist() == [-1, 5, -1, 7]
     assert y.tolist() == [4, 5, 6, 7]
+    with pytest.raises(InputError, match="indices from 1 to 4 do not point into 4 classes"):
+        only_labels_of(torch.tensor([1, 4]), y)
 
 
 # What a label weighs

@@ -9,9 +9,10 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyrovae.checks import check_data
 from pyrovae.errors import InputError
 from pyrovae.evaluation.importance import over_log_weights
-from pyrovae.programs import Program, at_means, device_of, evaluating
+from pyrovae.programs import Program, at_means, device_of, evaluating, observed_sites, run_pair
 
 
 @torch.no_grad()
@@ -57,7 +58,12 @@ def _probabilities(model: Program, guide: Program, x: Tensor, site: str) -> Tens
 
 
 def error_rate(probabilities: Tensor, y: Tensor) -> float:
-    """The share, in %, of data whose most probable class `(N, C)` is not theirs `(N,)`."""
+    """The share, in %, of data whose most probable class `(N, C)` is not theirs `(N,)`.
+
+    Raises:
+        InputError: there is not one known class for each datum.
+    """
+    check_data(probabilities, y)
     return 100 * (probabilities.argmax(-1) != y).float().mean().item()
 
 
@@ -89,10 +95,12 @@ def class_posterior(
         Probabilities, `(N, C)` in 64-bit, on the CPU.
 
     Raises:
-        InputError: `num_classes` is below 2, or what `marginal_likelihood` raises.
+        InputError: `num_classes` is below 2 or not the model's, the model makes no use of a class, or what
+            `marginal_likelihood` raises.
     """
     if num_classes < 2:
         raise InputError(f"num_classes is {num_classes}; there are at least 2 classes to tell apart.")
+    _check_num_classes(model, guide, x[:1], num_classes)
 
     def log_mean(log_weights: Tensor) -> Tensor:
         return log_weights.logsumexp(0) - math.log(num_samples)
@@ -104,4 +112,18 @@ def class_posterior(
             log_mean, model, guide, x, y, num_samples, seed=seed, enumerate=False, progress=progress
         )
         log_joint.append(torch.cat(parts))
+    if all(torch.equal(log_joint[0], other) for other in log_joint):
+        raise InputError("log p(x, y) is the same for every class y: the model does not make use of it.")
     return torch.stack(log_joint, -1).softmax(-1)
+
+
+def _check_num_classes(model: Program, guide: Program, x: Tensor, num_classes: int) -> None:
+    """Where the class is a categorical site, its distribution says how many there are."""
+    x = x.to(device_of(model, guide, otherwise=x.device))
+    y = torch.zeros(len(x), dtype=torch.long, device=x.device)
+    with evaluating(model, guide):
+        trace, _ = run_pair(model, guide, x, y)
+    for name in observed_sites(trace):
+        known = getattr(trace.nodes[name]["fn"], "probs", y).shape[-1]
+        if trace.nodes[name]["value"] is y and known != num_classes:
+            raise InputError(f"num_classes is {num_classes}; site '{name}' has {known} classes.")

@@ -29,6 +29,7 @@ from pyrovae.config import BINARISATIONS, Config
 from pyrovae.data import DATASETS
 from pyrovae.errors import CheckpointError, InputError, NonFiniteError
 from pyrovae.evaluation import active_units, inference_gaps, kl_decomposition
+from pyrovae.history import History
 from pyrovae.plates import PlateDiagram, plate_diagram
 from pyrovae.programs import resolve_device
 
@@ -137,8 +138,8 @@ def train(
     validation_fraction: Annotated[
         float | None,
         typer.Option(
-            help="Share of the training data held out to choose the best epoch; by default 0.1, and 0 "
-            "for models with classes."
+            help="Share of the training data held out to choose the best epoch, by its bound with the last "
+            "one's beta; by default 0.1, and 0 for models with classes (not the VAE beneath one)."
         ),
     ] = DEFAULTS["validation_fraction"],
     patience: Annotated[
@@ -160,15 +161,19 @@ def train(
     learn_class_prior: Annotated[
         bool, typer.Option("--learn-class-prior", help="Learn p(y), rather than keep it uniform.")
     ] = DEFAULTS["learn_class_prior"],
-    alpha: Annotated[float, typer.Option(help="m2, m1m2: weight of log q(y | x).")] = DEFAULTS["alpha"],
+    alpha: Annotated[
+        float, typer.Option(help="m2, m1m2: weight of the labelled data's mean log q(y | x).")
+    ] = DEFAULTS["alpha"],
     prediction: Annotated[
         float, typer.Option(help="pcvae, cpcvae: lambda, weight of log p(y | z).")
     ] = DEFAULTS["prediction"],
     consistency: Annotated[
-        float, typer.Option(help="cpcvae: weight of the agreement after decoding and encoding.")
+        float,
+        typer.Option(help="cpcvae: weight of unlabelled data's agreement after decoding and encoding."),
     ] = DEFAULTS["consistency"],
     aggregate: Annotated[
-        float, typer.Option(help="cpcvae: weight of the predicted classes' frequencies.")
+        float,
+        typer.Option(help="cpcvae: weight of unlabelled data's predicted frequencies."),
     ] = DEFAULTS["aggregate"],
     constraint_delay: Annotated[
         float, typer.Option(help="pcvae, cpcvae: epochs before the constraints count.")
@@ -255,15 +260,21 @@ def resume(
 def _report_training(run: runs.Run) -> None:
     if not processes.is_first():
         return
-    history = run.history
+    if run.stands_on_m1:
+        print(f"VAE beneath: {_outcome(run.m1.history)}")
+    on = " (of M2, on draws of z1)" if run.config.model == "m1m2" else ""
+    print(f"{_outcome(run.history)}{on}")
+    draw(run, plots.learning_curves(run.history), "learning_curves")
+    _save_diagram(diagram_of(run), run.folder / "figures" / "plate_diagram.png")
+
+
+def _outcome(history: History) -> str:
     last = history.rows[(history.best_epoch or len(history.rows)) - 1]
     terms = {"validation_elbo": "validation ELBO", "elbo": "training ELBO", "kl": "KL"}
     figures = ", ".join(f"{label} {last[key]:.2f}" for key, label in terms.items() if key in last)
     which = "best epoch" if history.best_epoch else "last epoch"
     why = " (stopped early)" if history.stopped_early else ""
-    print(f"trained {len(history.rows)} epochs{why}; {which} {last['epoch']:.0f}: {figures} nats")
-    draw(run, plots.learning_curves(history), "learning_curves")
-    _save_diagram(diagram_of(run), run.folder / "figures" / "plate_diagram.png")
+    return f"trained {len(history.rows)} epochs{why}; {which} {last['epoch']:.0f}: {figures} nats"
 
 
 @app.command(epilog="Example: pyrovae evaluate runs/first --num-samples 5000")

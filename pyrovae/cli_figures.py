@@ -84,7 +84,7 @@ def interpolate(
     opened = runs.Run.open(run)
     x = _test_images(opened, 2 * count)
     lines = generation.interpolate(opened.model, x[::2], x[1::2], steps, site)
-    draw(opened, plots.interpolations(lines, class_jumps=_class_jumps(opened, site)), "interpolation")
+    draw(opened, plots.interpolations(lines, class_jumps=_class_jumps(opened, site)), "interpolation", site)
 
 
 @_command("interpolation-grid", "runs/first --first 8 --steps 9")
@@ -99,7 +99,7 @@ def interpolation_grid(
     corners = _test_images(opened, 4, first)
     images = generation.interpolate_grid(opened.model, corners, steps, site)
     figure = plots.interpolation_grid(images, _class_jumps(opened, site))
-    draw(opened, figure, "interpolation_grid")
+    draw(opened, figure, "interpolation_grid", site)
 
 
 @_command("manifold", "runs/plane --steps 20")
@@ -115,7 +115,7 @@ def manifold(
     opened = runs.Run.open(run)
     images = generation.manifold(opened.model, steps, label, site)
     name = None if label is None else _class_names(opened)[label]
-    draw(opened, plots.manifold(images, prior_site(opened.model, site), name), "manifold")
+    draw(opened, plots.manifold(images, prior_site(opened.model, site), name), "manifold", site)
 
 
 @_command("traverse", "runs/first --image 3 --dimensions 6")
@@ -139,7 +139,7 @@ def traverse(
         _dimension_names(name, shown),
         generation.LEVELS,
     )
-    draw(opened, figure, "traversals")
+    draw(opened, figure, "traversals", site)
 
 
 @_command("class-samples", "runs/m2 --count 10")
@@ -192,7 +192,7 @@ def latent(
         figure = latent_plots.latent_tsne(*points, seed=seed)
     else:
         figure = latent_plots.latent_space(*points)
-    draw(opened, figure, f"latent_{by}")
+    draw(opened, figure, f"latent_{by}", site)
 
 
 @_command("histograms", "runs/first --dimensions 6")
@@ -215,7 +215,7 @@ def histograms(
     density = prior_density(model, points, name)[:, shown]
     names = _dimension_names(name, shown)
     figure = latent_plots.class_histograms(z[:, shown], y, points, density, names, _class_names(opened))
-    draw(opened, figure, "class_histograms")
+    draw(opened, figure, "class_histograms", site)
 
 
 @_command("aggregate", "runs/first --dimensions 7")
@@ -244,7 +244,7 @@ def aggregate(
         prior_density(model, points, name)[:, shown],
         _dimension_names(name, shown),
     )
-    draw(opened, figure, "aggregated_posterior")
+    draw(opened, figure, "aggregated_posterior", site)
 
 
 # How it learned, and what it takes for what
@@ -294,8 +294,9 @@ def overview(run: RunFolder) -> None:
 # What the commands have in common
 
 
-def draw(run: runs.Run, figure: Figure, name: str) -> None:
-    """Write a figure into the run's folder, and say so."""
+def draw(run: runs.Run, figure: Figure, name: str, site: str | None = None) -> None:
+    """Write a figure, of a certain latent if one was asked for, into the run's folder, and say so."""
+    name = name if site is None else f"{name}_{site}"
     print(f"written: {plots.save(figure, run.folder / 'figures' / f'{name}.png')}")
 
 

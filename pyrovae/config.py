@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from pyrovae import schedules
 from pyrovae.build import CLASSED, build_objective
 from pyrovae.compilation import MODES
+from pyrovae.data import DATASETS
 from pyrovae.errors import InputError, check_choice
 from pyrovae.objectives import Objective
 from pyrovae.semi_supervised import Supervision
@@ -24,7 +26,7 @@ class Config:
     """One training run, as asked for. Names and defaults are the command line's.
 
     By default a tenth of the training data is held out to choose the best epoch by its bound; not so for
-    models with classes, since the best bound is not the best classifier.
+    models with classes, since the best bound is not the best classifier (but for a VAE beneath one).
     """
 
     model: str
@@ -87,6 +89,13 @@ class Config:
                 f"the objective '{self.objective}' has no KL term for beta, warm_up or cycle to weigh: "
                 "leave them out."
             )
+        for name, users in _OPTIONS_OF.items():
+            value = getattr(self, name)
+            if self.model not in users and value != getattr(Config, name):
+                raise InputError(
+                    f"{name} is {value}, but a {self.model} has no use for it: it is an option of "
+                    f"{', '.join(users)}."
+                )
         self.bound()  # which refuses what it cannot be
         self.supervision()  # which refuses weights that cannot be
         if self.shift < 0:
@@ -132,4 +141,23 @@ class Config:
 
     def of_m1(self) -> Config:
         """The VAE beneath: M1+M2's first half, or the one whose latents labels spread over."""
-        return replace(self, model="vae", labels=None, spread=False)
+        defaults = {name: getattr(Config, name) for name in _OPTIONS_OF}
+        return replace(self, model="vae", labels=None, spread=False, **defaults)
+
+
+# Options that say nothing to other models.
+_OPTIONS_OF = {
+    "learn_class_prior": CLASSED,
+    "alpha": ("m2", "m1m2"),
+    "prediction": ("pcvae", "cpcvae"),
+    "consistency": ("cpcvae",),
+    "aggregate": ("cpcvae",),
+    "constraint_delay": ("pcvae", "cpcvae"),
+    "constraint_warm_up": ("pcvae", "cpcvae"),
+}
+
+
+def from_anywhere(name: str) -> str:
+    """A file's or folder's path in full, so that a run finds it from any working directory."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if name not in DATASETS and name and path.exists() else name

@@ -243,7 +243,8 @@ def aggregated_posterior(
         panel.hist(draws[:, column], edges, density=True, color=COLOURS[0], alpha=0.6)
         panel.hist(means[:, column], edges, density=True, histtype="step", color=COLOURS[6], lw=1.5)
         # The means of a dimension that is not used are one bar, far taller than the rest.
-        panel.set_ylim(0, min(panel.get_ylim()[1], 2.5 * float(prior[:, column].max())))
+        peak = float(prior[:, column].max())
+        panel.set_ylim(0, min(max(panel.get_ylim()[1], 1.1 * peak), 2.5 * peak))
         _draw_prior(panel, points, prior[:, column], name)
     handles = [
         Patch(color=COLOURS[0], alpha=0.6, label="draws from q(z | x), one for each image"),

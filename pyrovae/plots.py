@@ -85,7 +85,7 @@ def samples(images: Tensor, columns: int = 10, axes: Axes | None = None) -> Figu
     rows = -(-len(images) // columns)
     blank = images.new_ones(rows * columns - len(images), *images.shape[1:])
     grid = torch.cat([images, blank]).unflatten(0, (rows, columns))
-    return image_grid(grid, "Samples: E[x | z], z drawn from the prior", axes=axes)
+    return image_grid(grid, "Samples: means of p(x | latents), latents drawn from the prior", axes=axes)
 
 
 def reconstructions(
@@ -110,7 +110,7 @@ def interpolations(lines: Tensor, axes: Axes | None = None, class_jumps: bool = 
 
     `class_jumps` says that images depend on a class, which changes halfway.
     """
-    title = "Interpolation in latent space between two test images (left and right ends)"
+    title = "Interpolation in latent space between two test images, reconstructed at both ends"
     return image_grid(lines, title + class_jumps * "\nThe class y is the nearer end's", axes=axes)
 
 
@@ -156,7 +156,7 @@ def traversals(
 
 def class_samples(images: Tensor, class_names: Sequence[str]) -> Figure:
     """Samples `(C, N, channels, H, W)` given their class, a row for each."""
-    title = "Samples given the class: E[x | y, z], z drawn from p(z | y)"
+    title = "Samples given the class: means of p(x | latents), latents drawn from p(z | y)"
     return image_grid(images, title, class_names)
 
 

@@ -312,12 +312,17 @@ class Classes(nn.Module):
     Args:
         num_classes: C.
         learned: whether pi is trained; otherwise it stays uniform.
+
+    Raises:
+        InputError: there are fewer than 2 classes.
     """
 
     logits: Tensor
 
     def __init__(self, num_classes: int, learned: bool = False) -> None:
         super().__init__()
+        if num_classes < 2:
+            raise InputError(f"num_classes is {num_classes}; there are at least 2 classes to tell apart.")
         self.num_classes = num_classes
         self.logits = nn.Parameter(torch.zeros(num_classes), requires_grad=learned)
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from pyrovae import data, processes
 from pyrovae.build import CLASSED, build_model
 from pyrovae.checkpoints import is_partial, load_checkpoint, remove_partials, write_atomically
-from pyrovae.config import Config
+from pyrovae.config import Config, from_anywhere
 from pyrovae.errors import CheckpointError, InputError
 from pyrovae.evaluation import (
     MarginalLikelihood,
@@ -73,7 +73,7 @@ def train(
     if not resume and _in_use(folder):
         raise InputError(f"{folder} is in use: name another folder, or go on with it by 'resume'.")
     processes.wait()  # until all have looked: the first one will write there
-    config = replace(config, data=_from_anywhere(config.data))
+    config = replace(config, data=from_anywhere(config.data))
     run = Run(folder, config)
     with processes.first_before_others():  # which then find what it has fetched
         images = data.load(config.data, seed=config.seed, download=download)
@@ -122,12 +122,13 @@ class Run:
     config: Config
 
     @classmethod
-    def open(cls, folder: Path) -> Run:
+    def open(cls, folder: str | Path) -> Run:
         """Read a run folder.
 
         Raises:
             InputError: it is none, or its configuration cannot be read.
         """
+        folder = Path(folder)
         path = folder / "config.json"
         if not path.is_file():
             raise InputError(f"{folder} is no run folder: there is no config.json. Train one first.")
@@ -243,9 +244,10 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, Any] | None:
-        """The last evaluation's summary, if there has been one."""
+        """The last evaluation's summary, unless there was none, or the run has been trained on since."""
         path = self.folder / "metrics.json"
-        return json.loads(path.read_text()) if path.is_file() else None
+        metrics = json.loads(path.read_text()) if path.is_file() else {}
+        return metrics if metrics.get("epochs") == len(self.history.rows) else None
 
     def training_data(self, images: data.Images) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Images and classes to fit, and images to validate on; what varies by presentation is to come.
@@ -318,7 +320,7 @@ class Run:
             progress=progress,
             **options,  # type: ignore[arg-type]
         )
-        metrics = result.summary()
+        metrics = result.summary() | {"epochs": len(self.history.rows)}
         if self.config.model == "ppca":
             exact = model.log_evidence(x.to(next(model.parameters()).device))
             metrics["exact_log_likelihood"] = exact.mean().item()
@@ -374,12 +376,6 @@ class Run:
             errors[name] = 100 * float((predicted != images.y_test.numpy()).mean())
         write_atomically(self.folder / "classification.json", json.dumps(errors, indent=1).encode())
         return errors
-
-
-def _from_anywhere(name: str) -> str:
-    """A file's or folder's path in full, so that a run finds it from any working directory."""
-    path = Path(name).expanduser()
-    return str(path.resolve()) if name not in data.DATASETS and name and path.exists() else name
 
 
 def _check_type(name: str, value: Any, kind: Any) -> None:

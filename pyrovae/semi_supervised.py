@@ -43,9 +43,11 @@ class Supervision:
     so that a weight means the same for any number of data, labels or batch size.
 
     Attributes:
-        alpha: of log q(y | x) in M2 and M1+M2 (Kingma et al. 2014 have 0.1).
+        alpha: of log q(y | x) in M2 and M1+M2 (Kingma et al. 2014 have 0.1). If all data are labelled,
+            as where labels spread, nothing else trains q(y | x), and under Adam alpha's size has no effect.
         prediction: lambda, of log p(y | z) in PC-VAE and CPC-VAE, and of its repetition log p(y | zbar).
-        consistency: of the agreement of p(y | z) and p(y | zbar) in CPC-VAE, a mean over the unlabelled.
+        consistency: of the agreement of p(y | z) and p(y | zbar) in CPC-VAE, a mean over the unlabelled;
+            the constraint's labelled half is the repetition above, at lambda.
         aggregate: of the frequencies of predicted classes in CPC-VAE, as well.
         delay: epochs before the constraints of PC-VAE and CPC-VAE count.
         warm_up: epochs over which they rise from then on.

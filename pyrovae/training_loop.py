@@ -301,7 +301,7 @@ class TrainingRun:
         """Validate, move the learning rate, and save; nothing of it if the parameters went bad."""
         check_finite(self.parameters, int(row["step"]))
         if self.validation:
-            row["validation_elbo"] = self.validation_bound(int(row["epoch"]))
+            row |= self.validation_bound(int(row["epoch"]))
         row = processes.from_first(row)  # which the others' rounding must not part them from
         self.history.rows.append(row)
         if self.validation:
@@ -313,23 +313,31 @@ class TrainingRun:
         if self.folder is not None and processes.is_first():
             save_checkpoint(self.folder, len(self.history.rows), self.saved())
 
-    def validation_bound(self, epoch: int) -> float:
-        """The ELBO on the validation data, nats per datum, with the same draws at every call."""
+    def validation_bound(self, epoch: int) -> dict[str, float]:
+        """The ELBO on the validation data and its KL, nats per datum, with the same draws at every call."""
         assert self.validation is not None
-        total = 0.0
+        objective, total, kl = ELBO(), 0.0, 0.0
         with torch.no_grad(), evaluating(self.model, self.guide), seeded(self.seed, self.device):
             for args in self.validation.in_order():
-                bound = -float(ELBO().loss(self.model, self.guide, *args))
+                bound = -objective.loss(self.model, self.guide, *args)
                 if not math.isfinite(bound):
                     what = f"the validation bound of epoch {epoch}"
                     raise explain_non_finite(what, self.model, self.guide, args)
                 total += bound
-        return total / len(self.validation.x)
+                kl += float(objective.terms["kl"])
+        size = len(self.validation.x)
+        return {"validation_elbo": total / size, "validation_kl": kl / size}
 
     def note_best(self, row: dict[str, float]) -> None:
+        """Epochs compete by the bound with the beta that the last one ends with, whatever theirs was."""
+        final_beta = self.beta(math.nextafter(self.epochs, 0.0))  # not yet a next cycle's beginning
         history = self.history
         best = history.best_epoch
-        if best is None or row["validation_elbo"] > history.rows[best - 1]["validation_elbo"]:
+
+        def weighted(row: dict[str, float]) -> float:
+            return row["validation_elbo"] + (1 - final_beta) * row["validation_kl"]
+
+        if best is None or weighted(row) > weighted(history.rows[best - 1]):
             history.best_epoch = int(row["epoch"])
             self.best_state = copy.deepcopy(state(self.model, self.guide, self.parameters))
         elif self.patience is not None and row["epoch"] - best >= self.patience:

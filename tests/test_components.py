@@ -245,6 +245,8 @@ def test_a_class_is_put_beside_whatever_leads():
 def test_uniform_classes_stay_uniform():
     assert not any(p.requires_grad for p in priors.Classes(4).parameters())
     torch.testing.assert_close(priors.Classes(4)().probs, torch.full((4,), 0.25))
+    with pytest.raises(InputError, match="num_classes is 1"):
+        priors.Classes(1)
 
 
 @pytest.mark.parametrize("label", [-1, CLASSES])

@@ -485,7 +485,7 @@ def test_one_datum_has_no_spread_over_data(make_ppca, draw, tmp_path):
     summary = json.loads((tmp_path / "result.json").read_text())["summary"]
     assert summary["data_std_error"] is None
     assert summary["mean_std_error"] is None
-    assert "k-hat    : none could be fitted" in str(result)
+    assert "k-hat    : could not be fitted" in str(result)
 
 
 # Memory

@@ -278,6 +278,12 @@ def test_a_run_can_be_extended(run, tmp_path):
     assert len(json.loads((run.folder / "history.json").read_text())["rows"]) == 4
 
 
+def test_an_evaluation_is_of_the_parameters_that_it_saw(run):
+    run.evaluate(num_samples=5, limit=10, progress=False)
+    assert run.metrics["epochs"] == len(run.history.rows)
+    assert train(small(epochs=4), run.folder, resume=True).metrics is None
+
+
 def test_config_json_keeps_how_the_run_was_begun_and_adds_how_it_went_on(run, monkeypatch):
     begun = json.loads((run.folder / "config.json").read_text())
     for epochs in (3, 4):

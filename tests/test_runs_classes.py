@@ -172,6 +172,12 @@ def test_the_command_line_trains_with_few_labels(tmp_path):
         ),
         ({"model": "ppca", "labels": None, "spread": True}, "a ppca learns none"),
         ({"model": "m2", "shift": -1}, "shift is -1"),
+        (
+            {"model": "vae", "labels": None, "alpha": 3.0},
+            "alpha is 3.0, but a vae has no use for it: .* m2, m1m2",
+        ),
+        ({"model": "m2", "prediction": 3.0}, "prediction is 3.0, but a m2 has no use"),
+        ({"model": "pcvae", "consistency": 3.0}, "consistency is 3.0, .* option of cpcvae"),
         ({"model": "m2", "labels": 0}, "per_class is 0"),
         ({"model": "m2", "labels": 500}, "per_class is 500, but class 0 has 142 members"),
         ({"model": "cpcvae", "consistency": -1.0}, "consistency is -1.0; it must be at least 0"),
@@ -182,6 +188,12 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(options, message, tmp_path
     with pytest.raises(InputError, match=message):
         train(Config(**(SMALL | options)), tmp_path / "new" / "run")
     assert not (tmp_path / "new").exists()
+
+
+def test_options_of_classes_are_not_the_vaes_beneath():
+    beneath = small("m1m2", alpha=3.0, learn_class_prior=True, beta=0.3).of_m1()
+    assert (beneath.model, beneath.beta, beneath.held_out) == ("vae", 0.3, 0.1)
+    assert (beneath.alpha, beneath.learn_class_prior, beneath.labels) == (Config.alpha, False, None)
 
 
 def test_data_without_classes_are_refused(tmp_path):

@@ -116,7 +116,7 @@ def test_the_elbo_rises_on_real_digits(make_vae):
 def test_history_has_one_row_of_plain_numbers_for_each_epoch(make_vae, binary_images, tmp_path):
     history = train(make_vae(), binary_images, validation=binary_images[:6], epochs=3)
     columns = {"epoch", "step", "elbo", "reconstruction", "kl", "loss", "beta", "learning_rate", "seconds"}
-    assert all(row.keys() == columns | {"validation_elbo"} for row in history.rows)
+    assert all(row.keys() == columns | {"validation_elbo", "validation_kl"} for row in history.rows)
     assert history["epoch"] == [1, 2, 3]
     assert history["step"] == [3, 6, 9]
     assert all(type(value) in (int, float) for row in history.rows for value in row.values())
@@ -364,6 +364,15 @@ def test_submodules_are_in_training_mode_while_training_and_put_back_after(binar
 
 
 # Validation and early stopping
+
+
+def test_the_best_epoch_is_that_of_the_bound_that_is_trained(make_vae, binary_images):
+    """With a small beta the ELBO itself falls while the weighted bound rises."""
+    settings = {"validation": binary_images, "optimizer": partial(torch.optim.Adam, lr=0.05)}
+    history = train(make_vae(), binary_images, epochs=40, beta=0.05, **settings)
+    elbo, kl = history["validation_elbo"], history["validation_kl"]
+    weighted = [bound + 0.95 * one for bound, one in zip(elbo, kl, strict=True)]
+    assert history.best_epoch == weighted.index(max(weighted)) + 1 != elbo.index(max(elbo)) + 1
 
 
 def test_training_stops_early_and_puts_the_best_epochs_parameters_back(make_vae, binary_images, tmp_path):

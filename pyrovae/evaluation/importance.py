@@ -130,7 +130,10 @@ class MarginalLikelihood:
     def __str__(self) -> str:
         s = self.summary()
         rounding = f"; rounding moves it by {self.precision_error:.4f}" if self.precision_error else ""
-        khat = "none could be fitted" if s["khat_median"] is None else f"median {s['khat_median']:.2f}"
+        khat = "could not be fitted (the weights do not vary, or are too few)"
+        if s["khat_median"] is not None:
+            above = f"{self.num_unreliable} of {len(self.khat)} above {KHAT_LIMIT}"
+            khat = f"median {s['khat_median']:.2f}, {above}"
         return "\n".join(
             [
                 f"log p(x) = {self.mean:.3f} +- {self.mean_std_error:.3f} nats per datum "
@@ -138,8 +141,7 @@ class MarginalLikelihood:
                 f"{len(self.log_px)} data{rounding}",
                 f"ELBO     = {self.elbo:.3f}, "
                 + ", ".join(f"L_{k} = {b.mean():.3f}" for k, b in self.bounds.items() if k > 1),
-                f"k-hat    : {khat}, {self.num_unreliable} of {len(self.khat)} above {KHAT_LIMIT}; "
-                f"effective samples: median {s['ess_median']:.0f} of {self.num_samples}",
+                f"k-hat    : {khat}; effective samples: median {s['ess_median']:.0f} of {self.num_samples}",
             ]
         )
 

@@ -17,9 +17,9 @@ class History:
     """What happened in training: one row for each epoch, in nats per datum.
 
     `rows` hold `epoch`, `step`, `elbo` (unweighted), `reconstruction`, `kl`, `loss` (as weighted),
-    `beta`, `learning_rate`, `seconds` and, with validation data, `validation_elbo`. Sites that have a
-    weight of their own are no part of the ELBO: `y`, say, is a PC-VAE's mean log p(y | z) over labelled
-    data, and `weight of y` its lambda. So is M2's `q(y | x)`, its mean log q(y | x).
+    `beta`, `learning_rate`, `seconds` and, with validation data, `validation_elbo` and `validation_kl`.
+    Sites that have a weight of their own are no part of the ELBO: `y`, say, is a PC-VAE's mean log p(y | z)
+    over labelled data, and `weight of y` its lambda. So is M2's `q(y | x)`, its mean log q(y | x).
     """
 
     rows: list[dict[str, float]] = field(default_factory=list)

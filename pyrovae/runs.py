@@ -246,7 +246,9 @@ class Run:
     def metrics(self) -> dict[str, Any] | None:
         """The last evaluation's summary, unless there was none, or the run has been trained on since."""
         path = self.folder / "metrics.json"
-        metrics = json.loads(path.read_text()) if path.is_file() else {}
+        if not path.is_file():
+            return None
+        metrics = json.loads(path.read_text())
         return metrics if metrics.get("epochs") == len(self.history.rows) else None
 
     def training_data(self, images: data.Images) -> tuple[Tensor, Tensor | None, Tensor | None]:

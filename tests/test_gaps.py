@@ -7,10 +7,11 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from torch import nn
 
 from pyrovae.errors import InputError
-from pyrovae.evaluation import InferenceGaps, inference_gaps
+from pyrovae.evaluation import InferenceGaps, best_guide, inference_gaps
 from pyrovae.evaluation.gaps import _summarise
 from pyrovae.flows import InverseAutoregressive, Planar
 from pyrovae.models import VAE
@@ -94,6 +95,20 @@ def test_the_gaps_of_a_diagonal_normal_are_the_exact_kls_and_add_up(make_ppca, d
     )
     assert (approximation > 0.05).all()
     assert (result.std_error["approximation"] < 0.03).all()
+
+
+def test_the_best_guide_is_the_best_of_its_family_for_its_data(make_ppca, draw):
+    ppca = make_ppca(3, 6, noise=2.0)
+    x = draw(ppca, 8)
+    pair = diagonal_pair(ppca)
+    guide = best_guide(pair.model, pair.guide, x, steps=200, particles=8, learning_rate=0.05)
+    exact = ppca.exact_posterior(x)
+    fn = poutine.trace(guide).get_trace(x).nodes["z"]["fn"]
+    scale = exact.precision_matrix.diagonal(dim1=-2, dim2=-1).rsqrt()
+    assert ((fn.mean - exact.mean).abs() / scale).max() < 0.1  # begins at 0.5
+    torch.testing.assert_close(fn.variance.sqrt(), scale, atol=0, rtol=0.05)  # begins at 1.2
+    with pytest.raises(InputError, match="1 data for a guide with parameters of its own for each of 8"):
+        guide(x[:1])
 
 
 def test_what_is_the_best_already_is_kept(make_ppca, draw):
@@ -365,7 +380,8 @@ def test_a_family_whose_parameters_are_not_known_is_refused(make):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"num_samples": 0}, {"steps": 0}, {"particles": 0}, {"learning_rate": 0.0}]
+    "settings",
+    [{"num_samples": 0}, {"steps": 0}, {"particles": 0}, {"learning_rate": 0.0}, {"batch_size": 0}],
 )
 def test_settings_out_of_range_are_refused(make_ppca, draw, settings):
     ppca = make_ppca()

@@ -1,6 +1,7 @@
 """Scores of a model/guide pair: everything here runs the programs and knows no particular model."""
 
 from pyrovae.evaluation.active_units import ActiveUnits, active_units
+from pyrovae.evaluation.best_guide import best_guide
 from pyrovae.evaluation.classification import class_posterior, class_probabilities, error_rate
 from pyrovae.evaluation.gaps import InferenceGaps, inference_gaps
 from pyrovae.evaluation.gradients import GradientVariance, gradient_variance
@@ -18,6 +19,7 @@ __all__ = [
     "KLDecomposition",
     "MarginalLikelihood",
     "active_units",
+    "best_guide",
     "class_posterior",
     "class_probabilities",
     "error_rate",

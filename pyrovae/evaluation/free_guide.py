@@ -42,7 +42,7 @@ class FreeGuide:
     """
 
     def __init__(self, guide: Program, args: tuple[Any, ...], layout: Layout) -> None:
-        self.guide = guide
+        self.guide, self.num_data = guide, len(args[0])
         distributions = _distributions(guide, args, layout)
         self._check_independent(distributions, _distributions(guide, args, layout))
         self.leaves: dict[str, dict[str, Tensor]] = {}
@@ -57,7 +57,16 @@ class FreeGuide:
             self._data_dims[name] = len(fn.batch_shape) - 1
 
     def __call__(self, *args: Any) -> Any:
-        """Run the guide with its parameters as they are now."""
+        """Run the guide with its parameters as they are now.
+
+        Raises:
+            InputError: these are not as many data as it has parameters for.
+        """
+        if len(args[0]) != self.num_data:
+            raise InputError(
+                f"{len(args[0])} data for a guide with parameters of its own for each of {self.num_data}: "
+                "call it with the data that it was made for."
+            )
         free = {
             name: {key: self._transforms[name][key](leaf) for key, leaf in leaves.items()}
             for name, leaves in self.leaves.items()

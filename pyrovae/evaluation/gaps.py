@@ -18,28 +18,23 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyro
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from pyrovae.checkpoints import write_atomically
-from pyrovae.checks import check_data, check_pair
+from pyrovae.checks import check_data
 from pyrovae.errors import InputError
 from pyrovae.evaluation.arviz_adapter import pareto_khat
-from pyrovae.evaluation.free_guide import FreeGuide, stick_the_landing
+from pyrovae.evaluation.best_guide import check_search, compare, search
 from pyrovae.evaluation.importance import KHAT_LIMIT
-from pyrovae.evaluation.parts import check_scorable, part_of, particles_at_once, slices, without_nan
-from pyrovae.log_weights import Layout, enumerated, log_densities, particle_plate, sum_out
-from pyrovae.objectives import enumerated_sites, unscaled_log_prob
-from pyrovae.programs import Program, device_of, evaluating, own_parameters, run_pair, seeded
-
-_SELECTION_DRAWS = 200  # for each datum, to tell whether its q* is better than its q
+from pyrovae.evaluation.parts import check_scorable, part_of, slices, without_nan
+from pyrovae.programs import Program, device_of, evaluating, own_parameters, seeded
 
 _BOUNDS = ("log_px", "log_px_by_guide", "elbo", "best_elbo")
 _COLUMNS = (*_BOUNDS, "approximation", "amortisation", "total")
@@ -207,13 +202,10 @@ def inference_gaps(
     Warns:
         UserWarning: k-hat is above 0.7 for some data; says for how many.
     """
-    for name, value in {"num_samples": num_samples, "steps": steps, "particles": particles}.items():
+    check_search(steps, particles, learning_rate)
+    for name, value in {"num_samples": num_samples, "batch_size": batch_size}.items():
         if value < 1:
             raise InputError(f"{name} = {value}: use at least 1.")
-    if not learning_rate > 0 or batch_size < 1:
-        raise InputError(
-            f"learning_rate = {learning_rate} and batch_size = {batch_size}: both must be above 0."
-        )
     check_data(x, y)
     device = device_of(model, guide, otherwise=x.device)
     parts = []
@@ -224,12 +216,8 @@ def inference_gaps(
         with tqdm(total=len(batches) * steps, unit="step", disable=not progress) as bar:
             for rows in batches:
                 args = part_of(rows, device, x, y)
-                check_pair(model, guide, *args)
-                free = FreeGuide(guide, args, layout)
-                start = free.state()
-                _optimise(model, free, args, layout, steps, particles, learning_rate, bar)
-                _keep_the_better(model, guide, free, start, args, layout)
-                parts.append(_summarise(*_compare(model, (guide, free), args, num_samples, layout)))
+                free = search(model, guide, args, layout, steps, particles, learning_rate, bar)
+                parts.append(_summarise(*compare(model, (guide, free), args, num_samples, layout)))
     columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     errors = {name: columns.pop(f"error of {name}") for name in _COLUMNS}
     result = InferenceGaps(
@@ -237,101 +225,6 @@ def inference_gaps(
     )
     _warn_if_unreliable(result)
     return result
-
-
-def _optimise(
-    model: Program,
-    free: FreeGuide,
-    args: tuple[Tensor, ...],
-    layout: Layout,
-    steps: int,
-    particles: int,
-    learning_rate: float,
-    bar: tqdm,
-) -> None:
-    """Raise each datum's ELBO. The losses are added up; no parameter has a part in two of them, and Adam
-    treats each number by itself, so that a datum ends up the same in whatever company."""
-    leaves = free.parameters()
-    optimizer = torch.optim.Adam(leaves, lr=learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
-    for _ in range(steps):
-        with torch.enable_grad():
-            _, bounds = _scores(model, free, args, particles, layout, land=True)
-            loss = -bounds.mean(0).sum()
-        # Of the leaves alone: the pair's own parameters are none of its business.
-        gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
-        for leaf, gradient in zip(leaves, gradients, strict=True):
-            leaf.grad = gradient
-        optimizer.step()
-        schedule.step()
-        bar.update()
-
-
-def _keep_the_better(
-    model: Program,
-    guide: Program,
-    free: FreeGuide,
-    start: list[Tensor],
-    args: tuple[Tensor, ...],
-    layout: Layout,
-) -> None:
-    """Put the start back for data whose bound has not risen: where q was the best, the noise of the
-    gradients has moved it for nothing. The draws are not those of the figures, which stay unbiased."""
-    (_, before), (_, after) = _compare(model, (guide, free), args, _SELECTION_DRAWS, layout)
-    free.put_back(start, ~(after.mean(0) > before.mean(0)))  # also where the end is not finite
-
-
-def _compare(
-    model: Program, guides: Sequence[Program], args: tuple[Tensor, ...], num_samples: int, layout: Layout
-) -> list[tuple[Tensor, Tensor]]:
-    """`_draw` of each of the guides, with the same random numbers."""
-    seed = int(torch.randint(2**62, ()))
-    drawn = []
-    for guide in guides:
-        with seeded(seed, args[0].device):
-            drawn.append(_draw(model, guide, args, num_samples, layout))
-    return drawn
-
-
-@torch.no_grad()
-def _draw(
-    model: Program, guide: Program, args: tuple[Tensor, ...], num_samples: int, layout: Layout
-) -> tuple[Tensor, Tensor]:
-    """`_scores` of K draws, in chunks, in 64-bit on the CPU."""
-    size = particles_at_once(args[0], layout)
-    chunks = [
-        _scores(model, guide, args, rows.stop - rows.start, layout) for rows in slices(num_samples, size)
-    ]
-    log_weights, bounds = zip(*chunks, strict=True)
-    return torch.cat(log_weights).double().cpu(), torch.cat(bounds).double().cpu()
-
-
-def _scores(
-    model: Program,
-    guide: Program,
-    args: tuple[Tensor, ...],
-    particles: int,
-    layout: Layout,
-    land: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """Log weights and terms of the ELBO, `(K, B)` each, for K = `particles` draws of each of B data.
-
-    Without enumeration they are the same, log p(x, z) - log q(z | x). A site y that is summed out has in
-    the first no q, log sum_y p(x, y, z_y) / q(z_y | x, y), and in the second its own,
-    sum_y q(y | x) [log p(x, y, z_y) - log q(z_y | x, y) - log q(y | x)].
-    """
-    with pyro.validation_enabled(False), particle_plate(particles, layout):
-        model_trace, guide_trace = run_pair(model, enumerated(guide, layout), *args)
-    if land:
-        stick_the_landing(guide_trace)
-    log_p, log_q = log_densities(model_trace, guide_trace, args[0], layout)
-    log_ratio = log_p - log_q
-    summed_out = [guide_trace.nodes[name] for name in enumerated_sites(guide_trace)]
-    if not summed_out:
-        return log_ratio, log_ratio
-    log_q_values = sum((unscaled_log_prob(site) for site in summed_out), log_q.new_zeros(()))
-    terms = log_q_values.exp() * (log_ratio - log_q_values)
-    return sum_out(log_ratio), terms.flatten(0, -3).sum(0)
 
 
 def _summarise(guides: tuple[Tensor, Tensor], best: tuple[Tensor, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,175 @@
+"""The best member of a guide's family for each datum, found by gradient ascent from the networks' own.
+
+What `inference_gaps` compares the guide with; a guide of its own right where a sharper q is worth the
+search (semi-amortised inference).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyro
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pyrovae.checks import check_data, check_pair
+from pyrovae.errors import InputError
+from pyrovae.evaluation.free_guide import FreeGuide, stick_the_landing
+from pyrovae.evaluation.parts import check_scorable, part_of, particles_at_once, slices
+from pyrovae.log_weights import Layout, enumerated, log_densities, particle_plate, sum_out
+from pyrovae.objectives import enumerated_sites, unscaled_log_prob
+from pyrovae.programs import Program, device_of, evaluating, own_parameters, run_pair, seeded
+
+_SELECTION_DRAWS = 200  # for each datum, to tell whether its q* is better than its q
+
+
+def best_guide(
+    model: Program,
+    guide: Program,
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    steps: int = 500,
+    particles: int = 10,
+    learning_rate: float = 0.03,
+    seed: int = 0,
+) -> FreeGuide:
+    """q* of `inference_gaps` as a guide: for each of these data the best member of the guide's family.
+
+    Args:
+        model: as for `inference_gaps`, like the other arguments.
+        guide: likewise.
+        x: the data, `(B, *x_shape)`, which are optimised side by side.
+        y: observed classes, `(B,)`.
+        steps: of the optimisation. Twice as many should change nothing.
+        particles: draws for each datum in each step.
+        learning_rate: of the first step; it falls to 0 by a half cosine.
+        seed: of the draws. The caller's random stream stays in place.
+
+    Returns:
+        A guide, to be called with the same `x` (and `y`) and with nothing else.
+
+    Raises:
+        InputError: what `inference_gaps` raises.
+    """
+    check_search(steps, particles, learning_rate)
+    check_data(x, y)
+    device = device_of(model, guide, otherwise=x.device)
+    with own_parameters(), evaluating(model, guide), seeded(seed, device):
+        with torch.no_grad():
+            layout = check_scorable(model, guide, device, x, y, enumerate=True)
+        args = part_of(slice(None), device, x, y)
+        return search(model, guide, args, layout, steps, particles, learning_rate)
+
+
+def check_search(steps: int, particles: int, learning_rate: float) -> None:
+    """Refuse settings with which nothing can be found."""
+    for name, value in {"steps": steps, "particles": particles}.items():
+        if value < 1:
+            raise InputError(f"{name} = {value}: use at least 1.")
+    if not learning_rate > 0:
+        raise InputError(f"learning_rate = {learning_rate}: it must be above 0.")
+
+
+def search(
+    model: Program,
+    guide: Program,
+    args: tuple[Tensor, ...],
+    layout: Layout,
+    steps: int,
+    particles: int,
+    learning_rate: float,
+    bar: tqdm | None = None,
+) -> FreeGuide:
+    """`best_guide`, for a pair whose layout is known: raise each datum's ELBO.
+
+    The losses are added up; no parameter has a part in two of them, and Adam treats each number by
+    itself, so that a datum ends up the same in whatever company.
+    """
+    check_pair(model, guide, *args)
+    free = FreeGuide(guide, args, layout)
+    start, leaves = free.state(), free.parameters()
+    optimizer = torch.optim.Adam(leaves, lr=learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+    for _ in range(steps):
+        with torch.enable_grad():
+            _, bounds = _scores(model, free, args, particles, layout, land=True)
+            loss = -bounds.mean(0).sum()
+        # Of the leaves alone: the pair's own parameters are none of its business.
+        gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
+        for leaf, gradient in zip(leaves, gradients, strict=True):
+            leaf.grad = gradient
+        optimizer.step()
+        schedule.step()
+        if bar is not None:
+            bar.update()
+    _keep_the_better(model, guide, free, start, args, layout)
+    return free
+
+
+def _keep_the_better(
+    model: Program,
+    guide: Program,
+    free: FreeGuide,
+    start: list[Tensor],
+    args: tuple[Tensor, ...],
+    layout: Layout,
+) -> None:
+    """Put the start back for data whose bound has not risen: where q was the best, the noise of the
+    gradients has moved it for nothing. The draws are not those of the figures, which stay unbiased."""
+    (_, before), (_, after) = compare(model, (guide, free), args, _SELECTION_DRAWS, layout)
+    free.put_back(start, ~(after.mean(0) > before.mean(0)))  # also where the end is not finite
+
+
+def compare(
+    model: Program, guides: Sequence[Program], args: tuple[Tensor, ...], num_samples: int, layout: Layout
+) -> list[tuple[Tensor, Tensor]]:
+    """`_draw` of each of the guides, with the same random numbers."""
+    seed = int(torch.randint(2**62, ()))
+    drawn = []
+    for guide in guides:
+        with seeded(seed, args[0].device):
+            drawn.append(_draw(model, guide, args, num_samples, layout))
+    return drawn
+
+
+@torch.no_grad()
+def _draw(
+    model: Program, guide: Program, args: tuple[Tensor, ...], num_samples: int, layout: Layout
+) -> tuple[Tensor, Tensor]:
+    """`_scores` of K draws, in chunks, in 64-bit on the CPU."""
+    size = particles_at_once(args[0], layout)
+    chunks = [
+        _scores(model, guide, args, rows.stop - rows.start, layout) for rows in slices(num_samples, size)
+    ]
+    log_weights, bounds = zip(*chunks, strict=True)
+    return torch.cat(log_weights).double().cpu(), torch.cat(bounds).double().cpu()
+
+
+def _scores(
+    model: Program,
+    guide: Program,
+    args: tuple[Tensor, ...],
+    particles: int,
+    layout: Layout,
+    land: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Log weights and terms of the ELBO, `(K, B)` each, for K = `particles` draws of each of B data.
+
+    Without enumeration they are the same, log p(x, z) - log q(z | x). A site y that is summed out has in
+    the first no q, log sum_y p(x, y, z_y) / q(z_y | x, y), and in the second its own,
+    sum_y q(y | x) [log p(x, y, z_y) - log q(z_y | x, y) - log q(y | x)].
+    """
+    with pyro.validation_enabled(False), particle_plate(particles, layout):
+        model_trace, guide_trace = run_pair(model, enumerated(guide, layout), *args)
+    if land:
+        stick_the_landing(guide_trace)
+    log_p, log_q = log_densities(model_trace, guide_trace, args[0], layout)
+    log_ratio = log_p - log_q
+    summed_out = [guide_trace.nodes[name] for name in enumerated_sites(guide_trace)]
+    if not summed_out:
+        return log_ratio, log_ratio
+    log_q_values = sum((unscaled_log_prob(site) for site in summed_out), log_q.new_zeros(()))
+    terms = log_q_values.exp() * (log_ratio - log_q_values)
+    return sum_out(log_ratio), terms.flatten(0, -3).sum(0)

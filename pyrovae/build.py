@@ -61,6 +61,7 @@ PRIORS: dict[str, Callable[..., nn.Module]] = {
     "spline": priors.SplineCoupling,
     "autoregressive": priors.MaskedAutoregressive,
 }
+COMPONENTS = 100  # unless it is said how many
 
 OBJECTIVES: dict[str, str] = {
     "elbo": "the ELBO, of as many draws of z as there are particles",
@@ -111,7 +112,7 @@ def build_model(
     network: str = "mlp",
     width: int = 256,
     flow_steps: int | None = None,
-    components: int = 100,
+    components: int = COMPONENTS,
     num_classes: int = 0,
     learn_class_prior: bool = False,
     seed: int = 0,
@@ -123,7 +124,7 @@ def build_model(
         x_shape: event shape of the data.
         latent_dim: M.
         likelihood: one of `LIKELIHOODS`; probabilistic PCA has its own.
-        posterior: one of `POSTERIORS`; in M1+M2 M1's.
+        posterior: one of `POSTERIORS`; in M1+M2 M1's, of two levels the upper one's.
         prior: one of `PRIORS`; of the upper level if there are two, and in M1+M2 M1's.
         network: one of `NETWORKS`, for encoder and decoder alike.
         width: of hidden layers; a convolutional network has an eighth of it as first channels.
@@ -148,8 +149,18 @@ def build_model(
     if model in CLASSED and num_classes < 2:
         raise InputError(f"num_classes is {num_classes}; {model} needs at least 2 classes.")
     for what, name in {"posterior": posterior, "prior": prior}.items():
-        if name != "normal" and (model in FIXED or (what == "posterior" and model == "hvae")):
+        if name != "normal" and model in FIXED:
             raise InputError(f"{what} is '{name}', but {model} has its own: leave the option out.")
+    if flow_steps is not None and posterior not in FLOWS:
+        raise InputError(
+            f"flow_steps is {flow_steps}, but the posterior '{posterior}' has no steps: choose a flow "
+            f"({', '.join(FLOWS)}), or leave the option out."
+        )
+    if components != COMPONENTS and prior not in ("mixture", "vamp"):
+        raise InputError(
+            f"components is {components}, but the prior '{prior}' has none: choose 'mixture' or 'vamp', or "
+            "leave the option out."
+        )
     parts = _Parts(
         x_shape, latent_dim, likelihood, posterior, prior, network, width, flow_steps, components,
         num_classes, learn_class_prior,

@@ -1,9 +1,9 @@
-"""What can be known to be wrong before training or evaluation begins, and what went wrong when it did."""
+"""What can be known to be wrong before training or evaluation begins."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import pyro
@@ -11,14 +11,13 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.distributions import constraints
-from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyrovae.batches import UNLABELLED
-from pyrovae.errors import InputError, NonFiniteError
-from pyrovae.programs import Program, evaluating, observed_sites, run_pair
+from pyrovae.errors import InputError
+from pyrovae.programs import Program, evaluating, modules_of, observed_sites, run_pair
 
 # What to do about data that a likelihood cannot have produced.
 _REMEDIES: dict[type, str] = {
@@ -114,7 +113,20 @@ def check_pair(model: Program, guide: Program, *args: Any) -> None:
         if problem := _plate_problem(str(error), noted, model, args):
             raise InputError(problem) from error
         shapes = ", ".join(str(tuple(a.shape)) for a in args if isinstance(a, Tensor))
-        raise InputError(f"the model and guide do not run on data of shape {shapes}: {error}") from error
+        raise InputError(
+            f"the model and guide do not run on data of shape {shapes}"
+            f"{_type_problem(args, model, guide)}: {error}"
+        ) from error
+
+
+def _type_problem(args: tuple[Any, ...], *programs: Program) -> str:
+    """What to do where the data are not of the parameters' type."""
+    parameters = (p for module in modules_of(*programs) for p in module.parameters())
+    types = {p.dtype for p in parameters if p.is_floating_point()}
+    of_data = next((a.dtype for a in args if isinstance(a, Tensor)), None)
+    if not types or of_data in types:
+        return ""
+    return f" and type {of_data}, where parameters are {types.pop()} (use x.to or model.to(dtype))"
 
 
 class _CompareLatents(Messenger):
@@ -157,7 +169,8 @@ def _check_shapes(name: str, in_model: Any, in_guide: Any) -> None:
     if model == guide:
         return
     remedy = "sample values of the model's shape in the guide"
-    if (missing := in_model.event_dim - in_guide.event_dim) > 0:
+    missing = in_model.event_dim - in_guide.event_dim
+    if missing > 0 and not _family(in_guide).has_enumerate_support:  # no vector is made of classes
         remedy = (
             f"declare the last {missing} dimensions of the guide's distribution with .to_event({missing})"
         )
@@ -272,33 +285,46 @@ def _family(fn: Any) -> Any:
     return fn
 
 
-def check_gradients(loss: Tensor, parameters: Mapping[str, Tensor]) -> None:
-    """Compare what the loss depends on with what will be trained.
+def check_gradients(
+    loss: Callable[[], Tensor], parameters: Mapping[str, Tensor], replaced: Collection[int] = ()
+) -> list[Tensor]:
+    """Compare what the loss depends on with what will be trained, and return the latter.
+
+    Args:
+        loss: computes it.
+        parameters: all there are.
+        replaced: ids of parameters which the loss need not depend on; then they are not trained.
 
     Raises:
         InputError: a parameter that the loss does not depend on would be trained in vain; or the loss
             depends on a tensor that asks for a gradient and is no known parameter.
     """
     trainable = {name: value for name, value in parameters.items() if value.requires_grad}
-    if not trainable:
+    first = loss()
+    reached = {id(leaf): leaf for leaf in _leaves(first)}
+    idle = {name: value for name, value in trainable.items() if id(value) not in reached}
+    trained = {name: value for name, value in trainable.items() if name not in idle}
+    if in_vain := [name for name, value in idle.items() if id(value) not in replaced]:
+        raise InputError(
+            f"no gradient reaches {', '.join(in_vain)}: training would leave them as they are. Use them in "
+            "the program or the objective (SupervisedELBO trains a guide's classifier on given classes), "
+            "remove them, or freeze them with requires_grad_(False)."
+        )
+    if not trained:
         raise InputError(
             "the pair has no parameter to train: pass methods of an nn.Module, or show the functions' "
             "modules to Pyro with pyro.module(name, module)."
         )
-    reached = {id(leaf): leaf for leaf in _leaves(loss)}
-    if idle := [name for name, value in trainable.items() if id(value) not in reached]:
+    stray = reached.keys() - {id(value) for value in trained.values()}
+    if stray:  # or made by the program on its way, as Zuko's flows do, and then another one next time
+        stray &= {id(leaf) for leaf in _leaves(loss())}
+    if stray:
+        shapes = ", ".join(str(tuple(reached[key].shape)) for key in stray)
         raise InputError(
-            f"no gradient reaches {', '.join(idle)}: training would leave them as they are. Use them in "
-            "the program or the objective (SupervisedELBO trains a guide's classifier on given classes), "
-            "remove them, or freeze them with requires_grad_(False)."
+            f"the loss depends on {len(stray)} parameters that are unknown to fit (shapes {shapes}): call "
+            "pyro.module(name, module) in the function that uses them, so that they are trained and saved."
         )
-    known = {id(value) for value in trainable.values()}
-    if stray := [tuple(leaf.shape) for key, leaf in reached.items() if key not in known]:
-        raise InputError(
-            f"the loss depends on {len(stray)} parameters that are unknown to fit (shapes "
-            f"{', '.join(map(str, stray))}): call pyro.module(name, module) in the function that uses "
-            "them, so that they are trained and saved."
-        )
+    return list(trained.values())
 
 
 def _leaves(loss: Tensor) -> Iterable[Tensor]:
@@ -325,63 +351,6 @@ def check_site_names(weights: Collection[str], sites: Collection[str]) -> None:
             f"there is no site {', '.join(map(repr, unknown))} to weigh; the programs have "
             f"{', '.join(sorted(sites))}."
         )
-
-
-def check_finite(parameters: Mapping[str, Tensor], step: int) -> None:
-    """Refuse to go on with (and above all to save) parameters that are not finite."""
-    bad = [name for name, value in parameters.items() if not value.isfinite().all()]
-    if bad:
-        raise NonFiniteError(
-            f"after step {step} the parameters {', '.join(bad)} are not finite: the last gradient was "
-            "not. Lower the learning rate, or clip the gradient's norm."
-        )
-
-
-def explain_non_finite(
-    what: str, model: Program, guide: Program, *calls: tuple[Tensor, ...]
-) -> NonFiniteError:
-    """Run the pair on the arguments of each call, as when `what` came out bad, and say at which site the
-    first bad number stands."""
-    with torch.no_grad(), pyro.validation_enabled(False):
-        for args in calls:
-            model_trace, guide_trace = run_pair(model, guide, *args)
-            for role, trace in (("guide", guide_trace), ("model", model_trace)):
-                trace.compute_log_prob()
-                for name, site in trace.nodes.items():
-                    if site["type"] == "sample" and not _site_is_finite(site):
-                        return NonFiniteError(_describe_site(what, role, name, site))
-    return NonFiniteError(f"{what} is not finite, though every site's log density is: its sum overflowed.")
-
-
-def _site_is_finite(site: Mapping[str, Any]) -> bool:
-    log_prob = scale_and_mask(site["unscaled_log_prob"], mask=site["mask"])
-    return bool(site["value"].isfinite().all() and log_prob.isfinite().all())
-
-
-def _describe_site(what: str, role: str, name: str, site: Mapping[str, Any]) -> str:
-    fn = _family(site["fn"])
-    tensors = {"value": site["value"], "log density": site["unscaled_log_prob"]}
-    for parameter in fn.arg_constraints:
-        # Of probs and logits only the one that was given; the other is derived from it.
-        if parameter in vars(fn):
-            tensors[parameter] = getattr(fn, parameter)
-    lines = "\n".join(f"  {label}: {statistics(tensor)}" for label, tensor in tensors.items())
-    return (
-        f"{what} is not finite; the first bad numbers are at the {role}'s site "
-        f"'{name}' ({type(fn).__name__}):\n{lines}\n"
-        "Lower the learning rate, clip the gradient's norm, or look at the data."
-    )
-
-
-def statistics(tensor: Tensor) -> str:
-    """A tensor's shape, range and mean over its finite values, and how many are not finite."""
-    finite = tensor[tensor.isfinite()].double()
-    shape = tuple(tensor.shape)
-    bad = f"{int(tensor.isnan().sum())} NaN, {int(tensor.isinf().sum())} infinite of {tensor.numel()}"
-    if not finite.numel():
-        return f"shape {shape}, {bad}"
-    low, high, mean = finite.min().item(), finite.max().item(), finite.mean().item()
-    return f"shape {shape}, from {low:.4g} to {high:.4g}, mean {mean:.4g}, {bad}"
 
 
 def data_plate_problem(trace: Trace, num_data: int) -> str | None:

@@ -7,6 +7,7 @@ import sys
 import warnings
 from contextlib import redirect_stdout
 from dataclasses import MISSING, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -307,26 +308,32 @@ def diagnose(
     run: RunFolder,
     limit: Annotated[int, typer.Option(help="Only the first so many test data.")] = 100,
     num_samples: Annotated[int, typer.Option(help="K, importance samples for each datum.")] = 1000,
-    steps: Annotated[int, typer.Option(help="Of the search for each datum's best q.")] = 300,
+    steps: Annotated[int, typer.Option(help="Of the search for each datum's best q.")] = 500,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
     """Where the bound is lost, and what the latents carry: gaps, active units, the KL's parts."""
-    if limit < 2:
-        raise InputError(f"limit is {limit}; it must be at least 2.")
+    for name, number, least in (("limit", limit, 2), ("num_samples", num_samples, 1), ("steps", steps, 1)):
+        if number < least:
+            raise InputError(f"{name} is {number}; it must be at least {least}.")
     opened = runs.Run.open(run)
     model: Any = opened.model.to(resolve_device(device))
     x = opened.presented(opened.images.x_test)[:limit]
-    units = active_units(model.model, model.guide, x)
-    for site, variances in units.variances.items():
-        print(f"active units of {site}: {units.counts[site]} of {variances.numel()}")
-    print(kl_decomposition(model.model, model.guide, x))
-    gaps = inference_gaps(
-        model.model, model.guide, x, num_samples=num_samples, steps=steps, progress=not quiet
-    )
-    print(gaps)
-    gaps.to_json(run / "inference_gaps.json")
-    print(f"written: {run / 'inference_gaps.json'}")
+    search: dict[str, Any] = {"num_samples": num_samples, "steps": steps, "progress": not quiet}
+    analyses: dict[str, Any] = {
+        "active_units": active_units,
+        "kl_decomposition": kl_decomposition,
+        "inference_gaps": partial(inference_gaps, **search),
+    }
+    for name, analyse in analyses.items():
+        try:
+            result = analyse(model.model, model.guide, x)
+        except InputError as error:  # not every guide can be taken apart in every way
+            print(f"no {name.replace('_', ' ')} of this guide: {error}")
+            continue
+        print(result)
+        result.to_json(run / f"{name}.json")
+        print(f"written: {run / f'{name}.json'}")
 
 
 @app.command(epilog="Example: pyrovae classify runs/first --labels 10")

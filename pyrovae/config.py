@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pyrovae import schedules
-from pyrovae.build import CLASSED, build_objective
+from pyrovae.build import CLASSED, COMPONENTS, build_objective
 from pyrovae.compilation import MODES
 from pyrovae.data import DATASETS
 from pyrovae.errors import InputError, check_choice
@@ -38,7 +38,7 @@ class Config:
     latent_dim: int = 10
     width: int = 256
     flow_steps: int | None = None
-    components: int = 100
+    components: int = COMPONENTS
     binarise: str = "auto"
     epochs: int = 100
     batch_size: int = 128

@@ -245,9 +245,10 @@ class _Pushforward(dist.TorchDistribution):
             return _WithoutGradient.apply(last.log_prob, str(error), *self._inputs())
 
     def _score(self, value: Tensor) -> Tensor:
-        # A copy, since Pyro's transforms recognise what they made last, and hand back without gradients
-        # what they made it of.
-        z, change = value.clone(), value.new_zeros(())
+        # For each member of the batch, since not all of Zuko's transforms broadcast. A copy, since Pyro's
+        # recognise what they made last, and hand back without gradients what they made it of.
+        shape = torch.broadcast_shapes(self.batch_shape, value.shape[:-1])
+        z, change = value.expand(shape + self.event_shape).clone(), value.new_zeros(())
         try:
             for transform in reversed(self.transforms):
                 z, log_determinant = _value_and_ladj(transform.inv, z)

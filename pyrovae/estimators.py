@@ -78,8 +78,6 @@ class IWAE(ELBO):
     """
 
     def __init__(self, num_samples: int, doubly_reparameterised: bool = False) -> None:
-        if num_samples < 1:
-            raise InputError(f"num_samples = {num_samples}: use at least 1 sample.")
         super().__init__(num_particles=num_samples)
         self.doubly_reparameterised = doubly_reparameterised
         self._layouts: dict[Any, Layout] = {}
@@ -338,7 +336,8 @@ def _factorised(name: str, fn: Any) -> Any:
     if len(base.event_shape):
         raise InputError(
             f"site '{name}' has a {type(base).__name__}, which is not independent over its dimensions, so "
-            "that none has a divergence of its own: use FreeBits(nats, per='site')."
+            "that none has a divergence of its own: use FreeBits(nats, per='site'), or on the command line "
+            "--objective free-bits-total."
         )
     return base
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -175,7 +176,14 @@ class Householder(Flow):
 
     def forward(self, context: Tensor) -> list[Transform]:
         """For a context `(*leading, context_dim)`: one transform with all reflections."""
-        return [ConditionedHouseholder(context.unflatten(-1, (self.steps, self.latent_dim)))]
+        return [reflections(context.unflatten(-1, (self.steps, self.latent_dim)))]
+
+
+def reflections(normals: Tensor) -> Transform:
+    """z -> z - 2 v (v^T z) / |v|^2 for each of the normals v in turn, `(*leading, steps, M)`."""
+    # Pyro divides by |v|: in place of a v of zeros, as from a head that begins at 0, take one of ones.
+    is_zero = (normals == 0).all(-1, keepdim=True)
+    return ConditionedHouseholder(normals + is_zero.to(normals))
 
 
 class ConvexCombination(Flow):
@@ -300,6 +308,8 @@ class SplineCoupling(Flow):
         bound: float = 5.0,
     ) -> None:
         _check_counts(latent_dim=latent_dim, steps=steps, bins=bins, context=context)
+        if not bound > 0:
+            raise InputError(f"bound is {bound}; it must be above 0.")
         super().__init__(latent_dim, context)
         self.steps = nn.ModuleList(
             _near_identity(
@@ -351,5 +361,5 @@ def lower_triangle(entries: Tensor, cells: Tensor, size: int) -> Tensor:
 
 def _check_counts(**counts: int) -> None:
     for name, count in counts.items():
-        if count < 1:
-            raise InputError(f"{name} is {count}; it must be at least 1.")
+        if not isinstance(count, Integral) or count < 1:
+            raise InputError(f"{name} is {count!r}; it must be a whole number of at least 1.")

@@ -7,6 +7,7 @@ sites of model and guide alike, during training only.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from numbers import Integral
 from typing import Any, Protocol
 
 import pyro.poutine as poutine
@@ -46,12 +47,22 @@ class ELBO(Trace_ELBO):
     `kl`, E_q[log q(z | x) - log p(z)]; `observed` holds each observed site's part of the first. Each is
     summed over the batch, in nats, without any weight: elbo = reconstruction - kl.
 
+    Args:
+        num_particles: draws of the latents for each datum, over which the bound is averaged.
+        settings: of `Trace_ELBO`, such as `vectorize_particles`.
+
     Raises:
-        InputError: on evaluation, if enumerated sites stand beside what is excluded above.
+        InputError: `num_particles` is no whole number of at least 1; on evaluation, if enumerated sites
+            stand beside what is excluded above.
     """
 
     terms: dict[str, Tensor]
     observed: dict[str, Tensor]
+
+    def __init__(self, num_particles: int = 1, **settings: Any) -> None:
+        if not isinstance(num_particles, Integral) or num_particles < 1:
+            raise InputError(f"{num_particles!r} draws for each datum: use a whole number, at least 1.")
+        super().__init__(num_particles=num_particles, **settings)
 
     def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
         """Minus the bound, summed over the batch."""

@@ -93,11 +93,16 @@ class FlowPosterior(nn.Module):
         flow: one of `pyrovae.flows`, over M dimensions.
 
     Raises:
-        InputError: the flow is over another number of dimensions.
+        InputError: the flow is over another number of dimensions, or none of `pyrovae.flows`.
     """
 
     def __init__(self, network: nn.Module, latent_dim: int, flow: Flow) -> None:
         super().__init__()
+        if not isinstance(flow, Flow):
+            raise InputError(
+                f"flow is {flow!r}; expected one of pyrovae.flows, such as Planar({latent_dim}). A flow of "
+                "Zuko goes into a ZukoPosterior."
+            )
         if flow.latent_dim != latent_dim:
             raise InputError(
                 f"latent_dim is {latent_dim}, but the {type(flow).__name__} flow is over "
@@ -131,7 +136,7 @@ class ZukoPosterior(nn.Module):
         invert: draw by the flow's transform, instead of by its inverse.
 
     Raises:
-        InputError: not a flow of Zuko.
+        InputError: not a flow of Zuko, or one whose context has not the size of the network's features.
     """
 
     def __init__(self, network: nn.Module, flow: nn.Module, invert: bool = False) -> None:
@@ -142,6 +147,22 @@ class ZukoPosterior(nn.Module):
                 "transform and a base, such as zuko.flows.MAF(features=M, context=F)."
             )
         self.network, self.flow, self.invert = network, flow, invert
+        self._check_context()
+
+    @torch.no_grad()
+    def _check_context(self) -> None:
+        features = getattr(self.network, "out_shape", None)
+        if features is None:  # a network that does not say what it makes: the first datum will tell
+            return
+        like = next(self.flow.parameters(), torch.zeros(()))
+        try:
+            distribution = self.flow(like.new_zeros(*features))
+            distribution.log_prob(like.new_zeros(*distribution.event_shape))
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise InputError(
+                f"the {type(self.flow).__name__} does not take the network's features, {features}, as its "
+                f"context ({error}): build it with context={features[0]}."
+            ) from error
 
     def forward(self, *context: Tensor) -> TorchDistributionMixin:
         """For `x` of shape `(*leading, *x_shape)`, and in M2 the class `y` of shape `(*leading,)`: batch

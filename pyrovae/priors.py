@@ -15,6 +15,7 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
+from pyrovae.checks import check_data
 from pyrovae.distributions import DiagonalNormalMixture, FromZuko
 from pyrovae.errors import InputError
 from pyrovae.flows import _check_counts
@@ -28,12 +29,16 @@ class StandardNormal(nn.Module):
 
     Args:
         latent_dim: M, the dimensions of the latent space.
+
+    Raises:
+        InputError: `latent_dim` is below 1.
     """
 
     zero: Tensor
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
+        _check_counts(latent_dim=latent_dim)
         self.latent_dim = latent_dim
         # A buffer, so that the prior moves to a device with its model; rebuilt, so never saved.
         self.register_buffer("zero", torch.zeros(latent_dim), persistent=False)
@@ -98,7 +103,8 @@ class VampPrior(nn.Module):
 
     Raises:
         InputError: a count below 1, fewer pseudo-inputs than classes, bounds without a range between them,
-            or a posterior that cannot score points that it did not draw.
+            or a posterior that does not run on pseudo-inputs of this shape (and their classes), or cannot
+            score points that it did not draw.
     """
 
     classes: Tensor
@@ -114,7 +120,7 @@ class VampPrior(nn.Module):
         learn_weights: bool = False,
     ) -> None:
         super().__init__()
-        _check_counts(pseudo_inputs=pseudo_inputs, num_classes=num_classes or 1)
+        _check_counts(pseudo_inputs=pseudo_inputs, num_classes=1 if num_classes is None else num_classes)
         if num_classes is not None and pseudo_inputs < num_classes:
             raise InputError(
                 f"{pseudo_inputs} pseudo-inputs are too few for {num_classes} classes, each of which "
@@ -151,13 +157,15 @@ class VampPrior(nn.Module):
         (values at the bounds a hundredth of the range within them).
 
         Raises:
-            InputError: data of another shape or beyond the bounds, or fewer than K.
+            InputError: data of another shape or beyond the bounds, fewer than K, or not finite.
         """
+        check_data(x)
         count = len(self.free)
         if tuple(x.shape[1:]) != self.x_shape or len(x) < count:
             raise InputError(
                 f"the data have shape {tuple(x.shape)}; {count} pseudo-inputs to begin at some of them "
-                f"need at least ({count}, {', '.join(map(str, self.x_shape))})."
+                f"need at least ({count}, {', '.join(map(str, self.x_shape))}). (On the command line "
+                "--components sets how many there are.)"
             )
         chosen = x[torch.randperm(len(x))[:count]].to(self.free)
         if self.bounds is None:
@@ -186,10 +194,20 @@ class VampPrior(nn.Module):
 
     @torch.no_grad()
     def _check_posterior(self) -> None:
-        with evaluating(self.posterior):  # nothing is drawn, and nothing moves
-            component = self._components(1)
+        # One for each class; nothing is drawn, and nothing moves.
+        count = self.num_classes or 1
         try:
-            component.log_prob(self.free.new_zeros(1, *component.event_shape))
+            with evaluating(self.posterior):
+                components = self._components(count)
+        except (TypeError, RuntimeError, ValueError) as error:
+            beside = "" if self.num_classes is None else f" beside classes from 0 to {self.num_classes - 1}"
+            raise InputError(
+                f"this {type(self.posterior).__name__} does not run on pseudo-inputs of shape "
+                f"{self.x_shape}{beside} ({error}): the shape is that of its data, and num_classes the "
+                "number of classes of a posterior that takes one (as in M2), else None."
+            ) from error
+        try:
+            components.log_prob(self.free.new_zeros(count, *components.event_shape))
         except (InputError, NotImplementedError) as error:
             raise InputError(
                 f"a VampPrior scores each z under the posteriors of all pseudo-inputs, but this "

@@ -105,7 +105,8 @@ def named_parameters(model: Program, guide: Program, *args: Any) -> dict[str, Te
     named: dict[str, Tensor] = {}
     for number, module in enumerate(modules):
         prefix = f"{number}." if len(modules) > 1 else ""
-        named |= {prefix + name: value for name, value in module.named_parameters()}
+        others = {id(value) for value in named.values()}  # of which one module may be a part of another
+        named |= {prefix + name: v for name, v in module.named_parameters() if id(v) not in others}
     with poutine.trace(param_only=True) as shown, poutine.block(hide_fn=_is_sample):
         guide(*args)
         model(*args)
@@ -117,6 +118,16 @@ def named_parameters(model: Program, guide: Program, *args: Any) -> dict[str, Te
     return named
 
 
+def replaced_parameters(model: Program, guide: Program) -> set[int]:
+    """The ids of the parameters that may have lost their program: those of a model/guide pair of which one
+    is used beside a program from elsewhere, as when a guide of one's own takes the place of a VAE's."""
+    owners = modules_of(model, guide)
+    if modules_of(model) == modules_of(guide):
+        return set()
+    pairs = (owner for owner in owners if hasattr(owner, "model") and hasattr(owner, "guide"))
+    return {id(value) for pair in pairs for value in pair.parameters()}
+
+
 def _is_sample(message: Mapping[str, Any]) -> bool:
     return message["type"] == "sample"
 
@@ -124,11 +135,24 @@ def _is_sample(message: Mapping[str, Any]) -> bool:
 @contextmanager
 def evaluating(*programs: Program) -> Iterator[None]:
     """Run the programs' modules in evaluation mode, and put every submodule back as it was."""
+    with _in_mode(False, *programs):
+        yield
+
+
+@contextmanager
+def in_training(*programs: Program) -> Iterator[None]:
+    """Run the programs' modules in training mode, and put every submodule back as it was."""
+    with _in_mode(True, *programs):
+        yield
+
+
+@contextmanager
+def _in_mode(mode: bool, *programs: Program) -> Iterator[None]:
     parts = [part for module in modules_of(*programs) for part in module.modules()]
     modes = [part.training for part in parts]
     try:
         for part in parts:
-            part.training = False
+            part.training = mode
         yield
     finally:
         for part, mode in zip(parts, modes, strict=True):

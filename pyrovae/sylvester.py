@@ -5,12 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from pyro.distributions.transforms.householder import ConditionedHouseholder
 from torch import Tensor
 from torch.distributions import Transform
 
 from pyrovae.errors import InputError
-from pyrovae.flows import _BELOW_ONE, Flow, _check_counts, _WithoutInverse, lower_triangle, triangle_cells
+from pyrovae.flows import (
+    _BELOW_ONE,
+    Flow,
+    _check_counts,
+    _WithoutInverse,
+    lower_triangle,
+    reflections,
+    triangle_cells,
+)
 
 
 class Sylvester(Flow):
@@ -93,7 +100,7 @@ class Sylvester(Flow):
             return torch.stack([turns[step % 2] for step in range(self.steps)])
         if self.orthogonal == "householder":
             normals = of_q.unflatten(-1, (1, self.reflections, self.latent_dim))
-            return ConditionedHouseholder(normals)(self.identity)  # its rows, reflected
+            return reflections(normals)(self.identity)  # its rows, reflected
         return orthonormal_columns(of_q.unflatten(-1, (self.latent_dim, self.columns)))
 
 

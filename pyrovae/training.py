@@ -26,8 +26,7 @@ from pyrovae.objectives import ELBO, Objective
 from pyrovae.programs import (
     Program,
     device_for,
-    evaluating,
-    modules_of,
+    in_training,
     own_parameters,
     seeded,
 )
@@ -187,11 +186,9 @@ def _validation_data(
 @contextmanager
 def _training(model: Program, guide: Program) -> Iterator[None]:
     """Training mode within, the former mode of each module after."""
-    with evaluating(model, guide), warnings.catch_warnings():
+    with in_training(model, guide), warnings.catch_warnings():
         # Pyro's warning would come before the error that says at which site, and why.
         warnings.filterwarnings("ignore", message="Encountered NaN")
-        for module in modules_of(model, guide):
-            module.train()
         yield
 
 

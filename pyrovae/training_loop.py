@@ -21,17 +21,12 @@ from tqdm import tqdm
 from pyrovae import processes
 from pyrovae.batches import Batch, Call, Minibatches
 from pyrovae.checkpoints import has_checkpoint, load_checkpoint, save_checkpoint
-from pyrovae.checks import (
-    check_finite,
-    check_gradients,
-    check_pair,
-    check_site_names,
-    explain_non_finite,
-)
+from pyrovae.checks import check_gradients, check_pair, check_site_names
 from pyrovae.compilation import compile_if_asked
 from pyrovae.errors import CheckpointError, InputError, NonFiniteError
 from pyrovae.history import History, add_terms, shown_terms
 from pyrovae.interrupts import interrupts_deferred
+from pyrovae.non_finite import check_finite, explain_non_finite
 from pyrovae.objectives import ELBO, Objective, reweight
 from pyrovae.programs import (
     Program,
@@ -41,6 +36,7 @@ from pyrovae.programs import (
     modules_of,
     named_parameters,
     observed_sites,
+    replaced_parameters,
     run_pair,
     seeded,
 )
@@ -93,10 +89,12 @@ class TrainingRun:
             self.parameters |= named_parameters(self.model, self.guide, *args)
             sites |= {*observed_sites(traces[0]), *self.latents[-1]}
         check_site_names(self.weights, sites)
-        with evaluating(self.model, self.guide):
-            check_gradients(self.loss(batch, beta=1.0, weights={}), self.parameters)
+        replaced = replaced_parameters(self.model, self.guide)
+        with buffers_kept(self.model, self.guide):
+            self.trainable = check_gradients(
+                lambda: self.loss(batch, beta=1.0, weights={}), self.parameters, replaced
+            )
         self.check_all_data()
-        self.trainable = [value for value in self.parameters.values() if value.requires_grad]
         # To look at a GPU's loss is to wait for it: a step there leaves it to the end of the epoch.
         self.watched = self.device.type == "cpu"
         self.optimizer = optimizer(self.trainable)

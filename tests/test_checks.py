@@ -10,17 +10,10 @@ import torch
 from torch import nn
 
 import pyrovae
-from pyrovae.checks import (
-    check_data,
-    check_finite,
-    check_gradients,
-    check_pair,
-    data_plate_problem,
-    explain_non_finite,
-    statistics,
-)
+from pyrovae.checks import check_data, check_gradients, check_pair, data_plate_problem
 from pyrovae.errors import InputError, NonFiniteError
 from pyrovae.evaluation import marginal_likelihood
+from pyrovae.non_finite import check_finite, explain_non_finite, statistics
 from pyrovae.programs import run_pair
 
 
@@ -164,6 +157,14 @@ def test_pyros_list_of_shapes_is_left_out_of_the_librarys_own_messages(make_vae)
     assert "\n" not in str(caught.value)
 
 
+def test_data_of_another_type_than_the_parameters_are_said_to_be(make_vae, binary_images):
+    vae = make_vae()
+    with pytest.raises(
+        InputError, match=r"type torch.float64, where parameters are torch.float32 \(use x.to"
+    ):
+        check_pair(vae.model, vae.guide, binary_images.double())
+
+
 def test_checking_draws_nothing_into_the_parameters_and_keeps_the_mode(make_vae, binary_images):
     vae = make_vae().train()
     check_pair(vae.model, vae.guide, binary_images)
@@ -210,6 +211,10 @@ FOUR = torch.zeros(4, 3)
             lambda x: normal(len(x), 1, events=0),
             r"but event shape \(\) and batch shape \(4, 4\) in the guide: .* with \.to_event\(1\)",
         ),
+        (
+            lambda x: dist.Categorical(logits=torch.zeros(len(x), 3)),
+            r"but event shape \(\) and batch shape \(4,\) in the guide: sample values of the model's shape",
+        ),
         (lambda x: normal(5, len(x), 2), r"event shape \(2,\) and batch shape \(5, 4\) in the guide"),
         (lambda x: normal(len(x), 1, 2, events=2), r"but event shape \(1, 2\) and batch shape \(4,\)"),
         (
@@ -219,7 +224,7 @@ FOUR = torch.zeros(4, 3)
             r"shape \(4,\)\. Declare .* with \.to_event\(1\)",
         ),
     ],
-    ids=["dimension", "dimension 1", "no event, one wide", "batch", "longer event", "no event"],
+    ids=["dimension", "dimension 1", "no event, one wide", "classes", "batch", "longer event", "no event"],
 )
 def test_a_latent_of_another_shape_than_the_models_is_refused_with_both(posterior, message):
     with pytest.raises(InputError, match=message):
@@ -353,19 +358,48 @@ def test_training_and_evaluation_are_refused_before_they_begin():
 def test_idle_unknown_and_missing_parameters_are_told_apart():
     used, idle, unknown = (nn.Parameter(torch.ones(size)) for size in (1, 2, 3))
     frozen = nn.Parameter(torch.ones(4), requires_grad=False)
-    check_gradients(used.sum(), {"used": used, "frozen": frozen})
+    assert check_gradients(lambda: used.sum(), {"used": used, "frozen": frozen}) == [used]
     with pytest.raises(InputError, match="no gradient reaches idle:"):
-        check_gradients(used.sum(), {"used": used, "idle": idle})
+        check_gradients(lambda: used.sum(), {"used": used, "idle": idle})
+    assert check_gradients(lambda: used.sum(), {"used": used, "idle": idle}, {id(idle)}) == [used]
     with pytest.raises(InputError, match=r"1 parameters that are unknown to fit \(shapes \(3,\)\)"):
-        check_gradients(used.sum() + unknown.sum(), {"used": used})
+        check_gradients(lambda: used.sum() + unknown.sum(), {"used": used})
     with pytest.raises(InputError, match="no parameter to train"):
-        check_gradients(torch.ones(()), {"frozen": frozen})
+        check_gradients(lambda: torch.ones(()), {"frozen": frozen})
 
 
 def test_a_detached_loss_reaches_nothing():
     used = nn.Parameter(torch.ones(1))
     with pytest.raises(InputError, match="no gradient reaches used"):
-        check_gradients(used.detach().sum(), {"used": used})
+        check_gradients(lambda: used.detach().sum(), {"used": used})
+
+
+def test_a_tensor_that_the_program_makes_for_itself_is_no_parameter():
+    used = nn.Parameter(torch.ones(1))
+    loss = lambda: used.sum() + torch.ones(3).requires_grad_().sum()  # noqa: E731
+    assert check_gradients(loss, {"used": used}) == [used]
+
+
+class OwnGuide(nn.Module):
+    """A guide from outside of the library."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(16, 3)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.head(x.flatten(1)), 0.5).to_event(1))
+
+
+def test_a_guide_of_ones_own_takes_the_place_of_a_models(make_vae, binary_images):
+    vae, own = make_vae(latent_dim=3), OwnGuide()
+    parameters = dict(vae.named_parameters()) | dict(own.named_parameters())
+    before = {name: value.clone() for name, value in parameters.items()}
+    pyrovae.fit(vae.model, own.guide, binary_images, epochs=1, progress=False)
+    moved = {name for name, value in parameters.items() if (value != before[name]).any()}
+    assert moved == {name for name in parameters if not name.startswith("posterior.")}
+    marginal_likelihood(vae.model, own.guide, binary_images[:3], num_samples=10)
 
 
 # Numbers that are not finite

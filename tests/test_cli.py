@@ -156,10 +156,31 @@ def test_evaluating_ppca_prints_its_exact_evidence(tmp_path):
 
 def test_diagnose_prints_where_the_bound_is_lost_and_what_latents_carry(run):
     printed = pyrovae("diagnose", run, "--limit", "10", "--num-samples", "100", "--steps", "20", "--quiet")
-    for line in ("active units of z: ", "mutual information", "dimension-wise KL", "amortisation"):
+    for line in ("units are active", "mutual information", "dimension-wise KL", "amortisation"):
         assert line in printed
     gaps = json.loads((run / "inference_gaps.json").read_text())
     assert len(gaps["data"]["elbo"]) == 10
+    assert json.loads((run / "active_units.json").read_text())["summary"]["num_data"] == 10
+    assert (run / "kl_decomposition.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "missing"),
+    [
+        (
+            ["vae", "--posterior", "planar", "--flow-steps", "2"],
+            "no kl decomposition of this guide: a Planar",
+        ),
+        (["hvae"], "no inference gaps of this guide: the guide's site 'z1' depends on"),
+    ],
+)
+def test_diagnose_says_what_a_guide_cannot_be_asked(options, missing, tmp_path):
+    train(tmp_path / "run", *options, "--compile", "off")
+    printed = pyrovae(
+        "diagnose", tmp_path / "run", "--limit", "5", "--num-samples", "20", "--steps", "5", "--quiet"
+    )
+    assert missing in printed
+    assert printed.count("written: ") == 2
 
 
 def test_posterior_prior_and_objective_are_options(tmp_path):

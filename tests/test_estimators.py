@@ -1,5 +1,6 @@
 """Other bounds and gradients than the ELBO's, against the same written by hand and against each other."""
 
+import itertools
 import math
 from functools import partial
 
@@ -182,8 +183,11 @@ def test_finding_the_plates_takes_nothing_from_the_random_stream(vae, x):
 
 
 def test_no_sample_is_no_bound():
-    with pytest.raises(InputError, match="num_samples = 0: use at least 1"):
-        IWAE(0)
+    for objective, count in itertools.product((IWAE, ELBO, ScoreFunctionELBO), (0, 2.5)):
+        with pytest.raises(
+            InputError, match=f"{count} draws for each datum: use a whole number, at least 1"
+        ):
+            objective(count)
 
 
 # Programs of anyone's. Their parameters are in Pyro's store, and the guides are somewhat off.

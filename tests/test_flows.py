@@ -21,10 +21,11 @@ from pyrovae import fit, flows, plate_diagram
 from pyrovae.classifiers import Classifier
 from pyrovae.distributions import AmortisedFlow, _Pushforward
 from pyrovae.errors import InputError
-from pyrovae.evaluation import marginal_likelihood
+from pyrovae.evaluation import gradient_variance, marginal_likelihood
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.models import M2, PPCA, VAE
 from pyrovae.networks import MLP, WithClass
+from pyrovae.objectives import ELBO
 from pyrovae.posteriors import FlowPosterior, FullCovarianceNormal, ZukoPosterior
 from pyrovae.priors import Classes, StandardNormal, VampPrior
 from pyrovae.programs import at_means
@@ -657,7 +658,7 @@ def test_orthonormal_columns_are_gram_schmidts_and_do_not_jump():
         ({"columns": 4}, "columns is 4; .* from 1 to 3 columns in 3 dimensions"),
         ({"columns": 2, "orthogonal": "triangular"}, "columns is 2; .* from 3 to 3 columns"),
         ({"columns": 0}, "columns is 0; .* from 1 to 3 columns"),
-        ({"steps": 0}, "steps is 0; it must be at least 1"),
+        ({"steps": 0}, "steps is 0; it must be a whole number of at least 1"),
     ],
     ids=str,
 )
@@ -747,6 +748,64 @@ def test_a_vamp_prior_mixes_a_flows_densities_at_its_pseudo_inputs():
     z = torch.randn(5, 3).double()
     each = torch.stack([posterior(u).log_prob(z) for u in prior.pseudo_inputs])
     torch.testing.assert_close(prior().log_prob(z), each.logsumexp(0) - math.log(4))
+
+
+@pytest.mark.parametrize(
+    "make", [zuko.flows.MAF, zuko.flows.NICE, zuko.flows.NSF], ids=lambda f: f.__name__
+)
+@pytest.mark.parametrize("invert", [False, True])
+def test_a_vamp_prior_mixes_zukos_flows_too(make, invert):
+    torch.manual_seed(0)
+    posterior = ZukoPosterior(MLP(FEATURES, 8), make(3, 8), invert).double()
+    prior = VampPrior(posterior, FEATURES, 4, bounds=None)
+    z = torch.randn(5, 3).double()
+    each = torch.stack([posterior(u[None]).log_prob(z) for u in prior.pseudo_inputs])
+    torch.testing.assert_close(prior().log_prob(z), each.logsumexp(0) - math.log(4))
+
+
+@pytest.mark.parametrize("invert", [False, True])
+@pytest.mark.parametrize("name", ["NAF", "CNF", "GF"])
+def test_zukos_flows_that_compute_by_autograd_train_in_every_parameter(name, invert, binary_images):
+    torch.manual_seed(0)
+    flow = getattr(zuko.flows, name)(2, 4, hidden_features=(16,))
+    posterior = ZukoPosterior(MLP((1, 4, 4), 4, hidden=(6,)), flow, invert)
+    vae = VAE(StandardNormal(2), Bernoulli(MLP(2, (1, 4, 4), hidden=(6,))), posterior)
+    noise = gradient_variance(ELBO(), vae.model, vae.guide, binary_images[:4], repeats=2)
+    assert all(mean.abs().sum() > 0 for mean in noise.mean.values())
+    before = {name: value.clone() for name, value in vae.named_parameters()}
+    fit(vae.model, vae.guide, binary_images[:8], epochs=1, progress=False)
+    assert all((value != before[name]).any() for name, value in vae.named_parameters())
+
+
+def test_a_reflection_by_nothing_is_a_reflection_all_the_same():
+    for flow in (flows.Householder(3, 2), Sylvester(3, 2, "householder")):
+        context = torch.zeros(flow.context_dim, dtype=torch.double, requires_grad=True)
+        z = torch.randn(3).double()
+        for transform in flow.double()(context):
+            z = transform(z)
+        assert z.isfinite().all()
+        z.square().sum().backward()
+        assert context.grad.isfinite().all()
+
+
+def test_what_is_no_flow_of_the_library_is_refused():
+    for flow in (zuko.flows.MAF(3, 8), flows.Planar):
+        with pytest.raises(InputError, match=r"expected one of pyrovae.flows, such as Planar\(3\)"):
+            FlowPosterior(MLP(4, 5), 3, flow)
+
+
+@pytest.mark.parametrize("context", [0, 7])
+def test_a_zuko_flow_of_another_context_is_refused_when_built(context):
+    with pytest.raises(InputError, match=r"MAF does not take the network's features, \(5,\).*context=5"):
+        ZukoPosterior(MLP(4, 5), zuko.flows.MAF(3, context))
+
+
+@pytest.mark.parametrize("count", [0, 1.5, 2.0])
+def test_counts_are_whole_numbers(count):
+    with pytest.raises(InputError, match=f"steps is {count}; it must be a whole number of at least 1"):
+        flows.Planar(3, count)
+    with pytest.raises(InputError, match="bound is -1"):
+        flows.SplineCoupling(3, bound=-1)
 
 
 def test_a_vamp_prior_refuses_a_flow_that_cannot_score_others_draws():

@@ -19,6 +19,7 @@ from pyrovae.priors import (
     MixtureOfGaussians,
     RealNVP,
     SplineCoupling,
+    StandardNormal,
     VampPrior,
     ZukoPrior,
 )
@@ -27,19 +28,18 @@ from pyrovae.zuko_import import zuko
 IMAGE = (1, 4, 4)
 
 
-def encoder(latent_dim=2):
-    return DiagonalNormal(MLP(IMAGE, 6, hidden=(8,)), latent_dim)
-
-
-def class_encoder():
-    return DiagonalNormal(WithClass(MLP(6 + 3, 5, hidden=(8,)), 3, MLP(IMAGE, 6, hidden=(8,))), 2)
+def encoder(latent_dim=2, classes=0):
+    features = MLP(IMAGE, 6, hidden=(8,))
+    if classes:
+        features = WithClass(MLP(6 + classes, 5, hidden=(8,)), classes, features)
+    return DiagonalNormal(features, latent_dim)
 
 
 PRIORS = {
     "mixture": lambda: MixtureOfGaussians(2, components=4),
     "vamp": lambda: VampPrior(encoder(), IMAGE, pseudo_inputs=5),
     "vamp with weights": lambda: VampPrior(encoder(), IMAGE, pseudo_inputs=5, learn_weights=True),
-    "vamp with classes": lambda: VampPrior(class_encoder(), IMAGE, pseudo_inputs=5, num_classes=3),
+    "vamp with classes": lambda: VampPrior(encoder(classes=3), IMAGE, pseudo_inputs=5, num_classes=3),
     "vamp of full covariances": lambda: VampPrior(LinearNormal(IMAGE, 2), IMAGE, pseudo_inputs=5),
     "real nvp": lambda: RealNVP(2, steps=3, hidden=(8,)),
     "splines": lambda: SplineCoupling(2, steps=2, hidden=(8,)),
@@ -247,7 +247,7 @@ def test_pseudo_inputs_take_the_datas_own_bounds(bounds):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: MixtureOfGaussians(2, components=0), "components is 0; it must be at least 1"),
+        (lambda: MixtureOfGaussians(2, components=0), "components is 0; it must be a whole number"),
         (lambda: VampPrior(encoder(), IMAGE, pseudo_inputs=0), "pseudo_inputs is 0"),
         (
             lambda: VampPrior(encoder(), IMAGE, 2, num_classes=3),
@@ -258,6 +258,17 @@ def test_pseudo_inputs_take_the_datas_own_bounds(bounds):
             lambda: VampPrior(encoder(), IMAGE, bounds=(1.0, 0.0)),
             r"bounds are \(1.0, 0.0\); expected the least",
         ),
+        (
+            lambda: VampPrior(encoder(), IMAGE, 6, num_classes=3),
+            "does not run .* beside classes from 0 to 2",
+        ),
+        (lambda: VampPrior(encoder(), IMAGE, 6, num_classes=0), "num_classes is 0"),
+        (
+            lambda: VampPrior(encoder(classes=3), IMAGE, 6),
+            "does not run on .*num_classes",
+        ),
+        (lambda: VampPrior(encoder(classes=3), IMAGE, 8, num_classes=4), "beside classes from 0 to 3"),
+        (lambda: StandardNormal(0), "latent_dim is 0"),
         (lambda: RealNVP(2, steps=0), "steps is 0"),
         (
             lambda: ZukoPrior(zuko.flows.MAF(3, context=2)),
@@ -271,6 +282,10 @@ def test_pseudo_inputs_take_the_datas_own_bounds(bounds):
         (
             lambda: VampPrior(encoder(), IMAGE, 2).start_at(torch.full((3, *IMAGE), 255.0)),
             r"go from 255 to 255, beyond the pseudo-inputs' bounds \(0, 1\)",
+        ),
+        (
+            lambda: VampPrior(encoder(), IMAGE, 2).start_at(torch.full((3, *IMAGE), math.nan)),
+            "3 of 3 data hold values that are not finite",
         ),
     ],
     ids=str,

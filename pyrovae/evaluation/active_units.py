@@ -102,10 +102,12 @@ def active_units(
         out.
 
     Raises:
-        InputError: fewer than two data or draws, the data are not usable, the pair does not run on them,
-            or it has no continuous latent under a plate of the data.
+        InputError: fewer than two data or draws, a threshold below 0, the data are not usable, the pair
+            does not run on them, or it has no continuous latent under a plate of the data.
     """
     check_data(x, y)
+    if not threshold >= 0:
+        raise InputError(f"threshold is {threshold}; a variance is at least 0, and so must it be.")
     for name, number in {"the number of data": len(x), "num_samples": num_samples}.items():
         if number < 2:
             raise InputError(f"{name} is {number}: a variance needs at least 2.")

@@ -183,6 +183,8 @@ def the_guides_own_errors() -> Iterator[None]:
     """What a distribution says that cannot be scored, without what Pyro says around it."""
     try:
         yield
+    except InputError:
+        raise
     except ValueError as error:
         if isinstance(error.__cause__, InputError):
             raise InputError(str(error.__cause__)) from error

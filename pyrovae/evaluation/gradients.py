@@ -17,7 +17,15 @@ from torch import Tensor
 from pyrovae.checks import check_data, check_pair
 from pyrovae.errors import InputError
 from pyrovae.objectives import Objective
-from pyrovae.programs import Program, device_of, evaluating, named_parameters, own_parameters, seeded
+from pyrovae.programs import (
+    Program,
+    buffers_kept,
+    device_of,
+    in_training,
+    named_parameters,
+    own_parameters,
+    seeded,
+)
 
 
 @dataclass(frozen=True)
@@ -35,7 +43,8 @@ class GradientVariance:
     repeats: int
 
     def of(self, *prefixes: str) -> GradientVariance:
-        """The same of the parameters whose names begin so, `of("posterior")` of a VAE's guide.
+        """The same of the parameters whose names begin so: `of("posterior")` are those of a VAE's guide
+        (`of("prior.posterior")` where it has a VampPrior, to which the posterior belongs first).
 
         Raises:
             InputError: there are none.
@@ -91,8 +100,9 @@ def gradient_variance(
 ) -> GradientVariance:
     """Mean and variance of an objective's gradient over draws of the latents, for the same minibatch.
 
-    Modules are in evaluation mode, so that the draws of the latents are all the noise there is. The
-    caller's random stream, the parameters' `.grad` and Pyro's parameter store stay as they are.
+    Modules are in training mode, since these are training's gradients: where there is dropout, that is
+    part of the noise. Modes, buffers, the caller's random stream, the parameters' `.grad` and Pyro's
+    parameter store stay as they are.
 
     Args:
         objective: whose `differentiable_loss` is taken, per datum.
@@ -116,7 +126,7 @@ def gradient_variance(
     check_data(x, y)
     device = device_of(model, guide, otherwise=x.device)
     args = tuple(values.to(device) for values in (x, y) if values is not None)
-    with own_parameters(hand_back=False), evaluating(model, guide):
+    with own_parameters(hand_back=False), in_training(model, guide), buffers_kept(model, guide):
         with seeded(seed, device):
             check_pair(model, guide, *args)
             parameters = named_parameters(model, guide, *args)

@@ -1,8 +1,9 @@
 """What richer posteriors and priors do, in two dimensions, where it can be seen.
 
 Posteriors: a VAE with 2 latents is trained on MNIST; then its decoder is held fixed and each family of
-posteriors is trained against it. The true posterior p(z | x) is known on a grid; beside it stand draws of
-each guide, and how far it is from the truth, KL(q || p) = log p(x) - ELBO, in nats.
+posteriors is trained against it. The true posterior p(z | x) is known on a grid. Over it stand draws of
+each guide and of the best member of its family for that image alone, with their distances from the truth,
+KL(q || p) = log p(x) - ELBO, in nats: what is left at best is the family's fault, the rest the encoder's.
 
 Priors: VAEs with 2 latents and a standard-normal, mixture, VampPrior or RealNVP prior; the learned density
 over the aggregated posterior, and the VampPrior's pseudo-inputs.
@@ -14,17 +15,20 @@ over the aggregated posterior, and the VampPrior's pseudo-inputs.
 from __future__ import annotations
 
 import json
+import math
 from functools import partial
 from typing import Annotated, Any
 
 import torch
 import typer
 from matplotlib.figure import Figure
+from pyro import poutine
 from reporting import RESULTS, command_line
 from torch import Tensor, nn
 
 from pyrovae import data, fit, plots
 from pyrovae.checkpoints import write_atomically
+from pyrovae.evaluation import best_guide
 from pyrovae.flows import InverseAutoregressive, Planar
 from pyrovae.latent_plots import COLOURS, GREY
 from pyrovae.latents import posterior_draws
@@ -52,7 +56,9 @@ PRIORS = {
     "VampPrior of 50": lambda encoder: VampPrior(encoder, X_SHAPE, 50),
     "RealNVP": lambda encoder: RealNVP(LATENT_DIM, steps=8),
 }
-SHOWN = (3, 8, 11, 61)  # test images whose posteriors are drawn
+SEARCHED = 200  # test images, of which the one in the middle and the ODD whose posteriors are least normal
+ODD = 3
+PLANE = torch.tensor([[-5.0, 5.0], [-5.0, 5.0]])
 
 app = command_line(__doc__)
 Epochs = Annotated[int, typer.Option(help="Passes through the training images.")]
@@ -91,13 +97,37 @@ def true_posterior(vae: VAE, x: Tensor, extent: Tensor, size: int = 200) -> tupl
     return (log_joint - log_px).exp().reshape(size, size), grid, log_px.item()
 
 
+def away_from_normal(vae: VAE, x: Tensor) -> float:
+    """KL of p(z | x), of one image, from the normal with its mean and covariance, in nats."""
+    density, grid, _ = true_posterior(vae, x, PLANE)
+    p = (density / density.sum()).flatten().double()
+    mean = p @ grid.double()
+    away = grid.double() - mean
+    covariance = (p * away.T) @ away
+    # KL is what the normal's entropy is above that of p.
+    cell = (PLANE[:, 1] - PLANE[:, 0]).prod() / (len(density) - 1) ** 2
+    return (math.log(2 * math.pi * math.e) + covariance.logdet() / 2 + (p.xlogy(p / cell)).sum()).item()
+
+
+def images_to_show(vae: VAE, x: Tensor) -> list[int]:
+    """The image whose posterior is as normal as usual, and those whose are least so."""
+    order = sorted(range(len(x)), key=lambda number: away_from_normal(vae, x[number]))
+    return [order[len(x) // 2], *order[-ODD:]]
+
+
 @torch.no_grad()
-def elbo(vae: VAE, x: Tensor, draws: int = 5_000) -> tuple[float, Tensor]:
-    """The ELBO of one image, and draws of its posterior."""
-    q = vae.posterior(x[None]).expand((draws, 1))
+def elbo(vae: VAE, q: Any, x: Tensor, draws: int = 5_000) -> tuple[Tensor, Tensor]:
+    """The ELBO of each of the images `(B,)`, and draws of q `(draws, B, 2)`."""
+    q = q.expand((draws, len(x)))
     z = q.sample()
     log_joint = vae.prior().log_prob(z) + vae.likelihood(z).log_prob(x)
-    return (log_joint - q.log_prob(z)).mean().item(), z.squeeze(1)
+    return (log_joint - q.log_prob(z)).mean(0), z
+
+
+def best_posterior(vae: VAE, x: Tensor) -> Any:
+    """The best member of the guide's family for each of the images, `(B,)`."""
+    guide = best_guide(vae.model, vae.guide, x, steps=1000, particles=20)
+    return poutine.trace(guide).get_trace(x).nodes["z"]["fn"]
 
 
 @app.command()
@@ -115,34 +145,49 @@ def posteriors(epochs: Epochs = 30) -> None:
         torch.manual_seed(0)
         vaes[name] = VAE(first.prior, first.likelihood, posterior(encoder()))
         train(vaes[name], x, epochs)
-    figure = Figure(figsize=(2.6 * (1 + len(vaes)), 2.7 * len(SHOWN)), layout="constrained")
-    figure.suptitle(
-        "True posterior p(z | x), shaded, and draws of each family's q(z | x), one decoder for all"
-    )
-    axes = figure.subplots(len(SHOWN), 1 + len(vaes))
-    for row, number in zip(axes, SHOWN, strict=True):
-        row[0].imshow(x_test[number, 0], cmap="gray_r")
-        row[0].set_ylabel(f"test image {number}")
-        drawn = {name: elbo(vae, x_test[number]) for name, vae in vaes.items()}
-        extent = extent_of(first, x_test[number], torch.cat([z for _, z in drawn.values()]))
-        density, _, exact = true_posterior(first, x_test[number], extent)
-        for axis, (name, (bound, z)) in zip(row[1:], drawn.items(), strict=True):
-            box = extent.flatten().tolist()
-            axis.imshow(density.T, origin="lower", extent=box, aspect="auto", cmap="Blues")
-            axis.scatter(*z[:400].T, s=2, color=COLOURS[2], alpha=0.5, linewidths=0)
-            axis.set(xlim=box[:2], ylim=box[2:], title=f"{name}\nKL(q || p) = {exact - bound:.2f} nats")
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
-    plane = torch.tensor([[-5.0, 5.0], [-5.0, 5.0]])
     few = x_test[:100]
-    log_px = [true_posterior(first, image, plane, size=100)[2] for image in few]
-    means = {
-        name: round(
-            sum(exact - elbo(vae, image, 500)[0] for exact, image in zip(log_px, few, strict=True)) / 100, 3
+    log_px = torch.tensor([true_posterior(first, image, PLANE)[2] for image in few])
+    gaps = {}
+    for name, vae in vaes.items():
+        (amortised, _), (best, _) = (
+            elbo(vae, q, few, 500) for q in (vae.posterior(few), best_posterior(vae, few))
         )
+        gaps[name] = {
+            "approximation": round((log_px - best).mean().item(), 3),
+            "amortisation": round((best - amortised).mean().item(), 3),
+        }
+    figure = draw_posteriors(vaes, x_test[images_to_show(first, x_test[:SEARCHED])])
+    write("two_dimensions-posteriors", figure, {"mean_gaps_of_100_images": gaps, "epochs": epochs})
+
+
+def draw_posteriors(vaes: dict[str, VAE], x: Tensor) -> Figure:
+    """A row for each image: the truth under each family's draws."""
+    figure = Figure(figsize=(2.6 * (1 + len(vaes)), 2.7 * len(x)), layout="constrained")
+    figure.suptitle(
+        "Blue: the true posterior p(z | x), one decoder for all. Red: draws of the guide's q(z | x).\n"
+        "Orange: the best q of its family for this image alone that gradient ascent finds from there."
+    )
+    axes = figure.subplots(len(x), 1 + len(vaes))
+    drawn = {
+        name: (elbo(vae, vae.posterior(x), x), elbo(vae, best_posterior(vae, x), x))
         for name, vae in vaes.items()
     }
-    write("two_dimensions-posteriors", figure, {"mean_gap_of_100_images": means, "epochs": epochs})
+    model = next(iter(vaes.values()))
+    for number, row in enumerate(axes):
+        row[0].imshow(x[number, 0], cmap="gray_r")
+        every = torch.cat([z[:, number] for pair in drawn.values() for _, z in pair])
+        extent = extent_of(model, x[number], every)
+        density, _, log_px = true_posterior(model, x[number], extent)
+        box = extent.flatten().tolist()
+        for axis, (name, pair) in zip(row[1:], drawn.items(), strict=True):
+            axis.imshow(density.T, origin="lower", extent=box, aspect="auto", cmap="Blues")
+            for (_, z), colour in zip(pair, (COLOURS[2], COLOURS[1]), strict=True):
+                axis.scatter(*z[:300, number].T, s=2.5, color=colour, alpha=0.6, linewidths=0)
+            kl, best_kl = (max(0.0, log_px - bound[number].item()) for bound, _ in pair)
+            axis.set(xlim=box[:2], ylim=box[2:], title=f"{name}\nKL = {kl:.2f}, best {best_kl:.2f} nats")
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+    return figure
 
 
 @torch.no_grad()
@@ -162,7 +207,9 @@ def priors(epochs: Epochs = 30) -> None:
     images = data.load("mnist")
     x, x_test = images.x_train[:TRAINED_ON], data.binarise_static(images.x_test, 0)
     figure = Figure(figsize=(3.6 * len(PRIORS), 4.2), layout="constrained")
-    figure.suptitle("Learned prior p(z), contours, over draws of the aggregated posterior, test images")
+    figure.suptitle(
+        "Learned prior p(z): contours around 25, 50, 75 and 95 % of it. Grey: z ~ q(z | x), test images"
+    )
     bounds: dict[str, Any] = {}
     for axis, (name, prior) in zip(figure.subplots(1, len(PRIORS)), PRIORS.items(), strict=True):
         torch.manual_seed(0)
@@ -196,7 +243,9 @@ def bound_parts(vae: VAE, x: Tensor) -> dict[str, float]:
 @torch.no_grad()
 def draw_prior(axis: Any, prior: nn.Module, z: Tensor) -> None:
     """Draws of the aggregated posterior, and contours that hold 25, 50, 75 and 95 % of the prior."""
-    low, high = z.quantile(0.002, 0) - 0.7, z.quantile(0.998, 0) + 0.7
+    inside = torch.cat([z, prior().sample((len(z),))])
+    low, high = inside.quantile(0.002, 0), inside.quantile(0.998, 0)
+    low, high = low - 0.1 * (high - low), high + 0.1 * (high - low)
     size = 200
     axes = [torch.linspace(float(a), float(b), size) for a, b in zip(low, high, strict=True)]
     density = prior().log_prob(torch.cartesian_prod(*axes)).exp()

@@ -6,8 +6,8 @@ which begin as training images, or RealNVP. `mnist_protocol` says how they are t
 differs from the papers in the learning rate's schedule, in the warm-up's length, and in the pixels'
 biases, which begin at the pixels' frequencies.
 
-    PYROVAE_DATA=... python experiments/priors.py run --epochs 60 --seeds 3
-    PYROVAE_DATA=... python experiments/priors.py run --epochs 600 --prior normal --prior vamp
+    PYROVAE_DATA=... python experiments/priors.py run --epochs 30 --seeds 3
+    PYROVAE_DATA=... python experiments/priors.py run --epochs 300 --prior normal --prior vamp
     python experiments/priors.py table
 
 What is done is skipped when a command is given again, and an interrupted training goes on from its last
@@ -82,7 +82,7 @@ app = command_line(__doc__)
 
 @app.command()
 def run(
-    epochs: Annotated[int, typer.Option(help="Passes through the training images.")] = 60,
+    epochs: Annotated[int, typer.Option(help="Passes through the training images.")] = 30,
     prior: Annotated[list[str] | None, typer.Option(help=f"Some of {', '.join(PRIORS)}.")] = None,
     levels: Annotated[list[int] | None, typer.Option(help="1, 2, or both.")] = None,
     seeds: Annotated[int, typer.Option(help="How many, from 0.")] = 1,

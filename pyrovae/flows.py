@@ -190,7 +190,9 @@ class ConvexCombination(Flow):
     """f(z) = sum_k y_k L_k z, with lower triangular L_k that have ones on the diagonal and a softmax's y:
     the convex-combination linear inverse autoregressive flow (ccLinIAF; Tomczak & Welling 2017).
 
-    Volume-preserving. From z_0 to z it costs one product with an M x M matrix, back one triangular system.
+    Volume-preserving. From z_0 to z it costs one product with an M x M matrix, back one triangular system,
+    which in many dimensions can be so ill-conditioned that a foreign value's density is nothing but
+    rounding: in a VampPrior prefer another flow there.
 
     Args:
         latent_dim: M.

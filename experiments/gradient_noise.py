@@ -26,7 +26,7 @@ import torch
 import typer
 from iwae import build
 from matplotlib.figure import Figure
-from mnist_protocol import BATCH_SIZE, LEARNING_RATE, images
+from mnist_protocol import BATCH_SIZE, images
 from reporting import RESULTS, command_line
 
 from pyrovae import data, fit, plots
@@ -89,7 +89,7 @@ def main(
                 x_train,
                 epochs=end - begin,
                 batch_size=BATCH_SIZE,
-                optimizer=partial(torch.optim.Adam, lr=LEARNING_RATE, fused=True),
+                optimizer=partial(torch.optim.Adam, lr=1e-3, fused=True),
                 transform=data.binarise,
                 seed=seed + end,
                 progress=False,

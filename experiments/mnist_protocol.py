@@ -1,8 +1,8 @@
 """The protocol that the experiments on priors, posteriors and objectives share.
 
 MNIST, 50,000 training images binarised afresh at each presentation, 10,000 for validation, and the 10,000
-test images binarised once. Adam on minibatches of 100 (its learning rate falls to zero along half a
-cosine); beta rises from 0 to 1 over the first tenth of the epochs; the epoch with the best bound on the
+test images binarised once. Adam on minibatches of 100 (its learning rate falls from 3e-3 to zero along half
+a cosine); beta rises from 0 to 1 over the first tenth of the epochs; the epoch with the best bound on the
 validation images is kept. log p(x) of the test images by 5,000 importance samples each.
 """
 
@@ -29,7 +29,7 @@ from pyrovae.schedules import constant, linear_warm_up
 X_SHAPE = (1, 28, 28)
 VALIDATION = 10_000
 BATCH_SIZE = 100
-LEARNING_RATE = 1e-3
+LEARNING_RATE = 3e-3  # with the standard prior, after 30 epochs: -93.9 nats on validation, 1e-3: -96.1
 
 
 def images(seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -71,6 +71,7 @@ def train(
     )
     return {
         "epochs": epochs,
+        "learning_rate": learning_rate,
         "best_epoch": history.best_epoch,
         "training_minutes": round(sum(history["seconds"]) / 60, 1),
     }

@@ -26,7 +26,7 @@ import torch
 import typer
 from iwae import build
 from matplotlib.figure import Figure
-from mnist_protocol import BATCH_SIZE, images
+from mnist_protocol import images
 from reporting import RESULTS, command_line
 
 from pyrovae import data, fit, plots
@@ -39,6 +39,7 @@ from pyrovae.objectives import ELBO, Objective
 from pyrovae.provenance import git_commit, versions
 
 STAGES = (0, 1, 20)  # epochs of training
+BATCH_SIZE = 100
 SAMPLES = (1, 2, 5, 10, 20, 50)  # K
 PLAIN, DOUBLY, SCORE = "IWAE", "IWAE, doubly reparameterised", "ELBO, score function"
 PARTS = {"guide": "posterior", "model": "likelihood"}

@@ -18,10 +18,10 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+import mnist_protocol as protocol
 import torch
 import typer
 from measurements import Measurements
-from mnist_protocol import X_SHAPE, Job, markdown, measure, rows
 from reporting import command_line
 from torch import nn
 
@@ -43,16 +43,16 @@ PUBLISHED = {
     ("ELBO",): (-86.76, "Burda et al. 2016, k = 1 (second-hand)"),
     ("IWAE, 50 samples",): (-84.78, "Burda et al. 2016, k = 50 (second-hand)"),
 }
-MEASUREMENTS = Measurements("iwae", partial(rows, names=("objective",), published=PUBLISHED))
+MEASUREMENTS = Measurements("iwae", partial(protocol.rows, names=("objective",), published=PUBLISHED))
 
 
 def build(seed: int) -> VAE:
     """The paper's VAE. Its second layer's tanh is part of the posterior's network."""
     torch.manual_seed(seed)
     tanh = partial(MLP, activation=nn.Tanh)
-    encoder = nn.Sequential(tanh(X_SHAPE, WIDTH, hidden=(WIDTH,)), nn.Tanh())
+    encoder = nn.Sequential(tanh(protocol.X_SHAPE, WIDTH, hidden=(WIDTH,)), nn.Tanh())
     encoder.out_shape = (WIDTH,)  # type: ignore[assignment]
-    decoder = tanh(LATENT_DIM, X_SHAPE, hidden=(WIDTH, WIDTH))
+    decoder = tanh(LATENT_DIM, protocol.X_SHAPE, hidden=(WIDTH, WIDTH))
     return VAE(StandardNormal(LATENT_DIM), Bernoulli(decoder), DiagonalNormal(encoder, LATENT_DIM))
 
 
@@ -61,25 +61,28 @@ app = command_line(__doc__)
 
 @app.command()
 def run(
-    epochs: Annotated[int, typer.Option(help="Passes through the training images.")] = 100,
+    epochs: protocol.Epochs = 100,
     objective: Annotated[list[str] | None, typer.Option(help=f"Some of: {'; '.join(OBJECTIVES)}.")] = None,
-    seeds: Annotated[int, typer.Option(help="How many, from 0.")] = 1,
-    threads: Annotated[int, typer.Option(help="Cores to use.")] = 2,
-    runs: Annotated[Path, typer.Option(help="Where checkpoints go.")] = Path("runs/iwae"),
+    seeds: protocol.Seeds = 1,
+    learning_rate: protocol.LearningRate = protocol.LEARNING_RATE,
+    num_samples: protocol.NumSamples = protocol.NUM_SAMPLES,
+    threads: protocol.Threads = 2,
+    runs: protocol.Runs = Path("runs/iwae"),
 ) -> None:
     """Train and evaluate what is still to be done."""
     jobs = [
-        Job({"objective": name}, build, {"objective": bound(), "warm_up": name == "ELBO"})
+        protocol.Job({"objective": name}, build, {"objective": bound(), "warm_up": name == "ELBO"})
         for name, bound in OBJECTIVES.items()
         if not objective or name in objective
     ]
-    measure(MEASUREMENTS, jobs, epochs, seeds, threads, runs)
+    budget = protocol.Budget(epochs, learning_rate, num_samples)
+    protocol.measure(MEASUREMENTS, jobs, budget, seeds, threads, runs)
 
 
 @app.command()
 def table() -> None:
     """Write the table of what has been measured so far."""
-    print(markdown(MEASUREMENTS))
+    print(protocol.markdown(MEASUREMENTS))
 
 
 if __name__ == "__main__":

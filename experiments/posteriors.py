@@ -20,10 +20,10 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+import mnist_protocol as protocol
 import torch
 import typer
 from measurements import Measurements
-from mnist_protocol import X_SHAPE, Job, markdown, measure, rows
 from reporting import command_line
 from torch import nn
 
@@ -53,14 +53,14 @@ PUBLISHED = {
     ("Householder Sylvester, 4 steps",): (-80.29, BERG),
     ("triangular Sylvester, 4 steps",): (-80.28, BERG),
 }
-MEASUREMENTS = Measurements("posteriors", partial(rows, names=("posterior",), published=PUBLISHED))
+MEASUREMENTS = Measurements("posteriors", partial(protocol.rows, names=("posterior",), published=PUBLISHED))
 
 
 def build(posterior: str, seed: int) -> VAE:
     """The VAE with this posterior."""
     torch.manual_seed(seed)
-    network = GatedMLP(X_SHAPE, WIDTH, hidden=(WIDTH,), gated_output=True)
-    decoder = GatedMLP(LATENT_DIM, X_SHAPE, hidden=(WIDTH, WIDTH))
+    network = GatedMLP(protocol.X_SHAPE, WIDTH, hidden=(WIDTH,), gated_output=True)
+    decoder = GatedMLP(LATENT_DIM, protocol.X_SHAPE, hidden=(WIDTH, WIDTH))
     chosen: nn.Module
     if posterior == "diagonal normal":
         chosen = DiagonalNormal(network, LATENT_DIM)
@@ -76,21 +76,24 @@ app = command_line(__doc__)
 
 @app.command()
 def run(
-    epochs: Annotated[int, typer.Option(help="Passes through the training images.")] = 30,
+    epochs: protocol.Epochs = 30,
     posterior: Annotated[list[str] | None, typer.Option(help=f"Some of: {'; '.join(POSTERIORS)}.")] = None,
-    seeds: Annotated[int, typer.Option(help="How many, from 0.")] = 1,
-    threads: Annotated[int, typer.Option(help="Cores to use.")] = 2,
-    runs: Annotated[Path, typer.Option(help="Where checkpoints go.")] = Path("runs/posteriors"),
+    seeds: protocol.Seeds = 1,
+    learning_rate: protocol.LearningRate = protocol.LEARNING_RATE,
+    num_samples: protocol.NumSamples = protocol.NUM_SAMPLES,
+    threads: protocol.Threads = 2,
+    runs: protocol.Runs = Path("runs/posteriors"),
 ) -> None:
     """Train and evaluate what is still to be done."""
-    jobs = [Job({"posterior": name}, partial(build, name), {}) for name in posterior or POSTERIORS]
-    measure(MEASUREMENTS, jobs, epochs, seeds, threads, runs)
+    jobs = [protocol.Job({"posterior": name}, partial(build, name), {}) for name in posterior or POSTERIORS]
+    budget = protocol.Budget(epochs, learning_rate, num_samples)
+    protocol.measure(MEASUREMENTS, jobs, budget, seeds, threads, runs)
 
 
 @app.command()
 def table() -> None:
     """Write the table of what has been measured so far."""
-    print(markdown(MEASUREMENTS))
+    print(protocol.markdown(MEASUREMENTS))
 
 
 if __name__ == "__main__":

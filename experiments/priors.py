@@ -20,10 +20,10 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+import mnist_protocol as protocol
 import torch
 import typer
 from measurements import Measurements
-from mnist_protocol import LEARNING_RATE, X_SHAPE, Job, images, markdown, measure, rows
 from reporting import command_line
 from torch import nn
 
@@ -42,7 +42,9 @@ PUBLISHED = {
     ("normal", 2): (-82.39, f"{NOROUZI}, ± 0.11 (-82.42 in {TW})"),
     ("vamp", 2): (-81.56, f"{NOROUZI}, ± 0.09 (-81.24 in {TW})"),
 }
-MEASUREMENTS = Measurements("priors", partial(rows, names=("prior", "levels"), published=PUBLISHED))
+MEASUREMENTS = Measurements(
+    "priors", partial(protocol.rows, names=("prior", "levels"), published=PUBLISHED)
+)
 
 
 def features(in_shape: int | tuple[int, ...], hidden: tuple[int, ...] = (WIDTH,)) -> GatedMLP:
@@ -54,20 +56,20 @@ def build(prior: str, levels: int, seed: int) -> nn.Module:
     """The model with one or two levels of latents."""
     torch.manual_seed(seed)
     size = LATENT_DIM
-    posterior = DiagonalNormal(features(X_SHAPE), size)
+    posterior = DiagonalNormal(features(protocol.X_SHAPE), size)
     chosen = {
         "normal": lambda: StandardNormal(size),
         "mixture": lambda: MixtureOfGaussians(size, COMPONENTS),
-        "vamp": lambda: VampPrior(posterior, X_SHAPE, COMPONENTS),
+        "vamp": lambda: VampPrior(posterior, protocol.X_SHAPE, COMPONENTS),
         "realnvp": lambda: RealNVP(size),
     }[prior]()
     if isinstance(chosen, VampPrior):
-        chosen.start_at(images(seed)[0])
+        chosen.start_at(protocol.images(seed)[0])
     if levels == 1:
-        return VAE(chosen, Bernoulli(GatedMLP(size, X_SHAPE, hidden=(WIDTH, WIDTH))), posterior)
+        return VAE(chosen, Bernoulli(GatedMLP(size, protocol.X_SHAPE, hidden=(WIDTH, WIDTH))), posterior)
     single, both = partial(features, hidden=()), 2 * WIDTH
-    decoder = Joined(GatedMLP(both, X_SHAPE, hidden=(WIDTH,)), single(size), single(size))
-    encoder = Joined(features(both, hidden=()), single(X_SHAPE), single(size))
+    decoder = Joined(GatedMLP(both, protocol.X_SHAPE, hidden=(WIDTH,)), single(size), single(size))
+    encoder = Joined(features(both, hidden=()), single(protocol.X_SHAPE), single(size))
     return HierarchicalVAE(
         prior=chosen,
         latent=DiagonalNormal(features(size), size),
@@ -82,27 +84,29 @@ app = command_line(__doc__)
 
 @app.command()
 def run(
-    epochs: Annotated[int, typer.Option(help="Passes through the training images.")] = 30,
+    epochs: protocol.Epochs = 30,
     prior: Annotated[list[str] | None, typer.Option(help=f"Some of {', '.join(PRIORS)}.")] = None,
     levels: Annotated[list[int] | None, typer.Option(help="1, 2, or both.")] = None,
-    seeds: Annotated[int, typer.Option(help="How many, from 0.")] = 1,
-    threads: Annotated[int, typer.Option(help="Cores to use.")] = 2,
-    runs: Annotated[Path, typer.Option(help="Where checkpoints go.")] = Path("runs/priors"),
-    learning_rate: Annotated[float, typer.Option(help="Of the first epoch.")] = LEARNING_RATE,
+    seeds: protocol.Seeds = 1,
+    learning_rate: protocol.LearningRate = protocol.LEARNING_RATE,
+    num_samples: protocol.NumSamples = protocol.NUM_SAMPLES,
+    threads: protocol.Threads = 2,
+    runs: protocol.Runs = Path("runs/priors"),
 ) -> None:
     """Train and evaluate what is still to be done."""
     jobs = [
-        Job({"prior": name, "levels": level}, partial(build, name, level), {})
+        protocol.Job({"prior": name, "levels": level}, partial(build, name, level), {})
         for level in levels or (1, 2)
         for name in prior or PRIORS
     ]
-    measure(MEASUREMENTS, jobs, epochs, seeds, threads, runs, learning_rate)
+    budget = protocol.Budget(epochs, learning_rate, num_samples)
+    protocol.measure(MEASUREMENTS, jobs, budget, seeds, threads, runs)
 
 
 @app.command()
 def table() -> None:
     """Write the table of what has been measured so far."""
-    print(markdown(MEASUREMENTS))
+    print(protocol.markdown(MEASUREMENTS))
 
 
 if __name__ == "__main__":

@@ -106,8 +106,13 @@ def train(
 
 def evaluate(model: nn.Module, num_samples: int) -> MarginalLikelihood:
     """log p(x) of the test images."""
-    x_test = images(0)[2]
-    return marginal_likelihood(model.model, model.guide, x_test, num_samples=num_samples)  # type: ignore[arg-type]
+    return marginal_likelihood(
+        model.model,  # type: ignore[arg-type]
+        model.guide,  # type: ignore[arg-type]
+        images(0)[2],
+        num_samples=num_samples,
+        compile="on",
+    )
 
 
 class Job(NamedTuple):

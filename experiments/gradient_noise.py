@@ -77,7 +77,7 @@ def main(
     seed: Annotated[int, typer.Option(help="Of the parameters and of training.")] = 0,
 ) -> None:
     """Train, measure at each stage, and write figure, table and numbers."""
-    x_train = images(seed)[0]
+    x_train = images()[0]
     x = data.binarise_static(x_train[:BATCH_SIZE], seed)
     vae = build(seed)
     vae.likelihood.start_at_marginals(x_train)  # type: ignore[operator]

@@ -39,7 +39,7 @@ LATENT_DIM, WIDTH = 40, 300
 FLOWS: dict[str, Callable[[], flows.Flow]] = {
     "planar, 16 steps": lambda: flows.Planar(LATENT_DIM, 16),
     "IAF, 4 steps": lambda: flows.InverseAutoregressive(LATENT_DIM, 4, hidden=(320,)),
-    "orthogonal Sylvester, 4 steps": lambda: Sylvester(LATENT_DIM, 4, "orthogonal", columns=32),
+    "orthogonal Sylvester, 4 steps": lambda: Sylvester(LATENT_DIM, 4, "orthogonal", columns=20),
     "Householder Sylvester, 4 steps": lambda: Sylvester(LATENT_DIM, 4, "householder"),
     "triangular Sylvester, 4 steps": lambda: Sylvester(LATENT_DIM, 4, "triangular"),
 }

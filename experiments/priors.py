@@ -64,7 +64,7 @@ def build(prior: str, levels: int, seed: int) -> nn.Module:
         "realnvp": lambda: RealNVP(size),
     }[prior]()
     if isinstance(chosen, VampPrior):
-        chosen.start_at(protocol.images(seed)[0])
+        chosen.start_at(protocol.images()[0])
     if levels == 1:
         return VAE(chosen, Bernoulli(GatedMLP(size, protocol.X_SHAPE, hidden=(WIDTH, WIDTH))), posterior)
     single, both = partial(features, hidden=()), 2 * WIDTH

@@ -14,7 +14,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pyrovae.distributions import AmortisedFlow, ZukoFlow
+from pyrovae.distributions import AmortisedFlow, MultivariateNormal, ZukoFlow
 from pyrovae.errors import InputError
 from pyrovae.flows import Flow, lower_triangle, triangle_cells
 from pyrovae.networks import Shape, _shape
@@ -52,6 +52,10 @@ class FullCovarianceNormal(nn.Module):
     """q(z | x) = N(loc(x), L(x) L(x)^T), with a lower triangular L of positive diagonal (Kingma & Welling
     2019, section 2.5.1). It begins as a diagonal normal.
 
+    L = diag(s) (I + N), with a strictly lower triangular N: what the network says about one dimension's
+    dependence on others has no unit. Entries of L itself would all be moved by as much in an optimiser's
+    step, much in a dimension of small scale; trained so, fewer dimensions came into use.
+
     Args:
         network: x -> features (in M2: x and y -> features), with an `out_shape`.
         latent_dim: M.
@@ -64,7 +68,7 @@ class FullCovarianceNormal(nn.Module):
         self.network, self.latent_dim = network, latent_dim
         (features,) = network.out_shape  # type: ignore[misc]
         self.loc = nn.Linear(features, latent_dim)
-        self.scale_tril = nn.Linear(features, latent_dim * (latent_dim + 1) // 2)
+        self.scale_tril = nn.Linear(features, latent_dim * (latent_dim + 1) // 2)  # N below the diagonal
         self.register_buffer("cells", triangle_cells(latent_dim), persistent=False)
         with torch.no_grad():
             off_diagonal = self.cells % latent_dim != self.cells // latent_dim
@@ -77,8 +81,8 @@ class FullCovarianceNormal(nn.Module):
         features = self.network(*context)
         free = lower_triangle(self.scale_tril(features), self.cells, self.latent_dim)
         scale = _positive(free.diagonal(dim1=-2, dim2=-1))
-        scale_tril = free.tril(-1) + torch.diag_embed(scale)
-        return dist.MultivariateNormal(self.loc(features), scale_tril=scale_tril)
+        scale_tril = scale.unsqueeze(-1) * free.tril(-1) + torch.diag_embed(scale)
+        return MultivariateNormal(self.loc(features), scale_tril=scale_tril)
 
 
 class FlowPosterior(nn.Module):
@@ -194,7 +198,7 @@ class LinearNormal(nn.Module):
     def forward(self, x: Tensor) -> TorchDistributionMixin:
         """For `x` of shape `(*leading, *x_shape)`: batch shape `leading`, event shape `(M,)`."""
         loc = self.loc(x.flatten(-len(self.x_shape)))
-        return dist.MultivariateNormal(loc, scale_tril=self.scale_tril)
+        return MultivariateNormal(loc, scale_tril=self.scale_tril)
 
     @torch.no_grad()
     def set_to(self, weight: Tensor, bias: Tensor, covariance: Tensor) -> None:

@@ -34,6 +34,7 @@ from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import StandardNormal
 
 LATENT_DIM, WIDTH = 50, 200
+BATCH_SIZE, LEARNING_RATE = 100, 1e-3
 OBJECTIVES = {
     "ELBO": lambda: ELBO(),
     "IWAE, 50 samples": lambda: IWAE(50),
@@ -64,7 +65,8 @@ def run(
     epochs: protocol.Epochs = 100,
     objective: Annotated[list[str] | None, typer.Option(help=f"Some of: {'; '.join(OBJECTIVES)}.")] = None,
     seeds: protocol.Seeds = 1,
-    learning_rate: protocol.LearningRate = protocol.LEARNING_RATE,
+    batch_size: protocol.BatchSize = BATCH_SIZE,
+    learning_rate: protocol.LearningRate = LEARNING_RATE,
     num_samples: protocol.NumSamples = protocol.NUM_SAMPLES,
     threads: protocol.Threads = 2,
     runs: protocol.Runs = Path("runs/iwae"),
@@ -75,7 +77,7 @@ def run(
         for name, bound in OBJECTIVES.items()
         if not objective or name in objective
     ]
-    budget = protocol.Budget(epochs, learning_rate, num_samples)
+    budget = protocol.Budget(epochs, batch_size, learning_rate, num_samples)
     protocol.measure(MEASUREMENTS, jobs, budget, seeds, threads, runs)
 
 

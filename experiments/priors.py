@@ -34,6 +34,9 @@ from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import MixtureOfGaussians, RealNVP, StandardNormal, VampPrior
 
 LATENT_DIM, WIDTH, COMPONENTS = 40, 300, 500
+# Large minibatches, since for each one the VampPrior's 500 pseudo-inputs are encoded. With the standard
+# prior, 30 epochs give on validation -93.9 nats with 100 and 3e-3, -93.8 with 250 and 6e-3, -93.7 so.
+BATCH_SIZE, LEARNING_RATE = 500, 1e-2
 PRIORS = ("normal", "mixture", "vamp", "realnvp")
 TW, NOROUZI = "Tomczak & Welling 2018", "Norouzi et al. 2020"
 PUBLISHED = {
@@ -88,7 +91,8 @@ def run(
     prior: Annotated[list[str] | None, typer.Option(help=f"Some of {', '.join(PRIORS)}.")] = None,
     levels: Annotated[list[int] | None, typer.Option(help="1, 2, or both.")] = None,
     seeds: protocol.Seeds = 1,
-    learning_rate: protocol.LearningRate = protocol.LEARNING_RATE,
+    batch_size: protocol.BatchSize = BATCH_SIZE,
+    learning_rate: protocol.LearningRate = LEARNING_RATE,
     num_samples: protocol.NumSamples = protocol.NUM_SAMPLES,
     threads: protocol.Threads = 2,
     runs: protocol.Runs = Path("runs/priors"),
@@ -99,7 +103,7 @@ def run(
         for level in levels or (1, 2)
         for name in prior or PRIORS
     ]
-    budget = protocol.Budget(epochs, learning_rate, num_samples)
+    budget = protocol.Budget(epochs, batch_size, learning_rate, num_samples)
     protocol.measure(MEASUREMENTS, jobs, budget, seeds, threads, runs)
 
 

@@ -44,7 +44,9 @@ PUBLISHED = {
     ("ELBO",): (-86.76, "Burda et al. 2016, k = 1 (second-hand)"),
     ("IWAE, 50 samples",): (-84.78, "Burda et al. 2016, k = 50 (second-hand)"),
 }
-MEASUREMENTS = Measurements("iwae", partial(protocol.rows, names=("objective",), published=PUBLISHED))
+MEASUREMENTS = Measurements(
+    "iwae", partial(protocol.rows, names=("objective",), baseline=("ELBO",), published=PUBLISHED)
+)
 
 
 def build(seed: int) -> VAE:
@@ -84,7 +86,7 @@ def run(
 @app.command()
 def table() -> None:
     """Write the table of what has been measured so far."""
-    print(protocol.markdown(MEASUREMENTS))
+    print(protocol.markdown(MEASUREMENTS, "objective", "ELBO"))
 
 
 if __name__ == "__main__":

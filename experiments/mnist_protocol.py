@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -162,13 +163,17 @@ def measure(
 
 
 def rows(
-    entries: list[Entry], names: Iterable[str], published: dict[tuple[Any, ...], tuple[float, str]]
+    entries: list[Entry],
+    names: Iterable[str],
+    baseline: tuple[Any, ...],
+    published: dict[tuple[Any, ...], tuple[float, str]],
 ) -> Iterator[Entry]:
     """One row for each model and budget: mean and standard deviation over seeds.
 
     Args:
         entries: measurements, with `seed`, `log_likelihood` and the fields of `Budget`.
         names: what tells models apart.
+        baseline: the model, by the values of `names`, that others are compared with, seed by seed.
         published: figures and their sources, by the values of `names`.
     """
     names = list(names)
@@ -177,8 +182,11 @@ def rows(
         budget = Budget(*(entry[field] for field in Budget._fields))
         groups.setdefault((*(entry[name] for name in names), budget), {})[entry["seed"]] = entry
     for (*model, budget), by_seed in sorted(groups.items(), key=str):
-        values = [by_seed[seed]["log_likelihood"] for seed in sorted(by_seed)]
-        bounds = [by_seed[seed]["elbo"] for seed in sorted(by_seed)]
+        values = {seed: by_seed[seed]["log_likelihood"] for seed in sorted(by_seed)}
+        reference = groups.get((*baseline, budget), {}) if tuple(model) != baseline else {}
+        gains = [
+            value - reference[seed]["log_likelihood"] for seed, value in values.items() if seed in reference
+        ]
         figure, source = published.get(tuple(model), (None, None))
         yield dict(zip(names, model, strict=True)) | {
             "model": ", ".join(str(part) for part in model),
@@ -187,32 +195,62 @@ def rows(
             f"minibatches of {budget.batch_size}, learning rate {budget.learning_rate:g}, "
             f"K = {budget.num_samples:,}",
             "metric": "log_likelihood",
-            "value": round(statistics.mean(values), 3),
-            "std": round(statistics.stdev(values), 3) if len(values) > 1 else None,
-            "elbo": round(statistics.mean(bounds), 3),
+            "value": _mean(list(values.values())),
+            "std": _deviation(list(values.values())),
+            "gain": _mean(gains),
+            "gain_std": _deviation(gains),
+            "elbo": _mean([entry["elbo"] for entry in by_seed.values()]),
             "monte_carlo_std_error": round(max(e["mean_std_error"] for e in by_seed.values()), 4),
             "khat_above_limit": max(e["khat_above_limit"] for e in by_seed.values()),
-            "seeds": sorted(by_seed),
+            "seeds": list(values),
             **budget._asdict(),
             "published": figure,
+            "published_gain": round(figure - published[baseline][0], 2) if figure and gains else None,
             "source": source,
         }
 
 
-def markdown(measurements: Measurements) -> str:
-    """The rows as a table, written beside them."""
-    lines = [
-        "| model | epochs | minibatch | learning rate | K | log p(x) | ELBO | seeds | published |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in sorted(measurements.content["rows"], key=lambda row: (row["epochs"], row["value"])):
-        spread = f" ± {row['std']:.2f}" if row["std"] is not None else ""
-        published = f"{row['published']:.2f}, {row['source']}" if row["published"] else ""
-        lines.append(
-            f"| {row['model']} | {row['epochs']} | {row['batch_size']} | {row['learning_rate']:g} | "
-            f"{row['num_samples']:,} | {row['value']:.2f}{spread} | {row['elbo']:.2f} | "
-            f"{len(row['seeds'])} | {published} |"
-        )
-    text = "\n".join(lines) + "\n"
+def _mean(values: list[float]) -> float | None:
+    return round(statistics.mean(values), 3) if values else None
+
+
+def _deviation(values: list[float]) -> float | None:
+    return round(statistics.stdev(values), 3) if len(values) > 1 else None
+
+
+def markdown(measurements: Measurements, models: str, baseline: str) -> str:
+    """A table for each budget, written beside the measurements; `models` heads its first column, and
+    `baseline` is what the others are compared with."""
+    lines: list[str] = []
+    by_quality = sorted(
+        measurements.make_rows(measurements.content["measurements"]),
+        key=lambda row: (row["epochs"], row["protocol"], row["value"]),
+    )
+    for protocol, group in groupby(by_quality, key=lambda row: row["protocol"]):
+        lines += [
+            f"{protocol[0].upper()}{protocol[1:]}:\n",
+            f"| {models} | log p(x) | over {baseline} | ELBO | seeds | published | gain |",
+            "| --- | --- | --- | --- | --- | --- | --- |",
+            *(_line(row) for row in group),
+            "",
+        ]
+    text = "\n".join(lines)
     write_atomically(measurements.path.with_suffix(".md"), text.encode())
     return text
+
+
+def _line(row: Entry) -> str:
+    cells = [
+        row["model"],
+        _with_spread(f"{row['value']:.2f}", row["std"]),
+        "" if row["gain"] is None else _with_spread(f"{row['gain']:+.2f}", row["gain_std"]),
+        f"{row['elbo']:.2f}",
+        str(len(row["seeds"])),
+        "" if row["published"] is None else f"{row['published']:.2f}, {row['source']}",
+        "" if row["published_gain"] is None else f"{row['published_gain']:+.2f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _with_spread(number: str, deviation: float | None) -> str:
+    return number if deviation is None else f"{number} ± {deviation:.2f}"

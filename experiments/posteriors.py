@@ -56,7 +56,9 @@ PUBLISHED = {
     ("Householder Sylvester, 4 steps",): (-80.29, BERG),
     ("triangular Sylvester, 4 steps",): (-80.28, BERG),
 }
-MEASUREMENTS = Measurements("posteriors", partial(protocol.rows, names=("posterior",), published=PUBLISHED))
+MEASUREMENTS = Measurements(
+    "posteriors", partial(protocol.rows, names=("posterior",), baseline=POSTERIORS[:1], published=PUBLISHED)
+)
 
 
 def build(posterior: str, seed: int) -> VAE:
@@ -97,7 +99,7 @@ def run(
 @app.command()
 def table() -> None:
     """Write the table of what has been measured so far."""
-    print(protocol.markdown(MEASUREMENTS))
+    print(protocol.markdown(MEASUREMENTS, "posterior", "diagonal normal"))
 
 
 if __name__ == "__main__":

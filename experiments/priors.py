@@ -46,7 +46,7 @@ PUBLISHED = {
     ("vamp", 2): (-81.56, f"{NOROUZI}, ± 0.09 (-81.24 in {TW})"),
 }
 MEASUREMENTS = Measurements(
-    "priors", partial(protocol.rows, names=("prior", "levels"), published=PUBLISHED)
+    "priors", partial(protocol.rows, names=("prior", "levels"), baseline=("normal", 1), published=PUBLISHED)
 )
 
 
@@ -110,7 +110,7 @@ def run(
 @app.command()
 def table() -> None:
     """Write the table of what has been measured so far."""
-    print(protocol.markdown(MEASUREMENTS))
+    print(protocol.markdown(MEASUREMENTS, "prior, levels", "normal, 1"))
 
 
 if __name__ == "__main__":

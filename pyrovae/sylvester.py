@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Transform
 
 from pyrovae.errors import InputError
@@ -24,9 +26,9 @@ class Sylvester(Flow):
     """f(z) = z + Q R1 tanh(R2 Q^T z + b), with orthonormal columns in Q and upper triangular R1 and R2,
     step after step (van den Berg et al. 2018, equation 13).
 
-    From z_0 to z_K it costs two products with matrices of M x columns for each step; there is no inverse,
-    so only its own draws can be scored. The determinant is a triangular matrix's (theorem 1). The diagonals
-    of R1 and R2 lie within (-1, 1), so that each step is invertible (theorem 2).
+    From z_0 to z_K it costs four products of matrices with vectors for each step, two of them with Q; there
+    is no inverse, so only its own draws can be scored. The determinant is a triangular matrix's (theorem
+    1). The diagonals of R1 and R2 lie within (-1, 1), so that each step is invertible (theorem 2).
 
     Args:
         latent_dim: M.
@@ -42,7 +44,6 @@ class Sylvester(Flow):
     """
 
     cells: Tensor
-    identity: Tensor
 
     def __init__(
         self,
@@ -71,16 +72,12 @@ class Sylvester(Flow):
         super().__init__(latent_dim, steps * sum(self.sizes))
         self.steps, self.orthogonal = steps, orthogonal
         self.register_buffer("cells", triangle_cells(self.columns), persistent=False)
-        self.register_buffer("identity", torch.eye(latent_dim), persistent=False)
 
     def forward(self, context: Tensor) -> list[Transform]:
         """For a context `(*leading, context_dim)`: a transform for each step."""
         r1, r2, b, of_q = self._split(context)
         r1, r2 = (self._upper_triangle(entries) for entries in (r1, r2))
-        q = self._orthonormal(of_q)  # everything so far is for all steps at once: (*leading, steps, ...)
-        up, down = q @ r1, r2 @ q.mT
-        diagonal = (r1 * r2).diagonal(dim1=-2, dim2=-1)
-        steps = zip(up.unbind(-3), down.unbind(-3), b.unbind(-2), diagonal.unbind(-2), strict=True)
+        steps = zip(self._bases(of_q), r1.unbind(-3), r2.unbind(-3), b.unbind(-2), strict=True)
         return [_Sylvester(*step) for step in steps]
 
     def _split(self, context: Tensor) -> tuple[Tensor, ...]:
@@ -93,15 +90,32 @@ class Sylvester(Flow):
         r = lower_triangle(entries, self.cells, self.columns).mT
         return r.triu(1) + torch.diag_embed(_BELOW_ONE * r.diagonal(dim1=-2, dim2=-1).tanh())
 
-    def _orthonormal(self, of_q: Tensor) -> Tensor:
-        """Q for each step, `(*leading, steps, M, columns)`."""
+    def _bases(self, of_q: Tensor) -> list[_Basis]:
+        """Each step's Q. It is multiplied by vectors only, which a reflection does in M operations."""
         if self.orthogonal == "triangular":
-            turns = self.identity, self.identity.flip(0)
-            return torch.stack([turns[step % 2] for step in range(self.steps)])
+            turns = nn.Identity(), partial(torch.flip, dims=(-1,))
+            return [_Basis(turns[step % 2], turns[step % 2]) for step in range(self.steps)]
         if self.orthogonal == "householder":
-            normals = of_q.unflatten(-1, (1, self.reflections, self.latent_dim))
-            return reflections(normals)(self.identity)  # its rows, reflected
-        return orthonormal_columns(of_q.unflatten(-1, (self.latent_dim, self.columns)))
+            normals = of_q.unflatten(-1, (self.reflections, self.latent_dim))
+            return [_Basis(h.inv, h) for h in map(reflections, normals.unbind(-3))]
+        q = orthonormal_columns(of_q.unflatten(-1, (self.latent_dim, self.columns)))
+        return [_Basis(partial(_product, step), partial(_product, step.mT)) for step in q.unbind(-3)]
+
+
+class _Basis(NamedTuple):
+    """Orthonormal columns Q, as what they do.
+
+    Attributes:
+        combine: v -> Q v, `(*leading, columns)` to `(*leading, M)`.
+        coordinates: z -> Q^T z.
+    """
+
+    combine: Callable[[Tensor], Tensor]
+    coordinates: Callable[[Tensor], Tensor]
+
+
+def _product(matrix: Tensor, vector: Tensor) -> Tensor:
+    return torch.einsum("...ij,...j->...i", matrix, vector)
 
 
 # How many numbers of the context say what Q is, given M, its columns and the number of reflections.
@@ -125,11 +139,12 @@ def orthonormal_columns(matrix: Tensor) -> Tensor:
 
 
 class _Sylvester(_WithoutInverse):
-    def __init__(self, up: Tensor, down: Tensor, b: Tensor, diagonal: Tensor) -> None:
+    def __init__(self, q: _Basis, r1: Tensor, r2: Tensor, b: Tensor) -> None:
         super().__init__()
-        self.up, self.down, self.b, self.diagonal = up, down, b, diagonal
+        self.q, self.r1, self.r2, self.b = q, r1, r2, b
+        self.diagonal = (r1 * r2).diagonal(dim1=-2, dim2=-1)
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        h = torch.tanh(torch.einsum("...km,...m->...k", self.down, x) + self.b)
-        moved = torch.einsum("...mk,...k->...m", self.up, h)
+        h = torch.tanh(_product(self.r2, self.q.coordinates(x)) + self.b)
+        moved = self.q.combine(_product(self.r1, h))
         return x + moved, torch.log1p((1 - h.square()) * self.diagonal).sum(-1)

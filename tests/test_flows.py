@@ -614,20 +614,30 @@ def test_sylvester_matrices_are_what_the_theorem_asks_for(settings, columns):
     flow = Sylvester(10, 4, **settings).double()
     context = 5 * torch.randn(200, flow.context_dim).double()
     r1, r2, _, of_q = flow._split(context)
-    q = flow._orthonormal(of_q)
-    assert q.shape[-3:] == (4, 10, columns)
-    torch.testing.assert_close(q.mT @ q, torch.eye(columns).double().expand(*q.shape[:-2], -1, -1))
+    bases = flow._bases(of_q)
+    assert len(bases) == 4
+    z = torch.randn(10).double()
+    for basis in bases:
+        q = matrix_of(basis, columns)
+        assert q.shape[-2:] == (10, columns)
+        torch.testing.assert_close(q.mT @ q, torch.eye(columns).double().expand(*q.shape[:-2], -1, -1))
+        torch.testing.assert_close(basis.coordinates(z), q.mT @ z)
     for r in map(flow._upper_triangle, (r1, r2)):
         assert torch.equal(r, r.triu())
         assert r.diagonal(dim1=-2, dim2=-1).abs().max() < 1
         assert (r.triu(1)[..., 0, -1] != 0).all() or columns == 1
 
 
+def matrix_of(basis, columns):
+    return torch.stack([basis.combine(row) for row in torch.eye(columns).double()], -1)
+
+
 def test_a_sylvester_step_is_the_papers():
     flow = Sylvester(4, 1, columns=2).double()
     context, z = torch.randn(flow.context_dim).double(), torch.randn(4).double()
-    r1, r2, b, of_q = (part[0] for part in flow._split(context))
-    q, r1, r2 = flow._orthonormal(of_q), flow._upper_triangle(r1), flow._upper_triangle(r2)
+    (basis,) = flow._bases(flow._split(context)[-1])
+    r1, r2, b, _ = (part[0] for part in flow._split(context))
+    q, r1, r2 = matrix_of(basis, 2), flow._upper_triangle(r1), flow._upper_triangle(r2)
     (step,) = flow(context)
     torch.testing.assert_close(step(z), z + q @ r1 @ torch.tanh(r2 @ q.T @ z + b))
 

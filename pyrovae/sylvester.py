@@ -44,6 +44,7 @@ class Sylvester(Flow):
     """
 
     cells: Tensor
+    on_diagonal: Tensor
 
     def __init__(
         self,
@@ -71,7 +72,10 @@ class Sylvester(Flow):
         self.sizes = (triangle, triangle, self.columns, of_q)
         super().__init__(latent_dim, steps * sum(self.sizes))
         self.steps, self.orthogonal = steps, orthogonal
-        self.register_buffer("cells", triangle_cells(self.columns), persistent=False)
+        cells = triangle_cells(self.columns)
+        self.register_buffer("cells", cells, persistent=False)
+        on_diagonal = cells // self.columns == cells % self.columns
+        self.register_buffer("on_diagonal", on_diagonal, persistent=False)
 
     def forward(self, context: Tensor) -> list[Transform]:
         """For a context `(*leading, context_dim)`: a transform for each step."""
@@ -87,8 +91,9 @@ class Sylvester(Flow):
         return self._split(context)[0]
 
     def _upper_triangle(self, entries: Tensor) -> Tensor:
-        r = lower_triangle(entries, self.cells, self.columns).mT
-        return r.triu(1) + torch.diag_embed(_BELOW_ONE * r.diagonal(dim1=-2, dim2=-1).tanh())
+        # Before they are a matrix: what is done to matrices for each datum costs as much as the network.
+        entries = torch.where(self.on_diagonal, _BELOW_ONE * entries.tanh(), entries)
+        return lower_triangle(entries, self.cells, self.columns).mT
 
     def _bases(self, of_q: Tensor) -> list[_Basis]:
         """Each step's Q. It is multiplied by vectors only, which a reflection does in M operations."""

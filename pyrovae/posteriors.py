@@ -54,7 +54,7 @@ class FullCovarianceNormal(nn.Module):
 
     L = diag(s) (I + N), with a strictly lower triangular N: what the network says about one dimension's
     dependence on others has no unit. Entries of L itself would all be moved by as much in an optimiser's
-    step, much in a dimension of small scale; trained so, fewer dimensions came into use.
+    step, which is much in a dimension of small scale.
 
     Args:
         network: x -> features (in M2: x and y -> features), with an `out_shape`.

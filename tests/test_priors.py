@@ -288,7 +288,6 @@ def test_pseudo_inputs_take_the_datas_own_bounds(bounds):
             "3 of 3 data hold values that are not finite",
         ),
     ],
-    ids=str,
 )
 def test_what_cannot_be_a_prior_is_refused(build, message):
     with pytest.raises(InputError, match=message):

@@ -45,7 +45,7 @@ from benchmark_contestants import (
 from benchmark_report import figure, table
 from benchmark_scaling import exponent, points, training_step
 from measurements import Entry, Measurements
-from reporting import RESULTS, command_line
+from reporting import RESULTS, command_line, some_of
 from torch.utils.flop_counter import FlopCounterMode
 
 from pyrovae import fit, plots, processes
@@ -144,9 +144,9 @@ app = command_line(__doc__)
 
 @app.command()
 def run(
-    model: Annotated[list[str] | None, typer.Option(help=f"Some of {', '.join(MODELS)}.")] = None,
-    size: Annotated[list[str] | None, typer.Option(help=f"Some of {', '.join(SIZES)}.")] = None,
-    what: Annotated[list[str] | None, typer.Option(help=f"Some of {', '.join(WHAT)}.")] = None,
+    model: Annotated[list[str] | None, some_of(MODELS)] = None,
+    size: Annotated[list[str] | None, some_of(SIZES)] = None,
+    what: Annotated[list[str] | None, some_of(WHAT)] = None,
     threads: Annotated[int, typer.Option(help="Cores to use.")] = 2,
 ) -> None:
     """Measure training, whole epochs, evaluation, memory and start-up, and write them."""

@@ -77,7 +77,6 @@ def train(
 ) -> dict[str, Any]:
     """Train, or go on with a training that was interrupted; says how it went."""
     x, held_out, _ = images()
-    model.likelihood.start_at_marginals(x)  # type: ignore[operator, union-attr]
     history = fit(
         model.model,  # type: ignore[arg-type]
         model.guide,  # type: ignore[arg-type]
@@ -128,11 +127,13 @@ class Job(NamedTuple):
         key: what tells it apart.
         build: seed -> model.
         options: of `train`.
+        first: a training that goes before, of another job's model; it is shared with that job.
     """
 
     key: Entry
     build: Callable[[int], nn.Module]
     options: dict[str, Any]
+    first: tuple[Job, Budget] | None = None
 
 
 def measure(
@@ -141,25 +142,35 @@ def measure(
     """Train and evaluate what is still to be done, one seed after another."""
     torch.set_num_threads(threads)
     for seed in range(seeds):
-        for key, build, options in jobs:
-            entry = key | budget._asdict() | {"seed": seed}
+        for job in jobs:
+            entry = job.key | budget._asdict() | {"seed": seed}
             if measurements.done(entry):
                 continue
-            name = " ".join(str(value) for value in key.values())
-            model = build(seed)
-            run = f"{name} {budget.epochs} {budget.batch_size} {budget.learning_rate} {seed}"
-            folder = runs / re.sub(r"\W+", "-", run)
-            entry |= train(model, budget, seed, folder, **options)
+            model = job.build(seed)
+            model.likelihood.start_at_marginals(images()[0])  # type: ignore[operator, union-attr]
+            if job.first:
+                first, its_budget = job.first
+                train(model, its_budget, seed, _folder(runs, first, its_budget, seed), **first.options)
+            entry |= train(model, budget, seed, _folder(runs, job, budget, seed), **job.options)
             start = time.perf_counter()
             result = evaluate(model, budget.num_samples)
             entry |= result.summary()
             minutes = round((time.perf_counter() - start) / 60, 1)
             measurements.add(entry | {"evaluation_minutes": minutes, "threads": threads})
             print(
-                f"{name}, seed {seed}, {budget.epochs} epochs: log p(x) = {result.mean:.2f} "
+                f"{_name(job)}, seed {seed}, {budget.epochs} epochs: log p(x) = {result.mean:.2f} "
                 f"({entry['training_minutes']} + {minutes} minutes)",
                 flush=True,
             )
+
+
+def _name(job: Job) -> str:
+    return " ".join(str(value) for value in job.key.values())
+
+
+def _folder(runs: Path, job: Job, budget: Budget, seed: int) -> Path:
+    run = f"{_name(job)} {budget.epochs} {budget.batch_size} {budget.learning_rate} {seed}"
+    return runs / re.sub(r"\W+", "-", run)
 
 
 def rows(

@@ -22,9 +22,8 @@ from typing import Annotated
 
 import mnist_protocol as protocol
 import torch
-import typer
 from measurements import Measurements
-from reporting import command_line
+from reporting import command_line, some_of
 from torch import nn
 
 from pyrovae import flows
@@ -82,7 +81,7 @@ app = command_line(__doc__)
 @app.command()
 def run(
     epochs: protocol.Epochs = 30,
-    posterior: Annotated[list[str] | None, typer.Option(help=f"Some of: {'; '.join(POSTERIORS)}.")] = None,
+    posterior: Annotated[list[str] | None, some_of(POSTERIORS)] = None,
     seeds: protocol.Seeds = 1,
     batch_size: protocol.BatchSize = BATCH_SIZE,
     learning_rate: protocol.LearningRate = LEARNING_RATE,

@@ -22,9 +22,8 @@ from typing import Annotated
 
 import mnist_protocol as protocol
 import torch
-import typer
 from measurements import Measurements
-from reporting import command_line
+from reporting import command_line, some_of
 from torch import nn
 
 from pyrovae.likelihoods import Bernoulli
@@ -88,8 +87,8 @@ app = command_line(__doc__)
 @app.command()
 def run(
     epochs: protocol.Epochs = 30,
-    prior: Annotated[list[str] | None, typer.Option(help=f"Some of {', '.join(PRIORS)}.")] = None,
-    levels: Annotated[list[int] | None, typer.Option(help="1, 2, or both.")] = None,
+    prior: Annotated[list[str] | None, some_of(PRIORS)] = None,
+    levels: Annotated[list[int] | None, some_of((1, 2))] = None,
     seeds: protocol.Seeds = 1,
     batch_size: protocol.BatchSize = BATCH_SIZE,
     learning_rate: protocol.LearningRate = LEARNING_RATE,

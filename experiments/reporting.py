@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,19 @@ def command_line(docstring: str | None) -> typer.Typer:
     return typer.Typer(
         help=text, rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False
     )
+
+
+def some_of(names: Iterable[Any]) -> Any:
+    """An option that can be given several times, each time with one of these; another is an error."""
+    allowed = [str(name) for name in names]
+
+    def check(given: list[Any] | None) -> list[Any] | None:
+        for value in given or ():
+            if str(value) not in allowed:
+                raise typer.BadParameter(f"{value!r} is none of: {'; '.join(allowed)}.")
+        return given
+
+    return typer.Option(help=f"Some of: {'; '.join(allowed)}.", callback=check)
 
 
 def write_row(script: str, row: dict[str, Any]) -> Path:

@@ -39,7 +39,7 @@ import pyro
 import torch
 import typer
 from matplotlib.figure import Figure
-from reporting import RESULTS, command_line
+from reporting import RESULTS, command_line, some_of
 from semi_supervised_results import MEASUREMENTS, write_table
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -368,7 +368,7 @@ Runs = Annotated[Path, typer.Option(help="Where trainings keep their checkpoints
 def run(
     dataset: Annotated[str, typer.Option("--data", help="mnist or cifar10.")] = "mnist",
     labels: Annotated[int, typer.Option(help="Of each class; 0 for the 80-20 split.")] = 10,
-    job: Annotated[list[str] | None, typer.Option(help=f"Some of {', '.join(JOBS)}.")] = None,
+    job: Annotated[list[str] | None, some_of(JOBS)] = None,
     draws: Annotated[int, typer.Option(help="How many draws, from 0.")] = 5,
     threads: Annotated[int, typer.Option(help="Cores to use.")] = 2,
     runs: Runs = Path("runs/semi_supervised"),

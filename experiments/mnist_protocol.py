@@ -150,7 +150,10 @@ def measure(
             model.likelihood.start_at_marginals(images()[0])  # type: ignore[operator, union-attr]
             if job.first:
                 first, its_budget = job.first
-                train(model, its_budget, seed, _folder(runs, first, its_budget, seed), **first.options)
+                before = train(
+                    model, its_budget, seed, _folder(runs, first, its_budget, seed), **first.options
+                )
+                entry["first_stage"] = first.key | its_budget._asdict() | before
             entry |= train(model, budget, seed, _folder(runs, job, budget, seed), **job.options)
             start = time.perf_counter()
             result = evaluate(model, budget.num_samples)

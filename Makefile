@@ -4,6 +4,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/demo
 
+# Python's bytecode is kept, or each of the many processes that the tests start would compile torch anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: setup demo test lint lock clean
 
 setup: .venv/installed

@@ -30,7 +30,6 @@ from pyrovae.config import BINARISATIONS, Config
 from pyrovae.data import DATASETS
 from pyrovae.errors import CheckpointError, InputError, NonFiniteError
 from pyrovae.evaluation import active_units, inference_gaps, kl_decomposition
-from pyrovae.history import History
 from pyrovae.plates import PlateDiagram, plate_diagram
 from pyrovae.programs import resolve_device
 
@@ -262,20 +261,11 @@ def _report_training(run: runs.Run) -> None:
     if not processes.is_first():
         return
     if run.stands_on_m1:
-        print(f"VAE beneath: {_outcome(run.m1.history)}")
+        print(f"VAE beneath: {run.m1.history.outcome()}")
     on = " (of M2, on draws of z1)" if run.config.model == "m1m2" else ""
-    print(f"{_outcome(run.history)}{on}")
+    print(f"{run.history.outcome()}{on}")
     draw(run, plots.learning_curves(run.history), "learning_curves")
     _save_diagram(diagram_of(run), run.folder / "figures" / "plate_diagram.png")
-
-
-def _outcome(history: History) -> str:
-    last = history.rows[(history.best_epoch or len(history.rows)) - 1]
-    terms = {"validation_elbo": "validation ELBO", "elbo": "training ELBO", "kl": "KL"}
-    figures = ", ".join(f"{label} {last[key]:.2f}" for key, label in terms.items() if key in last)
-    which = "best epoch" if history.best_epoch else "last epoch"
-    why = " (stopped early)" if history.stopped_early else ""
-    return f"trained {len(history.rows)} epochs{why}; {which} {last['epoch']:.0f}: {figures} nats"
 
 
 @app.command(epilog="Example: pyrovae evaluate runs/first --num-samples 5000")

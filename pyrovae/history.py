@@ -11,13 +11,21 @@ from typing import Any
 
 from pyrovae.checkpoints import write_atomically
 
+_OUTCOME = {
+    "validation_bound": "importance-weighted validation bound",
+    "validation_elbo": "validation ELBO",
+    "elbo": "training ELBO",
+    "kl": "KL",
+}
+
 
 @dataclass
 class History:
     """What happened in training: one row for each epoch, in nats per datum.
 
     `rows` hold `epoch`, `step`, `elbo` (unweighted), `reconstruction`, `kl`, `loss` (as weighted),
-    `beta`, `learning_rate`, `seconds` and, with validation data, `validation_elbo` and `validation_kl`.
+    `beta`, `learning_rate`, `seconds` and, with validation data, `validation_elbo`, `validation_kl` and, if
+    `IWAE` is trained, `validation_bound`, the importance-weighted one.
     Sites that have a weight of their own are no part of the ELBO: `y`, say, is a PC-VAE's mean log p(y | z)
     over labelled data, and `weight of y` its lambda. So is M2's `q(y | x)`, its mean log q(y | x).
     """
@@ -29,6 +37,14 @@ class History:
     def __getitem__(self, name: str) -> list[float]:
         """One column, `history["elbo"]`."""
         return [row[name] for row in self.rows]
+
+    def outcome(self) -> str:
+        """How many epochs were trained, and what the best one reached, or the last if none was chosen."""
+        last = self.rows[(self.best_epoch or len(self.rows)) - 1]
+        figures = ", ".join(f"{label} {last[key]:.2f}" for key, label in _OUTCOME.items() if key in last)
+        which = "best epoch" if self.best_epoch else "last epoch"
+        why = " (stopped early)" if self.stopped_early else ""
+        return f"trained {len(self.rows)} epochs{why}; {which} {last['epoch']:.0f}: {figures} nats"
 
     def save(self, path: Path) -> None:
         """Write the rows as JSON."""

@@ -198,6 +198,12 @@ _BOUND_COLUMNS = (
     *("beta", "learning_rate", "seconds"),
 )
 
+_BOUNDS = {
+    "elbo": "training ELBO",
+    "validation_elbo": "validation ELBO",
+    "validation_bound": "validation bound, importance-weighted",
+}
+
 
 def learning_curves(history: History, axes: Axes | None = None) -> Figure:
     """The bound on training and validation data over the epochs, in nats per datum; and, where there is
@@ -210,9 +216,9 @@ def learning_curves(history: History, axes: Axes | None = None) -> Figure:
         else:
             axes = Figure(figsize=(6, 3.5)).subplots()
     shown = []
-    for label, name in {"training": "elbo", "validation": "validation_elbo"}.items():
+    for name, label in _BOUNDS.items():
         if history.rows and name in history.rows[0]:
-            axes.plot(history["epoch"], history[name], label=f"{label} ELBO", lw=1.5)
+            axes.plot(history["epoch"], history[name], label=label, lw=1.5)
             shown += history[name]
     return _finish_curves(axes, history, "Learning curves", shown)
 

@@ -104,7 +104,8 @@ def fit(
         clip_norm: the gradient's largest norm; steps beyond it are scaled down.
         validation: data, or data and their classes, on which the bound is measured after each epoch,
             with the same random draws each time; at the end the best epoch's parameters are put back. The
-            best is that of the bound with the last epoch's beta.
+            best is that of the bound that is trained: the importance-weighted one with `IWAE`, else the
+            ELBO with the last epoch's beta.
         patience: stop when the validation bound has not risen for so many epochs.
         seed: of minibatches, transform and latent draws. The caller's random stream stays in place.
         device: "auto" takes CUDA where there is one, else the CPU; or any of torch's devices. Modules

@@ -24,14 +24,14 @@ from pyrovae.checkpoints import has_checkpoint, load_checkpoint, save_checkpoint
 from pyrovae.checks import check_gradients, check_pair, check_site_names
 from pyrovae.compilation import compile_if_asked
 from pyrovae.errors import CheckpointError, InputError, NonFiniteError
+from pyrovae.held_out import competing_bound, held_out_bounds
 from pyrovae.history import History, add_terms, shown_terms
 from pyrovae.interrupts import interrupts_deferred
 from pyrovae.non_finite import check_finite, explain_non_finite
-from pyrovae.objectives import ELBO, Objective, reweight
+from pyrovae.objectives import Objective, reweight
 from pyrovae.programs import (
     Program,
     buffers_kept,
-    evaluating,
     latent_sites,
     modules_of,
     named_parameters,
@@ -299,32 +299,25 @@ class TrainingRun:
         """Validate, move the learning rate, and save; nothing of it if the parameters went bad."""
         check_finite(self.parameters, int(row["step"]))
         if self.validation:
-            row |= self.validation_bound(int(row["epoch"]))
+            row |= held_out_bounds(
+                self.model,
+                self.guide,
+                self.objective,
+                self.validation,
+                batch_size=self.data.parts[-1].batch_size,
+                seed=self.seed,
+                epoch=int(row["epoch"]),
+            )
         row = processes.from_first(row)  # which the others' rounding must not part them from
         self.history.rows.append(row)
         if self.validation:
             self.note_best(row)
         if isinstance(self.scheduler, ReduceLROnPlateau):
-            self.scheduler.step(-row.get("validation_elbo", -row["loss"]))
+            self.scheduler.step(-competing_bound(row) if self.validation else row["loss"])
         elif self.scheduler is not None:
             self.scheduler.step()
         if self.folder is not None and processes.is_first():
             save_checkpoint(self.folder, len(self.history.rows), self.saved())
-
-    def validation_bound(self, epoch: int) -> dict[str, float]:
-        """The ELBO on the validation data and its KL, nats per datum, with the same draws at every call."""
-        assert self.validation is not None
-        objective, total, kl = ELBO(), 0.0, 0.0
-        with torch.no_grad(), evaluating(self.model, self.guide), seeded(self.seed, self.device):
-            for args in self.validation.in_order():
-                bound = -objective.loss(self.model, self.guide, *args)
-                if not math.isfinite(bound):
-                    what = f"the validation bound of epoch {epoch}"
-                    raise explain_non_finite(what, self.model, self.guide, args)
-                total += bound
-                kl += float(objective.terms["kl"])
-        size = len(self.validation.x)
-        return {"validation_elbo": total / size, "validation_kl": kl / size}
 
     def note_best(self, row: dict[str, float]) -> None:
         """Epochs compete by the bound with the beta that the last one ends with, whatever theirs was."""
@@ -333,7 +326,7 @@ class TrainingRun:
         best = history.best_epoch
 
         def weighted(row: dict[str, float]) -> float:
-            return row["validation_elbo"] + (1 - final_beta) * row["validation_kl"]
+            return competing_bound(row) + (1 - final_beta) * row["validation_kl"]
 
         if best is None or weighted(row) > weighted(history.rows[best - 1]):
             history.best_epoch = int(row["epoch"])

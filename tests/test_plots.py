@@ -107,6 +107,15 @@ def test_learning_curves_without_validation_show_one_curve():
     assert len(axes.lines) == 1
 
 
+def test_learning_curves_show_the_importance_weighted_bound_where_it_was_trained():
+    trained = history()
+    for row in trained.rows:
+        row["validation_bound"] = row["elbo"] + 2
+    (axes,) = plots.learning_curves(trained).axes
+    assert axes.lines[2].get_label() == "validation bound, importance-weighted"
+    assert axes.lines[2].get_ydata().tolist() == [-48, -47, -46, -45, -44]
+
+
 def test_learning_curves_of_one_epoch_have_limits():
     (axes,) = plots.learning_curves(history(1, validation=False)).axes
     low, high = axes.get_ylim()

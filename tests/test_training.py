@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyrovae.data import binarise, load
 from pyrovae.errors import CheckpointError, InputError, NonFiniteError
+from pyrovae.estimators import IWAE
 from pyrovae.evaluation import marginal_likelihood
 from pyrovae.likelihoods import Categorical, ContinuousBernoulli, Gaussian
 from pyrovae.models import PPCA, VAE
@@ -33,6 +34,7 @@ from pyrovae.training_loop import TrainingRun
 
 X_SHAPE = (1, 4, 4)
 sgd = partial(torch.optim.SGD, lr=0.01)
+frozen = partial(torch.optim.SGD, lr=0.0)
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
@@ -373,6 +375,47 @@ def test_the_best_epoch_is_that_of_the_bound_that_is_trained(make_vae, binary_im
     elbo, kl = history["validation_elbo"], history["validation_kl"]
     weighted = [bound + 0.95 * one for bound, one in zip(elbo, kl, strict=True)]
     assert history.best_epoch == weighted.index(max(weighted)) + 1 != elbo.index(max(elbo)) + 1
+
+
+def test_with_importance_weights_epochs_compete_by_the_importance_weighted_bound(make_vae, binary_images):
+    """It goes on rising where the ELBO of the same epochs falls."""
+    vae = make_vae()
+    train(vae, binary_images, epochs=120, batch_size=24, optimizer=partial(torch.optim.Adam, lr=0.08))
+    settings = {"validation": binary_images, "objective": IWAE(1000), "epochs": 14}
+    history = train(vae, binary_images, optimizer=partial(torch.optim.Adam, lr=0.05), **settings)
+    elbo, bound = history["validation_elbo"], history["validation_bound"]
+    assert history.best_epoch == bound.index(max(bound)) + 1
+    assert elbo[history.best_epoch - 1] < max(elbo) - 0.5
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_the_importance_weighted_bound_on_validation_data_is_that_of_a_sum_over_draws(
+    double, make_vae, binary_images
+):
+    vae, x = make_vae().double(), binary_images.double()
+    with torch.no_grad():
+        for parameter in vae.parameters():
+            parameter.mul_(2.5)  # so that the weights vary
+    objective = IWAE(7, doubly_reparameterised=double)
+    history = train(vae, x[:10], epochs=1, validation=x, objective=objective, optimizer=frozen)
+    with torch.no_grad():
+        q = vae.posterior(x)
+        z = q.sample((400, 7))
+        log_w = vae.likelihood(z).log_prob(x) + vae.prior().log_prob(z) - q.log_prob(z)
+        bounds = (log_w.logsumexp(1) - math.log(7)).mean(-1)
+    assert abs(history["validation_bound"][0] - bounds.mean()) < 4 * bounds.std()
+    assert bounds.mean() - log_w.mean() > 8 * bounds.std()  # the ELBO is another number
+
+
+def test_reduce_on_plateau_follows_the_importance_weighted_bound(make_vae, binary_images):
+    scheduler = partial(ReduceLROnPlateau, factor=0.5, patience=0, eps=0.0)
+    settings = {"epochs": 30, "scheduler": scheduler, "validation": binary_images, "objective": IWAE(50)}
+    history = train(make_vae(), binary_images, optimizer=partial(torch.optim.Adam, lr=0.05), **settings)
+    rate, best = 0.05, -math.inf
+    for bound, used in zip(history["validation_bound"], history["learning_rate"], strict=True):
+        assert used == pytest.approx(rate)
+        rate *= 1.0 if bound > best * (1 - 1e-4 * math.copysign(1, best)) else 0.5
+        best = max(best, bound)
 
 
 def test_training_stops_early_and_puts_the_best_epochs_parameters_back(make_vae, binary_images, tmp_path):

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import torch
-from torch import Tensor
 
 from pyrovae.batches import Minibatches
 from pyrovae.estimators import IWAE
@@ -27,30 +25,28 @@ def held_out_bounds(
 ) -> dict[str, float]:
     """What a row of the history says of validation data, in nats per datum, with the same draws at every
     call: `validation_elbo`, `validation_kl` and, where importance weights are trained, `validation_bound`,
-    the importance-weighted bound, which rises while the ELBO falls. It is taken for `batch_size` data at
-    once, a training step's, as there are K draws for each.
+    the importance-weighted bound, which rises while the ELBO falls. The ELBO is then that of the same K
+    draws, and `batch_size` data are scored at once, a training step's, as there are so many draws.
 
     Raises:
-        NonFiniteError: a bound is not finite; names the epoch and the site.
+        NonFiniteError: the bound is not finite; names the epoch and the site.
     """
-
-    def mean(bound: ELBO, minibatches: Iterator[tuple[Tensor, ...]]) -> tuple[float, float]:
-        total = kl = 0.0
-        with torch.no_grad(), evaluating(model, guide), seeded(seed, data.device):
-            for args in minibatches:
-                value = -bound.loss(model, guide, *args)
-                if not math.isfinite(value):
-                    what = f"the validation bound of epoch {epoch}"
-                    raise explain_non_finite(what, model, guide, args)
-                total += value
-                kl += float(bound.terms["kl"])
-        return total / len(data.x), kl / len(data.x)
-
-    elbo, kl = mean(ELBO(), data.in_order())
-    row = {"validation_elbo": elbo, "validation_kl": kl}
-    if isinstance(objective, IWAE):
-        row["validation_bound"], _ = mean(objective, data.in_order(batch_size))
-    return row
+    importance = objective if isinstance(objective, IWAE) else None
+    scored = importance or ELBO()
+    bound = elbo = kl = 0.0
+    with torch.no_grad(), evaluating(model, guide), seeded(seed, data.device):
+        for args in data.in_order(batch_size) if importance else data.in_order():
+            value = -scored.loss(model, guide, *args)
+            if not math.isfinite(value):
+                what = f"the validation bound of epoch {epoch}"
+                raise explain_non_finite(what, model, guide, args)
+            bound += value
+            kl += float(scored.terms["kl"])
+            elbo += float(scored.terms["reconstruction"] - scored.terms["kl"])
+    size = len(data.x)
+    if importance is None:
+        return {"validation_elbo": bound / size, "validation_kl": kl / size}
+    return {"validation_elbo": elbo / size, "validation_kl": kl / size, "validation_bound": bound / size}
 
 
 def competing_bound(row: dict[str, float]) -> float:

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 import pyrovae.cli
 
 _context = multiprocessing.get_context("forkserver")
@@ -51,6 +53,7 @@ def done(process, log: Path) -> Done:
 
 def _main(words, log, folder):
     os.chdir(folder)
+    torch.set_num_threads(1)  # as every test
     for descriptor, name in ((1, "out"), (2, "err")):
         file = os.open(f"{log}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, descriptor)

@@ -13,7 +13,7 @@ import re
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -60,6 +60,7 @@ class Budget(NamedTuple):
     num_samples: int
 
 
+@cache
 def images() -> tuple[Tensor, Tensor, Tensor]:
     """Training, validation and test images; the latter two binarised by one draw."""
     mnist = data.load("mnist")

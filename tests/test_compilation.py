@@ -163,8 +163,8 @@ def test_parameters_of_plain_functions_train_compiled(binary_images, recorded):
 
 @pytest.mark.parametrize("posterior", POSTERIORS[1:])
 def test_every_posterior_trains_compiled(posterior, binary_images, recorded):
-    steps = {"flow_steps": 2} if posterior in FLOWS else {}
-    vae = build_model("vae", (1, 4, 4), latent_dim=4, width=6, posterior=posterior, **steps)
+    steps = 2 if posterior in FLOWS else None
+    vae = build_model("vae", (1, 4, 4), latent_dim=4, width=6, posterior=posterior, flow_steps=steps)
     train = partial(trained, vae, binary_images, epochs=2)
     assert_close(train(compile="on"), train(compile="off"))
 

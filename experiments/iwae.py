@@ -88,12 +88,13 @@ def run(
     batch_size: protocol.BatchSize = BATCH_SIZE,
     learning_rate: protocol.LearningRate = LEARNING_RATE,
     num_samples: protocol.NumSamples = protocol.NUM_SAMPLES,
+    cycles: protocol.Cycles = 1,
     threads: protocol.Threads = 2,
     runs: protocol.Runs = Path("runs/iwae"),
 ) -> None:
     """Train and evaluate what is still to be done."""
     jobs = [job for job in JOBS if not objective or job.key["objective"] in objective]
-    budget = protocol.Budget(epochs, batch_size, learning_rate, num_samples)
+    budget = protocol.Budget(epochs, batch_size, learning_rate, num_samples, cycles)
     protocol.measure(MEASUREMENTS, jobs, budget, seeds, threads, runs)
 
 

@@ -93,6 +93,7 @@ def run(
     batch_size: protocol.BatchSize = BATCH_SIZE,
     learning_rate: protocol.LearningRate = LEARNING_RATE,
     num_samples: protocol.NumSamples = protocol.NUM_SAMPLES,
+    cycles: protocol.Cycles = 1,
     threads: protocol.Threads = 2,
     runs: protocol.Runs = Path("runs/priors"),
 ) -> None:
@@ -102,7 +103,7 @@ def run(
         for level in levels or (1, 2)
         for name in prior or PRIORS
     ]
-    budget = protocol.Budget(epochs, batch_size, learning_rate, num_samples)
+    budget = protocol.Budget(epochs, batch_size, learning_rate, num_samples, cycles)
     protocol.measure(MEASUREMENTS, jobs, budget, seeds, threads, runs)
 
 

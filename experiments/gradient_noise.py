@@ -73,7 +73,7 @@ def measure(vae: VAE, epochs: int, x: torch.Tensor, repeats: int) -> list[Row]:
 
 @app.command()
 def main(
-    repeats: Annotated[int, typer.Option(help="Gradients drawn for each estimator.")] = 300,
+    repeats: Annotated[int, typer.Option(help="Gradients drawn for each estimator.", min=2)] = 300,
     seed: Annotated[int, typer.Option(help="Of the parameters and of training.")] = 0,
 ) -> None:
     """Train, measure at each stage, and write figure, table and numbers."""

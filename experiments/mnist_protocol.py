@@ -37,13 +37,13 @@ CLIP_NORM = 50.0  # without it, 3e-3 on minibatches of 100 fell apart after 60 o
 WARM_UP = 0.1  # of the epochs
 NUM_SAMPLES = 5000
 
-Epochs = Annotated[int, typer.Option(help="Passes through the training images, in each cycle.")]
+Epochs = Annotated[int, typer.Option(help="Passes through the training images, in each cycle.", min=1)]
 Cycles = Annotated[int, typer.Option(help="How often the learning rate rises and falls.", min=1)]
-BatchSize = Annotated[int, typer.Option(help="Images in a minibatch.")]
-LearningRate = Annotated[float, typer.Option(help="The highest.")]
-NumSamples = Annotated[int, typer.Option(help="Importance samples for each test image.")]
-Seeds = Annotated[int, typer.Option(help="How many, from 0.")]
-Threads = Annotated[int, typer.Option(help="Cores to use.")]
+BatchSize = Annotated[int, typer.Option(help="Images in a minibatch.", min=1)]
+LearningRate = Annotated[float, typer.Option(help="The highest.", min=0)]
+NumSamples = Annotated[int, typer.Option(help="Importance samples for each test image.", min=1)]
+Seeds = Annotated[int, typer.Option(help="How many, from 0.", min=1)]
+Threads = Annotated[int, typer.Option(help="Cores to use.", min=1)]
 Runs = Annotated[Path, typer.Option(help="Where checkpoints go.")]
 
 
@@ -256,6 +256,8 @@ def _deviation(values: list[float]) -> float | None:
 def markdown(measurements: Measurements, models: str, baseline: str) -> str:
     """A table for each budget, written beside the measurements; `models` heads its first column, and
     `baseline` is what the others are compared with."""
+    if not measurements.content["measurements"]:
+        raise typer.BadParameter("nothing has been measured so far: run the jobs first, by 'run'.")
     lines: list[str] = []
     by_quality = sorted(
         measurements.make_rows(measurements.content["measurements"]),

@@ -61,7 +61,7 @@ ODD = 3
 PLANE = torch.tensor([[-5.0, 5.0], [-5.0, 5.0]])
 
 app = command_line(__doc__)
-Epochs = Annotated[int, typer.Option(help="Passes through the training images.")]
+Epochs = Annotated[int, typer.Option(help="Passes through the training images.", min=1)]
 
 
 def encoder() -> MLP:

@@ -82,8 +82,8 @@ def build_objective(objective: str, particles: int = 1, free_bits: float = 0.0) 
         free_bits: the floor, in nats.
 
     Raises:
-        InputError: an unknown name, fewer than one particle, a negative floor, or a number that the
-            objective has no use for.
+        InputError: an unknown name, fewer than one particle, a negative floor, a number that the
+            objective has no use for, or none where it needs one.
     """
     check_choice("objective", objective, OBJECTIVES)
     if particles < 1:
@@ -94,11 +94,18 @@ def build_objective(objective: str, particles: int = 1, free_bits: float = 0.0) 
     if floored:
         if particles > 1:
             raise InputError(f"particles is {particles}; the objective '{objective}' takes one draw.")
+        if not free_bits:
+            raise InputError(f"the objective '{objective}' needs its floor: set free_bits, 0.5 say (nats).")
         return FreeBits(free_bits, per="dimension" if objective == "free-bits" else "site")
     if objective in ("iwae", "dreg"):
+        if particles == 1:
+            raise InputError(
+                f"the objective '{objective}' with one draw is the ELBO: set particles, 50 say, or take "
+                "'elbo'."
+            )
         return IWAE(particles, doubly_reparameterised=objective == "dreg")
     kind = ScoreFunctionELBO if objective == "score-function" else ELBO
-    return kind(num_particles=particles, vectorize_particles=particles > 1)
+    return kind(num_particles=particles, vectorize_particles=particles > 1, max_plate_nesting=1)
 
 
 def build_model(

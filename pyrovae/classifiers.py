@@ -6,7 +6,7 @@ import pyro.distributions as dist
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
-from pyrovae.networks import MLP, Shape
+from pyrovae.networks import MLP, Shape, features_of
 
 
 class Classifier(nn.Module):
@@ -19,7 +19,7 @@ class Classifier(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
-        (self.num_classes,) = network.out_shape  # type: ignore[misc]
+        self.num_classes = features_of(network)
 
     def forward(self, context: Tensor) -> TorchDistributionMixin:
         """For a context of shape `(*leading, *in_shape)`: batch shape `leading`, event shape `()`."""

@@ -243,6 +243,10 @@ def resume(
     epochs: Annotated[
         int | None, typer.Option(help="Epochs in all; by default as many as first asked for.")
     ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(help="A run that has stopped early goes on with more; by default what it began with."),
+    ] = None,
     device: Device = "auto",
     compile: Annotated[
         str | None, typer.Option(help="auto, on or off; by default as it was begun, to the same bits.")
@@ -251,8 +255,8 @@ def resume(
 ) -> None:
     """Go on with a run that was interrupted, or for more epochs."""
     config = runs.Run.open(run).config
-    epochs, compile = epochs if epochs is not None else config.epochs, compile or config.compile
-    config = replace(config, epochs=epochs, compile=compile)
+    asked: dict[str, Any] = {"epochs": epochs, "patience": patience, "compile": compile}
+    config = replace(config, **{name: value for name, value in asked.items() if value is not None})
     resumed = runs.train(config, run, device=device, resume=True, progress=not quiet)
     _report_training(resumed)
 

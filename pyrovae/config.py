@@ -72,6 +72,14 @@ class Config:
             raise InputError(f"validation_fraction is {self.held_out}; it must be at least 0 and below 1.")
         if not self.learning_rate > 0:
             raise InputError(f"learning_rate is {self.learning_rate}; it must be above 0.")
+        for name, length in {"warm_up": self.warm_up, "cycle": self.cycle}.items():
+            if not length >= 0:
+                raise InputError(f"{name} is {length}; it must be at least 0.")
+        if self.patience is not None and not self.held_out:
+            raise InputError(
+                f"patience is {self.patience}, but no data are held out to measure the bound on: set "
+                "validation_fraction, to 0.1 say."
+            )
         if self.warm_up and self.cycle:
             raise InputError("warm_up and cycle are both set: beta follows one schedule, choose one.")
         if self.model not in CLASSED and (self.labels is not None or self.spread):

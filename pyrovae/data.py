@@ -148,8 +148,8 @@ def stratified_split(
         parts = train_test_split(rows, test_size=test_fraction, random_state=seed, stratify=labels)
     except ValueError as error:
         raise InputError(
-            f"{len(rows)} data cannot be split with test_fraction {test_fraction}: "
-            f"{cause(error)}. Give more data, or another test_fraction."
+            f"{len(rows)} data cannot be split, with a fraction of {test_fraction} held out: "
+            f"{cause(error)}. Give more data, or another fraction."
         ) from None
     return torch.from_numpy(parts[0]), torch.from_numpy(parts[1])
 

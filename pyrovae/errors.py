@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection
+from numbers import Integral
 
 
 class InputError(ValueError):
@@ -24,3 +25,10 @@ def check_choice(what: str, name: object, known: Collection[str]) -> None:
         close = difflib.get_close_matches(str(name), list(known), n=1)
         hint = f" Did you mean '{close[0]}'?" if close else ""
         raise InputError(f"unknown {what} '{name}'; there are {', '.join(known)}.{hint}")
+
+
+def check_counts(**counts: object) -> None:
+    """Refuse, by name, what is no whole number of at least 1."""
+    for name, count in counts.items():
+        if not isinstance(count, Integral) or isinstance(count, bool) or count < 1:
+            raise InputError(f"{name} is {count!r}; it must be a whole number of at least 1.")

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -26,7 +25,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 from torch.nn import functional
 
-from pyrovae.errors import InputError
+from pyrovae.errors import InputError, check_counts
 from pyrovae.zuko_import import zuko
 
 _BELOW_ONE = 0.999  # keeps determinants above 0.001, where 32-bit numbers would round them to 0
@@ -89,7 +88,7 @@ class Planar(Flow):
     """
 
     def __init__(self, latent_dim: int, steps: int = 10) -> None:
-        _check_counts(latent_dim=latent_dim, steps=steps)
+        check_counts(latent_dim=latent_dim, steps=steps)
         super().__init__(latent_dim, steps * (2 * latent_dim + 1))
         self.steps = steps
 
@@ -138,7 +137,7 @@ class Radial(Flow):
     """
 
     def __init__(self, latent_dim: int, steps: int = 10) -> None:
-        _check_counts(latent_dim=latent_dim, steps=steps)
+        check_counts(latent_dim=latent_dim, steps=steps)
         super().__init__(latent_dim, steps * (latent_dim + 2))
         self.steps = steps
 
@@ -170,7 +169,7 @@ class Householder(Flow):
     """
 
     def __init__(self, latent_dim: int, steps: int = 8) -> None:
-        _check_counts(latent_dim=latent_dim, steps=steps)
+        check_counts(latent_dim=latent_dim, steps=steps)
         super().__init__(latent_dim, steps * latent_dim)
         self.steps = steps
 
@@ -203,7 +202,7 @@ class ConvexCombination(Flow):
     identity: Tensor
 
     def __init__(self, latent_dim: int, combinations: int = 5) -> None:
-        _check_counts(latent_dim=latent_dim, combinations=combinations)
+        check_counts(latent_dim=latent_dim, combinations=combinations)
         self.entries = latent_dim * (latent_dim - 1) // 2
         super().__init__(latent_dim, combinations * (self.entries + 1))
         self.combinations = combinations
@@ -263,7 +262,7 @@ class InverseAutoregressive(Flow):
     def __init__(
         self, latent_dim: int, steps: int = 4, hidden: Sequence[int] = (128, 128), context: int = 64
     ) -> None:
-        _check_counts(latent_dim=latent_dim, steps=steps, context=context)
+        check_counts(latent_dim=latent_dim, steps=steps, context=context)
         super().__init__(latent_dim, context)
         order = torch.arange(latent_dim)
         self.steps = nn.ModuleList(
@@ -309,7 +308,7 @@ class SplineCoupling(Flow):
         context: int = 64,
         bound: float = 5.0,
     ) -> None:
-        _check_counts(latent_dim=latent_dim, steps=steps, bins=bins, context=context)
+        check_counts(latent_dim=latent_dim, steps=steps, bins=bins, context=context)
         if not bound > 0:
             raise InputError(f"bound is {bound}; it must be above 0.")
         super().__init__(latent_dim, context)
@@ -359,9 +358,3 @@ def lower_triangle(entries: Tensor, cells: Tensor, size: int) -> Tensor:
     """Matrices `(*, size, size)` from the entries of their lower triangles, `(*, len(cells))`."""
     flat = entries.new_zeros(*entries.shape[:-1], size * size)
     return flat.index_copy(-1, cells, entries).unflatten(-1, (size, size))
-
-
-def _check_counts(**counts: int) -> None:
-    for name, count in counts.items():
-        if not isinstance(count, Integral) or count < 1:
-            raise InputError(f"{name} is {count!r}; it must be a whole number of at least 1.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
 
 import torch
 
@@ -19,6 +20,7 @@ def held_out_bounds(
     objective: Objective,
     data: Minibatches,
     *,
+    apart: Collection[str],
     batch_size: int,
     seed: int,
     epoch: int,
@@ -28,12 +30,16 @@ def held_out_bounds(
     the importance-weighted bound, which rises while the ELBO falls. The ELBO is then that of the same K
     draws, and `batch_size` data are scored at once, a training step's, as there are so many draws.
 
+    Observed sites named in `apart`, which have weights of their own, are no part of the ELBO: `y`'s sum is
+    in `validation_y`, divided, as all are, by the number of all validation data.
+
     Raises:
         NonFiniteError: the bound is not finite; names the epoch and the site.
     """
     importance = objective if isinstance(objective, IWAE) else None
     scored = importance or ELBO()
-    bound = elbo = kl = 0.0
+    bound = 0.0
+    sums = {"elbo": 0.0, "kl": 0.0}
     with torch.no_grad(), evaluating(model, guide), seeded(seed, data.device):
         for args in data.in_order(batch_size) if importance else data.in_order():
             value = -scored.loss(model, guide, *args)
@@ -41,14 +47,19 @@ def held_out_bounds(
                 what = f"the validation bound of epoch {epoch}"
                 raise explain_non_finite(what, model, guide, args)
             bound += value
-            kl += float(scored.terms["kl"])
-            elbo += float(scored.terms["reconstruction"] - scored.terms["kl"])
-    size = len(data.x)
-    if importance is None:
-        return {"validation_elbo": bound / size, "validation_kl": kl / size}
-    return {"validation_elbo": elbo / size, "validation_kl": kl / size, "validation_bound": bound / size}
+            weighted = {name: float(scored.observed[name]) for name in apart if name in scored.observed}
+            kl = float(scored.terms["kl"])
+            elbo = float(scored.terms["reconstruction"]) - sum(weighted.values()) - kl
+            for name, term in {"elbo": elbo, "kl": kl, **weighted}.items():
+                sums[name] = sums.get(name, 0.0) + term
+    row = {f"validation_{name}": total / len(data.x) for name, total in sums.items()}
+    return row | {"validation_bound": bound / len(data.x)} if importance else row
 
 
-def competing_bound(row: dict[str, float]) -> float:
-    """The bound that is trained, on validation data."""
-    return row.get("validation_bound", row["validation_elbo"])
+def competing_bound(row: Mapping[str, float], beta: float, weights: Mapping[str, float]) -> float:
+    """The bound that is trained, on validation data, if the sites' weights are these. (A latent site's own
+    weight is not seen here: only the sum of all divergences is kept, and beta is their weight.)"""
+    if "validation_bound" in row:  # of importance weights, into which no weights of sites enter
+        return row["validation_bound"]
+    weighted = sum(weight * row.get(f"validation_{site}", 0.0) for site, weight in weights.items())
+    return row["validation_elbo"] + (1 - beta) * row["validation_kl"] + weighted

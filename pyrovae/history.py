@@ -11,6 +11,10 @@ from typing import Any
 
 from pyrovae.checkpoints import write_atomically
 
+COLUMNS = (
+    *("epoch", "step", "elbo", "reconstruction", "kl", "loss"),
+    *("beta", "learning_rate", "seconds"),
+)
 _OUTCOME = {
     "validation_bound": "importance-weighted validation bound",
     "validation_elbo": "validation ELBO",
@@ -27,7 +31,8 @@ class History:
     `beta`, `learning_rate`, `seconds` and, with validation data, `validation_elbo`, `validation_kl` and, if
     `IWAE` is trained, `validation_bound`, the importance-weighted one.
     Sites that have a weight of their own are no part of the ELBO: `y`, say, is a PC-VAE's mean log p(y | z)
-    over labelled data, and `weight of y` its lambda. So is M2's `q(y | x)`, its mean log q(y | x).
+    over labelled data, and `weight of y` its lambda. So is M2's `q(y | x)`, its mean log q(y | x). In
+    `validation_y` the sum over labelled data is divided by the number of all validation data.
     """
 
     rows: list[dict[str, float]] = field(default_factory=list)
@@ -37,6 +42,12 @@ class History:
     def __getitem__(self, name: str) -> list[float]:
         """One column, `history["elbo"]`."""
         return [row[name] for row in self.rows]
+
+    def exceeds(self, patience: int | None) -> bool:
+        """Whether the best epoch lies so many epochs back, or more."""
+        if patience is None or self.best_epoch is None:
+            return False
+        return len(self.rows) - self.best_epoch >= patience
 
     def outcome(self) -> str:
         """How many epochs were trained, and what the best one reached, or the last if none was chosen."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pyrovae.distributions import ContinuousBernoulli as PreciseContinuousBernoulli
 from pyrovae.errors import InputError
+from pyrovae.networks import out_shape_of
 
 
 class _Likelihood(nn.Module):
@@ -25,7 +26,7 @@ class _Likelihood(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
-        self.x_shape: tuple[int, ...] = tuple(network.out_shape)  # type: ignore[arg-type]
+        self.x_shape = out_shape_of(network)
 
     def mean(self, *context: Tensor) -> Tensor:
         """E[x | z] as an image with grey values in [0, 1] (a Gaussian's may leave it)."""

@@ -23,6 +23,35 @@ def _shape(shape: Shape) -> tuple[int, ...]:
     return (shape,) if isinstance(shape, int) else tuple(shape)
 
 
+def out_shape_of(network: nn.Module) -> tuple[int, ...]:
+    """The event shape of what a network makes.
+
+    Raises:
+        InputError: it has no `out_shape`.
+    """
+    if (shape := getattr(network, "out_shape", None)) is None:
+        raise InputError(
+            f"the {type(network).__name__} does not say what shape its output has: use one of "
+            "pyrovae.networks, or give it the attribute, such as network.out_shape = (128,)."
+        )
+    return _shape(shape)
+
+
+def features_of(network: nn.Module) -> int:
+    """How many features a network makes.
+
+    Raises:
+        InputError: it has no `out_shape`, or one of several dimensions.
+    """
+    shape = out_shape_of(network)
+    if len(shape) != 1:
+        raise InputError(
+            f"the {type(network).__name__} makes an output of shape {shape}; expected features, (F,): "
+            "build it with that as its out_shape."
+        )
+    return shape[0]
+
+
 def _check_event(x: Tensor, in_shape: tuple[int, ...]) -> None:
     if tuple(x.shape[-len(in_shape) :]) != in_shape:
         raise InputError(

@@ -6,6 +6,7 @@ sites of model and guide alike, during training only.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from numbers import Integral
 from typing import Any, Protocol
@@ -30,6 +31,15 @@ class Objective(Protocol):
     def differentiable_loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Any: ...
+
+
+def description(objective: Objective) -> str:
+    """Its name and what it was made with, as far as it keeps numbers or words by the names of arguments."""
+    names = dict.fromkeys(["num_particles", *inspect.signature(type(objective)).parameters])
+    names.pop("max_plate_nesting", None)  # Pyro's objectives find it out for themselves, later
+    kept = {name: getattr(objective, name, None) for name in names}
+    settings = [f"{name}={value}" for name, value in kept.items() if isinstance(value, int | float | str)]
+    return f"{type(objective).__name__}({', '.join(settings)})"
 
 
 class ELBO(Trace_ELBO):

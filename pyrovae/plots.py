@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pyrovae.checkpoints import write_atomically
 from pyrovae.errors import InputError
-from pyrovae.history import History
+from pyrovae.history import COLUMNS, History
 from pyrovae.plates import PlateDiagram
 
 
@@ -193,11 +193,6 @@ CLASS_TERMS = {
     "consistency": "Σ p(y | z) log p(y | z̄), unlabelled data",
     "aggregate": "−KL(p(y) ‖ mean of p(y | z̄)), unlabelled data",
 }
-_BOUND_COLUMNS = (
-    *("epoch", "step", "elbo", "reconstruction", "kl", "loss"),
-    *("beta", "learning_rate", "seconds"),
-)
-
 _BOUNDS = {
     "elbo": "training ELBO",
     "validation_elbo": "validation ELBO",
@@ -217,7 +212,7 @@ def learning_curves(history: History, axes: Axes | None = None) -> Figure:
             axes = Figure(figsize=(6, 3.5)).subplots()
     shown = []
     for name, label in _BOUNDS.items():
-        if history.rows and name in history.rows[0]:
+        if history.rows and all(name in row for row in history.rows):
             axes.plot(history["epoch"], history[name], label=label, lw=1.5)
             shown += history[name]
     return _finish_curves(axes, history, "Learning curves", shown)
@@ -227,7 +222,7 @@ def class_terms(history: History) -> list[str]:
     """The columns that are no part of the ELBO: those of semi-supervised training."""
     columns = history.rows[0] if history.rows else {}
     others = ("weight of ", "validation_")
-    return [name for name in columns if name not in _BOUND_COLUMNS and not name.startswith(others)]
+    return [name for name in columns if name not in COLUMNS and not name.startswith(others)]
 
 
 def class_curves(history: History, axes: Axes) -> Figure:

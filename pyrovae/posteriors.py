@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pyrovae.distributions import AmortisedFlow, MultivariateNormal, ZukoFlow
-from pyrovae.errors import InputError
+from pyrovae.errors import InputError, check_counts
 from pyrovae.flows import Flow, lower_triangle, triangle_cells
-from pyrovae.networks import Shape, _shape
+from pyrovae.networks import Shape, _shape, features_of
 from pyrovae.zuko_import import zuko
 
 
@@ -27,12 +27,16 @@ class DiagonalNormal(nn.Module):
     Args:
         network: x -> features (in M2: x and y -> features), with an `out_shape`.
         latent_dim: M.
+
+    Raises:
+        InputError: the network's `out_shape` is missing or not `(F,)`, or `latent_dim` is below 1.
     """
 
     def __init__(self, network: nn.Module, latent_dim: int) -> None:
+        check_counts(latent_dim=latent_dim)
         super().__init__()
         self.network, self.latent_dim = network, latent_dim
-        (features,) = network.out_shape  # type: ignore[misc]
+        features = features_of(network)
         self.loc = nn.Linear(features, latent_dim)
         self.scale = nn.Linear(features, latent_dim)
 
@@ -59,14 +63,18 @@ class FullCovarianceNormal(nn.Module):
     Args:
         network: x -> features (in M2: x and y -> features), with an `out_shape`.
         latent_dim: M.
+
+    Raises:
+        InputError: the network's `out_shape` is missing or not `(F,)`, or `latent_dim` is below 1.
     """
 
     cells: Tensor
 
     def __init__(self, network: nn.Module, latent_dim: int) -> None:
+        check_counts(latent_dim=latent_dim)
         super().__init__()
         self.network, self.latent_dim = network, latent_dim
-        (features,) = network.out_shape  # type: ignore[misc]
+        features = features_of(network)
         self.loc = nn.Linear(features, latent_dim)
         self.scale_tril = nn.Linear(features, latent_dim * (latent_dim + 1) // 2)  # N below the diagonal
         self.register_buffer("cells", triangle_cells(latent_dim), persistent=False)
@@ -97,7 +105,8 @@ class FlowPosterior(nn.Module):
         flow: one of `pyrovae.flows`, over M dimensions.
 
     Raises:
-        InputError: the flow is over another number of dimensions, or none of `pyrovae.flows`.
+        InputError: the flow is over another number of dimensions, or none of `pyrovae.flows`; the network's
+            `out_shape` is missing or not `(F,)`.
     """
 
     def __init__(self, network: nn.Module, latent_dim: int, flow: Flow) -> None:
@@ -113,7 +122,7 @@ class FlowPosterior(nn.Module):
                 f"{flow.latent_dim} dimensions: build both with the same."
             )
         self.network, self.latent_dim, self.flow = network, latent_dim, flow
-        (features,) = network.out_shape  # type: ignore[misc]
+        features = features_of(network)
         self.loc = nn.Linear(features, latent_dim)
         self.scale = nn.Linear(features, latent_dim)
         self.context = nn.Linear(features, flow.context_dim)

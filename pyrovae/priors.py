@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from pyrovae.checks import check_data
 from pyrovae.distributions import DiagonalNormalMixture, FromZuko
-from pyrovae.errors import InputError
-from pyrovae.flows import _check_counts
+from pyrovae.errors import InputError, check_counts
 from pyrovae.networks import Shape, _shape
 from pyrovae.programs import evaluating
 from pyrovae.zuko_import import zuko
@@ -38,7 +37,7 @@ class StandardNormal(nn.Module):
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
-        _check_counts(latent_dim=latent_dim)
+        check_counts(latent_dim=latent_dim)
         self.latent_dim = latent_dim
         # A buffer, so that the prior moves to a device with its model; rebuilt, so never saved.
         self.register_buffer("zero", torch.zeros(latent_dim), persistent=False)
@@ -63,7 +62,7 @@ class MixtureOfGaussians(nn.Module):
 
     def __init__(self, latent_dim: int, components: int = 10) -> None:
         super().__init__()
-        _check_counts(latent_dim=latent_dim, components=components)
+        check_counts(latent_dim=latent_dim, components=components)
         self.latent_dim = latent_dim
         # Two means are at a squared distance of 2 M between, a divergence of M between / within.
         between = 4 / (latent_dim + 4)
@@ -120,7 +119,7 @@ class VampPrior(nn.Module):
         learn_weights: bool = False,
     ) -> None:
         super().__init__()
-        _check_counts(pseudo_inputs=pseudo_inputs, num_classes=1 if num_classes is None else num_classes)
+        check_counts(pseudo_inputs=pseudo_inputs, num_classes=1 if num_classes is None else num_classes)
         if num_classes is not None and pseudo_inputs < num_classes:
             raise InputError(
                 f"{pseudo_inputs} pseudo-inputs are too few for {num_classes} classes, each of which "
@@ -264,7 +263,7 @@ class RealNVP(ZukoPrior):
     def __init__(
         self, latent_dim: int, steps: int = 6, hidden: Sequence[int] = (128, 128), **settings: Any
     ) -> None:
-        _check_counts(latent_dim=latent_dim, steps=steps)
+        check_counts(latent_dim=latent_dim, steps=steps)
         # Zuko's own RealNVP looks up which half is which in every call, which a compiled step cannot do.
         # In two passes, one for each half, its masked autoregressive flow couples halves as well.
         flow = zuko.flows.MAF(latent_dim, transforms=steps, hidden_features=hidden, passes=2, **settings)
@@ -285,7 +284,7 @@ class SplineCoupling(ZukoPrior):
     def __init__(
         self, latent_dim: int, steps: int = 4, hidden: Sequence[int] = (128, 128), **settings: Any
     ) -> None:
-        _check_counts(latent_dim=latent_dim, steps=steps)
+        check_counts(latent_dim=latent_dim, steps=steps)
         flow = zuko.flows.NSF(latent_dim, transforms=steps, hidden_features=hidden, passes=2, **settings)
         super().__init__(_near_identity(flow))
 
@@ -307,7 +306,7 @@ class MaskedAutoregressive(ZukoPrior):
     def __init__(
         self, latent_dim: int, steps: int = 4, hidden: Sequence[int] = (128, 128), **settings: Any
     ) -> None:
-        _check_counts(latent_dim=latent_dim, steps=steps)
+        check_counts(latent_dim=latent_dim, steps=steps)
         flow = zuko.flows.MAF(latent_dim, transforms=steps, hidden_features=hidden, **settings)
         super().__init__(_near_identity(flow))
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 
 from pyrovae.errors import InputError
 
@@ -52,8 +54,8 @@ def as_schedule(weight: float | Schedule) -> Schedule:
 
 
 def _check_weight(value: float) -> None:
-    if not value >= 0:
-        raise InputError(f"a weight of {value} is not possible: give a number of at least 0.")
+    if not isinstance(value, Real) or not 0 <= value < math.inf:
+        raise InputError(f"a weight of {value!r} is not possible: give a finite number of at least 0.")
 
 
 def _check_positive(name: str, value: float) -> None:

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Transform
 
-from pyrovae.errors import InputError
+from pyrovae.errors import InputError, check_counts
 from pyrovae.flows import (
     _BELOW_ONE,
     Flow,
-    _check_counts,
     _WithoutInverse,
     lower_triangle,
     reflections,
@@ -54,7 +53,7 @@ class Sylvester(Flow):
         columns: int | None = None,
         reflections: int = 8,
     ) -> None:
-        _check_counts(latent_dim=latent_dim, steps=steps, reflections=reflections)
+        check_counts(latent_dim=latent_dim, steps=steps, reflections=reflections)
         if orthogonal not in _SIZES_OF_Q:
             raise InputError(f"orthogonal is '{orthogonal}'; there are {', '.join(_SIZES_OF_Q)}.")
         least, default = latent_dim, latent_dim

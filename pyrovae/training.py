@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import inspect
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,8 +22,9 @@ from pyrovae.checks import (
     check_data,
 )
 from pyrovae.compilation import MODES
-from pyrovae.errors import InputError, check_choice
-from pyrovae.history import History, tensorboard_scalars
+from pyrovae.errors import InputError, check_choice, check_counts
+from pyrovae.estimators import IWAE
+from pyrovae.history import COLUMNS, History, tensorboard_scalars
 from pyrovae.objectives import ELBO, Objective
 from pyrovae.programs import (
     Program,
@@ -30,7 +33,7 @@ from pyrovae.programs import (
     own_parameters,
     seeded,
 )
-from pyrovae.schedules import Schedule, as_schedule
+from pyrovae.schedules import Constant, Schedule, as_schedule
 from pyrovae.training_loop import TrainingRun
 
 Transform = Callable[[Tensor], Tensor]
@@ -105,8 +108,9 @@ def fit(
         validation: data, or data and their classes, on which the bound is measured after each epoch,
             with the same random draws each time; at the end the best epoch's parameters are put back. The
             best is that of the bound that is trained: the importance-weighted one with `IWAE`, else the
-            ELBO with the last epoch's beta.
-        patience: stop when the validation bound has not risen for so many epochs.
+            ELBO with the last epoch's beta and weights of observed sites.
+        patience: stop when the validation bound has not risen for so many epochs. A run that has stopped
+            goes on when it is resumed with more patience.
         seed: of minibatches, transform and latent draws. The caller's random stream stays in place.
         device: "auto" takes CUDA where there is one, else the CPU; or any of torch's devices. Modules
             behind the programs are moved there; what plain functions use must be there already, and
@@ -132,16 +136,22 @@ def fit(
     """
     check_data(x, y, unlabelled=True)
     held_out = (validation,) if isinstance(validation, Tensor) else validation or ()
+    if len(held_out) > 2:
+        raise InputError(f"validation has {len(held_out)} parts; give data, or data and their classes.")
     if held_out:
         check_data(*held_out, unlabelled=True)
-    _check_settings(
-        epochs=epochs,
-        batch_size=batch_size,
-        labelled_batch_size=labelled_batch_size,
-        clip_norm=clip_norm,
-        patience=patience,
-    )
+    check_counts(epochs=epochs, batch_size=batch_size)
+    optional = {"labelled_batch_size": labelled_batch_size, "patience": patience}
+    check_counts(**{name: count for name, count in optional.items() if count is not None})
+    if clip_norm is not None and not clip_norm > 0:
+        raise InputError(f"clip_norm is {clip_norm}; it must be above 0.")
     check_choice("way to compile", compile, MODES)
+    objective = ELBO() if objective is None else objective
+    if inspect.isclass(objective) or not hasattr(objective, "differentiable_loss"):
+        raise InputError(f"objective is {objective!r}; expected an object such as ELBO() or IWAE(50).")
+    beta = as_schedule(beta)
+    of_sites = {site: as_schedule(weight) for site, weight in (weights or {}).items()}
+    _check_weights(beta, of_sites, epochs, objective)
     if patience is not None and not held_out:
         raise InputError("patience needs validation data to measure the bound on: pass validation=...")
     device = device_for(device, model, guide, otherwise=x.device)
@@ -154,9 +164,9 @@ def fit(
         data=Minibatches(x, y, parts, transform, device),
         validation=_validation_data(held_out, transform, device),
         epochs=epochs,
-        objective=objective or ELBO(),
-        beta=as_schedule(beta),
-        weights={site: as_schedule(weight) for site, weight in (weights or {}).items()},
+        objective=objective,
+        beta=beta,
+        weights=of_sites,
         clip_norm=clip_norm,
         patience=patience,
         seed=seed,
@@ -193,7 +203,24 @@ def _training(model: Program, guide: Program) -> Iterator[None]:
         yield
 
 
-def _check_settings(**settings: float | None) -> None:
-    for name, value in settings.items():
-        if value is not None and not value > 0:
-            raise InputError(f"{name} is {value}; it must be above 0.")
+def _check_weights(
+    beta: Schedule, weights: Mapping[str, Schedule], epochs: int, objective: Objective
+) -> None:
+    if taken := {*COLUMNS, "bound"} & set(weights):  # bound: of `validation_bound`
+        raise InputError(
+            f"the site '{min(taken)}' has a weight, but the history, where it would be shown by its name, "
+            "has another column of that name: rename the site."
+        )
+    for name, schedule in {"beta": beta, **{f"the weight of '{s}'": w for s, w in weights.items()}}.items():
+        for epoch in range(1 if isinstance(schedule, Constant) else epochs):
+            value = schedule(epoch)
+            if not 0 <= value < math.inf:
+                raise InputError(
+                    f"{name} is {value} at epoch {epoch}; a weight is a finite number of at least 0."
+                )
+            if isinstance(objective, IWAE) and value != 1:
+                raise InputError(
+                    f"{name} is {value} at epoch {epoch}, but IWAE's importance weights are ratios of "
+                    "densities, into which weights of sites cannot enter: leave them at 1 (no beta, no "
+                    "warm-up, no weights), or use the ELBO."
+                )

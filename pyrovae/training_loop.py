@@ -28,7 +28,7 @@ from pyrovae.held_out import competing_bound, held_out_bounds
 from pyrovae.history import History, add_terms, shown_terms
 from pyrovae.interrupts import interrupts_deferred
 from pyrovae.non_finite import check_finite, explain_non_finite
-from pyrovae.objectives import Objective, reweight
+from pyrovae.objectives import Objective, description, reweight
 from pyrovae.programs import (
     Program,
     buffers_kept,
@@ -132,9 +132,10 @@ class TrainingRun:
     # The loop
 
     def train(self, write_scalars: Callable[[dict[str, float]], None]) -> None:
-        self.choose_gradients()
         steps = self.data.steps
         first = len(self.history.rows)
+        if first < self.epochs and not self.history.stopped_early:
+            self.choose_gradients()
         with (
             interrupts_deferred() as stop_if_asked,
             tqdm(
@@ -304,6 +305,7 @@ class TrainingRun:
                 self.guide,
                 self.objective,
                 self.validation,
+                apart=self.weights,
                 batch_size=self.data.parts[-1].batch_size,
                 seed=self.seed,
                 epoch=int(row["epoch"]),
@@ -313,26 +315,23 @@ class TrainingRun:
         if self.validation:
             self.note_best(row)
         if isinstance(self.scheduler, ReduceLROnPlateau):
-            self.scheduler.step(-competing_bound(row) if self.validation else row["loss"])
+            self.scheduler.step(-self.competing(row) if self.validation else row["loss"])
         elif self.scheduler is not None:
             self.scheduler.step()
         if self.folder is not None and processes.is_first():
             save_checkpoint(self.folder, len(self.history.rows), self.saved())
 
+    def competing(self, row: dict[str, float]) -> float:
+        """Epochs compete by the bound with the weights that the last one ends with, not with theirs."""
+        end = math.nextafter(self.epochs, 0.0)  # not yet a next cycle's beginning
+        return competing_bound(row, self.beta(end), {site: w(end) for site, w in self.weights.items()})
+
     def note_best(self, row: dict[str, float]) -> None:
-        """Epochs compete by the bound with the beta that the last one ends with, whatever theirs was."""
-        final_beta = self.beta(math.nextafter(self.epochs, 0.0))  # not yet a next cycle's beginning
-        history = self.history
-        best = history.best_epoch
-
-        def weighted(row: dict[str, float]) -> float:
-            return competing_bound(row) + (1 - final_beta) * row["validation_kl"]
-
-        if best is None or weighted(row) > weighted(history.rows[best - 1]):
-            history.best_epoch = int(row["epoch"])
+        best = self.history.best_epoch
+        if best is None or self.competing(row) > self.competing(self.history.rows[best - 1]):
+            self.history.best_epoch = int(row["epoch"])
             self.best_state = copy.deepcopy(state(self.model, self.guide, self.parameters))
-        elif self.patience is not None and row["epoch"] - best >= self.patience:
-            history.stopped_early = True
+        self.history.stopped_early = self.history.exceeds(self.patience)
 
     # Checkpoints
 
@@ -359,9 +358,9 @@ class TrainingRun:
 
     def load(self, saved: dict[str, Any]) -> None:
         for name, now in self.settings.items():
-            if saved["settings"].get(name) != now:
+            if (begun := saved["settings"].get(name, now)) != now:  # older runs did not note the objective
                 raise CheckpointError(
-                    f"the run in {self.folder} was begun with {name} = {saved['settings'].get(name)}, "
+                    f"the run in {self.folder} was begun with {name} = {begun}, "
                     f"not {now}: resume it with what it was begun with, or name another folder."
                 )
         self.put_back(saved)
@@ -369,6 +368,12 @@ class TrainingRun:
         if self.scheduler is not None:
             self.scheduler.load_state_dict(saved["scheduler"])
         self.history = History(**saved["history"])
+        if (done := len(self.history.rows)) > self.epochs:
+            raise InputError(
+                f"the run in {self.folder} has {done} epochs already, and {self.epochs} are asked for "
+                "in all: ask for more, or name another folder."
+            )
+        self.history.stopped_early = self.history.exceeds(self.patience)
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -384,6 +389,7 @@ class TrainingRun:
             "data": fingerprint(data.x),
             "classes": None if data.y is None else fingerprint(data.y),
             "validation": [fingerprint(values) for values in held_out if values is not None] or None,
+            "objective": description(self.objective),
             "scheduler": type(self.scheduler).__name__,
             "optimizer": type(self.optimizer).__name__,
         }

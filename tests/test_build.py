@@ -197,6 +197,13 @@ def test_a_vampprior_of_grey_levels_has_pseudo_inputs_among_them():
     assert 0 < prior.pseudo_inputs.min() < 127 < prior.pseudo_inputs.max() < 255
 
 
+# What an objective cannot do without.
+NUMBERS = {
+    **dict.fromkeys(["iwae", "dreg"], {"particles": 3}),
+    **dict.fromkeys(["free-bits", "free-bits-total"], {"free_bits": 0.5}),
+}
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_each_objective_trains(objective):
     vae = build(likelihood="gaussian")
@@ -205,7 +212,7 @@ def test_each_objective_trains(objective):
         vae.guide,
         torch.rand(8, *X_SHAPE),
         epochs=2,
-        objective=build_objective(objective),
+        objective=build_objective(objective, **NUMBERS.get(objective, {})),
         progress=False,
         device="cpu",
     )
@@ -229,6 +236,10 @@ def test_the_importance_weighted_bound_has_as_many_draws_as_asked_for():
             {"objective": "elbo", "free_bits": 0.1},
             "free_bits is 0.1, which the objective 'elbo' has no use",
         ),
+        ({"objective": "iwae"}, "'iwae' with one draw is the ELBO: set particles"),
+        ({"objective": "dreg"}, "'dreg' with one draw is the ELBO: set particles"),
+        ({"objective": "free-bits"}, "'free-bits' needs its floor: set free_bits"),
+        ({"objective": "free-bits-total"}, "'free-bits-total' needs its floor: set free_bits"),
         ({"objective": "free-bits", "free_bits": -1.0}, "nats is -1.0; a floor"),
         ({"objective": "free-bits", "particles": 2}, "particles is 2; the objective 'free-bits' takes one"),
     ],
@@ -249,7 +260,8 @@ EVERYTHING += [{"objective": name} for name in OBJECTIVES]
 def test_everything_computes_where_the_data_are(choice):
     """On torch's device without memory, whose tensors do not mix with the CPU's, as a GPU's do not."""
     options = {"model": "vae", "objective": "elbo"} | choice
-    objective = build_objective(options.pop("objective"), particles=1, free_bits=0.0)
+    name = options.pop("objective")
+    objective = build_objective(name, **NUMBERS.get(name, {}))
     built = build(options.pop("model"), (1, 8, 8), **options).to("meta")
     x, y = torch.zeros(6, 1, 8, 8, device="meta"), torch.zeros(6, dtype=torch.long)
     task = training_task(built, y if choice.get("model") in CLASSED else None, Supervision(), jointly=True)

@@ -208,6 +208,13 @@ def test_resume_goes_on_for_more_epochs(run):
     assert "trained 3 epochs" in pyrovae("resume", run, "--quiet")
 
 
+def test_resume_for_fewer_epochs_is_refused_and_leaves_the_run_as_it_was(run, log):
+    pyrovae("resume", run, "--epochs", 2, "--quiet")
+    before = {path: path.read_bytes() for path in run.rglob("*.json")}
+    refused("has 2 epochs already, and 1 are asked for", "resume", run, "--epochs", 1, log=log)
+    assert {path: path.read_bytes() for path in run.rglob("*.json")} == before
+
+
 def test_a_run_is_resumed_as_it_was_begun(tmp_path, recorded):
     """Compiled, for one, whose rounding is not that of a run that is not."""
     for name, epochs in (("whole", 2), ("part", 1)):
@@ -222,9 +229,11 @@ def test_a_run_is_resumed_as_it_was_begun(tmp_path, recorded):
 
 def test_an_early_stop_is_told_in_one_line(tmp_path):
     options = ["--epochs", 60, "--learning-rate", 0.5, "--patience", 1]
-    assert re.search(
-        r"^trained \d+ epochs \(stopped early\); best epoch \d+:", train(tmp_path / "r", "vae", *options)
-    )
+    stopped = r"^trained (\d+) epochs \(stopped early\); best epoch \d+:"
+    epochs = re.search(stopped, train(tmp_path / "r", "vae", *options))[1]
+    assert re.search(stopped, pyrovae("resume", tmp_path / "r", "--quiet"))[1] == epochs
+    more = pyrovae("resume", tmp_path / "r", "--patience", 4, "--quiet")
+    assert int(re.search(r"trained (\d+) epochs", more)[1]) >= int(epochs) + 3
 
 
 def test_tensorboard_is_written_when_asked_for(tmp_path):
@@ -346,13 +355,17 @@ def log(tmp_path_factory):
         (["vae", "--prior", "vamp", "--components", "5000"], "5000 pseudo-inputs to begin at some of them"),
         (["vae", "--compile", "maybe"], "unknown way to compile 'maybe'"),
         (["vae", "--latent-dim", "-2"], "latent_dim is -2; it must be at least 1"),
-        (["vae", "--epochs", "0"], "epochs is 0; it must be above 0"),
+        (["vae", "--epochs", "0"], "epochs is 0; it must be a whole number"),
         (["vae", "--epochs", "many"], "Invalid value for '--epochs'"),
         (["vae", "--batch-size", "0"], "batch_size is 0"),
         (["vae", "--device", "gpu"], "device 'gpu' cannot be used"),
         (["vae", "--depth", "3"], "No such option: --depth"),
         (["vae", "--binarise", "none"], "outside the support of the Bernoulli.*--binarise"),
         (["vae", "--clip-norm", "nan"], "clip_norm is nan"),
+        (["vae", "--warm-up", "-1"], "warm_up is -1.0; it must be at least 0"),
+        (["vae", "--beta", "nan"], "a weight of nan is not possible"),
+        (["vae", "--validation-fraction", "0.0001"], "with a fraction of 0.0001 held out"),
+        (["vae", "--objective", "iwae"], "set particles"),
         ([], "Missing argument"),
     ],
     ids=str,
@@ -572,6 +585,6 @@ def test_the_program_that_is_installed_refuses_in_one_line(tmp_path):
         text=True,
     )
     assert done.returncode == 1
-    assert done.stderr == "error: epochs is 0; it must be above 0.\n"
+    assert done.stderr == "error: epochs is 0; it must be a whole number of at least 1.\n"
     assert done.stdout == ""
     assert not list(tmp_path.iterdir())

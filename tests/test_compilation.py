@@ -179,7 +179,9 @@ def test_every_prior_trains_compiled(prior, binary_images, recorded):
 
 @pytest.mark.parametrize("objective", ["iwae", "dreg", "free-bits", "score-function"])
 def test_every_objective_trains_compiled(objective, binary_images, recorded):
-    bound = build_objective(objective, particles=1 if objective == "free-bits" else 3)
+    bound = build_objective(
+        objective, **({"free_bits": 0.5} if objective == "free-bits" else {"particles": 3})
+    )
     vae = build_model("hvae", (1, 4, 4), latent_dim=2, width=6)
     train = partial(trained, vae, binary_images, epochs=2, objective=bound)
     assert_close(train(compile="on"), train(compile="off"))

@@ -254,3 +254,29 @@ def test_a_class_that_a_network_does_not_have_is_refused(label):
     network = WithClass(MLP(LATENT + CLASSES, 4), CLASSES)
     with pytest.raises(InputError, match=f"classes from {label} to {label} do not go into a network of 2"):
         network(torch.zeros(3, LATENT), torch.full((3,), label))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda network, size: posteriors.DiagonalNormal(network, size),
+        lambda network, size: posteriors.FullCovarianceNormal(network, size),
+        lambda network, size: posteriors.FlowPosterior(network, size, flows.Planar(size)),
+    ],
+    ids=["diagonal", "full covariance", "flow"],
+)
+def test_networks_and_sizes_that_make_no_posterior_are_refused(build):
+    with pytest.raises(InputError, match="Linear does not say what shape its output has"):
+        build(nn.Linear(4, 3), 2)
+    with pytest.raises(InputError, match=r"MLP makes an output of shape \(3, 4\); expected features"):
+        build(MLP(4, (3, 4)), 2)
+    for size in (0, 2.5):
+        with pytest.raises(InputError, match=f"latent_dim is {size}; it must be a whole number"):
+            build(MLP(4, 3), size)
+
+
+def test_networks_that_do_not_say_what_they_make_are_refused():
+    with pytest.raises(InputError, match="Linear does not say what shape its output has"):
+        likelihoods.Bernoulli(nn.Linear(4, 3))
+    with pytest.raises(InputError, match="Linear does not say what shape its output has"):
+        classifiers.Classifier(nn.Linear(4, 3))

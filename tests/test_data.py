@@ -595,7 +595,7 @@ def test_split_errors():
             stratified_split([0, 0, 1, 1], fraction)
     with pytest.raises(InputError, match="class 7 has a single member"):
         stratified_split([0, 0, 7])
-    with pytest.raises(InputError, match=r"4 data cannot be split with test_fraction 0.2"):
+    with pytest.raises(InputError, match=r"4 data cannot be split, with a fraction of 0.2 held out"):
         stratified_split([0, 0, 1, 1])
     with pytest.raises(InputError, match="0 data cannot be split"):
         stratified_split(None, n=0)

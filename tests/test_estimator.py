@@ -332,7 +332,7 @@ def test_samples_that_cannot_be_are_refused(model, options, message, blobs, few)
         ({"likelihood": "bernoulli"}, "expected .0, 1"),
         ({"network": "conv"}, "a convolutional network needs images of shape .C, H, W."),
         ({"image_shape": (1, 2, 3)}, r"image_shape is \(1, 2, 3\), but a datum of X has shape \(4,\)"),
-        ({"epochs": 0}, "epochs is 0; it must be above 0"),
+        ({"epochs": 0}, "epochs is 0; it must be a whole number"),
         ({"latent_dim": 0}, "latent_dim is 0"),
         ({"neighbours": 0}, "neighbours is 0; it must be at least 1"),
         ({"alpha": -1.0}, "alpha is -1.0; it must be at least 0"),

@@ -17,12 +17,13 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau, StepLR
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pyrovae.classifiers import LinearClassifier
 from pyrovae.data import binarise, load
 from pyrovae.errors import CheckpointError, InputError, NonFiniteError
 from pyrovae.estimators import IWAE
 from pyrovae.evaluation import marginal_likelihood
-from pyrovae.likelihoods import Categorical, ContinuousBernoulli, Gaussian
-from pyrovae.models import PPCA, VAE
+from pyrovae.likelihoods import Bernoulli, Categorical, ContinuousBernoulli, Gaussian
+from pyrovae.models import PCVAE, PPCA, VAE
 from pyrovae.networks import MLP
 from pyrovae.objectives import ELBO, SupervisedELBO
 from pyrovae.posteriors import DiagonalNormal
@@ -99,7 +100,8 @@ def presentations(x, batch_size, validation=None):
     transform = AtCall(0, None)
     settings = {"batch_size": batch_size, "transform": transform, "validation": validation}
     with pytest.raises(Interruption):
-        train(PPCA(x.shape[1:], 1), x, beta=interrupt, **settings)
+        # A schedule is called for each of two epochs by the checks, and then by the first step.
+        train(PPCA(x.shape[1:], 1), x, beta=AtCall(3, interrupt), **settings)
     return transform.calls
 
 
@@ -408,15 +410,57 @@ def test_the_importance_weighted_bound_on_validation_data_is_that_of_a_sum_over_
     assert bounds.mean() - elbos.mean() > 8 * bounds.std()  # different numbers
 
 
+def rates_on_plateau(bounds, rate):
+    """What ReduceLROnPlateau(factor=0.5, patience=0, eps=0) makes of these bounds."""
+    rates, best = [rate], -math.inf
+    for bound in bounds:
+        rates.append(rates[-1] * (1.0 if bound > best * (1 - 1e-4 * math.copysign(1, best)) else 0.5))
+        best = max(best, bound)
+    return rates[:-1]
+
+
+def test_reduce_on_plateau_follows_the_bound_by_which_epochs_compete(make_vae, binary_images):
+    """With a small beta the ELBO itself falls while the weighted bound rises."""
+    scheduler = partial(ReduceLROnPlateau, factor=0.5, patience=0, eps=0.0)
+    settings = {"epochs": 30, "scheduler": scheduler, "validation": binary_images, "beta": 0.05}
+    history = train(make_vae(), binary_images, optimizer=partial(torch.optim.Adam, lr=0.05), **settings)
+    elbo, kl = history["validation_elbo"], history["validation_kl"]
+    weighted = [bound + 0.95 * one for bound, one in zip(elbo, kl, strict=True)]
+    assert history["learning_rate"] == pytest.approx(rates_on_plateau(weighted, 0.05))
+    assert history["learning_rate"][-1] > 2 * rates_on_plateau(elbo, 0.05)[-1]
+
+
 def test_reduce_on_plateau_follows_the_importance_weighted_bound(make_vae, binary_images):
     scheduler = partial(ReduceLROnPlateau, factor=0.5, patience=0, eps=0.0)
     settings = {"epochs": 30, "scheduler": scheduler, "validation": binary_images, "objective": IWAE(50)}
     history = train(make_vae(), binary_images, optimizer=partial(torch.optim.Adam, lr=0.05), **settings)
-    rate, best = 0.05, -math.inf
-    for bound, used in zip(history["validation_bound"], history["learning_rate"], strict=True):
-        assert used == pytest.approx(rate)
-        rate *= 1.0 if bound > best * (1 - 1e-4 * math.copysign(1, best)) else 0.5
-        best = max(best, bound)
+    assert history["learning_rate"] == pytest.approx(rates_on_plateau(history["validation_bound"], 0.05))
+
+
+def test_a_weighted_site_is_apart_from_the_validation_elbo_and_counts_among_competing_epochs():
+    x = binarise(torch.rand(40, *X_SHAPE, generator=torch.Generator().manual_seed(0)))
+    y = torch.arange(40) % 3
+    y[30:] = -1  # two parts of the validation data
+    torch.manual_seed(0)
+    pcvae = PCVAE(
+        StandardNormal(2),
+        Bernoulli(MLP(2, X_SHAPE, hidden=(8,))),
+        DiagonalNormal(MLP(X_SHAPE, 6, hidden=(8,)), 2),
+        LinearClassifier(2, 3),
+    )
+    settings = {"y": y, "validation": (x, y), "optimizer": partial(torch.optim.Adam, lr=0.05), "epochs": 60}
+    history = train(pcvae, x, weights={"y": 25.0}, **settings)
+    elbo, log_py = history["validation_elbo"], history["validation_y"]
+    weighted = [one + 25 * term for one, term in zip(elbo, log_py, strict=True)]
+    assert history.best_epoch == weighted.index(max(weighted)) + 1 != elbo.index(max(elbo)) + 1
+    # The same programs' ELBO without classes has no factor p(y | z); nor should theirs have.
+    best = history.rows[history.best_epoch - 1]
+    without = [-ELBO(500).loss(pcvae.model, pcvae.guide, x) / 40 for _ in range(2)]
+    assert best["validation_elbo"] == pytest.approx(without[0], abs=40 * abs(without[0] - without[1]))
+    with torch.no_grad():
+        z = pcvae.posterior(x[:30]).sample((2000,))
+        by_hand = pcvae.classifier(z).log_prob(y[:30]).mean(0).sum().item() / 40
+    assert best["validation_y"] == pytest.approx(by_hand, abs=0.1)
 
 
 def test_training_stops_early_and_puts_the_best_epochs_parameters_back(make_vae, binary_images, tmp_path):
@@ -678,6 +722,34 @@ def test_resuming_a_finished_run_changes_nothing(make_vae, grey_images, tmp_path
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == files
 
 
+def test_a_run_that_stopped_early_goes_on_with_more_patience(make_vae, grey_images, tmp_path):
+    settings = ambitious(None) | {"optimizer": partial(torch.optim.Adam, lr=0.3), "epochs": 30}
+    settings |= {"transform": binarise}
+    whole, parts = make_vae(), make_vae()
+    expected = train(whole, grey_images, **settings)
+    stopped = train(parts, grey_images, **settings | {"patience": 1, "folder": tmp_path})
+    assert stopped.stopped_early
+    assert len(stopped.rows) < 30
+    again = make_vae(seed=1)
+    history = train(again, grey_images, resume=True, **settings | {"folder": tmp_path})
+    assert without_seconds(history) == without_seconds(expected)
+    assert same(whole.state_dict(), again.state_dict())
+
+
+def test_fewer_epochs_than_a_run_has_are_refused(make_vae, binary_images, tmp_path):
+    train(make_vae(), binary_images, folder=tmp_path)
+    with pytest.raises(InputError, match="has 2 epochs already, and 1 are asked for"):
+        train(make_vae(), binary_images, folder=tmp_path, resume=True, epochs=1)
+
+
+def test_a_finished_run_is_not_compiled_again(make_vae, binary_images, tmp_path, monkeypatch):
+    train(make_vae(), binary_images, folder=tmp_path)
+    monkeypatch.setattr(TrainingRun, "choose_gradients", interrupt)
+    train(make_vae(), binary_images, folder=tmp_path, resume=True)
+    with pytest.raises(Interruption):
+        train(make_vae(), binary_images, folder=tmp_path, resume=True, epochs=3)
+
+
 def test_a_folder_with_checkpoints_is_not_written_over(make_vae, binary_images, tmp_path):
     train(make_vae(), binary_images, folder=tmp_path)
     files = sorted(tmp_path.iterdir())
@@ -695,6 +767,8 @@ def test_a_folder_with_checkpoints_is_not_written_over(make_vae, binary_images, 
         ({"optimizer": sgd}, "optimizer = Adam, not SGD"),
         ({"scheduler": partial(StepLR, step_size=2)}, "scheduler = NoneType, not StepLR"),
         ({"validation": torch.ones(3, *X_SHAPE)}, "validation = None, not"),
+        ({"objective": IWAE(5)}, r"objective = ELBO\(num_particles=1\), not IWAE\(num_particles=5"),
+        ({"objective": ELBO(3)}, r"objective = ELBO\(num_particles=1\), not ELBO\(num_particles=3\)"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -1020,16 +1094,60 @@ def test_classes_of_another_number_are_refused(make_vae, binary_images, tmp_path
     refused(make_vae(), binary_images, "24 data and 3 classes", tmp_path, y=torch.zeros(3))
 
 
-@pytest.mark.parametrize("name", ["epochs", "batch_size", "clip_norm", "patience"])
-def test_settings_that_are_not_above_0_are_refused(name, make_vae, binary_images, tmp_path):
-    for value in (0, -1):
-        settings = {"validation": binary_images, name: value}
-        refused(make_vae(), binary_images, f"{name} is {value}; it must be above 0", tmp_path, **settings)
+@pytest.mark.parametrize("name", ["epochs", "batch_size", "patience"])
+@pytest.mark.parametrize("value", [0, -1, 2.5, "3", True])
+def test_settings_that_are_no_counts_are_refused(name, value, make_vae, binary_images, tmp_path):
+    settings = {"validation": binary_images, name: value}
+    message = f"{name} is {value!r}; it must be a whole number of at least 1"
+    refused(make_vae(), binary_images, message, tmp_path, **settings)
+
+
+def test_a_norm_that_is_not_above_0_is_refused(make_vae, binary_images, tmp_path):
+    refused(make_vae(), binary_images, "clip_norm is 0; it must be above 0", tmp_path, clip_norm=0)
+
+
+@pytest.mark.parametrize("objective", [IWAE, "iwae", 5])
+def test_what_is_no_objective_is_refused(objective, make_vae, binary_images, tmp_path):
+    refused(make_vae(), binary_images, "expected an object such as ELBO", tmp_path, objective=objective)
+
+
+def test_validation_data_of_three_parts_are_refused(make_vae, binary_images, tmp_path):
+    refused(make_vae(), binary_images, "has 3 parts", tmp_path, validation=(binary_images,) * 3)
+
+
+@pytest.mark.parametrize("compile", ["on", "off"])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"beta": linear_warm_up(1)}, "beta is 0.0 at epoch 0, but IWAE"),
+        ({"beta": lambda epoch: 1.0 if epoch < 1.5 else 0.5, "epochs": 3}, "beta is 0.5 at epoch 2, but"),
+        ({"weights": {"x": 2.0}}, "the weight of 'x' is 2.0 at epoch 0, but"),
+    ],
+)
+def test_weights_beside_importance_weights_are_refused(
+    settings, message, compile, make_vae, binary_images, tmp_path
+):
+    settings |= {"objective": IWAE(5), "compile": compile}
+    refused(make_vae(), binary_images, message, tmp_path, **settings)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -0.5])
+def test_a_schedule_that_goes_bad_is_named_before_training(value, make_vae, binary_images, tmp_path):
+    refused(make_vae(), binary_images, f"beta is {value} at", tmp_path, beta=lambda e: value if e else 1.0)
+
+
+@pytest.mark.parametrize("name", ["loss", "kl", "reconstruction", "elbo", "epoch", "bound"])
+def test_a_weighted_site_that_is_named_as_a_column_of_the_history_is_refused(
+    name, make_vae, binary_images, tmp_path
+):
+    message = f"the site '{name}' has a weight, but the history"
+    refused(make_vae(), binary_images, message, tmp_path, weights={name: 2.0})
 
 
 def test_patience_without_validation_data_is_refused(make_vae, binary_images, tmp_path):
     refused(make_vae(), binary_images, "patience needs validation data", tmp_path, patience=2)
 
 
-def test_a_negative_beta_is_refused(make_vae, binary_images, tmp_path):
-    refused(make_vae(), binary_images, "a weight of -1", tmp_path, beta=-1)
+@pytest.mark.parametrize("beta", [-1, math.nan, math.inf, "1"])
+def test_a_beta_that_is_no_weight_is_refused(beta, make_vae, binary_images, tmp_path):
+    refused(make_vae(), binary_images, f"a weight of {beta!r} is not possible", tmp_path, beta=beta)

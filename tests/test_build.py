@@ -199,8 +199,10 @@ def test_a_vampprior_of_grey_levels_has_pseudo_inputs_among_them():
 
 # What an objective cannot do without.
 NUMBERS = {
-    **dict.fromkeys(["iwae", "dreg"], {"particles": 3}),
-    **dict.fromkeys(["free-bits", "free-bits-total"], {"free_bits": 0.5}),
+    "iwae": {"particles": 3},
+    "dreg": {"particles": 3},
+    "free-bits": {"free_bits": 0.5},
+    "free-bits-total": {"free_bits": 0.5},
 }
 
 

@@ -137,7 +137,8 @@ def _check_reparameterised(guide_trace: Trace) -> None:
             raise InputError(
                 f"site '{name}' ({type(fn).__name__}) is neither reparameterised nor enumerated, so no "
                 "gradient passes through its draws: mark a discrete site with "
-                "infer={'enumerate': 'parallel'}, or use ScoreFunctionELBO."
+                "infer={'enumerate': 'parallel'}, give a continuous one a distribution with an rsample, or "
+                "use ScoreFunctionELBO."
             )
 
 

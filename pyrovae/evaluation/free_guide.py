@@ -142,7 +142,7 @@ def _distributions(guide: Program, args: tuple[Any, ...], layout: Layout) -> dic
             raise InputError(
                 f"the guide's site '{name}' ({_name(site['fn'])}) is neither reparameterised nor "
                 "enumerated, so that no gradient leads to its best parameters: mark a discrete site with "
-                "infer={'enumerate': 'parallel'}."
+                "infer={'enumerate': 'parallel'}; a continuous one needs a distribution with an rsample."
             )
     return {name: trace.nodes[name]["fn"] for name in latent_sites(trace)}
 

@@ -83,3 +83,12 @@ def test_test_errors_are_quoted_as_the_experiment_wrote_them() -> None:
             assert len(row["seeds"]) == 5
             figure = f"{row['value']:.2f} ± {row['std']:.2f}"
             assert re.search(rf"^\| {re.escape(row['model'])}\b.* \| {figure} \|", README, re.MULTILINE)
+
+
+@pytest.mark.parametrize("experiment", ["priors", "iwae"])
+def test_long_runs_are_quoted_as_the_experiment_wrote_them(experiment: str) -> None:
+    rows = json.loads((ROOT / f"experiments/results/{experiment}.json").read_text())["rows"]
+    long = [row for row in rows if row["num_samples"] == 5000]
+    assert long
+    for row in long:
+        assert f"−{-row['value']:.2f}" in README, row["model"]

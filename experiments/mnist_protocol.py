@@ -4,8 +4,8 @@ MNIST, 50,000 training images binarised afresh at each presentation, 10,000 for 
 test images binarised once. Adam, with gradients clipped to a norm of 50. Over the first tenth of the epochs
 beta rises from 0 to 1, and the learning rate from a tenth of its highest value, from which it falls to
 zero, along two halves of a cosine. The epoch with the best bound on the validation images is kept. All of
-this may be repeated from where it ended, but for beta, which stays at 1 (warm restarts; Loshchilov & Hutter
-2017). log p(x) of the test images by importance sampling.
+this may be repeated from where it ended, with a lower highest rate perhaps, but for beta, which stays at 1
+(warm restarts; Loshchilov & Hutter 2017). log p(x) of the test images by importance sampling.
 """
 
 from __future__ import annotations
@@ -41,6 +41,9 @@ Epochs = Annotated[int, typer.Option(help="Passes through the training images, i
 Cycles = Annotated[int, typer.Option(help="How often the learning rate rises and falls.", min=1)]
 BatchSize = Annotated[int, typer.Option(help="Images in a minibatch.", min=1)]
 LearningRate = Annotated[float, typer.Option(help="The highest.", min=0)]
+Decay = Annotated[
+    float, typer.Option(help="The highest learning rate, over that of the cycle before.", min=0)
+]
 NumSamples = Annotated[int, typer.Option(help="Importance samples for each test image.", min=1)]
 Seeds = Annotated[int, typer.Option(help="How many, from 0.", min=1)]
 Threads = Annotated[int, typer.Option(help="Cores to use.", min=1)]
@@ -56,6 +59,7 @@ class Budget(NamedTuple):
         learning_rate: the highest.
         num_samples: importance samples for each test image.
         cycles: how often the learning rate rises and falls.
+        decay: the highest learning rate over that of the cycle before.
     """
 
     epochs: int
@@ -63,6 +67,7 @@ class Budget(NamedTuple):
     learning_rate: float
     num_samples: int
     cycles: int = 1
+    decay: float = 1.0
 
 
 @cache
@@ -84,9 +89,11 @@ def train(
     """Train, or go on with a training that was interrupted; says how it went."""
     histories = []
     for cycle in range(budget.cycles):
+        rate = budget.learning_rate * budget.decay**cycle
         beta = linear_warm_up(WARM_UP * budget.epochs) if warm_up and cycle == 0 else constant(1.0)
-        its_folder = folder if cycle == 0 else folder.with_name(f"{folder.name}-cycle-{cycle + 1}")
-        histories.append(_cycle(model, budget, seed + 1000 * cycle, its_folder, objective, beta))
+        name = folder.name if cycle == 0 else f"{folder.name}-cycle-{cycle + 1}-at-{rate:g}"
+        its_budget, its_seed = budget._replace(learning_rate=rate), seed + 1000 * cycle
+        histories.append(_cycle(model, its_budget, its_seed, folder.with_name(name), objective, beta))
     return {
         "best_epoch": histories[-1].best_epoch,
         "training_minutes": round(sum(sum(history["seconds"]) for history in histories) / 60, 1),
@@ -242,7 +249,10 @@ def rows(
 
 
 def _length(budget: Budget) -> str:
-    return f"{budget.epochs} epochs" + (f" {budget.cycles} times" if budget.cycles > 1 else "")
+    """For the table; a single cycle is not mentioned."""
+    again = f" {budget.cycles} times" if budget.cycles > 1 else ""
+    slower = f" (each at {budget.decay:g} of the rate before)" if budget.decay != 1 else ""
+    return f"{budget.epochs} epochs{again}{slower}"
 
 
 def _mean(values: list[float]) -> float | None:

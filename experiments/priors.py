@@ -3,11 +3,12 @@
 One level of latents (40) or two (40 each), gated networks of two layers of 300, and as prior of the
 (upper) latents the standard normal, a mixture of 500 Gaussians, the VampPrior with 500 pseudo-inputs,
 which begin as training images, or RealNVP. `mnist_protocol` says how they are trained and scored. It
-differs from the papers in the learning rate and its schedule, in the warm-up's length, and in the pixels'
-biases, which begin at the pixels' frequencies.
+differs from the papers in the learning rate and its schedule, in the warm-up's length, in the pixels'
+biases, which begin at the pixels' frequencies, and in the normals' scales, which theirs keep between
+exp(-3) and exp(1).
 
     PYROVAE_DATA=... python experiments/priors.py run --epochs 30 --seeds 3
-    PYROVAE_DATA=... python experiments/priors.py run --epochs 300 --learning-rate 1e-3 --prior normal
+    PYROVAE_DATA=... python experiments/priors.py run --epochs 300 --cycles 2 --learning-rate 5e-3
     python experiments/priors.py table
 
 What is done is skipped when a command is given again, and an interrupted training goes on from its last
@@ -94,6 +95,7 @@ def run(
     learning_rate: protocol.LearningRate = LEARNING_RATE,
     num_samples: protocol.NumSamples = protocol.NUM_SAMPLES,
     cycles: protocol.Cycles = 1,
+    decay: protocol.Decay = 1.0,
     threads: protocol.Threads = 2,
     runs: protocol.Runs = Path("runs/priors"),
 ) -> None:
@@ -103,7 +105,7 @@ def run(
         for level in levels or (1, 2)
         for name in prior or PRIORS
     ]
-    budget = protocol.Budget(epochs, batch_size, learning_rate, num_samples, cycles)
+    budget = protocol.Budget(epochs, batch_size, learning_rate, num_samples, cycles, decay)
     protocol.measure(MEASUREMENTS, jobs, budget, seeds, threads, runs)
 
 

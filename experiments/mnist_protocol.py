@@ -217,7 +217,7 @@ def rows(
     names = list(names)
     groups: dict[tuple[Any, ...], dict[int, Entry]] = {}
     for entry in entries:
-        budget = Budget(*(entry[field] for field in Budget._fields))
+        budget = Budget(**{field: entry[field] for field in Budget._fields if field in entry})
         groups.setdefault((*(entry[name] for name in names), budget), {})[entry["seed"]] = entry
     for (*model, budget), by_seed in sorted(groups.items(), key=str):
         values = {seed: by_seed[seed]["log_likelihood"] for seed in sorted(by_seed)}

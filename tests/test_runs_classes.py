@@ -13,8 +13,9 @@ from pyrovae.build import CLASSED
 from pyrovae.config import Config
 from pyrovae.errors import InputError
 from pyrovae.generation import latent_means
+from pyrovae.models import M1M2
 from pyrovae.runs import Run
-from pyrovae.semi_supervised import spread_labels
+from pyrovae.semi_supervised import spread_labels, starting_point
 
 SMALL = {"epochs": 2, "width": 8, "latent_dim": 2, "labels": 3}
 
@@ -111,10 +112,17 @@ def test_a_run_that_was_stopped_between_its_halves_ends_the_same(stacked, tmp_pa
         assert torch.equal(value, stacked.model.state_dict()[name])
 
 
-def test_a_vae_that_has_been_trained_outlives_what_fails_on_top_of_it(tmp_path):
+def test_a_vae_that_has_been_trained_outlives_what_fails_on_top_of_it(tmp_path, monkeypatch):
+    def fails(model, *args, **settings):
+        if isinstance(model, M1M2):
+            raise InputError("nothing can stand on it")
+        return starting_point(model, *args, **settings)
+
     folder = tmp_path / "run"
-    with pytest.raises(InputError, match="patience needs validation data"):
-        train(small("m1m2", patience=3), folder)
+    monkeypatch.setattr("pyrovae.runs.starting_point", fails)
+    with pytest.raises(InputError, match="nothing can stand on it"):
+        train(small("m1m2"), folder)
+    monkeypatch.undo()
     assert (folder / "m1" / "checkpoints").is_dir()
     assert len(train(small("m1m2"), folder, resume=True).history.rows) == 2
 

@@ -47,12 +47,14 @@ def test_a_number_is_a_constant_schedule_and_a_schedule_stays_itself():
         lambda: constant(-0.1),
         lambda: as_schedule(-1),
         lambda: constant(math.nan),
+        lambda: constant(math.inf),
+        lambda: constant("1"),
         lambda: linear_warm_up(5, end=-1.0),
         lambda: cyclical(5, end=-1.0),
     ],
 )
 def test_a_negative_weight_is_refused(make):
-    with pytest.raises(InputError, match="give a number of at least 0"):
+    with pytest.raises(InputError, match="give a finite number of at least 0"):
         make()
 
 

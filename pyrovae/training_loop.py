@@ -363,16 +363,16 @@ class TrainingRun:
                     f"the run in {self.folder} was begun with {name} = {begun}, "
                     f"not {now}: resume it with what it was begun with, or name another folder."
                 )
+        if (done := len(saved["history"]["rows"])) > self.epochs:
+            raise InputError(
+                f"the run in {self.folder} has {done} epochs already, and {self.epochs} are asked for "
+                "in all: ask for more, or name another folder."
+            )
         self.put_back(saved)
         self.best_state = saved["best_state"]
         if self.scheduler is not None:
             self.scheduler.load_state_dict(saved["scheduler"])
         self.history = History(**saved["history"])
-        if (done := len(self.history.rows)) > self.epochs:
-            raise InputError(
-                f"the run in {self.folder} has {done} epochs already, and {self.epochs} are asked for "
-                "in all: ask for more, or name another folder."
-            )
         self.history.stopped_early = self.history.exceeds(self.patience)
 
     @cached_property

@@ -738,8 +738,11 @@ def test_a_run_that_stopped_early_goes_on_with_more_patience(make_vae, grey_imag
 
 def test_fewer_epochs_than_a_run_has_are_refused(make_vae, binary_images, tmp_path):
     train(make_vae(), binary_images, folder=tmp_path)
+    vae = make_vae(seed=1)
+    before = snapshot(vae)
     with pytest.raises(InputError, match="has 2 epochs already, and 1 are asked for"):
-        train(make_vae(), binary_images, folder=tmp_path, resume=True, epochs=1)
+        train(vae, binary_images, folder=tmp_path, resume=True, epochs=1)
+    assert same(vae.state_dict(), before)
 
 
 def test_a_finished_run_is_not_compiled_again(make_vae, binary_images, tmp_path, monkeypatch):

@@ -280,3 +280,19 @@ def test_networks_that_do_not_say_what_they_make_are_refused():
         likelihoods.Bernoulli(nn.Linear(4, 3))
     with pytest.raises(InputError, match="Linear does not say what shape its output has"):
         classifiers.Classifier(nn.Linear(4, 3))
+
+
+def test_bounds_hold_for_a_diagonal_normals_scales():
+    bounded, free = (posteriors.DiagonalNormal(MLP(3, 4), 2, bounds) for bounds in ((0.05, 2.7), None))
+    free.load_state_dict(bounded.state_dict())
+    x = 300 * torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
+    unbounded = free(x).base_dist
+    assert unbounded.scale.min() < 0.05 and unbounded.scale.max() > 2.7
+    torch.testing.assert_close(bounded(x).base_dist.scale, unbounded.scale.clamp(0.05, 2.7))
+    torch.testing.assert_close(bounded(x).base_dist.loc, unbounded.loc)
+
+
+@pytest.mark.parametrize("bounds", [(0, 1), (1, 1), (2, 1), (0.1, float("inf")), (0.1,), 0.1, ("a", "b")])
+def test_bounds_that_hold_no_scale_are_refused(bounds):
+    with pytest.raises(InputError, match=r"scale_bounds is .*; expected the least and the greatest scale"):
+        posteriors.DiagonalNormal(MLP(3, 4), 2, bounds)

@@ -98,10 +98,11 @@ def check_pair(model: Program, guide: Program, *args: Any) -> None:
             or has other plates, another shape, or in the guide values that the model gives no density;
             or an observed site's values have the wrong shape or lie outside of its distribution's support.
     """
-    noted = poutine.trace(guide)
+    noted = poutine.trace(_Distributions("guide")(guide))
     try:
         with torch.no_grad(), pyro.validation_enabled(True), evaluating(model, guide):
-            model_trace, guide_trace = run_pair(_CompareLatents(noted)(model), noted, *args)
+            checked = _Distributions("model")(_CompareLatents(noted)(model))
+            model_trace, guide_trace = run_pair(checked, noted, *args)
             for name in observed_sites(model_trace):
                 _check_observed(name, model_trace.nodes[name])
             for trace in (guide_trace, model_trace):
@@ -127,6 +128,22 @@ def _type_problem(args: tuple[Any, ...], *programs: Program) -> str:
     if not types or of_data in types:
         return ""
     return f" and type {of_data}, where parameters are {types.pop()} (use x.to or model.to(dtype))"
+
+
+class _Distributions(Messenger):
+    """Refuses sites that have something else for a distribution."""
+
+    def __init__(self, program: str) -> None:
+        super().__init__()
+        self.program = program
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not hasattr(msg["fn"], "log_prob"):
+            raise InputError(
+                f"the {self.program}'s site '{msg['name']}' has a {type(msg['fn']).__name__} for a "
+                "distribution: priors, likelihoods and posteriors are modules whose forward returns one of "
+                "Pyro's (which is no such module itself: when called, it draws a value)."
+            )
 
 
 class _CompareLatents(Messenger):

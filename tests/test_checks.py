@@ -13,7 +13,12 @@ import pyrovae
 from pyrovae.checks import check_data, check_gradients, check_pair, data_plate_problem
 from pyrovae.errors import InputError, NonFiniteError
 from pyrovae.evaluation import marginal_likelihood
+from pyrovae.likelihoods import Bernoulli
+from pyrovae.models import VAE
+from pyrovae.networks import MLP
 from pyrovae.non_finite import check_finite, explain_non_finite, statistics
+from pyrovae.posteriors import DiagonalNormal
+from pyrovae.priors import StandardNormal
 from pyrovae.programs import run_pair
 
 
@@ -134,6 +139,23 @@ def test_values_outside_of_a_support_without_event_dimensions_are_refused():
 def test_data_of_another_shape_than_the_model_makes_are_refused():
     with pytest.raises(InputError, match=r"makes data of shape \(3,\) at site 'x', but was given \(4,\)"):
         check_pair(*pair(bernoulli), torch.ones(2, 4))
+
+
+@pytest.mark.parametrize(
+    ("part", "site"),
+    [("prior", "model's site 'z'"), ("likelihood", "model's site 'x'"), ("posterior", "guide's site 'z'")],
+)
+def test_a_part_that_is_or_returns_no_distribution_is_named(part, site):
+    image, normal = (1, 2, 2), dist.Normal(torch.zeros(2), 1.0).to_event(1)
+    parts = {
+        "prior": StandardNormal(2),
+        "likelihood": Bernoulli(MLP(2, image)),
+        "posterior": DiagonalNormal(MLP(image, 3), 2),
+    }
+    wrong = {"prior": normal, "likelihood": MLP(2, image), "posterior": MLP(image, 2)}
+    vae = VAE(**parts | {part: wrong[part]})
+    with pytest.raises(InputError, match=f"the {site} has a Tensor for a distribution"):
+        check_pair(vae.model, vae.guide, torch.ones(3, *image))
 
 
 def test_a_latent_that_the_guide_lacks_is_named():

@@ -90,12 +90,13 @@ def run(
     num_samples: protocol.NumSamples = protocol.NUM_SAMPLES,
     cycles: protocol.Cycles = 1,
     decay: protocol.Decay = 1.0,
+    clip_norm: protocol.ClipNorm = protocol.CLIP_NORM,
     threads: protocol.Threads = 2,
     runs: protocol.Runs = Path("runs/iwae"),
 ) -> None:
     """Train and evaluate what is still to be done."""
     jobs = [job for job in JOBS if not objective or job.key["objective"] in objective]
-    budget = protocol.Budget(epochs, batch_size, learning_rate, num_samples, cycles, decay)
+    budget = protocol.Budget(epochs, batch_size, learning_rate, num_samples, cycles, decay, clip_norm)
     protocol.measure(MEASUREMENTS, jobs, budget, seeds, threads, runs)
 
 

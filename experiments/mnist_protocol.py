@@ -4,8 +4,8 @@ MNIST, 50,000 training images binarised afresh at each presentation, 10,000 for 
 test images binarised once. Adam, with gradients clipped to a norm of 50. Over the first tenth of the epochs
 beta rises from 0 to 1, and the learning rate from a tenth of its highest value, from which it falls to
 zero, along two halves of a cosine. The epoch with the best bound on the validation images is kept. All of
-this may be repeated from where it ended, with a lower highest rate perhaps, but for beta, which stays at 1
-(warm restarts; Loshchilov & Hutter 2017). log p(x) of the test images by importance sampling.
+this may be repeated from where it ended, with a lower highest rate or norm perhaps, but for beta, which
+stays at 1 (warm restarts; Loshchilov & Hutter 2017). log p(x) of the test images by importance sampling.
 """
 
 from __future__ import annotations
@@ -44,6 +44,9 @@ LearningRate = Annotated[float, typer.Option(help="The highest.", min=0)]
 Decay = Annotated[
     float, typer.Option(help="The highest learning rate, over that of the cycle before.", min=0)
 ]
+ClipNorm = Annotated[
+    float, typer.Option(help=f"The gradient's largest norm in further cycles; in the first, {CLIP_NORM:g}.")
+]
 NumSamples = Annotated[int, typer.Option(help="Importance samples for each test image.", min=1)]
 Seeds = Annotated[int, typer.Option(help="How many, from 0.", min=1)]
 Threads = Annotated[int, typer.Option(help="Cores to use.", min=1)]
@@ -60,6 +63,7 @@ class Budget(NamedTuple):
         num_samples: importance samples for each test image.
         cycles: how often the learning rate rises and falls.
         decay: the highest learning rate over that of the cycle before.
+        clip_norm: the gradient's largest norm in cycles after the first.
     """
 
     epochs: int
@@ -68,6 +72,7 @@ class Budget(NamedTuple):
     num_samples: int
     cycles: int = 1
     decay: float = 1.0
+    clip_norm: float = CLIP_NORM
 
 
 @cache
@@ -87,13 +92,14 @@ def train(
     warm_up: bool = True,
 ) -> dict[str, Any]:
     """Train, or go on with a training that was interrupted; says how it went."""
-    histories = []
-    for cycle in range(budget.cycles):
+    beta = linear_warm_up(WARM_UP * budget.epochs) if warm_up else constant(1.0)
+    histories = [_cycle(model, budget._replace(clip_norm=CLIP_NORM), seed, folder, objective, beta)]
+    for cycle in range(1, budget.cycles):
         rate = budget.learning_rate * budget.decay**cycle
-        beta = linear_warm_up(WARM_UP * budget.epochs) if warm_up and cycle == 0 else constant(1.0)
-        name = folder.name if cycle == 0 else f"{folder.name}-cycle-{cycle + 1}-at-{rate:g}"
+        name = f"{folder.name}-cycle-{cycle + 1}-at-{rate:g}-clipped-at-{budget.clip_norm:g}"
         its_budget, its_seed = budget._replace(learning_rate=rate), seed + 1000 * cycle
-        histories.append(_cycle(model, its_budget, its_seed, folder.with_name(name), objective, beta))
+        its_folder = folder.with_name(name)
+        histories.append(_cycle(model, its_budget, its_seed, its_folder, objective, constant(1.0)))
     return {
         "best_epoch": histories[-1].best_epoch,
         "training_minutes": round(sum(sum(history["seconds"]) for history in histories) / 60, 1),
@@ -123,7 +129,7 @@ def _cycle(
         objective=objective,
         beta=beta,
         transform=data.binarise,
-        clip_norm=CLIP_NORM,
+        clip_norm=budget.clip_norm,
         validation=held_out,
         seed=seed,
         folder=folder,
@@ -252,7 +258,8 @@ def _length(budget: Budget) -> str:
     """For the table; a single cycle is not mentioned."""
     again = f" {budget.cycles} times" if budget.cycles > 1 else ""
     slower = f" (each at {budget.decay:g} of the rate before)" if budget.decay != 1 else ""
-    return f"{budget.epochs} epochs{again}{slower}"
+    clipped = f" (later ones clipped at {budget.clip_norm:g})" if budget.clip_norm != CLIP_NORM else ""
+    return f"{budget.epochs} epochs{again}{slower}{clipped}"
 
 
 def _mean(values: list[float]) -> float | None:

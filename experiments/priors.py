@@ -110,6 +110,7 @@ def run(
     num_samples: protocol.NumSamples = protocol.NUM_SAMPLES,
     cycles: protocol.Cycles = 1,
     decay: protocol.Decay = 1.0,
+    clip_norm: protocol.ClipNorm = protocol.CLIP_NORM,
     threads: protocol.Threads = 2,
     runs: protocol.Runs = Path("runs/priors"),
 ) -> None:
@@ -124,7 +125,7 @@ def run(
         for name in prior or PRIORS
         for its_scales in scales or (FREE,)
     ]
-    budget = protocol.Budget(epochs, batch_size, learning_rate, num_samples, cycles, decay)
+    budget = protocol.Budget(epochs, batch_size, learning_rate, num_samples, cycles, decay, clip_norm)
     protocol.measure(MEASUREMENTS, jobs, budget, seeds, threads, runs)
 
 

@@ -45,7 +45,10 @@ Decay = Annotated[
     float, typer.Option(help="The highest learning rate, over that of the cycle before.", min=0)
 ]
 ClipNorm = Annotated[
-    float, typer.Option(help=f"The gradient's largest norm in further cycles; in the first, {CLIP_NORM:g}.")
+    float,
+    typer.Option(
+        help=f"The gradient's largest norm in further cycles; in the first, {CLIP_NORM:g}.", min=1e-3
+    ),
 ]
 NumSamples = Annotated[int, typer.Option(help="Importance samples for each test image.", min=1)]
 Seeds = Annotated[int, typer.Option(help="How many, from 0.", min=1)]

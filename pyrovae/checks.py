@@ -96,8 +96,8 @@ def check_pair(model: Program, guide: Program, *args: Any) -> None:
     Raises:
         InputError: the pair does not run on these arguments; a site has no distribution; a latent
             site is in one of the programs only, or has other plates, another shape, or in the guide values
-            that the model gives no density; or an observed site's values have the wrong shape or lie outside
-            of its distribution's support.
+            that the model gives no density; or an observed site's values have the wrong shape or lie
+            outside of its distribution's support.
     """
     noted = poutine.trace(_Distributions("guide")(guide))
     try:

@@ -160,7 +160,8 @@ class Job(NamedTuple):
         key: what tells it apart.
         build: seed -> model.
         options: of `train`.
-        first: a training that goes before, of another job's model; it is shared with that job.
+        first: a training that goes before, by another job, which may have one before it too; it is
+            shared with that job.
     """
 
     key: Entry
@@ -181,13 +182,7 @@ def measure(
                 continue
             model = job.build(seed)
             model.likelihood.start_at_marginals(images()[0])  # type: ignore[operator, union-attr]
-            if job.first:
-                first, its_budget = job.first
-                before = train(
-                    model, its_budget, seed, _folder(runs, first, its_budget, seed), **first.options
-                )
-                entry["first_stage"] = first.key | its_budget._asdict() | before
-            entry |= train(model, budget, seed, _folder(runs, job, budget, seed), **job.options)
+            entry |= _train_stages(model, job, budget, seed, runs)
             start = time.perf_counter()
             result = evaluate(model, budget.num_samples)
             entry |= result.summary()
@@ -198,6 +193,16 @@ def measure(
                 f"({entry['training_minutes']} + {minutes} minutes)",
                 flush=True,
             )
+
+
+def _train_stages(model: nn.Module, job: Job, budget: Budget, seed: int, runs: Path) -> Entry:
+    """Train by what goes before, then by the job itself; says how both went."""
+    entry: Entry = {}
+    if job.first:
+        first, its_budget = job.first
+        before = _train_stages(model, first, its_budget, seed, runs)
+        entry["first_stage"] = first.key | its_budget._asdict() | before
+    return entry | train(model, budget, seed, _folder(runs, job, budget, seed), **job.options)
 
 
 def _name(job: Job) -> str:

@@ -173,7 +173,13 @@ class Job(NamedTuple):
 def measure(
     measurements: Measurements, jobs: Sequence[Job], budget: Budget, seeds: int, threads: int, runs: Path
 ) -> None:
-    """Train and evaluate what is still to be done, one seed after another."""
+    """Train and evaluate what is still to be done, one seed after another.
+
+    Raises:
+        typer.BadParameter: a setting of further cycles where there is one cycle.
+    """
+    if budget.cycles == 1 and (budget.decay != 1 or budget.clip_norm != CLIP_NORM):
+        raise typer.BadParameter("--decay and --clip-norm are for further cycles: give --cycles 2 or more.")
     torch.set_num_threads(threads)
     for seed in range(seeds):
         for job in jobs:

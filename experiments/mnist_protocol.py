@@ -271,9 +271,10 @@ def rows(
 def _length(budget: Budget) -> str:
     """For the table; a single cycle is not mentioned."""
     again = f" {budget.cycles} times" if budget.cycles > 1 else ""
-    slower = f" (each at {budget.decay:g} of the rate before)" if budget.decay != 1 else ""
-    clipped = f" (later ones clipped at {budget.clip_norm:g})" if budget.clip_norm != CLIP_NORM else ""
-    return f"{budget.epochs} epochs{again}{slower}{clipped}"
+    slower = [f"each at {budget.decay:g} of the rate before"] if budget.decay != 1 else []
+    clipped = [f"later ones clipped at {budget.clip_norm:g}"] if budget.clip_norm != CLIP_NORM else []
+    settings = f" ({', '.join(slower + clipped)})" if slower + clipped else ""
+    return f"{budget.epochs} epochs{again}{settings}"
 
 
 def _mean(values: list[float]) -> float | None:

@@ -12,7 +12,6 @@ import torch
 from pyro import poutine
 from pyro.distributions import constraints
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyrovae.batches import UNLABELLED
@@ -94,16 +93,18 @@ def check_pair(model: Program, guide: Program, *args: Any) -> None:
     """Run the pair once, validated, and refuse what does not fit together.
 
     Raises:
-        InputError: the pair does not run on these arguments; a site has no distribution; a latent
-            site is in one of the programs only, or has other plates, another shape, or in the guide values
-            that the model gives no density; or an observed site's values have the wrong shape or lie
-            outside of its distribution's support.
+        InputError: the pair does not run on these arguments; a site has no distribution; the model
+            observes nothing, or the guide what the model does; a latent site is in one of the programs
+            only, or has other plates, another shape, fewer classes, or in the guide values that the model
+            gives no density; or an observed site's values have the wrong shape or lie outside of its
+            distribution's support.
     """
     noted = poutine.trace(_Distributions("guide")(guide))
     try:
         with torch.no_grad(), pyro.validation_enabled(True), evaluating(model, guide):
             checked = _Distributions("model")(_CompareLatents(noted)(model))
             model_trace, guide_trace = run_pair(checked, noted, *args)
+            _check_roles(observed_sites(model_trace), observed_sites(guide_trace))
             for name in observed_sites(model_trace):
                 _check_observed(name, model_trace.nodes[name])
             for trace in (guide_trace, model_trace):
@@ -129,6 +130,15 @@ def _type_problem(args: tuple[Any, ...], *programs: Program) -> str:
     if not types or of_data in types:
         return ""
     return f" and type {of_data}, where parameters are {types.pop()} (use x.to or model.to(dtype))"
+
+
+def _check_roles(in_model: Collection[str], in_guide: Collection[str]) -> None:
+    if not in_model or set(in_model) & set(in_guide):
+        model, guide = (", ".join(map(repr, sites)) or "no site" for sites in (in_model, in_guide))
+        raise InputError(
+            f"the model observes {model}, and the guide {guide}: the model alone observes the data, by "
+            "obs=x, and the guide samples what is not observed. Give them in this order, model and guide."
+        )
 
 
 class _Distributions(Messenger):
@@ -199,15 +209,22 @@ def _check_shapes(name: str, in_model: Any, in_guide: Any) -> None:
 
 
 def _check_support(name: str, in_model: Any, in_guide: Any, value: Tensor) -> None:
+    families = [_family(fn) for fn in (in_model, in_guide)]
+    classes = [family.probs.shape[-1] for family in families if isinstance(family, dist.Categorical)]
+    if len(classes) == 2 and classes[1] < classes[0]:
+        raise InputError(
+            f"site '{name}' has {classes[0]} classes in the model and {classes[1]} in the guide, which "
+            "never draws the others: give both the same number."
+        )
     try:
         allowed = in_model.support.check(value).all() and not _reaches_beyond(in_guide, in_model, value)
     except (NotImplementedError, ValueError):  # a distribution that does not know its support
         return
     if not allowed:
-        (model, supported), (guide, drawn) = ((_family(fn), _each(fn)) for fn in (in_model, in_guide))
+        model, guide = (type(family).__name__ for family in families)
         raise InputError(
-            f"site '{name}' is {type(model).__name__} in the model, with support {supported}, but "
-            f"{type(guide).__name__} in the guide, with support {drawn}: what the guide draws must have a "
+            f"site '{name}' is {model} in the model, with support {_each(in_model)}, but {guide} in the "
+            f"guide, with support {_each(in_guide)}: what the guide draws must have a "
             "density under the model, so use a distribution there whose support is not larger."
         )
 
@@ -369,17 +386,3 @@ def check_site_names(weights: Collection[str], sites: Collection[str]) -> None:
             f"there is no site {', '.join(map(repr, unknown))} to weigh; the programs have "
             f"{', '.join(sorted(sites))}."
         )
-
-
-def data_plate_problem(trace: Trace, num_data: int) -> str | None:
-    """Why the sites' log densities cannot be told apart by datum, if they cannot."""
-    for name, site in trace.nodes.items():
-        if site["type"] != "sample":
-            continue
-        frames = [frame for frame in site["cond_indep_stack"] if frame.dim == -1]
-        if not any(frame.size == num_data for frame in frames):
-            return (
-                f"site '{name}' is not under a plate of {num_data} data at dimension -1: each datum "
-                'needs its own log density, so sample it within pyro.plate("data", len(x)).'
-            )
-    return None

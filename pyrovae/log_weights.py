@@ -22,7 +22,6 @@ from pyro import poutine
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
-from pyrovae.checks import data_plate_problem
 from pyrovae.errors import InputError
 from pyrovae.objectives import enumerated_sites, trace_log_probs
 from pyrovae.programs import Program, latent_sites, run_pair
@@ -136,3 +135,17 @@ def per_datum(log_prob: Tensor, depth: int) -> Tensor:
     missing = max(0, depth + 1 - log_prob.dim())
     full = log_prob.reshape(*[1] * missing, *log_prob.shape)
     return full.sum(dim=tuple(range(-depth, -1))) if depth > 1 else full
+
+
+def data_plate_problem(trace: Trace, num_data: int) -> str | None:
+    """Why the sites' log densities cannot be told apart by datum, if they cannot."""
+    for name, site in trace.nodes.items():
+        if site["type"] != "sample":
+            continue
+        frames = [frame for frame in site["cond_indep_stack"] if frame.dim == -1]
+        if not any(frame.size == num_data for frame in frames):
+            return (
+                f"site '{name}' is not under a plate of {num_data} data at dimension -1: each datum "
+                'needs its own log density, so sample it within pyro.plate("data", len(x)).'
+            )
+    return None

@@ -29,7 +29,8 @@ class DiagonalNormal(nn.Module):
         latent_dim: M.
         scale_bounds: the least and the greatest scale, to which others are clamped; without, any above
             1e-4. A long training may give a rare datum scales of 50, and a log likelihood that spoils the
-            mean; Tomczak & Welling (2018) kept theirs between exp(-3) and exp(1).
+            mean; Tomczak & Welling (2018) kept theirs between exp(-3) and exp(1). Beyond the bounds no
+            gradient reaches a scale, so they should hold those of the start, about 0.7.
 
     Raises:
         InputError: the network's `out_shape` is missing or not `(F,)`, `latent_dim` is below 1, or

@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 import pyrovae
-from pyrovae.checks import check_data, check_gradients, check_pair, data_plate_problem
+from pyrovae.checks import check_data, check_gradients, check_pair
 from pyrovae.errors import InputError, NonFiniteError
 from pyrovae.evaluation import marginal_likelihood
 from pyrovae.likelihoods import Bernoulli
+from pyrovae.log_weights import data_plate_problem
 from pyrovae.models import VAE
 from pyrovae.networks import MLP
 from pyrovae.non_finite import check_finite, explain_non_finite, statistics
@@ -156,6 +157,29 @@ def test_a_part_that_is_or_returns_no_distribution_is_named(part, site):
     vae = VAE(**parts | {part: wrong[part]})
     with pytest.raises(InputError, match=f"the {site} has a Tensor for a distribution"):
         check_pair(vae.model, vae.guide, torch.ones(3, *image))
+
+
+def test_programs_in_each_others_place_are_told_apart():
+    model, guide = pair(bernoulli)
+    for swapped, sites in (
+        ((guide, model), "no site, and the guide 'x'"),
+        ((model, model), "'x', and the guide 'x'"),
+    ):
+        with pytest.raises(
+            InputError, match=f"the model observes {sites}: the model alone observes the data"
+        ):
+            check_pair(*swapped, torch.ones(4, 3))
+
+
+def test_a_guide_may_weigh_its_draws_by_a_factor_of_its_own():
+    model, guide = pair(bernoulli)
+
+    def weighted(x):
+        guide(x)
+        with pyro.plate("again", len(x)):
+            pyro.factor("weight", torch.zeros(len(x)), has_rsample=True)
+
+    check_pair(model, weighted, torch.ones(4, 3))
 
 
 def test_a_latent_that_the_guide_lacks_is_named():
@@ -323,6 +347,11 @@ ONES = torch.ones(2)
             dist.Categorical(torch.ones(2, 3)),
             dist.Categorical(torch.tensor([1.0, 1.0, 1.0, 1e-9]).expand(2, 4)),
             "Categorical .*but Categorical in the guide",
+        ),
+        (
+            dist.Categorical(torch.ones(2, 3)),
+            dist.Categorical(torch.ones(2, 2)),
+            "site 'z' has 3 classes in the model and 2 in the guide",
         ),
         (dist.Normal(ONES, 1.0), dist.LogNormal(ONES, 1.0), None),
         (dist.LogNormal(ONES, 1.0), dist.Gamma(ONES, 1.0), None),

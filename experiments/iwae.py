@@ -60,34 +60,24 @@ def build(seed: int) -> VAE:
     return VAE(StandardNormal(LATENT_DIM), Bernoulli(decoder), DiagonalNormal(encoder, LATENT_DIM))
 
 
+def weighted(
+    name: str, objective: IWAE, first: tuple[protocol.Job, protocol.Budget] | None = None
+) -> protocol.Job:
+    """A training on the importance-weighted bound, after that of `first` (its job and budget) if there is
+    one. Beta stays at 1: it has no place in the bound."""
+    options = {"objective": objective, "warm_up": False}
+    return protocol.Job({"objective": name}, build, options, first)
+
+
 ELBO_JOB = protocol.Job({"objective": "ELBO"}, build, {})
-FIVE_SAMPLES_JOB = protocol.Job(
-    {"objective": "IWAE, 5 samples, after the ELBO"},
-    build,
-    {"objective": IWAE(5), "warm_up": False},
-    first=(ELBO_JOB, FIRST_STAGE),
-)
+FIVE_SAMPLES_JOB = weighted("IWAE, 5 samples, after the ELBO", IWAE(5), (ELBO_JOB, FIRST_STAGE))
 JOBS = (
     ELBO_JOB,
-    protocol.Job({"objective": "IWAE, 50 samples"}, build, {"objective": IWAE(50), "warm_up": False}),
-    protocol.Job(
-        {"objective": "IWAE, 50 samples, doubly reparameterised"},
-        build,
-        {"objective": IWAE(50, doubly_reparameterised=True), "warm_up": False},
-    ),
-    protocol.Job(
-        {"objective": "IWAE, 50 samples, after the ELBO"},
-        build,
-        {"objective": IWAE(50), "warm_up": False},
-        first=(ELBO_JOB, FIRST_STAGE),
-    ),
+    weighted("IWAE, 50 samples", IWAE(50)),
+    weighted("IWAE, 50 samples, doubly reparameterised", IWAE(50, doubly_reparameterised=True)),
+    weighted("IWAE, 50 samples, after the ELBO", IWAE(50), (ELBO_JOB, FIRST_STAGE)),
     FIVE_SAMPLES_JOB,
-    protocol.Job(
-        {"objective": "IWAE, 50 samples, after 5"},
-        build,
-        {"objective": IWAE(50), "warm_up": False},
-        first=(FIVE_SAMPLES_JOB, SECOND_STAGE),
-    ),
+    weighted("IWAE, 50 samples, after 5", IWAE(50), (FIVE_SAMPLES_JOB, SECOND_STAGE)),
 )
 OBJECTIVES = [job.key["objective"] for job in JOBS]
 

@@ -104,8 +104,9 @@ def check_pair(model: Program, guide: Program, *args: Any) -> None:
         with torch.no_grad(), pyro.validation_enabled(True), evaluating(model, guide):
             checked = _Distributions("model")(_CompareLatents(noted)(model))
             model_trace, guide_trace = run_pair(checked, noted, *args)
-            _check_roles(observed_sites(model_trace), observed_sites(guide_trace))
-            for name in observed_sites(model_trace):
+            observed = observed_sites(model_trace)
+            _check_roles(observed, observed_sites(guide_trace))
+            for name in observed:
                 _check_observed(name, model_trace.nodes[name])
             for trace in (guide_trace, model_trace):
                 trace.compute_log_prob()

@@ -48,9 +48,11 @@ from measurements import Entry, Measurements
 from reporting import RESULTS, command_line, some_of
 from torch.utils.flop_counter import FlopCounterMode
 
-from pyrovae import fit, plots, processes
-from pyrovae.checkpoints import write_atomically
+from pyrovae import fit
+from pyrovae.compute import processes
 from pyrovae.evaluation import marginal_likelihood
+from pyrovae.plots import figures as plots
+from pyrovae.storage import write_atomically
 
 MODELS = ("vae", "pcvae", "m2", "iaf")
 SIZES = {"small": (400, 50, 256), "large": (1000, 100, 256)}  # hidden units, latents, batch size

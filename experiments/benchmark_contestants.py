@@ -15,17 +15,17 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from pyrovae.batches import Minibatches, parts_of
 from pyrovae.classifiers import Classifier, LinearClassifier
 from pyrovae.flows import InverseAutoregressive
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.models import M2, PCVAE, VAE
 from pyrovae.networks import MLP, WithClass
-from pyrovae.objectives import ELBO, Objective, SupervisedELBO
+from pyrovae.objectives.elbo import ELBO, Objective, SupervisedELBO
 from pyrovae.posteriors import DiagonalNormal, FlowPosterior
 from pyrovae.priors import Classes, StandardNormal
 from pyrovae.schedules import constant
-from pyrovae.training_loop import TrainingRun
+from pyrovae.training.batches import Minibatches, parts_of
+from pyrovae.training.loop import TrainingRun
 
 PIXELS, CLASSES = 784, 10
 Step = Callable[[], Any]

@@ -29,14 +29,15 @@ from matplotlib.figure import Figure
 from mnist_protocol import images
 from reporting import RESULTS, command_line
 
-from pyrovae import data, fit, plots
-from pyrovae.checkpoints import write_atomically
-from pyrovae.estimators import IWAE, ScoreFunctionELBO
+from pyrovae import data, fit
 from pyrovae.evaluation import gradient_variance
-from pyrovae.latent_plots import COLOURS
 from pyrovae.models import VAE
-from pyrovae.objectives import ELBO, Objective
-from pyrovae.provenance import git_commit, versions
+from pyrovae.objectives.elbo import ELBO, Objective
+from pyrovae.objectives.estimators import IWAE, ScoreFunctionELBO
+from pyrovae.plots import figures as plots
+from pyrovae.plots.latents import COLOURS
+from pyrovae.runs.provenance import git_commit, versions
+from pyrovae.storage import write_atomically
 
 STAGES = (0, 1, 20)  # epochs of training
 BATCH_SIZE = 100

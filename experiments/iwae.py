@@ -27,10 +27,10 @@ from measurements import Measurements
 from reporting import command_line, some_of
 from torch import nn
 
-from pyrovae.estimators import IWAE
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.models import VAE
 from pyrovae.networks import MLP
+from pyrovae.objectives.estimators import IWAE
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import StandardNormal
 

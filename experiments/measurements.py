@@ -14,8 +14,8 @@ from typing import Any
 
 from reporting import RESULTS
 
-from pyrovae.checkpoints import write_atomically
-from pyrovae.provenance import git_commit, versions
+from pyrovae.runs.provenance import git_commit, versions
+from pyrovae.storage import write_atomically
 
 Entry = dict[str, Any]
 

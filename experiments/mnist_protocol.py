@@ -25,11 +25,11 @@ from measurements import Entry, Measurements
 from torch import Tensor, nn
 
 from pyrovae import data, fit
-from pyrovae.checkpoints import write_atomically
 from pyrovae.evaluation import MarginalLikelihood, marginal_likelihood
-from pyrovae.history import History
-from pyrovae.objectives import Objective
+from pyrovae.objectives.elbo import Objective
 from pyrovae.schedules import Schedule, constant, linear_warm_up
+from pyrovae.storage import write_atomically
+from pyrovae.training.history import History
 
 X_SHAPE = (1, 28, 28)
 VALIDATION = 10_000

@@ -24,16 +24,17 @@ import typer
 from matplotlib.figure import Figure
 from reporting import RESULTS, write_row
 
-from pyrovae import data, fit, plots
+from pyrovae import data, fit
 from pyrovae.evaluation import MarginalLikelihood, marginal_likelihood
-from pyrovae.generation import reconstruct, sample_images
-from pyrovae.history import History
+from pyrovae.generation.images import reconstruct, sample_images
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.models import VAE
 from pyrovae.networks import ResidualMLP
+from pyrovae.plots import figures as plots
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import StandardNormal
 from pyrovae.schedules import linear_warm_up
+from pyrovae.training.history import History
 
 # Epochs that fit the budget, and the published figure to hold against it (nats, K = 5,000).
 BUDGETS: dict[str, dict[str, Any]] = {

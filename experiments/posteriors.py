@@ -27,12 +27,12 @@ from reporting import command_line, some_of
 from torch import nn
 
 from pyrovae import flows
+from pyrovae.flows.sylvester import Sylvester
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.models import VAE
 from pyrovae.networks import GatedMLP
 from pyrovae.posteriors import DiagonalNormal, FlowPosterior, FullCovarianceNormal
 from pyrovae.priors import StandardNormal
-from pyrovae.sylvester import Sylvester
 
 LATENT_DIM, WIDTH = 40, 300
 # With 500 and 1e-2, IAF's KL term fell to half in the first epochs and stayed low: -94.7 nats of

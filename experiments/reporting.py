@@ -11,8 +11,8 @@ from typing import Any
 
 import typer
 
-from pyrovae.checkpoints import write_atomically
-from pyrovae.provenance import git_commit, versions
+from pyrovae.runs.provenance import git_commit, versions
+from pyrovae.storage import write_atomically
 
 RESULTS = Path(__file__).parent / "results"
 

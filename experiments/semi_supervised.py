@@ -45,11 +45,14 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from pyrovae import data, fit, generation, latent_plots, plots
-from pyrovae.build import build_model
+from pyrovae import data, fit
 from pyrovae.evaluation import class_probabilities, error_rate
-from pyrovae.generation import latent_means
+from pyrovae.generation import images as generation
+from pyrovae.generation.images import latent_means
 from pyrovae.models import M1M2
+from pyrovae.plots import figures as plots
+from pyrovae.plots import latents as latent_plots
+from pyrovae.recipes.build import build_model
 from pyrovae.semi_supervised import (
     Supervision,
     fit_m1_classifier,

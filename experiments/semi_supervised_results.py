@@ -8,7 +8,7 @@ from typing import Any
 
 from measurements import Measurements
 
-from pyrovae.checkpoints import write_atomically
+from pyrovae.storage import write_atomically
 
 KINGMA = "Kingma et al. 2014, table 1"
 # Test errors on MNIST, in %, by labels of each class.

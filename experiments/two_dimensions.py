@@ -26,19 +26,20 @@ from pyro import poutine
 from reporting import RESULTS, command_line
 from torch import Tensor, nn
 
-from pyrovae import data, fit, plots
-from pyrovae.checkpoints import write_atomically
+from pyrovae import data, fit
 from pyrovae.evaluation import best_guide
 from pyrovae.flows import InverseAutoregressive, Planar
-from pyrovae.latent_plots import COLOURS, GREY
-from pyrovae.latents import posterior_draws
+from pyrovae.generation.latents import posterior_draws
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.models import VAE
 from pyrovae.networks import MLP
+from pyrovae.plots import figures as plots
+from pyrovae.plots.latents import COLOURS, GREY
 from pyrovae.posteriors import DiagonalNormal, FlowPosterior, FullCovarianceNormal
 from pyrovae.priors import MixtureOfGaussians, RealNVP, StandardNormal, VampPrior
-from pyrovae.provenance import git_commit, versions
+from pyrovae.runs.provenance import git_commit, versions
 from pyrovae.schedules import linear_warm_up
+from pyrovae.storage import write_atomically
 
 X_SHAPE, LATENT_DIM = (1, 28, 28), 2
 TRAINED_ON = 20_000  # images

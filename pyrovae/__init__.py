@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pyrovae._version import __version__
-from pyrovae.plates import plate_diagram
-from pyrovae.training import fit
+from pyrovae.diagrams.diagram import plate_diagram
+from pyrovae.training.fit import fit
 
 if TYPE_CHECKING:
-    from pyrovae.estimator import SemiSupervisedVAEClassifier
+    from pyrovae.sklearn.estimator import SemiSupervisedVAEClassifier
 
 __all__ = ["SemiSupervisedVAEClassifier", "__version__", "fit", "plate_diagram"]
 
@@ -17,7 +17,7 @@ __all__ = ["SemiSupervisedVAEClassifier", "__version__", "fit", "plate_diagram"]
 def __getattr__(name: str) -> Any:
     """The estimator on demand: scikit-learn takes a while to import."""
     if name == "SemiSupervisedVAEClassifier":
-        from pyrovae.estimator import SemiSupervisedVAEClassifier
+        from pyrovae.sklearn.estimator import SemiSupervisedVAEClassifier
 
         return SemiSupervisedVAEClassifier
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyrovae import compilation
 from pyrovae.classifiers import Classifier, LinearClassifier
+from pyrovae.compute import compilation
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.models import CPCVAE, M1M2, M2, PPCA, VAE
 from pyrovae.networks import MLP, WithClass

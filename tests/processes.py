@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 import torch
 
-import pyrovae.cli
+import pyrovae.cli.app
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
     [
-        "pyrovae.cli",
+        "pyrovae.cli.app",
         "torch._dynamo",
         "matplotlib.backends.backend_agg",
         "sklearn.datasets",
@@ -62,4 +62,4 @@ def _main(words, log, folder):
     sys.argv = ["pyrovae", *words]
     with contextlib.ExitStack() as stack:
         stack.callback(sys.stdout.flush)
-        pyrovae.cli.main()
+        pyrovae.cli.app.main()

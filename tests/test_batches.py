@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from pyrovae import data, fit
-from pyrovae.batches import Minibatches, parts_of
-from pyrovae.config import Config
 from pyrovae.errors import InputError
-from pyrovae.runs import train
+from pyrovae.recipes.config import Config
+from pyrovae.recipes.runs import train
+from pyrovae.training.batches import Minibatches, parts_of
 
 N, LABELLED = 23, (2, 3, 5, 7, 11, 13)
 

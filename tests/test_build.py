@@ -5,7 +5,10 @@ import pytest
 import torch
 
 from pyrovae import likelihoods, networks
-from pyrovae.build import (
+from pyrovae.errors import InputError, check_choice
+from pyrovae.models import CPCVAE, M1M2, M2, PCVAE, PPCA, VAE, Autoencoder, HierarchicalVAE
+from pyrovae.objectives.elbo import SupervisedELBO
+from pyrovae.recipes.build import (
     CLASSED,
     FLOWS,
     LIKELIHOODS,
@@ -17,11 +20,8 @@ from pyrovae.build import (
     build_model,
     build_objective,
 )
-from pyrovae.errors import InputError, check_choice
-from pyrovae.models import CPCVAE, M1M2, M2, PCVAE, PPCA, VAE, Autoencoder, HierarchicalVAE
-from pyrovae.objectives import SupervisedELBO
 from pyrovae.semi_supervised import Supervision, training_task
-from pyrovae.training import fit
+from pyrovae.training.fit import fit
 
 X_SHAPE = (3, 4, 4)
 

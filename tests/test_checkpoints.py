@@ -13,11 +13,12 @@ import zipfile
 import pytest
 import torch
 
-from pyrovae.checkpoints import FIELDS, has_checkpoint, load_checkpoint, save_checkpoint, write_atomically
 from pyrovae.errors import CheckpointError
-from pyrovae.programs import named_parameters, own_parameters
-from pyrovae.state import load_state, state
-from pyrovae.training import fit
+from pyrovae.programs.running import named_parameters, own_parameters
+from pyrovae.storage import write_atomically
+from pyrovae.training.checkpoints import FIELDS, has_checkpoint, load_checkpoint, save_checkpoint
+from pyrovae.training.fit import fit
+from pyrovae.training.state import load_state, state
 
 
 def content(epoch):

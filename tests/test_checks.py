@@ -10,17 +10,17 @@ import torch
 from torch import nn
 
 import pyrovae
-from pyrovae.checks import check_data, check_gradients, check_pair
 from pyrovae.errors import InputError, NonFiniteError
 from pyrovae.evaluation import marginal_likelihood
 from pyrovae.likelihoods import Bernoulli
-from pyrovae.log_weights import data_plate_problem
 from pyrovae.models import VAE
 from pyrovae.networks import MLP
-from pyrovae.non_finite import check_finite, explain_non_finite, statistics
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import StandardNormal
-from pyrovae.programs import run_pair
+from pyrovae.programs.checks import check_data, check_gradients, check_pair
+from pyrovae.programs.log_weights import data_plate_problem
+from pyrovae.programs.running import run_pair
+from pyrovae.training.non_finite import check_finite, explain_non_finite, statistics
 
 
 def pair(likelihood, x_event=1, latent="z", plate=True):

@@ -17,11 +17,11 @@ import torch
 from processes import done, finish, start
 from typer.testing import CliRunner
 
-from pyrovae import cli
-from pyrovae.build import LIKELIHOODS, MODELS, NETWORKS
+from pyrovae.cli import app as cli
 from pyrovae.data import DATASETS
 from pyrovae.errors import InputError
-from pyrovae.runs import Run
+from pyrovae.recipes.build import LIKELIHOODS, MODELS, NETWORKS
+from pyrovae.recipes.runs import Run
 
 SMALL = ["--epochs", 1, "--width", 8, "--latent-dim", 2, "--batch-size", 500, "--device", "cpu"]
 COMMANDS = [
@@ -578,7 +578,7 @@ def test_a_warning_is_one_line(run, log):
 
 
 def test_the_program_that_is_installed_refuses_in_one_line(tmp_path):
-    program = [sys.executable, "-c", "from pyrovae.cli import main; main()"]
+    program = [sys.executable, "-c", "from pyrovae.cli.app import main; main()"]
     done = subprocess.run(
         [*program, "train", "vae", "--epochs", "0", "--out", str(tmp_path / "run")],
         capture_output=True,

@@ -16,15 +16,16 @@ import torch
 import torchrun_job
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyrovae import compilation, training_loop
-from pyrovae.build import FLOWS, POSTERIORS, PRIORS, build_model, build_objective
-from pyrovae.compilation import NotTraceable, _decompositions, compile_function
+from pyrovae.compute import compilation
+from pyrovae.compute.compilation import NotTraceable, _decompositions, compile_function
 from pyrovae.data import binarise
 from pyrovae.errors import InputError, NonFiniteError
 from pyrovae.evaluation import importance, marginal_likelihood
+from pyrovae.recipes.build import FLOWS, POSTERIORS, PRIORS, build_model, build_objective
 from pyrovae.schedules import linear_warm_up
 from pyrovae.semi_supervised import Supervision, training_task
-from pyrovae.training import fit
+from pyrovae.training import loop as training_loop
+from pyrovae.training.fit import fit
 
 
 def settings(**others):

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from pyrovae import classifiers, flows, likelihoods, posteriors, priors
+from pyrovae.distributions.zuko_import import zuko
 from pyrovae.errors import InputError
+from pyrovae.flows.sylvester import Sylvester
 from pyrovae.networks import MLP, WithClass
-from pyrovae.sylvester import Sylvester
-from pyrovae.zuko_import import zuko
 
 LATENT = 3
 CLASSES = 2

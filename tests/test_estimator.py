@@ -17,9 +17,9 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import pyrovae
 from pyrovae import SemiSupervisedVAEClassifier
 from pyrovae.errors import InputError
-from pyrovae.estimator import MODELS
-from pyrovae.latents import latent_means
+from pyrovae.generation.latents import latent_means
 from pyrovae.semi_supervised import M1_CLASSIFIERS
+from pyrovae.sklearn.estimator import MODELS
 
 SMALL = {"latent_dim": 2, "width": 16, "batch_size": 50, "learning_rate": 0.01, "device": "cpu"}
 NOT_CHECKED = {
@@ -392,6 +392,6 @@ def test_progress_is_shown_on_demand(blobs, few, capsys):
 
 
 def test_the_package_has_no_other_names_on_demand():
-    assert SemiSupervisedVAEClassifier is pyrovae.estimator.SemiSupervisedVAEClassifier
+    assert SemiSupervisedVAEClassifier is pyrovae.sklearn.estimator.SemiSupervisedVAEClassifier
     with pytest.raises(AttributeError, match="no attribute 'Classifier'"):
         _ = pyrovae.Classifier

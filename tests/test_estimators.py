@@ -14,9 +14,9 @@ from torch.distributions import kl_divergence
 
 import pyrovae
 from pyrovae.errors import InputError
-from pyrovae.estimators import IWAE, FreeBits, ScoreFunctionELBO
 from pyrovae.evaluation.gradients import gradient_variance
-from pyrovae.objectives import ELBO, reweight
+from pyrovae.objectives.elbo import ELBO, reweight
+from pyrovae.objectives.estimators import IWAE, FreeBits, ScoreFunctionELBO
 
 SEED = 5
 K = 4

@@ -20,17 +20,17 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from pyrovae import fit, flows, plate_diagram
 from pyrovae.classifiers import Classifier
 from pyrovae.distributions import AmortisedFlow, MultivariateNormal, _Pushforward
+from pyrovae.distributions.zuko_import import zuko
 from pyrovae.errors import InputError
 from pyrovae.evaluation import gradient_variance, marginal_likelihood
+from pyrovae.flows.sylvester import Sylvester, orthonormal_columns
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.models import M2, PPCA, VAE
 from pyrovae.networks import MLP, WithClass
-from pyrovae.objectives import ELBO
+from pyrovae.objectives.elbo import ELBO
 from pyrovae.posteriors import FlowPosterior, FullCovarianceNormal, ZukoPosterior
 from pyrovae.priors import Classes, StandardNormal, VampPrior
-from pyrovae.programs import at_means
-from pyrovae.sylvester import Sylvester, orthonormal_columns
-from pyrovae.zuko_import import zuko
+from pyrovae.programs.running import at_means
 
 FEATURES = 6
 X_SHAPE = (1, 4, 4)

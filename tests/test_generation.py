@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pyrovae.errors import InputError
-from pyrovae.generation import (
+from pyrovae.generation.images import (
     analogies,
     class_samples,
     classes_behind,
@@ -19,7 +19,7 @@ from pyrovae.generation import (
     sample_images,
     traverse,
 )
-from pyrovae.latents import draw_latents, prior_quantiles
+from pyrovae.generation.latents import draw_latents, prior_quantiles
 from pyrovae.likelihoods import Bernoulli, Categorical
 from pyrovae.models import VAE, Autoencoder
 from pyrovae.networks import MLP

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from pyrovae.errors import InputError
-from pyrovae.estimators import IWAE, ScoreFunctionELBO
 from pyrovae.evaluation.gradients import GradientVariance, gradient_variance
-from pyrovae.objectives import ELBO
-from pyrovae.programs import seeded
+from pyrovae.objectives.elbo import ELBO
+from pyrovae.objectives.estimators import IWAE, ScoreFunctionELBO
+from pyrovae.programs.running import seeded
 
 
 @pytest.fixture

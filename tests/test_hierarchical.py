@@ -12,14 +12,22 @@ from pyro.infer import SVI, Trace_ELBO
 from pyrovae import fit, plate_diagram
 from pyrovae.errors import InputError
 from pyrovae.evaluation import marginal_likelihood
-from pyrovae.generation import decode, interpolate, manifold, reconstruct, sample_images, traverse
-from pyrovae.latents import code_site, latent_codes, latent_means, prior_density, prior_quantiles, sites_of
+from pyrovae.generation.images import decode, interpolate, manifold, reconstruct, sample_images, traverse
+from pyrovae.generation.latents import (
+    code_site,
+    latent_codes,
+    latent_means,
+    prior_density,
+    prior_quantiles,
+    sites_of,
+)
 from pyrovae.likelihoods import Bernoulli, Gaussian
 from pyrovae.models import HierarchicalVAE
 from pyrovae.networks import MLP, GatedMLP, Joined
-from pyrovae.objectives import ELBO, trace_log_probs
+from pyrovae.objectives.elbo import ELBO
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import StandardNormal, VampPrior
+from pyrovae.programs.densities import trace_log_probs
 
 IMAGE = (1, 4, 4)
 

@@ -7,7 +7,7 @@ from matplotlib.colors import to_hex, to_rgba
 from matplotlib.patches import Rectangle
 
 from pyrovae.errors import InputError
-from pyrovae.latent_plots import (
+from pyrovae.plots.latents import (
     COLOURS,
     aggregated_posterior,
     class_histograms,

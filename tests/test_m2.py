@@ -8,10 +8,10 @@ from pyro.infer import SVI, TraceEnum_ELBO
 from pyro.optim import Adam
 
 from pyrovae import data, fit
-from pyrovae.build import build_model
 from pyrovae.errors import InputError
 from pyrovae.evaluation import class_posterior, class_probabilities, error_rate, marginal_likelihood
-from pyrovae.objectives import ELBO, SupervisedELBO
+from pyrovae.objectives.elbo import ELBO, SupervisedELBO
+from pyrovae.recipes.build import build_model
 from pyrovae.semi_supervised import only_labels_of
 
 SEED, CLASSES = 5, 3

@@ -6,7 +6,8 @@ import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO
 
-from pyrovae.objectives import ELBO, reweight, trace_log_probs
+from pyrovae.objectives.elbo import ELBO, reweight
+from pyrovae.programs.densities import trace_log_probs
 
 SEED = 5
 

@@ -6,9 +6,9 @@ import torch
 from pyro.infer import Trace_ELBO
 
 from pyrovae import data, fit
-from pyrovae.build import build_model
 from pyrovae.evaluation import class_probabilities, marginal_likelihood
-from pyrovae.objectives import reweight
+from pyrovae.objectives.elbo import reweight
+from pyrovae.recipes.build import build_model
 from pyrovae.schedules import linear_warm_up
 
 SEED = 7

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 from torch import Tensor, nn
 
+from pyrovae.diagrams.diagram import FORMATS, PlateDiagram, plate_diagram
 from pyrovae.errors import InputError
-from pyrovae.plates import FORMATS, PlateDiagram, plate_diagram
 
 N, PIXELS, LATENT, CLASSES = 6, 5, 2, 3
 

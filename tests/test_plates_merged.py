@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, PathPatch, Polygon, Rectangle, Wedge
 from torch import Tensor
 
+from pyrovae.diagrams.diagram import PlateDiagram, merge_diagrams, plate_diagram
 from pyrovae.errors import InputError
-from pyrovae.plates import PlateDiagram, merge_diagrams, plate_diagram
 
 LABELLED, UNLABELLED = 7, 17
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from pyrovae import plots
+from pyrovae.diagrams.diagram import plate_diagram
 from pyrovae.errors import InputError
-from pyrovae.history import History
-from pyrovae.plates import plate_diagram
+from pyrovae.plots import figures as plots
+from pyrovae.training.history import History
 
 
 def drawn(figure):

@@ -13,7 +13,7 @@ from pyrovae.errors import InputError
 from pyrovae.models import PPCA
 from pyrovae.networks import MLP
 from pyrovae.posteriors import DiagonalNormal
-from pyrovae.programs import run_pair
+from pyrovae.programs.running import run_pair
 
 SHAPES = pytest.mark.parametrize(("latent_dim", "dimensions"), [(1, 4), (3, 7), (5, 5), (6, 4)])
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from pyrovae.compute.precision import products_in
 from pyrovae.errors import InputError
 from pyrovae.evaluation import marginal_likelihood
-from pyrovae.precision import products_in
 
 CPU = torch.device("cpu")
 

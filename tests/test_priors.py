@@ -9,6 +9,7 @@ import torch
 
 from pyrovae import fit
 from pyrovae.distributions import DiagonalNormalMixture
+from pyrovae.distributions.zuko_import import zuko
 from pyrovae.errors import InputError
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.models import VAE
@@ -23,7 +24,6 @@ from pyrovae.priors import (
     VampPrior,
     ZukoPrior,
 )
-from pyrovae.zuko_import import zuko
 
 IMAGE = (1, 4, 4)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torchrun_job import KINDS, Draws, evaluated, trained
 
-from pyrovae import processes
+from pyrovae.compute import processes
 
 TESTS = Path(__file__).parent
 

@@ -8,13 +8,15 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from pyrovae import cli, data, runs
-from pyrovae.build import CLASSED
-from pyrovae.config import Config
+from pyrovae import data
+from pyrovae.cli import app as cli
 from pyrovae.errors import InputError
-from pyrovae.generation import latent_means
+from pyrovae.generation.images import latent_means
 from pyrovae.models import M1M2
-from pyrovae.runs import Run
+from pyrovae.recipes import runs as runs
+from pyrovae.recipes.build import CLASSED
+from pyrovae.recipes.config import Config
+from pyrovae.recipes.runs import Run
 from pyrovae.semi_supervised import spread_labels, starting_point
 
 SMALL = {"epochs": 2, "width": 8, "latent_dim": 2, "labels": 3}
@@ -119,7 +121,7 @@ def test_a_vae_that_has_been_trained_outlives_what_fails_on_top_of_it(tmp_path, 
         return starting_point(model, *args, **settings)
 
     folder = tmp_path / "run"
-    monkeypatch.setattr("pyrovae.runs.starting_point", fails)
+    monkeypatch.setattr("pyrovae.recipes.runs.starting_point", fails)
     with pytest.raises(InputError, match="nothing can stand on it"):
         train(small("m1m2"), folder)
     monkeypatch.undo()

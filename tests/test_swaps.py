@@ -8,14 +8,15 @@ import torch
 from torch import nn
 
 from pyrovae import fit, flows
-from pyrovae.checks import check_pair
 from pyrovae.classifiers import Classifier, LinearClassifier
+from pyrovae.distributions.zuko_import import zuko
 from pyrovae.errors import InputError
 from pyrovae.evaluation import marginal_likelihood
+from pyrovae.flows.sylvester import Sylvester
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.models import M2, PCVAE, VAE
 from pyrovae.networks import MLP, WithClass
-from pyrovae.objectives import ELBO, SupervisedELBO
+from pyrovae.objectives.elbo import ELBO, SupervisedELBO
 from pyrovae.posteriors import DiagonalNormal, FlowPosterior, FullCovarianceNormal, ZukoPosterior
 from pyrovae.priors import (
     Classes,
@@ -27,8 +28,7 @@ from pyrovae.priors import (
     VampPrior,
     ZukoPrior,
 )
-from pyrovae.sylvester import Sylvester
-from pyrovae.zuko_import import zuko
+from pyrovae.programs.checks import check_pair
 
 IMAGE, LATENT, CLASSES, FEATURES = (1, 4, 4), 3, 3, 6
 

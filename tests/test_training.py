@@ -20,18 +20,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pyrovae.classifiers import LinearClassifier
 from pyrovae.data import binarise, load
 from pyrovae.errors import CheckpointError, InputError, NonFiniteError
-from pyrovae.estimators import IWAE
 from pyrovae.evaluation import marginal_likelihood
 from pyrovae.likelihoods import Bernoulli, Categorical, ContinuousBernoulli, Gaussian
 from pyrovae.models import PCVAE, PPCA, VAE
 from pyrovae.networks import MLP
-from pyrovae.objectives import ELBO, SupervisedELBO
+from pyrovae.objectives.elbo import ELBO, SupervisedELBO
+from pyrovae.objectives.estimators import IWAE
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import StandardNormal
-from pyrovae.programs import resolve_device
+from pyrovae.programs.running import resolve_device
 from pyrovae.schedules import linear_warm_up
-from pyrovae.training import fit
-from pyrovae.training_loop import TrainingRun
+from pyrovae.training.fit import fit
+from pyrovae.training.loop import TrainingRun
 
 X_SHAPE = (1, 4, 4)
 sgd = partial(torch.optim.SGD, lr=0.01)

@@ -10,12 +10,12 @@ from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
 
 import pyrovae
-from pyrovae.build import LIKELIHOODS, build_model
 from pyrovae.data import to_levels
 from pyrovae.evaluation import marginal_likelihood
 from pyrovae.models import Autoencoder
 from pyrovae.networks import MLP
-from pyrovae.objectives import ELBO
+from pyrovae.objectives.elbo import ELBO
+from pyrovae.recipes.build import LIKELIHOODS, build_model
 
 
 def values(module):

@@ -14,7 +14,9 @@ import pyro.distributions as dist
 import torch
 from torch import nn
 
-from pyrovae import cli, compilation, fit, processes
+from pyrovae import fit
+from pyrovae.cli import app as cli
+from pyrovae.compute import compilation, processes
 from pyrovae.evaluation import class_posterior, marginal_likelihood
 
 

@@ -14,12 +14,20 @@ from pyro import poutine
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
-from pyrovae.checkpoints import write_atomically
-from pyrovae.checks import check_data, check_pair
 from pyrovae.errors import InputError
 from pyrovae.evaluation.parts import check_scorable, part_of, slices, without_nan
-from pyrovae.log_weights import particle_plate
-from pyrovae.programs import Program, _has_mean, device_of, evaluating, latent_sites, own_parameters, seeded
+from pyrovae.programs.checks import check_data, check_pair
+from pyrovae.programs.log_weights import particle_plate
+from pyrovae.programs.running import (
+    Program,
+    _has_mean,
+    device_of,
+    evaluating,
+    latent_sites,
+    own_parameters,
+    seeded,
+)
+from pyrovae.storage import write_atomically
 
 _ROWS = 20_000  # data times particles that pass through the networks at once
 

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from pyrovae.errors import InputError
 from pyrovae.evaluation.parts import slices
-from pyrovae.log_weights import Layout, particle_plate, per_datum
-from pyrovae.objectives import trace_log_probs
-from pyrovae.programs import Program, latent_sites, run_pair
+from pyrovae.programs.densities import trace_log_probs
+from pyrovae.programs.log_weights import Layout, particle_plate, per_datum
+from pyrovae.programs.running import Program, latent_sites, run_pair
 
 DATA = 1000  # data that pass through the guide's networks at a time
 _PROBES = 100  # data on which it is tried out what a site's density depends on

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pyrovae.checks import check_data, check_pair
 from pyrovae.errors import InputError
 from pyrovae.evaluation.free_guide import FreeGuide, stick_the_landing
 from pyrovae.evaluation.parts import check_scorable, part_of, particles_at_once, slices
-from pyrovae.log_weights import Layout, enumerated, log_densities, particle_plate, sum_out
-from pyrovae.objectives import enumerated_sites, unscaled_log_prob
-from pyrovae.programs import Program, device_of, evaluating, own_parameters, run_pair, seeded
+from pyrovae.programs.checks import check_data, check_pair
+from pyrovae.programs.densities import enumerated_sites, unscaled_log_prob
+from pyrovae.programs.log_weights import Layout, enumerated, log_densities, particle_plate, sum_out
+from pyrovae.programs.running import Program, device_of, evaluating, own_parameters, run_pair, seeded
 
 _SELECTION_DRAWS = 200  # for each datum, to tell whether its q* is better than its q
 

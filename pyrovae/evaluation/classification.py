@@ -9,10 +9,10 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyrovae.checks import check_data
 from pyrovae.errors import InputError
 from pyrovae.evaluation.importance import over_log_weights
-from pyrovae.programs import Program, at_means, device_of, evaluating, observed_sites, run_pair
+from pyrovae.programs.checks import check_data
+from pyrovae.programs.running import Program, at_means, device_of, evaluating, observed_sites, run_pair
 
 
 @torch.no_grad()

@@ -27,14 +27,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pyrovae.checkpoints import write_atomically
-from pyrovae.checks import check_data
 from pyrovae.errors import InputError
 from pyrovae.evaluation.arviz_adapter import pareto_khat
 from pyrovae.evaluation.best_guide import check_search, compare, search
 from pyrovae.evaluation.importance import KHAT_LIMIT
 from pyrovae.evaluation.parts import check_scorable, part_of, slices, without_nan
-from pyrovae.programs import Program, device_of, evaluating, own_parameters, seeded
+from pyrovae.programs.checks import check_data
+from pyrovae.programs.running import Program, device_of, evaluating, own_parameters, seeded
+from pyrovae.storage import write_atomically
 
 _BOUNDS = ("log_px", "log_px_by_guide", "elbo", "best_elbo")
 _COLUMNS = (*_BOUNDS, "approximation", "amortisation", "total")

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae.checks import check_data, check_pair
 from pyrovae.errors import InputError
-from pyrovae.objectives import Objective
-from pyrovae.programs import (
+from pyrovae.objectives.elbo import Objective
+from pyrovae.programs.checks import check_data, check_pair
+from pyrovae.programs.running import (
     Program,
     buffers_kept,
     device_of,

@@ -24,16 +24,16 @@ from pyro import poutine
 from torch import Tensor
 from tqdm import tqdm
 
-from pyrovae import processes
-from pyrovae.checkpoints import write_atomically
-from pyrovae.checks import check_data, check_pair
-from pyrovae.compilation import MODES, compile_if_asked
+from pyrovae.compute import processes
+from pyrovae.compute.compilation import MODES, compile_if_asked
+from pyrovae.compute.precision import products_in
 from pyrovae.errors import InputError, check_choice
 from pyrovae.evaluation.arviz_adapter import pareto_khat, to_group
 from pyrovae.evaluation.parts import check_scorable, part_of, particles_at_once, slices, without_nan
-from pyrovae.log_weights import Layout, log_weights
-from pyrovae.precision import products_in
-from pyrovae.programs import Program, device_of, evaluating, own_parameters, seeded
+from pyrovae.programs.checks import check_data, check_pair
+from pyrovae.programs.log_weights import Layout, log_weights
+from pyrovae.programs.running import Program, device_of, evaluating, own_parameters, seeded
+from pyrovae.storage import write_atomically
 
 T = TypeVar("T")
 

@@ -24,8 +24,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pyrovae.checkpoints import write_atomically
-from pyrovae.checks import check_data
 from pyrovae.errors import InputError
 from pyrovae.evaluation.aggregated_posterior import (
     DATA,
@@ -36,8 +34,10 @@ from pyrovae.evaluation.aggregated_posterior import (
     the_guides_own_errors,
 )
 from pyrovae.evaluation.parts import check_scorable, part_of, slices, without_nan
-from pyrovae.log_weights import Layout
-from pyrovae.programs import Program, device_of, evaluating, own_parameters, seeded
+from pyrovae.programs.checks import check_data
+from pyrovae.programs.log_weights import Layout
+from pyrovae.programs.running import Program, device_of, evaluating, own_parameters, seeded
+from pyrovae.storage import write_atomically
 
 _ROWS = 200_000  # draws times data whose log densities are held at once
 _FIGURES = ("average_kl", "mutual_information", "marginal_kl", "total_correlation", "dimension_wise_kl")

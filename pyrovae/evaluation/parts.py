@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae.checks import check_pair
-from pyrovae.log_weights import Layout, layout_of
-from pyrovae.programs import Program
+from pyrovae.programs.checks import check_pair
+from pyrovae.programs.log_weights import Layout, layout_of
+from pyrovae.programs.running import Program
 
 _CPU_ROWS, _CPU_MEMORY = 2_000, 2**28  # what stays in the cache, and bytes
 _CUDA_ROWS = 200_000

@@ -22,7 +22,7 @@ import pyro
 from torch import Tensor, nn
 
 from pyrovae.models.pcvae import PCVAE
-from pyrovae.programs import program
+from pyrovae.programs.running import program
 
 
 class CPCVAE(PCVAE):

@@ -1,0 +1,1 @@
+"""How tensor functions run: precision, compilation, several processes, interrupts."""

@@ -1,0 +1,204 @@
+"""A plate diagram drawn with matplotlib: no system binary, no pyplot."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import (
+    Circle,
+    FancyArrowPatch,
+    FancyBboxPatch,
+    Patch,
+    PathPatch,
+    Polygon,
+    Rectangle,
+    Wedge,
+)
+from matplotlib.path import Path
+
+from pyrovae.diagrams.layout import (
+    CARD,
+    MARGIN,
+    RADIUS,
+    Arrow,
+    Box,
+    Layout,
+    Point,
+    arc,
+    captions_of,
+    lay_out,
+)
+
+if TYPE_CHECKING:
+    from pyrovae.diagrams.diagram import Node, PlateDiagram
+
+_INCH = 0.85  # of a unit, in a figure of its own
+_SHADE, _LIGHT = "0.82", "1.0"  # observed and latent
+_FACTOR = 0.1  # half of a factor's side
+_CORNER = 0.12  # radius of a plate's corners
+_GREEK = (
+    "alpha|beta|gamma|delta|epsilon|zeta|eta|theta|kappa|lambda|mu|nu|xi|pi|rho|sigma|tau|phi|chi|psi|omega"
+)
+
+
+def symbol_of(name: str) -> str | None:
+    """`z`, `z1`, `z_1` and `mu` as mathematics; None for other names."""
+    match = re.fullmatch(rf"([A-Za-z]|{_GREEK})_?(\d*)", name)
+    if match is None:
+        return None
+    letter = match[1] if len(match[1]) == 1 else "\\" + match[1]
+    return f"${letter}_{{{match[2]}}}$" if match[2] else f"${letter}$"
+
+
+def draw(diagram: PlateDiagram, ax: Axes | None) -> Figure:
+    layout = lay_out(diagram)
+    legend = _legend(diagram)
+    captions = {plate: captions_of(diagram, plate) for plate in layout.boxes}
+    view = _view(layout, captions, len(legend))
+    width, height = view.right - view.left, view.top - view.bottom
+    if ax is None:
+        ax = Figure(figsize=(width * _INCH, height * _INCH)).add_axes((0.0, 0.0, 1.0, 1.0))
+    figure = ax.figure.figure  # of a subfigure's axes, too, the whole
+    ax.set(xlim=(view.left, view.right), ylim=(view.bottom, view.top), aspect="equal")
+    ax.set_axis_off()
+    ax.apply_aspect()
+    unit = ax.get_window_extent().width / width * 72 / figure.dpi  # in points, for the fonts
+    for plate, box in layout.boxes.items():
+        _draw_plate(ax, box, captions[plate], unit)
+    shapes = {
+        name: _draw_node(ax, diagram.nodes[name], centre, unit) for name, centre in layout.centres.items()
+    }
+    for arrow in layout.arrows:
+        _draw_arrow(ax, arrow, layout.centres, shapes)
+    if legend:
+        entries = list(legend.values()), list(legend)
+        ax.legend(*entries, loc="lower center", frameon=False, fontsize=0.16 * unit, markerscale=unit / 45)
+    return figure
+
+
+def _draw_plate(ax: Axes, box: Box, captions: list[str], unit: float) -> None:
+    size = box.right - box.left, box.top - box.bottom
+    style = f"round,pad=0,rounding_size={_CORNER}"
+    ax.add_patch(FancyBboxPatch(box[:2], *size, boxstyle=style, fill=False, zorder=1))
+    for number, caption in enumerate(captions):
+        card = box.moved(number)
+        if number:
+            ax.add_patch(_card_below(card))
+        x, y, text = card.right - 0.1, card.bottom + 0.08, caption.replace("$", r"\$")
+        ax.text(x, y, text, ha="right", va="bottom", fontsize=0.17 * unit, zorder=4)
+
+
+def _card_below(card: Box) -> PathPatch:
+    """What shows of a card below another: its lower and its right edge."""
+    (left, bottom, right, top), (aside, down) = card, CARD
+    corners = [
+        (left, bottom + down),
+        (left, bottom + _CORNER),
+        (left, bottom),
+        (left + _CORNER, bottom),
+        (right - _CORNER, bottom),
+        (right, bottom),
+        (right, bottom + _CORNER),
+        (right, top - _CORNER),
+        (right, top),
+        (right - _CORNER, top),
+        (right - aside, top),
+    ]
+    curve = [Path.CURVE3, Path.CURVE3, Path.LINETO]
+    codes = [Path.MOVETO, Path.LINETO, *curve, *curve, *curve]
+    return PathPatch(Path(corners, codes), fill=False, zorder=1)
+
+
+def _draw_node(ax: Axes, node: Node, centre: Point, unit: float) -> Patch:
+    if node.status == "factor":
+        return _draw_factor(ax, node.name, centre, unit)
+    rim = "--" if node.origin == "guide" else "-"
+    shade = _SHADE if node.observed else _LIGHT
+    circle = Circle(centre, RADIUS, fc=shade, ec="black", ls=rim, zorder=2)
+    if node.status == "partly":
+        circle.set_fill(False)
+        for first, colour in ((90, _SHADE), (-90, _LIGHT)):
+            ax.add_patch(Wedge(centre, RADIUS, first, first + 180, color=colour, lw=0, zorder=1.9))
+    ax.add_patch(circle)
+    symbol = symbol_of(node.name)
+    label = symbol or node.name.replace("$", r"\$").replace("_", "_\n")
+    longest = 1 if symbol else max(len(line) for line in label.split("\n"))
+    size = min(0.26, max(0.1, 2.3 * RADIUS / longest)) * unit
+    ax.text(*centre, label, ha="center", va="center", fontsize=size, zorder=4)
+    return circle
+
+
+def _draw_factor(ax: Axes, name: str, centre: Point, unit: float) -> Patch:
+    x, y = centre
+    square = Rectangle((x - _FACTOR, y - _FACTOR), 2 * _FACTOR, 2 * _FACTOR, color="black", lw=0, zorder=2)
+    ax.add_patch(square)
+    size = min(0.16, max(0.08, 2.0 / len(name))) * unit
+    label = name.replace("$", r"\$")
+    ax.text(x, y - _FACTOR - 0.05, label, ha="center", va="top", fontsize=size, zorder=4)
+    return square
+
+
+def _draw_arrow(ax: Axes, arrow: Arrow, centres: dict[str, Point], shapes: dict[str, Patch]) -> None:
+    """A shaft from rim to rim and a head of its own, which a dashed shaft would leave ragged."""
+    start, end = centres[arrow.start], centres[arrow.end]
+    shaft = FancyArrowPatch(
+        start,
+        end,
+        patchA=shapes[arrow.start],
+        patchB=shapes[arrow.end],
+        shrinkA=0,
+        shrinkB=0,
+        connectionstyle=f"arc3,rad={arrow.bend}",
+        arrowstyle="-",
+        linestyle="--" if arrow.dashed else "-",
+        zorder=3,
+    )
+    ax.add_patch(shaft)
+    if not arrow.head:
+        return
+    x, y = end
+    outside = (p for p in arc(start, end, arrow.bend) if math.dist(p, end) > RADIUS + 0.1)
+    *_, (before_x, before_y) = outside
+    angle = math.atan2(before_y - y, before_x - x)
+    u, v = math.cos(angle), math.sin(angle)
+    corners = [(RADIUS, 0.0), (RADIUS + 0.15, 0.055), (RADIUS + 0.15, -0.055)]
+    head = [(x + a * u - b * v, y + a * v + b * u) for a, b in corners]
+    ax.add_patch(Polygon(head, color="black", linewidth=0, zorder=3))
+
+
+def _view(layout: Layout, captions: dict[str, list[str]], entries: int) -> Box:
+    """All that must be visible: nodes, plates, arcs, a margin, and room for the legend below."""
+    corners = []
+    for plate, box in layout.boxes.items():
+        lowest = box.moved(len(captions[plate]) - 1)
+        corners += [box[:2], box[2:], lowest[:2], lowest[2:]]
+    for x, y in layout.centres.values():
+        corners += [(x - RADIUS, y - RADIUS), (x + RADIUS, y + RADIUS)]
+    for arrow in layout.arrows:
+        corners += arc(layout.centres[arrow.start], layout.centres[arrow.end], arrow.bend)
+    xs, ys = [x for x, _ in corners] or [0.0], [y for _, y in corners] or [0.0]
+    narrow = max(0.0, 2.6 - (max(xs) - min(xs))) / 2 if entries else 0.0
+    side = narrow + MARGIN
+    bottom = min(ys) - MARGIN - 0.3 * entries
+    return Box(min(xs) - side, bottom, max(xs) + side, max(ys) + MARGIN)
+
+
+def _legend(diagram: PlateDiagram) -> dict[str, Any]:
+    """What is to be explained, and the sign for it."""
+    statuses = {node.status for node in diagram.nodes.values()}
+    entries: dict[str, Any] = {}
+    if diagram.has_guide:
+        entries["p: generative (solid)"] = Line2D([], [], color="black", ls="-")
+        entries["q: inference (dashed)"] = Line2D([], [], color="black", ls="--")
+    if "partly" in statuses:
+        half = Line2D([], [], marker="o", fillstyle="left", ls="", mew=0, mfc=_SHADE, mfcalt=_LIGHT)
+        rim = Line2D([], [], marker="o", fillstyle="none", ls="", mec="black")
+        entries["observed for some data"] = (half, rim)
+    if "factor" in statuses:
+        entries["factor"] = Line2D([], [], marker="s", ls="", color="black")
+    return entries

@@ -1,0 +1,274 @@
+"""Where the nodes, plates and arrows of a plate diagram go.
+
+Parents stand above children. A plate that differs between merged runs is a stack of cards, one for each:
+the first holds the nodes, the others show below it with their sizes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from itertools import permutations
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from pyrovae.diagrams.diagram import Node, PlateDiagram
+
+Point = tuple[float, float]
+
+# Lengths are in units of the drawing.
+RADIUS, MARGIN, _PAD, _CAPTION, _ARROW = 0.36, 0.25, 0.3, 0.22, 0.75
+CARD = 0.14, 0.32  # how far each further card of a plate peeps out, to the right and below
+_CHARACTER = 0.12  # width of a caption's character
+_BENDS = [0.0, 0.3, -0.3, 0.45, -0.45, 0.6, -0.6, 0.8, -0.8]
+
+
+class Box(NamedTuple):
+    left: float
+    bottom: float
+    right: float
+    top: float
+
+    def moved(self, cards: int) -> Box:
+        """The box so many cards further down the stack."""
+        right, down = cards * CARD[0], cards * CARD[1]
+        return Box(self.left + right, self.bottom - down, self.right + right, self.top - down)
+
+
+class Arrow(NamedTuple):
+    start: str
+    end: str
+    bend: float  # as in matplotlib's arc3: how far to the right, in units of the distance
+    dashed: bool
+    head: bool = True
+
+
+class Layout(NamedTuple):
+    centres: dict[str, Point]
+    boxes: dict[str, Box]  # innermost plate first; of each, the first card
+    arrows: list[Arrow]
+
+
+def captions_of(diagram: PlateDiagram, plate: str) -> list[str]:
+    """What to write on each card of a plate."""
+    return [f"{plate}: {size}" for size in diagram.sizes(plate)]
+
+
+def _caption_width(diagram: PlateDiagram, plate: str) -> float:
+    return max(len(caption) for caption in captions_of(diagram, plate)) * _CHARACTER
+
+
+def _cards_below(diagram: PlateDiagram, plate: str) -> int:
+    return len(diagram.sizes(plate)) - 1
+
+
+def lay_out(diagram: PlateDiagram) -> Layout:
+    layers = _layers(diagram)
+    columns = _columns(diagram, layers)
+    heights = _heights(diagram, layers)
+    centres = {name: (columns[name], heights[layers[name]]) for name in diagram.nodes}
+    boxes: dict[str, Box] = {}
+    for plate in sorted(diagram.plates, key=diagram.plate_rank, reverse=True):
+        boxes[plate] = _box(diagram, plate, centres, boxes)
+    return Layout(centres, boxes, _arrows(diagram, centres))
+
+
+def _layers(diagram: PlateDiagram) -> dict[str, int]:
+    """Rows from the top: parents above children, roots just above what they generate."""
+    layers = dict.fromkeys(diagram.nodes, 0)
+    for _ in layers:
+        for parent, child in diagram.generative_edges:
+            layers[child] = min(max(layers[child], layers[parent] + 1), len(layers))
+    children = {n: [c for p, c in diagram.generative_edges if p == n] for n in layers}
+    for name in layers:
+        if layers[name] == 0 and children[name]:
+            layers[name] = max(0, min(layers[child] for child in children[name]) - 1)
+    generated = {end for edge in diagram.generative_edges for end in edge}
+    for parent, child in diagram.in_order(diagram.inference_edges):
+        if parent not in generated:
+            layers[parent] = layers[child]
+    for name, ends in _scopes(diagram).items():  # a factor stands beside what it is about
+        layers[name] = max((layers[end] for end in ends), default=0)
+    rows = sorted(set(layers.values()))
+    return {name: rows.index(layer) for name, layer in layers.items()}
+
+
+def _scopes(diagram: PlateDiagram) -> dict[str, list[str]]:
+    """What each factor is about."""
+    factors = [name for name, node in diagram.nodes.items() if node.status == "factor"]
+    edges = diagram.in_order(diagram.factor_edges)
+    return {factor: [end for end, other in edges if other == factor] for factor in factors}
+
+
+def _from_the_left(diagram: PlateDiagram, layers: dict[str, int]) -> list[str]:
+    """The nodes in the order of their columns: factors on the outer side of what they are about."""
+    scopes = _scopes(diagram)
+    order = [name for name in diagram.nodes if name not in scopes]
+    for factor, ends in scopes.items():
+        row = [name for name in order if layers[name] == layers[factor]]
+        beside = next((name for name in row if name in ends), None)
+        if beside is None:
+            order.append(factor)
+        else:
+            on_the_left = 2 * row.index(beside) < len(row) - 1
+            order.insert(order.index(beside) + (not on_the_left), factor)
+    return order
+
+
+def _columns(diagram: PlateDiagram, layers: dict[str, int]) -> dict[str, float]:
+    if any(_cross(diagram, a, b) for a in diagram.plates for b in diagram.plates):
+        columns = _columns_by_plates(diagram, layers)
+    else:
+        columns, _ = _block(diagram, layers, _from_the_left(diagram, layers), 0)
+    spans = [[layers[name] for name in diagram.members(plate)] for plate in diagram.plates]
+    for name, row in layers.items():
+        children = [columns[end] for start, end in diagram.generative_edges if start == name]
+        alone = list(layers.values()).count(row) == 1
+        if children and alone and not any(min(span) <= row <= max(span) for span in spans):
+            columns[name] = sum(children) / len(children)
+    return columns
+
+
+def _cross(diagram: PlateDiagram, one: str, other: str) -> bool:
+    """Whether two plates overlap without one holding the other."""
+    a, b = set(diagram.members(one)), set(diagram.members(other))
+    return bool(a & b and a - b and b - a)
+
+
+def _columns_by_plates(diagram: PlateDiagram, layers: dict[str, int]) -> dict[str, float]:
+    """For plates that overlap: a strip for each set of plates, and each plate's strips adjoin."""
+    strips = list(dict.fromkeys(frozenset(node.plates) for node in diagram.nodes.values()))
+
+    def intruders(order: Iterable[frozenset[str]]) -> int:
+        spans = [[i for i, strip in enumerate(order) if p in strip] for p in diagram.plates]
+        return sum(span[-1] - span[0] + 1 - len(span) for span in spans)
+
+    if len(strips) <= 6:
+        strips = list(min(permutations(strips), key=intruders))
+    columns: dict[str, float] = {}
+    order = _from_the_left(diagram, layers)
+    left = 0.0
+    for strip in strips:
+        names = [n for n in order if frozenset(diagram.nodes[n].plates) == strip]
+        flat, width = _block(diagram, layers, names, len(diagram.plates))
+        columns |= {name: left + column for name, column in flat.items()}
+        left += width + 2 * _PAD
+    return columns
+
+
+def _block(
+    diagram: PlateDiagram, layers: dict[str, int], names: list[str], depth: int
+) -> tuple[dict[str, float], float]:
+    """Columns of the nodes inside `depth` plates, from 0 to the width, which is returned as well.
+
+    What shares a row stands side by side, plates to the right of nodes; the rest is centred.
+    """
+    slot = 2 * (RADIUS + MARGIN)
+    edge = dict.fromkeys(layers.values(), 0.0)  # how far each row is filled
+    bands = {layer: {layer} for layer in edge}  # rows that a plate ties together
+    columns: dict[str, float] = {}
+    direct, inner = diagram.split_by_plate(names, depth)
+    for name in direct:
+        columns[name] = edge[layers[name]] + slot / 2
+        edge[layers[name]] += slot
+    for plate, inside in inner.items():
+        nested, width = _block(diagram, layers, inside, depth + 1)
+        wide = max(width + 2 * _PAD, _caption_width(diagram, plate) + 2 * MARGIN)
+        wide += 2 * CARD[0] * _cards_below(diagram, plate)
+        rows = [layers[name] for name in inside]
+        span = range(min(rows), max(rows) + 1)
+        left = max(edge[row] for row in span)
+        columns |= {name: left + (wide - width) / 2 + at for name, at in nested.items()}
+        tied = set().union(*(bands[row] for row in span))
+        bands |= dict.fromkeys(tied, tied)
+        edge |= dict.fromkeys(span, left + wide)
+    total = max(edge.values(), default=0.0)
+    for name in names:
+        filled = max(edge[row] for row in bands[layers[name]])
+        columns[name] += (total - filled) / 2
+    return columns, total
+
+
+def _heights(diagram: PlateDiagram, layers: dict[str, int]) -> list[float]:
+    """Rows' heights, with room for the plates that end above a row and begin below the next."""
+    rows = {p: [layers[name] for name in diagram.members(p)] for p in diagram.plates}
+    heights = [0.0]
+    for row in range(max(layers.values(), default=0)):
+        nodes = diagram.nodes.values()
+        closing = [[p for p in node.plates if max(rows[p]) == row] for node in nodes]
+        opening = [sum(min(rows[p]) == row + 1 for p in node.plates) for node in nodes]
+        room = max(sum(_foot(diagram, plate) for plate in plates) for plates in closing)
+        room += max(opening) * _PAD
+        heights.append(heights[-1] - 2 * RADIUS - _ARROW - room)
+    return heights
+
+
+def _foot(diagram: PlateDiagram, plate: str) -> float:
+    """What a plate takes below its lowest node: its captions."""
+    return _PAD + _CAPTION + CARD[1] * _cards_below(diagram, plate)
+
+
+def _box(diagram: PlateDiagram, plate: str, centres: dict[str, Point], boxes: dict[str, Box]) -> Box:
+    parts = []
+    for inner in plates_inside(diagram, plate, boxes):
+        parts += [boxes[inner], boxes[inner].moved(_cards_below(diagram, inner))]
+    for x, y in (centres[name] for name in diagram.members(plate)):
+        parts.append(Box(x - RADIUS, y - RADIUS, x + RADIUS, y + RADIUS))
+    left, right = min(part.left for part in parts), max(part.right for part in parts)
+    bottom, top = min(part.bottom for part in parts), max(part.top for part in parts)
+    lack = _caption_width(diagram, plate) - (right - left) - 2 * _PAD
+    side = _PAD + max(0.0, lack) / 2
+    shift = 0.3 * sum(_cross(diagram, plate, other) for other in boxes)  # tells their rims apart
+    return Box(left - side, bottom - _PAD - _CAPTION - shift, right + side, top + _PAD + shift)
+
+
+def plates_inside(diagram: PlateDiagram, plate: str, among: Iterable[str]) -> list[str]:
+    members = set(diagram.members(plate))
+    return [inner for inner in among if set(diagram.members(inner)) <= members]
+
+
+def _arrows(diagram: PlateDiagram, centres: dict[str, Point]) -> list[Arrow]:
+    """The arrows, straight if they can be, else bent as little as keeps them off nodes and each other.
+
+    The generative arrows come first, so that it is the dashed one that bends where two have the same ends.
+    """
+    arrows: list[Arrow] = []
+    for edges in (diagram.generative_edges, diagram.factor_edges, diagram.inference_edges):
+        for start, end in diagram.in_order(edges):
+            taken = any({start, end} == {other.start, other.end} for other in arrows)
+            bends = sorted(_BENDS[taken:], key=lambda b: (abs(b), -_outward(start, end, b, centres)))
+            free = (bend for bend in bends if _is_clear(diagram, start, end, bend, centres))
+            factor = edges is diagram.factor_edges
+            dashed = diagram.nodes[end].origin == "guide" if factor else edges is diagram.inference_edges
+            arrows.append(Arrow(start, end, next(free, bends[-1]), dashed, head=not factor))
+    return arrows
+
+
+def _outward(start: str, end: str, bend: float, centres: dict[str, Point]) -> float:
+    """How far an arrow's middle is from that of the drawing."""
+    middle = [sum(values) / len(values) for values in zip(*centres.values(), strict=True)]
+    return round(math.dist(arc(centres[start], centres[end], bend)[20], middle), 3)
+
+
+def _is_clear(diagram: PlateDiagram, start: str, end: str, bend: float, centres: dict[str, Point]) -> bool:
+    points = arc(centres[start], centres[end], bend)
+    return all(
+        math.dist(point, centres[name]) > _reach(node)
+        for name, node in diagram.nodes.items()
+        if name not in (start, end)
+        for point in points
+    )
+
+
+def _reach(node: Node) -> float:
+    """What arrows stay away from: a circle, or a factor's square and its name below it."""
+    name = 0.045 * min(len(node.name), 13) if node.status == "factor" else 0.0
+    return max(1.25 * RADIUS, name)
+
+
+def arc(start: Point, end: Point, bend: float) -> list[Point]:
+    """Points along matplotlib's arc3, a quadratic Bezier curve."""
+    (x0, y0), (x1, y1) = start, end
+    x, y = (x0 + x1) / 2 + bend * (y1 - y0), (y0 + y1) / 2 - bend * (x1 - x0)
+    weights = [((1 - t) ** 2, 2 * t * (1 - t), t**2) for t in (k / 40 for k in range(41))]
+    return [(a * x0 + b * x + c * x1, a * y0 + b * y + c * y1) for a, b, c in weights]

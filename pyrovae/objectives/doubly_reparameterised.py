@@ -1,0 +1,116 @@
+"""The doubly reparameterised gradient of the importance-weighted bound (DReG; Tucker et al. 2019).
+
+With w_k = p(x, z_k) / q(z_k | x) and shares v_k = w_k / sum_j w_j, the gradient of log sum_k w_k for the
+guide's parameters phi has two parts: the path through z_k, sum_k v_k (d log w_k / d z_k)(d z_k / d phi),
+and the direct -sum_k v_k d log q(z_k) / d phi. Reparameterised in its turn, the mean of the direct part is
+that of -sum_k v_k (1 - v_k) (d log w_k / d z_k)(d z_k / d phi), which leaves v_k^2 of the path.
+
+A class y is a stratum: the w_ky, normalised over particles and classes together, add up as the w_k do and
+their z_ky are drawn one by one, so that the same two steps leave v_ky^2. A draw that all classes of a
+particle share has the particle's share, v_k = sum_y v_ky.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor
+
+from pyrovae.errors import InputError
+from pyrovae.programs.densities import enumerated_sites, trace_log_probs
+from pyrovae.programs.log_weights import Layout
+from pyrovae.programs.running import latent_sites
+
+
+class _ScaledPath(torch.autograd.Function):
+    """The identity, through which the gradient passes multiplied by a factor. The factor is known once
+    the weights are, which is after the values were used: it is looked up on the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, name: str, factors: Mapping[str, Tensor]) -> Tensor:
+        ctx.name, ctx.factors = name, factors
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return gradient * ctx.factors[ctx.name], None, None
+
+
+def scaled_paths(drawn: Trace, factors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The draws that depend on parameters, with the gradient's way back to those scaled."""
+    values = {name: drawn.nodes[name]["value"] for name in latent_sites(drawn)}
+    return {
+        name: _ScaledPath.apply(value, name, factors)
+        for name, value in values.items()
+        if value.requires_grad
+    }
+
+
+def with_values(trace: Trace, values: Mapping[str, Tensor]) -> Trace:
+    """The trace with other values at the named sites."""
+    copy = trace.copy()
+    for name, value in values.items():
+        copy.nodes[name] = {**copy.nodes[name], "value": value}
+    return copy
+
+
+def shares_of(log_weights: Tensor) -> Tensor:
+    """v of log weights `(*values, K, B)`: of each datum, over particles and classes, they add up to 1."""
+    return (log_weights - log_weights.flatten(0, -2).logsumexp(0)).exp()
+
+
+def with_parameters_fixed(log_q: Tensor, paths: Mapping[str, Tensor]) -> Tensor:
+    """A zero whose gradient is that of the sum of `log_q` along the values, and along nothing else: the
+    parameters within q stay fixed, whoever owns them."""
+    if not (paths and log_q.requires_grad):
+        return log_q.new_zeros(())
+    values = list(paths.values())
+    gradients = torch.autograd.grad(log_q.sum(), values, materialize_grads=True)
+    linear = sum(((g * v).sum() for g, v in zip(gradients, values, strict=True)), log_q.new_zeros(()))
+    return linear - linear.detach()
+
+
+def path_factors(
+    paths: Mapping[str, Tensor], guide_trace: Trace, shares: Tensor, layout: Layout
+) -> dict[str, Tensor]:
+    """v for the values `(*values, K, *plates, *event_shape)` of each site, made to stand beside them.
+
+    Raises:
+        InputError: some sites are drawn once for all classes of a particle, and some for each.
+    """
+    found, classes = {}, {}
+    for name, value in paths.items():
+        event_dim = guide_trace.nodes[name]["fn"].event_dim
+        leading = value.shape[: value.dim() - event_dim]
+        classes[name] = [
+            dim for dim, size in enumerate(reversed(leading)) if dim > layout.depth and size > 1
+        ]
+        # Inner plates belong to the datum; they and enumeration exclude each other.
+        share = shares.unflatten(-1, (*[1] * (layout.depth - 1), -1))
+        share = share.sum_to_size(leading) if layout.depth == 1 else share
+        found[name] = share.reshape((*share.shape, *[1] * event_dim))
+    # Through a draw for one class, the gradient for a draw that all classes share would be scaled by the
+    # share of the class, where it needs the particle's.
+    if len(set(map(tuple, classes.values()))) > 1:
+        raise InputError(
+            f"{enumerated_sites(guide_trace)} is enumerated after some of the latents {sorted(paths)} are "
+            "drawn and before others: the doubly reparameterised gradient cannot tell their paths apart. "
+            "Use IWAE(num_samples), whose plain gradient can."
+        )
+    return found
+
+
+def check_scores(guide_trace: Trace) -> None:
+    """Score the draws, `InputError` if a distribution cannot."""
+    try:
+        trace_log_probs(guide_trace)
+    except (ValueError, KeyError, NotImplementedError) as error:
+        reason = str(error).split("\nTrace Shapes")[0]
+        raise InputError(
+            "the doubly reparameterised gradient runs the guide a second time, to score the draws of the "
+            f"first, which a flow without an inverse cannot do ({type(error).__name__}: {reason}): use "
+            "IWAE(num_samples) with its plain gradient, or another posterior."
+        ) from error

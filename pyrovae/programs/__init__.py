@@ -1,0 +1,1 @@
+"""Pyro programs and what they are."""

@@ -1,0 +1,151 @@
+"""Importance weights of any model/guide pair, datum by datum, from one run under K particles:
+
+    log w_k = log p(x, z_k) - log q(z_k | x),    z_k ~ q(z | x),    (K, B)
+
+Sites that the guide marks for enumeration, such as M2's class y, are summed out within each particle:
+
+    log w_k = log sum_y p(x, y, z_ky) / q(z_ky | x, y),    z_ky ~ q(z | x, y)
+
+Log densities enter without any scale, be it a beta or a plate's N/B, which has no place in a weight.
+Evaluation and the importance-weighted objectives are built on it.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor
+
+from pyrovae.errors import InputError
+from pyrovae.programs.densities import enumerated_sites, trace_log_probs
+from pyrovae.programs.running import Program, latent_sites, run_pair
+
+
+class Layout(NamedTuple):
+    """Dimensions of the sites' log densities, from the right: plates, particles, enumerated values.
+
+    Attributes:
+        depth: how many dimensions the plates take, the data's being the first.
+        values: how many values are summed out; None if nothing is enumerated.
+    """
+
+    depth: int
+    values: int | None
+
+
+def layout_of(model: Program, guide: Program, args: tuple[Any, ...], enumerate: bool = True) -> Layout:
+    """Run the pair once, without particles, and read off how its log densities are laid out.
+
+    Args:
+        model: a Pyro program whose sites all lie under a plate of the data at dimension -1.
+        guide: a Pyro program with the model's latent sites.
+        args: what the programs are called with, the data `(B, *x_shape)` first.
+        enumerate: whether sites that the guide marks for enumeration are to be summed out.
+
+    Raises:
+        InputError: the pair has no per-datum weight: there is no latent site, one is in one of the
+            programs only, a site lies outside of the data's plate, or there are other plates beside an
+            enumerated site.
+    """
+    model_trace, guide_trace = run_pair(model, guide, *args)
+    if not latent_sites(model_trace):
+        raise InputError(
+            "the model has no latent site, so there is nothing to integrate out: a deterministic "
+            "autoencoder, for one, has no marginal likelihood."
+        )
+    for trace in (model_trace, guide_trace):
+        if problem := data_plate_problem(trace, len(args[0])):
+            raise InputError(problem)
+    sites = [*model_trace.nodes.values(), *guide_trace.nodes.values()]
+    frames = [frame for site in sites if site["type"] == "sample" for frame in site["cond_indep_stack"]]
+    depth = max(-frame.dim for frame in frames)
+    marked = [guide_trace.nodes[name] for name in latent_sites(guide_trace)]
+    marked = [site for site in marked if site["infer"].get("enumerate") == "parallel"]
+    if not (enumerate and marked):
+        return Layout(depth, None)
+    if depth > 1:
+        raise InputError(
+            "the guide has an enumerated site beside plates other than the data's, so that it cannot be "
+            "summed out datum by datum: draw it instead, enumerate=False."
+        )
+    return Layout(depth, math.prod(len(site["fn"].enumerate_support(expand=False)) for site in marked))
+
+
+def particle_plate(num_particles: int, layout: Layout) -> AbstractContextManager[Any]:
+    """The plate under which a pair runs K times at once: outside of all of its own."""
+    plate: AbstractContextManager[Any] = pyro.plate("_particles", num_particles, dim=-1 - layout.depth)
+    return plate
+
+
+def enumerated(guide: Program, layout: Layout) -> Program:
+    """The guide with its enumerated sites at all of their values, side by side outside the particles."""
+    if not layout.values:
+        return guide
+    handled: Program = poutine.enum(guide, first_available_dim=-2 - layout.depth)
+    return handled
+
+
+def log_densities(
+    model_trace: Trace, guide_trace: Trace, x: Tensor, layout: Layout
+) -> tuple[Tensor, Tensor]:
+    """log p(x, z) and log q(z | x) of a run of the pair under particles, `(*values, K, B)` each.
+
+    `values` are the dimensions of enumerated sites. What is summed over rather than drawn is not divided
+    by its probability, so that their q has no part in log q(z | x).
+    """
+    summed_out = enumerated_sites(guide_trace)
+    drawn = {
+        name: log_prob
+        for name, log_prob in trace_log_probs(guide_trace).items()
+        if name in model_trace.nodes and name not in summed_out
+    }
+    # 64-bit stays, 16-bit is too coarse.
+    zero = x.new_zeros((), dtype=torch.promote_types(x.dtype, torch.float32))
+    log_p = sum((per_datum(value, layout.depth) for value in trace_log_probs(model_trace).values()), zero)
+    log_q = sum((per_datum(value, layout.depth) for value in drawn.values()), zero)
+    return log_p, log_q
+
+
+def log_weights(
+    model: Program, guide: Program, args: tuple[Any, ...], num_particles: int, layout: Layout
+) -> Tensor:
+    """The log weights of one run under K particles, enumerated sites summed out: `(K, B)`.
+
+    Arguments as `layout_of`'s, whose result is `layout`.
+    """
+    with particle_plate(num_particles, layout):
+        model_trace, guide_trace = run_pair(model, enumerated(guide, layout), *args)
+    log_p, log_q = log_densities(model_trace, guide_trace, args[0], layout)
+    return sum_out(log_p - log_q)
+
+
+def sum_out(log_weights: Tensor) -> Tensor:
+    """Log weights `(*values, K, B)` summed over the enumerated values: `(K, B)`."""
+    return log_weights if log_weights.dim() == 2 else log_weights.flatten(0, -3).logsumexp(0)
+
+
+def per_datum(log_prob: Tensor, depth: int) -> Tensor:
+    """A site's log density `(*values, K, *inner plates, B)` summed over its inner plates."""
+    missing = max(0, depth + 1 - log_prob.dim())
+    full = log_prob.reshape(*[1] * missing, *log_prob.shape)
+    return full.sum(dim=tuple(range(-depth, -1))) if depth > 1 else full
+
+
+def data_plate_problem(trace: Trace, num_data: int) -> str | None:
+    """Why the sites' log densities cannot be told apart by datum, if they cannot."""
+    for name, site in trace.nodes.items():
+        if site["type"] != "sample":
+            continue
+        frames = [frame for frame in site["cond_indep_stack"] if frame.dim == -1]
+        if not any(frame.size == num_data for frame in frames):
+            return (
+                f"site '{name}' is not under a plate of {num_data} data at dimension -1: each datum "
+                'needs its own log density, so sample it within pyro.plate("data", len(x)).'
+            )
+    return None

@@ -1,0 +1,72 @@
+"""What went wrong when numbers became infinite, or none at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyro
+import torch
+from pyro.distributions.util import scale_and_mask
+from torch import Tensor
+
+from pyrovae.errors import NonFiniteError
+from pyrovae.programs.checks import _family
+from pyrovae.programs.running import Program, run_pair
+
+
+def check_finite(parameters: Mapping[str, Tensor], step: int) -> None:
+    """Refuse to go on with (and above all to save) parameters that are not finite."""
+    bad = [name for name, value in parameters.items() if not value.isfinite().all()]
+    if bad:
+        raise NonFiniteError(
+            f"after step {step} the parameters {', '.join(bad)} are not finite: the last gradient was "
+            "not. Lower the learning rate, or clip the gradient's norm."
+        )
+
+
+def explain_non_finite(
+    what: str, model: Program, guide: Program, *calls: tuple[Tensor, ...]
+) -> NonFiniteError:
+    """Run the pair on the arguments of each call, as when `what` came out bad, and say at which site the
+    first bad number stands."""
+    with torch.no_grad(), pyro.validation_enabled(False):
+        for args in calls:
+            model_trace, guide_trace = run_pair(model, guide, *args)
+            for role, trace in (("guide", guide_trace), ("model", model_trace)):
+                trace.compute_log_prob()
+                for name, site in trace.nodes.items():
+                    if site["type"] == "sample" and not _site_is_finite(site):
+                        return NonFiniteError(_describe_site(what, role, name, site))
+    return NonFiniteError(f"{what} is not finite, though every site's log density is: its sum overflowed.")
+
+
+def _site_is_finite(site: Mapping[str, Any]) -> bool:
+    log_prob = scale_and_mask(site["unscaled_log_prob"], mask=site["mask"])
+    return bool(site["value"].isfinite().all() and log_prob.isfinite().all())
+
+
+def _describe_site(what: str, role: str, name: str, site: Mapping[str, Any]) -> str:
+    fn = _family(site["fn"])
+    tensors = {"value": site["value"], "log density": site["unscaled_log_prob"]}
+    for parameter in fn.arg_constraints:
+        # Of probs and logits only the one that was given; the other is derived from it.
+        if parameter in vars(fn):
+            tensors[parameter] = getattr(fn, parameter)
+    lines = "\n".join(f"  {label}: {statistics(tensor)}" for label, tensor in tensors.items())
+    return (
+        f"{what} is not finite; the first bad numbers are at the {role}'s site "
+        f"'{name}' ({type(fn).__name__}):\n{lines}\n"
+        "Lower the learning rate, clip the gradient's norm, or look at the data."
+    )
+
+
+def statistics(tensor: Tensor) -> str:
+    """A tensor's shape, range and mean over its finite values, and how many are not finite."""
+    finite = tensor[tensor.isfinite()].double()
+    shape = tuple(tensor.shape)
+    bad = f"{int(tensor.isnan().sum())} NaN, {int(tensor.isinf().sum())} infinite of {tensor.numel()}"
+    if not finite.numel():
+        return f"shape {shape}, {bad}"
+    low, high, mean = finite.min().item(), finite.max().item(), finite.mean().item()
+    return f"shape {shape}, from {low:.4g} to {high:.4g}, mean {mean:.4g}, {bad}"

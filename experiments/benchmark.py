@@ -208,7 +208,7 @@ def evaluation(p: Problem, size: str, threads: int, num_samples: int = 5000) -> 
 
     def mine(count: int, **options: str) -> None:
         x = p.x[:count]
-        marginal_likelihood(model.model, model.guide, x, num_samples=num_samples, **options)  # type: ignore[arg-type]
+        marginal_likelihood(model, x, num_samples=num_samples, **options)  # type: ignore[arg-type]
 
     contestants: dict[str, Callable[[int], None]] = {
         "handwritten, eager": by_chunks,
@@ -257,7 +257,7 @@ def end_to_end(p: Problem, size: str, threads: int, epochs: int = 60) -> None:
 
         def mine(count: int) -> None:
             model = our_model(p)
-            fit(model.model, model.guide, p.x, epochs=count, batch_size=p.batch_size, compile="on")  # type: ignore[arg-type]
+            fit(model, p.x, epochs=count, batch_size=p.batch_size, compile="on")  # type: ignore[arg-type]
 
         times = {"pyrovae, compiled": of(mine)}
         try:

@@ -106,8 +106,7 @@ def ours(p: Problem, compile: str) -> Step:
         objective = SupervisedELBO(0.1)
     parts = parts_of(len(p.x), y, p.batch_size)
     run = TrainingRun(
-        model=model.model,  # type: ignore[arg-type]
-        guide=model.guide,  # type: ignore[arg-type]
+        pair=model,  # type: ignore[arg-type]
         data=Minibatches(p.x, y, parts, None, torch.device("cpu")),
         validation=None,
         epochs=1,

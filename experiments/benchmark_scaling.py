@@ -43,7 +43,7 @@ def evaluations() -> Iterator[Point]:
         x = p.x[:data]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # k-hat of an untrained model
-            return median_of(lambda: marginal_likelihood(model.model, model.guide, x, num_samples=samples))
+            return median_of(lambda: marginal_likelihood(model, x, num_samples=samples))
 
     seconds(100, 100)
     for data in (100, 200, 400, 800, 1600):

@@ -60,7 +60,7 @@ def measure(vae: VAE, epochs: int, x: torch.Tensor, repeats: int) -> list[Row]:
     """The noise of every estimator's gradient at these parameters."""
     rows: list[Row] = []
     for name, samples, objective in estimators():
-        noise = gradient_variance(objective, vae.model, vae.guide, x, repeats=repeats)
+        noise = gradient_variance(objective, vae, x, repeats=repeats)
         for part, prefix in PARTS.items():
             summary = noise.of(prefix).summary()
             rows.append({"estimator": name, "K": samples, "epochs": epochs, "of": part} | summary)
@@ -86,8 +86,7 @@ def main(
     for begin, end in zip((0, *STAGES), STAGES, strict=False):
         if end > begin:
             fit(
-                vae.model,
-                vae.guide,
+                vae,
                 x_train,
                 epochs=end - begin,
                 batch_size=BATCH_SIZE,

@@ -115,8 +115,7 @@ def _cycle(
     """The learning rate's rise and fall, from the parameters as they are."""
     x, held_out, _ = images()
     return fit(
-        model.model,  # type: ignore[arg-type]
-        model.guide,  # type: ignore[arg-type]
+        model,  # type: ignore[arg-type]
         x,
         epochs=budget.epochs,
         batch_size=budget.batch_size,
@@ -145,8 +144,7 @@ def _cycle(
 def evaluate(model: nn.Module, num_samples: int) -> MarginalLikelihood:
     """log p(x) of the test images."""
     return marginal_likelihood(
-        model.model,  # type: ignore[arg-type]
-        model.guide,  # type: ignore[arg-type]
+        model,  # type: ignore[arg-type]
         images()[2],
         num_samples=num_samples,
         compile="on",

@@ -72,8 +72,7 @@ def main(
     images = data.load("mnist")
     vae = build(seed, images.x_train)
     history = fit(
-        vae.model,
-        vae.guide,
+        vae,
         images.x_train,
         epochs=epochs,
         batch_size=BATCH_SIZE,
@@ -92,9 +91,7 @@ def main(
     if not evaluate:
         return
     x_test = data.binarise_static(images.x_test, seed=seed)
-    result = marginal_likelihood(
-        vae.model, vae.guide, x_test, num_samples=num_samples, seed=seed, progress=True
-    )
+    result = marginal_likelihood(vae, x_test, num_samples=num_samples, seed=seed, progress=True)
     print(result)
     print(f"written: {write_row('mnist_vae', row(budget, seed, threads, epochs, minutes, result))}")
     draw(budget, vae, history, x_test)

@@ -191,8 +191,7 @@ def train(
         **task.options(),
     }
     fit(
-        task.model,
-        task.guide,
+        task,
         p.x,
         y,
         epochs=epochs,
@@ -284,7 +283,7 @@ def trained_model(p: Problem, name: str) -> nn.Module:
 
 
 def own_error(p: Problem, model: nn.Module) -> float:
-    probabilities = class_probabilities(model.model, model.guide, p.x_test)  # type: ignore[arg-type]
+    probabilities = class_probabilities(model, p.x_test)  # type: ignore[arg-type]
     return error_rate(probabilities, p.y_test)
 
 
@@ -317,8 +316,7 @@ def network_error(p: Problem, shift: int) -> float:
     x, y = p.x[p.labelled], p.y[p.labelled]
     epochs = max(10, NETWORK_STEPS * min(p.setting.batch_size, len(x)) // len(x))
     fit(
-        network.model,
-        network.guide,
+        network,
         x,
         y,
         epochs=epochs,

@@ -75,8 +75,7 @@ def decoder() -> Bernoulli:
 
 def train(vae: VAE, x: Tensor, epochs: int) -> None:
     fit(
-        vae.model,
-        vae.guide,
+        vae,
         x,
         epochs=epochs,
         optimizer=partial(torch.optim.Adam, lr=1e-3, fused=True),
@@ -127,7 +126,7 @@ def elbo(vae: VAE, q: Any, x: Tensor, draws: int = 5_000) -> tuple[Tensor, Tenso
 
 def best_posterior(vae: VAE, x: Tensor) -> Any:
     """The best member of the guide's family for each of the images, `(B,)`."""
-    guide = best_guide(vae.model, vae.guide, x, steps=1000, particles=20)
+    guide = best_guide(vae, x, steps=1000, particles=20)
     return poutine.trace(guide).get_trace(x).nodes["z"]["fn"]
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import sys
+import warnings
 from collections.abc import Collection
 from numbers import Integral
+from pathlib import Path
 
 
 class InputError(ValueError):
@@ -32,3 +35,11 @@ def check_counts(**counts: object) -> None:
     for name, count in counts.items():
         if not isinstance(count, Integral) or isinstance(count, bool) or count < 1:
             raise InputError(f"{name} is {count!r}; it must be a whole number of at least 1.")
+
+
+def warn(message: str) -> None:
+    """Warn at the line that called this package, wherever within the package the cause was found."""
+    level, frame = 1, sys._getframe(0)
+    while frame.f_back and Path(frame.f_code.co_filename).is_relative_to(Path(__file__).parent):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)

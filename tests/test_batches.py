@@ -118,7 +118,7 @@ def test_no_class_outside_the_labelled_set_reaches_training(y):
     recorder = Recorder()
     x = torch.arange(N).float()[:, None]
     fit(
-        recorder.model, recorder.guide, x, y, epochs=3, batch_size=4, labelled_batch_size=2,
+        recorder, x, y, epochs=3, batch_size=4, labelled_batch_size=2,
         validation=x + 100, progress=False, device="cpu",
     )  # fmt: skip
     assert set(recorder.seen) == {(datum, int(y[datum])) for datum in LABELLED}
@@ -161,7 +161,7 @@ def test_hidden_labels_leave_no_trace(tmp_path):
 def test_bad_classes_are_refused(y, message, make_cpcvae):
     pair = make_cpcvae()
     with pytest.raises(InputError, match=message):
-        fit(pair.model, pair.guide, torch.rand(N, 1, 4, 4).round().double(), y, epochs=1, progress=False)
+        fit(pair, torch.rand(N, 1, 4, 4).round().double(), y, epochs=1, progress=False)
 
 
 @pytest.mark.parametrize("name", ["make_m2", "make_cpcvae"])
@@ -170,7 +170,7 @@ def test_a_class_that_the_model_does_not_have_is_refused(name, request, binary_i
     y = classes.clone()
     y[4] = 3
     with pytest.raises(InputError, match=r"3 classes|classes are 0, 1, \.\.\., 2"):
-        fit(pair.model, pair.guide, binary_images.double(), y, epochs=1, progress=False)
+        fit(pair, binary_images.double(), y, epochs=1, progress=False)
 
 
 def test_data_do_not_count_less_than_nothing():

@@ -140,7 +140,7 @@ def test_no_parameter_of_a_built_model_is_idle(model):
     y = torch.arange(8) % 3 if model in CLASSED else None
     x = torch.rand(8, *X_SHAPE)
     history = fit(
-        built.model, built.guide, x, y, epochs=2, progress=False, device="cpu",
+        built, x, y, epochs=2, progress=False, device="cpu",
         objective=SupervisedELBO(1.0) if model in ("m2", "m1m2") else None,
     )  # fmt: skip
     assert len(history.rows) == 2
@@ -210,8 +210,7 @@ NUMBERS = {
 def test_each_objective_trains(objective):
     vae = build(likelihood="gaussian")
     history = fit(
-        vae.model,
-        vae.guide,
+        vae,
         torch.rand(8, *X_SHAPE),
         epochs=2,
         objective=build_objective(objective, **NUMBERS.get(objective, {})),

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from pyrovae.errors import CheckpointError
+from pyrovae.programs.pair import Pair
 from pyrovae.programs.running import named_parameters, own_parameters
 from pyrovae.storage import write_atomically
 from pyrovae.training.checkpoints import FIELDS, has_checkpoint, load_checkpoint, save_checkpoint
@@ -118,13 +119,13 @@ def test_a_damaged_newest_checkpoint_does_not_keep_a_run_from_being_resumed(
 ):
     settings = {"progress": False, "device": "cpu", "batch_size": 10}
     whole, parts = make_vae(), make_vae()
-    fit(whole.model, whole.guide, binary_images, epochs=5, **settings)
-    fit(parts.model, parts.guide, binary_images, epochs=3, folder=tmp_path, **settings)
+    fit(whole, binary_images, epochs=5, **settings)
+    fit(parts, binary_images, epochs=3, folder=tmp_path, **settings)
     damaged = newest(tmp_path)
     damaged.write_bytes(flip(damaged.read_bytes()))
     again = make_vae(seed=1)
     with pytest.warns(UserWarning, match=damaged.name):
-        fit(again.model, again.guide, binary_images, epochs=5, folder=tmp_path, resume=True, **settings)
+        fit(again, binary_images, epochs=5, folder=tmp_path, resume=True, **settings)
     for name, value in whole.state_dict().items():
         assert torch.equal(again.state_dict()[name], value)
     assert not damaged.exists()
@@ -170,11 +171,11 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_runs_none(form, tmp_pat
 
 def saved_state(module, x):
     with own_parameters():
-        return state(module.model, module.guide, named_parameters(module.model, module.guide, x))
+        return state(module, named_parameters(module, x))
 
 
 def put(module, saved):
-    load_state(module.model, module.guide, {}, saved)
+    load_state(module, {}, saved)
 
 
 @pytest.mark.parametrize(
@@ -209,11 +210,11 @@ def test_another_architecture_is_refused_and_its_tensors_named(make_vae, make_pp
 def test_resuming_another_models_run_is_refused_and_nothing_changed(make_vae, binary_images, tmp_path):
     settings = {"epochs": 2, "progress": False, "device": "cpu", "folder": tmp_path}
     vae, other = make_vae(), make_vae(latent_dim=3)
-    fit(vae.model, vae.guide, binary_images, **settings)
+    fit(vae, binary_images, **settings)
     files = {path: path.read_bytes() for path in tmp_path.iterdir()}
     before = copy.deepcopy(other.state_dict())
     with pytest.raises(CheckpointError, match=r"\(2, 6\) in the checkpoint, \(3, 6\) here"):
-        fit(other.model, other.guide, binary_images, resume=True, **settings)
+        fit(other, binary_images, resume=True, **settings)
     assert all(torch.equal(value, before[name]) for name, value in other.state_dict().items())
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == files
 
@@ -225,7 +226,7 @@ def test_two_modules_whose_tensors_have_the_same_names_are_told_apart(make_vae):
     saved = {"modules": {"0": other.state_dict(), "1": two.state_dict()}, "parameters": {}}
     before = copy.deepcopy(one.state_dict())
     with pytest.raises(CheckpointError, match=r"0\.posterior\.loc\.weight: \(3, 6\)"):
-        load_state(one.model, two.guide, {}, saved)
+        load_state(Pair(one.model, two.guide), {}, saved)
     assert all(torch.equal(value, before[name]) for name, value in one.state_dict().items())
 
 
@@ -273,14 +274,14 @@ def test_a_disk_that_fills_up_in_training_leaves_a_run_that_can_be_resumed(
 ):
     settings = {"epochs": 4, "progress": False, "device": "cpu"}
     whole, parts = make_vae(), make_vae()
-    fit(whole.model, whole.guide, binary_images, **settings)
+    fit(whole, binary_images, **settings)
     calls = []
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", lambda fd: calls.append(fd) if len(calls) < 2 else disk_full())
         with pytest.raises(OSError, match="No space left"):
-            fit(parts.model, parts.guide, binary_images, folder=tmp_path, **settings)
+            fit(parts, binary_images, folder=tmp_path, **settings)
     assert [path.name[:11] for path in sorted(tmp_path.iterdir())] == ["epoch-00001", "epoch-00002"]
-    fit(parts.model, parts.guide, binary_images, folder=tmp_path, resume=True, **settings)
+    fit(parts, binary_images, folder=tmp_path, resume=True, **settings)
     assert all(torch.equal(value, whole.state_dict()[name]) for name, value in parts.state_dict().items())
 
 

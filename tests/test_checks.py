@@ -19,6 +19,7 @@ from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import StandardNormal
 from pyrovae.programs.checks import check_data, check_gradients, check_pair
 from pyrovae.programs.log_weights import data_plate_problem
+from pyrovae.programs.pair import Pair
 from pyrovae.programs.running import run_pair
 from pyrovae.training.non_finite import check_finite, explain_non_finite, statistics
 
@@ -95,7 +96,7 @@ def test_unlabelled_data_pass_where_they_may_and_real_values_everywhere():
 
 
 def test_a_sound_pair_passes():
-    check_pair(*pair(bernoulli), torch.ones(4, 3))
+    check_pair(Pair(*pair(bernoulli)), torch.ones(4, 3))
 
 
 @pytest.mark.parametrize(
@@ -126,20 +127,20 @@ def test_a_sound_pair_passes():
 )
 def test_values_outside_of_the_likelihoods_support_are_refused_with_a_remedy(likelihood, x, message):
     with pytest.raises(InputError, match=message):
-        check_pair(*pair(likelihood), x)
+        check_pair(Pair(*pair(likelihood)), x)
 
 
 def test_values_outside_of_a_support_without_event_dimensions_are_refused():
     with pytest.raises(InputError, match=r"1 of 4 data .*\(values from 0.5 to 0.5"):
         check_pair(
-            *pair(lambda z: dist.Bernoulli(logits=torch.zeros(len(z))), x_event=0),
+            Pair(*pair(lambda z: dist.Bernoulli(logits=torch.zeros(len(z))), x_event=0)),
             torch.tensor([0, 1, 0.5, 0]),
         )
 
 
 def test_data_of_another_shape_than_the_model_makes_are_refused():
     with pytest.raises(InputError, match=r"makes data of shape \(3,\) at site 'x', but was given \(4,\)"):
-        check_pair(*pair(bernoulli), torch.ones(2, 4))
+        check_pair(Pair(*pair(bernoulli)), torch.ones(2, 4))
 
 
 @pytest.mark.parametrize(
@@ -156,7 +157,7 @@ def test_a_part_that_is_or_returns_no_distribution_is_named(part, site):
     wrong = {"prior": normal, "likelihood": MLP(2, image), "posterior": MLP(image, 2)}
     vae = VAE(**parts | {part: wrong[part]})
     with pytest.raises(InputError, match=f"the {site} has a Tensor for a distribution"):
-        check_pair(vae.model, vae.guide, torch.ones(3, *image))
+        check_pair(vae, torch.ones(3, *image))
 
 
 def test_programs_in_each_others_place_are_told_apart():
@@ -168,7 +169,7 @@ def test_programs_in_each_others_place_are_told_apart():
         with pytest.raises(
             InputError, match=f"the model observes {sites}: the model alone observes the data"
         ):
-            check_pair(*swapped, torch.ones(4, 3))
+            check_pair(Pair(*swapped), torch.ones(4, 3))
 
 
 def test_a_guide_may_weigh_its_draws_by_a_factor_of_its_own():
@@ -179,12 +180,12 @@ def test_a_guide_may_weigh_its_draws_by_a_factor_of_its_own():
         with pyro.plate("again", len(x)):
             pyro.factor("weight", torch.zeros(len(x)), has_rsample=True)
 
-    check_pair(model, weighted, torch.ones(4, 3))
+    check_pair(Pair(model, weighted), torch.ones(4, 3))
 
 
 def test_a_latent_that_the_guide_lacks_is_named():
     with pytest.raises(InputError, match=r"no site for the model's latent 'z' \(it has 'code'\)"):
-        check_pair(*pair(bernoulli, latent="code"), torch.ones(2, 3))
+        check_pair(Pair(*pair(bernoulli, latent="code")), torch.ones(2, 3))
 
 
 def test_a_program_that_does_not_run_is_reported_with_the_datas_shape():
@@ -193,13 +194,13 @@ def test_a_program_that_does_not_run_is_reported_with_the_datas_shape():
 
     _, guide = pair(bernoulli)
     with pytest.raises(InputError, match=r"do not run on data of shape \(2, 3\): matrices do not fit"):
-        check_pair(broken, guide, torch.ones(2, 3))
+        check_pair(Pair(broken, guide), torch.ones(2, 3))
 
 
 def test_pyros_list_of_shapes_is_left_out_of_the_librarys_own_messages(make_vae):
     vae = make_vae()
     with pytest.raises(InputError) as caught:
-        check_pair(vae.model, vae.guide, torch.ones(2, 1, 5, 5))
+        check_pair(vae, torch.ones(2, 1, 5, 5))
     assert "\n" not in str(caught.value)
 
 
@@ -208,12 +209,12 @@ def test_data_of_another_type_than_the_parameters_are_said_to_be(make_vae, binar
     with pytest.raises(
         InputError, match=r"type torch.float64, where parameters are torch.float32 \(use x.to"
     ):
-        check_pair(vae.model, vae.guide, binary_images.double())
+        check_pair(vae, binary_images.double())
 
 
 def test_checking_draws_nothing_into_the_parameters_and_keeps_the_mode(make_vae, binary_images):
     vae = make_vae().train()
-    check_pair(vae.model, vae.guide, binary_images)
+    check_pair(vae, binary_images)
     assert vae.training
     assert all(value.grad is None for value in vae.parameters())
 
@@ -274,7 +275,7 @@ FOUR = torch.zeros(4, 3)
 )
 def test_a_latent_of_another_shape_than_the_models_is_refused_with_both(posterior, message):
     with pytest.raises(InputError, match=message):
-        check_pair(*latent_pair(lambda: normal(2), posterior), FOUR)
+        check_pair(Pair(*latent_pair(lambda: normal(2), posterior)), FOUR)
 
 
 def test_a_forgotten_event_is_noticed_where_it_fits_the_plate_by_chance():
@@ -282,7 +283,7 @@ def test_a_forgotten_event_is_noticed_where_it_fits_the_plate_by_chance():
     with pytest.raises(
         InputError, match=r"'z' has event shape \(4,\) .* but event shape \(\) .*to_event\(1\)"
     ):
-        check_pair(model, guide, FOUR)
+        check_pair(Pair(model, guide), FOUR)
 
 
 @pytest.mark.parametrize(
@@ -315,13 +316,13 @@ def test_a_forgotten_event_is_noticed_where_it_fits_the_plate_by_chance():
 def test_a_latent_under_other_plates_than_the_models_is_refused_with_both(plate, posterior, message):
     model, guide = latent_pair(lambda: normal(2), posterior, plate())
     with pytest.raises(InputError, match=message):
-        check_pair(model, guide, FOUR)
+        check_pair(Pair(model, guide), FOUR)
 
 
 def test_the_model_is_named_where_it_is_the_one_that_does_not_fit_its_plate():
     model, guide = latent_pair(lambda: normal(2, events=0), lambda x: normal(len(x), 2))
     with pytest.raises(InputError, match="the model's site 'z' does not fit into plate 'data'"):
-        check_pair(model, guide, FOUR)
+        check_pair(Pair(model, guide), FOUR)
 
 
 ONES = torch.ones(2)
@@ -365,10 +366,10 @@ ONES = torch.ones(2)
 def test_a_guide_that_draws_what_has_no_density_under_the_model_is_refused(prior, posterior, message):
     pair = latent_pair(lambda: prior.to_event(1), lambda x: posterior.expand([len(x), 2]).to_event(1))
     if message is None:
-        check_pair(*pair, FOUR)
+        check_pair(Pair(*pair), FOUR)
     else:
         with pytest.raises(InputError, match=message):
-            check_pair(*pair, FOUR)
+            check_pair(Pair(*pair), FOUR)
 
 
 def test_a_latent_that_the_model_lacks_is_named():
@@ -382,7 +383,7 @@ def test_a_latent_that_the_model_lacks_is_named():
     with pytest.raises(
         InputError, match=r"the guide samples 'extra', which the model does not have .*\('z'\)"
     ):
-        check_pair(model, talkative, FOUR)
+        check_pair(Pair(model, talkative), FOUR)
 
 
 def test_training_and_evaluation_are_refused_before_they_begin():
@@ -397,9 +398,9 @@ def test_training_and_evaluation_are_refused_before_they_begin():
     model, guide = latent_pair(lambda: dist.LogNormal(torch.zeros(2), 1.0).to_event(1), posterior)
     message = "site 'z' is LogNormal in the model, .* but Normal in the guide"
     with pytest.raises(InputError, match=message):
-        pyrovae.fit(model, guide, FOUR, epochs=1, progress=False)
+        pyrovae.fit(Pair(model, guide), FOUR, epochs=1, progress=False)
     with pytest.raises(InputError, match=message):
-        marginal_likelihood(model, guide, FOUR, num_samples=10)
+        marginal_likelihood(Pair(model, guide), FOUR, num_samples=10)
     assert not any(seen)  # nothing was differentiated
 
 
@@ -447,10 +448,10 @@ def test_a_guide_of_ones_own_takes_the_place_of_a_models(make_vae, binary_images
     vae, own = make_vae(latent_dim=3), OwnGuide()
     parameters = dict(vae.named_parameters()) | dict(own.named_parameters())
     before = {name: value.clone() for name, value in parameters.items()}
-    pyrovae.fit(vae.model, own.guide, binary_images, epochs=1, progress=False)
+    pyrovae.fit(Pair(vae.model, own.guide), binary_images, epochs=1, progress=False)
     moved = {name for name, value in parameters.items() if (value != before[name]).any()}
     assert moved == {name for name in parameters if not name.startswith("posterior.")}
-    marginal_likelihood(vae.model, own.guide, binary_images[:3], num_samples=10)
+    marginal_likelihood(Pair(vae.model, own.guide), binary_images[:3], num_samples=10)
 
 
 # Numbers that are not finite
@@ -472,7 +473,7 @@ def test_statistics_are_of_the_finite_values():
 
 def test_the_first_bad_site_is_the_one_described():
     model, guide = pair(lambda z: dist.Normal(torch.full((len(z), 3), math.nan), 2.0, validate_args=False))
-    message = str(explain_non_finite("the loss of step 5", model, guide, (torch.ones(4, 3),)))
+    message = str(explain_non_finite("the loss of step 5", Pair(model, guide), (torch.ones(4, 3),)))
     assert "the loss of step 5 is not finite" in message
     assert "the model's site 'x' (Normal)" in message
     assert "loc: shape (4, 3), 12 NaN, 0 infinite of 12" in message
@@ -482,14 +483,16 @@ def test_the_first_bad_site_is_the_one_described():
 def test_of_probs_and_logits_only_the_one_that_was_given_is_described():
     logits = torch.full((4, 3), math.nan)
     model, guide = pair(lambda z: dist.Bernoulli(logits=logits, validate_args=False))
-    message = str(explain_non_finite("the loss", model, guide, (torch.ones(4, 3),)))
+    message = str(explain_non_finite("the loss", Pair(model, guide), (torch.ones(4, 3),)))
     assert "logits: " in message
     assert "probs: " not in message
 
 
 def test_a_loss_that_only_overflows_as_a_sum_is_said_to():
     model, guide = pair(bernoulli)
-    assert "its sum overflowed" in str(explain_non_finite("the loss", model, guide, (torch.ones(4, 3),)))
+    assert "its sum overflowed" in str(
+        explain_non_finite("the loss", Pair(model, guide), (torch.ones(4, 3),))
+    )
 
 
 # Plates
@@ -504,7 +507,7 @@ def test_a_site_outside_of_the_datas_plate_is_named():
         pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
 
     x = torch.ones(4, 3)
-    trace, _ = run_pair(without, guide, x)
+    trace, _ = run_pair(Pair(without, guide), x)
     assert "site 'z' is not under a plate of 4 data at dimension -1" in data_plate_problem(trace, 4)
-    trace, _ = run_pair(*pair(bernoulli), x)
+    trace, _ = run_pair(Pair(*pair(bernoulli)), x)
     assert data_plate_problem(trace, 4) is None

@@ -126,7 +126,7 @@ def test_the_confusion_matrix_is_the_models_own_on_the_test_data(copy_of, monkey
     folder = copy_of("m2")
     pyrovae("confusion", folder)
     run = Run.open(folder)
-    predicted = class_probabilities(run.model.model, run.model.guide, run.images.x_test).argmax(-1)
+    predicted = class_probabilities(run.model, run.images.x_test).argmax(-1)
     wrong = int((predicted != run.images.y_test).sum())
     (figure,) = shown
     assert f"{wrong} of {len(predicted)} test images wrong" in figure.axes[0].get_title()

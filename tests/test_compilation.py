@@ -21,6 +21,7 @@ from pyrovae.compute.compilation import NotTraceable, _decompositions, compile_f
 from pyrovae.data import binarise
 from pyrovae.errors import InputError, NonFiniteError
 from pyrovae.evaluation import importance, marginal_likelihood
+from pyrovae.programs.pair import Pair
 from pyrovae.recipes.build import FLOWS, POSTERIORS, PRIORS, build_model, build_objective
 from pyrovae.schedules import linear_warm_up
 from pyrovae.semi_supervised import Supervision, training_task
@@ -38,7 +39,7 @@ def trained(module, x, compile="off", dtype=torch.float64, **others):
     module, x = copy.deepcopy(module).to(dtype), x.to(dtype)
     if "validation" in others:
         others["validation"] = others["validation"].to(dtype)
-    history = fit(module.model, module.guide, x, compile=compile, **settings(**others))
+    history = fit(module, x, compile=compile, **settings(**others))
     rows = [{k: v for k, v in row.items() if k != "seconds"} for row in history.rows]
     return module.state_dict(), rows
 
@@ -75,7 +76,7 @@ def test_models_with_classes_train_as_the_eager_ones(name, unlabelled, builders,
     def train(compile):
         model = copy.deepcopy(module)
         task = training_task(model, y, Supervision(delay=3, warm_up=5), jointly=True)
-        history = fit(task.model, task.guide, x, y, compile=compile, **settings(), **task.options())
+        history = fit(task, x, y, compile=compile, **settings(), **task.options())
         return model.state_dict(), [row | {"seconds": 0.0} for row in history.rows]
 
     assert_close(train("on"), train("off"))
@@ -152,7 +153,7 @@ def test_parameters_of_plain_functions_train_compiled(binary_images, recorded):
     def train(compile):
         store = pyro.get_param_store()
         with store.scope():
-            history = fit(model, guide, binary_images.flatten(1), compile=compile, **settings())
+            history = fit(Pair(model, guide), binary_images.flatten(1), compile=compile, **settings())
             return {name: value.detach().clone() for name, value in store.items()}, [
                 row | {"seconds": 0.0} for row in history.rows
             ]
@@ -200,9 +201,7 @@ def test_a_compiled_evaluation_gives_the_same_estimates(name, builders, binary_i
     def estimate(compile):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # k-hat
-            return marginal_likelihood(
-                module.model, module.guide, x, num_samples=300, seed=3, compile=compile
-            )
+            return marginal_likelihood(module, x, num_samples=300, seed=3, compile=compile)
 
     compiled, eager = estimate("on"), estimate("off")
     torch.testing.assert_close(compiled.log_px, eager.log_px, rtol=1e-9, atol=0)
@@ -211,7 +210,7 @@ def test_a_compiled_evaluation_gives_the_same_estimates(name, builders, binary_i
 
 def test_an_evaluation_that_cannot_be_compiled_says_so(make_vae, binary_images, recorded, monkeypatch):
     module = Peculiar(make_vae(), looks_at_a_value)
-    arguments = partial(marginal_likelihood, module.model, module.guide, binary_images, num_samples=100)
+    arguments = partial(marginal_likelihood, module, binary_images, num_samples=100)
     with pytest.raises(InputError, match=r"the evaluation cannot be compiled: .*compile='off'"):
         arguments(compile="on")
     monkeypatch.setattr(importance, "LONG_EVALUATION", 1)
@@ -234,9 +233,7 @@ def test_few_draws_are_scored_by_a_graph_where_asked(make_vae, binary_images, re
     monkeypatch.setattr(compilation, "compile_function", spy)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # k-hat
-        marginal_likelihood(
-            make_vae().model, make_vae().guide, binary_images[:3], num_samples=7, compile="on"
-        )
+        marginal_likelihood(make_vae(), binary_images[:3], num_samples=7, compile="on")
     assert len(made) == 1
 
 
@@ -428,7 +425,7 @@ def test_a_captured_step_agrees_with_the_eager_one_on_cuda():
     for mode in ("off", "on"):
         pair = torchrun_job.pair(torchrun_job.FixedNoise)
         settings = {"epochs": 20, "batch_size": 20, "progress": False, "device": "cuda"}
-        history = fit(pair.model, pair.guide, x, compile=mode, **settings)
+        history = fit(pair, x, compile=mode, **settings)
         trained.append((pair.state_dict(), history["loss"]))
     (eager, losses), (captured, captured_losses) = trained
     assert captured_losses == pytest.approx(losses, rel=1e-4)

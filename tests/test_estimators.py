@@ -17,6 +17,7 @@ from pyrovae.errors import InputError
 from pyrovae.evaluation.gradients import gradient_variance
 from pyrovae.objectives.elbo import ELBO, reweight
 from pyrovae.objectives.estimators import IWAE, FreeBits, ScoreFunctionELBO
+from pyrovae.programs.pair import Pair
 
 SEED = 5
 K = 4
@@ -155,7 +156,7 @@ def test_weights_of_sites_are_refused(vae, x, weights):
 def test_beta_in_training_is_refused(make_vae, binary_images):
     vae = make_vae()
     with pytest.raises(InputError, match="no beta, no warm-up, no weights"):
-        pyrovae.fit(vae.model, vae.guide, binary_images, beta=0.5, objective=IWAE(2), progress=False)
+        pyrovae.fit(vae, binary_images, beta=0.5, objective=IWAE(2), progress=False)
 
 
 @pytest.mark.parametrize("objective", [IWAE(2), FreeBits(0.1)], ids=["iwae", "free bits"])
@@ -319,7 +320,8 @@ def assert_same_mean(one, other, errors=4.5):
 def test_both_gradients_of_the_bound_have_the_same_mean(pair):
     x = points(400)
     plain, double = (
-        gradient_variance(IWAE(3, doubly), *pair, x, repeats=120, seed=doubly) for doubly in (False, True)
+        gradient_variance(IWAE(3, doubly), Pair(*pair), x, repeats=120, seed=doubly)
+        for doubly in (False, True)
     )
     assert_same_mean(double, plain)
     # Small enough errors to tell v^2 from v.
@@ -349,9 +351,7 @@ def test_it_is_less_noisy_for_the_guide_and_the_more_so_the_more_samples_there_a
     x = draw(ppca, 6)
     gained = []
     for num_samples in (4, 64):
-        plain, double = (
-            gradient_variance(IWAE(num_samples, d), ppca.model, ppca.guide, x) for d in (False, True)
-        )
+        plain, double = (gradient_variance(IWAE(num_samples, d), ppca, x) for d in (False, True))
         assert_same_mean(double, plain)
         ours, theirs = double.of("posterior"), plain.of("posterior")
         assert ours.signal_to_noise > theirs.signal_to_noise
@@ -411,8 +411,7 @@ def test_a_flow_without_an_inverse_needs_the_plain_gradient(x):
 def test_the_score_function_has_the_same_mean_gradient_and_more_noise(vae, x):
     x = x[:2].repeat(1000, 1, 1, 1)
     score, path = (
-        gradient_variance(objective, vae.model, vae.guide, x, repeats=60)
-        for objective in (ScoreFunctionELBO(), ELBO())
+        gradient_variance(objective, vae, x, repeats=60) for objective in (ScoreFunctionELBO(), ELBO())
     )
     assert_same_mean(score, path)
     assert score.of("posterior").total_variance > 5 * path.of("posterior").total_variance
@@ -448,7 +447,7 @@ def test_a_flow_is_scored_at_the_value_and_not_by_its_draw():
             pyro.sample("x", dist.Normal(z, 0.8), obs=x[:, 0])
 
     score, path = (
-        gradient_variance(objective, model, guide, x, repeats=100)
+        gradient_variance(objective, Pair(model, guide), x, repeats=100)
         for objective in (ScoreFunctionELBO(), ELBO())
     )
     assert_same_mean(score, path)
@@ -464,8 +463,8 @@ def test_discrete_latents_are_drawn_and_enumerated_ones_refused(make_m2, x):
         with poutine.infer_config(config_fn=lambda site: {"enumerate": None}):
             mixture_guide(x)
 
-    score = gradient_variance(ScoreFunctionELBO(), mixture, drawn_guide, points(200))
-    exact = gradient_variance(ELBO(), mixture, mixture_guide, points(200))
+    score = gradient_variance(ScoreFunctionELBO(), Pair(mixture, drawn_guide), points(200))
+    exact = gradient_variance(ELBO(), Pair(mixture, mixture_guide), points(200))
     assert_same_mean(score, exact)
     assert exact.mean["lean"].abs().max() > 0.1
 
@@ -609,8 +608,7 @@ def test_every_objective_trains_and_resumes(make, make_vae, binary_images, tmp_p
     def train(folder, epochs, **settings):
         vae = make_vae()
         history = pyrovae.fit(
-            vae.model,
-            vae.guide,
+            vae,
             binary_images,
             epochs=epochs,
             batch_size=12,
@@ -647,8 +645,7 @@ def test_m2_trains_on_labelled_and_unlabelled_data_with_its_classifier_left_out(
     m2.classifier.requires_grad_(False)
     y = torch.where(torch.arange(24) < 9, torch.arange(24) % 3, -1)
     history = pyrovae.fit(
-        m2.model,
-        m2.guide,
+        m2,
         binary_images.double(),
         y,
         epochs=10,

@@ -22,10 +22,11 @@ from pyrovae.evaluation import (
 )
 from pyrovae.models import Autoencoder
 from pyrovae.networks import MLP
+from pyrovae.programs.pair import Pair
 
 
 def score(pair, x, num_samples=200, **settings):
-    return marginal_likelihood(pair.model, pair.guide, x, num_samples=num_samples, **settings)
+    return marginal_likelihood(pair, x, num_samples=num_samples, **settings)
 
 
 def assert_within_errors(result, exact, errors=4):
@@ -130,7 +131,7 @@ def test_exactly_as_many_draws_are_made_as_asked(make_ppca, draw, num_samples):
         if z.dim() == 3:  # under particles; the checks run the pair without
             drawn.append(z.shape[0] * z.shape[1])
 
-    marginal_likelihood(ppca.model, guide, x, num_samples=num_samples)
+    marginal_likelihood(Pair(ppca.model, guide), x, num_samples=num_samples)
     assert sum(drawn) == num_samples * len(x)
 
 
@@ -179,7 +180,7 @@ def test_modules_are_in_evaluation_mode_while_scored_and_put_back(make_ppca, dra
         modes.append(ppca.training)
         ppca.guide(x)
 
-    score_of = marginal_likelihood(ppca.model, guide, draw(ppca, 2), num_samples=5)
+    score_of = marginal_likelihood(Pair(ppca.model, guide), draw(ppca, 2), num_samples=5)
     assert set(modes) == {False}
     assert ppca.training
     assert not ppca.likelihood.training
@@ -194,7 +195,7 @@ def test_a_scale_has_no_place_in_the_weights(make_ppca, draw):
     x = draw(ppca, 6)
     plain = score(ppca, x)
     scaled = marginal_likelihood(
-        poutine.scale(ppca.model, 7.0), poutine.scale(ppca.guide, 0.1), x, num_samples=200
+        Pair(poutine.scale(ppca.model, 7.0), poutine.scale(ppca.guide, 0.1)), x, num_samples=200
     )
     assert torch.equal(scaled.log_px, plain.log_px)
     assert torch.equal(scaled.bounds[1], plain.bounds[1])
@@ -212,7 +213,7 @@ def test_a_plate_that_scales_the_minibatch_to_the_data_set_does_not_matter(make_
         with pyro.plate("data", 60_000, subsample_size=len(x)):
             pyro.sample("z", ppca.posterior(x))
 
-    result = marginal_likelihood(model, guide, x, num_samples=500)
+    result = marginal_likelihood(Pair(model, guide), x, num_samples=500)
     assert_within_errors(result, ppca.log_evidence(x), errors=5)
 
 
@@ -233,7 +234,7 @@ def test_masked_pixels_are_integrated_out(make_ppca, draw):
     observed = torch.distributions.MultivariateNormal(
         ppca.mean[seen], (ppca.weight @ ppca.weight.T + ppca.variance * torch.eye(6))[seen][:, seen]
     )
-    result = marginal_likelihood(model, ppca.guide, x, num_samples=20_000)
+    result = marginal_likelihood(Pair(model, ppca.guide), x, num_samples=20_000)
     assert_within_errors(result, observed.log_prob(x[:, seen]).detach())
 
 
@@ -262,7 +263,7 @@ def test_plain_functions_with_an_inner_plate_and_unheard_of_sites_are_scored_rig
     covariance = (SPREAD**2 + NOISE**2) * torch.eye(TRAPS).double() + 1
     exact = torch.distributions.MultivariateNormal(torch.zeros(TRAPS).double(), covariance)
     counts = exact.sample((9,))
-    result = marginal_likelihood(hares, lynxes, counts, num_samples=20_000)
+    result = marginal_likelihood(Pair(hares, lynxes), counts, num_samples=20_000)
     assert_within_errors(result, exact.log_prob(counts))
     assert (result.std_error < 0.05).all()
 
@@ -273,7 +274,7 @@ def test_a_guide_without_a_latent_of_the_model_is_refused():
             pyro.sample("hare", dist.Normal(0.0, 1.0))
 
     with pytest.raises(InputError, match=r"no site for the model's latent 'track' \(it has 'hare'\)"):
-        marginal_likelihood(hares, guide, torch.randn(4, TRAPS))
+        marginal_likelihood(Pair(hares, guide), torch.randn(4, TRAPS))
 
 
 def test_a_guide_with_a_latent_of_its_own_is_refused():
@@ -283,7 +284,7 @@ def test_a_guide_with_a_latent_of_its_own_is_refused():
             pyro.sample("fox", dist.Normal(0.0, 1.0))
 
     with pytest.raises(InputError, match="the guide samples 'fox', which the model does not have"):
-        marginal_likelihood(hares, guide, torch.randn(4, TRAPS))
+        marginal_likelihood(Pair(hares, guide), torch.randn(4, TRAPS))
 
 
 @pytest.mark.parametrize("num_data", [1, 5])
@@ -298,7 +299,7 @@ def test_a_latent_that_the_data_share_is_refused(make_ppca, draw, num_data):
         return run
 
     with pytest.raises(InputError, match="'temperature' is not under a plate of 2 data"):
-        marginal_likelihood(with_global(ppca.model), with_global(ppca.guide), draw(ppca, num_data))
+        marginal_likelihood(Pair(with_global(ppca.model), with_global(ppca.guide)), draw(ppca, num_data))
 
 
 def test_a_model_without_latents_has_no_marginal_likelihood(make_vae, binary_images):
@@ -345,7 +346,7 @@ def test_a_plate_of_something_else_is_not_taken_for_the_datas(num_data):
             pyro.sample("z", dist.Normal(0.0, 1.0))
 
     with pytest.raises(InputError, match="is not under a plate of 3 data at dimension -1"):
-        marginal_likelihood(pixels, guide, torch.randn(num_data, 2), num_samples=10)
+        marginal_likelihood(Pair(pixels, guide), torch.randn(num_data, 2), num_samples=10)
 
 
 # Draws from the prior
@@ -355,7 +356,7 @@ def test_a_plate_of_something_else_is_not_taken_for_the_datas(num_data):
 def test_the_prior_serves_in_few_dimensions(make_ppca, draw, latent_dim):
     ppca = make_ppca(latent_dim, dimensions=3, noise=1.0)
     x = draw(ppca, 6)
-    result = prior_marginal_likelihood(ppca.model, x, num_samples=20_000)
+    result = prior_marginal_likelihood(ppca, x, num_samples=20_000)
     assert_within_errors(result, ppca.log_evidence(x))
 
 
@@ -363,7 +364,7 @@ def test_the_prior_fails_in_many_dimensions_and_the_diagnostic_says_so(make_ppca
     ppca = make_ppca(40, dimensions=60)
     x = draw(ppca, 6)
     with pytest.warns(UserWarning, match=r"k-hat is above 0\.7 for 6 of 6 data") as caught:
-        result = prior_marginal_likelihood(ppca.model, x, num_samples=5000)
+        result = prior_marginal_likelihood(ppca, x, num_samples=5000)
     assert caught[0].filename == __file__
     assert result.num_unreliable == 6
     assert (result.log_px < ppca.log_evidence(x) - 20).all()
@@ -380,7 +381,7 @@ def test_the_warning_counts_the_data_that_are_affected(make_ppca, draw):
             pyro.sample("z", dist.MultivariateNormal(exact.mean, scale_tril=narrow * exact.scale_tril))
 
     with pytest.warns(UserWarning, match="for 2 of 6 data"):
-        result = marginal_likelihood(ppca.model, guide, x, num_samples=5000)
+        result = marginal_likelihood(Pair(ppca.model, guide), x, num_samples=5000)
     assert (result.khat > 0.7).tolist() == [True, True, False, False, False, False]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -407,7 +408,7 @@ def test_what_pyro_param_keeps_is_trained_and_scored(make_ppca, draw, param_stor
     def adam(parameters):
         return torch.optim.Adam(parameters, lr=0.05)
 
-    pyrovae.fit(model, guide, x, epochs=40, batch_size=50, optimizer=adam, progress=False)
+    pyrovae.fit(Pair(model, guide), x, epochs=40, batch_size=50, optimizer=adam, progress=False)
     assert sorted(param_store.keys()) == ["centre", "scale"]
     assert pyro.param("centre").item() == pytest.approx(3, abs=0.3)
     assert pyro.param("scale").item() < 0.5
@@ -415,10 +416,10 @@ def test_what_pyro_param_keeps_is_trained_and_scored(make_ppca, draw, param_stor
     def exact():
         return dist.Normal(pyro.param("centre"), 1.01**0.5).log_prob(x)[:, 0].detach()
 
-    assert_within_errors(marginal_likelihood(model, guide, x, num_samples=2000), exact(), errors=5)
+    assert_within_errors(marginal_likelihood(Pair(model, guide), x, num_samples=2000), exact(), errors=5)
     with torch.no_grad():
         pyro.param("centre").unconstrained().fill_(2.8)
-    assert_within_errors(marginal_likelihood(model, guide, x, num_samples=2000), exact(), errors=5)
+    assert_within_errors(marginal_likelihood(Pair(model, guide), x, num_samples=2000), exact(), errors=5)
 
 
 # What is handed on
@@ -497,7 +498,7 @@ from pyrovae.recipes.build import build_model
 from pyrovae.evaluation import marginal_likelihood
 vae = build_model("vae", (1, 28, 28), latent_dim=2, width=16)
 x = torch.rand(5, 1, 28, 28, generator=torch.Generator().manual_seed(0)).round()
-marginal_likelihood(vae.model, vae.guide, x, num_samples=int(sys.argv[1]))
+marginal_likelihood(vae, x, num_samples=int(sys.argv[1]))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 

@@ -378,8 +378,8 @@ def networks_of(flow):
 def test_sampling_and_scoring_run_every_network_once(name, binary_images, no_inverse):
     vae = make_vae(name)
     calls = Calls(vae.posterior, vae.posterior.flow, *networks_of(vae.posterior.flow))
-    fit(vae.model, vae.guide, binary_images, epochs=1, batch_size=8, progress=False)
-    marginal_likelihood(vae.model, vae.guide, binary_images, num_samples=30)
+    fit(vae, binary_images, epochs=1, batch_size=8, progress=False)
+    marginal_likelihood(vae, binary_images, num_samples=30)
     assert len(set(calls.counts.values())) == 1, "once whenever the guide ran"
     before = calls.counts[vae.posterior]
     Trace_ELBO().differentiable_loss(vae.model, vae.guide, binary_images)
@@ -395,9 +395,7 @@ def test_the_networks_that_are_counted_are_there():
 def test_a_vae_trains_by_fit_and_by_svi(name, binary_images, param_store, no_inverse):
     vae = make_vae(name)
     before = {key: value.clone() for key, value in vae.named_parameters()}
-    history = fit(
-        vae.model, vae.guide, binary_images, epochs=15, batch_size=12, optimizer=fast, progress=False
-    )
+    history = fit(vae, binary_images, epochs=15, batch_size=12, optimizer=fast, progress=False)
     assert history["elbo"][-1] > history["elbo"][0]
     assert all(not torch.equal(value, before[key]) for key, value in vae.named_parameters())
     middle = {key: value.clone() for key, value in vae.named_parameters()}
@@ -418,7 +416,7 @@ def test_the_marginal_likelihood_is_the_exact_one_on_ppca(name, no_inverse):
             for parameter in ppca.posterior.parameters():
                 parameter.mul_(0.5)  # the flow nearer to the identity
         x = ppca.likelihood(ppca.prior().sample((6,))).sample()
-    result = marginal_likelihood(ppca.model, ppca.guide, x, num_samples=4000)
+    result = marginal_likelihood(ppca, x, num_samples=4000)
     assert result.num_unreliable == 0
     difference = (result.log_px - ppca.log_evidence(x)).abs()
     assert (difference < 4 * result.std_error + 1e-9).all()
@@ -436,9 +434,9 @@ def test_an_enumerated_class_stands_beside_a_flow(name, binary_images, classes, 
         posterior=posterior_of(name, WithClass(MLP(6 + 3, 7), 3, MLP(X_SHAPE, 6)), 2),
     )
     y = torch.where(torch.arange(24) < 6, classes, -1)
-    history = fit(m2.model, m2.guide, binary_images, y, epochs=2, progress=False)
+    history = fit(m2, binary_images, y, epochs=2, progress=False)
     assert math.isfinite(history["elbo"][-1])
-    assert marginal_likelihood(m2.model, m2.guide, binary_images, num_samples=20).log_px.isfinite().all()
+    assert marginal_likelihood(m2, binary_images, num_samples=20).log_px.isfinite().all()
 
 
 @every_posterior
@@ -454,7 +452,7 @@ def test_a_flow_has_no_mean_so_that_a_draw_stands_for_it(name, binary_images):
 @every_posterior
 def test_the_plate_diagram_is_read_off_a_flow(name, binary_images):
     vae = make_vae(name)
-    diagram = plate_diagram(vae.model, vae.guide, binary_images)
+    diagram = plate_diagram(vae, binary_images)
     assert ("x", "z") in {(a, b) for a, b in diagram.inference_edges}
     assert get_model_relations(vae.guide, (binary_images,))["sample_sample"] == {"z": []}
 
@@ -780,10 +778,10 @@ def test_zukos_flows_that_compute_by_autograd_train_in_every_parameter(name, inv
     flow = getattr(zuko.flows, name)(2, 4, hidden_features=(16,))
     posterior = ZukoPosterior(MLP((1, 4, 4), 4, hidden=(6,)), flow, invert)
     vae = VAE(StandardNormal(2), Bernoulli(MLP(2, (1, 4, 4), hidden=(6,))), posterior)
-    noise = gradient_variance(ELBO(), vae.model, vae.guide, binary_images[:4], repeats=2)
+    noise = gradient_variance(ELBO(), vae, binary_images[:4], repeats=2)
     assert all(mean.abs().sum() > 0 for mean in noise.mean.values())
     before = {name: value.clone() for name, value in vae.named_parameters()}
-    fit(vae.model, vae.guide, binary_images[:8], epochs=1, progress=False)
+    fit(vae, binary_images[:8], epochs=1, progress=False)
     assert all((value != before[name]).any() for name, value in vae.named_parameters())
 
 

@@ -22,7 +22,7 @@ from pyrovae.posteriors import FlowPosterior
 
 def gaps(pair, x, y=None, num_samples=1000, steps=200, **settings):
     settings = {"learning_rate": 0.05, "particles": 8} | settings
-    return inference_gaps(pair.model, pair.guide, x, y, num_samples=num_samples, steps=steps, **settings)
+    return inference_gaps(pair, x, y, num_samples=num_samples, steps=steps, **settings)
 
 
 def assert_within_errors(found, exact, errors, more=0.0, factor=4.5):
@@ -101,7 +101,7 @@ def test_the_best_guide_is_the_best_of_its_family_for_its_data(make_ppca, draw):
     ppca = make_ppca(3, 6, noise=2.0)
     x = draw(ppca, 8)
     pair = diagonal_pair(ppca)
-    guide = best_guide(pair.model, pair.guide, x, steps=200, particles=8, learning_rate=0.05)
+    guide = best_guide(pair, x, steps=200, particles=8, learning_rate=0.05)
     exact = ppca.exact_posterior(x)
     fn = poutine.trace(guide).get_trace(x).nodes["z"]["fn"]
     scale = exact.precision_matrix.diagonal(dim1=-2, dim2=-1).rsqrt()

@@ -11,6 +11,7 @@ from pyrovae.errors import InputError
 from pyrovae.evaluation.gradients import GradientVariance, gradient_variance
 from pyrovae.objectives.elbo import ELBO
 from pyrovae.objectives.estimators import IWAE, ScoreFunctionELBO
+from pyrovae.programs.pair import Pair
 from pyrovae.programs.running import seeded
 
 
@@ -40,7 +41,7 @@ def test_mean_and_variance_are_those_of_a_gradient_known_in_closed_form():
     """With z = loc + 0.6 eps, the loss of a datum has d/dloc = z + (z - x): mean 2 loc - x, variance
     4 * 0.36; over a minibatch of B the mean over x, and the variance by B."""
     x = torch.tensor([[0.2], [1.0], [-0.6], [3.0]]).double()
-    found = gradient_variance(ELBO(), model, guide, x, repeats=500)
+    found = gradient_variance(ELBO(), Pair(model, guide), x, repeats=500)
     assert list(found.mean) == ["loc"]
     assert found.variance["loc"].item() == pytest.approx(4 * 0.36 / 4, rel=4 * math.sqrt(2 / 500))
     error = found.std_error["loc"].item()
@@ -52,7 +53,7 @@ def test_mean_and_variance_are_those_of_a_gradient_known_in_closed_form():
 
 
 def test_the_moments_are_those_of_gradients_taken_one_by_one(vae, x):
-    found = gradient_variance(IWAE(3), vae.model, vae.guide, x, repeats=7)
+    found = gradient_variance(IWAE(3), vae, x, repeats=7)
     drawn = []
     objective = IWAE(3)
     with seeded(0):
@@ -72,28 +73,28 @@ def test_nothing_of_the_callers_is_touched(vae, x):
     for value in vae.parameters():
         value.grad = torch.full_like(value, 3.0)
     before = torch.get_rng_state()
-    one = gradient_variance(IWAE(2, doubly_reparameterised=True), vae.model, vae.guide, x, repeats=3)
+    one = gradient_variance(IWAE(2, doubly_reparameterised=True), vae, x, repeats=3)
     assert torch.equal(torch.get_rng_state(), before)
     assert all((value.grad == 3).all() for value in vae.parameters())
     assert vae.training
     assert not vae.likelihood.training
     torch.rand(1)
-    again = gradient_variance(IWAE(2, doubly_reparameterised=True), vae.model, vae.guide, x, repeats=3)
-    other = gradient_variance(IWAE(2, True), vae.model, vae.guide, x, repeats=3, seed=1)
+    again = gradient_variance(IWAE(2, doubly_reparameterised=True), vae, x, repeats=3)
+    other = gradient_variance(IWAE(2, True), vae, x, repeats=3, seed=1)
     torch.testing.assert_close(one.mean, again.mean, rtol=0, atol=0)
     assert one.total_variance != other.total_variance
 
 
 def test_classes_are_given_to_the_programs(make_m2, x, classes):
     m2 = make_m2()
-    known = gradient_variance(ELBO(), m2.model, m2.guide, x, classes[:6], repeats=2)
-    unknown = gradient_variance(ELBO(), m2.model, m2.guide, x, repeats=2)
+    known = gradient_variance(ELBO(), m2, x, classes[:6], repeats=2)
+    unknown = gradient_variance(ELBO(), m2, x, repeats=2)
     assert not known.of("classifier").mean["classifier.network.layers.0.weight"].any()
     assert unknown.of("classifier").mean["classifier.network.layers.0.weight"].any()
 
 
 def test_parts_can_be_looked_at_by_themselves(vae, x):
-    whole = gradient_variance(ScoreFunctionELBO(), vae.model, vae.guide, x, repeats=5)
+    whole = gradient_variance(ScoreFunctionELBO(), vae, x, repeats=5)
     guide, model = whole.of("posterior"), whole.of("likelihood")
     assert guide.total_variance + model.total_variance == pytest.approx(whole.total_variance)
     assert set(guide.mean) == {name for name in whole.mean if name.startswith("posterior")}
@@ -120,9 +121,9 @@ def test_the_ratio_is_that_of_the_mean_without_its_own_noise():
 
 def test_what_has_no_variance_is_refused(vae, x):
     with pytest.raises(InputError, match="repeats is 1; a variance needs at least 2"):
-        gradient_variance(ELBO(), vae.model, vae.guide, x, repeats=1)
+        gradient_variance(ELBO(), vae, x, repeats=1)
     with pytest.raises(InputError, match="outside the support of the Bernoulli"):
-        gradient_variance(ELBO(), vae.model, vae.guide, x / 3)
+        gradient_variance(ELBO(), vae, x / 3)
     vae.requires_grad_(False)
     with pytest.raises(InputError, match="no parameter that asks for a gradient"):
-        gradient_variance(ELBO(), vae.model, vae.guide, x)
+        gradient_variance(ELBO(), vae, x)

@@ -122,7 +122,7 @@ def test_with_a_guide_that_is_too_wide_the_elbo_falls_short_by_its_kl():
     kl = 2 * 0.5 * (spread - 1 - math.log(spread))
     error = weights.std(0) / math.sqrt(len(weights))
     assert ((weights.mean(0) + kl - linear.evidence.log_prob(x)).abs() < 4 * error).all()
-    result = marginal_likelihood(linear.vae.model, linear.vae.guide, x, num_samples=4000)
+    result = marginal_likelihood(linear.vae, x, num_samples=4000)
     assert ((result.log_px - linear.evidence.log_prob(x)).abs() < 4 * result.std_error).all()
 
 
@@ -141,7 +141,7 @@ def test_the_marginal_likelihood_is_the_integral_over_both_levels(vamp, binary_i
         pixels = vae.likelihood(z1, z2)
         exact = torch.stack([(log_prior + pixels.log_prob(datum)).logsumexp(0) for datum in x])
     exact += 2 * math.log(18 / 360)
-    result = marginal_likelihood(vae.model, vae.guide, x, num_samples=4000)
+    result = marginal_likelihood(vae, x, num_samples=4000)
     assert ((result.log_px - exact).abs() < 4 * result.std_error).all()
     assert result.std_error.max() < 0.05
 
@@ -187,7 +187,7 @@ def test_loss_and_gradients_are_those_of_the_bound_written_by_hand(vamp, binary_
 @pytest.mark.parametrize("vamp", [False, True])
 def test_the_diagram_is_the_papers(vamp, binary_images):
     vae = make(vamp=vamp)
-    diagram = plate_diagram(vae.model, vae.guide, binary_images)
+    diagram = plate_diagram(vae, binary_images)
     assert diagram.plates == {"data": 24}
     assert diagram.members("data") == ("z2", "z1", "x")
     assert diagram.generative_edges == {("z2", "z1"), ("z1", "x"), ("z2", "x")}
@@ -201,7 +201,7 @@ def moved(vae, before):
 def test_every_parameter_trains_by_fit_and_the_bound_rises(binary_images):
     vae = make()
     before = {name: value.clone() for name, value in vae.named_parameters()}
-    history = fit(vae.model, vae.guide, binary_images, epochs=40, batch_size=12, progress=False)
+    history = fit(vae, binary_images, epochs=40, batch_size=12, progress=False)
     assert moved(vae, before) == set(before)
     assert history.rows[-1]["elbo"] > history.rows[0]["elbo"] + 0.3
 

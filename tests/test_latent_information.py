@@ -14,13 +14,7 @@ from pyrovae.flows import Planar
 from pyrovae.models import VAE
 from pyrovae.networks import MLP
 from pyrovae.posteriors import FlowPosterior
-
-
-class Pair:
-    """A model and a guide as plain functions."""
-
-    def __init__(self, model, guide):
-        self.model, self.guide = model, guide
+from pyrovae.programs.pair import Pair
 
 
 def coded(posterior, prior=None, names=("code",)):
@@ -42,7 +36,7 @@ def coded(posterior, prior=None, names=("code",)):
 
 
 def decompose(pair, x, y=None, num_samples=2000, **settings):
-    return kl_decomposition(pair.model, pair.guide, x, y, num_samples=num_samples, **settings)
+    return kl_decomposition(pair, x, y, num_samples=num_samples, **settings)
 
 
 def linear(slope, scale):
@@ -293,9 +287,9 @@ def test_latents_under_plates_within_the_datas_are_one_code():
         assert abs(getattr(result, name) - getattr(exact, name)) < 4.5 * error
     assert result.per_dimension["z"].shape == (3, 2)
     assert result.per_dimension["whole"].shape == ()
-    assert active_units(model, guide, x).variances["z"].shape == (3, 2)
+    assert active_units(Pair(model, guide), x).variances["z"].shape == (3, 2)
     expected = x.var(0)
-    torch.testing.assert_close(active_units(model, guide, x).variances["z"], expected)
+    torch.testing.assert_close(active_units(Pair(model, guide), x).variances["z"], expected)
 
 
 # Refusals
@@ -312,10 +306,8 @@ def test_a_prior_that_differs_between_data_is_refused(make_m2, binary_images, cl
             pyro.sample("z", dist.Normal(x.squeeze(-1), 1.0))
 
     with pytest.raises(InputError, match="prior of 'z' is another one for each datum"):
-        kl_decomposition(model, guide, torch.randn(4, 1).double(), torch.arange(4))
-    assert kl_decomposition(
-        *vars(Pair(make_m2().model, make_m2().guide)).values(), binary_images.double(), classes
-    )
+        kl_decomposition(Pair(model, guide), torch.randn(4, 1).double(), torch.arange(4))
+    assert kl_decomposition(Pair(make_m2().model, make_m2().guide), binary_images.double(), classes)
 
 
 def test_a_flow_that_cannot_score_says_so_itself(make_vae, binary_images):
@@ -323,7 +315,7 @@ def test_a_flow_that_cannot_score_says_so_itself(make_vae, binary_images):
     flow = VAE(vae.prior, vae.likelihood, FlowPosterior(MLP((1, 4, 4), 6, hidden=(8,)), 2, Planar(2)))
     with pytest.raises(InputError, match=r"^a Planar flow has no inverse: [^\n]*$"):
         decompose(flow, binary_images, num_samples=2)
-    assert active_units(flow.model, flow.guide, binary_images).variances["z"].shape == (2,)
+    assert active_units(flow, binary_images).variances["z"].shape == (2,)
 
 
 def test_settings_out_of_range_are_refused(make_vae, binary_images):
@@ -331,9 +323,9 @@ def test_settings_out_of_range_are_refused(make_vae, binary_images):
     with pytest.raises(InputError, match="num_samples = 0: use at least 1"):
         decompose(vae, binary_images, num_samples=0)
     with pytest.raises(InputError, match="num_samples is 1: a variance needs at least 2"):
-        active_units(vae.model, vae.guide, binary_images, num_samples=1)
+        active_units(vae, binary_images, num_samples=1)
     with pytest.raises(InputError, match="number of data is 1: a variance"):
-        active_units(vae.model, vae.guide, binary_images[:1])
+        active_units(vae, binary_images[:1])
 
 
 # What is handed on
@@ -366,11 +358,11 @@ def test_units_are_active_where_their_means_move_with_the_data(tmp_path):
     slopes = double(1.0, 0.0, 0.05, 0.2)
     x = torch.randn(500, 1).double()
     pair = coded(lambda x, name="code": dist.Normal(x * slopes, 0.5).to_event(1))
-    result = active_units(pair.model, pair.guide, x)
+    result = active_units(pair, x)
     torch.testing.assert_close(result.variances["code"], slopes.square() * x.var())
     assert result.active["code"].tolist() == [True, False, False, True]
     assert result.counts == {"code": 2}
-    assert active_units(pair.model, pair.guide, x, threshold=0.001).counts == {"code": 3}
+    assert active_units(pair, x, threshold=0.001).counts == {"code": 3}
     assert "code: 2 of 4 units are active (variance of E[code | x] over 500 data above 0.01)" in str(result)
     result.to_json(tmp_path / "units.json")
     content = json.loads((tmp_path / "units.json").read_text())
@@ -386,7 +378,7 @@ def test_where_there_is_no_mean_draws_stand_for_it_and_their_noise_is_taken_off(
 
     x = torch.randn(2000, 1).double()
     pair = coded(posterior)
-    result = active_units(pair.model, pair.guide, x, num_samples=10)
+    result = active_units(pair, x, num_samples=10)
     variances = result.variances["code"]
     # The mean of 10 draws has a variance of 0.1 of its own; what is left is its error over 2000 data.
     assert variances[0].item() == pytest.approx(x.var().item(), abs=4 * 0.1)
@@ -397,7 +389,7 @@ def test_where_there_is_no_mean_draws_stand_for_it_and_their_noise_is_taken_off(
 
 def test_means_are_averaged_over_what_they_depend_on(make_m2, binary_images):
     m2, x = make_m2(), binary_images.double()
-    result = active_units(m2.model, m2.guide, x, num_samples=2000)
+    result = active_units(m2, x, num_samples=2000)
     assert set(result.variances) == {"z"}  # a class has no mean
     probabilities = m2.classifier(x).probs.detach()
     means = torch.stack([m2.posterior(x, torch.full((24,), y)).mean.detach() for y in range(3)], -1)
@@ -416,4 +408,4 @@ def test_a_pair_without_a_continuous_latent_has_no_units():
             pyro.sample("k", dist.Categorical(torch.ones(len(x), 2)))
 
     with pytest.raises(InputError, match="no continuous latent"):
-        active_units(model, guide, torch.zeros(3, 1))
+        active_units(Pair(model, guide), torch.zeros(3, 1))

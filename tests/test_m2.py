@@ -154,7 +154,7 @@ def test_two_minibatches_at_the_right_ratio_give_the_loss_of_the_whole(m2, x, cl
     labelled = torch.arange(len(x)) < 6
     y = classes.where(labelled, torch.tensor(-1))
     history = fit(
-        m2.model, m2.guide, x, y, epochs=1, batch_size=6, labelled_batch_size=2, progress=False,
+        m2, x, y, epochs=1, batch_size=6, labelled_batch_size=2, progress=False,
         objective=SupervisedELBO(alpha=2.0), optimizer=lambda p: torch.optim.SGD(p, lr=0.0), seed=3,
     )  # fmt: skip
     # The terms that do not depend on the noise are exact at any batch size, the others in expectation.
@@ -191,7 +191,7 @@ def log_joint_exact(m2, x, grid=400, reach=7.0):
 @pytest.mark.parametrize("enumerate", [True, False])
 def test_the_marginal_likelihood_is_exact_with_the_class_summed_out_or_drawn(m2, x, enumerate):
     exact = log_joint_exact(m2, x[:6]).logsumexp(1)
-    result = marginal_likelihood(m2.model, m2.guide, x[:6], num_samples=4000, enumerate=enumerate)
+    result = marginal_likelihood(m2, x[:6], num_samples=4000, enumerate=enumerate)
     assert ((result.log_px - exact).abs() < 4 * result.std_error).all()
     assert result.mean_std_error < 0.1
 
@@ -199,7 +199,7 @@ def test_the_marginal_likelihood_is_exact_with_the_class_summed_out_or_drawn(m2,
 @pytest.mark.filterwarnings("ignore:k-hat")
 def test_summing_the_class_out_lowers_the_error(m2, x):
     summed, drawn = (
-        marginal_likelihood(m2.model, m2.guide, x, num_samples=2000, enumerate=enumerate).mean_std_error
+        marginal_likelihood(m2, x, num_samples=2000, enumerate=enumerate).mean_std_error
         for enumerate in (True, False)
     )
     assert summed < drawn
@@ -207,13 +207,13 @@ def test_summing_the_class_out_lowers_the_error(m2, x):
 
 def test_with_classes_the_same_function_gives_the_joint(m2, x, classes):
     exact = log_joint_exact(m2, x[:6]).gather(1, classes[:6, None]).squeeze(1)
-    result = marginal_likelihood(m2.model, m2.guide, x[:6], classes[:6], num_samples=4000)
+    result = marginal_likelihood(m2, x[:6], classes[:6], num_samples=4000)
     assert ((result.log_px - exact).abs() < 4 * result.std_error).all()
 
 
 def test_the_class_posterior_is_bayes_rule(m2, x):
     exact = log_joint_exact(m2, x[:6]).softmax(1)
-    estimate = class_posterior(m2.model, m2.guide, x[:6], CLASSES, num_samples=4000)
+    estimate = class_posterior(m2, x[:6], CLASSES, num_samples=4000)
     torch.testing.assert_close(estimate, exact, atol=0.02, rtol=0)
     assert (estimate.sum(1) - 1).abs().max() < 1e-12
     q = m2.classifier(x[:6]).probs.detach()
@@ -222,12 +222,12 @@ def test_the_class_posterior_is_bayes_rule(m2, x):
 
 def test_a_class_posterior_of_other_classes_than_the_models_is_refused(m2, x, make_vae):
     with pytest.raises(InputError, match="num_classes is 1"):
-        class_posterior(m2.model, m2.guide, x, 1)
+        class_posterior(m2, x, 1)
     with pytest.raises(InputError, match="num_classes is 2; site 'y' has 3 classes"):
-        class_posterior(m2.model, m2.guide, x, 2)
+        class_posterior(m2, x, 2)
     vae = make_vae().double()
     with pytest.raises(InputError, match="the same for every class y: the model does not make use of it"):
-        class_posterior(vae.model, vae.guide, x, 3, num_samples=10)
+        class_posterior(vae, x, 3, num_samples=10)
 
 
 @pytest.mark.parametrize("kind", [torch.uint8, torch.int16, torch.bool])
@@ -241,10 +241,10 @@ def test_classes_of_any_whole_type_are_the_same_classes(m2, x, classes, kind):
 
 def test_classes_that_are_no_whole_numbers_are_refused(m2, x, classes, make_cpcvae):
     with pytest.raises(InputError, match=r"type torch.float64; expected whole numbers: use y.long\(\)"):
-        fit(m2.model, m2.guide, x, classes.double(), epochs=1)
+        fit(m2, x, classes.double(), epochs=1)
     pcvae = make_cpcvae().double()
     with pytest.raises(InputError, match=r"torch.float64, where -1 is not unlabelled: use y.long\(\)"):
-        fit(pcvae.model, pcvae.guide, x, only_labels_of(torch.arange(9), classes).double(), epochs=1)
+        fit(pcvae, x, only_labels_of(torch.arange(9), classes).double(), epochs=1)
 
 
 def test_alpha_weighs_a_classifier_of_the_guide(m2, x, classes, make_cpcvae):
@@ -252,9 +252,9 @@ def test_alpha_weighs_a_classifier_of_the_guide(m2, x, classes, make_cpcvae):
         SupervisedELBO(-1)
     pcvae = make_cpcvae().double()
     with pytest.raises(InputError, match=r"the guide has no site 'y' .*weights=\{'y': lambda_\}"):
-        fit(pcvae.model, pcvae.guide, x, classes, objective=SupervisedELBO(1.0), epochs=1)
+        fit(pcvae, x, classes, objective=SupervisedELBO(1.0), epochs=1)
     with pytest.raises(InputError, match=r"no gradient reaches classifier.*SupervisedELBO"):
-        fit(m2.model, m2.guide, x, classes, epochs=1)
+        fit(m2, x, classes, epochs=1)
 
 
 def test_only_known_classes_are_right_or_wrong(m2, x, classes):
@@ -265,7 +265,7 @@ def test_only_known_classes_are_right_or_wrong(m2, x, classes):
     with pytest.raises(InputError, match="3 data and 2 classes"):
         error_rate(probabilities, torch.tensor([0, 1]))
     with pytest.raises(InputError, match="15 of 24 classes are -1"):
-        marginal_likelihood(m2.model, m2.guide, x, only_labels_of(torch.arange(9), classes))
+        marginal_likelihood(m2, x, only_labels_of(torch.arange(9), classes))
 
 
 def test_the_stacked_model_scores_as_one_program(make_m1m2, x, classes):
@@ -275,11 +275,11 @@ def test_the_stacked_model_scores_as_one_program(make_m1m2, x, classes):
     torch.manual_seed(SEED)
     pyros = TraceEnum_ELBO(max_plate_nesting=1).differentiable_loss(stack.model, stack.guide, x)
     assert_same_loss_and_gradients(ours, pyros, stack)
-    summed = marginal_likelihood(stack.model, stack.guide, x[:5], num_samples=5000)
-    drawn = marginal_likelihood(stack.model, stack.guide, x[:5], num_samples=5000, enumerate=False, seed=1)
+    summed = marginal_likelihood(stack, x[:5], num_samples=5000)
+    drawn = marginal_likelihood(stack, x[:5], num_samples=5000, enumerate=False, seed=1)
     error = (summed.std_error.square() + drawn.std_error.square()).sqrt()
     assert ((summed.log_px - drawn.log_px).abs() < 4 * error).all()
-    joint = marginal_likelihood(stack.model, stack.guide, x[:5], classes[:5], num_samples=5000)
+    joint = marginal_likelihood(stack, x[:5], classes[:5], num_samples=5000)
     assert (joint.log_px < summed.log_px).all()
 
 
@@ -305,15 +305,15 @@ def test_the_stacked_bound_is_the_one_written_out(make_m1m2, x):
 
 def test_classes_are_predicted_by_the_guides_classifier(m2, make_m1m2, x):
     stack = make_m1m2()
-    torch.testing.assert_close(class_probabilities(m2.model, m2.guide, x), m2.classifier(x).probs.detach())
+    torch.testing.assert_close(class_probabilities(m2, x), m2.classifier(x).probs.detach())
     expected = stack.m2.classifier(stack.vae.posterior(x).mean).probs.detach()
-    torch.testing.assert_close(class_probabilities(stack.model, stack.guide, x), expected)
+    torch.testing.assert_close(class_probabilities(stack, x), expected)
 
 
 def test_a_pair_without_classes_has_none_to_predict(make_vae, x):
     vae = make_vae().double()
     with pytest.raises(InputError, match="no categorical site 'y' to classify by"):
-        class_probabilities(vae.model, vae.guide, x)
+        class_probabilities(vae, x)
 
 
 def test_the_upper_model_trains_on_draws_of_the_lower_ones_latents(make_m1m2, x, classes):
@@ -321,7 +321,7 @@ def test_the_upper_model_trains_on_draws_of_the_lower_ones_latents(make_m1m2, x,
     frozen = {name: value.clone() for name, value in stack.vae.state_dict().items()}
     y = classes.where(torch.arange(len(x)) < 6, torch.tensor(-1))
     history = fit(
-        stack.m2.model, stack.m2.guide, x, y, transform=stack.draw_z1, epochs=30, progress=False,
+        stack.m2, x, y, transform=stack.draw_z1, epochs=30, progress=False,
         objective=SupervisedELBO(1.0), optimizer=lambda p: torch.optim.Adam(p, lr=1e-2),
     )  # fmt: skip
     assert history["elbo"][-1] > history["elbo"][0]
@@ -341,7 +341,7 @@ def test_m2_learns_the_classes_of_real_digits_from_ten_of_each():
 
     assert error() > 0.7
     fit(
-        m2.model, m2.guide, digits.x_train, y, transform=data.binarise, epochs=15, progress=False,
+        m2, digits.x_train, y, transform=data.binarise, epochs=15, progress=False,
         objective=SupervisedELBO(0.1 * len(y) / len(labelled)),
         optimizer=lambda p: torch.optim.Adam(p, lr=3e-3),
     )  # fmt: skip

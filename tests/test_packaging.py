@@ -29,7 +29,7 @@ def locked() -> dict[str, list[Requirement]]:
 
 def conda() -> dict[str, str]:
     lines = (ROOT / "environment.yml").read_text().split("dependencies:")[1].splitlines()
-    entries = [re.fullmatch(r"  - ([\w-]+)(>=[\d.]+)?", line) for line in lines]
+    entries = [re.fullmatch(r"  - ([\w-]+)([<>=][\d.,<>=]+)?", line) for line in lines]
     return {entry[1]: entry[2] or "" for entry in entries if entry}
 
 

@@ -8,6 +8,7 @@ from pyro.infer import Trace_ELBO
 from pyrovae import data, fit
 from pyrovae.evaluation import class_probabilities, marginal_likelihood
 from pyrovae.objectives.elbo import reweight
+from pyrovae.programs.pair import Pair
 from pyrovae.recipes.build import build_model
 from pyrovae.schedules import linear_warm_up
 
@@ -135,7 +136,7 @@ def test_the_constraints_are_smooth(pcvae, x):
 @pytest.mark.filterwarnings("ignore:k-hat")
 def test_the_marginal_likelihood_does_not_depend_on_the_prediction(pcvae, x, classes):
     def log_px():
-        return marginal_likelihood(pcvae.model, pcvae.guide, x, num_samples=50).log_px
+        return marginal_likelihood(pcvae, x, num_samples=50).log_px
 
     before = log_px()
     for value in pcvae.classifier.parameters():
@@ -143,8 +144,8 @@ def test_the_marginal_likelihood_does_not_depend_on_the_prediction(pcvae, x, cla
     torch.testing.assert_close(log_px(), before, rtol=0, atol=0)
     # A reweighted program scores the same: weights are the objective's and are left out of densities.
     heavy = reweight(pcvae.model, {"y": 1000.0})
-    joint = marginal_likelihood(pcvae.model, pcvae.guide, x, classes, num_samples=50).log_px
-    weighted = marginal_likelihood(heavy, pcvae.guide, x, classes, num_samples=50).log_px
+    joint = marginal_likelihood(pcvae, x, classes, num_samples=50).log_px
+    weighted = marginal_likelihood(Pair(heavy, pcvae.guide), x, classes, num_samples=50).log_px
     torch.testing.assert_close(weighted, joint, rtol=0, atol=0)
     assert (joint < before).any()
 
@@ -156,7 +157,7 @@ def test_labelled_and_unlabelled_batches_give_the_loss_of_the_whole(pcvae, x, cl
 
     def mean_loss(batch_size, labelled_batch_size, data_weights=(1.0, 1.0)):
         history = fit(
-            pcvae.model, pcvae.guide, x, y, epochs=100, batch_size=batch_size,
+            pcvae, x, y, epochs=100, batch_size=batch_size,
             labelled_batch_size=labelled_batch_size, weights={"y": 3.0}, data_weights=data_weights,
             optimizer=lambda p: torch.optim.SGD(p, lr=0.0), progress=False,
         )  # fmt: skip
@@ -184,7 +185,7 @@ def test_labelled_and_unlabelled_batches_give_the_loss_of_the_whole(pcvae, x, cl
 
 def test_predictions_are_the_classifiers_at_the_posteriors_mean(pcvae, x):
     expected = log_softmax_at(pcvae, pcvae.posterior(x).mean).exp().detach()
-    probabilities = class_probabilities(pcvae.model, pcvae.guide, x, batch_size=7)
+    probabilities = class_probabilities(pcvae, x, batch_size=7)
     torch.testing.assert_close(probabilities, expected)
 
 
@@ -206,12 +207,12 @@ def test_it_learns_the_classes_of_real_digits_from_ten_of_each(constrained):
     ramp = linear_warm_up(5, delay=5, end=25.0 if constrained else 5.0)
     ratio = len(y) / len(labelled)
     fit(
-        model.constrained_model if constrained else model.model, model.guide, digits.x_train, y,
+        Pair(model.constrained_model if constrained else model.model, model.guide), digits.x_train, y,
         epochs=25, batch_size=50, progress=False, optimizer=lambda p: torch.optim.Adam(p, lr=3e-3),
         weights=dict.fromkeys(["y", "y_again"], lambda epoch: ratio * ramp(epoch))
         | dict.fromkeys(["consistency", "aggregate"], ramp) if constrained
         else {"y": lambda epoch: ratio * ramp(epoch)},
         transform=data.binarise,
     )  # fmt: skip
-    predicted = class_probabilities(model.model, model.guide, digits.x_test).argmax(-1)
+    predicted = class_probabilities(model, digits.x_test).argmax(-1)
     assert (predicted != digits.y_test).float().mean() < (0.15 if constrained else 0.2)

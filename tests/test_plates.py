@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from pyrovae.diagrams.diagram import FORMATS, PlateDiagram, plate_diagram
 from pyrovae.errors import InputError
+from pyrovae.programs.pair import Pair
 
 N, PIXELS, LATENT, CLASSES = 6, 5, 2, 3
 
@@ -84,7 +85,7 @@ def x() -> Tensor:
 @pytest.fixture
 def diagram(x: Tensor) -> PlateDiagram:
     vae = VAE()
-    return plate_diagram(vae.model, vae.guide, x)
+    return plate_diagram(vae, x)
 
 
 # ---------------------------------------------------------------- what is read off
@@ -109,16 +110,16 @@ def test_vae_in_words(diagram: PlateDiagram) -> None:
 
 def test_decoder_that_ignores_z_has_no_edge(x: Tensor) -> None:
     vae = VAE(decodes=False)
-    assert plate_diagram(vae.model, vae.guide, x).generative_edges == set()
+    assert plate_diagram(vae, x).generative_edges == set()
 
 
 def test_guide_that_ignores_x_has_no_edge(x: Tensor) -> None:
     vae = VAE(encodes=False)
-    assert plate_diagram(vae.model, vae.guide, x).inference_edges == set()
+    assert plate_diagram(vae, x).inference_edges == set()
 
 
 def test_model_without_guide(x: Tensor) -> None:
-    found = plate_diagram(VAE().model, None, x)
+    found = plate_diagram(VAE().model, x)
     assert found.generative_edges == {("z", "x")}
     assert found.inference_edges == set()
     assert "q:" not in str(found)
@@ -126,7 +127,7 @@ def test_model_without_guide(x: Tensor) -> None:
 
 def test_keyword_and_nested_arguments(x: Tensor) -> None:
     vae = VAE()
-    assert plate_diagram(vae.model, vae.guide, x=x).inference_edges == {("x", "z")}
+    assert plate_diagram(vae, x=x).inference_edges == {("x", "z")}
 
     def model(batch: dict[str, Tensor]) -> None:
         vae.model(batch["pixels"])
@@ -134,7 +135,7 @@ def test_keyword_and_nested_arguments(x: Tensor) -> None:
     def guide(batch: dict[str, Tensor]) -> None:
         vae.guide(batch["pixels"])
 
-    found = plate_diagram(model, guide, {"pixels": x, "unused": torch.ones(2)})
+    found = plate_diagram(Pair(model, guide), {"pixels": x, "unused": torch.ones(2)})
     assert set(found.nodes) == {"z", "x"}
     assert found.inference_edges == {("x", "z")}
 
@@ -152,14 +153,14 @@ def test_convolutions(x: Tensor) -> None:
         with pyro.plate("data", len(images)):
             pyro.sample("z", normal(encoder(images)))
 
-    found = plate_diagram(model, guide, torch.rand(N, 1, 4, 4))
+    found = plate_diagram(Pair(model, guide), torch.rand(N, 1, 4, 4))
     assert found.generative_edges == {("z", "x")}
     assert found.inference_edges == {("x", "z")}
 
 
 def test_class_is_latent_without_labels(x: Tensor) -> None:
     m2 = ClassVAE()
-    found = plate_diagram(m2.model, m2.guide, x, None)
+    found = plate_diagram(m2, x, None)
     assert found.nodes["y"].status == "latent"
     assert found.generative_edges == {("y", "x"), ("z", "x")}
     assert found.inference_edges == {("x", "y"), ("x", "z"), ("y", "z")}
@@ -167,7 +168,7 @@ def test_class_is_latent_without_labels(x: Tensor) -> None:
 
 def test_class_is_observed_with_labels(x: Tensor) -> None:
     m2 = ClassVAE()
-    found = plate_diagram(m2.model, m2.guide, x, torch.eye(CLASSES)[torch.arange(N) % CLASSES])
+    found = plate_diagram(m2, x, torch.eye(CLASSES)[torch.arange(N) % CLASSES])
     assert found.nodes["y"].observed
     assert found.generative_edges == {("y", "x"), ("z", "x")}
     assert found.inference_edges == {("x", "z"), ("y", "z")}
@@ -187,7 +188,7 @@ def ladder_guide(x: Tensor) -> None:
 
 
 def test_ladder_has_direct_edges_only(x: Tensor) -> None:
-    found = plate_diagram(ladder_model, ladder_guide, x[:, 0])
+    found = plate_diagram(Pair(ladder_model, ladder_guide), x[:, 0])
     assert found.generative_edges == {("z2", "z1"), ("z1", "x")}
     assert found.inference_edges == {("x", "z1"), ("z1", "z2")}
 
@@ -198,7 +199,7 @@ def test_point_estimate_passes_dependence_on_like_any_site(x: Tensor) -> None:
             z1 = pyro.sample("z1", dist.Delta(x))
             pyro.sample("z2", dist.Normal(z1, 1.0))
 
-    found = plate_diagram(ladder_model, guide, x[:, 0])
+    found = plate_diagram(Pair(ladder_model, guide), x[:, 0])
     assert found.inference_edges == {("x", "z1"), ("z1", "z2")}
 
 
@@ -212,7 +213,7 @@ def nested_model(x: Tensor) -> None:
 
 
 def test_nested_plates(x: Tensor) -> None:
-    found = plate_diagram(nested_model, None, x)
+    found = plate_diagram(nested_model, x)
     assert found.plates == {"groups": N, "data": PIXELS}
     assert found.nodes["alpha"].plates == ()
     assert found.nodes["theta"].plates == ("groups",)
@@ -227,7 +228,7 @@ def test_particles_are_a_plate(x: Tensor) -> None:
         with pyro.plate("particles", 3, dim=-2):
             vae.model(x)
 
-    found = plate_diagram(model, vae.guide, x)
+    found = plate_diagram(Pair(model, vae.guide), x)
     assert found.nodes["z"].plates == ("particles", "data")
     assert found.inference_edges == {("x", "z")}
 
@@ -250,7 +251,7 @@ def pca_model(x: Tensor) -> None:
 
 
 def test_global_latent_is_outside_the_plate(x: Tensor) -> None:
-    found = plate_diagram(pca_model, None, x)
+    found = plate_diagram(pca_model, x)
     assert found.nodes["W"].plates == ()
     assert found.members("data") == ("z", "x")
     assert found.generative_edges == {("W", "x"), ("z", "x")}
@@ -262,7 +263,7 @@ def test_subsampled_plate_has_its_full_size(x: Tensor) -> None:
             z = pyro.sample("z", dist.Normal(0.0, 1.0))
             pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
-    found = plate_diagram(model, None, x[:, 0])
+    found = plate_diagram(model, x[:, 0])
     assert found.plates == {"data": 1000}
     assert set(found.nodes) == {"z", "x"}
 
@@ -274,7 +275,7 @@ def test_deterministic_site_passes_dependence_through(x: Tensor) -> None:
             mean = pyro.deterministic("mean", 2 * z)
             pyro.sample("x", dist.Normal(mean, 1.0), obs=x)
 
-    found = plate_diagram(model, None, x[:, 0])
+    found = plate_diagram(model, x[:, 0])
     assert set(found.nodes) == {"z", "x"}
     assert found.generative_edges == {("z", "x")}
 
@@ -292,7 +293,7 @@ def conditional_guide(x: Tensor, c: Tensor, step: Tensor) -> None:
 
 
 def test_conditioning_argument_and_guide_only_site_are_nodes(x: Tensor) -> None:
-    found = plate_diagram(conditional_model, conditional_guide, x[:, 0], x[:, 1], torch.ones(()))
+    found = plate_diagram(Pair(conditional_model, conditional_guide), x[:, 0], x[:, 1], torch.ones(()))
     assert set(found.nodes) == {"z", "x", "c", "helper"}  # `step` is not used
     assert found.nodes["c"].origin == "argument"
     assert found.nodes["c"].observed
@@ -306,7 +307,7 @@ def test_conditioning_argument_and_guide_only_site_are_nodes(x: Tensor) -> None:
 
 def test_argument_without_the_plates_size_is_outside_it(x: Tensor) -> None:
     args = x[:, 0], torch.ones(()), torch.ones(())
-    assert plate_diagram(conditional_model, None, *args).nodes["c"].plates == ()
+    assert plate_diagram(conditional_model, *args).nodes["c"].plates == ()
 
 
 def test_flow_that_cannot_be_inverted(x: Tensor) -> None:
@@ -317,18 +318,18 @@ def test_flow_that_cannot_be_inverted(x: Tensor) -> None:
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.TransformedDistribution(standard_normal(), [flow]))
 
-    assert plate_diagram(VAE().model, guide, x).inference_edges == {("x", "z")}
+    assert plate_diagram(Pair(VAE().model, guide), x).inference_edges == {("x", "z")}
 
 
 def test_latent_that_the_guide_lacks_is_drawn(x: Tensor) -> None:
-    found = plate_diagram(VAE().model, lambda x: None, x)
+    found = plate_diagram(Pair(VAE().model, lambda x: None), x)
     assert found.nodes["z"].status == "latent"
     assert found.has_guide
 
 
 def test_data_in_place_of_the_guide_is_refused(x: Tensor) -> None:
-    with pytest.raises(InputError, match="guide must be a Pyro program"):
-        plate_diagram(VAE().model, x)
+    with pytest.raises(InputError, match="guide of a Pair is a Tensor"):
+        plate_diagram(Pair(VAE().model, x))
 
 
 # ---------------------------------------------------------------- nothing moves
@@ -344,7 +345,7 @@ def test_modules_and_random_state_stay(x: Tensor, as_function: bool) -> None:
     if as_function:  # nothing tells beforehand which modules these will call
         model, guide = (lambda x: vae.model(x)), (lambda x: vae.guide(x))
     random_state = torch.get_rng_state()
-    plate_diagram(model, guide, x)
+    plate_diagram(Pair(model, guide), x)
     assert [part.training for part in vae.modules()] == modes
     assert all(torch.equal(value, state[name]) for name, value in vae.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random_state)
@@ -354,7 +355,7 @@ def test_modules_and_random_state_stay(x: Tensor, as_function: bool) -> None:
 def test_modes_return_when_a_program_fails(x: Tensor) -> None:
     vae = VAE()
     with pytest.raises(RuntimeError):
-        plate_diagram(vae.model, vae.guide, x[:, :-1])
+        plate_diagram(vae, x[:, :-1])
     assert all(part.training for part in vae.modules())
 
 
@@ -367,8 +368,8 @@ def test_parameter_store_stays(x: Tensor) -> None:
     store = pyro.get_param_store()
     with store.scope():
         kept = pyro.param("old", torch.tensor(3.0))
-        plate_diagram(model, None, x[:, 0])
-        plate_diagram(VAE().model, None, x)
+        plate_diagram(model, x[:, 0])
+        plate_diagram(VAE().model, x)
         assert set(store.keys()) == {"old"}
         assert store.get_param("old") is kept
 
@@ -378,7 +379,7 @@ def test_module_keeps_its_parameters_beside_another_of_the_same_name(x: Tensor) 
         pyro.module("vae", VAE())
         vae = VAE()
         before = [value.clone() for value in vae.parameters()]
-        plate_diagram(vae.model, vae.guide, x)
+        plate_diagram(vae, x)
         assert all(map(torch.equal, before, vae.parameters()))
 
 
@@ -410,7 +411,7 @@ def test_vae_is_drawn_with_one_solid_and_one_dashed_arrow(diagram: PlateDiagram)
 
 
 def test_no_legend_without_guide(x: Tensor) -> None:
-    figure = plate_diagram(VAE().model, None, x).draw()
+    figure = plate_diagram(VAE().model, x).draw()
     assert axes(figure).get_legend() is None
     assert len(styles(figure)) == 1
 
@@ -420,7 +421,7 @@ def test_no_legend_without_guide(x: Tensor) -> None:
 )
 def test_no_overlap_and_plates_hold_their_members_only(model: Callable[[Tensor], None], x: Tensor) -> None:
     data = torch.rand(3, 4) if model is overlapping_model else x
-    found = plate_diagram(model, None, data)
+    found = plate_diagram(model, data)
     figure = found.draw()
     drawn = dict(zip(found.nodes, circles(figure), strict=True))
     centres = torch.tensor([circle.center for circle in drawn.values()])
@@ -484,7 +485,7 @@ def test_dot(diagram: PlateDiagram) -> None:
 
 
 def test_nested_clusters_in_dot(x: Tensor) -> None:
-    text = plate_diagram(nested_model, None, x).to_dot()
+    text = plate_diagram(nested_model, x).to_dot()
     outer, inner = text.index('"cluster_groups"'), text.index('"cluster_groups/data"')
     assert text.index('"alpha"') < outer < text.index('"theta"') < inner < text.index('"z"')
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pyrovae.diagrams.diagram import PlateDiagram, merge_diagrams, plate_diagram
 from pyrovae.errors import InputError
+from pyrovae.programs.pair import Pair
 
 LABELLED, UNLABELLED = 7, 17
 
@@ -53,15 +54,13 @@ CONSTRAINED = SimpleNamespace(
 )
 EXPECTED = {"M2": M2, "M1M2": M1M2, "PCVAE": PCVAE, "constrained CPCVAE": CONSTRAINED}
 
-Pair = tuple[Callable[..., Any], Callable[..., Any]]
-
 
 @pytest.fixture
 def pair(request: pytest.FixtureRequest, make_m2, make_m1m2, make_cpcvae) -> Pair:
     """The model and the guide of that name."""
     name = request.param
     model = {"M2": make_m2, "M1M2": make_m1m2}.get(name, make_cpcvae)()
-    return (model.constrained_model if "constrained" in name else model.model), model.guide
+    return Pair(model.constrained_model if "constrained" in name else model.model, model.guide)
 
 
 @pytest.fixture
@@ -81,13 +80,13 @@ def y(classes: Tensor) -> Tensor:
 @pytest.fixture
 def m2(make_m2, x, y) -> PlateDiagram:
     model = make_m2()
-    return plate_diagram(model.model, model.guide, x, y)
+    return plate_diagram(model, x, y)
 
 
 @pytest.fixture
 def constrained(make_cpcvae, x, y) -> PlateDiagram:
     model = make_cpcvae()
-    return plate_diagram(model.constrained_model, model.guide, x, y)
+    return plate_diagram(Pair(model.constrained_model, model.guide), x, y)
 
 
 def statuses(diagram: PlateDiagram) -> dict[str, str]:
@@ -102,7 +101,7 @@ every_pair = pytest.mark.parametrize(("pair", "name"), [(n, n) for n in EXPECTED
 
 @every_pair
 def test_some_labels(pair: Pair, name: str, x: Tensor, y: Tensor) -> None:
-    found, expected = plate_diagram(*pair, x, y), EXPECTED[name]
+    found, expected = plate_diagram(pair, x, y), EXPECTED[name]
     assert statuses(found) == expected.statuses
     assert found.generative_edges == expected.p
     assert found.inference_edges == expected.labelled | expected.unlabelled
@@ -114,7 +113,7 @@ def test_some_labels(pair: Pair, name: str, x: Tensor, y: Tensor) -> None:
 
 @every_pair
 def test_all_labels(pair: Pair, name: str, x: Tensor, classes: Tensor) -> None:
-    found, expected = plate_diagram(*pair, x, classes), EXPECTED[name]
+    found, expected = plate_diagram(pair, x, classes), EXPECTED[name]
     unlabelled_only = {"consistency", "aggregate"}
     given = {n: s.replace("partly", "observed") for n, s in expected.statuses.items()}
     assert statuses(found) == {n: s for n, s in given.items() if n not in unlabelled_only}
@@ -128,8 +127,8 @@ def test_all_labels(pair: Pair, name: str, x: Tensor, classes: Tensor) -> None:
 @pytest.mark.parametrize("y_is", ["absent", "all unlabelled"])
 def test_no_labels(pair: Pair, name: str, y_is: str, x: Tensor) -> None:
     args = (x,) if y_is == "absent" else (x, torch.full((len(x),), -1))
-    found, expected = plate_diagram(*pair, *args), EXPECTED[name]
-    assert found == plate_diagram(*pair, x)
+    found, expected = plate_diagram(pair, *args), EXPECTED[name]
+    assert found == plate_diagram(pair, x)
     left = {n: s for n, s in expected.statuses.items() if s != "partly" and n != "y_again"}
     if name in ("M2", "M1M2"):
         left["y"] = "latent"
@@ -148,15 +147,15 @@ def test_constraints_are_factors(constrained: PlateDiagram) -> None:
 
 def test_classes_by_keyword(make_m2, x: Tensor, y: Tensor, m2: PlateDiagram) -> None:
     model = make_m2()
-    assert plate_diagram(model.model, model.guide, x, y=y) == m2
-    assert plate_diagram(model.model, model.guide, y=y, x=x) == m2
+    assert plate_diagram(model, x, y=y) == m2
+    assert plate_diagram(model, y=y, x=x) == m2
 
 
 def test_as_many_labelled_as_not_are_two_sizes(make_m2, x: Tensor, classes: Tensor) -> None:
     """They are different data, so the plate has not one size that both runs confirm."""
     model = make_m2()
     classes[:12] = -1
-    found = plate_diagram(model.model, model.guide, x, classes)
+    found = plate_diagram(model, x, classes)
     assert found.sizes("data") == ["12 with y", "12 without y"]
     assert found.plates == {"data": 24}
 
@@ -179,7 +178,7 @@ def test_a_guide_that_does_not_look_at_x_has_no_such_edges(make_m2, x: Tensor, y
                 y = pyro.sample("y", model.class_prior())  # does not look at x
             pyro.sample("z", model.posterior(torch.zeros(x.shape, dtype=x.dtype), y))
 
-    assert plate_diagram(model.model, guide, x, y).inference_edges == {("y", "z")}
+    assert plate_diagram(Pair(model.model, guide), x, y).inference_edges == {("y", "z")}
 
 
 def test_each_run_gets_its_rows(x: Tensor, y: Tensor) -> None:
@@ -188,7 +187,7 @@ def test_each_run_gets_its_rows(x: Tensor, y: Tensor) -> None:
     def model(x: Tensor, y: Tensor | None = None) -> None:
         calls.append((x, y))
 
-    plate_diagram(model, None, x, y)
+    plate_diagram(model, x, y)
     (first, given), (second, absent) = calls
     assert torch.equal(first, x[1:14:2])
     assert torch.equal(given, y[1:14:2])
@@ -204,7 +203,7 @@ def test_a_class_the_encoder_sees_adds_its_edge(make_cpcvae, x: Tensor, y: Tenso
             shift = 0.0 if y is None else y[:, None]
             pyro.sample("z", dist.Normal(model.posterior(x).mean + shift, 1.0).to_event(1))
 
-    assert plate_diagram(model.model, guide, x, y).inference_edges == {("x", "z"), ("y", "z")}
+    assert plate_diagram(Pair(model.model, guide), x, y).inference_edges == {("x", "z"), ("y", "z")}
 
 
 def test_a_class_that_is_an_argument_where_it_is_given(x: Tensor, y: Tensor) -> None:
@@ -217,7 +216,7 @@ def test_a_class_that_is_an_argument_where_it_is_given(x: Tensor, y: Tensor) -> 
             pyro.sample("x", dist.Normal(y.double(), 1.0), obs=x)
 
     x = x.flatten(1)[:, 0]
-    found = plate_diagram(model, None, x, y)
+    found = plate_diagram(model, x, y)
     assert found.nodes["y"].status == "partly"
     assert found.nodes["y"].origin == "model"
     assert found.nodes["y"].plates == ("data",)
@@ -227,7 +226,7 @@ def test_a_class_that_is_an_argument_where_it_is_given(x: Tensor, y: Tensor) -> 
 def test_nothing_moves(make_m2, x: Tensor, y: Tensor) -> None:
     model = make_m2()
     before, random_state = y.clone(), torch.get_rng_state()
-    plate_diagram(model.model, model.guide, x, y)
+    plate_diagram(model, x, y)
     assert torch.equal(y, before)
     assert torch.equal(torch.get_rng_state(), random_state)
     assert all(part.training for part in model.modules())
@@ -239,13 +238,13 @@ def test_nothing_moves(make_m2, x: Tensor, y: Tensor) -> None:
 @pytest.mark.parametrize("pair", ["M2"], indirect=True)
 def test_classes_of_another_length(pair: Pair, x: Tensor, y: Tensor) -> None:
     with pytest.raises(InputError, match="24 data and 23 classes"):
-        plate_diagram(*pair, x, y[:-1])
+        plate_diagram(pair, x, y[:-1])
 
 
 @pytest.mark.parametrize("pair", ["M2"], indirect=True)
 def test_classes_below_unlabelled(pair: Pair, x: Tensor, y: Tensor) -> None:
     with pytest.raises(InputError, match="go down to -3"):
-        plate_diagram(*pair, x, torch.where(y == 2, -3, y))
+        plate_diagram(pair, x, torch.where(y == 2, -3, y))
 
 
 def conditional_model(x: Tensor, c: Tensor) -> None:
@@ -255,7 +254,7 @@ def conditional_model(x: Tensor, c: Tensor) -> None:
 
 @pytest.mark.parametrize("condition", [torch.tensor([-1.0, 0, 1]), torch.tensor([[-1], [0], [1]])])
 def test_other_conditions_are_not_taken_for_classes(condition: Tensor) -> None:
-    found = plate_diagram(conditional_model, None, torch.zeros(3), condition)
+    found = plate_diagram(conditional_model, torch.zeros(3), condition)
     assert found.nodes["c"].observed
     assert found.sizes("data") == ["3"]
 
@@ -272,7 +271,7 @@ def test_two_densities_of_one_datum_are_a_variable_and_a_factor() -> None:
             pyro.sample("second", dist.Normal(w, 1.0), obs=x)
             pyro.sample("square", dist.Normal(w, 1.0), obs=x**2)  # another datum
 
-    found = plate_diagram(model, None, torch.randn(4))
+    found = plate_diagram(model, torch.randn(4))
     latents = {"z": "latent", "w": "latent"}
     assert statuses(found) == latents | {"first": "observed", "second": "factor", "square": "observed"}
     assert found.generative_edges == {("z", "first"), ("w", "square")}
@@ -292,7 +291,7 @@ def test_factor_of_data_parameters_and_the_guide() -> None:
             z = pyro.sample("z", dist.Normal(0.0, 1.0))
             pyro.factor("of the guide", z, has_rsample=True)
 
-    found = plate_diagram(model, guide, torch.randn(4))
+    found = plate_diagram(Pair(model, guide), torch.randn(4))
     assert found.generative_edges == set()
     assert found.factor_edges == {("z", "tie"), ("x", "tie"), ("z", "of the guide")}
     assert found.nodes["of the guide"].origin == "guide"
@@ -318,7 +317,7 @@ def normal_model(plate: str = "data", names: str = "zx", family: Any = dist.Norm
 
 
 def drawn(model: Callable[..., None], count: int = 4) -> PlateDiagram:
-    return plate_diagram(model, None, torch.randn(count))
+    return plate_diagram(model, torch.randn(count))
 
 
 def test_merge_of_other_sizes() -> None:
@@ -339,7 +338,7 @@ def test_merge_in_any_order_and_of_three(make_m2, x: Tensor, classes: Tensor, m2
     assert backwards.sizes("data") == ["17 without y", "7 with y"]
     assert (statuses(backwards), backwards.inference_edges) == (statuses(m2), m2.inference_edges)
     model = make_m2()
-    more = plate_diagram(model.model, model.guide, x, classes)
+    more = plate_diagram(model, x, classes)
     three = merge_diagrams(m2, more)
     assert three.sizes("data") == ["7 with y", "17 without y", "24 with y"]
     assert three == merge_diagrams(labelled, unlabelled, more)
@@ -352,8 +351,8 @@ def test_a_plate_around_the_data_is_one() -> None:
             pyro.sample("x", dist.Normal(y, 1.0), obs=x)
 
     found = merge_diagrams(
-        plate_diagram(model, None, torch.randn(4), torch.randn(4)),
-        plate_diagram(model, None, torch.randn(4)),
+        plate_diagram(model, torch.randn(4), torch.randn(4)),
+        plate_diagram(model, torch.randn(4)),
     )
     assert found.sizes("particles") == ["3"]
     assert found.sizes("data") == ["4 with y", "4 without y"]
@@ -458,7 +457,7 @@ def test_m2_is_drawn_as_the_standard_drawing(m2: PlateDiagram) -> None:
 
 def test_pcvae_is_drawn_as_the_standard_drawing(make_cpcvae, x: Tensor, y: Tensor) -> None:
     model = make_cpcvae()
-    found = plate_diagram(model.model, model.guide, x, y)
+    found = plate_diagram(model, x, y)
     at = places(found, found.draw())
     assert at["x"][1] == at["y"][1] < at["z"][1]
     assert at["x"][0] < at["z"][0] < at["y"][0]
@@ -477,7 +476,7 @@ def test_factors_are_black_squares_on_plain_lines(constrained: PlateDiagram) -> 
 
 @every_pair
 def test_nothing_overlaps(pair: Pair, name: str, x: Tensor, y: Tensor) -> None:
-    found = plate_diagram(*pair, x, y)
+    found = plate_diagram(pair, x, y)
     figure = found.draw()
     pixels(figure)
     boxes = [text.get_window_extent() for text in figure.axes[0].texts]
@@ -523,7 +522,7 @@ def test_exports_show_halves_factors_and_both_sizes(constrained: PlateDiagram) -
 
 def test_one_run_shows_no_halves_factors_or_cards(make_m2, x: Tensor) -> None:
     model = make_m2()
-    found = plate_diagram(model.model, model.guide, x)
+    found = plate_diagram(model, x)
     figure = found.draw()
     assert not patches(figure, Wedge)
     assert not patches(figure, PathPatch)

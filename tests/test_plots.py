@@ -130,7 +130,7 @@ def test_the_end_of_a_long_curve_is_not_flattened_by_its_first_epochs():
 
 def test_the_overview_holds_diagram_curves_samples_and_reconstructions(make_vae, binary_images):
     vae = make_vae()
-    diagram = plate_diagram(vae.model, vae.guide, binary_images)
+    diagram = plate_diagram(vae, binary_images)
     x = binary_images[:5]
     figure = plots.overview(diagram, history(), binary_images[:20], (x, x, None), "A page")
     titles = [axes.get_title() for axes in figure.axes]
@@ -266,7 +266,7 @@ def test_classification_terms_have_a_panel_of_their_own():
 
 def test_the_overview_of_semi_supervised_training_has_the_panel_too(make_vae, binary_images):
     vae = make_vae()
-    diagram = plate_diagram(vae.model, vae.guide, binary_images)
+    diagram = plate_diagram(vae, binary_images)
     x = binary_images[:5]
     figure = plots.overview(diagram, semi_supervised_history(), binary_images[:20], (x, x, None), "A page")
     titles = [axes.get_title() for axes in figure.axes]

@@ -30,7 +30,7 @@ def joint(ppca):
 def log_weights(ppca, x, draws):
     """log p(x, z) - log q(z | x), `(draws, N)`, by running the pair under a plate of draws."""
     with torch.no_grad(), pyro.plate("draws", draws, dim=-2):
-        model_trace, guide_trace = run_pair(ppca.model, ppca.guide, x)
+        model_trace, guide_trace = run_pair(ppca, x)
     for trace in (model_trace, guide_trace):
         trace.compute_log_prob()
     p, q = model_trace.nodes, guide_trace.nodes
@@ -167,8 +167,7 @@ def test_a_guide_fitted_by_stochastic_gradients_closes_the_gap(make_ppca, draw):
     before = {name: value.clone() for name, value in ppca.likelihood.state_dict().items()}
     assert kl_divergence(ppca.posterior(x), ppca.exact_posterior(x)).mean() > 0.5
     pyrovae.fit(
-        ppca.model,
-        ppca.guide,
+        ppca,
         x,
         epochs=120,
         batch_size=50,
@@ -189,8 +188,7 @@ def test_fitting_everything_by_gradients_approaches_the_closed_form(fitted):
     best, x = fitted
     ppca = PPCA(6, 2).double()
     pyrovae.fit(
-        ppca.model,
-        ppca.guide,
+        ppca,
         x,
         epochs=300,
         batch_size=80,

@@ -32,8 +32,8 @@ def test_products_are_rounded_and_nothing_else():
 def test_an_estimate_says_what_rounding_changes(make_vae, binary_images, compile):
     vae = make_vae()
     options = {"num_samples": 200, "seed": 1, "compile": compile}
-    exact = marginal_likelihood(vae.model, vae.guide, binary_images, **options)
-    rounded = marginal_likelihood(vae.model, vae.guide, binary_images, precision="bfloat16", **options)
+    exact = marginal_likelihood(vae, binary_images, **options)
+    rounded = marginal_likelihood(vae, binary_images, precision="bfloat16", **options)
     change = (rounded.log_px - exact.log_px).abs().mean().item()
     assert 0 < change < 0.05
     assert rounded.precision_error == pytest.approx(change, rel=1e-6)
@@ -54,13 +54,13 @@ def test_an_estimate_says_what_rounding_changes(make_vae, binary_images, compile
 def test_what_cannot_be_had(make_vae, binary_images, precision, message):
     vae = make_vae()
     with pytest.raises(InputError, match=message):
-        marginal_likelihood(vae.model, vae.guide, binary_images, precision=precision)
+        marginal_likelihood(vae, binary_images, precision=precision)
 
 
 def test_what_has_64_bits_is_not_rounded_in_silence(make_vae, binary_images):
     vae = make_vae().double()
     with pytest.raises(InputError, match="'bfloat16' rounds 32-bit products, but the data have 64 bits"):
-        marginal_likelihood(vae.model, vae.guide, binary_images.double(), precision="bfloat16")
+        marginal_likelihood(vae, binary_images.double(), precision="bfloat16")
 
 
 @pytest.mark.cuda
@@ -68,5 +68,5 @@ def test_what_has_64_bits_is_not_rounded_in_silence(make_vae, binary_images):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_tf32(make_vae, binary_images):
     vae = make_vae().cuda()
-    result = marginal_likelihood(vae.model, vae.guide, binary_images, num_samples=200, precision="tf32")
+    result = marginal_likelihood(vae, binary_images, num_samples=200, precision="tf32")
     assert result.precision_error < 0.05

@@ -360,12 +360,12 @@ def test_a_saved_vamp_prior_is_put_back_with_its_posterior(shared, tmp_path):
 
 def test_a_run_with_a_vamp_prior_resumes_to_the_same_parameters(shared, binary_images, tmp_path):
     other, x = copy.deepcopy(shared), binary_images
-    fit(shared.model, shared.guide, x, epochs=3, progress=False)
-    fit(other.model, other.guide, x, epochs=1, folder=tmp_path, progress=False)
+    fit(shared, x, epochs=3, progress=False)
+    fit(other, x, epochs=1, folder=tmp_path, progress=False)
     torch.manual_seed(1)
     posterior = encoder()
     fresh = VAE(VampPrior(posterior, IMAGE, 5), Bernoulli(MLP(2, IMAGE, hidden=(8,))), posterior)
-    fit(fresh.model, fresh.guide, x, epochs=3, folder=tmp_path, resume=True, progress=False)
+    fit(fresh, x, epochs=3, folder=tmp_path, resume=True, progress=False)
     for (name, one), two in zip(shared.named_parameters(), fresh.parameters(), strict=True):
         assert torch.equal(one, two), name
 

@@ -48,9 +48,9 @@ def fit_calls(monkeypatch):
     calls = []
     real = runs.fit
 
-    def fit(model, guide, x, y=None, **options):
+    def fit(pair, x, y=None, **options):
         calls.append((x, y, options))
-        return real(model, guide, x, y, **options)
+        return real(pair, x, y, **options)
 
     monkeypatch.setattr(runs, "fit", fit)
     return calls

@@ -188,7 +188,7 @@ def test_both_layers_of_m1m2_learn_jointly(y):
     stack = built("m1m2")
     before = {name: value.clone() for name, value in stack.state_dict().items()}
     task = training_task(stack, y, Supervision(), jointly=True)
-    fit(task.model, task.guide, torch.rand(20, 6).round(), y, epochs=2, progress=False, **task.options())
+    fit(task, torch.rand(20, 6).round(), y, epochs=2, progress=False, **task.options())
     moved = {
         name.split(".")[0] for name, value in stack.state_dict().items() if (value != before[name]).any()
     }

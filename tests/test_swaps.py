@@ -113,15 +113,15 @@ def test_a_swap_trains_and_is_scored(posterior, prior, model, binary_images, cla
     pair = make(POSTERIORS[posterior].build, PRIORS[prior])
     before = {name: value.clone() for name, value in pair.named_parameters()}
     x, y = binary_images, None
-    check_pair(pair.model, pair.guide, x)
+    check_pair(pair, x)
     if objective is not None:
-        check_pair(pair.model, pair.guide, x, classes)
+        check_pair(pair, x, classes)
         y = torch.where(torch.arange(len(x)) % 2 == 0, classes, -1)
-    history = fit(pair.model, pair.guide, x, y, objective=objective, epochs=2, batch_size=6, progress=False)
+    history = fit(pair, x, y, objective=objective, epochs=2, batch_size=6, progress=False)
     assert torch.tensor(history["elbo"]).isfinite().all()
     still = [name for name, value in pair.named_parameters() if torch.equal(value, before[name])]
     assert still == [name for name, value in pair.named_parameters() if not value.requires_grad]
-    result = marginal_likelihood(pair.model, pair.guide, x[:4], num_samples=20)
+    result = marginal_likelihood(pair, x[:4], num_samples=20)
     assert result.log_px.isfinite().all()
     assert (result.log_px > -30).all()  # 16 pixels at random have -11 nats
 

@@ -28,6 +28,7 @@ from pyrovae.objectives.elbo import ELBO, SupervisedELBO
 from pyrovae.objectives.estimators import IWAE
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import StandardNormal
+from pyrovae.programs.pair import Pair
 from pyrovae.programs.running import resolve_device
 from pyrovae.schedules import linear_warm_up
 from pyrovae.training.fit import fit
@@ -41,7 +42,7 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA d
 
 def train(module, x, **settings):
     settings = {"epochs": 2, "batch_size": 10, "progress": False, "device": "cpu"} | settings
-    return fit(module.model, module.guide, x, **settings)
+    return fit(module, x, **settings)
 
 
 def vae_with(likelihood=None, posterior=None, levels=1):
@@ -506,7 +507,7 @@ def test_a_pair_of_functions_trains_by_pyro_module_and_pyro_param(param_store, b
             pyro.sample("z", dist.Normal(loc, scale).to_event(1))
 
     before = snapshot(decoder)
-    history = fit(model, guide, binary_images, epochs=30, progress=False)
+    history = fit(Pair(model, guide), binary_images, epochs=30, progress=False)
     assert history["elbo"][-1] > history["elbo"][0]
     assert not torch.equal(decoder.state_dict()["layers.0.weight"], before["layers.0.weight"])
     assert not torch.equal(param_store["scale"], torch.ones(2))
@@ -524,12 +525,12 @@ def test_the_functions_parameters_are_saved_and_resumed(param_store, binary_imag
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(pyro.param("loc", torch.zeros(16)), 1.0).to_event(1))
 
-    fit(model, guide, binary_images, epochs=6, progress=False, folder=tmp_path / "whole")
+    fit(Pair(model, guide), binary_images, epochs=6, progress=False, folder=tmp_path / "whole")
     whole = {name: value.detach().clone() for name, value in param_store.items()}
     param_store.clear()
-    fit(model, guide, binary_images, epochs=2, progress=False, folder=tmp_path / "parts")
+    fit(Pair(model, guide), binary_images, epochs=2, progress=False, folder=tmp_path / "parts")
     param_store.clear()
-    fit(model, guide, binary_images, epochs=6, progress=False, folder=tmp_path / "parts", resume=True)
+    fit(Pair(model, guide), binary_images, epochs=6, progress=False, folder=tmp_path / "parts", resume=True)
     assert same(whole, {name: value.detach() for name, value in param_store.items()})
 
 
@@ -549,8 +550,7 @@ def test_what_functions_have_learned_before_an_error_is_kept(param_store, binary
 
     with pytest.raises(KeyboardInterrupt):
         fit(
-            model,
-            guide,
+            Pair(model, guide),
             binary_images,
             epochs=2,
             batch_size=10,
@@ -573,7 +573,7 @@ def test_functions_over_modules_that_pyro_is_not_shown_are_refused(binary_images
             pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
 
     with pytest.raises(InputError, match=r"no parameter to train.*pyro\.module"):
-        fit(model, fixed_guide, binary_images, folder=tmp_path / "run")
+        fit(Pair(model, fixed_guide), binary_images, folder=tmp_path / "run")
     posterior = DiagonalNormal(MLP(X_SHAPE, 6, hidden=()), 2)
 
     class Guide(nn.Module):
@@ -586,7 +586,7 @@ def test_functions_over_modules_that_pyro_is_not_shown_are_refused(binary_images
                 pyro.sample("z", self.posterior(x))
 
     with pytest.raises(InputError, match=r"2 parameters that are unknown.*\(16, 2\).*pyro\.module"):
-        fit(model, Guide(), binary_images, folder=tmp_path / "run")
+        fit(Pair(model, Guide()), binary_images, folder=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -644,7 +644,7 @@ def test_a_model_trains_resumes_and_is_evaluated_on_cuda(make_vae, binary_images
     train(parts, binary_images, epochs=2, folder=tmp_path / "parts", **settings)
     train(parts, binary_images, epochs=4, folder=tmp_path / "parts", resume=True, **settings)
     assert same(whole.state_dict(), parts.state_dict())
-    score = marginal_likelihood(whole.model, whole.guide, binary_images, num_samples=20, progress=False)
+    score = marginal_likelihood(whole, binary_images, num_samples=20, progress=False)
     assert math.isfinite(score.mean)
 
 

@@ -41,7 +41,7 @@ def svi_step(svi, x, seed):
 
 
 def fit(vae, x, seed, epochs=2):
-    pyrovae.fit(vae.model, vae.guide, x, epochs=epochs, batch_size=10, seed=seed, progress=False)
+    pyrovae.fit(vae, x, epochs=epochs, batch_size=10, seed=seed, progress=False)
 
 
 # The programs
@@ -82,7 +82,7 @@ def test_every_likelihood_trains_and_scores(likelihood, binary_images):
     before = values(vae)
     fit(vae, x.float(), seed=0)
     assert moved(before, vae) == list(before)
-    assert marginal_likelihood(vae.model, vae.guide, x.float(), num_samples=20).log_px.isfinite().all()
+    assert marginal_likelihood(vae, x.float(), num_samples=20).log_px.isfinite().all()
 
 
 def test_the_autoencoders_bound_is_its_reconstruction_term(binary_images):
@@ -183,7 +183,7 @@ def test_a_deepcopy_trains_apart_from_its_original_under_svi(make_vae, binary_im
     "run",
     [
         lambda vae, x: fit(vae, x, seed=0),
-        lambda vae, x: marginal_likelihood(vae.model, vae.guide, x, num_samples=10),
+        lambda vae, x: marginal_likelihood(vae, x, num_samples=10),
         lambda vae, x: poutine.trace(vae.model).get_trace(x),
         lambda vae, x: ELBO().differentiable_loss(vae.model, vae.guide, x),
     ],
@@ -208,9 +208,9 @@ def test_a_frozen_part_stays_as_it_is_without_a_warning_on_both_paths(make_vae, 
 def test_fit_and_evaluation_do_not_depend_on_pyros_setting_of_local_parameters(make_vae, binary_images):
     usual, local = make_vae(), make_vae()
     fit(usual, binary_images, seed=0)
-    usual_score = marginal_likelihood(usual.model, usual.guide, binary_images, num_samples=10)
+    usual_score = marginal_likelihood(usual, binary_images, num_samples=10)
     with pyro.settings.context(module_local_params=True):
         fit(local, binary_images, seed=0)
-        local_score = marginal_likelihood(local.model, local.guide, binary_images, num_samples=10)
+        local_score = marginal_likelihood(local, binary_images, num_samples=10)
     assert same(values(usual), values(local))
     assert torch.equal(usual_score.log_px, local_score.log_px)

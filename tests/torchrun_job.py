@@ -79,8 +79,7 @@ def pair(kind, seed=1):
 
 def train(module, y=None, epochs=5, **options):
     history = fit(
-        module.model,
-        module.guide,
+        module,
         data()[0],
         y,
         **({"epochs": epochs, "batch_size": 20, "progress": False} | options),
@@ -125,8 +124,8 @@ def evaluated():
     nn.init.zeros_(module.encoder.weight)  # a wide guide, whose weights are reliable
     nn.init.zeros_(module.encoder.bias)
     classed = pair(Classed)
-    result = marginal_likelihood(module.model, module.guide, x, num_samples=5000, seed=3)
-    classes = class_posterior(classed.model, classed.guide, x[:20], 3, num_samples=50)
+    result = marginal_likelihood(module, x, num_samples=5000, seed=3)
+    classes = class_posterior(classed, x[:20], 3, num_samples=50)
     return {"log_px": result.log_px, "khat": result.khat, "bounds": result.bounds, "classes": classes}
 
 

@@ -324,7 +324,7 @@ def diagnose(
     }
     for name, analyse in analyses.items():
         try:
-            result = analyse(model.model, model.guide, x)
+            result = analyse(model, x)
         except InputError as error:  # not every guide can be taken apart in every way
             print(f"no {name.replace('_', ' ')} of this guide: {error}")
             continue
@@ -387,7 +387,7 @@ def _small_diagram(name: str) -> PlateDiagram:
     model = build_model(name, (4,), latent_dim=2, width=4, num_classes=2)
     # Three of eight data have a class.
     classes = (torch.tensor([0, 1, 0, *[-1] * 5]),) if name in CLASSED else ()
-    return plate_diagram(model.model, model.guide, torch.zeros(8, 4), *classes)  # type: ignore[arg-type]
+    return plate_diagram(model, torch.zeros(8, 4), *classes)
 
 
 def _save_diagram(diagram: PlateDiagram, path: Path) -> None:

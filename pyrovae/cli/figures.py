@@ -267,8 +267,7 @@ def confusion(run: RunFolder, limit: Limit = 10_000) -> None:
     y, model = _test_classes(opened, limit), opened.model
     num_classes(model)
     predicted = class_probabilities(
-        model.model,  # type: ignore[arg-type]
-        model.guide,  # type: ignore[arg-type]
+        model,  # type: ignore[arg-type]
         _some_encoded(opened, limit),
     )
     draw(opened, latent_plots.confusion_matrix(y, predicted, _class_names(opened)), "confusion_matrix")
@@ -308,7 +307,7 @@ def diagram_of(run: runs.Run) -> PlateDiagram:
     x, y, _ = run.training_data(run.images)
     model = run.new_model(run.images)
     classes = () if y is None else (y,)
-    return plate_diagram(model.model, model.guide, x, *classes)  # type: ignore[arg-type]
+    return plate_diagram(model, x, *classes)
 
 
 def _originals(run: runs.Run, count: int, first: int = 0) -> Tensor:

@@ -14,7 +14,6 @@ same as the first, and the graph is held against the function on other arguments
 from __future__ import annotations
 
 import logging
-import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +29,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyrovae.compute.interrupts import interrupts_deferred
-from pyrovae.errors import InputError, check_choice
+from pyrovae.errors import InputError, check_choice, warn
 
 Function = Callable[..., Any]
 
@@ -76,7 +75,7 @@ def compile_if_asked(
     except NotTraceable as error:
         if mode == "on":
             raise InputError(f"{activity} cannot be compiled: {error}. Use compile='off'.") from error
-        warnings.warn(f"{activity} runs without being compiled: {error}.", stacklevel=_callers_level())
+        warn(f"{activity} runs without being compiled: {error}.")
         return None
 
 
@@ -167,14 +166,6 @@ def _check_same(graph: Any, again: Any) -> None:
             f"{changed} from call to call: the program depends on something that is no tensor, such as a "
             "counter or NumPy's draws"
         )
-
-
-def _callers_level() -> int:
-    """The level of the stack, for `warnings`, at which this package was called."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back and Path(frame.f_code.co_filename).is_relative_to(Path(__file__).parents[1]):
-        level, frame = level + 1, frame.f_back
-    return level
 
 
 def _log1p(x: Tensor) -> Tensor:

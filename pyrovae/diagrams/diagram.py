@@ -20,7 +20,7 @@ from pyrovae.diagrams.merging import calls_of, merged, sizes_of
 from pyrovae.diagrams.running import Argument, Site, nothing_moves, positional_names, run_recorded, track
 from pyrovae.diagrams.text import dot_lines, tikz_lines
 from pyrovae.errors import InputError
-from pyrovae.programs.running import Program
+from pyrovae.programs.pair import ModelAndGuide, Program, is_pair, what_to_write
 from pyrovae.storage import write_atomically
 
 if TYPE_CHECKING:
@@ -150,8 +150,10 @@ class PlateDiagram:
         return [name for name in names if len(self.nodes[name].plates) <= depth], inner
 
 
-def plate_diagram(model: Program, guide: Program | None = None, *args: Any, **kwargs: Any) -> PlateDiagram:
+def plate_diagram(pair: ModelAndGuide | Program, *args: Any, **kwargs: Any) -> PlateDiagram:
     """Run the model and the guide once on the given arguments and read off the plate diagram.
+
+    A program that is not part of a pair is drawn as a model without a guide.
 
     Nothing moves: modules run in evaluation mode and get their mode back, the random state and
     Pyro's parameter store stay as they are. An argument stands for the model's observed site whose
@@ -166,18 +168,21 @@ def plate_diagram(model: Program, guide: Program | None = None, *args: Any, **kw
         The diagram of what was executed, also if model and guide do not have the same latents.
 
     Raises:
-        InputError: the model or the guide is not callable, or of classes that are partly -1 there is not
-            one for each datum, or one is below -1.
+        InputError: the first argument is neither a pair nor a program, or a second program follows it; of
+            classes that are partly -1 there is not one for each datum, or one is below -1.
     """
-    for role, program in (("model", model), ("guide", model if guide is None else guide)):
-        if not callable(program):
-            kind = type(program).__name__
-            raise InputError(
-                f"the {role} must be a Pyro program (or guide=None), not {kind}: call "
-                "plate_diagram(model, guide, *args)."
-            )
+    model, guide = _programs_of(pair, args)
     runs = [_diagram_of_call(model, guide, *call) for call in calls_of(args, kwargs)]
     return merged(runs) if len(runs) > 1 else runs[0]
+
+
+def _programs_of(pair: ModelAndGuide | Program, args: tuple[Any, ...]) -> tuple[Program, Program | None]:
+    if is_pair(pair):
+        return pair.model, pair.guide
+    followed_by_guide = bool(args) and (args[0] is None or callable(args[0]))
+    if not callable(pair) or followed_by_guide:
+        raise InputError(what_to_write("plate_diagram", pair, args))
+    return pair, None
 
 
 def merge_diagrams(*diagrams: PlateDiagram) -> PlateDiagram:

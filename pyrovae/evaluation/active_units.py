@@ -18,15 +18,8 @@ from pyrovae.errors import InputError
 from pyrovae.evaluation.parts import check_scorable, part_of, slices, without_nan
 from pyrovae.programs.checks import check_data, check_pair
 from pyrovae.programs.log_weights import particle_plate
-from pyrovae.programs.running import (
-    Program,
-    _has_mean,
-    device_of,
-    evaluating,
-    latent_sites,
-    own_parameters,
-    seeded,
-)
+from pyrovae.programs.pair import ModelAndGuide, takes_pair
+from pyrovae.programs.running import _has_mean, device_of, evaluating, latent_sites, own_parameters, seeded
 from pyrovae.storage import write_atomically
 
 _ROWS = 20_000  # data times particles that pass through the networks at once
@@ -79,9 +72,9 @@ class ActiveUnits:
         )
 
 
+@takes_pair
 def active_units(
-    model: Program,
-    guide: Program,
+    pair: ModelAndGuide,
     x: Tensor,
     y: Tensor | None = None,
     *,
@@ -119,15 +112,15 @@ def active_units(
     for name, number in {"the number of data": len(x), "num_samples": num_samples}.items():
         if number < 2:
             raise InputError(f"{name} is {number}: a variance needs at least 2.")
-    device = device_of(model, guide, otherwise=x.device)
+    device = device_of(pair, otherwise=x.device)
     parts = []
-    with own_parameters(), evaluating(model, guide), seeded(seed, device), torch.no_grad():
-        layout = check_scorable(model, guide, device, x, y, enumerate=False)
+    with own_parameters(), evaluating(pair), seeded(seed, device), torch.no_grad():
+        layout = check_scorable(pair, device, x, y, enumerate=False)
         for rows in slices(len(x), max(1, _ROWS // num_samples)):
             args = part_of(rows, device, x, y)
-            check_pair(model, guide, *args)
+            check_pair(pair, *args)
             with pyro.validation_enabled(False), particle_plate(num_samples, layout):
-                trace = poutine.trace(guide).get_trace(*args)
+                trace = poutine.trace(pair.guide).get_trace(*args)
             parts.append({name: _mean_and_noise(trace.nodes[name]) for name in _continuous(trace)})
     if not parts[0]:
         raise InputError("the pair has no continuous latent, whose units could be active.")

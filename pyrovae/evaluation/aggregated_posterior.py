@@ -23,7 +23,8 @@ from pyrovae.errors import InputError
 from pyrovae.evaluation.parts import slices
 from pyrovae.programs.densities import trace_log_probs
 from pyrovae.programs.log_weights import Layout, particle_plate, per_datum
-from pyrovae.programs.running import Program, latent_sites, run_pair
+from pyrovae.programs.pair import ModelAndGuide, Pair, Program
+from pyrovae.programs.running import latent_sites, run_pair
 
 DATA = 1000  # data that pass through the guide's networks at a time
 _PROBES = 100  # data on which it is tried out what a site's density depends on
@@ -68,7 +69,7 @@ def draw(
     parts = []
     for rows in slices(len(args[0]), DATA):
         with pyro.validation_enabled(False), particle_plate(count, layout):
-            model_trace, guide_trace = run_pair(model, guide, *(values[rows] for values in args))
+            model_trace, guide_trace = run_pair(Pair(model, guide), *(values[rows] for values in args))
         log_p = trace_log_probs(model_trace)
         codes, densities, dims = {}, {}, {}
         for name in latent_sites(guide_trace):
@@ -145,21 +146,21 @@ def _for_all(codes: Tensor, event_dim: int, num_data: int, layout: Layout) -> Te
     )
 
 
-def separate_sites(model: Program, guide: Program, args: tuple[Tensor, ...]) -> tuple[str, ...]:
+def separate_sites(pair: ModelAndGuide, args: tuple[Tensor, ...]) -> tuple[str, ...]:
     """The latents whose density, in model and guide, stays the same when other latents are given other
     values, the prior's draws. Refuses a model whose prior differs between data."""
     some = tuple(values[torch.arange(_PROBES) % len(values)] for values in args)
-    drawn = _latents(poutine.trace(guide).get_trace(*some))
-    elsewhere = _latents(poutine.trace(model).get_trace(*some))
+    drawn = _latents(poutine.trace(pair.guide).get_trace(*some))
+    elsewhere = _latents(poutine.trace(pair.model).get_trace(*some))
 
     def densities(program: Program, codes: Codes, *data: Tensor) -> dict[str, Tensor]:
         with pyro.validation_enabled(False):  # the prior may draw what the guide never would
             return trace_log_probs(poutine.trace(poutine.condition(program, data=codes)).get_trace(*data))
 
-    of_another = densities(model, drawn, *(values.roll(1, 0) for values in some))
-    before = {program: densities(program, drawn, *some) for program in (model, guide)}
+    of_another = densities(pair.model, drawn, *(values.roll(1, 0) for values in some))
+    before = {program: densities(program, drawn, *some) for program in (pair.model, pair.guide)}
     for name in drawn:
-        if not torch.allclose(of_another[name], before[model][name], rtol=1e-4, atol=1e-4):
+        if not torch.allclose(of_another[name], before[pair.model][name], rtol=1e-4, atol=1e-4):
             raise InputError(
                 f"the model's prior of '{name}' is another one for each datum, so that an aggregated "
                 "posterior has no one prior to be compared with: call without y if it depends on that."

@@ -19,14 +19,15 @@ from pyrovae.evaluation.parts import check_scorable, part_of, particles_at_once,
 from pyrovae.programs.checks import check_data, check_pair
 from pyrovae.programs.densities import enumerated_sites, unscaled_log_prob
 from pyrovae.programs.log_weights import Layout, enumerated, log_densities, particle_plate, sum_out
-from pyrovae.programs.running import Program, device_of, evaluating, own_parameters, run_pair, seeded
+from pyrovae.programs.pair import ModelAndGuide, Pair, Program, takes_pair
+from pyrovae.programs.running import device_of, evaluating, own_parameters, run_pair, seeded
 
 _SELECTION_DRAWS = 200  # for each datum, to tell whether its q* is better than its q
 
 
+@takes_pair
 def best_guide(
-    model: Program,
-    guide: Program,
+    pair: ModelAndGuide,
     x: Tensor,
     y: Tensor | None = None,
     *,
@@ -55,12 +56,12 @@ def best_guide(
     """
     check_search(steps, particles, learning_rate)
     check_data(x, y)
-    device = device_of(model, guide, otherwise=x.device)
-    with own_parameters(), evaluating(model, guide), seeded(seed, device):
+    device = device_of(pair, otherwise=x.device)
+    with own_parameters(), evaluating(pair), seeded(seed, device):
         with torch.no_grad():
-            layout = check_scorable(model, guide, device, x, y, enumerate=True)
+            layout = check_scorable(pair, device, x, y, enumerate=True)
         args = part_of(slice(None), device, x, y)
-        return search(model, guide, args, layout, steps, particles, learning_rate)
+        return search(pair, args, layout, steps, particles, learning_rate)
 
 
 def check_search(steps: int, particles: int, learning_rate: float) -> None:
@@ -73,8 +74,7 @@ def check_search(steps: int, particles: int, learning_rate: float) -> None:
 
 
 def search(
-    model: Program,
-    guide: Program,
+    pair: ModelAndGuide,
     args: tuple[Tensor, ...],
     layout: Layout,
     steps: int,
@@ -87,14 +87,14 @@ def search(
     The losses are added up; no parameter has a part in two of them, and Adam treats each number by
     itself, so that a datum ends up the same in whatever company.
     """
-    check_pair(model, guide, *args)
-    free = FreeGuide(guide, args, layout)
+    check_pair(pair, *args)
+    free = FreeGuide(pair.guide, args, layout)
     start, leaves = free.state(), free.parameters()
     optimizer = torch.optim.Adam(leaves, lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
     for _ in range(steps):
         with torch.enable_grad():
-            _, bounds = _scores(model, free, args, particles, layout, land=True)
+            _, bounds = _scores(Pair(pair.model, free), args, particles, layout, land=True)
             loss = -bounds.mean(0).sum()
         # Of the leaves alone: the pair's own parameters are none of its business.
         gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
@@ -104,13 +104,12 @@ def search(
         schedule.step()
         if bar is not None:
             bar.update()
-    _keep_the_better(model, guide, free, start, args, layout)
+    _keep_the_better(pair, free, start, args, layout)
     return free
 
 
 def _keep_the_better(
-    model: Program,
-    guide: Program,
+    pair: ModelAndGuide,
     free: FreeGuide,
     start: list[Tensor],
     args: tuple[Tensor, ...],
@@ -118,7 +117,7 @@ def _keep_the_better(
 ) -> None:
     """Put the start back for data whose bound has not risen: where q was the best, the noise of the
     gradients has moved it for nothing. The draws are not those of the figures, which stay unbiased."""
-    (_, before), (_, after) = compare(model, (guide, free), args, _SELECTION_DRAWS, layout)
+    (_, before), (_, after) = compare(pair.model, (pair.guide, free), args, _SELECTION_DRAWS, layout)
     free.put_back(start, ~(after.mean(0) > before.mean(0)))  # also where the end is not finite
 
 
@@ -130,26 +129,23 @@ def compare(
     drawn = []
     for guide in guides:
         with seeded(seed, args[0].device):
-            drawn.append(_draw(model, guide, args, num_samples, layout))
+            drawn.append(_draw(Pair(model, guide), args, num_samples, layout))
     return drawn
 
 
 @torch.no_grad()
 def _draw(
-    model: Program, guide: Program, args: tuple[Tensor, ...], num_samples: int, layout: Layout
+    pair: ModelAndGuide, args: tuple[Tensor, ...], num_samples: int, layout: Layout
 ) -> tuple[Tensor, Tensor]:
     """`_scores` of K draws, in chunks, in 64-bit on the CPU."""
     size = particles_at_once(args[0], layout)
-    chunks = [
-        _scores(model, guide, args, rows.stop - rows.start, layout) for rows in slices(num_samples, size)
-    ]
+    chunks = [_scores(pair, args, rows.stop - rows.start, layout) for rows in slices(num_samples, size)]
     log_weights, bounds = zip(*chunks, strict=True)
     return torch.cat(log_weights).double().cpu(), torch.cat(bounds).double().cpu()
 
 
 def _scores(
-    model: Program,
-    guide: Program,
+    pair: ModelAndGuide,
     args: tuple[Tensor, ...],
     particles: int,
     layout: Layout,
@@ -162,7 +158,7 @@ def _scores(
     sum_y q(y | x) [log p(x, y, z_y) - log q(z_y | x, y) - log q(y | x)].
     """
     with pyro.validation_enabled(False), particle_plate(particles, layout):
-        model_trace, guide_trace = run_pair(model, enumerated(guide, layout), *args)
+        model_trace, guide_trace = run_pair(Pair(pair.model, enumerated(pair.guide, layout)), *args)
     if land:
         stick_the_landing(guide_trace)
     log_p, log_q = log_densities(model_trace, guide_trace, args[0], layout)

@@ -12,12 +12,14 @@ from torch import Tensor
 from pyrovae.errors import InputError
 from pyrovae.evaluation.importance import over_log_weights
 from pyrovae.programs.checks import check_data
-from pyrovae.programs.running import Program, at_means, device_of, evaluating, observed_sites, run_pair
+from pyrovae.programs.pair import ModelAndGuide, takes_pair
+from pyrovae.programs.running import at_means, device_of, evaluating, observed_sites, run_pair
 
 
 @torch.no_grad()
+@takes_pair
 def class_probabilities(
-    model: Program, guide: Program, x: Tensor, *, site: str = "y", batch_size: int = 1000
+    pair: ModelAndGuide, x: Tensor, *, site: str = "y", batch_size: int = 1000
 ) -> Tensor:
     """The pair's own classifier: the guide's q(y | x), or the model's p(y | z) if the guide has no class.
 
@@ -36,18 +38,18 @@ def class_probabilities(
     Raises:
         InputError: neither program has a categorical site of that name.
     """
-    device = device_of(model, guide, otherwise=x.device)
-    with evaluating(model, guide):
-        parts = [_probabilities(model, guide, part.to(device), site) for part in x.split(batch_size)]
+    device = device_of(pair, otherwise=x.device)
+    with evaluating(pair):
+        parts = [_probabilities(pair, part.to(device), site) for part in x.split(batch_size)]
     return torch.cat(parts).cpu()
 
 
-def _probabilities(model: Program, guide: Program, x: Tensor, site: str) -> Tensor:
-    trace = poutine.trace(at_means(guide)).get_trace(x)
-    if site not in trace.nodes and len(inspect.signature(model).parameters) > 1:
+def _probabilities(pair: ModelAndGuide, x: Tensor, site: str) -> Tensor:
+    trace = poutine.trace(at_means(pair.guide)).get_trace(x)
+    if site not in trace.nodes and len(inspect.signature(pair.model).parameters) > 1:
         # The class is downstream of z; whichever value is observed, its distribution is the same.
         any_class = torch.zeros(len(x), dtype=torch.long, device=x.device)
-        trace = poutine.trace(poutine.replay(model, trace=trace)).get_trace(x, any_class)
+        trace = poutine.trace(poutine.replay(pair.model, trace=trace)).get_trace(x, any_class)
     probabilities = getattr(trace.nodes[site]["fn"], "probs", None) if site in trace.nodes else None
     if probabilities is None or probabilities.dim() != 2:
         raise InputError(
@@ -67,9 +69,9 @@ def error_rate(probabilities: Tensor, y: Tensor) -> float:
     return 100 * (probabilities.argmax(-1) != y).float().mean().item()
 
 
+@takes_pair
 def class_posterior(
-    model: Program,
-    guide: Program,
+    pair: ModelAndGuide,
     x: Tensor,
     num_classes: int,
     *,
@@ -100,7 +102,7 @@ def class_posterior(
     """
     if num_classes < 2:
         raise InputError(f"num_classes is {num_classes}; there are at least 2 classes to tell apart.")
-    _check_num_classes(model, guide, x[:1], num_classes)
+    _check_num_classes(pair, x[:1], num_classes)
 
     def log_mean(log_weights: Tensor) -> Tensor:
         return log_weights.logsumexp(0) - math.log(num_samples)
@@ -109,7 +111,7 @@ def class_posterior(
     for label in range(num_classes):
         y = torch.full((len(x),), label, device=x.device)
         parts = over_log_weights(
-            log_mean, model, guide, x, y, num_samples, seed=seed, enumerate=False, progress=progress
+            log_mean, pair, x, y, num_samples, seed=seed, enumerate=False, progress=progress
         )
         log_joint.append(torch.cat(parts))
     if all(torch.equal(log_joint[0], other) for other in log_joint):
@@ -117,12 +119,12 @@ def class_posterior(
     return torch.stack(log_joint, -1).softmax(-1)
 
 
-def _check_num_classes(model: Program, guide: Program, x: Tensor, num_classes: int) -> None:
+def _check_num_classes(pair: ModelAndGuide, x: Tensor, num_classes: int) -> None:
     """Where the class is a categorical site, its distribution says how many there are."""
-    x = x.to(device_of(model, guide, otherwise=x.device))
+    x = x.to(device_of(pair, otherwise=x.device))
     y = torch.zeros(len(x), dtype=torch.long, device=x.device)
-    with evaluating(model, guide):
-        trace, _ = run_pair(model, guide, x, y)
+    with evaluating(pair):
+        trace, _ = run_pair(pair, x, y)
     for name in observed_sites(trace):
         known = getattr(trace.nodes[name]["fn"], "probs", y).shape[-1]
         if trace.nodes[name]["value"] is y and known != num_classes:

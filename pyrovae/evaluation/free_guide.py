@@ -21,7 +21,8 @@ from torch.distributions import constraints, transform_to
 from pyrovae.errors import InputError
 from pyrovae.programs.densities import enumerated_sites
 from pyrovae.programs.log_weights import Layout, enumerated
-from pyrovae.programs.running import Program, latent_sites
+from pyrovae.programs.pair import Program
+from pyrovae.programs.running import latent_sites
 
 # Of parameters that are derived from one another, those to leave out.
 _DERIVED = {"scale_tril": {"covariance_matrix", "precision_matrix"}, "logits": {"probs"}}

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,13 +26,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pyrovae.errors import InputError
+from pyrovae.errors import InputError, warn
 from pyrovae.evaluation.arviz_adapter import pareto_khat
 from pyrovae.evaluation.best_guide import check_search, compare, search
 from pyrovae.evaluation.importance import KHAT_LIMIT
 from pyrovae.evaluation.parts import check_scorable, part_of, slices, without_nan
 from pyrovae.programs.checks import check_data
-from pyrovae.programs.running import Program, device_of, evaluating, own_parameters, seeded
+from pyrovae.programs.pair import ModelAndGuide, takes_pair
+from pyrovae.programs.running import device_of, evaluating, own_parameters, seeded
 from pyrovae.storage import write_atomically
 
 _BOUNDS = ("log_px", "log_px_by_guide", "elbo", "best_elbo")
@@ -154,9 +154,9 @@ class InferenceGaps:
         )
 
 
+@takes_pair
 def inference_gaps(
-    model: Program,
-    guide: Program,
+    pair: ModelAndGuide,
     x: Tensor,
     y: Tensor | None = None,
     *,
@@ -207,17 +207,19 @@ def inference_gaps(
         if value < 1:
             raise InputError(f"{name} = {value}: use at least 1.")
     check_data(x, y)
-    device = device_of(model, guide, otherwise=x.device)
+    device = device_of(pair, otherwise=x.device)
     parts = []
-    with own_parameters(), evaluating(model, guide), seeded(seed, device):
+    with own_parameters(), evaluating(pair), seeded(seed, device):
         with torch.no_grad():
-            layout = check_scorable(model, guide, device, x, y, enumerate=True)
+            layout = check_scorable(pair, device, x, y, enumerate=True)
         batches = list(slices(len(x), batch_size))
         with tqdm(total=len(batches) * steps, unit="step", disable=not progress) as bar:
             for rows in batches:
                 args = part_of(rows, device, x, y)
-                free = search(model, guide, args, layout, steps, particles, learning_rate, bar)
-                parts.append(_summarise(*compare(model, (guide, free), args, num_samples, layout)))
+                free = search(pair, args, layout, steps, particles, learning_rate, bar)
+                parts.append(
+                    _summarise(*compare(pair.model, (pair.guide, free), args, num_samples, layout))
+                )
     columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     errors = {name: columns.pop(f"error of {name}") for name in _COLUMNS}
     result = InferenceGaps(
@@ -254,9 +256,8 @@ def _summarise(guides: tuple[Tensor, Tensor], best: tuple[Tensor, Tensor]) -> di
 
 def _warn_if_unreliable(result: InferenceGaps) -> None:
     if result.num_unreliable:
-        warnings.warn(
+        warn(
             f"k-hat is above {KHAT_LIMIT} for {result.num_unreliable} of {len(result.khat)} data: their "
             "log p(x), and with it their approximation gap, is likely too small. Use more samples, or a "
-            "guide with heavier tails.",
-            stacklevel=3,
+            "guide with heavier tails."
         )

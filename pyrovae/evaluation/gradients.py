@@ -17,8 +17,8 @@ from torch import Tensor
 from pyrovae.errors import InputError
 from pyrovae.objectives.elbo import Objective
 from pyrovae.programs.checks import check_data, check_pair
+from pyrovae.programs.pair import ModelAndGuide
 from pyrovae.programs.running import (
-    Program,
     buffers_kept,
     device_of,
     in_training,
@@ -90,8 +90,7 @@ class GradientVariance:
 
 def gradient_variance(
     objective: Objective,
-    model: Program,
-    guide: Program,
+    pair: ModelAndGuide,
     x: Tensor,
     y: Tensor | None = None,
     *,
@@ -124,12 +123,12 @@ def gradient_variance(
     if repeats < 2:
         raise InputError(f"repeats is {repeats}; a variance needs at least 2.")
     check_data(x, y)
-    device = device_of(model, guide, otherwise=x.device)
+    device = device_of(pair, otherwise=x.device)
     args = tuple(values.to(device) for values in (x, y) if values is not None)
-    with own_parameters(hand_back=False), in_training(model, guide), buffers_kept(model, guide):
+    with own_parameters(hand_back=False), in_training(pair), buffers_kept(pair):
         with seeded(seed, device):
-            check_pair(model, guide, *args)
-            parameters = named_parameters(model, guide, *args)
+            check_pair(pair, *args)
+            parameters = named_parameters(pair, *args)
         parameters = {name: value for name, value in parameters.items() if value.requires_grad}
         if not parameters:
             raise InputError("the pair has no parameter that asks for a gradient (requires_grad).")
@@ -137,7 +136,7 @@ def gradient_variance(
         squares = {name: torch.zeros_like(value) for name, value in mean.items()}
         with seeded(seed, device):
             for count in range(1, repeats + 1):
-                gradients = _gradients(objective, model, guide, args, parameters)
+                gradients = _gradients(objective, pair, args, parameters)
                 for name, gradient in gradients.items():  # Welford's update: no difference of large sums
                     away = gradient - mean[name]
                     mean[name] += away / count
@@ -148,12 +147,11 @@ def gradient_variance(
 
 def _gradients(
     objective: Objective,
-    model: Program,
-    guide: Program,
+    pair: ModelAndGuide,
     args: tuple[Tensor, ...],
     parameters: dict[str, Tensor],
 ) -> dict[str, Tensor]:
     with torch.enable_grad():
-        loss = objective.differentiable_loss(model, guide, *args) / len(args[0])
+        loss = objective.differentiable_loss(pair.model, pair.guide, *args) / len(args[0])
     values = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
     return {name: value.double() for name, value in zip(parameters, values, strict=True)}

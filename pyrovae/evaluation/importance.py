@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,12 +26,13 @@ from tqdm import tqdm
 from pyrovae.compute import processes
 from pyrovae.compute.compilation import MODES, compile_if_asked
 from pyrovae.compute.precision import products_in
-from pyrovae.errors import InputError, check_choice
+from pyrovae.errors import InputError, check_choice, warn
 from pyrovae.evaluation.arviz_adapter import pareto_khat, to_group
 from pyrovae.evaluation.parts import check_scorable, part_of, particles_at_once, slices, without_nan
 from pyrovae.programs.checks import check_data, check_pair
 from pyrovae.programs.log_weights import Layout, log_weights
-from pyrovae.programs.running import Program, device_of, evaluating, own_parameters, seeded
+from pyrovae.programs.pair import ModelAndGuide, Pair, takes_pair
+from pyrovae.programs.running import device_of, evaluating, own_parameters, seeded
 from pyrovae.storage import write_atomically
 
 T = TypeVar("T")
@@ -146,9 +146,9 @@ class MarginalLikelihood:
         )
 
 
+@takes_pair
 def marginal_likelihood(
-    model: Program,
-    guide: Program,
+    pair: ModelAndGuide,
     x: Tensor,
     y: Tensor | None = None,
     *,
@@ -193,7 +193,7 @@ def marginal_likelihood(
     Warns:
         UserWarning: k-hat is above 0.7 for some data; says for how many.
     """
-    estimate = partial(_estimate, model, guide)
+    estimate = partial(_estimate, pair)
     settings = (num_samples, bounds, seed, progress, enumerate, compile)
     result = estimate(x, y, *settings, precision)
     if precision != "float32":
@@ -205,8 +205,9 @@ def marginal_likelihood(
     return result
 
 
+@takes_pair
 def prior_marginal_likelihood(
-    model: Program,
+    pair: ModelAndGuide,
     x: Tensor,
     y: Tensor | None = None,
     *,
@@ -219,15 +220,14 @@ def prior_marginal_likelihood(
     bad idea. Almost no draw explains the datum, the fewer the larger M is, so that the estimate falls
     far short at any K that can be afforded; its k-hat tells so. Arguments as `marginal_likelihood`'s.
     """
-    prior = poutine.block(model, hide_fn=lambda site: bool(site.get("is_observed")))
-    result = _estimate(model, prior, x, y, num_samples, bounds, seed, progress)
+    prior = poutine.block(pair.model, hide_fn=lambda site: bool(site.get("is_observed")))
+    result = _estimate(Pair(pair.model, prior), x, y, num_samples, bounds, seed, progress)
     _warn_if_unreliable(result)
     return result
 
 
 def _estimate(
-    model: Program,
-    guide: Program,
+    pair: ModelAndGuide,
     x: Tensor,
     y: Tensor | None,
     num_samples: int,
@@ -249,8 +249,7 @@ def _estimate(
 
     parts = over_log_weights(
         summarise,
-        model,
-        guide,
+        pair,
         x,
         y,
         num_samples,
@@ -265,8 +264,7 @@ def _estimate(
 
 def over_log_weights(
     summarise: Callable[[Tensor], T],
-    model: Program,
-    guide: Program,
+    pair: ModelAndGuide,
     x: Tensor,
     y: Tensor | None,
     num_samples: int,
@@ -283,26 +281,26 @@ def over_log_weights(
         raise InputError(f"num_samples = {num_samples}: use at least 1 sample.")
     check_choice("way to compile", compile, MODES)
     check_data(x, y)
-    device = device_of(model, guide, otherwise=x.device)
+    device = device_of(pair, otherwise=x.device)
     summaries = []
     with (
         own_parameters(),
-        evaluating(model, guide),
+        evaluating(pair),
         seeded(seed, device),
         torch.no_grad(),
         products_in(precision, device, x.dtype),
     ):
-        layout = check_scorable(model, guide, device, x, y, enumerate)
+        layout = check_scorable(pair, device, x, y, enumerate)
         parts = slices(len(x), max(1, min(_DATA, _WEIGHTS // num_samples)))
         # Each part has a stream of its own: whichever process takes it, it finds the same.
         seeded_parts = [(rows, int(torch.randint(2**62, ()).item())) for rows in parts]
         mine = seeded_parts[processes.rank() :: processes.count()]
         total = sum(rows.stop - rows.start for rows, _ in mine)
-        score = _Scorer(model, guide, layout, compile, total * num_samples >= LONG_EVALUATION)
+        score = _Scorer(pair, layout, compile, total * num_samples >= LONG_EVALUATION)
         with tqdm(total=total, unit="datum", disable=not progress or not processes.is_first()) as bar:
             for rows, part_seed in mine:
                 args = part_of(rows, device, x, y)
-                check_pair(model, guide, *args)
+                check_pair(pair, *args)
                 torch.manual_seed(part_seed)
                 log_weights = score.in_chunks(args, num_samples)
                 summaries.append(summarise(log_weights.double().cpu()))
@@ -312,21 +310,18 @@ def over_log_weights(
 
 def _warn_if_unreliable(result: MarginalLikelihood) -> None:
     if result.num_unreliable and processes.is_first():
-        warnings.warn(
+        warn(
             f"k-hat is above {KHAT_LIMIT} for {result.num_unreliable} of {len(result.khat)} data: their "
-            "standard errors are not reliable. Use more samples, or a guide with heavier tails.",
-            stacklevel=3,
+            "standard errors are not reliable. Use more samples, or a guide with heavier tails."
         )
 
 
 class _Scorer:
     """log p(x, z_k) - log q(z_k | x) for draws of some data, by one graph where that is worthwhile."""
 
-    def __init__(
-        self, model: Program, guide: Program, layout: Layout, compile: str, worthwhile: bool
-    ) -> None:
+    def __init__(self, pair: ModelAndGuide, layout: Layout, compile: str, worthwhile: bool) -> None:
         self.layout, self.compile, self.worthwhile = layout, compile, worthwhile
-        self.score = partial(_scored, model, guide, layout)
+        self.score = partial(_scored, pair, layout)
         self.graph: Callable[..., list[Tensor]] | None = None
         self.graph_shapes: list[Any] | None = None
 
@@ -355,9 +350,9 @@ class _Scorer:
             )
 
 
-def _scored(model: Program, guide: Program, layout: Layout, particles: int, *args: Tensor) -> Tensor:
+def _scored(pair: ModelAndGuide, layout: Layout, particles: int, *args: Tensor) -> Tensor:
     with pyro.validation_enabled(False):
-        return log_weights(model, guide, args, particles, layout)
+        return log_weights(pair, args, particles, layout)
 
 
 def _summarise(log_weights: Tensor, sizes: Sequence[int]) -> dict[str, Any]:

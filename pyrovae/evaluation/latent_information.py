@@ -36,7 +36,8 @@ from pyrovae.evaluation.aggregated_posterior import (
 from pyrovae.evaluation.parts import check_scorable, part_of, slices, without_nan
 from pyrovae.programs.checks import check_data
 from pyrovae.programs.log_weights import Layout
-from pyrovae.programs.running import Program, device_of, evaluating, own_parameters, seeded
+from pyrovae.programs.pair import ModelAndGuide, Program, takes_pair
+from pyrovae.programs.running import device_of, evaluating, own_parameters, seeded
 from pyrovae.storage import write_atomically
 
 _ROWS = 200_000  # draws times data whose log densities are held at once
@@ -113,9 +114,9 @@ class KLDecomposition:
         return "\n".join(lines)
 
 
+@takes_pair
 def kl_decomposition(
-    model: Program,
-    guide: Program,
+    pair: ModelAndGuide,
     x: Tensor,
     y: Tensor | None = None,
     *,
@@ -151,23 +152,23 @@ def kl_decomposition(
     if num_samples < 1:
         raise InputError(f"num_samples = {num_samples}: use at least 1 sample.")
     check_data(x, y)
-    device = device_of(model, guide, otherwise=x.device)
+    device = device_of(pair, otherwise=x.device)
     terms = []
     with (
         own_parameters(),
-        evaluating(model, guide),
+        evaluating(pair),
         seeded(seed, device),
         torch.no_grad(),
         the_guides_own_errors(),
     ):
-        layout = check_scorable(model, guide, device, x, y, enumerate=False)
+        layout = check_scorable(pair, device, x, y, enumerate=False)
         args = part_of(slice(None), device, x, y)
-        separate = separate_sites(model, guide, args)
+        separate = separate_sites(pair, args)
         with tqdm(total=num_samples * len(x), unit="draw", disable=not progress) as bar:
             for part in slices(num_samples, max(1, DATA // len(x))):
-                draws = draw(model, guide, args, part.stop - part.start, layout, separate)
+                draws = draw(pair.model, pair.guide, args, part.stop - part.start, layout, separate)
                 for rows in slices(len(draws), max(1, _ROWS // len(x))):
-                    terms.append(_terms(draws, guide, args, rows, layout))
+                    terms.append(_terms(draws, pair.guide, args, rows, layout))
                     bar.update(rows.stop - rows.start)
     joined = {key: torch.cat([part[key] for part in terms]).cpu() for key in terms[0]}
     columns = {key: values.unflatten(0, (num_samples, len(x))) for key, values in joined.items()}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyrovae.programs.checks import check_pair
 from pyrovae.programs.log_weights import Layout, layout_of
-from pyrovae.programs.running import Program
+from pyrovae.programs.pair import ModelAndGuide
 
 _CPU_ROWS, _CPU_MEMORY = 2_000, 2**28  # what stays in the cache, and bytes
 _CUDA_ROWS = 200_000
@@ -39,14 +39,14 @@ def slices(total: int, size: int) -> Iterator[slice]:
 
 
 def check_scorable(
-    model: Program, guide: Program, device: torch.device, x: Tensor, y: Tensor | None, enumerate: bool
+    pair: ModelAndGuide, device: torch.device, x: Tensor, y: Tensor | None, enumerate: bool
 ) -> Layout:
     """Refuse a pair that has no per-datum evidence; return how its log densities are laid out."""
     # Two numbers of data, since a plate of something else may have the size of one by chance.
     for num_data in (2, 3):
         args = part_of(torch.arange(num_data) % len(x), device, x, y)
-        check_pair(model, guide, *args)
-        layout = layout_of(model, guide, args, enumerate)
+        check_pair(pair, *args)
+        layout = layout_of(pair, args, enumerate)
     return layout
 
 

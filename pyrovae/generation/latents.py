@@ -19,15 +19,8 @@ from torch import Tensor, nn
 
 from pyrovae.diagrams.diagram import plate_diagram
 from pyrovae.errors import InputError
-from pyrovae.programs.running import (
-    Program,
-    at_means,
-    device_of,
-    evaluating,
-    latent_sites,
-    observed_sites,
-    seeded,
-)
+from pyrovae.programs.pair import Program
+from pyrovae.programs.running import at_means, device_of, evaluating, latent_sites, observed_sites, seeded
 
 Codes = dict[str, Tensor]
 """Values of latents by site, `(N, *event_shape)` each."""
@@ -85,7 +78,7 @@ def sites_of(model: nn.Module) -> Sites:
     with evaluating(model), seeded(0, x.device):
         trace = _traced(program, x)
         given = _traced(program, x, y) if len(inspect.signature(program).parameters) > 1 else trace
-        diagram = plate_diagram(poutine.uncondition(program), None, x)
+        diagram = plate_diagram(poutine.uncondition(program), x)
     latents, data = tuple(latent_sites(trace)), observed_sites(trace)[-1]
     deterministic = [name for name in trace.observation_nodes if name not in observed_sites(trace)]
     labels = set(observed_sites(given)) - set(observed_sites(trace))

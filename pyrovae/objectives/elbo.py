@@ -30,7 +30,8 @@ from pyrovae.programs.densities import (
     unscaled_log_prob,
     zero_like_densities,
 )
-from pyrovae.programs.running import Program, latent_sites, observed_sites
+from pyrovae.programs.pair import Program
+from pyrovae.programs.running import latent_sites, observed_sites
 
 
 class Objective(Protocol):

@@ -39,15 +39,8 @@ from pyrovae.programs.densities import (
     zero_like_densities,
 )
 from pyrovae.programs.log_weights import Layout, enumerated, layout_of, log_densities, particle_plate
-from pyrovae.programs.running import (
-    Program,
-    device_of,
-    evaluating,
-    latent_sites,
-    observed_sites,
-    run_pair,
-    seeded,
-)
+from pyrovae.programs.pair import Pair, Program
+from pyrovae.programs.running import device_of, evaluating, latent_sites, observed_sites, run_pair, seeded
 
 
 class IWAE(ELBO):
@@ -103,7 +96,7 @@ class IWAE(ELBO):
                 drawn = poutine.trace(drawing).get_trace(*args)
                 paths = scaled_paths(drawn, factors)
                 drawing = poutine.replay(guide, trace=with_values(drawn, paths))
-            model_trace, guide_trace = run_pair(model, drawing, *args)
+            model_trace, guide_trace = run_pair(Pair(model, drawing), *args)
         _check_reparameterised(guide_trace)
         scale = _common_scale(model_trace, guide_trace)
         if double:
@@ -132,7 +125,7 @@ class IWAE(ELBO):
             device = device_of(model, guide, otherwise=args[0].device)
             called = functools.partial(model, **kwargs), functools.partial(guide, **kwargs)
             with torch.no_grad(), evaluating(model, guide), seeded(0, device):
-                self._layouts[key] = layout_of(*called, args)
+                self._layouts[key] = layout_of(Pair(*called), args)
         return self._layouts[key]
 
 

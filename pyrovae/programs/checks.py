@@ -15,7 +15,8 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyrovae.errors import InputError
-from pyrovae.programs.running import Program, evaluating, modules_of, observed_sites, run_pair
+from pyrovae.programs.pair import ModelAndGuide, Pair, Program
+from pyrovae.programs.running import evaluating, modules_of, observed_sites, run_pair
 from pyrovae.training.batches import UNLABELLED
 
 # What to do about data that a likelihood cannot have produced.
@@ -89,7 +90,7 @@ def check_classes(y: Tensor, num_data: int) -> None:
         )
 
 
-def check_pair(model: Program, guide: Program, *args: Any) -> None:
+def check_pair(pair: ModelAndGuide, *args: Any) -> None:
     """Run the pair once, validated, and refuse what does not fit together.
 
     Raises:
@@ -99,11 +100,11 @@ def check_pair(model: Program, guide: Program, *args: Any) -> None:
             gives no density; or an observed site's values have the wrong shape or lie outside of its
             distribution's support.
     """
-    noted = poutine.trace(_Distributions("guide")(guide))
+    noted = poutine.trace(_Distributions("guide")(pair.guide))
     try:
-        with torch.no_grad(), pyro.validation_enabled(True), evaluating(model, guide):
-            checked = _Distributions("model")(_CompareLatents(noted)(model))
-            model_trace, guide_trace = run_pair(checked, noted, *args)
+        with torch.no_grad(), pyro.validation_enabled(True), evaluating(pair):
+            checked = _Distributions("model")(_CompareLatents(noted)(pair.model))
+            model_trace, guide_trace = run_pair(Pair(checked, noted), *args)
             observed = observed_sites(model_trace)
             _check_roles(observed, observed_sites(guide_trace))
             for name in observed:
@@ -114,16 +115,15 @@ def check_pair(model: Program, guide: Program, *args: Any) -> None:
         # Pyro appends the shapes of all sites so far: of use beside its own errors, not beside ours.
         if isinstance(error, InputError):
             raise InputError(str(error).split("\nTrace Shapes")[0]) from error
-        if problem := _plate_problem(str(error), noted, model, args):
+        if problem := _plate_problem(str(error), noted, pair.model, args):
             raise InputError(problem) from error
         shapes = ", ".join(str(tuple(a.shape)) for a in args if isinstance(a, Tensor))
         raise InputError(
-            f"the model and guide do not run on data of shape {shapes}"
-            f"{_type_problem(args, model, guide)}: {error}"
+            f"the model and guide do not run on data of shape {shapes}{_type_problem(args, pair)}: {error}"
         ) from error
 
 
-def _type_problem(args: tuple[Any, ...], *programs: Program) -> str:
+def _type_problem(args: tuple[Any, ...], *programs: Program | ModelAndGuide) -> str:
     """What to do where the data are not of the parameters' type."""
     parameters = (p for module in modules_of(*programs) for p in module.parameters())
     types = {p.dtype for p in parameters if p.is_floating_point()}

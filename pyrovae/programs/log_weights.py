@@ -24,7 +24,8 @@ from torch import Tensor
 
 from pyrovae.errors import InputError
 from pyrovae.programs.densities import enumerated_sites, trace_log_probs
-from pyrovae.programs.running import Program, latent_sites, run_pair
+from pyrovae.programs.pair import ModelAndGuide, Pair, Program
+from pyrovae.programs.running import latent_sites, run_pair
 
 
 class Layout(NamedTuple):
@@ -39,7 +40,7 @@ class Layout(NamedTuple):
     values: int | None
 
 
-def layout_of(model: Program, guide: Program, args: tuple[Any, ...], enumerate: bool = True) -> Layout:
+def layout_of(pair: ModelAndGuide, args: tuple[Any, ...], enumerate: bool = True) -> Layout:
     """Run the pair once, without particles, and read off how its log densities are laid out.
 
     Args:
@@ -53,7 +54,7 @@ def layout_of(model: Program, guide: Program, args: tuple[Any, ...], enumerate: 
             programs only, a site lies outside of the data's plate, or there are other plates beside an
             enumerated site.
     """
-    model_trace, guide_trace = run_pair(model, guide, *args)
+    model_trace, guide_trace = run_pair(pair, *args)
     if not latent_sites(model_trace):
         raise InputError(
             "the model has no latent site, so there is nothing to integrate out: a deterministic "
@@ -112,15 +113,13 @@ def log_densities(
     return log_p, log_q
 
 
-def log_weights(
-    model: Program, guide: Program, args: tuple[Any, ...], num_particles: int, layout: Layout
-) -> Tensor:
+def log_weights(pair: ModelAndGuide, args: tuple[Any, ...], num_particles: int, layout: Layout) -> Tensor:
     """The log weights of one run under K particles, enumerated sites summed out: `(K, B)`.
 
     Arguments as `layout_of`'s, whose result is `layout`.
     """
     with particle_plate(num_particles, layout):
-        model_trace, guide_trace = run_pair(model, enumerated(guide, layout), *args)
+        model_trace, guide_trace = run_pair(Pair(pair.model, enumerated(pair.guide, layout)), *args)
     log_p, log_q = log_densities(model_trace, guide_trace, args[0], layout)
     return sum_out(log_p - log_q)
 

@@ -23,8 +23,8 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor, nn
 
 from pyrovae.errors import InputError
+from pyrovae.programs.pair import ModelAndGuide, Program, is_pair
 
-Program = Callable[..., Any]
 F = TypeVar("F", bound=Callable[..., Any])
 
 _names: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
@@ -88,28 +88,29 @@ def _without_modules(state: Any) -> Any:
     }
 
 
-def modules_of(*programs: Program) -> list[nn.Module]:
+def modules_of(*programs: Program | ModelAndGuide) -> list[nn.Module]:
     """The modules whose methods (or whose own calls) the programs are, each once."""
-    owners = [p if isinstance(p, nn.Module) else getattr(p, "__self__", None) for p in programs]
+    single = [p for each in programs for p in ((each.model, each.guide) if is_pair(each) else (each,))]
+    owners = [p if isinstance(p, nn.Module) else getattr(p, "__self__", None) for p in single]
     return list(dict.fromkeys(owner for owner in owners if isinstance(owner, nn.Module)))
 
 
-def named_parameters(model: Program, guide: Program, *args: Any) -> dict[str, Tensor]:
+def named_parameters(pair: ModelAndGuide, *args: Any) -> dict[str, Tensor]:
     """Every parameter of the pair, by name: leaf tensors that an optimiser may change.
 
     They are the parameters of the modules behind the programs, and those that a run of the programs
     shows to Pyro by `pyro.param` and `pyro.module` (in unconstrained space). Call it, and use what it
     returns, under `own_parameters`.
     """
-    modules = modules_of(model, guide)
+    modules = modules_of(pair)
     named: dict[str, Tensor] = {}
     for number, module in enumerate(modules):
         prefix = f"{number}." if len(modules) > 1 else ""
         others = {id(value) for value in named.values()}  # of which one module may be a part of another
         named |= {prefix + name: v for name, v in module.named_parameters() if id(v) not in others}
     with poutine.trace(param_only=True) as shown, poutine.block(hide_fn=_is_sample):
-        guide(*args)
-        model(*args)
+        pair.guide(*args)
+        pair.model(*args)
     known = {id(value) for value in named.values()}
     for name, site in shown.trace.nodes.items():
         value = site["value"].unconstrained()
@@ -118,11 +119,11 @@ def named_parameters(model: Program, guide: Program, *args: Any) -> dict[str, Te
     return named
 
 
-def replaced_parameters(model: Program, guide: Program) -> set[int]:
+def replaced_parameters(pair: ModelAndGuide) -> set[int]:
     """The ids of the parameters that may have lost their program: those of a model/guide pair of which one
     is used beside a program from elsewhere, as when a guide of one's own takes the place of a VAE's."""
-    owners = modules_of(model, guide)
-    if modules_of(model) == modules_of(guide):
+    owners = modules_of(pair)
+    if modules_of(pair.model) == modules_of(pair.guide):
         return set()
     pairs = (owner for owner in owners if hasattr(owner, "model") and hasattr(owner, "guide"))
     return {id(value) for pair in pairs for value in pair.parameters()}
@@ -133,21 +134,21 @@ def _is_sample(message: Mapping[str, Any]) -> bool:
 
 
 @contextmanager
-def evaluating(*programs: Program) -> Iterator[None]:
+def evaluating(*programs: Program | ModelAndGuide) -> Iterator[None]:
     """Run the programs' modules in evaluation mode, and put every submodule back as it was."""
     with _in_mode(False, *programs):
         yield
 
 
 @contextmanager
-def in_training(*programs: Program) -> Iterator[None]:
+def in_training(*programs: Program | ModelAndGuide) -> Iterator[None]:
     """Run the programs' modules in training mode, and put every submodule back as it was."""
     with _in_mode(True, *programs):
         yield
 
 
 @contextmanager
-def _in_mode(mode: bool, *programs: Program) -> Iterator[None]:
+def _in_mode(mode: bool, *programs: Program | ModelAndGuide) -> Iterator[None]:
     parts = [part for module in modules_of(*programs) for part in module.modules()]
     modes = [part.training for part in parts]
     try:
@@ -160,7 +161,7 @@ def _in_mode(mode: bool, *programs: Program) -> Iterator[None]:
 
 
 @contextmanager
-def buffers_kept(*programs: Program) -> Iterator[None]:
+def buffers_kept(*programs: Program | ModelAndGuide) -> Iterator[None]:
     """Put back what the programs' modules note as they run, such as the means of batch normalisation."""
     buffers = [buffer for module in modules_of(*programs) for buffer in module.buffers()]
     before = [buffer.clone() for buffer in buffers]
@@ -181,7 +182,7 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
         yield
 
 
-def device_of(*programs: Program, otherwise: torch.device | str = "cpu") -> torch.device:
+def device_of(*programs: Program | ModelAndGuide, otherwise: torch.device | str = "cpu") -> torch.device:
     """Where the programs' modules have their parameters; `otherwise` for plain functions."""
     for module in modules_of(*programs):
         for tensor in itertools.chain(module.parameters(), module.buffers()):
@@ -207,7 +208,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
 
 
 def device_for(
-    device: str | torch.device, *programs: Program, otherwise: torch.device | str
+    device: str | torch.device, *programs: Program | ModelAndGuide, otherwise: torch.device | str
 ) -> torch.device:
     """Where programs are to be trained; plain functions cannot be moved: "auto" is `otherwise`."""
     if device == "auto" and not modules_of(*programs):
@@ -215,7 +216,7 @@ def device_for(
     return resolve_device(device)
 
 
-def run_pair(model: Program, guide: Program, *args: Any) -> tuple[Trace, Trace]:
+def run_pair(pair: ModelAndGuide, *args: Any) -> tuple[Trace, Trace]:
     """Trace the guide, then the model replayed on the guide's draws.
 
     Returns:
@@ -224,8 +225,8 @@ def run_pair(model: Program, guide: Program, *args: Any) -> tuple[Trace, Trace]:
     Raises:
         InputError: the model has a latent site that the guide lacks, or the other way round.
     """
-    guide_trace = poutine.trace(guide).get_trace(*args)
-    model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args)
+    guide_trace = poutine.trace(pair.guide).get_trace(*args)
+    model_trace = poutine.trace(poutine.replay(pair.model, trace=guide_trace)).get_trace(*args)
     guide_trace = poutine.util.prune_subsample_sites(guide_trace)
     model_trace = poutine.util.prune_subsample_sites(model_trace)
     _check_same_latents(set(latent_sites(model_trace)), set(latent_sites(guide_trace)))

@@ -90,8 +90,7 @@ def train(
         y_train = starting_point(model, x_train, y_train, vae, config.spread, seed=config.seed)
         task = training_task(model, y_train, config.supervision())
         history = fit(
-            task.model,
-            task.guide,
+            task,
             x_train,
             y_train,
             epochs=config.epochs,
@@ -236,7 +235,7 @@ class Run:
         if isinstance(model, M1M2):
             model.vae.load_state_dict(self.m1.model.state_dict())
             trained = model.m2
-        load_state(trained.model, trained.guide, {}, best)  # type: ignore[arg-type]
+        load_state(trained, {}, best)  # type: ignore[arg-type]
         return model.eval()
 
     @property
@@ -316,8 +315,7 @@ class Run:
         x = self.presented(self.images.x_test)[:limit]
         model: Any = self.model.to(resolve_device(device))
         result = marginal_likelihood(
-            model.model,
-            model.guide,
+            model,
             x,
             num_samples=num_samples,
             seed=self.config.seed,
@@ -330,7 +328,7 @@ class Run:
             metrics["exact_log_likelihood"] = exact.mean().item()
         if self.config.model in CLASSED and self.images.y_test is not None:
             seen = self.encoded(self.images.x_test[:limit])
-            probabilities = class_probabilities(model.model, model.guide, seen)
+            probabilities = class_probabilities(model, seen)
             metrics["test_error"] = error_rate(probabilities, self.images.y_test[:limit])
         if processes.is_first():
             result.to_json(self.folder / "marginal_likelihood.json")
@@ -367,11 +365,11 @@ class Run:
         model = self.model.to(resolve_device(device))
         errors: dict[str, float] = {}
         if self.config.model in CLASSED:
-            pair: tuple[Any, Any] = model.model, model.guide
-            errors["own classifier"] = error_rate(class_probabilities(*pair, x_test), images.y_test)
+            pair: Any = model
+            errors["own classifier"] = error_rate(class_probabilities(pair, x_test), images.y_test)
             if num_samples:
                 seen, count = self.presented(images.x_test), images.num_classes
-                by_bayes = class_posterior(*pair, seen, count, num_samples=num_samples)
+                by_bayes = class_posterior(pair, seen, count, num_samples=num_samples)
                 errors["Bayes' rule"] = error_rate(by_bayes, images.y_test)
         embed = partial(posterior_draws, seed=self.config.seed) if draws else latent_means
         z, z_test = embed(model, x).numpy(), embed(model, x_test).numpy()

@@ -29,7 +29,8 @@ from pyrovae.generation.latents import latent_means
 from pyrovae.models import CPCVAE, M1M2, M2, PCVAE
 from pyrovae.objectives.elbo import Objective, SupervisedELBO
 from pyrovae.priors import VampPrior
-from pyrovae.programs.running import Program, seeded
+from pyrovae.programs.pair import Program
+from pyrovae.programs.running import seeded
 from pyrovae.schedules import Schedule, linear_warm_up
 from pyrovae.training.batches import UNLABELLED
 

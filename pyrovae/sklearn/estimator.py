@@ -241,8 +241,7 @@ class SemiSupervisedVAEClassifier(
     def _fit(self, model: nn.Module, task: Task, x: Tensor, y: Tensor | None, seed: int) -> History:
         epochs, beta = (self.vae_epochs, self.beta) if isinstance(model, VAE) else (self.epochs, 1.0)
         return fit(
-            task.model,
-            task.guide,
+            task,
             x,
             y,
             epochs=epochs,
@@ -338,7 +337,7 @@ class SemiSupervisedVAEClassifier(
         if self.classifier_ is not None:
             return _m1_probabilities(self.classifier_, self._latent_means(x))
         with self._on_device() as model:
-            return class_probabilities(model.model, model.guide, x).numpy()  # type: ignore[arg-type]
+            return class_probabilities(model, x).numpy()  # type: ignore[arg-type]
 
     def _latent_means(self, x: Tensor) -> np.ndarray:
         with self._on_device() as model:

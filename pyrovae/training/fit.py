@@ -24,13 +24,8 @@ from pyrovae.objectives.estimators import IWAE
 from pyrovae.programs.checks import (
     check_data,
 )
-from pyrovae.programs.running import (
-    Program,
-    device_for,
-    in_training,
-    own_parameters,
-    seeded,
-)
+from pyrovae.programs.pair import ModelAndGuide, takes_pair
+from pyrovae.programs.running import device_for, in_training, own_parameters, seeded
 from pyrovae.schedules import Constant, Schedule, as_schedule
 from pyrovae.training.batches import Minibatches, parts_of
 from pyrovae.training.history import COLUMNS, History, tensorboard_scalars
@@ -51,9 +46,9 @@ def adam(parameters: Sequence[Tensor]) -> Optimizer:
     return torch.optim.Adam(parameters, lr=1e-3, fused=True)
 
 
+@takes_pair
 def fit(
-    model: Program,
-    guide: Program,
+    pair: ModelAndGuide,
     x: Tensor,
     y: Tensor | None = None,
     *,
@@ -154,13 +149,12 @@ def fit(
     _check_weights(beta, of_sites, epochs, objective)
     if patience is not None and not held_out:
         raise InputError("patience needs validation data to measure the bound on: pass validation=...")
-    device = device_for(device, model, guide, otherwise=x.device)
+    device = device_for(device, pair, otherwise=x.device)
     parts = parts_of(len(x), y, batch_size, labelled_batch_size, data_weights)
     if device.type == "cuda" and x.nbytes < torch.cuda.mem_get_info(device)[0] / 4:
         x, y = x.to(device), None if y is None else y.to(device)  # once, and not batch by batch
     run = TrainingRun(
-        model=model,
-        guide=guide,
+        pair=pair,
         data=Minibatches(x, y, parts, transform, device),
         validation=_validation_data(held_out, transform, device),
         epochs=epochs,
@@ -175,7 +169,7 @@ def fit(
         progress=progress and processes.is_first(),
         compile=compile,
     )
-    with own_parameters(), _training(model, guide), seeded(seed, device):
+    with own_parameters(), _training(pair), seeded(seed, device):
         run.prepare(optimizer, scheduler)
         run.start_or_resume(resume)
         scalars = tensorboard if processes.is_first() else None
@@ -195,9 +189,9 @@ def _validation_data(
 
 
 @contextmanager
-def _training(model: Program, guide: Program) -> Iterator[None]:
+def _training(pair: ModelAndGuide) -> Iterator[None]:
     """Training mode within, the former mode of each module after."""
-    with in_training(model, guide), warnings.catch_warnings():
+    with in_training(pair), warnings.catch_warnings():
         # Pyro's warning would come before the error that says at which site, and why.
         warnings.filterwarnings("ignore", message="Encountered NaN")
         yield

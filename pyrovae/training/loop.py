@@ -24,8 +24,8 @@ from pyrovae.compute.interrupts import interrupts_deferred
 from pyrovae.errors import CheckpointError, InputError, NonFiniteError
 from pyrovae.objectives.elbo import Objective, description, reweight
 from pyrovae.programs.checks import check_gradients, check_pair, check_site_names
+from pyrovae.programs.pair import ModelAndGuide
 from pyrovae.programs.running import (
-    Program,
     buffers_kept,
     latent_sites,
     modules_of,
@@ -50,8 +50,7 @@ LONG_RUN = 5_000  # steps, from which on compilation, some ten seconds, repays i
 class TrainingRun:
     """The state of one training run, and its loop."""
 
-    model: Program
-    guide: Program
+    pair: ModelAndGuide
     data: Minibatches
     validation: Minibatches | None
     epochs: int
@@ -76,21 +75,21 @@ class TrainingRun:
         scheduler: Callable[[Optimizer], Any] | None,
     ) -> None:
         """Move the pair to the device, find its parameters, and check everything that can be."""
-        for module in modules_of(self.model, self.guide):
+        for module in modules_of(self.pair):
             module.to(self.device)
         batch = self.data.first()
         self.latents: list[list[str]] = []  # of each part's call
         sites: set[str] = set()
         self.parameters: dict[str, Tensor] = {}
         for _, args, _ in batch:
-            check_pair(self.model, self.guide, *args)
-            traces = run_pair(self.model, self.guide, *args)
+            check_pair(self.pair, *args)
+            traces = run_pair(self.pair, *args)
             self.latents.append(latent_sites(traces[1]))
-            self.parameters |= named_parameters(self.model, self.guide, *args)
+            self.parameters |= named_parameters(self.pair, *args)
             sites |= {*observed_sites(traces[0]), *self.latents[-1]}
         check_site_names(self.weights, sites)
-        replaced = replaced_parameters(self.model, self.guide)
-        with buffers_kept(self.model, self.guide):
+        replaced = replaced_parameters(self.pair)
+        with buffers_kept(self.pair):
             self.trainable = check_gradients(
                 lambda: self.loss(batch, beta=1.0, weights={}), self.parameters, replaced
             )
@@ -104,12 +103,12 @@ class TrainingRun:
         """Pass every datum through the checks of its shape and support, at little cost."""
         for data in (self.data, self.validation):
             for args in data.in_order() if data else ():
-                check_pair(self.model, self.guide, *args)
+                check_pair(self.pair, *args)
 
     def start_or_resume(self, resume: bool) -> None:
         """Seed the run, or put everything back as it was after the last finished epoch."""
         torch.manual_seed(self.seed)
-        buffers = [b for module in modules_of(self.model, self.guide) for b in module.buffers()]
+        buffers = [b for module in modules_of(self.pair) for b in module.buffers()]
         processes.set_as_in_first([*self.parameters.values(), *buffers])
         found = self.checkpoint(resume) if processes.is_first() else None
         if saved := processes.from_first(found):
@@ -149,7 +148,7 @@ class TrainingRun:
                 self.end_epoch(row)
                 write_scalars(row)
         if self.best_state is not None:
-            load_state(self.model, self.guide, self.parameters, self.best_state)
+            load_state(self.pair, self.parameters, self.best_state)
 
     def train_epoch(
         self, epoch: int, steps: int, bar: tqdm, stop_if_asked: Callable[[], None]
@@ -213,7 +212,7 @@ class TrainingRun:
             if self.watched and not math.isfinite(loss.item()):
                 set_rng_state(before, self.device)
                 calls = [call.args for call in batch]
-                raise explain_non_finite(f"the loss of step {step}", self.model, self.guide, *calls)
+                raise explain_non_finite(f"the loss of step {step}", self.pair, *calls)
             if not values:
                 values.update({"loss": loss, **terms})
             for parameter, gradient in zip(self.trainable, gradients, strict=True):
@@ -264,7 +263,7 @@ class TrainingRun:
 
         # By what was asked for, not by what is left or by the clock: a resumed run takes the same path.
         long = self.epochs * self.data.steps >= LONG_RUN
-        with seeded(self.seed, self.device), buffers_kept(self.model, self.guide):
+        with seeded(self.seed, self.device), buffers_kept(self.pair):
             graph = compile_if_asked(
                 self.compile, long, "training", of_tensors, lambda: (example(0, 1.0), example(1, 0.5))
             )
@@ -289,7 +288,7 @@ class TrainingRun:
         mean: Any = 0.0
         for (part, args, total), latents in zip(batch, self.latents, strict=True):
             on_sites = dict.fromkeys(latents, beta) | dict(weights)
-            model, guide = reweight(self.model, on_sites), reweight(self.guide, on_sites)
+            model, guide = reweight(self.pair.model, on_sites), reweight(self.pair.guide, on_sites)
             loss = self.objective.differentiable_loss(model, guide, *args)
             mean = mean + part.weight * loss / total
             if terms is not None:
@@ -301,8 +300,7 @@ class TrainingRun:
         check_finite(self.parameters, int(row["step"]))
         if self.validation:
             row |= held_out_bounds(
-                self.model,
-                self.guide,
+                self.pair,
                 self.objective,
                 self.validation,
                 apart=self.weights,
@@ -330,7 +328,7 @@ class TrainingRun:
         best = self.history.best_epoch
         if best is None or self.competing(row) > self.competing(self.history.rows[best - 1]):
             self.history.best_epoch = int(row["epoch"])
-            self.best_state = copy.deepcopy(state(self.model, self.guide, self.parameters))
+            self.best_state = copy.deepcopy(state(self.pair, self.parameters))
         self.history.stopped_early = self.history.exceeds(self.patience)
 
     # Checkpoints
@@ -338,13 +336,13 @@ class TrainingRun:
     def changing(self) -> dict[str, Any]:
         """What a step changes."""
         return {
-            "state": state(self.model, self.guide, self.parameters),
+            "state": state(self.pair, self.parameters),
             "optimizer": self.optimizer.state_dict(),
             "rng": rng_state(self.device),
         }
 
     def put_back(self, saved: dict[str, Any]) -> None:
-        load_state(self.model, self.guide, self.parameters, saved["state"])
+        load_state(self.pair, self.parameters, saved["state"])
         self.optimizer.load_state_dict(saved["optimizer"])
         set_rng_state(saved["rng"], self.device)
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from pyrovae.errors import NonFiniteError
 from pyrovae.programs.checks import _family
-from pyrovae.programs.running import Program, run_pair
+from pyrovae.programs.pair import ModelAndGuide
+from pyrovae.programs.running import run_pair
 
 
 def check_finite(parameters: Mapping[str, Tensor], step: int) -> None:
@@ -25,14 +26,12 @@ def check_finite(parameters: Mapping[str, Tensor], step: int) -> None:
         )
 
 
-def explain_non_finite(
-    what: str, model: Program, guide: Program, *calls: tuple[Tensor, ...]
-) -> NonFiniteError:
+def explain_non_finite(what: str, pair: ModelAndGuide, *calls: tuple[Tensor, ...]) -> NonFiniteError:
     """Run the pair on the arguments of each call, as when `what` came out bad, and say at which site the
     first bad number stands."""
     with torch.no_grad(), pyro.validation_enabled(False):
         for args in calls:
-            model_trace, guide_trace = run_pair(model, guide, *args)
+            model_trace, guide_trace = run_pair(pair, *args)
             for role, trace in (("guide", guide_trace), ("model", model_trace)):
                 trace.compute_log_prob()
                 for name, site in trace.nodes.items():

@@ -9,29 +9,28 @@ import torch
 from torch import Tensor
 
 from pyrovae.errors import CheckpointError
-from pyrovae.programs.running import Program, modules_of
+from pyrovae.programs.pair import ModelAndGuide
+from pyrovae.programs.running import modules_of
 
 
-def state(model: Program, guide: Program, parameters: dict[str, Tensor]) -> dict[str, Any]:
+def state(pair: ModelAndGuide, parameters: dict[str, Tensor]) -> dict[str, Any]:
     """Everything that training changes in a pair: parameters and buffers, by name."""
-    modules = {str(n): m.state_dict() for n, m in enumerate(modules_of(model, guide))}
-    inside = {id(p) for module in modules_of(model, guide) for p in module.parameters()}
+    modules = {str(n): m.state_dict() for n, m in enumerate(modules_of(pair))}
+    inside = {id(p) for module in modules_of(pair) for p in module.parameters()}
     others = {name: p.detach() for name, p in parameters.items() if id(p) not in inside}
     return {"modules": modules, "parameters": others}
 
 
 @torch.no_grad()
-def load_state(
-    model: Program, guide: Program, parameters: dict[str, Tensor], saved: dict[str, Any]
-) -> None:
+def load_state(pair: ModelAndGuide, parameters: dict[str, Tensor], saved: dict[str, Any]) -> None:
     """Put a pair back into a saved state.
 
     Raises:
         CheckpointError: the state is another model's; names what differs. Nothing is changed then.
     """
-    now = state(model, guide, parameters)
+    now = state(pair, parameters)
     _check_same_tensors(_flatten(now), _flatten(saved))
-    for number, module in enumerate(modules_of(model, guide)):
+    for number, module in enumerate(modules_of(pair)):
         module.load_state_dict(saved["modules"][str(number)])
     for name, value in saved["parameters"].items():
         parameters[name].copy_(value)

@@ -9,14 +9,14 @@ import torch
 
 from pyrovae.objectives.elbo import ELBO, Objective
 from pyrovae.objectives.estimators import IWAE
-from pyrovae.programs.running import Program, evaluating, seeded
+from pyrovae.programs.pair import ModelAndGuide
+from pyrovae.programs.running import evaluating, seeded
 from pyrovae.training.batches import Minibatches
 from pyrovae.training.non_finite import explain_non_finite
 
 
 def held_out_bounds(
-    model: Program,
-    guide: Program,
+    pair: ModelAndGuide,
     objective: Objective,
     data: Minibatches,
     *,
@@ -40,12 +40,12 @@ def held_out_bounds(
     scored = importance or ELBO()
     bound = 0.0
     sums = {"elbo": 0.0, "kl": 0.0}
-    with torch.no_grad(), evaluating(model, guide), seeded(seed, data.device):
+    with torch.no_grad(), evaluating(pair), seeded(seed, data.device):
         for args in data.in_order(batch_size) if importance else data.in_order():
-            value = -scored.loss(model, guide, *args)
+            value = -scored.loss(pair.model, pair.guide, *args)
             if not math.isfinite(value):
                 what = f"the validation bound of epoch {epoch}"
-                raise explain_non_finite(what, model, guide, args)
+                raise explain_non_finite(what, pair, args)
             bound += value
             weighted = {name: float(scored.observed[name]) for name in apart if name in scored.observed}
             kl = float(scored.terms["kl"])

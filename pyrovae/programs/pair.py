@@ -1,0 +1,114 @@
+"""The pair: a model and its guide, which everything in this library takes as one argument.
+
+A pair is whatever has `model` and `guide`, both Pyro programs that are called with the data. Every class of
+`pyrovae.models` is one. `Pair` joins two programs of different origin, such as a library model and your own
+guide.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeGuard, TypeVar, cast
+
+from pyrovae.errors import InputError
+
+Program = Callable[..., Any]
+"""A function with Pyro's `sample` statements in it, or a method or a module that is one when called."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class ModelAndGuide(Protocol):
+    """Whatever has a `model` and a `guide`."""
+
+    @property
+    def model(self) -> Program: ...
+
+    @property
+    def guide(self) -> Program: ...
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A model and a guide joined into one pair.
+
+    Args:
+        model: a Pyro program `model(x)`, or `model(x, y)` if it is called with classes.
+        guide: a Pyro program with the same arguments and the model's latent sites.
+        data_plate: the name of the plate over the data. None means that the pair has only one candidate.
+
+    Raises:
+        InputError: `model` or `guide` is not callable.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist, torch
+        >>> from pyrovae.programs import Pair
+        >>> def model(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        ...         pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+        >>> def guide(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("z", dist.Normal(x / 2, 0.5**0.5).to_event(1))
+        >>> pair = Pair(model, guide)
+    """
+
+    model: Program
+    guide: Program
+    data_plate: str | None = None
+
+    def __post_init__(self) -> None:
+        for role in ("model", "guide"):
+            if not callable(program := getattr(self, role)):
+                raise InputError(
+                    f"the {role} of a Pair is a {type(program).__name__}; expected a Pyro program, "
+                    "that is, a function that is called with the data."
+                )
+
+
+def is_pair(candidate: object) -> TypeGuard[ModelAndGuide]:
+    """Whether an object has a `model` and a `guide` that can be called."""
+    return all(callable(getattr(candidate, role, None)) for role in ("model", "guide"))
+
+
+def takes_pair(function: F) -> F:
+    """Let a public function check its first argument: it must be a pair.
+
+    Raises:
+        InputError: when the function is called with something else. A call with two programs, as in version
+            0.1, is answered with the line that replaces it.
+    """
+
+    @functools.wraps(function)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        given = [*args, *(kwargs[name] for name in ("pair", "model") if name in kwargs)]
+        if given and not is_pair(given[0]):
+            raise InputError(what_to_write(function.__name__, given[0], given[1:] or [kwargs.get("guide")]))
+        return function(*args, **kwargs)
+
+    return cast(F, checked)
+
+
+def what_to_write(function: str, first: object, others: Sequence[Any]) -> str:
+    """The message for a call whose first argument is not a pair: the line to write instead."""
+    owner = getattr(first, "__self__", None)
+    if is_pair(owner):
+        return (
+            f"{function} takes one pair, but its first argument is the program "
+            f"{type(owner).__name__}.{getattr(first, '__name__', 'model')}: write {function}(vae, x, ...) "
+            f"instead of {function}(vae.model, vae.guide, x, ...). To join programs of two objects, write "
+            f"{function}(Pair(vae.model, my_guide), x, ...) with Pair from pyrovae.programs."
+        )
+    if callable(first):
+        also = " and a guide" if others and callable(others[0]) else ""
+        return (
+            f"{function} takes one pair, but was given a function{also}: write "
+            f"{function}(Pair(model, guide), x, ...) with Pair from pyrovae.programs."
+        )
+    return (
+        f"{function} takes a pair, that is, whatever has `model` and `guide`, but its first argument is a "
+        f"{type(first).__name__}: write {function}(vae, x, ...), or {function}(Pair(model, guide), x, ...) "
+        "with Pair from pyrovae.programs."
+    )

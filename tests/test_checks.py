@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import pyrovae
+from pyrovae.data.checks import check_data
 from pyrovae.errors import InputError, NonFiniteError
 from pyrovae.evaluation import marginal_likelihood
 from pyrovae.likelihoods import Bernoulli
@@ -17,7 +18,8 @@ from pyrovae.models import VAE
 from pyrovae.networks import MLP
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import StandardNormal
-from pyrovae.programs.checks import check_data, check_gradients, check_pair
+from pyrovae.programs.checks import check_pair
+from pyrovae.programs.gradient_checks import check_gradients
 from pyrovae.programs.log_weights import data_plate_problem
 from pyrovae.programs.pair import Pair
 from pyrovae.programs.running import run_pair

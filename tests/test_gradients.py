@@ -7,12 +7,12 @@ import pyro.distributions as dist
 import pytest
 import torch
 
+from pyrovae.compute.devices import seeded
 from pyrovae.errors import InputError
 from pyrovae.evaluation.gradients import GradientVariance, gradient_variance
 from pyrovae.objectives.elbo import ELBO
 from pyrovae.objectives.estimators import IWAE, ScoreFunctionELBO
 from pyrovae.programs.pair import Pair
-from pyrovae.programs.running import seeded
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau, StepL
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyrovae.classifiers import LinearClassifier
+from pyrovae.compute.devices import resolve_device
 from pyrovae.data import binarise, load
 from pyrovae.errors import CheckpointError, InputError, NonFiniteError
 from pyrovae.evaluation import marginal_likelihood
@@ -29,7 +30,6 @@ from pyrovae.objectives.estimators import IWAE
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import StandardNormal
 from pyrovae.programs.pair import Pair
-from pyrovae.programs.running import resolve_device
 from pyrovae.schedules import linear_warm_up
 from pyrovae.training.fit import fit
 from pyrovae.training.loop import TrainingRun

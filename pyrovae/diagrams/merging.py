@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from pyrovae.data.checks import UNLABELLED, check_classes
 from pyrovae.errors import InputError
-from pyrovae.programs.checks import check_classes
-from pyrovae.training.batches import UNLABELLED
 
 if TYPE_CHECKING:
     from pyrovae.diagrams.diagram import Edge, Node, PlateDiagram

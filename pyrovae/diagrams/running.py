@@ -27,8 +27,9 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import Program
-from pyrovae.programs.running import evaluating, own_parameters
+from pyrovae.programs.parameters import own_parameters
 
 
 @dataclass(frozen=True)

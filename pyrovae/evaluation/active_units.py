@@ -14,12 +14,17 @@ from pyro import poutine
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
+from pyrovae.compute.devices import seeded
+from pyrovae.data.checks import check_data
 from pyrovae.errors import InputError
 from pyrovae.evaluation.parts import check_scorable, part_of, slices, without_nan
-from pyrovae.programs.checks import check_data, check_pair
+from pyrovae.programs.checks import check_pair
+from pyrovae.programs.devices import device_of
 from pyrovae.programs.log_weights import particle_plate
+from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
-from pyrovae.programs.running import _has_mean, device_of, evaluating, latent_sites, own_parameters, seeded
+from pyrovae.programs.parameters import own_parameters
+from pyrovae.programs.running import _has_mean, latent_sites
 from pyrovae.storage import write_atomically
 
 _ROWS = 20_000  # data times particles that pass through the networks at once

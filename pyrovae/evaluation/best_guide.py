@@ -13,14 +13,19 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pyrovae.compute.devices import seeded
+from pyrovae.data.checks import check_data
 from pyrovae.errors import InputError
 from pyrovae.evaluation.free_guide import FreeGuide, stick_the_landing
 from pyrovae.evaluation.parts import check_scorable, part_of, particles_at_once, slices
-from pyrovae.programs.checks import check_data, check_pair
+from pyrovae.programs.checks import check_pair
 from pyrovae.programs.densities import enumerated_sites, unscaled_log_prob
+from pyrovae.programs.devices import device_of
 from pyrovae.programs.log_weights import Layout, enumerated, log_densities, particle_plate, sum_out
+from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide, Pair, Program, takes_pair
-from pyrovae.programs.running import device_of, evaluating, own_parameters, run_pair, seeded
+from pyrovae.programs.parameters import own_parameters
+from pyrovae.programs.running import run_pair
 
 _SELECTION_DRAWS = 200  # for each datum, to tell whether its q* is better than its q
 

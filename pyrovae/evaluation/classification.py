@@ -9,11 +9,13 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyrovae.data.checks import check_data
 from pyrovae.errors import InputError
 from pyrovae.evaluation.importance import over_log_weights
-from pyrovae.programs.checks import check_data
+from pyrovae.programs.devices import device_of
+from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
-from pyrovae.programs.running import at_means, device_of, evaluating, observed_sites, run_pair
+from pyrovae.programs.running import at_means, observed_sites, run_pair
 
 
 @torch.no_grad()

@@ -26,14 +26,17 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pyrovae.compute.devices import seeded
+from pyrovae.data.checks import check_data
 from pyrovae.errors import InputError, warn
 from pyrovae.evaluation.arviz_adapter import pareto_khat
 from pyrovae.evaluation.best_guide import check_search, compare, search
 from pyrovae.evaluation.importance import KHAT_LIMIT
 from pyrovae.evaluation.parts import check_scorable, part_of, slices, without_nan
-from pyrovae.programs.checks import check_data
+from pyrovae.programs.devices import device_of
+from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
-from pyrovae.programs.running import device_of, evaluating, own_parameters, seeded
+from pyrovae.programs.parameters import own_parameters
 from pyrovae.storage import write_atomically
 
 _BOUNDS = ("log_px", "log_px_by_guide", "elbo", "best_elbo")

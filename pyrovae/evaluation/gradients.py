@@ -14,18 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae.compute.devices import seeded
+from pyrovae.data.checks import check_data
 from pyrovae.errors import InputError
 from pyrovae.objectives.elbo import Objective
-from pyrovae.programs.checks import check_data, check_pair
+from pyrovae.programs.checks import check_pair
+from pyrovae.programs.devices import device_of
+from pyrovae.programs.modes import buffers_kept, in_training
 from pyrovae.programs.pair import ModelAndGuide
-from pyrovae.programs.running import (
-    buffers_kept,
-    device_of,
-    in_training,
-    named_parameters,
-    own_parameters,
-    seeded,
-)
+from pyrovae.programs.parameters import named_parameters, own_parameters
 
 
 @dataclass(frozen=True)

@@ -25,14 +25,18 @@ from tqdm import tqdm
 
 from pyrovae.compute import processes
 from pyrovae.compute.compilation import MODES, compile_if_asked
+from pyrovae.compute.devices import seeded
 from pyrovae.compute.precision import products_in
+from pyrovae.data.checks import check_data
 from pyrovae.errors import InputError, check_choice, warn
 from pyrovae.evaluation.arviz_adapter import pareto_khat, to_group
 from pyrovae.evaluation.parts import check_scorable, part_of, particles_at_once, slices, without_nan
-from pyrovae.programs.checks import check_data, check_pair
+from pyrovae.programs.checks import check_pair
+from pyrovae.programs.devices import device_of
 from pyrovae.programs.log_weights import Layout, log_weights
+from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide, Pair, takes_pair
-from pyrovae.programs.running import device_of, evaluating, own_parameters, seeded
+from pyrovae.programs.parameters import own_parameters
 from pyrovae.storage import write_atomically
 
 T = TypeVar("T")

@@ -24,6 +24,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pyrovae.compute.devices import seeded
+from pyrovae.data.checks import check_data
 from pyrovae.errors import InputError
 from pyrovae.evaluation.aggregated_posterior import (
     DATA,
@@ -34,10 +36,11 @@ from pyrovae.evaluation.aggregated_posterior import (
     the_guides_own_errors,
 )
 from pyrovae.evaluation.parts import check_scorable, part_of, slices, without_nan
-from pyrovae.programs.checks import check_data
+from pyrovae.programs.devices import device_of
 from pyrovae.programs.log_weights import Layout
+from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide, Program, takes_pair
-from pyrovae.programs.running import device_of, evaluating, own_parameters, seeded
+from pyrovae.programs.parameters import own_parameters
 from pyrovae.storage import write_atomically
 
 _ROWS = 200_000  # draws times data whose log densities are held at once

@@ -30,7 +30,8 @@ from pyrovae.generation.latents import (
     run_forward,
     sites_of,
 )
-from pyrovae.programs.running import device_of, evaluating
+from pyrovae.programs.devices import device_of
+from pyrovae.programs.modes import evaluating
 
 __all__ = [
     "analogies",

@@ -17,10 +17,13 @@ from pyro.distributions import Categorical, Independent
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor, nn
 
+from pyrovae.compute.devices import seeded
 from pyrovae.diagrams.diagram import plate_diagram
 from pyrovae.errors import InputError
+from pyrovae.programs.devices import device_of
+from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import Program
-from pyrovae.programs.running import at_means, device_of, evaluating, latent_sites, observed_sites, seeded
+from pyrovae.programs.running import at_means, latent_sites, observed_sites
 
 Codes = dict[str, Tensor]
 """Values of latents by site, `(N, *event_shape)` each."""

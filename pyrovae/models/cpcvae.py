@@ -22,7 +22,7 @@ import pyro
 from torch import Tensor, nn
 
 from pyrovae.models.pcvae import PCVAE
-from pyrovae.programs.running import program
+from pyrovae.programs.parameters import program
 
 
 class CPCVAE(PCVAE):

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from pyrovae.models.m2 import M2
 from pyrovae.models.vae import VAE
-from pyrovae.programs.running import program
+from pyrovae.programs.parameters import program
 
 
 class M1M2(nn.Module):

@@ -17,7 +17,7 @@ from __future__ import annotations
 import pyro
 from torch import Tensor, nn
 
-from pyrovae.programs.running import program
+from pyrovae.programs.parameters import program
 
 
 class PCVAE(nn.Module):

@@ -24,7 +24,7 @@ from pyrovae.likelihoods import Gaussian
 from pyrovae.networks import MLP, Shape
 from pyrovae.posteriors import LinearNormal
 from pyrovae.priors import StandardNormal
-from pyrovae.programs.running import program
+from pyrovae.programs.parameters import program
 
 
 class PPCA(nn.Module):

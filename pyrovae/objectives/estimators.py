@@ -22,6 +22,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
+from pyrovae.compute.devices import seeded
 from pyrovae.errors import InputError
 from pyrovae.objectives.doubly_reparameterised import (
     check_scores,
@@ -38,9 +39,11 @@ from pyrovae.programs.densities import (
     unscaled_log_prob,
     zero_like_densities,
 )
+from pyrovae.programs.devices import device_of
 from pyrovae.programs.log_weights import Layout, enumerated, layout_of, log_densities, particle_plate
+from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import Pair, Program
-from pyrovae.programs.running import device_of, evaluating, latent_sites, observed_sites, run_pair, seeded
+from pyrovae.programs.running import latent_sites, observed_sites, run_pair
 
 
 class IWAE(ELBO):

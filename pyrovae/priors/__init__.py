@@ -15,12 +15,12 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
+from pyrovae.data.checks import check_data
 from pyrovae.distributions import DiagonalNormalMixture, FromZuko
 from pyrovae.distributions.zuko_import import zuko
 from pyrovae.errors import InputError, check_counts
 from pyrovae.networks import Shape, _shape
-from pyrovae.programs.checks import check_data
-from pyrovae.programs.running import evaluating
+from pyrovae.programs.modes import evaluating
 
 
 class StandardNormal(nn.Module):

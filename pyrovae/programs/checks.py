@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import pyro
@@ -14,10 +14,12 @@ from pyro.distributions import constraints
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyrovae.data.checks import UNLABELLED
 from pyrovae.errors import InputError
+from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide, Pair, Program
-from pyrovae.programs.running import evaluating, modules_of, observed_sites, run_pair
-from pyrovae.training.batches import UNLABELLED
+from pyrovae.programs.parameters import modules_of
+from pyrovae.programs.running import observed_sites, run_pair
 
 # What to do about data that a likelihood cannot have produced.
 _REMEDIES: dict[type, str] = {
@@ -28,66 +30,6 @@ _REMEDIES: dict[type, str] = {
     dist.Categorical: "its pixels are the levels 0, 1, ..., 255: convert grey values with "
     "pyrovae.data.to_levels",
 }
-
-
-def check_data(x: Tensor, y: Tensor | None = None, *, unlabelled: bool = False) -> None:
-    """Refuse data that no model can be trained or scored on.
-
-    Raises:
-        InputError: no data, values that are not finite, classes that are not one for each datum, or,
-            unless they may be `unlabelled`, one that is unknown.
-    """
-    if not isinstance(x, Tensor):
-        raise InputError(f"the data are a {type(x).__name__}, not a tensor: use torch.as_tensor(data).")
-    if x.dim() < 2 or x.numel() == 0:
-        raise InputError(
-            f"the data have shape {tuple(x.shape)}; expected at least one datum, (N, *x_shape)."
-        )
-    if not x.is_floating_point():
-        raise InputError(
-            f"the data have type {x.dtype}; expected floating point: use x.float(), "
-            "and x.float() / 255 for bytes that stand for grey values."
-        )
-    bad = ~x.isfinite().flatten(1).all(1)
-    if bad.any():
-        raise InputError(
-            f"{int(bad.sum())} of {len(x)} data hold values that are not finite (NaN or infinity), "
-            f"the first is datum {int(bad.nonzero()[0])}: remove or repair them."
-        )
-    if y is None:
-        return
-    check_classes(y, len(x))
-    if not unlabelled and not y.is_floating_point() and (unknown := int((y == UNLABELLED).sum())):
-        raise InputError(
-            f"{unknown} of {len(y)} classes are {UNLABELLED}, unlabelled: give the class of every datum "
-            "here, or leave y out."
-        )
-
-
-def check_classes(y: Tensor, num_data: int) -> None:
-    """Refuse classes that cannot be those of the data.
-
-    Raises:
-        InputError: not one whole number for each datum, or one below -1, which stands for unlabelled.
-    """
-    if not isinstance(y, Tensor):
-        raise InputError(
-            f"the classes are a {type(y).__name__}, not a tensor: use torch.as_tensor(classes)."
-        )
-    if len(y) != num_data:
-        raise InputError(f"there are {num_data} data and {len(y)} classes; expected one for each datum.")
-    if y.is_floating_point():  # no classes, then: a value of each datum that the program has a use for
-        return
-    if y.dim() != 1:
-        raise InputError(
-            f"the classes have shape {tuple(y.shape)}; expected one whole number for each datum, "
-            f"({num_data},): use classes.squeeze(1) on a column, classes.argmax(1) on one-hot rows."
-        )
-    if y.min() < UNLABELLED:
-        raise InputError(
-            f"the classes go down to {int(y.min())}; expected whole numbers counted from 0, or "
-            f"{UNLABELLED} where the class is not known."
-        )
 
 
 def check_pair(pair: ModelAndGuide, *args: Any) -> None:
@@ -319,61 +261,6 @@ def _family(fn: Any) -> Any:
     while hasattr(fn, "base_dist") and isinstance(fn, dist.Independent | dist.MaskedDistribution):
         fn = fn.base_dist
     return fn
-
-
-def check_gradients(
-    loss: Callable[[], Tensor], parameters: Mapping[str, Tensor], replaced: Collection[int] = ()
-) -> list[Tensor]:
-    """Compare what the loss depends on with what will be trained, and return the latter.
-
-    Args:
-        loss: computes it.
-        parameters: all there are.
-        replaced: ids of parameters which the loss need not depend on; then they are not trained.
-
-    Raises:
-        InputError: a parameter that the loss does not depend on would be trained in vain; or the loss
-            depends on a tensor that asks for a gradient and is no known parameter.
-    """
-    trainable = {name: value for name, value in parameters.items() if value.requires_grad}
-    first = loss()
-    reached = {id(leaf): leaf for leaf in _leaves(first)}
-    idle = {name: value for name, value in trainable.items() if id(value) not in reached}
-    trained = {name: value for name, value in trainable.items() if name not in idle}
-    if in_vain := [name for name, value in idle.items() if id(value) not in replaced]:
-        raise InputError(
-            f"no gradient reaches {', '.join(in_vain)}: training would leave them as they are. Use them in "
-            "the program or the objective (SupervisedELBO trains a guide's classifier on given classes), "
-            "remove them, or freeze them with requires_grad_(False)."
-        )
-    if not trained:
-        raise InputError(
-            "the pair has no parameter to train: pass methods of an nn.Module, or show the functions' "
-            "modules to Pyro with pyro.module(name, module)."
-        )
-    stray = reached.keys() - {id(value) for value in trained.values()}
-    if stray:  # or made by the program on its way, as Zuko's flows do, and then another one next time
-        stray &= {id(leaf) for leaf in _leaves(loss())}
-    if stray:
-        shapes = ", ".join(str(tuple(reached[key].shape)) for key in stray)
-        raise InputError(
-            f"the loss depends on {len(stray)} parameters that are unknown to fit (shapes {shapes}): call "
-            "pyro.module(name, module) in the function that uses them, so that they are trained and saved."
-        )
-    return list(trained.values())
-
-
-def _leaves(loss: Tensor) -> Iterable[Tensor]:
-    """The tensors at which backpropagation from `loss` ends."""
-    seen, stack = set(), [loss.grad_fn]
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            yield node.variable
-        stack += [parent for parent, _ in node.next_functions]
 
 
 def check_site_names(weights: Collection[str], sites: Collection[str]) -> None:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from pyrovae import data
 from pyrovae.compute import processes
+from pyrovae.compute.devices import resolve_device
 from pyrovae.errors import CheckpointError, InputError
 from pyrovae.evaluation import (
     MarginalLikelihood,
@@ -35,7 +36,6 @@ from pyrovae.evaluation import (
 )
 from pyrovae.generation.latents import latent_means, posterior_draws
 from pyrovae.models import M1M2
-from pyrovae.programs.running import resolve_device
 from pyrovae.recipes.build import CLASSED, build_model
 from pyrovae.recipes.config import Config, from_anywhere
 from pyrovae.runs.provenance import git_commit, versions

@@ -24,15 +24,15 @@ from sklearn.semi_supervised import LabelSpreading
 from sklearn.svm import SVC, LinearSVC
 from torch import Tensor, nn
 
+from pyrovae.compute.devices import seeded
+from pyrovae.data.checks import UNLABELLED
 from pyrovae.errors import InputError
 from pyrovae.generation.latents import latent_means
 from pyrovae.models import CPCVAE, M1M2, M2, PCVAE
 from pyrovae.objectives.elbo import Objective, SupervisedELBO
 from pyrovae.priors import VampPrior
 from pyrovae.programs.pair import Program
-from pyrovae.programs.running import seeded
 from pyrovae.schedules import Schedule, linear_warm_up
-from pyrovae.training.batches import UNLABELLED
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from sklearn.utils.validation import column_or_1d
 from torch import Tensor
 
 from pyrovae import data
+from pyrovae.data.checks import UNLABELLED
 from pyrovae.errors import InputError
-from pyrovae.training.batches import UNLABELLED
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,12 +24,13 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from pyrovae import data
+from pyrovae.compute.devices import resolve_device
+from pyrovae.data.checks import UNLABELLED
 from pyrovae.errors import InputError, check_choice
 from pyrovae.evaluation import class_probabilities
 from pyrovae.generation.images import sample_images, samples_of_classes
 from pyrovae.generation.latents import latent_means
 from pyrovae.models import M1M2, VAE
-from pyrovae.programs.running import resolve_device
 from pyrovae.recipes.build import CLASSED, LIKELIHOODS, build_model
 from pyrovae.semi_supervised import (
     M1_CLASSIFIERS,
@@ -40,7 +41,6 @@ from pyrovae.semi_supervised import (
     training_task,
 )
 from pyrovae.sklearn.arrays import Scaling, codes_of, encode_labels, given_labels
-from pyrovae.training.batches import UNLABELLED
 from pyrovae.training.fit import Transform, fit, in_turn
 from pyrovae.training.history import History
 

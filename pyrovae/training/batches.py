@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from pyrovae.compute import processes
+from pyrovae.data.checks import UNLABELLED
 from pyrovae.errors import InputError
-
-UNLABELLED = -1
 
 
 @dataclass(frozen=True)

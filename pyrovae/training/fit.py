@@ -18,14 +18,15 @@ from torch.optim import Optimizer
 
 from pyrovae.compute import processes
 from pyrovae.compute.compilation import MODES
+from pyrovae.compute.devices import seeded
+from pyrovae.data.checks import check_data
 from pyrovae.errors import InputError, check_choice, check_counts
 from pyrovae.objectives.elbo import ELBO, Objective
 from pyrovae.objectives.estimators import IWAE
-from pyrovae.programs.checks import (
-    check_data,
-)
+from pyrovae.programs.devices import device_for
+from pyrovae.programs.modes import in_training
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
-from pyrovae.programs.running import device_for, in_training, own_parameters, seeded
+from pyrovae.programs.parameters import own_parameters
 from pyrovae.schedules import Constant, Schedule, as_schedule
 from pyrovae.training.batches import Minibatches, parts_of
 from pyrovae.training.history import COLUMNS, History, tensorboard_scalars

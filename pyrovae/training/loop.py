@@ -20,21 +20,16 @@ from tqdm import tqdm
 
 from pyrovae.compute import processes
 from pyrovae.compute.compilation import compile_if_asked
+from pyrovae.compute.devices import seeded
 from pyrovae.compute.interrupts import interrupts_deferred
 from pyrovae.errors import CheckpointError, InputError, NonFiniteError
 from pyrovae.objectives.elbo import Objective, description, reweight
-from pyrovae.programs.checks import check_gradients, check_pair, check_site_names
+from pyrovae.programs.checks import check_pair, check_site_names
+from pyrovae.programs.gradient_checks import check_gradients
+from pyrovae.programs.modes import buffers_kept
 from pyrovae.programs.pair import ModelAndGuide
-from pyrovae.programs.running import (
-    buffers_kept,
-    latent_sites,
-    modules_of,
-    named_parameters,
-    observed_sites,
-    replaced_parameters,
-    run_pair,
-    seeded,
-)
+from pyrovae.programs.parameters import modules_of, named_parameters, replaced_parameters
+from pyrovae.programs.running import latent_sites, observed_sites, run_pair
 from pyrovae.schedules import Constant, Schedule
 from pyrovae.training.batches import Batch, Call, Minibatches
 from pyrovae.training.checkpoints import has_checkpoint, load_checkpoint, save_checkpoint

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyrovae.errors import CheckpointError
 from pyrovae.programs.pair import ModelAndGuide
-from pyrovae.programs.running import modules_of
+from pyrovae.programs.parameters import modules_of
 
 
 def state(pair: ModelAndGuide, parameters: dict[str, Tensor]) -> dict[str, Any]:

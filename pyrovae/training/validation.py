@@ -7,10 +7,11 @@ from collections.abc import Collection, Mapping
 
 import torch
 
+from pyrovae.compute.devices import seeded
 from pyrovae.objectives.elbo import ELBO, Objective
 from pyrovae.objectives.estimators import IWAE
+from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide
-from pyrovae.programs.running import evaluating, seeded
 from pyrovae.training.batches import Minibatches
 from pyrovae.training.non_finite import explain_non_finite
 

@@ -1,0 +1,28 @@
+"""The device on which a pair lies."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+
+from pyrovae.compute.devices import resolve_device
+from pyrovae.programs.pair import ModelAndGuide, Program
+from pyrovae.programs.parameters import modules_of
+
+
+def device_of(*programs: Program | ModelAndGuide, otherwise: torch.device | str = "cpu") -> torch.device:
+    """Where the programs' modules have their parameters; `otherwise` for plain functions."""
+    for module in modules_of(*programs):
+        for tensor in itertools.chain(module.parameters(), module.buffers()):
+            return tensor.device
+    return torch.device(otherwise)
+
+
+def device_for(
+    device: str | torch.device, *programs: Program | ModelAndGuide, otherwise: torch.device | str
+) -> torch.device:
+    """Where programs are to be trained; plain functions cannot be moved: "auto" is `otherwise`."""
+    if device == "auto" and not modules_of(*programs):
+        return torch.device(otherwise)
+    return resolve_device(device)

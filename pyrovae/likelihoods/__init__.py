@@ -9,6 +9,7 @@ pixels' own frequencies are right, rather than at grey noise: it is faster, and 
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -21,7 +22,14 @@ from pyrovae.networks import out_shape_of
 
 
 class _Likelihood(nn.Module):
-    """What every likelihood has: a network whose output shape is the data's."""
+    """What every likelihood has: a network whose output shape is the data's.
+
+    Attributes:
+        pixels: the values of the data that recipes prepare: "grey", "binary" (0 or 1) or "levels" (0 to
+            255).
+    """
+
+    pixels: ClassVar[str] = "grey"
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -57,6 +65,8 @@ class _Likelihood(nn.Module):
 
 class Bernoulli(_Likelihood):
     """p(x | z) = prod_d Bernoulli(x_d; sigmoid(network(z)_d)), for pixels that are 0 or 1."""
+
+    pixels = "binary"
 
     def forward(self, *context: Tensor) -> TorchDistributionMixin:
         """For `z` of shape `(*leading, M)`: batch shape `leading`, event shape `x_shape`."""
@@ -116,6 +126,7 @@ class Categorical(_Likelihood):
     """
 
     levels = 256
+    pixels = "levels"
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__(network)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Interval, Le, Lt
@@ -137,18 +137,34 @@ def options_of(recipe: Callable[..., Any], chosen: Mapping[str, Any] | None = No
     """
     options = model_options(recipe, chosen)
     declared = declaration_of(recipe)
-    for group, cls in SHARED.items():
-        shown = shared_names(cls, declared.classes)
-        for option in _read(cls, group, lambda p, shown=shown: p.name in shown):
-            if option.name in options:
-                owner = options[option.name].component or f"the recipe {name_of(recipe)}"
+    for group in SHARED:
+        for name, option in shared_options(group, declared.classes, declared.defaults).items():
+            if name in options:
+                owner = options[name].component or f"the recipe {name_of(recipe)}"
                 raise OptionError(
-                    f"{owner} has an option {option.name}, which all recipes share ({group}): rename it. "
-                    f"Another default is declared by @recipe({option.name}=...)."
+                    f"{owner} has an option {name}, which all recipes share ({group}): rename it. Another "
+                    f"default for the shared option is declared by @recipe({name}=...)."
                 )
-            default = declared.defaults.get(option.name, option.default)
-            options[option.name] = Option(**(vars(option) | {"default": default}))
+            options[name] = option
     return options
+
+
+def shared_options(
+    group: str, classes: bool = True, defaults: Mapping[str, Any] | None = None
+) -> dict[str, Option]:
+    """Tell the options of `Training` or `Data` by name.
+
+    Args:
+        group: "Training" or "Data".
+        classes: whether the recipe's model has classes. Options about labels are left out otherwise.
+        defaults: other defaults by name.
+    """
+    cls = SHARED[group]
+    shown = shared_names(cls, classes)
+    return {
+        option.name: replace(option, default=(defaults or {}).get(option.name, option.default))
+        for option in _read(cls, group, lambda p: p.name in shown)
+    }
 
 
 def model_options(recipe: Callable[..., Any], chosen: Mapping[str, Any] | None = None) -> dict[str, Option]:
@@ -195,7 +211,7 @@ def component_options(table: Table, name: str) -> list[Option]:
         return []  # without importing the component
     component = load_component(table, name)
     read = _read(component, MODEL, lambda p: p.kind is p.KEYWORD_ONLY and p.default is not p.empty)
-    return [Option(**(vars(option) | {"component": f"{table.kind} {name}"})) for option in read]
+    return [replace(option, component=f"{table.kind} {name}") for option in read]
 
 
 def load_component(table: Table, name: str) -> Callable[..., Any]:

@@ -1,1 +1,5 @@
 """How tensor functions run: precision, compilation, several processes, interrupts."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -40,7 +40,8 @@ from pyrovae.semi_supervised import (
     starting_point,
     training_task,
 )
-from pyrovae.sklearn.arrays import Scaling, codes_of, encode_labels, given_labels
+from pyrovae.sklearn.labels import codes_of, encode_labels, given_labels
+from pyrovae.sklearn.scaling import Scaling
 from pyrovae.training.fit import Transform, fit, in_turn
 from pyrovae.training.history import History
 
@@ -325,7 +326,7 @@ class SemiSupervisedVAEClassifier(
                 x = sample_images(model, n_samples, seed)
             else:
                 x = samples_of_classes(model, codes, seed=seed)
-        return self._scaling.undone(x.flatten(1).numpy()).reshape(len(x), *self._given_shape)
+        return self._scaling.inverse_transform(x.flatten(1).numpy()).reshape(len(x), *self._given_shape)
 
     def _predict(self, array: np.ndarray) -> np.ndarray:
         if self.classifier_ is not None and not hasattr(self.classifier_, "predict_proba"):
@@ -383,7 +384,7 @@ class SemiSupervisedVAEClassifier(
 
     def _events(self, array: np.ndarray) -> Tensor:
         """`(n, features)` as the model has it: `(n, *x_shape)`."""
-        return self._scaling.done(array).unflatten(1, self._x_shape)
+        return self._scaling.transform(array).unflatten(1, self._x_shape)
 
 
 def _seed(random_state: int | np.random.RandomState | None) -> int:

@@ -105,7 +105,8 @@ def options_by_name() -> dict[str, dict[str, Option]]:
 def takes_options(constructor: Constructor) -> Constructor:
     """Give an estimator's constructor the options of all recipes with classes as parameters.
 
-    They are None by default. The constructor's own parameters come first, and keep their defaults where an option has the same name.
+    They are None by default. The constructor's own parameters come first, and keep their defaults where an
+    option has the same name.
 
     Raises:
         TypeError: when the constructor is called with a name that is no parameter.

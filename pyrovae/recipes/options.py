@@ -178,9 +178,9 @@ def model_options(recipe: Callable[..., Any], chosen: Mapping[str, Any] | None =
         OptionError: the recipe breaks the rules for options.
     """
     options = {option.name: option for option in own_options(recipe)}
-    for option in [option for option in options.values() if option.table is not None]:
-        value = (chosen or {}).get(option.name, option.default)
-        for added in component_options(option.table, value):
+    naming = [(option, option.table) for option in options.values() if option.table is not None]
+    for option, table in naming:
+        for added in component_options(table, (chosen or {}).get(option.name, option.default)):
             if added.name in options:
                 other = options[added.name].component or f"the recipe {name_of(recipe)}"
                 raise OptionError(
@@ -323,7 +323,7 @@ def _read(
 
 def _hints(function: Callable[..., Any], names: Iterable[str]) -> dict[str, Any]:
     """The types of some parameters, without a look at the other annotations."""
-    source = function.__init__ if inspect.isclass(function) and "__init__" in vars(function) else function  # type: ignore[misc]  # the class's own
+    source = function.__init__ if inspect.isclass(function) and "__init__" in vars(function) else function
     source = inspect.unwrap(source)
     found = {name: source.__annotations__[name] for name in names if name in source.__annotations__}
     try:
@@ -359,7 +359,8 @@ def _unwrapped(hint: Any) -> tuple[Any, list[Any], bool]:
         elements = [_unwrapped(element) for element in get_args(hint) if element is not ...]
         bare_elements = [bare for bare, _, _ in elements]
         ends = (...,) if ... in get_args(hint) else ()
-        return tuple[(*bare_elements, *ends)], [mark for _, marks, _ in elements for mark in marks], False  # type: ignore[misc]  # made at run time
+        marks = [mark for _, found, _ in elements for mark in found]
+        return types.GenericAlias(tuple, (*bare_elements, *ends)), marks, False
     return hint, [], False
 
 

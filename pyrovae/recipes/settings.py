@@ -24,14 +24,14 @@ def _remembers_what_is_given(cls: Class) -> Class:
     `Training(epochs=20)` leaves all but the epochs to the recipe, whose defaults may differ from those of
     the dataclass. A value equal to a default tells nothing about that, since a caller may mean it.
     """
-    plain = cls.__init__
+    plain = vars(cls)["__init__"]
 
     @functools.wraps(plain)
     def init(self: Any, **values: Any) -> None:
         plain(self, **values)
         object.__setattr__(self, "given", frozenset(values))
 
-    cls.__init__ = init
+    type.__setattr__(cls, "__init__", init)
     return cls
 
 

@@ -22,6 +22,7 @@ from pyrovae.errors import InputError
 from pyrovae.programs.densities import enumerated_sites
 from pyrovae.programs.log_weights import Layout, enumerated
 from pyrovae.programs.pair import Program
+from pyrovae.programs.reparameterisation import check_gradient_flows
 from pyrovae.programs.running import latent_sites
 
 # Of parameters that are derived from one another, those to leave out.
@@ -137,14 +138,7 @@ def _distributions(guide: Program, args: tuple[Any, ...], layout: Layout) -> dic
     with torch.no_grad():
         trace = poutine.trace(enumerated(guide, layout)).get_trace(*args)
     trace = poutine.util.prune_subsample_sites(trace)
-    for name in latent_sites(trace):
-        site = trace.nodes[name]
-        if not (site["fn"].has_rsample or site["infer"].get("enumerate") == "parallel"):
-            raise InputError(
-                f"the guide's site '{name}' ({_name(site['fn'])}) is neither reparameterised nor "
-                "enumerated, so that no gradient leads to its best parameters: mark a discrete site with "
-                "infer={'enumerate': 'parallel'}; a continuous one needs a distribution with an rsample."
-            )
+    check_gradient_flows(trace)
     return {name: trace.nodes[name]["fn"] for name in latent_sites(trace)}
 
 

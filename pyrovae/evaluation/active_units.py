@@ -20,11 +20,12 @@ from pyrovae.errors import InputError
 from pyrovae.evaluation.parts import check_scorable, part_of, slices, without_nan
 from pyrovae.programs.checks import check_pair
 from pyrovae.programs.devices import device_of
+from pyrovae.programs.distributions import has_mean
 from pyrovae.programs.log_weights import particle_plate
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
 from pyrovae.programs.parameters import own_parameters
-from pyrovae.programs.running import _has_mean, latent_sites
+from pyrovae.programs.running import latent_sites
 from pyrovae.storage import write_atomically
 
 _ROWS = 20_000  # data times particles that pass through the networks at once
@@ -144,6 +145,6 @@ def _continuous(trace: Trace) -> list[str]:
 def _mean_and_noise(site: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     """E_q[z | x] of each datum over the particles, and that estimate's variance: data first."""
     fn, value = site["fn"], site["value"]
-    centres = (fn.mean if _has_mean(fn) else value).expand(value.shape).double().cpu()
+    centres = (fn.mean if has_mean(fn) else value).expand(value.shape).double().cpu()
     centres = centres.movedim(-1 - fn.event_dim, 1)
     return centres.mean(0), centres.var(0) / len(centres)

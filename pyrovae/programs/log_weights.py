@@ -25,7 +25,8 @@ from torch import Tensor
 from pyrovae.errors import InputError
 from pyrovae.programs.densities import enumerated_sites, trace_log_probs
 from pyrovae.programs.pair import ModelAndGuide, Pair, Program
-from pyrovae.programs.running import latent_sites, run_pair
+from pyrovae.programs.running import run_pair
+from pyrovae.programs.structure import Structure, Traces
 
 
 class Layout(NamedTuple):
@@ -41,41 +42,55 @@ class Layout(NamedTuple):
 
 
 def layout_of(pair: ModelAndGuide, args: tuple[Any, ...], enumerate: bool = True) -> Layout:
-    """Run the pair once, without particles, and read off how its log densities are laid out.
+    """Run the pair once, without particles, and read off the layout of its log densities.
 
     Args:
-        model: a Pyro program whose sites all lie under a plate of the data at dimension -1.
-        guide: a Pyro program with the model's latent sites.
-        args: what the programs are called with, the data `(B, *x_shape)` first.
-        enumerate: whether sites that the guide marks for enumeration are to be summed out.
+        pair: a pair whose sites all lie under a plate of the data at dimension -1.
+        args: the arguments of both programs, the data `(B, *x_shape)` first.
+        enumerate: whether the sites that the guide marks for enumeration will be summed out.
 
     Raises:
-        InputError: the pair has no per-datum weight: there is no latent site, one is in one of the
-            programs only, a site lies outside of the data's plate, or there are other plates beside an
+        InputError: the pair has no weight for each datum: it has no latent site, a latent site is missing in
+            one of the programs, a site lies outside of the data's plate, or there are other plates beside an
             enumerated site.
     """
-    model_trace, guide_trace = run_pair(pair, *args)
-    if not latent_sites(model_trace):
+    return layout(Structure(pair, args, traces=Traces(*run_pair(pair, *args))), enumerate)
+
+
+def layout(of: Structure, enumerate: bool = True) -> Layout:
+    """The layout of the log densities of a pair whose structure is known; see `layout_of`."""
+    if not of.latents:
         raise InputError(
             "the model has no latent site, so there is nothing to integrate out: a deterministic "
             "autoencoder, for one, has no marginal likelihood."
         )
-    for trace in (model_trace, guide_trace):
-        if problem := data_plate_problem(trace, len(args[0])):
-            raise InputError(problem)
-    sites = [*model_trace.nodes.values(), *guide_trace.nodes.values()]
-    frames = [frame for site in sites if site["type"] == "sample" for frame in site["cond_indep_stack"]]
-    depth = max(-frame.dim for frame in frames)
-    marked = [guide_trace.nodes[name] for name in latent_sites(guide_trace)]
-    marked = [site for site in marked if site["infer"].get("enumerate") == "parallel"]
-    if not (enumerate and marked):
+    check_under_data_plate(of)
+    depth = max(-plate.dim for plate in of.plates.values() if plate.dim is not None)
+    if not (enumerate and of.enumerated):
         return Layout(depth, None)
     if depth > 1:
         raise InputError(
             "the guide has an enumerated site beside plates other than the data's, so that it cannot be "
             "summed out datum by datum: draw it instead, enumerate=False."
         )
-    return Layout(depth, math.prod(len(site["fn"].enumerate_support(expand=False)) for site in marked))
+    trace = of.traces.guide or of.traces.model
+    distributions = [trace.nodes[name]["fn"] for name in of.enumerated]
+    return Layout(depth, math.prod(len(fn.enumerate_support(expand=False)) for fn in distributions))
+
+
+def check_under_data_plate(of: Structure) -> None:
+    """Refuse programs with a site that is not under the data's plate at dimension -1.
+
+    Raises:
+        InputError: names the site and what to do.
+    """
+    plate = of.data_plate
+    fits = plate is not None and plate.dim == -1 and plate.size == of.num_data
+    if outside := list(of.sites) if not fits else list(of.in_scope("global")):
+        raise InputError(
+            f"site '{outside[0]}' is not under a plate of {of.num_data} data at dimension -1: each datum "
+            'needs its own log density, so sample it within pyro.plate("data", len(x)).'
+        )
 
 
 def particle_plate(num_particles: int, layout: Layout) -> AbstractContextManager[Any]:
@@ -134,17 +149,3 @@ def per_datum(log_prob: Tensor, depth: int) -> Tensor:
     missing = max(0, depth + 1 - log_prob.dim())
     full = log_prob.reshape(*[1] * missing, *log_prob.shape)
     return full.sum(dim=tuple(range(-depth, -1))) if depth > 1 else full
-
-
-def data_plate_problem(trace: Trace, num_data: int) -> str | None:
-    """Why the sites' log densities cannot be told apart by datum, if they cannot."""
-    for name, site in trace.nodes.items():
-        if site["type"] != "sample":
-            continue
-        frames = [frame for frame in site["cond_indep_stack"] if frame.dim == -1]
-        if not any(frame.size == num_data for frame in frames):
-            return (
-                f"site '{name}' is not under a plate of {num_data} data at dimension -1: each datum "
-                'needs its own log density, so sample it within pyro.plate("data", len(x)).'
-            )
-    return None

@@ -6,8 +6,8 @@ Sites that the guide marks for enumeration, such as M2's class y, are summed out
 
     log w_k = log sum_y p(x, y, z_ky) / q(z_ky | x, y),    z_ky ~ q(z | x, y)
 
-Log densities enter without any scale, be it a beta or a plate's N/B, which has no place in a weight.
-Evaluation and the importance-weighted objectives are built on it.
+Log densities enter without any scale: neither a beta nor a plate's N/B has a place in a weight. Evaluation and
+the importance-weighted objectives use these weights.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from torch import Tensor
 
 from pyrovae.errors import InputError
 from pyrovae.programs.densities import enumerated_sites, trace_log_probs
-from pyrovae.programs.pair import ModelAndGuide, Pair, Program
+from pyrovae.programs.pair import ModelAndGuide, Program, with_programs
 from pyrovae.programs.running import run_pair
 from pyrovae.programs.structure import Structure, Traces
 
 
 class Layout(NamedTuple):
-    """Dimensions of the sites' log densities, from the right: plates, particles, enumerated values.
+    """The dimensions of the sites' log densities, from the right: plates, particles, enumerated values.
 
     Attributes:
-        depth: how many dimensions the plates take, the data's being the first.
-        values: how many values are summed out; None if nothing is enumerated.
+        depth: the number of dimensions that the plates take; the data's plate takes the first.
+        values: the number of values that are summed out; None if nothing is enumerated.
     """
 
     depth: int
@@ -50,8 +50,8 @@ def layout_of(pair: ModelAndGuide, args: tuple[Any, ...], enumerate: bool = True
         enumerate: whether the sites that the guide marks for enumeration will be summed out.
 
     Raises:
-        InputError: the pair has no weight for each datum: it has no latent site, a latent site is missing in
-            one of the programs, a site lies outside of the data's plate, or there are other plates beside an
+        InputError: the pair has no weight for each datum: it has no latent site, a latent site is in one
+            program only, a site lies outside of the data's plate, or there are other plates beside an
             enumerated site.
     """
     return layout(Structure(pair, args, traces=Traces(*run_pair(pair, *args))), enumerate)
@@ -94,13 +94,13 @@ def check_under_data_plate(of: Structure) -> None:
 
 
 def particle_plate(num_particles: int, layout: Layout) -> AbstractContextManager[Any]:
-    """The plate under which a pair runs K times at once: outside of all of its own."""
+    """The plate of K particles, outside of all plates of the pair. Under it the pair runs K times at once."""
     plate: AbstractContextManager[Any] = pyro.plate("_particles", num_particles, dim=-1 - layout.depth)
     return plate
 
 
 def enumerated(guide: Program, layout: Layout) -> Program:
-    """The guide with its enumerated sites at all of their values, side by side outside the particles."""
+    """The guide, run for all values of its enumerated sites side by side, in dimensions outside the particles."""
     if not layout.values:
         return guide
     handled: Program = poutine.enum(guide, first_available_dim=-2 - layout.depth)
@@ -112,8 +112,8 @@ def log_densities(
 ) -> tuple[Tensor, Tensor]:
     """log p(x, z) and log q(z | x) of a run of the pair under particles, `(*values, K, B)` each.
 
-    `values` are the dimensions of enumerated sites. What is summed over rather than drawn is not divided
-    by its probability, so that their q has no part in log q(z | x).
+    `values` are the dimensions of enumerated sites. These sites are summed over, not drawn, so their
+    probability q has no part in log q(z | x).
     """
     summed_out = enumerated_sites(guide_trace)
     drawn = {
@@ -121,7 +121,7 @@ def log_densities(
         for name, log_prob in trace_log_probs(guide_trace).items()
         if name in model_trace.nodes and name not in summed_out
     }
-    # 64-bit stays, 16-bit is too coarse.
+    # Sums in 64-bit stay in 64-bit; sums in 16-bit would be too coarse.
     zero = x.new_zeros((), dtype=torch.promote_types(x.dtype, torch.float32))
     log_p = sum((per_datum(value, layout.depth) for value in trace_log_probs(model_trace).values()), zero)
     log_q = sum((per_datum(value, layout.depth) for value in drawn.values()), zero)
@@ -129,12 +129,16 @@ def log_densities(
 
 
 def log_weights(pair: ModelAndGuide, args: tuple[Any, ...], num_particles: int, layout: Layout) -> Tensor:
-    """The log weights of one run under K particles, enumerated sites summed out: `(K, B)`.
+    """The log weights of one run under K particles, with enumerated sites summed out: `(K, B)`.
 
-    Arguments as `layout_of`'s, whose result is `layout`.
+    Args:
+        pair: a pair.
+        args: the arguments of both programs, the data `(B, *x_shape)` first.
+        num_particles: K.
+        layout: the result of `layout_of`.
     """
     with particle_plate(num_particles, layout):
-        model_trace, guide_trace = run_pair(Pair(pair.model, enumerated(pair.guide, layout)), *args)
+        model_trace, guide_trace = run_pair(with_programs(pair, guide=enumerated(pair.guide, layout)), *args)
     log_p, log_q = log_densities(model_trace, guide_trace, args[0], layout)
     return sum_out(log_p - log_q)
 
@@ -145,7 +149,7 @@ def sum_out(log_weights: Tensor) -> Tensor:
 
 
 def per_datum(log_prob: Tensor, depth: int) -> Tensor:
-    """A site's log density `(*values, K, *inner plates, B)` summed over its inner plates."""
+    """A site's log density `(*values, K, *inner_plates, B)`, summed over its inner plates: `(*values, K, B)`."""
     missing = max(0, depth + 1 - log_prob.dim())
     full = log_prob.reshape(*[1] * missing, *log_prob.shape)
     return full.sum(dim=tuple(range(-depth, -1))) if depth > 1 else full

@@ -1,5 +1,4 @@
-"""Run programs without a trace: their modules' modes, their buffers, parameters and the random stream are put
-back."""
+"""Modes, buffers, parameters and the random stream, put back after programs have run."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ Role = Literal["latent", "observed", "factor", "deterministic"]
 def role_of(site: Mapping[str, Any]) -> Role:
     """The role of a sample site.
 
-    A site of `pyro.deterministic` is "deterministic", and one of `pyro.factor` is a "factor". Of the others,
+    A site of `pyro.deterministic` is "deterministic", one of `pyro.factor` is a "factor". Of the others,
     those with `obs` are "observed", and those without are "latent".
     """
     if site_is_deterministic(site):

@@ -1,8 +1,7 @@
 """The structure of a pair: what its programs say of themselves when they run.
 
-`structure(pair, x)` answers which sites the programs have, what each is, under which plates it lies, how the
-guide treats it, what it depends on, and its log density for each datum. Each fact is computed when it is
-first asked for:
+`structure(pair, x)` tells of each site its role, its plates, how the guide treats it, what it depends on, and
+its log density for each datum. Each fact is computed when it is first asked for:
 
     facts                                                cost
     sites, roles, plates, enumerated, ...                one run of the guide and one of the model
@@ -100,8 +99,8 @@ def structure(pair: ModelAndGuide | Program, *args: Any, **kwargs: Any) -> Struc
         The facts, each computed when it is first asked for. `print` shows a table of them.
 
     Raises:
-        InputError: the first argument is neither a pair nor a program, or a second program follows it; when a
-            fact is asked for: `Pair.data_plate` names a plate that the programs do not have.
+        InputError: the first argument is neither a pair nor a program, or a second program follows it; later,
+            when a fact is asked for, `Pair.data_plate` names a plate that the programs do not have.
 
     Example:
         >>> import torch
@@ -305,7 +304,7 @@ class Structure:
 
     @property
     def generative_edges(self) -> frozenset[Edge]:
-        """The pairs (parent, child) of the model's sites: the child's distribution is computed from the parent.
+        """The pairs (parent, child) of the model's sites: the parent enters the child's distribution.
 
         An argument counts as the site that observes it.
         """
@@ -314,7 +313,7 @@ class Structure:
 
     @property
     def inference_edges(self) -> frozenset[Edge]:
-        """The pairs (parent, child) in the guide; an argument counts as the model's site that observes it."""
+        """As `generative_edges`, for the guide. An argument counts as the model's site that observes it."""
         runs, stands_for = self._runs
         return edges_of(runs[1], stands_for) if len(runs) > 1 else frozenset()
 
@@ -337,7 +336,7 @@ class Structure:
     def log_p(self) -> dict[str, Tensor]:
         """The log density of each of the model's sites at the run's values, in nats, without scales.
 
-        It is `(N,)` for a site under the data's plate, summed over further plates, and `()` for a global site.
+        It is `(N,)` for a site under the data's plate, summed over further plates; `()` for a global site.
         """
         return self._log_densities(self.traces.model)
 

@@ -6,8 +6,8 @@ Sites that the guide marks for enumeration, such as M2's class y, are summed out
 
     log w_k = log sum_y p(x, y, z_ky) / q(z_ky | x, y),    z_ky ~ q(z | x, y)
 
-Log densities enter without any scale: neither a beta nor a plate's N/B has a place in a weight. Evaluation and
-the importance-weighted objectives use these weights.
+Log densities enter without any scale: neither a beta nor a plate's N/B has a place in a weight. Evaluation
+and the importance-weighted objectives use these weights.
 """
 
 from __future__ import annotations
@@ -94,13 +94,13 @@ def check_under_data_plate(of: Structure) -> None:
 
 
 def particle_plate(num_particles: int, layout: Layout) -> AbstractContextManager[Any]:
-    """The plate of K particles, outside of all plates of the pair. Under it the pair runs K times at once."""
+    """The plate of K particles, outside of all plates of the pair."""
     plate: AbstractContextManager[Any] = pyro.plate("_particles", num_particles, dim=-1 - layout.depth)
     return plate
 
 
 def enumerated(guide: Program, layout: Layout) -> Program:
-    """The guide, run for all values of its enumerated sites side by side, in dimensions outside the particles."""
+    """The guide, run for all values of its enumerated sites side by side, outside of the particles."""
     if not layout.values:
         return guide
     handled: Program = poutine.enum(guide, first_available_dim=-2 - layout.depth)
@@ -138,7 +138,9 @@ def log_weights(pair: ModelAndGuide, args: tuple[Any, ...], num_particles: int, 
         layout: the result of `layout_of`.
     """
     with particle_plate(num_particles, layout):
-        model_trace, guide_trace = run_pair(with_programs(pair, guide=enumerated(pair.guide, layout)), *args)
+        model_trace, guide_trace = run_pair(
+            with_programs(pair, guide=enumerated(pair.guide, layout)), *args
+        )
     log_p, log_q = log_densities(model_trace, guide_trace, args[0], layout)
     return sum_out(log_p - log_q)
 
@@ -149,7 +151,7 @@ def sum_out(log_weights: Tensor) -> Tensor:
 
 
 def per_datum(log_prob: Tensor, depth: int) -> Tensor:
-    """A site's log density `(*values, K, *inner_plates, B)`, summed over its inner plates: `(*values, K, B)`."""
+    """Sum a log density over inner plates: `(*values, K, *inner_plates, B)` to `(*values, K, B)`."""
     missing = max(0, depth + 1 - log_prob.dim())
     full = log_prob.reshape(*[1] * missing, *log_prob.shape)
     return full.sum(dim=tuple(range(-depth, -1))) if depth > 1 else full

@@ -41,3 +41,8 @@ def latent_sites(trace: Trace) -> list[str]:
 def observed_sites(trace: Trace) -> list[str]:
     """The names of the sites whose value is given, factors included, in the order of the program."""
     return [name for name in trace.observation_nodes if not site_is_deterministic(trace.nodes[name])]
+
+
+def continuous_latents(trace: Trace) -> list[str]:
+    """The names of the latents whose values are floating-point numbers. Classes are whole numbers."""
+    return [name for name in latent_sites(trace) if trace.nodes[name]["value"].is_floating_point()]

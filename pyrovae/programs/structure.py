@@ -1,7 +1,7 @@
 """The structure of a pair: what its programs say of themselves when they run.
 
-`structure(pair, x)` tells of each site its role, its plates, how the guide treats it, what it depends on, and
-its log density for each datum. Each fact is computed when it is first asked for:
+`structure(pair, x)` tells of each site its role, its plates, how the guide treats it, what it depends on,
+and its log density for each datum. Each fact is computed when it is first asked for:
 
     facts                                                cost
     sites, roles, plates, enumerated, ...                one run of the guide and one of the model
@@ -29,7 +29,7 @@ from pyrovae.programs.distributions import name_of
 from pyrovae.programs.modes import nothing_moves
 from pyrovae.programs.pair import ModelAndGuide, Program, data_plate_of, is_pair, programs_of, what_to_write
 from pyrovae.programs.reparameterisation import is_marked_for_enumeration, is_reparameterised
-from pyrovae.programs.sites import Role, is_sample, role_of
+from pyrovae.programs.sites import Role, continuous_latents, is_sample, role_of
 
 Scope = Literal["local", "nested", "global"]
 
@@ -99,8 +99,8 @@ def structure(pair: ModelAndGuide | Program, *args: Any, **kwargs: Any) -> Struc
         The facts, each computed when it is first asked for. `print` shows a table of them.
 
     Raises:
-        InputError: the first argument is neither a pair nor a program, or a second program follows it; later,
-            when a fact is asked for, `Pair.data_plate` names a plate that the programs do not have.
+        InputError: the first argument is neither a pair nor a program, or a second program follows it;
+            later, when a fact is asked for, `Pair.data_plate` names a plate that the programs do not have.
 
     Example:
         >>> import torch
@@ -288,8 +288,7 @@ class Structure:
     @property
     def continuous(self) -> tuple[str, ...]:
         """The model's latents whose values are floating-point numbers. Classes are whole numbers."""
-        nodes = self.traces.model.nodes
-        return tuple(name for name in self.latents if nodes[name]["value"].is_floating_point())
+        return tuple(continuous_latents(self.traces.model))
 
     def in_scope(self, scope: Scope) -> tuple[str, ...]:
         """The sites of one scope, in order: "local", "nested" or "global" (see `Site.scope`)."""

@@ -137,7 +137,7 @@ def make_objective(name: str, options: Mapping[str, Any]) -> AnyObjective:
 
 
 def make_component(
-    table: Table,
+    table: Table[Any],
     name: str,
     arguments: tuple[Any, ...],
     options: Mapping[str, Any],

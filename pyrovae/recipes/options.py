@@ -60,7 +60,7 @@ class Option:
     help: str = ""
     group: str = MODEL
     bounds: tuple[Gt | Ge | Lt | Le, ...] = ()
-    table: Table | None = None
+    table: Table[Any] | None = None
     component: str = ""
 
     @property
@@ -196,7 +196,7 @@ def own_options(function: Callable[..., Any]) -> list[Option]:
     return list(_read(function, MODEL, lambda p: p.kind is p.KEYWORD_ONLY))
 
 
-def component_options(table: Table, name: str) -> list[Option]:
+def component_options(table: Table[Any], name: str) -> list[Option]:
     """Tell the options that a component adds: its keyword-only parameters that have a default.
 
     Args:
@@ -214,7 +214,7 @@ def component_options(table: Table, name: str) -> list[Option]:
     return [replace(option, component=f"{table.kind} {name}") for option in read]
 
 
-def load_component(table: Table, name: str) -> Callable[..., Any]:
+def load_component(table: Table[Any], name: str) -> Callable[..., Any]:
     """Import a component by its name in a table, or from the user's own file, `"file.py:Name"`."""
     component: Callable[..., Any] = load_own(name).value if is_own(name) else table[name].load()
     return component

@@ -25,7 +25,8 @@ from docstring_parser import parse
 from pyrovae.errors import InputError, check_choice
 from pyrovae.recipes.declaration import declaration_of
 from pyrovae.recipes.own_files import is_own, load_own
-from pyrovae.recipes.settings import SHARED, shared_names
+from pyrovae.recipes.settings import LABELS_ONLY, SHARED, shared_names
+from pyrovae.recipes.table import RECIPES
 from pyrovae.tables import Table
 
 MODEL = "Model"
@@ -238,18 +239,17 @@ def check_names(
         if name in options:
             continue
         where = f"{source}: " if source else ""
-        owners = [
-            f"{option.name} '{component}'"
-            for option in options.values()
-            if option.table is not None
-            for component, row in option.table.items()
-            if name in row.options
-        ]
-        if owners:
+        for option in options.values():
+            owners = [n for n, row in (option.table or {}).items() if name in row.options]
+            if owners:
+                raise OptionError(
+                    f"{where}{name} is an option of {option.name} {', '.join(owners)}, none of which is "
+                    "chosen: "
+                    f"choose one of them, or leave {name} out."
+                )
+        if others := _recipes_with(name):
             raise OptionError(
-                f"{where}{name} is an option of {' or '.join(owners)}, none of which is chosen: choose "
-                "one, or "
-                f"leave {name} out."
+                f"{where}{name_of(recipe)} has no option {name}: it is an option of {', '.join(others)}."
             )
         try:
             check_choice(f"option of {name_of(recipe)}", name, options)
@@ -283,6 +283,17 @@ def name_of(recipe: Callable[..., Any]) -> str:
 def summary_of(recipe: Callable[..., Any]) -> str:
     """The first line of a recipe's docstring."""
     return parse(inspect.getdoc(recipe) or "").short_description or ""
+
+
+def _recipes_with(name: str) -> list[str]:
+    """The recipes of the table that have an option of their own, or one about labels, of that name."""
+    recipes = {known: row.load() for known, row in RECIPES.items()}
+    return [
+        known
+        for known, recipe in recipes.items()
+        if name in {option.name for option in own_options(recipe)}
+        or (name in LABELS_ONLY and declaration_of(recipe).classes)
+    ]
 
 
 def _read(

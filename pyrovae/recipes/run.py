@@ -226,6 +226,12 @@ class Run:
         return images
 
     @property
+    def class_names(self) -> list[str]:
+        """The names of the classes; their numbers if they have no names."""
+        known = data_sets.CLASS_NAMES.get(self.images.name, ())
+        return [*known] or [str(label) for label in range(self.images.num_classes)]
+
+    @property
     def presentation(self) -> Presentation:
         """The way of the data to the model."""
         return Presentation.of(self.plan.pixels, self.data, self.training.seed)

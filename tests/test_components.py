@@ -12,7 +12,7 @@ from torch import nn
 from pyrovae import classifiers, flows, likelihoods, posteriors, priors
 from pyrovae.distributions.zuko_import import zuko
 from pyrovae.errors import InputError
-from pyrovae.flows.sylvester import Sylvester
+from pyrovae.flows import Sylvester
 from pyrovae.networks import MLP, WithClass
 
 LATENT = 3

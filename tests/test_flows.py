@@ -23,7 +23,7 @@ from pyrovae.distributions import AmortisedFlow, MultivariateNormal, _Pushforwar
 from pyrovae.distributions.zuko_import import zuko
 from pyrovae.errors import InputError
 from pyrovae.evaluation import gradient_variance, marginal_likelihood
-from pyrovae.flows.sylvester import Sylvester, orthonormal_columns
+from pyrovae.flows import Sylvester, orthonormal_columns
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.models import M2, PPCA, VAE
 from pyrovae.networks import MLP, WithClass

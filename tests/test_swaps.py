@@ -12,7 +12,7 @@ from pyrovae.classifiers import Classifier, LinearClassifier
 from pyrovae.distributions.zuko_import import zuko
 from pyrovae.errors import InputError
 from pyrovae.evaluation import marginal_likelihood
-from pyrovae.flows.sylvester import Sylvester
+from pyrovae.flows import Sylvester
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.models import M2, PCVAE, VAE
 from pyrovae.networks import MLP, WithClass

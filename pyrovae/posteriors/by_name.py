@@ -65,7 +65,7 @@ def sylvester_orthogonal(network: nn.Module, latent_dim: int, *, flow_steps: Ste
         latent_dim: M.
         flow_steps: The number of steps of the flow.
     """
-    from pyrovae.flows.sylvester import Sylvester
+    from pyrovae.flows import Sylvester
 
     return _posterior(network, latent_dim, Sylvester(latent_dim, flow_steps, orthogonal="orthogonal"))
 
@@ -78,7 +78,7 @@ def sylvester_householder(network: nn.Module, latent_dim: int, *, flow_steps: St
         latent_dim: M.
         flow_steps: The number of steps of the flow.
     """
-    from pyrovae.flows.sylvester import Sylvester
+    from pyrovae.flows import Sylvester
 
     return _posterior(network, latent_dim, Sylvester(latent_dim, flow_steps, orthogonal="householder"))
 
@@ -91,7 +91,7 @@ def sylvester_triangular(network: nn.Module, latent_dim: int, *, flow_steps: Ste
         latent_dim: M.
         flow_steps: The number of steps of the flow.
     """
-    from pyrovae.flows.sylvester import Sylvester
+    from pyrovae.flows import Sylvester
 
     return _posterior(network, latent_dim, Sylvester(latent_dim, flow_steps, orthogonal="triangular"))
 

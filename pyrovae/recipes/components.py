@@ -137,7 +137,7 @@ def make_objective(name: str, options: Mapping[str, Any]) -> AnyObjective:
 
 
 def make_component(
-    table: Table,
+    table: Table[Any],
     name: str,
     arguments: tuple[Any, ...],
     options: Mapping[str, Any],
@@ -185,7 +185,7 @@ def start_at_data(likelihood: Any, prior: Any = None, seed: int = 0) -> Callable
     VampPrior, starts at data drawn at random.
 
     Args:
-        likelihood: the likelihood. One without `start_at_marginals` is left alone.
+        likelihood: the likelihood. It is left alone if it or its network cannot start at the frequencies.
         prior: the prior. One without `start_at` is left alone.
         seed: the seed of the choice of data.
     """
@@ -193,10 +193,21 @@ def start_at_data(likelihood: Any, prior: Any = None, seed: int = 0) -> Callable
     def start(x: Tensor) -> None:
         from pyrovae.compute.devices import seeded
 
-        if hasattr(likelihood, "start_at_marginals"):
+        if _can_start_at_marginals(likelihood):
             likelihood.start_at_marginals(x)
         if hasattr(prior, "start_at"):
             with seeded(seed):
                 prior.start_at(x)
 
     return start
+
+
+def _can_start_at_marginals(likelihood: Any) -> bool:
+    """Whether a likelihood and its network define what `start_at_marginals` needs, as one's own may not."""
+    from pyrovae.likelihoods import Likelihood as Base
+    from pyrovae.networks import output_bias_of
+
+    if not isinstance(likelihood, Base):
+        return hasattr(likelihood, "start_at_marginals")
+    defined = type(likelihood).output_at_marginals is not Base.output_at_marginals
+    return defined and output_bias_of(likelihood.network) is not None

@@ -25,7 +25,8 @@ from docstring_parser import parse
 from pyrovae.errors import InputError, check_choice
 from pyrovae.recipes.declaration import declaration_of
 from pyrovae.recipes.own_files import is_own, load_own
-from pyrovae.recipes.settings import SHARED, shared_names
+from pyrovae.recipes.settings import LABELS_ONLY, SHARED, shared_names
+from pyrovae.recipes.table import RECIPES
 from pyrovae.tables import Table
 
 MODEL = "Model"
@@ -60,7 +61,7 @@ class Option:
     help: str = ""
     group: str = MODEL
     bounds: tuple[Gt | Ge | Lt | Le, ...] = ()
-    table: Table | None = None
+    table: Table[Any] | None = None
     component: str = ""
 
     @property
@@ -178,9 +179,9 @@ def model_options(recipe: Callable[..., Any], chosen: Mapping[str, Any] | None =
         OptionError: the recipe breaks the rules for options.
     """
     options = {option.name: option for option in own_options(recipe)}
-    for option in [option for option in options.values() if option.table is not None]:
-        value = (chosen or {}).get(option.name, option.default)
-        for added in component_options(option.table, value):
+    naming = [(option, option.table) for option in options.values() if option.table is not None]
+    for option, table in naming:
+        for added in component_options(table, (chosen or {}).get(option.name, option.default)):
             if added.name in options:
                 other = options[added.name].component or f"the recipe {name_of(recipe)}"
                 raise OptionError(
@@ -196,7 +197,7 @@ def own_options(function: Callable[..., Any]) -> list[Option]:
     return list(_read(function, MODEL, lambda p: p.kind is p.KEYWORD_ONLY))
 
 
-def component_options(table: Table, name: str) -> list[Option]:
+def component_options(table: Table[Any], name: str) -> list[Option]:
     """Tell the options that a component adds: its keyword-only parameters that have a default.
 
     Args:
@@ -214,7 +215,7 @@ def component_options(table: Table, name: str) -> list[Option]:
     return [replace(option, component=f"{table.kind} {name}") for option in read]
 
 
-def load_component(table: Table, name: str) -> Callable[..., Any]:
+def load_component(table: Table[Any], name: str) -> Callable[..., Any]:
     """Import a component by its name in a table, or from the user's own file, `"file.py:Name"`."""
     component: Callable[..., Any] = load_own(name).value if is_own(name) else table[name].load()
     return component
@@ -238,18 +239,17 @@ def check_names(
         if name in options:
             continue
         where = f"{source}: " if source else ""
-        owners = [
-            f"{option.name} '{component}'"
-            for option in options.values()
-            if option.table is not None
-            for component, row in option.table.items()
-            if name in row.options
-        ]
-        if owners:
+        for option in options.values():
+            owners = [n for n, row in (option.table or {}).items() if name in row.options]
+            if owners:
+                raise OptionError(
+                    f"{where}{name} is an option of {option.name} {', '.join(owners)}, none of which is "
+                    "chosen: "
+                    f"choose one of them, or leave {name} out."
+                )
+        if others := _recipes_with(name):
             raise OptionError(
-                f"{where}{name} is an option of {' or '.join(owners)}, none of which is chosen: choose "
-                "one, or "
-                f"leave {name} out."
+                f"{where}{name_of(recipe)} has no option {name}: it is an option of {', '.join(others)}."
             )
         try:
             check_choice(f"option of {name_of(recipe)}", name, options)
@@ -283,6 +283,17 @@ def name_of(recipe: Callable[..., Any]) -> str:
 def summary_of(recipe: Callable[..., Any]) -> str:
     """The first line of a recipe's docstring."""
     return parse(inspect.getdoc(recipe) or "").short_description or ""
+
+
+def _recipes_with(name: str) -> list[str]:
+    """The recipes of the table that have an option of their own, or one about labels, of that name."""
+    recipes = {known: row.load() for known, row in RECIPES.items()}
+    return [
+        known
+        for known, recipe in recipes.items()
+        if name in {option.name for option in own_options(recipe)}
+        or (name in LABELS_ONLY and declaration_of(recipe).classes)
+    ]
 
 
 def _read(
@@ -323,7 +334,7 @@ def _read(
 
 def _hints(function: Callable[..., Any], names: Iterable[str]) -> dict[str, Any]:
     """The types of some parameters, without a look at the other annotations."""
-    source = function.__init__ if inspect.isclass(function) and "__init__" in vars(function) else function  # type: ignore[misc]  # the class's own
+    source = function.__init__ if inspect.isclass(function) and "__init__" in vars(function) else function
     source = inspect.unwrap(source)
     found = {name: source.__annotations__[name] for name in names if name in source.__annotations__}
     try:
@@ -359,7 +370,8 @@ def _unwrapped(hint: Any) -> tuple[Any, list[Any], bool]:
         elements = [_unwrapped(element) for element in get_args(hint) if element is not ...]
         bare_elements = [bare for bare, _, _ in elements]
         ends = (...,) if ... in get_args(hint) else ()
-        return tuple[(*bare_elements, *ends)], [mark for _, marks, _ in elements for mark in marks], False  # type: ignore[misc]  # made at run time
+        marks = [mark for _, found, _ in elements for mark in found]
+        return types.GenericAlias(tuple, (*bare_elements, *ends)), marks, False
     return hint, [], False
 
 

@@ -127,7 +127,8 @@ class Plan:
 
         Args:
             x: the data, `(N, *x_shape)`, grey values in [0, 1] or vectors.
-            y: their classes `(N,)`, -1 for unlabelled data.
+            y: their classes `(N,)`, -1 for unlabelled data. If all are known, each class keeps its share
+                in the validation data, also for models that do not learn classes.
             training: the settings. Those that are not given are the recipe's defaults.
             data: how the data reach the model, and how many labels are used. The name in it is kept in the
                 run folder and means nothing here.

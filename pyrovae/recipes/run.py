@@ -86,9 +86,8 @@ def train(
         images = data_sets.load(data.data, seed=training.seed, download=download)
     about = About(images.shape, images.num_classes, data.labels is not None, training.seed)
     plan = build(about, **(options or {}))
-    y = images.y_train if declaration_of(build).classes else None
     writing = Writing(folder, device, False, tensorboard, progress)
-    fit_plan(plan, images.x_train, y, training, data, writing)
+    fit_plan(plan, images.x_train, images.y_train, training, data, writing)
     return Run.open(folder, own_names(recipe, plan.options))
 
 
@@ -227,6 +226,12 @@ class Run:
         return images
 
     @property
+    def class_names(self) -> list[str]:
+        """The names of the classes; their numbers if they have no names."""
+        known = data_sets.CLASS_NAMES.get(self.images.name, ())
+        return [*known] or [str(label) for label in range(self.images.num_classes)]
+
+    @property
     def presentation(self) -> Presentation:
         """The way of the data to the model."""
         return Presentation.of(self.plan.pixels, self.data, self.training.seed)
@@ -268,10 +273,9 @@ class Run:
         training = self.training.changed(**changes)
         _check_values(self.recipe, self.config.recipe, self.plan.options, training, self.data)
         images = data_sets.load(self.data.data, seed=self.training.seed)
-        y = images.y_train if self.classes else None
         fresh = Run(self.folder, self.config, self.own)  # with initial parameters
         writing = Writing(self.folder, device, True, False, progress)
-        fit_plan(fresh.plan, images.x_train, y, training, self.data, writing)
+        fit_plan(fresh.plan, images.x_train, images.y_train, training, self.data, writing)
         return Run.open(self.folder, self.own)
 
     def _checked_values(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:

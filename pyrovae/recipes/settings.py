@@ -24,14 +24,14 @@ def _remembers_what_is_given(cls: Class) -> Class:
     `Training(epochs=20)` leaves all but the epochs to the recipe, whose defaults may differ from those of
     the dataclass. A value equal to a default tells nothing about that, since a caller may mean it.
     """
-    plain = cls.__init__
+    plain = vars(cls)["__init__"]
 
     @functools.wraps(plain)
     def init(self: Any, **values: Any) -> None:
         plain(self, **values)
         object.__setattr__(self, "given", frozenset(values))
 
-    cls.__init__ = init
+    type.__setattr__(cls, "__init__", init)
     return cls
 
 
@@ -153,7 +153,7 @@ class Data:
     """
 
     data: str = "digits"
-    labels: Annotated[int, Ge(1)] | None = field(default=None, metadata={"classes": True})
+    labels: Annotated[int, Ge(1)] | None = None
     binarise: Literal["auto", "none", "static", "dynamic"] = "auto"
     shift: Annotated[int, Ge(0)] = 0
     given: frozenset[str] = field(default=frozenset(), init=False, repr=False, compare=False)
@@ -170,6 +170,9 @@ class Data:
 SHARED: dict[str, type[Training] | type[Data]] = {"Training": Training, "Data": Data}
 """The groups of options that all recipes share, in the order of help."""
 
+LABELS_ONLY = frozenset({"labels"})
+"""The shared options of recipes whose models learn classes. Other recipes do not have them."""
+
 
 def shared_names(cls: type, classes: bool = True) -> list[str]:
     """List the options of `Training` or `Data`.
@@ -178,7 +181,7 @@ def shared_names(cls: type, classes: bool = True) -> list[str]:
         cls: the dataclass.
         classes: whether the recipe's model has classes. Options about labels are left out otherwise.
     """
-    return [f.name for f in fields(cls) if f.init and (classes or not f.metadata.get("classes"))]
+    return [f.name for f in fields(cls) if f.init and (classes or f.name not in LABELS_ONLY)]
 
 
 def plain_values(settings: Training | Data) -> dict[str, Any]:

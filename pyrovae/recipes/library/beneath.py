@@ -14,8 +14,6 @@ from pyrovae.recipes.plan import Stage
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pyrovae.programs import ModelAndGuide
-
 
 @dataclass(frozen=True)
 class Beneath:
@@ -83,7 +81,7 @@ def check_classes(model: str, num_classes: int) -> None:
         )
 
 
-def _spreading(vae: ModelAndGuide, neighbours: int) -> Callable[[Tensor, Tensor], Tensor]:
+def _spreading(vae: Any, neighbours: int) -> Callable[[Tensor, Tensor], Tensor]:
     def spread(x: Tensor, y: Tensor) -> Tensor:
         from pyrovae.generation import latent_means
         from pyrovae.semi_supervised import spread_labels

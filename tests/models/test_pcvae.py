@@ -204,11 +204,11 @@ def test_it_learns_the_classes_of_real_digits_from_ten_of_each(constrained):
     labelled = data.labels_per_class(digits.y_train, 10)
     y = torch.full_like(digits.y_train, -1)
     y[labelled] = digits.y_train[labelled]
-    ramp = linear_warm_up(5, delay=5, end=25.0 if constrained else 5.0)
+    ramp = linear_warm_up(4, delay=4, end=25.0 if constrained else 5.0)
     ratio = len(y) / len(labelled)
     fit(
         Pair(model.constrained_model if constrained else model.model, model.guide), digits.x_train, y,
-        epochs=25, batch_size=50, progress=False, optimizer=lambda p: torch.optim.Adam(p, lr=3e-3),
+        epochs=20, batch_size=100, progress=False, optimizer=lambda p: torch.optim.Adam(p, lr=1e-2),
         weights=dict.fromkeys(["y", "y_again"], lambda epoch: ratio * ramp(epoch))
         | dict.fromkeys(["consistency", "aggregate"], ramp) if constrained
         else {"y": lambda epoch: ratio * ramp(epoch)},

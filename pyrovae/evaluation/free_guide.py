@@ -18,6 +18,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.distributions import constraints, transform_to
 
+from pyrovae.distributions import HasFreeParameters
 from pyrovae.errors import InputError
 from pyrovae.programs.densities import enumerated_sites
 from pyrovae.programs.log_weights import Layout, enumerated
@@ -156,7 +157,7 @@ def _base(fn: Any) -> Any:
 
 
 def _offers_parameters(fn: Any) -> bool:
-    return hasattr(fn, "free_parameters") and hasattr(fn, "with_parameters")
+    return isinstance(fn, HasFreeParameters)
 
 
 def _name(fn: Any) -> str:

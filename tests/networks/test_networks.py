@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from pyrovae.errors import InputError
-from pyrovae.networks import MLP, ConvDecoder, ConvEncoder, GatedMLP, Joined, ResidualMLP
+from pyrovae.networks import MLP, ConvDecoder, ConvEncoder, GatedMLP, ResidualMLP
 
 NETWORKS = {
     "mlp": lambda: MLP((2, 3), (4, 2), hidden=(5, 6)),
@@ -83,7 +83,7 @@ def test_convolutions_halve_while_the_side_is_even_and_above_four(side, smallest
 
 @pytest.mark.parametrize("make", [lambda: ConvEncoder((64,), 2), lambda: ConvDecoder(2, (8, 8))])
 def test_a_convolutional_network_refuses_what_is_no_image(make):
-    with pytest.raises(InputError, match=r"needs images of shape \(C, H, W\), not"):
+    with pytest.raises(InputError, match=r"\(C, H, W\)"):
         make()
 
 
@@ -114,40 +114,3 @@ def test_gated_layers_keep_the_size_of_what_passes():
 
 
 # Joined
-
-
-def test_what_is_joined_enters_through_its_own_part_side_by_side():
-    last, image = MLP(6 + 2, 4).double(), MLP((2, 3), 6).double()
-    network = Joined(last, image, None)
-    x, z = torch.randn(7, 2, 3).double(), torch.randn(7, 2).double()
-    assert network.out_shape == (4,)
-    assert network.output_bias is last.output_bias
-    torch.testing.assert_close(network(x, z), last(torch.cat([image(x), z], -1)))
-
-
-def test_leading_dimensions_of_what_is_joined_broadcast():
-    """As under particles: z2 (K, B, M2) beside x (B, *x_shape)."""
-    network = Joined(MLP(6 + 2, 4), MLP((2, 3), 6), None).double()
-    x, z = torch.randn(7, 2, 3).double(), torch.randn(5, 7, 2).double()
-    out = network(x, z)
-    assert out.shape == (5, 7, 4)
-    for particle in range(5):
-        torch.testing.assert_close(out[particle], network(x, z[particle]))
-
-
-def test_an_image_is_encoded_once_for_all_particles():
-    image = MLP((2, 3), 6)
-    seen = []
-    image.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape))
-    Joined(MLP(6 + 2, 4), image, None)(torch.zeros(7, 2, 3), torch.zeros(5, 7, 2))
-    assert seen == [(7, 2, 3)]
-
-
-def test_what_cannot_be_joined_is_refused():
-    network = Joined(MLP(5, 4), None, None)
-    with pytest.raises(InputError, match="joins 2 parts was given 1 tensors"):
-        network(torch.zeros(7, 3))
-    with pytest.raises(InputError, match=r"shapes \(7, 3\) and \(6, 2\) do not stand side by side"):
-        network(torch.zeros(7, 3), torch.zeros(6, 2))
-    with pytest.raises(InputError, match=r"expects data of shape \(\*, 5\), but was given \(7, 6\)"):
-        network(torch.zeros(7, 3), torch.zeros(7, 3))

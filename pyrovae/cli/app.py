@@ -373,7 +373,11 @@ def plates(
 @app.command(epilog="Example: pyrovae models")
 def models() -> None:
     """List models, data sets, objectives, and the parts that models are made of."""
-    for title, entries in {"models": MODELS, "data sets": DATASETS, "objectives": OBJECTIVES}.items():
+    for title, entries in {
+        "models": MODELS,
+        "data sets": {name: row.summary for name, row in DATASETS.items()},
+        "objectives": OBJECTIVES,
+    }.items():
         print(f"{title}:")
         for name, description in entries.items():
             print(f"  {name:<14} {description}")

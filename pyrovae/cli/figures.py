@@ -11,7 +11,6 @@ import typer
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pyrovae.data import CLASS_NAMES
 from pyrovae.diagrams.diagram import PlateDiagram, plate_diagram
 from pyrovae.errors import InputError
 from pyrovae.evaluation import class_probabilities
@@ -351,8 +350,7 @@ def _test_classes(run: runs.Run, limit: int) -> Tensor:
 
 
 def _class_names(run: runs.Run) -> list[str]:
-    known = CLASS_NAMES.get(run.images.name, ())
-    return [*known] or [str(label) for label in range(run.images.num_classes)]
+    return [*run.images.class_names]
 
 
 def _dimension_names(site: str, dimensions: list[int]) -> list[str]:

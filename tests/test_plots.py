@@ -8,7 +8,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from pyrovae.diagrams.diagram import plate_diagram
+from pyrovae.diagrams import plate_diagram
 from pyrovae.errors import InputError
 from pyrovae.plots import figures as plots
 from pyrovae.training.history import History

@@ -19,7 +19,7 @@ from pyrovae.cli.figures import RunFolder, Seed, diagram_of, draw
 from pyrovae.compute import processes
 from pyrovae.compute.devices import resolve_device
 from pyrovae.data import DATASETS
-from pyrovae.diagrams.diagram import PlateDiagram, plate_diagram
+from pyrovae.diagrams import PlateDiagram, plate_diagram
 from pyrovae.errors import CheckpointError, InputError, NonFiniteError
 from pyrovae.evaluation import active_units, inference_gaps, kl_decomposition
 from pyrovae.plots import figures as plots

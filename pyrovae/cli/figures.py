@@ -11,7 +11,7 @@ import typer
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pyrovae.diagrams.diagram import PlateDiagram, plate_diagram
+from pyrovae.diagrams import PlateDiagram, plate_diagram
 from pyrovae.errors import InputError
 from pyrovae.evaluation import class_probabilities
 from pyrovae.generation import images as generation

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pyrovae.diagrams.diagram import PlateDiagram
+from pyrovae.diagrams import PlateDiagram
 from pyrovae.errors import InputError
 from pyrovae.storage import write_atomically
 from pyrovae.training.history import COLUMNS, History

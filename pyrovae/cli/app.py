@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from pyrovae import plots
 from pyrovae.cli import figures as cli_figures
 from pyrovae.cli.figures import RunFolder, Seed, diagram_of, draw
 from pyrovae.compute import processes
@@ -22,7 +23,6 @@ from pyrovae.data import DATASETS
 from pyrovae.diagrams import PlateDiagram, plate_diagram
 from pyrovae.errors import CheckpointError, InputError, NonFiniteError
 from pyrovae.evaluation import active_units, inference_gaps, kl_decomposition
-from pyrovae.plots import figures as plots
 from pyrovae.recipes import runs as runs
 from pyrovae.recipes.build import (
     CLASSED,
@@ -271,7 +271,8 @@ def _report_training(run: runs.Run) -> None:
         print(f"VAE beneath: {run.m1.history.outcome()}")
     on = " (of M2, on draws of z1)" if run.config.model == "m1m2" else ""
     print(f"{run.history.outcome()}{on}")
-    draw(run, plots.learning_curves(run.history), "learning_curves")
+    labels = plots.term_labels(run.model)
+    draw(run, plots.learning_curves(run.history, labels=labels), "learning_curves")
     _save_diagram(diagram_of(run), run.folder / "figures" / "plate_diagram.png")
 
 

@@ -18,6 +18,8 @@ part of the distribution: for log p(x), samples and predictions, run `model`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pyro
 from torch import Tensor, nn
 
@@ -35,6 +37,13 @@ class CPCVAE(PCVAE):
         classifier: `classifier(z)` is a distribution over y.
         class_prior: `class_prior()` is a distribution over y.
     """
+
+    term_labels: Mapping[str, str] = {
+        **PCVAE.term_labels,
+        "y_again": "log p(y | z̄), labelled data, z̄ ~ q(z | E[x | z])",
+        "consistency": "Σ p(y | z) log p(y | z̄), unlabelled data",
+        "aggregate": "−KL(p(y) ‖ mean of p(y | z̄)), unlabelled data",
+    }
 
     def __init__(
         self,

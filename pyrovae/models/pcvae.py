@@ -14,6 +14,8 @@ is the Lagrange multiplier of the constraint that predictions be good. log p(x) 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pyro
 from torch import Tensor, nn
 
@@ -29,6 +31,9 @@ class PCVAE(nn.Module):
         posterior: `posterior(x)` is a distribution over z.
         classifier: `classifier(z)` is a distribution over y.
     """
+
+    # Labels of the terms that training records beside the ELBO, for figures.
+    term_labels: Mapping[str, str] = {"y": "log p(y | z), labelled data"}
 
     def __init__(
         self, prior: nn.Module, likelihood: nn.Module, posterior: nn.Module, classifier: nn.Module

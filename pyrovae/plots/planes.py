@@ -122,7 +122,7 @@ def latent_tsne(
         points,
         y,
         class_names,
-        title=f"Latent space by t-SNE (perplexity {perplexity:g}): posterior means of test images",
+        title=f"Latent space by t-SNE (perplexity {perplexity:.3g}): posterior means of test images",
         axis_labels=[
             "neighbours in latent space lie together; axes and distances between groups mean little",
             "",

@@ -18,7 +18,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor, nn
 
 from pyrovae.compute.devices import seeded
-from pyrovae.diagrams.diagram import plate_diagram
+from pyrovae.diagrams import plate_diagram
 from pyrovae.errors import InputError
 from pyrovae.programs.devices import device_of
 from pyrovae.programs.modes import evaluating

@@ -16,10 +16,10 @@ import pyrovae
 from pyrovae.errors import InputError
 from pyrovae.evaluation import (
     MarginalLikelihood,
-    importance,
     marginal_likelihood,
     prior_marginal_likelihood,
 )
+from pyrovae.evaluation.statistics import importance_statistics, importance_weighted_bound
 from pyrovae.models import Autoencoder
 from pyrovae.networks import MLP
 from pyrovae.programs.pair import Pair
@@ -78,7 +78,7 @@ def test_with_the_exact_guide_the_estimate_is_exact_and_has_no_error(make_ppca, 
 
 def test_error_and_effective_sample_size_are_those_of_the_weights():
     weights = torch.tensor([[0.1, 2.0], [0.4, 2.0], [0.5, 2.0], [1.0, 2.0]], dtype=torch.double)
-    found = importance._summarise(weights.log() - 800, [1])  # e^-800 is 0: the logarithm matters
+    found = importance_statistics(weights.log() - 800, [1])  # e^-800 is 0: the logarithm matters
     mean = weights.mean(0)
     torch.testing.assert_close(found["log_px"], mean.log() - 800)
     torch.testing.assert_close(found["std_error"], weights.std(0) / mean / 4**0.5)
@@ -116,7 +116,7 @@ def test_a_bound_uses_disjoint_groups_of_its_size():
     log_weights = torch.arange(7.0).double()[:, None]
     pair = math.log((1 + math.e) / 2)  # of log weights 0 and 1; the seventh is left over
     by_hand = (pair + (2 + pair) + (4 + pair)) / 3
-    assert importance._bound(log_weights, 2).item() == pytest.approx(by_hand)
+    assert importance_weighted_bound(log_weights, 2).item() == pytest.approx(by_hand)
 
 
 @pytest.mark.parametrize("num_samples", [1, 2, 999, 2003])
@@ -311,8 +311,8 @@ def test_a_model_without_latents_has_no_marginal_likelihood(make_vae, binary_ima
 @pytest.mark.parametrize(
     ("spoil", "settings", "message"),
     [
-        (lambda x: x, {"num_samples": 0}, "num_samples = 0.* use at least 1 sample"),
-        (lambda x: x, {"bounds": (0,)}, r"bounds = \(0,\): use at least 1 sample"),
+        (lambda x: x, {"num_samples": 0}, "num_samples is 0"),
+        (lambda x: x, {"bounds": (0,)}, "bounds is 0"),
         (lambda x: x.where(torch.arange(24).view(-1, 1, 1, 1) != 5, torch.nan), {}, "the first is datum 5"),
         (lambda x: x[:0], {}, "expected at least one datum"),
         (lambda x: x[..., :3], {}, r"expects data of shape \(\*, 1, 4, 4\), but was given \(2, 1, 4, 3\)"),

@@ -6,20 +6,21 @@ import pytest
 import torch
 
 from pyrovae.errors import InputError
-from pyrovae.generation.images import (
+from pyrovae.generation import (
     analogies,
     class_samples,
     classes_behind,
     decode,
+    draw_latents,
     interpolate,
     interpolate_grid,
     latent_means,
     manifold,
+    prior_quantiles,
     reconstruct,
     sample_images,
     traverse,
 )
-from pyrovae.generation.latents import draw_latents, prior_quantiles
 from pyrovae.likelihoods import Bernoulli, Categorical
 from pyrovae.models import VAE, Autoencoder
 from pyrovae.networks import MLP

@@ -12,7 +12,7 @@ from torch import nn
 
 from pyrovae.errors import InputError
 from pyrovae.evaluation import InferenceGaps, best_guide, inference_gaps
-from pyrovae.evaluation.gaps import _summarise
+from pyrovae.evaluation.gaps import gap_statistics
 from pyrovae.flows import InverseAutoregressive, Planar
 from pyrovae.models import VAE
 from pyrovae.networks import MLP
@@ -385,7 +385,7 @@ def test_a_family_whose_parameters_are_not_known_is_refused(make):
 )
 def test_settings_out_of_range_are_refused(make_ppca, draw, settings):
     ppca = make_ppca()
-    with pytest.raises(InputError, match=f"{next(iter(settings))} = 0"):
+    with pytest.raises(InputError, match=f"{next(iter(settings))} is 0"):
         gaps(ppca, draw(ppca, 2), **settings)
 
 
@@ -410,7 +410,7 @@ def test_an_unreliable_evidence_is_said_to_be(make_ppca, draw):
 
 def test_figures_are_of_the_draws():
     log_weights, terms = double([0.0, 1.0], [math.log(3), 2.0]), double([-1.0, 0.0], [0.0, 2.0])
-    found = _summarise((terms - 5, terms), (log_weights - 800, log_weights - 800))
+    found = gap_statistics((terms - 5, terms), (log_weights - 800, log_weights - 800))
     torch.testing.assert_close(
         found["log_px"], double(math.log(2), math.log((math.e + math.e**2) / 2)) - 800
     )

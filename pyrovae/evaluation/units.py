@@ -1,8 +1,7 @@
-"""Active units: latent dimensions that say something about the data (Burda et al. 2016, section 5)."""
+"""Active units: latent dimensions whose mean varies with the data (Burda et al. 2016, section 5)."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,27 +16,29 @@ from torch import Tensor
 from pyrovae.compute.devices import seeded
 from pyrovae.data.checks import check_data
 from pyrovae.errors import InputError
-from pyrovae.evaluation.parts import check_scorable, part_of, slices, without_nan
+from pyrovae.evaluation.chunking import arguments_of, slices
+from pyrovae.evaluation.json_files import write_json
+from pyrovae.evaluation.validation import check_scorable
 from pyrovae.programs.checks import check_pair
 from pyrovae.programs.devices import device_of
+from pyrovae.programs.distributions import has_mean
 from pyrovae.programs.log_weights import particle_plate
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
 from pyrovae.programs.parameters import own_parameters
-from pyrovae.programs.running import _has_mean, latent_sites
-from pyrovae.storage import write_atomically
+from pyrovae.programs.sites import continuous_latents
 
-_ROWS = 20_000  # data times particles that pass through the networks at once
+_ROWS = 20_000  # the number of data times particles that pass through the networks at once
 
 
 @dataclass(frozen=True)
 class ActiveUnits:
-    """How far the mean of each latent dimension moves with the data (Burda et al. 2016).
+    """The variance over data of the mean of each latent dimension (Burda et al. 2016).
 
     Attributes:
         variances: Var_x( E_q[z_d | x] ) by site, in the latent's own shape.
-        threshold: above it a unit is active.
-        num_data: N.
+        threshold: the variance above which a unit is active.
+        num_data: N, the number of data.
     """
 
     variances: dict[str, Tensor]
@@ -46,12 +47,12 @@ class ActiveUnits:
 
     @property
     def active(self) -> dict[str, Tensor]:
-        """Which units are active, by site."""
+        """For each site, true for the units that are active."""
         return {name: values > self.threshold for name, values in self.variances.items()}
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many units are active, by site."""
+        """The number of active units of each site."""
         return {name: int(active.sum()) for name, active in self.active.items()}
 
     def summary(self) -> dict[str, Any]:
@@ -64,10 +65,9 @@ class ActiveUnits:
         }
 
     def to_json(self, path: str | Path) -> None:
-        """Write the summary and the variances."""
+        """Write the summary and the variances to a JSON file."""
         variances = {name: values.tolist() for name, values in self.variances.items()}
-        content = without_nan({"summary": self.summary(), "variances": variances})
-        write_atomically(Path(path), json.dumps(content, indent=1, allow_nan=False).encode())
+        write_json(path, {"summary": self.summary(), "variances": variances})
 
     def __str__(self) -> str:
         return "\n".join(
@@ -92,28 +92,27 @@ def active_units(
     The threshold of Burda et al. is for latents with a prior of about unit scale.
 
     Args:
-        model: a Pyro program `model(x)` (or `model(x, y)` where `y` is given) whose sites all lie
-            under a plate of the data at dimension -1.
-        guide: a Pyro program with the model's latent sites.
+        pair: a pair whose programs are called as `model(x)`, or `model(x, y)` where `y` is given. All of
+            its sites lie under a plate of the data at dimension -1.
         x: the data, `(N, *x_shape)`, N at least 2.
-        y: observed classes `(N,)`.
+        y: classes `(N,)`. None means that the programs are called without classes.
         threshold: the variance above which a unit is active.
-        num_samples: draws over which E_q[z | x] is averaged: of the distribution's mean where it has one
-            (exact, unless it depends on other latents), else of the values. The variance that a finite
-            number of them adds is taken off.
-        seed: of the draws. The caller's random stream stays in place.
+        num_samples: the number of draws over which E_q[z | x] is averaged. The mean of the site's
+            distribution is averaged where it is known (which is exact unless it depends on other latents),
+            else the draws themselves. The variance that a finite number of draws adds is subtracted.
+        seed: the seed of the random draws. The caller's random stream does not move.
 
     Returns:
         The variances of all continuous latents, on the CPU in 64-bit. Classes have no mean and are left
         out.
 
     Raises:
-        InputError: fewer than two data or draws, a threshold below 0, the data are not usable, the pair
-            does not run on them, or it has no continuous latent under a plate of the data.
+        InputError: fewer than two data or draws, or a threshold below 0; the data are not usable; the pair
+            does not run on them; or it has no continuous latent under a plate of the data.
     """
     check_data(x, y)
     if not threshold >= 0:
-        raise InputError(f"threshold is {threshold}; a variance is at least 0, and so must it be.")
+        raise InputError(f"threshold is {threshold}; it must be at least 0, as a variance is.")
     for name, number in {"the number of data": len(x), "num_samples": num_samples}.items():
         if number < 2:
             raise InputError(f"{name} is {number}: a variance needs at least 2.")
@@ -122,7 +121,7 @@ def active_units(
     with own_parameters(), evaluating(pair), seeded(seed, device), torch.no_grad():
         layout = check_scorable(pair, device, x, y, enumerate=False)
         for rows in slices(len(x), max(1, _ROWS // num_samples)):
-            args = part_of(rows, device, x, y)
+            args = arguments_of(rows, device, x, y)
             check_pair(pair, *args)
             with pyro.validation_enabled(False), particle_plate(num_samples, layout):
                 trace = poutine.trace(pair.guide).get_trace(*args)
@@ -137,13 +136,12 @@ def active_units(
 
 
 def _continuous(trace: Trace) -> list[str]:
-    pruned = poutine.util.prune_subsample_sites(trace)
-    return [name for name in latent_sites(pruned) if trace.nodes[name]["value"].is_floating_point()]
+    return continuous_latents(poutine.util.prune_subsample_sites(trace))
 
 
 def _mean_and_noise(site: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-    """E_q[z | x] of each datum over the particles, and that estimate's variance: data first."""
+    """E_q[z | x] of each datum, averaged over the particles, and its variance: data first."""
     fn, value = site["fn"], site["value"]
-    centres = (fn.mean if _has_mean(fn) else value).expand(value.shape).double().cpu()
+    centres = (fn.mean if has_mean(fn) else value).expand(value.shape).double().cpu()
     centres = centres.movedim(-1 - fn.event_dim, 1)
     return centres.mean(0), centres.var(0) / len(centres)

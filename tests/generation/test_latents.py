@@ -8,7 +8,7 @@ import torch
 from pyro.distributions import MultivariateNormal
 
 from pyrovae.errors import InputError
-from pyrovae.generation.latents import (
+from pyrovae.generation import (
     Sites,
     code_site,
     draw_latents,

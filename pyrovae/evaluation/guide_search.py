@@ -1,7 +1,7 @@
-"""The best member of a guide's family for each datum, found by gradient ascent from the networks' own.
+"""The search for the best member of a guide's family for each datum, by gradient ascent.
 
-What `inference_gaps` compares the guide with; a guide of its own right where a sharper q is worth the
-search (semi-amortised inference).
+`inference_gaps` compares the guide with the result. `best_guide` returns it as a guide, for uses where a
+sharper q is worth the search (semi-amortised inference).
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from tqdm import tqdm
 
 from pyrovae.compute.devices import seeded
 from pyrovae.data.checks import check_data
-from pyrovae.errors import InputError
+from pyrovae.errors import InputError, check_counts
+from pyrovae.evaluation.chunking import arguments_of, particles_at_once, slices
 from pyrovae.evaluation.free_guide import FreeGuide, stick_the_landing
-from pyrovae.evaluation.parts import check_scorable, part_of, particles_at_once, slices
+from pyrovae.evaluation.validation import check_scorable
 from pyrovae.programs.checks import check_pair
 from pyrovae.programs.densities import enumerated_sites, unscaled_log_prob
 from pyrovae.programs.devices import device_of
 from pyrovae.programs.log_weights import Layout, enumerated, log_densities, particle_plate, sum_out
 from pyrovae.programs.modes import evaluating
-from pyrovae.programs.pair import ModelAndGuide, Pair, Program, takes_pair
+from pyrovae.programs.pair import ModelAndGuide, Program, takes_pair, with_programs
 from pyrovae.programs.parameters import own_parameters
 from pyrovae.programs.running import run_pair
 
@@ -41,20 +42,19 @@ def best_guide(
     learning_rate: float = 0.03,
     seed: int = 0,
 ) -> FreeGuide:
-    """q* of `inference_gaps` as a guide: for each of these data the best member of the guide's family.
+    """The best member of the guide's family for each of these data, as a guide: the q* of `inference_gaps`.
 
     Args:
-        model: as for `inference_gaps`, like the other arguments.
-        guide: likewise.
+        pair: a pair, as for `inference_gaps`.
         x: the data, `(B, *x_shape)`, which are optimised side by side.
-        y: observed classes, `(B,)`.
-        steps: of the optimisation. Twice as many should change nothing.
-        particles: draws for each datum in each step.
-        learning_rate: of the first step; it falls to 0 by a half cosine.
-        seed: of the draws. The caller's random stream stays in place.
+        y: classes `(B,)`, or None.
+        steps: the number of steps of the optimisation. Twice as many should change nothing.
+        particles: the number of draws for each datum in each step.
+        learning_rate: the learning rate of the first step; it falls to 0 by a half cosine.
+        seed: the seed of the random draws. The caller's random stream does not move.
 
     Returns:
-        A guide, to be called with the same `x` (and `y`) and with nothing else.
+        A guide that is called with the same `x` (and `y`) and with nothing else.
 
     Raises:
         InputError: what `inference_gaps` raises.
@@ -65,17 +65,15 @@ def best_guide(
     with own_parameters(), evaluating(pair), seeded(seed, device):
         with torch.no_grad():
             layout = check_scorable(pair, device, x, y, enumerate=True)
-        args = part_of(slice(None), device, x, y)
+        args = arguments_of(slice(None), device, x, y)
         return search(pair, args, layout, steps, particles, learning_rate)
 
 
 def check_search(steps: int, particles: int, learning_rate: float) -> None:
-    """Refuse settings with which nothing can be found."""
-    for name, value in {"steps": steps, "particles": particles}.items():
-        if value < 1:
-            raise InputError(f"{name} = {value}: use at least 1.")
+    """Refuse settings of the search that are out of range."""
+    check_counts(steps=steps, particles=particles)
     if not learning_rate > 0:
-        raise InputError(f"learning_rate = {learning_rate}: it must be above 0.")
+        raise InputError(f"learning_rate is {learning_rate}; it must be above 0.")
 
 
 def search(
@@ -87,10 +85,10 @@ def search(
     learning_rate: float,
     bar: tqdm | None = None,
 ) -> FreeGuide:
-    """`best_guide`, for a pair whose layout is known: raise each datum's ELBO.
+    """Find the best member of the guide's family for each datum, for a pair whose layout is known.
 
-    The losses are added up; no parameter has a part in two of them, and Adam treats each number by
-    itself, so that a datum ends up the same in whatever company.
+    The losses of the data are added up. No parameter belongs to two data, and Adam treats each number by
+    itself, so the result for one datum does not depend on the others.
     """
     check_pair(pair, *args)
     free = FreeGuide(pair.guide, args, layout)
@@ -99,9 +97,9 @@ def search(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
     for _ in range(steps):
         with torch.enable_grad():
-            _, bounds = _scores(Pair(pair.model, free), args, particles, layout, land=True)
+            _, bounds = _scores(with_programs(pair, guide=free), args, particles, layout, land=True)
             loss = -bounds.mean(0).sum()
-        # Of the leaves alone: the pair's own parameters are none of its business.
+        # The gradients of the leaves only: the pair's own parameters do not change.
         gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
         for leaf, gradient in zip(leaves, gradients, strict=True):
             leaf.grad = gradient
@@ -120,21 +118,28 @@ def _keep_the_better(
     args: tuple[Tensor, ...],
     layout: Layout,
 ) -> None:
-    """Put the start back for data whose bound has not risen: where q was the best, the noise of the
-    gradients has moved it for nothing. The draws are not those of the figures, which stay unbiased."""
-    (_, before), (_, after) = compare(pair.model, (pair.guide, free), args, _SELECTION_DRAWS, layout)
+    """Put the start back for data whose bound has not risen.
+
+    Where q was the best already, the noise of the gradients has moved it away. The draws are not those of
+    the reported figures, so these stay unbiased.
+    """
+    (_, before), (_, after) = compare(pair, (pair.guide, free), args, _SELECTION_DRAWS, layout)
     free.put_back(start, ~(after.mean(0) > before.mean(0)))  # also where the end is not finite
 
 
 def compare(
-    model: Program, guides: Sequence[Program], args: tuple[Tensor, ...], num_samples: int, layout: Layout
+    pair: ModelAndGuide,
+    guides: Sequence[Program],
+    args: tuple[Tensor, ...],
+    num_samples: int,
+    layout: Layout,
 ) -> list[tuple[Tensor, Tensor]]:
-    """`_draw` of each of the guides, with the same random numbers."""
+    """Log weights and terms of the ELBO, `(K, B)` each, of each guide, with the same random numbers."""
     seed = int(torch.randint(2**62, ()))
     drawn = []
     for guide in guides:
         with seeded(seed, args[0].device):
-            drawn.append(_draw(Pair(model, guide), args, num_samples, layout))
+            drawn.append(_draw(with_programs(pair, guide=guide), args, num_samples, layout))
     return drawn
 
 
@@ -142,7 +147,7 @@ def compare(
 def _draw(
     pair: ModelAndGuide, args: tuple[Tensor, ...], num_samples: int, layout: Layout
 ) -> tuple[Tensor, Tensor]:
-    """`_scores` of K draws, in chunks, in 64-bit on the CPU."""
+    """The `_scores` of K draws, computed in chunks, in 64-bit on the CPU."""
     size = particles_at_once(args[0], layout)
     chunks = [_scores(pair, args, rows.stop - rows.start, layout) for rows in slices(num_samples, size)]
     log_weights, bounds = zip(*chunks, strict=True)
@@ -158,12 +163,14 @@ def _scores(
 ) -> tuple[Tensor, Tensor]:
     """Log weights and terms of the ELBO, `(K, B)` each, for K = `particles` draws of each of B data.
 
-    Without enumeration they are the same, log p(x, z) - log q(z | x). A site y that is summed out has in
-    the first no q, log sum_y p(x, y, z_y) / q(z_y | x, y), and in the second its own,
+    Without enumeration both are log p(x, z) - log q(z | x). With a site y that is summed out, the log
+    weight is log sum_y p(x, y, z_y) / q(z_y | x, y), without q(y | x), and the term of the ELBO is
     sum_y q(y | x) [log p(x, y, z_y) - log q(z_y | x, y) - log q(y | x)].
     """
     with pyro.validation_enabled(False), particle_plate(particles, layout):
-        model_trace, guide_trace = run_pair(Pair(pair.model, enumerated(pair.guide, layout)), *args)
+        model_trace, guide_trace = run_pair(
+            with_programs(pair, guide=enumerated(pair.guide, layout)), *args
+        )
     if land:
         stick_the_landing(guide_trace)
     log_p, log_q = log_densities(model_trace, guide_trace, args[0], layout)

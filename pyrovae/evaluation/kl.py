@@ -1,4 +1,4 @@
-"""The averaged KL taken apart: what the latents carry of the data, and how far they are from the prior.
+"""The decomposition of the averaged KL into information about the data and distance from the prior.
 
     mean_n KL(q(z | x_n) || p(z))  =  I_q(n; z)  +  KL(q(z) || p(z))
     averaged KL                       index-code    marginal KL         (Hoffman & Johnson 2016)
@@ -7,13 +7,12 @@
     KL(q(z) || p(z))  =  KL(q(z) || prod_d q(z_d))  +  sum_d KL(q(z_d) || p(z_d))
     marginal KL          total correlation             dimension-wise KL    (Chen et al. 2018)
 
-q(z) = mean_n q(z | x_n) is the aggregated posterior of the N data that are given; z stands for all latents
-of the pair together.
+q(z) = mean_n q(z | x_n) is the aggregated posterior of the N given data. z stands for all latents of the
+pair together.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,26 +25,29 @@ from tqdm import tqdm
 
 from pyrovae.compute.devices import seeded
 from pyrovae.data.checks import check_data
-from pyrovae.errors import InputError
+from pyrovae.errors import check_counts
 from pyrovae.evaluation.aggregated_posterior import (
     DATA,
     Draws,
-    draw,
+    draws_of_guide,
     log_q_of_all,
+    only_own_errors,
     separate_sites,
-    the_guides_own_errors,
 )
-from pyrovae.evaluation.parts import check_scorable, part_of, slices, without_nan
+from pyrovae.evaluation.chunking import arguments_of, slices
+from pyrovae.evaluation.json_files import write_json
+from pyrovae.evaluation.validation import check_scorable
 from pyrovae.programs.devices import device_of
 from pyrovae.programs.log_weights import Layout
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide, Program, takes_pair
 from pyrovae.programs.parameters import own_parameters
-from pyrovae.storage import write_atomically
 
-_ROWS = 200_000  # draws times data whose log densities are held at once
-_FIGURES = ("average_kl", "mutual_information", "marginal_kl", "total_correlation", "dimension_wise_kl")
-_ALL = ""  # what the figures of all latents together go under
+DENSITIES = 200_000  # log densities that are held at once
+FIGURES = ("average_kl", "mutual_information", "marginal_kl", "total_correlation", "dimension_wise_kl")
+_ALL = ""  # the name of the group of all latents
+
+_Terms = dict[tuple[str, str], Tensor]
 
 
 @dataclass(frozen=True)
@@ -54,18 +56,19 @@ class KLDecomposition:
 
     Attributes:
         average_kl: mean_n KL(q(z | x_n) || p(z)), the ELBO's KL term.
-        mutual_information: I_q(n; z), how well z tells which of the N data it codes. It is at most
-            log N, however informative the code: near that, it says no more than that N is too small.
-        marginal_kl: KL(q(z) || p(z)), what a better prior could save.
-        total_correlation: KL(q(z) || prod_d q(z_d)), where prior and guide are both independent over
-            dimensions; else None.
-        dimension_wise_kl: sum_d KL(q(z_d) || p(z_d)); likewise.
-        per_dimension: its terms by site, in the latent's own shape; likewise.
-        std_error: standard errors over the draws, by name. They are for these N data.
-        sites: the same of each latent by itself, where there are several, for those that depend on no
-            other one in model and guide.
-        num_data: N.
-        num_samples: draws for each datum.
+        mutual_information: I_q(n; z), the information of z about which of the N data it codes. It is at
+            most log N, however informative the code is. A value near log N says only that N is too small.
+        marginal_kl: KL(q(z) || p(z)), the part that a better prior could save.
+        total_correlation: KL(q(z) || prod_d q(z_d)). None unless prior and guide are both independent over
+            dimensions.
+        dimension_wise_kl: sum_d KL(q(z_d) || p(z_d)). None in the same case.
+        per_dimension: the terms of `dimension_wise_kl` by site, in the latent's own shape. None in the same
+            case.
+        std_error: standard errors over the draws, by name. They hold for these N data.
+        sites: the decomposition of each latent by itself, where there are several, for the latents that
+            depend on no other one in model and guide.
+        num_data: N, the number of data.
+        num_samples: the number of draws for each datum.
     """
 
     average_kl: float
@@ -81,12 +84,12 @@ class KLDecomposition:
 
     @property
     def log_num_data(self) -> float:
-        """log N, which bounds the mutual information."""
+        """log N, the upper bound of the mutual information."""
         return math.log(self.num_data)
 
     def summary(self) -> dict[str, Any]:
         """The figures to report, as plain numbers."""
-        figures: dict[str, Any] = {name: getattr(self, name) for name in _FIGURES}
+        figures: dict[str, Any] = {name: getattr(self, name) for name in FIGURES}
         if self.per_dimension is not None:
             figures["per_dimension"] = {name: kl.tolist() for name, kl in self.per_dimension.items()}
         figures |= {"std_error": self.std_error, "log_num_data": self.log_num_data}
@@ -94,9 +97,8 @@ class KLDecomposition:
         return figures | {"num_data": self.num_data, "num_samples": self.num_samples}
 
     def to_json(self, path: str | Path) -> None:
-        """Write the summary (NaN as null)."""
-        text = json.dumps(without_nan(self.summary()), indent=1, allow_nan=False)
-        write_atomically(Path(path), text.encode())
+        """Write the summary to a JSON file (NaN as null)."""
+        write_json(path, self.summary())
 
     def __str__(self) -> str:
         def figure(name: str) -> str:
@@ -127,71 +129,67 @@ def kl_decomposition(
     seed: int = 0,
     progress: bool = False,
 ) -> KLDecomposition:
-    """Take the averaged KL of a pair apart (Hoffman & Johnson 2016; Chen et al. 2018).
+    """Decompose the averaged KL of a pair (Hoffman & Johnson 2016; Chen et al. 2018).
 
     Every draw z ~ q(z | x_n) is scored under q(z | x_m) for all data m, by running the guide conditioned
-    on it: N^2 times `num_samples` densities in all, of which memory holds a fixed number. All figures
-    come from the same draws, so that the parts add up exactly. A class is drawn and scored like any other
-    latent.
+    on it. These are N^2 times `num_samples` densities in all, of which memory holds a fixed number. All
+    figures come from the same draws, so the parts add up exactly. A class is drawn and scored like any
+    other latent.
 
     Args:
-        model: a Pyro program `model(x)` (or `model(x, y)` where `y` is given) whose sites all lie
-            under a plate of the data at dimension -1.
-        guide: a Pyro program with the model's latent sites.
+        pair: a pair whose programs are called as `model(x)`, or `model(x, y)` where `y` is given. All of
+            its sites lie under a plate of the data at dimension -1.
         x: the data, `(N, *x_shape)`.
-        y: observed classes `(N,)`; the prior must not depend on them.
-        num_samples: draws for each datum; with one there are no standard errors (NaN).
-        seed: of the draws. The caller's random stream stays in place.
+        y: classes `(N,)`; the prior must not depend on them. None means that the programs are called
+            without classes.
+        num_samples: the number of draws for each datum. With one draw the standard errors are NaN.
+        seed: the seed of the random draws. The caller's random stream does not move.
         progress: show a progress bar.
 
     Returns:
         The averaged KL, its parts, and their standard errors.
 
     Raises:
-        InputError: `num_samples` is below 1, the data are not usable, the pair does not run on them, a
-            site lies outside of the data's plate, the model's prior is another one for each datum, or the
-            guide cannot score what it did not draw (some flows; the error is theirs).
+        InputError: `num_samples` is below 1; the data are not usable; the pair does not run on them; a site
+            lies outside of the data's plate; the model's prior differs between data; or the guide cannot
+            score a value that it did not draw, as some flows cannot (the error is theirs).
     """
-    if num_samples < 1:
-        raise InputError(f"num_samples = {num_samples}: use at least 1 sample.")
+    check_counts(num_samples=num_samples)
     check_data(x, y)
     device = device_of(pair, otherwise=x.device)
-    terms = []
-    with (
-        own_parameters(),
-        evaluating(pair),
-        seeded(seed, device),
-        torch.no_grad(),
-        the_guides_own_errors(),
-    ):
+    with own_parameters(), evaluating(pair), seeded(seed, device), torch.no_grad(), only_own_errors():
         layout = check_scorable(pair, device, x, y, enumerate=False)
-        args = part_of(slice(None), device, x, y)
+        args = arguments_of(slice(None), device, x, y)
         separate = separate_sites(pair, args)
+        terms: list[_Terms] = []
         with tqdm(total=num_samples * len(x), unit="draw", disable=not progress) as bar:
             for part in slices(num_samples, max(1, DATA // len(x))):
-                draws = draw(pair.model, pair.guide, args, part.stop - part.start, layout, separate)
-                for rows in slices(len(draws), max(1, _ROWS // len(x))):
+                draws = draws_of_guide(pair, args, part.stop - part.start, layout, separate)
+                for rows in slices(len(draws), max(1, DENSITIES // len(x))):
                     terms.append(_terms(draws, pair.guide, args, rows, layout))
                     bar.update(rows.stop - rows.start)
     joined = {key: torch.cat([part[key] for part in terms]).cpu() for key in terms[0]}
     columns = {key: values.unflatten(0, (num_samples, len(x))) for key, values in joined.items()}
-    several = len(draws.codes) > 1
-    sites = {name: _decomposition(columns, name, [name], {}) for name in separate if several}
-    return _decomposition(columns, _ALL, list(draws.codes), sites)
+    latents = list(draws.codes)
+    each = separate if len(latents) > 1 else ()
+    sites = {name: _decomposition(columns, name, [name], {}) for name in each}
+    return _decomposition(columns, _ALL, latents, sites)
 
 
 def _groups(draws: Draws) -> dict[str, list[str]]:
-    """The sets of sites to be taken apart, by the name that their figures go under."""
+    """The groups of sites whose KL is decomposed, by name."""
     return {_ALL: list(draws.codes)} | {name: [name] for name in draws.separate}
 
 
-def _terms(
-    draws: Draws, guide: Program, args: tuple[Tensor, ...], rows: slice, layout: Layout
-) -> dict[tuple[str, str], Tensor]:
-    """What each of some draws adds to the figures: (group of sites, figure) -> `(c,)`; and to the KLs of
-    the dimensions: (site, "per_dimension") -> `(c, *inner_plates, *event_shape)`."""
+def _terms(draws: Draws, guide: Program, args: tuple[Tensor, ...], rows: slice, layout: Layout) -> _Terms:
+    """The contributions of some draws to the figures.
+
+    Returns:
+        For each (group of sites, figure) the terms `(c,)`, and for each (site, "per_dimension") the terms
+        of the KLs of its dimensions, `(c, *inner_plates, *event_shape)`.
+    """
     log_q, log_q_dims = log_q_of_all(draws, guide, args, rows, layout)
-    terms = {}
+    terms: _Terms = {}
     for group, sites in _groups(draws).items():
         together = torch.stack([log_q[name] for name in sites]).sum(0)
         index = torch.arange(rows.start, rows.stop, device=together.device) % together.shape[1]
@@ -211,7 +209,7 @@ def _terms(
 
 
 def _summed(values: Tensor) -> Tensor:
-    """Over all dimensions but the first."""
+    """The sum over all dimensions but the first."""
     return values.reshape(len(values), -1).sum(1)
 
 
@@ -221,16 +219,20 @@ def _decomposition(
     names: Sequence[str],
     sites: dict[str, KLDecomposition],
 ) -> KLDecomposition:
-    """The means over draws and data of a group's terms, `(S, N)` each."""
-    terms = {name: columns[group, name] for name in _FIGURES if (group, name) in columns}
-    factorised = "dimension_wise_kl" in terms
-    means = {name: terms[name].mean().item() if name in terms else None for name in _FIGURES}
+    """The decomposition of a group's KL: the means over draws and data of its terms, `(S, N)` each."""
+    terms = {name: columns[group, name] for name in FIGURES if (group, name) in columns}
+    means = {name: values.mean().item() for name, values in terms.items()}
+    per_dimension = None
+    if "dimension_wise_kl" in terms:
+        per_dimension = {name: columns[name, "per_dimension"].mean((0, 1)) for name in names}
     num_samples, num_data = terms["average_kl"].shape
     return KLDecomposition(
-        **means,  # type: ignore[arg-type]
-        per_dimension={name: columns[name, "per_dimension"].mean((0, 1)) for name in names}
-        if factorised
-        else None,
+        average_kl=means["average_kl"],
+        mutual_information=means["mutual_information"],
+        marginal_kl=means["marginal_kl"],
+        total_correlation=means.get("total_correlation"),
+        dimension_wise_kl=means.get("dimension_wise_kl"),
+        per_dimension=per_dimension,
         std_error={name: _std_error(values) for name, values in terms.items()},
         sites=sites,
         num_data=num_data,
@@ -239,7 +241,7 @@ def _decomposition(
 
 
 def _std_error(terms: Tensor) -> float:
-    """Of the mean of `(S, N)` terms, whose N columns are strata with S draws each."""
+    """The standard error of the mean of `(S, N)` terms, whose N columns are strata with S draws each."""
     num_samples, num_data = terms.shape
     if num_samples == 1:
         return math.nan

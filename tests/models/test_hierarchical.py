@@ -12,14 +12,19 @@ from pyro.infer import SVI, Trace_ELBO
 from pyrovae import fit, plate_diagram
 from pyrovae.errors import InputError
 from pyrovae.evaluation import marginal_likelihood
-from pyrovae.generation.images import decode, interpolate, manifold, reconstruct, sample_images, traverse
-from pyrovae.generation.latents import (
+from pyrovae.generation import (
     code_site,
+    decode,
+    interpolate,
     latent_codes,
     latent_means,
+    manifold,
     prior_density,
     prior_quantiles,
+    reconstruct,
+    sample_images,
     sites_of,
+    traverse,
 )
 from pyrovae.likelihoods import Bernoulli, Gaussian
 from pyrovae.models import HierarchicalVAE

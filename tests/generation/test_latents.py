@@ -9,7 +9,7 @@ from pyro.distributions import MultivariateNormal
 
 from pyrovae.errors import InputError
 from pyrovae.generation import (
-    Sites,
+    Generator,
     code_site,
     draw_latents,
     latent_codes,
@@ -18,11 +18,11 @@ from pyrovae.generation import (
     posterior_draws,
     prior_density,
     prior_quantiles,
-    sites_of,
 )
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.models import Autoencoder
 from pyrovae.networks import MLP
+from pyrovae.programs.pair import Pair
 
 
 @pytest.fixture
@@ -35,26 +35,40 @@ def autoencoder():
     return Autoencoder(MLP((1, 4, 4), 2, hidden=(8,)), Bernoulli(MLP(2, (1, 4, 4), hidden=(8,))))
 
 
-def test_the_sites_are_read_off_the_program(make_vae, make_m2, make_m1m2, make_cpcvae, autoencoder):
-    assert sites_of(make_vae()) == Sites("x", ("z",), ("z",), frozenset(), None, 0, frozenset({("z", "x")}))
-    m2 = sites_of(make_m2())
-    assert (m2.latents, m2.discrete, m2.label, m2.num_classes) == (("y", "z"), {"y"}, "y", 3)
-    stack = sites_of(make_m1m2())
-    assert stack.latents == ("y", "z2", "z1")
-    assert stack.edges == {("y", "z1"), ("z2", "z1"), ("z1", "x")}
-    pcvae = sites_of(make_cpcvae())
-    assert (pcvae.latents, pcvae.label, pcvae.num_classes) == (("z",), "y", 3)
-    plain = sites_of(autoencoder)
-    assert (plain.latents, plain.codes, plain.data) == ((), ("z",), "x")
+def test_the_facts_are_read_off_the_program(make_vae, make_m2, make_m1m2, make_cpcvae, autoencoder):
+    vae = Generator(make_vae())
+    assert (vae.data_site, vae.structure.latents, vae.code_names) == ("x", ("z",), ("z",))
+    assert (vae.classes, vae.class_site) == (frozenset(), None)
+    assert vae.unobserved.generative_edges == {("z", "x")}
+    m2 = Generator(make_m2())
+    assert (m2.structure.latents, m2.classes, m2.class_site) == (("y", "z"), {"y"}, ("y", 3))
+    stack = Generator(make_m1m2())
+    assert stack.structure.latents == ("y", "z2", "z1")
+    assert stack.unobserved.generative_edges == {("y", "z1"), ("z2", "z1"), ("z1", "x")}
+    pcvae = Generator(make_cpcvae())
+    assert (pcvae.structure.latents, pcvae.class_site) == (("z",), ("y", 3))
+    plain = Generator(autoencoder)
+    assert (plain.structure.latents, plain.code_names, plain.data_site) == ((), ("z",), "x")
 
 
 def test_what_depends_on_what(make_m1m2):
-    sites = sites_of(make_m1m2())
-    assert sites.descendants("y") == {"z1", "x"}
-    assert sites.descendants("z1") == {"x"}
-    assert sites.ancestors("x", ()) == {"z1", "z2", "y"}
-    assert sites.ancestors("x", {"z1"}) == set()
-    assert sites.ancestors("x", {"z2"}) == {"z1", "y"}
+    generator = Generator(make_m1m2())
+    assert generator.descendants("y") == {"z1", "x"}
+    assert generator.descendants("z1") == {"x"}
+    assert generator.ancestors("x", ()) == {"z1", "z2", "y"}
+    assert generator.ancestors("x", {"z1"}) == set()
+    assert generator.ancestors("x", {"z2"}) == {"z1", "y"}
+
+
+def test_a_joined_pair_generates_as_its_owner_does(make_vae, binary_images):
+    vae = make_vae()
+    joined = Pair(vae.model, vae.guide)
+    assert torch.equal(latent_means(joined, binary_images), latent_means(vae, binary_images))
+    assert torch.equal(draw_latents(joined, 5)["z"], draw_latents(vae, 5)["z"])
+    with pytest.raises(InputError, match="VAE has no classes"):
+        num_classes(joined)
+    with pytest.raises(InputError, match=r"latent_means\(vae, x, ...\)"):
+        latent_means(vae.model, vae.guide, binary_images)
 
 
 def test_the_default_latent_is_the_one_next_to_the_data(make_m2, make_m1m2, make_vae):

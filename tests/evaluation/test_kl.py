@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pyrovae.errors import InputError
-from pyrovae.evaluation import aggregated_posterior, kl, kl_decomposition
+from pyrovae.evaluation import active_units, aggregated_posterior, kl, kl_decomposition
 from pyrovae.flows import Planar
 from pyrovae.models import VAE
 from pyrovae.networks import MLP

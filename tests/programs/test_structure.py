@@ -98,21 +98,19 @@ def test_latents_are_enumerated_or_drawn_and_reparameterised_or_not(found):
     assert found["x"].reparameterised is None
 
 
-def test_the_treatment_is_the_guides_and_without_a_guide_the_models(x):
-    def sampled(name, fn, **settings):
-        def program(x):
-            with pyro.plate("data", len(x)):
-                pyro.sample(name, fn, **settings)
-                pyro.sample("x", standard(PIXELS), obs=x)
+def test_a_model_without_a_guide_may_mark_its_own_latents(x):
+    def marked(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("k", dist.Categorical(torch.ones(3)), infer={"enumerate": "parallel"})
+            pyro.sample("x", standard(PIXELS), obs=x)
 
-        return program
-
-    uniform = dist.Categorical(torch.ones(3))
-    marked = sampled("k", uniform, infer={"enumerate": "parallel"})
     assert structure(marked, x).enumerated == ("k",)
-    guided = Pair(marked, lambda x: pyro.plate("data", len(x)).__enter__() and None)
-    assert structure(marked, x).latents == ("k",)
-    assert structure(guided.model, x).auxiliary == ()
+
+    def drawing(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("k", dist.Categorical(torch.ones(3)))
+
+    assert structure(Pair(marked, drawing), x).unreparameterised == ("k",)  # the guide decides
 
 
 # Dependence
@@ -275,7 +273,7 @@ def test_a_model_alone_has_a_structure_and_two_programs_have_not(x):
     assert structure(model, x).log_q == {}
     with pytest.raises(InputError, match=r"structure\(Pair\(model, guide\), x, ...\)"):
         structure(model, guide, x)
-    with pytest.raises(InputError, match="its first argument is a Tensor"):
+    with pytest.raises(InputError, match="was given a Tensor"):
         structure(x)
 
 

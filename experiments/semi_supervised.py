@@ -45,12 +45,10 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from pyrovae import data, fit, generation
+from pyrovae import data, fit, generation, plots
 from pyrovae.evaluation import class_probabilities, error_rate
 from pyrovae.generation import latent_means
 from pyrovae.models import M1M2
-from pyrovae.plots import figures as plots
-from pyrovae.plots import latents as latent_plots
 from pyrovae.recipes.build import build_model
 from pyrovae.semi_supervised import (
     Supervision,
@@ -403,7 +401,7 @@ def figures(runs: Runs = Path("runs/semi_supervised")) -> None:
     x, y, names = p.x_test, p.y_test, [str(label) for label in range(10)]
     for name in ("vae", "pcvae"):
         z = latent_means(shown[name], x[:2000])
-        write_figure(latent_plots.latent_pca(z, y[:2000], names), f"latent-pca-{name}")
+        write_figure(plots.latent_pca(z, y[:2000], names), f"latent-pca-{name}")
     styles = x[[(y == label).nonzero()[2].item() for label in range(10)]]
     write_figure(plots.analogies(styles, generation.analogies(shown["m2"], styles), names), "analogies")
     lines = generation.interpolate(shown["vae"], styles[:5], styles[5:], steps=12)

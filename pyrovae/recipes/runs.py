@@ -48,7 +48,7 @@ from pyrovae.semi_supervised import (
 )
 from pyrovae.storage import is_partial, remove_partials, write_atomically
 from pyrovae.training.checkpoints import load_checkpoint
-from pyrovae.training.fit import Transform, fit, in_turn
+from pyrovae.training.fit import fit
 from pyrovae.training.history import History
 from pyrovae.training.state import load_state
 
@@ -277,16 +277,16 @@ class Run:
             return y
         return only_labels_of(data.labels_per_class(y, per_class, self.config.seed), y)
 
-    def presentation(self, model: nn.Module) -> Transform | None:
+    def presentation(self, model: nn.Module) -> data.Transform | None:
         """What happens to a minibatch each time it is presented: shift, binarise, encode."""
-        steps: list[Transform] = []
+        steps: list[data.Transform] = []
         if self.config.shift:
             steps.append(partial(data.random_shift, pixels=self.config.shift))
         if self.config.pixels == "dynamic":
             steps.append(data.binarise)
         if isinstance(model, M1M2):
             steps.append(model.draw_z1)
-        return in_turn(*steps)
+        return data.in_turn(*steps)
 
     def presented(self, x: Tensor) -> Tensor:
         """Images as the model sees them; binarised by one fixed draw, so that scores repeat."""

@@ -40,7 +40,7 @@ from pyrovae.semi_supervised import (
     training_task,
 )
 from pyrovae.sklearn.arrays import Scaling, codes_of, encode_labels, given_labels
-from pyrovae.training.fit import Transform, fit, in_turn
+from pyrovae.training.fit import fit
 from pyrovae.training.history import History
 
 MODELS = ("m1", *CLASSED)
@@ -255,13 +255,13 @@ class SemiSupervisedVAEClassifier(
             **task.options(),
         )
 
-    def _presentation(self, model: nn.Module) -> Transform | None:
-        steps: list[Transform] = []
+    def _presentation(self, model: nn.Module) -> data.Transform | None:
+        steps: list[data.Transform] = []
         if self._scaling.likelihood == "bernoulli":
             steps.append(data.binarise)
         if isinstance(model, M1M2):
             steps.append(model.draw_z1)
-        return in_turn(*steps)
+        return data.in_turn(*steps)
 
     # What a trained one does
 

@@ -87,7 +87,7 @@ def test_values_outside_of_a_support_without_event_dimensions_are_refused():
 
 
 def test_data_of_another_shape_than_the_model_makes_are_refused():
-    with pytest.raises(InputError, match=r"makes data of shape \(3,\) at site 'x', but was given \(4,\)"):
+    with pytest.raises(InputError, match=r"makes data of shape \(3,\) at site 'x', but was given .*\(4,\)"):
         check_pair(Pair(*pair(bernoulli)), torch.ones(2, 4))
 
 
@@ -104,18 +104,18 @@ def test_a_part_that_is_or_returns_no_distribution_is_named(part, site):
     }
     wrong = {"prior": normal, "likelihood": MLP(2, image), "posterior": MLP(image, 2)}
     vae = VAE(**parts | {part: wrong[part]})
-    with pytest.raises(InputError, match=f"the {site} has a Tensor for a distribution"):
+    with pytest.raises(InputError, match=f"the {site} has a Tensor in the place of a distribution"):
         check_pair(vae, torch.ones(3, *image))
 
 
 def test_programs_in_each_others_place_are_told_apart():
     model, guide = pair(bernoulli)
     for swapped, sites in (
-        ((guide, model), "no site, and the guide 'x'"),
-        ((model, model), "'x', and the guide 'x'"),
+        ((guide, model), "no site, and the guide observes 'x'"),
+        ((model, model), "'x', and the guide observes 'x'"),
     ):
         with pytest.raises(
-            InputError, match=f"the model observes {sites}: the model alone observes the data"
+            InputError, match=f"the model observes {sites}: only the model observes the data"
         ):
             check_pair(Pair(*swapped), torch.ones(4, 3))
 
@@ -132,7 +132,7 @@ def test_a_guide_may_weigh_its_draws_by_a_factor_of_its_own():
 
 
 def test_a_latent_that_the_guide_lacks_is_named():
-    with pytest.raises(InputError, match=r"no site for the model's latent 'z' \(it has 'code'\)"):
+    with pytest.raises(InputError, match=r"no site for the model's latent 'z' \(.*'code'\)"):
         check_pair(Pair(*pair(bernoulli, latent="code")), torch.ones(2, 3))
 
 
@@ -154,9 +154,7 @@ def test_pyros_list_of_shapes_is_left_out_of_the_librarys_own_messages(make_vae)
 
 def test_data_of_another_type_than_the_parameters_are_said_to_be(make_vae, binary_images):
     vae = make_vae()
-    with pytest.raises(
-        InputError, match=r"type torch.float64, where parameters are torch.float32 \(use x.to"
-    ):
+    with pytest.raises(InputError, match=r"type torch.float64; .* torch.float32 \(use x.to"):
         check_pair(vae, binary_images.double())
 
 

@@ -26,7 +26,7 @@ from reporting import RESULTS, write_row
 
 from pyrovae import data, fit, plots
 from pyrovae.evaluation import MarginalLikelihood, marginal_likelihood
-from pyrovae.generation.images import reconstruct, sample_images
+from pyrovae.generation import reconstruct, sample_images
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.models import VAE
 from pyrovae.networks import ResidualMLP

@@ -45,10 +45,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from pyrovae import data, fit, plots
+from pyrovae import data, fit, generation, plots
 from pyrovae.evaluation import class_probabilities, error_rate
-from pyrovae.generation import images as generation
-from pyrovae.generation.images import latent_means
+from pyrovae.generation import latent_means
 from pyrovae.models import M1M2
 from pyrovae.recipes.build import build_model
 from pyrovae.semi_supervised import (
@@ -137,7 +136,7 @@ class Problem:
         return self.y != -1
 
     @cached_property
-    def vae(self) -> nn.Module:
+    def vae(self) -> Any:
         """M1's VAE, trained."""
         return trained_vae(self)
 
@@ -230,7 +229,7 @@ def new_model(p: Problem, name: str) -> nn.Module:
     return model
 
 
-def trained_vae(p: Problem) -> nn.Module:
+def trained_vae(p: Problem) -> Any:
     """M1's VAE: one for all draws of labels, since it sees none, and one for each split."""
     shared = not p.labelled.all()
     vae = new_model(p, "vae")
@@ -247,7 +246,7 @@ def trained_vae(p: Problem) -> nn.Module:
     return vae
 
 
-def trained_model(p: Problem, name: str) -> nn.Module:
+def trained_model(p: Problem, name: str) -> Any:
     """One of `MODELS`, or with "-labels-only"."""
     kind, _, labels_only = name.partition("-")
     model = new_model(p, kind)

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from pyrovae import data, fit, plots
 from pyrovae.evaluation import best_guide
 from pyrovae.flows import InverseAutoregressive, Planar
-from pyrovae.generation.latents import posterior_draws
+from pyrovae.generation import posterior_draws
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.models import VAE
 from pyrovae.networks import MLP

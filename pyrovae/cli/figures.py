@@ -11,12 +11,11 @@ import typer
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pyrovae import plots
+from pyrovae import generation, plots
 from pyrovae.diagrams import PlateDiagram, plate_diagram
 from pyrovae.errors import InputError
 from pyrovae.evaluation import class_probabilities
-from pyrovae.generation import images as generation
-from pyrovae.generation.latents import (
+from pyrovae.generation import (
     draw_latents,
     latent_means,
     num_classes,
@@ -265,10 +264,7 @@ def confusion(run: RunFolder, limit: Limit = 10_000) -> None:
     opened = runs.Run.open(run)
     y, model = _test_classes(opened, limit), opened.model
     num_classes(model)
-    predicted = class_probabilities(
-        model,  # type: ignore[arg-type]
-        _some_encoded(opened, limit),
-    )
+    predicted = class_probabilities(model, _some_encoded(opened, limit))
     draw(opened, plots.confusion_matrix(y, predicted, _class_names(opened)), "confusion_matrix")
 
 

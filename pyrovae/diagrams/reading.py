@@ -12,10 +12,11 @@ from typing import Any
 from torch import Tensor
 
 from pyrovae.diagrams.calls import calls_for
-from pyrovae.diagrams.diagram import Edge, Node, PlateDiagram
+from pyrovae.diagrams.diagram import Node, PlateDiagram
 from pyrovae.diagrams.merging import merge_diagrams
-from pyrovae.diagrams.running import Argument, Site, nothing_moves, positional_names, run_recorded, track
 from pyrovae.errors import InputError
+from pyrovae.programs.dependence import Argument, edges_of, observed_arguments, record
+from pyrovae.programs.dependence import RecordedSite as Site
 from pyrovae.programs.pair import ModelAndGuide, Program, is_pair, what_to_write
 
 
@@ -61,13 +62,7 @@ def _diagram_of_call(
     model: Program, guide: Program | None, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> PlateDiagram:
     programs = (model,) if guide is None else (model, guide)
-    names = max((positional_names(program, len(args)) for program in programs), key=len)
-    names += [f"argument {number}" for number in range(len(names) + 1, len(args) + 1)]
-    given: dict[Argument, Tensor] = {}
-    args = tuple(track(value, name, given) for name, value in zip(names, args, strict=True))
-    kwargs = {name: track(value, name, given) for name, value in kwargs.items()}
-    with nothing_moves(*programs):
-        runs = [run_recorded(program, args, kwargs) for program in programs]
+    runs, given = record(programs, args, kwargs)
     return _assemble(runs[0], runs[1] if guide is not None else {}, given, guide is not None)
 
 
@@ -78,7 +73,7 @@ def _assemble(
     has_guide: bool,
 ) -> PlateDiagram:
     """Make the diagram of the recorded sites of a model and a guide, and of the arguments given to them."""
-    stands_for = _observed_arguments(model)
+    stands_for = observed_arguments(model)
     model = _with_one_node_for_each_argument(model, stands_for)
     used = frozenset().union(*(site.parents for run in (model, guide) for site in run.values()))
     for argument in given:
@@ -86,7 +81,7 @@ def _assemble(
             taken = argument.name in model or argument.name in guide
             stands_for[argument] = [argument.name + " (argument)" * taken]
     sites = model | {name: site for name, site in guide.items() if name not in model}
-    generative, inference = _edges(model, stands_for), _edges(guide, stands_for)
+    generative, inference = edges_of(model, stands_for), edges_of(guide, stands_for)
     factors = frozenset(edge for edge in generative | inference if sites[edge[1]].factor)
     nodes = {name: _node(name, site, in_model=name in model) for name, site in sites.items()}
     for argument, names in stands_for.items():
@@ -110,17 +105,6 @@ def _node(name: str, site: Site, in_model: bool) -> Node:
     )
 
 
-def _observed_arguments(model: dict[str, Site]) -> dict[Argument, list[str]]:
-    """Find, for each argument, the observed sites whose value it is."""
-    stands_for: dict[Argument, list[str]] = {}
-    for name, site in model.items():
-        arguments = [part for part in site.computed_from if isinstance(part, Argument)]
-        # If several arguments make up a value, say data and a mask, the one of the site's name is shown.
-        for argument in [part for part in arguments if part.name == name] or arguments:
-            stands_for.setdefault(argument, []).append(name)
-    return stands_for
-
-
 def _with_one_node_for_each_argument(
     model: dict[str, Site], stands_for: dict[Argument, list[str]]
 ) -> dict[str, Site]:
@@ -142,16 +126,6 @@ def _with_one_node_for_each_argument(
 
 def _same(one: Tensor, other: Tensor) -> bool:
     return one.numel() == other.numel() and bool((one.flatten() == other.flatten()).all())
-
-
-def _edges(run: dict[str, Site], stands_for: dict[Argument, list[str]]) -> frozenset[Edge]:
-    return frozenset(
-        (end, name)
-        for name, site in run.items()
-        for parent in site.parents
-        for end in ([parent] if isinstance(parent, str) else stands_for[parent])
-        if end != name
-    )
 
 
 def _plates_of_argument(value: Tensor, children: list[Site]) -> tuple[str, ...]:

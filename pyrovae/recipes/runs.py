@@ -34,7 +34,7 @@ from pyrovae.evaluation import (
     error_rate,
     marginal_likelihood,
 )
-from pyrovae.generation.latents import latent_means, posterior_draws
+from pyrovae.generation import latent_means, posterior_draws
 from pyrovae.models import M1M2
 from pyrovae.recipes.build import CLASSED, build_model
 from pyrovae.recipes.config import Config, from_anywhere
@@ -226,7 +226,7 @@ class Run:
         return data.load(self.config.data, seed=self.config.seed)
 
     @cached_property
-    def model(self) -> nn.Module:
+    def model(self) -> Any:
         """The trained model: of the best epoch where there were validation data, else of the last."""
         model = self.new_model(self.images)
         saved = load_checkpoint(self.folder / "checkpoints")
@@ -362,7 +362,7 @@ class Run:
             raise InputError(f"{self.config.data} has no classes to compare predictions with.")
         y = self.with_labels_only(y, self.config.labels if labels is None else labels)
         x_test = self.encoded(images.x_test)
-        model = self.model.to(resolve_device(device))
+        model: Any = self.model.to(resolve_device(device))
         errors: dict[str, float] = {}
         if self.config.model in CLASSED:
             pair: Any = model

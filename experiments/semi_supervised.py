@@ -3,17 +3,17 @@
 MNIST and CIFAR-10, with 10 labels of each class and with 80 % of all images labelled (the other 20 % are
 the test set), and MNIST with 60, 100 and 300 of each class; five draws of the labels or of the split.
 
-(a) logistic regression on pixels             (b) a network like the encoder, on pixels
-(c) logistic regression on a VAE's means      (d) M1: linear and RBF SVM, label spreading on them
-(e) logistic regression on a PC-VAE's means   and the classifiers of M2, M1+M2, PC-VAE and CPC-VAE
+(a) logistic regression on pixels (b) a network like the encoder, on pixels (c) logistic regression on a
+VAE's means (d) M1: linear and RBF SVM, label spreading on them (e) logistic regression on a PC-VAE's means
+and the classifiers of M2, M1+M2, PC-VAE and CPC-VAE
 
 With few labels the four models learn labels that have spread over the latents of the VAE of (c); M1+M2's
 layers one after the other and then jointly; the CPC-VAE then goes on with the given labels and its
 constraints alone. What M2 and PC-VAE do with the given labels from beginning to end is reported as "labels
 only". No label but the given ones is used in any of this; MNIST's settings were chosen on draw 100 (of
 50,000 images), by the error on 10,000 other training images. CIFAR-10's are MNIST's with Gaussian pixels,
-with an MLP too, since a convolutional step takes four times as long, and with a lambda chosen on a held-out
-eighth of the training images of split 100.
+with an MLP too, since a convolutional step takes four times as long, and with a lambda chosen on a
+held-out eighth of the training images of split 100.
 
     PYROVAE_DATA=... python experiments/semi_supervised.py run --data mnist --labels 10
     python experiments/semi_supervised.py table
@@ -21,8 +21,8 @@ eighth of the training images of split 100.
 
 (`--labels 0` is the 80-20 split.)
 
-Each model of each draw is written when it is done, and skipped when the command is given again; a
-training that was interrupted goes on from its last epoch. Several processes may share the work.
+Each model of each draw is written when it is done, and skipped when the command is given again; a training
+that was interrupted goes on from its last epoch. Several processes may share the work.
 """
 
 from __future__ import annotations

@@ -60,8 +60,8 @@ PRIORS = {
     "VampPrior of 50": lambda encoder: VampPrior(encoder, X_SHAPE, 50),
     "RealNVP": lambda encoder: RealNVP(LATENT_DIM, steps=8),
 }
-# The figure shows some of the first SEARCHED test images, ordered by how far their posteriors are from normal:
-# the median one, and the LEAST_NORMAL ones at the end.
+# The first SEARCHED test images are sorted by how far their posteriors are from normal. The figure shows
+# the median one and the last LEAST_NORMAL ones.
 SEARCHED, LEAST_NORMAL = 200, 3
 PLANE = torch.tensor([[-5.0, 5.0], [-5.0, 5.0]])
 

@@ -62,7 +62,7 @@ class PCVAE(VAE):
         super().__init__(pixels, hidden, latent)
         self.classifier = nn.Linear(latent, classes)
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]  # classes too
         """Return the loss per datum, with lambda = 25."""
         loc, scale = self.encode(x)
         z = loc + scale * torch.randn_like(scale)

@@ -31,6 +31,7 @@ from pyrovae.programs.densities import (
     zero_like_densities,
 )
 from pyrovae.programs.pair import Program
+from pyrovae.programs.reparameterisation import check_gradient_flows
 from pyrovae.programs.running import latent_sites, observed_sites
 
 
@@ -216,11 +217,7 @@ def _check_enumerable(guide_trace: Trace, num_particles: int) -> None:
                 f"site '{name}' is not under one plate at dimension -1, but {enumerated} is enumerated: "
                 "use pyro.infer.TraceEnum_ELBO for programs with enumeration and several plates."
             )
-        if name not in enumerated and not site["fn"].has_rsample:
-            raise InputError(
-                f"site '{name}' ({type(site['fn']).__name__}) is neither enumerated nor reparameterised, "
-                f"but {enumerated} is enumerated: mark it with infer={{'enumerate': 'parallel'}} as well."
-            )
+    check_gradient_flows(guide_trace)
 
 
 class _Reweight(Messenger):

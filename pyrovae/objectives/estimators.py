@@ -20,7 +20,7 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
-from torch.distributions import Independent, kl_divergence
+from torch.distributions import kl_divergence
 
 from pyrovae.compute.devices import seeded
 from pyrovae.errors import InputError
@@ -40,9 +40,11 @@ from pyrovae.programs.densities import (
     zero_like_densities,
 )
 from pyrovae.programs.devices import device_of
+from pyrovae.programs.distributions import factors_of, name_of
 from pyrovae.programs.log_weights import Layout, enumerated, layout_of, log_densities, particle_plate
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import Pair, Program
+from pyrovae.programs.reparameterisation import check_gradient_flows
 from pyrovae.programs.running import latent_sites, observed_sites, run_pair
 
 
@@ -100,7 +102,7 @@ class IWAE(ELBO):
                 paths = scaled_paths(drawn, factors)
                 drawing = poutine.replay(guide, trace=with_values(drawn, paths))
             model_trace, guide_trace = run_pair(Pair(model, drawing), *args)
-        _check_reparameterised(guide_trace)
+        check_gradient_flows(guide_trace, otherwise="use ScoreFunctionELBO")
         scale = _common_scale(model_trace, guide_trace)
         if double:
             check_scores(guide_trace)
@@ -130,19 +132,6 @@ class IWAE(ELBO):
             with torch.no_grad(), evaluating(model, guide), seeded(0, device):
                 self._layouts[key] = layout_of(Pair(*called), args)
         return self._layouts[key]
-
-
-def _check_reparameterised(guide_trace: Trace) -> None:
-    summed_out = enumerated_sites(guide_trace)
-    for name in latent_sites(guide_trace):
-        fn = guide_trace.nodes[name]["fn"]
-        if name not in summed_out and not fn.has_rsample:
-            raise InputError(
-                f"site '{name}' ({type(fn).__name__}) is neither reparameterised nor enumerated, so no "
-                "gradient passes through its draws: mark a discrete site with "
-                "infer={'enumerate': 'parallel'}, give a continuous one a distribution with an rsample, or "
-                "use ScoreFunctionELBO."
-            )
 
 
 def _common_scale(*traces: Trace) -> Any:
@@ -272,7 +261,7 @@ class FreeBits(ELBO):
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         """Minus the bound, summed over the batch, in nats."""
         ((model_trace, guide_trace),) = self._get_traces(model, guide, args, kwargs)
-        _check_reparameterised(guide_trace)
+        check_gradient_flows(guide_trace, otherwise="use ScoreFunctionELBO")
         if enumerated_sites(guide_trace):
             _check_enumerable(guide_trace, 1)
         weights, num_data = enumeration_weights(guide_trace), len(args[0])
@@ -334,16 +323,14 @@ def _drawn_before(name: str, trace: Trace) -> set[str]:
 
 def _factorised(name: str, fn: Any) -> Any:
     """The univariate distributions that a site's is the product of, `event_shape` in its batch shape."""
-    base = fn
-    while isinstance(base, Independent):
-        base = base.base_dist
-    if len(base.event_shape):
+    factors = factors_of(fn)
+    if factors is None:
         raise InputError(
-            f"site '{name}' has a {type(base).__name__}, which is not independent over its dimensions, so "
+            f"site '{name}' has a {name_of(fn)}, which is not independent over its dimensions, so "
             "that none has a divergence of its own: use FreeBits(nats, per='site'), or on the command line "
             "--objective free-bits-total."
         )
-    return base
+    return factors
 
 
 def _before_events(tensor: Any, event_dim: int) -> Any:

@@ -28,7 +28,8 @@ from pyrovae.compute.devices import resolve_device
 from pyrovae.data.checks import UNLABELLED
 from pyrovae.errors import InputError, check_choice
 from pyrovae.evaluation import class_probabilities
-from pyrovae.generation import latent_means, sample_images, samples_of_classes
+from pyrovae.generation.images import sample_images, samples_of_classes
+from pyrovae.generation.latents import latent_means
 from pyrovae.models import M1M2, VAE
 from pyrovae.recipes.build import CLASSED, LIKELIHOODS, build_model
 from pyrovae.semi_supervised import (
@@ -39,8 +40,9 @@ from pyrovae.semi_supervised import (
     starting_point,
     training_task,
 )
-from pyrovae.sklearn.arrays import Scaling, codes_of, encode_labels, given_labels
-from pyrovae.training.fit import fit
+from pyrovae.sklearn.labels import codes_of, encode_labels, given_labels
+from pyrovae.sklearn.scaling import Scaling
+from pyrovae.training.fit import Transform, fit, in_turn
 from pyrovae.training.history import History
 
 MODELS = ("m1", *CLASSED)
@@ -255,13 +257,13 @@ class SemiSupervisedVAEClassifier(
             **task.options(),
         )
 
-    def _presentation(self, model: nn.Module) -> data.Transform | None:
-        steps: list[data.Transform] = []
+    def _presentation(self, model: nn.Module) -> Transform | None:
+        steps: list[Transform] = []
         if self._scaling.likelihood == "bernoulli":
             steps.append(data.binarise)
         if isinstance(model, M1M2):
             steps.append(model.draw_z1)
-        return data.in_turn(*steps)
+        return in_turn(*steps)
 
     # What a trained one does
 
@@ -324,7 +326,7 @@ class SemiSupervisedVAEClassifier(
                 x = sample_images(model, n_samples, seed)
             else:
                 x = samples_of_classes(model, codes, seed=seed)
-        return self._scaling.undone(x.flatten(1).numpy()).reshape(len(x), *self._given_shape)
+        return self._scaling.inverse_transform(x.flatten(1).numpy()).reshape(len(x), *self._given_shape)
 
     def _predict(self, array: np.ndarray) -> np.ndarray:
         if self.classifier_ is not None and not hasattr(self.classifier_, "predict_proba"):
@@ -336,14 +338,14 @@ class SemiSupervisedVAEClassifier(
         if self.classifier_ is not None:
             return _m1_probabilities(self.classifier_, self._latent_means(x))
         with self._on_device() as model:
-            return class_probabilities(model, x).numpy()
+            return class_probabilities(model, x).numpy()  # type: ignore[arg-type]
 
     def _latent_means(self, x: Tensor) -> np.ndarray:
         with self._on_device() as model:
             return latent_means(model, x).numpy()
 
     @contextmanager
-    def _on_device(self) -> Iterator[Any]:
+    def _on_device(self) -> Iterator[nn.Module]:
         try:
             yield self.model_.to(resolve_device(self.device))
         finally:
@@ -382,7 +384,7 @@ class SemiSupervisedVAEClassifier(
 
     def _events(self, array: np.ndarray) -> Tensor:
         """`(n, features)` as the model has it: `(n, *x_shape)`."""
-        return self._scaling.done(array).unflatten(1, self._x_shape)
+        return self._scaling.transform(array).unflatten(1, self._x_shape)
 
 
 def _seed(random_state: int | np.random.RandomState | None) -> int:

@@ -20,8 +20,7 @@ from pyrovae.compute.devices import resolve_device
 from pyrovae.data.checks import UNLABELLED
 from pyrovae.errors import InputError, check_choice
 from pyrovae.evaluation import class_probabilities
-from pyrovae.generation.images import sample_images, samples_of_classes
-from pyrovae.generation.latents import latent_means
+from pyrovae.generation import latent_means, sample_images, samples_of_classes
 from pyrovae.likelihoods.table import LIKELIHOODS
 from pyrovae.recipes import About, Data, Training
 from pyrovae.semi_supervised import fit_m1_classifier, m1_probabilities

@@ -21,10 +21,11 @@ from pyrovae.compute.compilation import NotTraceable, compile_function, decompos
 from pyrovae.data import binarise
 from pyrovae.errors import InputError, NonFiniteError
 from pyrovae.evaluation import importance, marginal_likelihood
+from pyrovae.objectives import SupervisedELBO
 from pyrovae.programs.pair import Pair
 from pyrovae.recipes.build import FLOWS, POSTERIORS, PRIORS, build_model, build_objective
 from pyrovae.schedules import linear_warm_up
-from pyrovae.semi_supervised import Supervision, training_task
+from pyrovae.semi_supervised import constraint_schedule, per_label
 from pyrovae.training import loop as training_loop
 from pyrovae.training.fit import fit
 
@@ -72,11 +73,18 @@ def test_a_compiled_vae_trains_as_the_eager_one(make_vae, binary_images, recorde
 def test_models_with_classes_train_as_the_eager_ones(name, unlabelled, builders, binary_images, recorded):
     module, x, y = builders[name](), binary_images.double(), torch.arange(24) % 3
     y[24 - unlabelled :] = -1
+    if name == "cpcvae":
+        weights = {"y": per_label(25.0, y), "y_again": per_label(25.0, y)}
+        weights |= {"consistency": 25.0, "aggregate": 25.0} if unlabelled else {}
+        schedules = {site: constraint_schedule(w, delay=1, warm_up=3) for site, w in weights.items()}
+        supervised = {"weights": schedules}
+    else:
+        supervised = {"objective": SupervisedELBO(per_label(0.1, y))}
 
     def train(compile):
         model = copy.deepcopy(module)
-        task = training_task(model, y, Supervision(delay=1, warm_up=3), jointly=True)
-        history = fit(task, x, y, compile=compile, **settings(), **task.options())
+        pair = Pair(model.constrained_model, model.guide) if name == "cpcvae" else model
+        history = fit(pair, x, y, compile=compile, **settings(), **supervised)
         return model.state_dict(), [row | {"seconds": 0.0} for row in history.rows]
 
     assert_close(train("on"), train("off"))

@@ -19,6 +19,8 @@ import pyrovae
 from pyrovae.data import DATASETS, Images, data_root, load
 from pyrovae.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("global_state_stays_put")
+
 GREY = np.random.default_rng(0).integers(0, 256, (20, 6, 5), dtype=np.uint8)
 
 

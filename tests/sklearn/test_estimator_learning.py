@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from pyrovae.generation.latents import latent_means
+from pyrovae.generation import latent_means
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 

@@ -23,7 +23,7 @@ from . import (
 )
 from ._version import __version__
 from .compute import processes
-from .diagrams.diagram import plate_diagram
+from .diagrams.reading import plate_diagram
 from .programs.pair import Pair
 from .sklearn.estimator import SemiSupervisedVAEClassifier
 from .training.fit import fit

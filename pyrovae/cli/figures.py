@@ -37,8 +37,7 @@ def sample(
 
     Example: pyrovae sample runs/first --count 100
     """
-    from pyrovae import generation
-    from pyrovae.plots import figures as plots
+    from pyrovae import generation, plots
 
     opened = own.open(run)
     draw(opened, plots.samples(generation.sample_images(_pair(opened), count, seed)), "samples")
@@ -55,7 +54,7 @@ def reconstruct(
 
     Example: pyrovae reconstruct runs/first
     """
-    from pyrovae.plots import figures as plots
+    from pyrovae import plots
 
     opened = own.open(run)
     draw(opened, plots.reconstructions(*_reconstructions(opened, count)), "reconstructions")
@@ -74,8 +73,7 @@ def interpolate(
 
     Example: pyrovae interpolate runs/first --count 5 --steps 12
     """
-    from pyrovae import generation
-    from pyrovae.plots import figures as plots
+    from pyrovae import generation, plots
 
     opened = own.open(run)
     x = _test_images(opened, 2 * count)
@@ -98,8 +96,7 @@ def interpolation_grid(
 
     Example: pyrovae interpolation-grid runs/first --first 8 --steps 9
     """
-    from pyrovae import generation
-    from pyrovae.plots import figures as plots
+    from pyrovae import generation, plots
 
     opened = own.open(run)
     corners = _test_images(opened, 4, first)
@@ -123,9 +120,8 @@ def manifold(
 
     Example: pyrovae manifold runs/plane --steps 20
     """
-    from pyrovae import generation
-    from pyrovae.generation.latents import prior_site
-    from pyrovae.plots import figures as plots
+    from pyrovae import generation, plots
+    from pyrovae.generation import prior_site
 
     opened = own.open(run)
     images = generation.manifold(_pair(opened), steps, label, site)
@@ -151,11 +147,9 @@ def traverse(
 
     Example: pyrovae traverse runs/first --image 3 --dimensions 6
     """
-    from pyrovae import generation
+    from pyrovae import generation, plots
     from pyrovae.evaluation.ranking import most_active_dimensions
-    from pyrovae.generation import images, latent_means
-    from pyrovae.generation.latents import prior_site
-    from pyrovae.plots import figures as plots
+    from pyrovae.generation import latent_means, prior_site
 
     opened = own.open(run)
     pair, name = _pair(opened), prior_site(_pair(opened), site)
@@ -167,7 +161,7 @@ def traverse(
         original[0],
         generation.reconstruct(pair, x)[0],
         _dimension_names(name, shown),
-        images.LEVELS,
+        generation.LEVELS,
     )
     draw(opened, figure, "traversals", site)
 
@@ -187,8 +181,7 @@ def class_samples(
 
     Example: pyrovae class-samples runs/m2 --count 10
     """
-    from pyrovae import generation
-    from pyrovae.plots import figures as plots
+    from pyrovae import generation, plots
 
     opened = own.open(run)
     images = generation.class_samples(_pair(opened), count, candidates, seed)
@@ -206,8 +199,7 @@ def analogies(
 
     Example: pyrovae analogies runs/m2 --count 8
     """
-    from pyrovae import generation
-    from pyrovae.plots import figures as plots
+    from pyrovae import generation, plots
 
     opened = own.open(run)
     x = _originals(opened, count)
@@ -235,8 +227,8 @@ def latent(
 
     Example: pyrovae latent runs/first --by tsne
     """
+    from pyrovae import plots
     from pyrovae.generation import latent_means
-    from pyrovae.plots import latents as plots
 
     opened = own.open(run)
     z = latent_means(_pair(opened), _encoded(opened, limit), site)
@@ -267,10 +259,9 @@ def histograms(
 
     Example: pyrovae histograms runs/first --dimensions 6
     """
+    from pyrovae import plots
     from pyrovae.evaluation.ranking import most_telling_dimensions
-    from pyrovae.generation import latent_means, posterior_draws
-    from pyrovae.generation.latents import prior_density, prior_site
-    from pyrovae.plots import latents as plots
+    from pyrovae.generation import latent_means, posterior_draws, prior_density, prior_site
 
     opened = own.open(run)
     pair, name = _pair(opened), prior_site(_pair(opened), site)
@@ -300,10 +291,9 @@ def aggregate(
 
     Example: pyrovae aggregate runs/first --dimensions 7
     """
+    from pyrovae import plots
     from pyrovae.evaluation.ranking import most_active_dimensions
-    from pyrovae.generation import latent_means, posterior_draws
-    from pyrovae.generation.latents import draw_latents, prior_density, prior_site
-    from pyrovae.plots import latents as plots
+    from pyrovae.generation import draw_latents, latent_means, posterior_draws, prior_density, prior_site
 
     check_counts(dimensions=dimensions)
     opened = own.open(run)
@@ -332,7 +322,7 @@ def curves(run: RunFolder, /, *, own: Own = NONE_OWN) -> None:
 
     Example: pyrovae curves runs/first
     """
-    from pyrovae.plots import figures as plots
+    from pyrovae import plots
 
     opened = own.open(run)
     draw(opened, plots.learning_curves(opened.history), "learning_curves")
@@ -343,9 +333,9 @@ def confusion(run: RunFolder, /, *, limit: Limit = 10_000, own: Own = NONE_OWN) 
 
     Example: pyrovae confusion runs/m2
     """
+    from pyrovae import plots
     from pyrovae.evaluation import class_probabilities
-    from pyrovae.generation.latents import num_classes
-    from pyrovae.plots import latents as plots
+    from pyrovae.generation import num_classes
 
     opened = own.open(run)
     y, pair = _test_classes(opened, limit), _pair(opened)
@@ -359,8 +349,7 @@ def overview(run: RunFolder, /, *, own: Own = NONE_OWN) -> None:
 
     Example: pyrovae overview runs/first
     """
-    from pyrovae import generation
-    from pyrovae.plots import figures as plots
+    from pyrovae import generation, plots
 
     opened = own.open(run)
     title = f"{opened.config.recipe.upper()} on {Path(opened.data.data).name}"
@@ -400,7 +389,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 def draw(run: Run, figure: Figure, name: str, site: str | None = None) -> None:
     """Write a figure into the run's folder, and say so. A figure of a chosen latent is named after it."""
-    from pyrovae.plots import figures as plots
+    from pyrovae import plots
 
     name = name if site is None else f"{name}_{site}"
     print(f"written: {plots.save(figure, run.folder / 'figures' / f'{name}.png')}")
@@ -408,7 +397,7 @@ def draw(run: Run, figure: Figure, name: str, site: str | None = None) -> None:
 
 def diagram_of(run: Run) -> PlateDiagram:
     """The plate diagram of the run's programs on its training data."""
-    from pyrovae.diagrams.diagram import plate_diagram
+    from pyrovae.diagrams import plate_diagram
 
     x, y, _ = run.training_data()
     return plate_diagram(run.plan.pair, x, *(() if y is None else (y,)))

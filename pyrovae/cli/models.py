@@ -75,7 +75,7 @@ def _small_diagram(name: str) -> PlateDiagram:
     import torch
 
     from pyrovae.cli.recipe_commands import check_model
-    from pyrovae.diagrams.diagram import plate_diagram
+    from pyrovae.diagrams import plate_diagram
     from pyrovae.recipes import About, load_recipe
     from pyrovae.recipes.declaration import declaration_of
 

@@ -41,10 +41,10 @@ def resume(
 
 def report(run: Run) -> None:
     """Print how training went, and draw learning curves and the plate diagram."""
+    from pyrovae import plots
     from pyrovae.cli.figures import diagram_of, draw
     from pyrovae.cli.models import save_diagram
     from pyrovae.compute import processes
-    from pyrovae.plots import figures as plots
 
     if not processes.is_first():
         return

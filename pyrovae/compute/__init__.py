@@ -1,4 +1,4 @@
-"""How tensor functions run: precision, compilation, several processes, interrupts."""
+"""Devices, random seeds, precision, compilation, several processes, and Ctrl-C."""
 
 import lazy_loader
 

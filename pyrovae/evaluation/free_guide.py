@@ -18,6 +18,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.distributions import constraints, transform_to
 
+from pyrovae.distributions import HasFreeParameters
 from pyrovae.errors import InputError
 from pyrovae.programs.densities import enumerated_sites
 from pyrovae.programs.distributions import base_of, layers_of
@@ -149,7 +150,7 @@ def _base(fn: Any) -> Any:
 
 
 def _offers_parameters(fn: Any) -> bool:
-    return hasattr(fn, "free_parameters") and hasattr(fn, "with_parameters")
+    return isinstance(fn, HasFreeParameters)
 
 
 def _parameters(name: str, fn: Any) -> dict[str, Tensor]:

@@ -20,6 +20,8 @@ distribution: log p(x), samples and predictions come from `model`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pyro
 from torch import Tensor, nn
 
@@ -54,6 +56,13 @@ class CPCVAE(PCVAE):
         ... )
         >>> trained_pair = Pair(cpcvae.constrained_model, cpcvae.guide)  # for fit(trained_pair, x, y, ...)
     """
+
+    term_labels: Mapping[str, str] = {
+        **PCVAE.term_labels,
+        "y_again": "log p(y | z̄), labelled data, z̄ ~ q(z | E[x | z])",
+        "consistency": "Σ p(y | z) log p(y | z̄), unlabelled data",
+        "aggregate": "−KL(p(y) ‖ mean of p(y | z̄)), unlabelled data",
+    }
 
     def __init__(
         self,

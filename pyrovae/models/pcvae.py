@@ -14,6 +14,8 @@ Lagrange multiplier of the constraint that predictions are good. The prediction 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pyro
 from torch import Tensor, nn
 
@@ -43,6 +45,9 @@ class PCVAE(nn.Module):
         ...     classifier=LinearClassifier(2, num_classes=10),
         ... )
     """
+
+    # Labels of the terms that training records beside the ELBO, for figures.
+    term_labels: Mapping[str, str] = {"y": "log p(y | z), labelled data"}
 
     def __init__(
         self, prior: nn.Module, likelihood: nn.Module, posterior: nn.Module, classifier: nn.Module

@@ -301,7 +301,7 @@ class Structure:
         runs, _ = record(self._programs, self.args, self.kwargs)
         return runs, observed_arguments(runs[0])
 
-    @property
+    @cached_property
     def generative_edges(self) -> frozenset[Edge]:
         """The pairs (parent, child) of the model's sites: the parent enters the child's distribution.
 
@@ -310,7 +310,7 @@ class Structure:
         runs, stands_for = self._runs
         return edges_of(runs[0], stands_for)
 
-    @property
+    @cached_property
     def inference_edges(self) -> frozenset[Edge]:
         """As `generative_edges`, for the guide. An argument counts as the model's site that observes it."""
         runs, stands_for = self._runs

@@ -12,6 +12,7 @@ from torch import Tensor
 from pyrovae import data as data_sets
 from pyrovae.compute import processes
 from pyrovae.compute.devices import resolve_device
+from pyrovae.data import in_turn
 from pyrovae.errors import InputError
 from pyrovae.recipes.about import About
 from pyrovae.recipes.own_files import digest_of, is_own
@@ -19,7 +20,7 @@ from pyrovae.recipes.plan import Plan, Stage
 from pyrovae.recipes.presentation import Presentation
 from pyrovae.recipes.settings import Data, Training, plain_values
 from pyrovae.runs import Configuration, RunFolder
-from pyrovae.training.fit import fit, in_turn
+from pyrovae.training.fit import fit
 from pyrovae.training.history import History
 
 

@@ -18,7 +18,7 @@ from pyrovae.evaluation import (
     error_rate,
     marginal_likelihood,
 )
-from pyrovae.generation.latents import latent_means, posterior_draws
+from pyrovae.generation import latent_means, posterior_draws
 from pyrovae.programs.pair import ModelAndGuide
 from pyrovae.programs.parameters import modules_of
 from pyrovae.recipes.fitting import with_labels_only

@@ -228,8 +228,7 @@ class Run:
     @property
     def class_names(self) -> list[str]:
         """The names of the classes; their numbers if they have no names."""
-        known = data_sets.CLASS_NAMES.get(self.images.name, ())
-        return [*known] or [str(label) for label in range(self.images.num_classes)]
+        return [*self.images.class_names]
 
     @property
     def presentation(self) -> Presentation:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from pyrovae.compute.devices import seeded
 from pyrovae.data.checks import UNLABELLED
 from pyrovae.errors import InputError
-from pyrovae.generation.latents import latent_means
-from pyrovae.models import CPCVAE, M1M2, M2, PCVAE
+from pyrovae.generation import latent_means
+from pyrovae.models import CPCVAE, M1M2, M2, PCVAE, VAE
 from pyrovae.objectives.elbo import Objective, SupervisedELBO
 from pyrovae.priors import VampPrior
 from pyrovae.programs.pair import Program
@@ -111,7 +111,7 @@ def starting_point(
     model: nn.Module,
     x: Tensor,
     y: Tensor | None = None,
-    vae: nn.Module | None = None,
+    vae: VAE | None = None,
     spread: bool = False,
     neighbours: int = 10,
     seed: int = 0,

@@ -9,8 +9,6 @@ import torch
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from pyrovae import data
-
 
 @dataclass(frozen=True, eq=False)
 class Scaling:
@@ -20,12 +18,10 @@ class Scaling:
     the features lie in [0, 1] and stay as they are.
 
     Attributes:
-        likelihood: the likelihood's name.
         offset: the offset of each feature, `(features,)` or `(1,)`.
         scale: the scale of each feature, `(features,)` or `(1,)`.
     """
 
-    likelihood: str
     offset: np.ndarray
     scale: np.ndarray
 
@@ -39,23 +35,16 @@ class Scaling:
             likelihood: the likelihood's name.
         """
         if likelihood != "gaussian":
-            return cls(likelihood, np.zeros(1), np.ones(1))
+            return cls(np.zeros(1), np.ones(1))
         pixels = int(np.prod(x_shape[1:])) if len(x_shape) == 3 else 1
         columns = array.reshape(len(array), -1, pixels).swapaxes(1, 2).reshape(-1, array.shape[1] // pixels)
         scaler = StandardScaler().fit(columns)  # gives constant features the scale 1
-        return cls(likelihood, scaler.mean_.repeat(pixels), scaler.scale_.repeat(pixels))
+        return cls(scaler.mean_.repeat(pixels), scaler.scale_.repeat(pixels))
 
     def transform(self, array: np.ndarray) -> Tensor:
-        """Convert data `(n, features)` to the model's units, in 32-bit floating point.
-
-        For a categorical likelihood they become the levels 0, 1, ..., 255.
-        """
-        x = torch.from_numpy(((array - self.offset) / self.scale).astype(np.float32))
-        return data.to_levels(x) if self.likelihood == "categorical" else x
+        """Convert data `(n, features)` to the model's units, in 32-bit floating point."""
+        return torch.from_numpy(((array - self.offset) / self.scale).astype(np.float32))
 
     def inverse_transform(self, array: np.ndarray) -> np.ndarray:
-        """Convert what a model generates, `(n, features)`, to the units of X.
-
-        The images that a categorical likelihood generates already are grey values in [0, 1].
-        """
+        """Convert data that a model has generated, `(n, features)`, to the units of X."""
         return array * self.scale + self.offset

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import math
 import warnings
@@ -20,6 +19,7 @@ from pyrovae.compute import processes
 from pyrovae.compute.compilation import MODES
 from pyrovae.compute.devices import seeded
 from pyrovae.data.checks import check_data
+from pyrovae.data.transforms import Transform
 from pyrovae.errors import InputError, check_choice, check_counts
 from pyrovae.objectives.elbo import ELBO, Objective
 from pyrovae.objectives.estimators import IWAE
@@ -31,15 +31,6 @@ from pyrovae.schedules import Constant, Schedule, as_schedule
 from pyrovae.training.batches import Minibatches, parts_of
 from pyrovae.training.history import COLUMNS, History, tensorboard_scalars
 from pyrovae.training.loop import TrainingRun
-
-Transform = Callable[[Tensor], Tensor]
-
-
-def in_turn(*transforms: Transform) -> Transform | None:
-    """What happens to a minibatch each time it is presented, step by step; None if nothing does."""
-    if not transforms:
-        return None
-    return lambda x: functools.reduce(lambda x, step: step(x), transforms, x)
 
 
 def adam(parameters: Sequence[Tensor]) -> Optimizer:

@@ -298,7 +298,7 @@ def test_a_model_without_latents_has_no_marginal_likelihood(make_vae, binary_ima
         (lambda x: x, {"bounds": (0,)}, "bounds is 0"),
         (lambda x: x.where(torch.arange(24).view(-1, 1, 1, 1) != 5, torch.nan), {}, "the first is datum 5"),
         (lambda x: x[:0], {}, "expected at least one datum"),
-        (lambda x: x[..., :3], {}, r"expects data of shape \(\*, 1, 4, 4\), but was given \(2, 1, 4, 3\)"),
+        (lambda x: x[..., :3], {}, r"\(\*, 1, 4, 4\).*\(2, 1, 4, 3\)"),
         (lambda x: x / 3, {}, "outside the support of the Bernoulli likelihood at site 'x'"),
         (lambda x: x.long(), {}, "expected floating point"),
         (lambda x: x.tolist(), {}, "the data are a list, not a tensor"),

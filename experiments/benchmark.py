@@ -230,7 +230,7 @@ def evaluation(p: Problem, size: str, threads: int, num_samples: int = 5000) -> 
                 rates[name].append(
                     data * num_samples / (seconds(contestant, 300) - seconds(contestant, 100))
                 )
-    weights = [w for w in model.likelihood.parameters() if w.dim() == 2]  # type: ignore[union-attr]
+    weights = [w for w in model.likelihood.parameters() if w.dim() == 2]
     flops = 2 * sum(weight.numel() for weight in weights)
     fastest = machine()[0] / flops
     for name, values in rates.items():
@@ -257,7 +257,7 @@ def end_to_end(p: Problem, size: str, threads: int, epochs: int = 60) -> None:
 
         def mine(count: int) -> None:
             model = our_model(p)
-            fit(model, p.x, epochs=count, batch_size=p.batch_size, compile="on")  # type: ignore[arg-type]
+            fit(model, p.x, epochs=count, batch_size=p.batch_size, compile="on")
 
         times = {"pyrovae, compiled": of(mine)}
         try:

@@ -32,8 +32,7 @@ from reporting import RESULTS, command_line
 from pyrovae import data, fit
 from pyrovae.evaluation import gradient_variance
 from pyrovae.models import VAE
-from pyrovae.objectives.elbo import ELBO, Objective
-from pyrovae.objectives.estimators import IWAE, ScoreFunctionELBO
+from pyrovae.objectives import ELBO, IWAE, Objective, ScoreFunctionELBO
 from pyrovae.plots import figures as plots
 from pyrovae.plots.latents import COLOURS
 from pyrovae.runs.provenance import git_commit, versions

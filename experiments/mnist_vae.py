@@ -34,7 +34,7 @@ from pyrovae.plots import figures as plots
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import StandardNormal
 from pyrovae.schedules import linear_warm_up
-from pyrovae.training.history import History
+from pyrovae.training import History
 
 # Epochs that fit the budget, and the published figure to hold against it (nats, K = 5,000).
 BUDGETS: dict[str, dict[str, Any]] = {

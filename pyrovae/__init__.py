@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyrovae._version import __version__
 from pyrovae.diagrams.diagram import plate_diagram
-from pyrovae.training.fit import fit
+from pyrovae.training import fit
 
 if TYPE_CHECKING:
     from pyrovae.sklearn.estimator import SemiSupervisedVAEClassifier

@@ -27,7 +27,7 @@ from pyrovae.flows.sylvester import Sylvester, orthonormal_columns
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.models import M2, PPCA, VAE
 from pyrovae.networks import MLP, WithClass
-from pyrovae.objectives.elbo import ELBO
+from pyrovae.objectives import ELBO
 from pyrovae.posteriors import FlowPosterior, FullCovarianceNormal, ZukoPosterior
 from pyrovae.priors import Classes, StandardNormal, VampPrior
 from pyrovae.programs.running import at_means

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from pyrovae.diagrams.diagram import plate_diagram
 from pyrovae.errors import InputError
 from pyrovae.plots import figures as plots
-from pyrovae.training.history import History
+from pyrovae.training import History
 
 
 def drawn(figure):

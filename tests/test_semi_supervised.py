@@ -6,7 +6,7 @@ import torch
 
 from pyrovae import data, fit
 from pyrovae.errors import InputError
-from pyrovae.objectives.elbo import SupervisedELBO
+from pyrovae.objectives import SupervisedELBO
 from pyrovae.recipes.build import build_model
 from pyrovae.semi_supervised import (
     M1_CLASSIFIERS,

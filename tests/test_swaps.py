@@ -16,7 +16,7 @@ from pyrovae.flows.sylvester import Sylvester
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.models import M2, PCVAE, VAE
 from pyrovae.networks import MLP, WithClass
-from pyrovae.objectives.elbo import ELBO, SupervisedELBO
+from pyrovae.objectives import ELBO, SupervisedELBO
 from pyrovae.posteriors import DiagonalNormal, FlowPosterior, FullCovarianceNormal, ZukoPosterior
 from pyrovae.priors import (
     Classes,

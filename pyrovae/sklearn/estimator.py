@@ -41,8 +41,7 @@ from pyrovae.semi_supervised import (
     training_task,
 )
 from pyrovae.sklearn.arrays import Scaling, codes_of, encode_labels, given_labels
-from pyrovae.training.fit import Transform, fit, in_turn
-from pyrovae.training.history import History
+from pyrovae.training import History, Transform, fit, in_turn
 
 MODELS = ("m1", *CLASSED)
 

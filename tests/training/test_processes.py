@@ -12,7 +12,7 @@ from torchrun_job import KINDS, Draws, evaluated, trained
 
 from pyrovae.compute import processes
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 
 
 def torchrun(*words, check=True):

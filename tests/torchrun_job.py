@@ -172,7 +172,7 @@ def main(job, folder):
         if job == "everything":
             torch.save(everything(folder), folder / f"results-{processes.rank()}.pt")
         else:  # "dying", in the second epoch
-            trained("plain", transform=Draws(fatal=14), folder=folder)
+            trained("plain", transform=Draws(fatal=10), folder=folder)
 
 
 if __name__ == "__main__":

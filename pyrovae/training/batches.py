@@ -125,15 +125,16 @@ class Minibatches:
         """The number of minibatches in an epoch."""
         return max(part.steps for part in self.parts)
 
-    def first(self, offset: int = 0, shared: bool = False) -> Batch:
+    def first(self, offset: int = 0, shared: bool = False, check: bool = False) -> Batch:
         """Return a full minibatch of the first data of each part.
 
         Args:
             offset: how many data to leave out at the beginning.
             shared: return only this process's share.
+            check: check the values that are read from a stream.
         """
         rows = [Rows(part.indices.roll(-offset)[: part.batch_size]) for part in self.parts]
-        return self.batch(rows, shared=shared)
+        return self.batch(rows, shared, check)
 
     def epoch(self, number: int) -> Iterator[tuple[Rows, ...]]:
         """Draw the order of an epoch now, and return for each step which data are in the minibatch.

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from pyrovae.compute import processes
 from pyrovae.compute.devices import seeded
@@ -34,7 +35,7 @@ class EpochEnd:
     logged: dict[str, float] = field(default_factory=dict)
     stopped: bool = False
 
-    def log(self, name: str, value: float) -> None:
+    def log(self, name: str, value: float | Tensor) -> None:
         """Add a number to the epoch's row of the history, and so to TensorBoard.
 
         The number is saved with the next checkpoint, or at the end of the run. If the run is killed before,
@@ -50,7 +51,7 @@ class EpochEnd:
         if name in self.row:
             raise InputError(f"the history has a column '{name}' already: log under another name.")
         try:
-            self.logged[name] = float(value)
+            self.logged[name] = float(value.detach() if isinstance(value, Tensor) else value)
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"'{name}' is logged as {value!r}; expected a number.") from error
 

@@ -40,10 +40,11 @@ class TrainingRun:
 
     Use it where `fit` does too much, for example to take single steps:
 
-        run = TrainingRun(pair, data, None, Settings(compile="off"))
-        step = run.build_step()
-        for rows in data.epoch(0):
-            step(rows, run.numbers(0.0))
+        with own_parameters(), in_training(pair):
+            run = TrainingRun(pair, data, None, Settings(compile="off"))
+            step = run.build_step()
+            for rows in data.epoch(0):
+                step(rows, run.numbers(0.0))
 
     Args:
         pair: the pair to train.

@@ -48,7 +48,7 @@ def prepare(
     """
     for module in modules_of(pair):
         module.to(data.device)
-    batch = data.first()
+    batch = data.first(check=data.source.stream)
     latents: list[list[str]] = []
     sites: set[str] = set()
     parameters: dict[str, Tensor] = {}

@@ -20,11 +20,11 @@ from training_helpers import (
     without_seconds,
 )
 
+from pyrovae.compute import compilation
 from pyrovae.data import binarise
 from pyrovae.errors import CheckpointError, InputError
 from pyrovae.objectives import ELBO, IWAE
 from pyrovae.schedules import linear_warm_up
-from pyrovae.training.loop import TrainingRun
 
 
 def ambitious(folder, epochs=6):
@@ -123,10 +123,10 @@ def test_fewer_epochs_than_a_run_has_are_refused(make_vae, binary_images, tmp_pa
 
 def test_a_finished_run_is_not_compiled_again(make_vae, binary_images, tmp_path, monkeypatch):
     train(make_vae(), binary_images, folder=tmp_path)
-    monkeypatch.setattr(TrainingRun, "choose_gradients", interrupt)
-    train(make_vae(), binary_images, folder=tmp_path, resume=True)
+    monkeypatch.setattr(compilation, "compile_function", interrupt)
+    train(make_vae(), binary_images, folder=tmp_path, resume=True, compile="on")
     with pytest.raises(Interruption):
-        train(make_vae(), binary_images, folder=tmp_path, resume=True, epochs=3)
+        train(make_vae(), binary_images, folder=tmp_path, resume=True, compile="on", epochs=3)
 
 
 def test_a_folder_with_checkpoints_is_not_written_over(make_vae, binary_images, tmp_path):

@@ -19,19 +19,13 @@ from pyrovae.data import binarise
 from pyrovae.errors import NonFiniteError
 from pyrovae.objectives import SupervisedELBO
 from pyrovae.schedules import linear_warm_up
-from pyrovae.training.loop import TrainingRun
+from pyrovae.training import step
 
 
 @pytest.fixture
 def unwatched(monkeypatch):
     """Training leaves losses alone until the end of an epoch, as on a GPU."""
-    prepare = TrainingRun.prepare
-
-    def prepare_unwatched(run, *args):
-        prepare(run, *args)
-        run.watched = False
-
-    monkeypatch.setattr(TrainingRun, "prepare", prepare_unwatched)
+    monkeypatch.setattr(step, "reads_losses", lambda device: False)
 
 
 class Reads(TorchDispatchMode):

@@ -48,10 +48,9 @@ from measurements import Entry, Measurements
 from reporting import RESULTS, command_line, some_of
 from torch.utils.flop_counter import FlopCounterMode
 
-from pyrovae import fit
+from pyrovae import fit, plots
 from pyrovae.compute import processes
 from pyrovae.evaluation import marginal_likelihood
-from pyrovae.plots import figures as plots
 from pyrovae.storage import write_atomically
 
 MODELS = ("vae", "pcvae", "m2", "iaf")

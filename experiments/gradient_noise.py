@@ -29,12 +29,11 @@ from matplotlib.figure import Figure
 from mnist_protocol import images
 from reporting import RESULTS, command_line
 
-from pyrovae import data, fit
+from pyrovae import data, fit, plots
 from pyrovae.evaluation import gradient_variance
 from pyrovae.models import VAE
 from pyrovae.objectives import ELBO, IWAE, Objective, ScoreFunctionELBO
-from pyrovae.plots import figures as plots
-from pyrovae.plots.latents import COLOURS
+from pyrovae.plots import COLOURS
 from pyrovae.runs.provenance import git_commit, versions
 from pyrovae.storage import write_atomically
 

@@ -24,13 +24,12 @@ import typer
 from matplotlib.figure import Figure
 from reporting import RESULTS, write_row
 
-from pyrovae import data, fit
+from pyrovae import data, fit, plots
 from pyrovae.evaluation import MarginalLikelihood, marginal_likelihood
-from pyrovae.generation.images import reconstruct, sample_images
+from pyrovae.generation import reconstruct, sample_images
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.models import VAE
 from pyrovae.networks import ResidualMLP
-from pyrovae.plots import figures as plots
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import StandardNormal
 from pyrovae.schedules import linear_warm_up

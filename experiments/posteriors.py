@@ -27,7 +27,7 @@ from reporting import command_line, some_of
 from torch import nn
 
 from pyrovae import flows
-from pyrovae.flows.sylvester import Sylvester
+from pyrovae.flows import Sylvester
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.models import VAE
 from pyrovae.networks import GatedMLP

@@ -45,13 +45,10 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from pyrovae import data, fit
+from pyrovae import data, fit, generation, plots
 from pyrovae.evaluation import class_probabilities, error_rate
-from pyrovae.generation import images as generation
-from pyrovae.generation.images import latent_means
+from pyrovae.generation import latent_means
 from pyrovae.models import M1M2
-from pyrovae.plots import figures as plots
-from pyrovae.plots import latents as latent_plots
 from pyrovae.recipes.build import build_model
 from pyrovae.semi_supervised import (
     Supervision,
@@ -139,7 +136,7 @@ class Problem:
         return self.y != -1
 
     @cached_property
-    def vae(self) -> nn.Module:
+    def vae(self) -> Any:
         """M1's VAE, trained."""
         return trained_vae(self)
 
@@ -232,7 +229,7 @@ def new_model(p: Problem, name: str) -> nn.Module:
     return model
 
 
-def trained_vae(p: Problem) -> nn.Module:
+def trained_vae(p: Problem) -> Any:
     """M1's VAE: one for all draws of labels, since it sees none, and one for each split."""
     shared = not p.labelled.all()
     vae = new_model(p, "vae")
@@ -249,7 +246,7 @@ def trained_vae(p: Problem) -> nn.Module:
     return vae
 
 
-def trained_model(p: Problem, name: str) -> nn.Module:
+def trained_model(p: Problem, name: str) -> Any:
     """One of `MODELS`, or with "-labels-only"."""
     kind, _, labels_only = name.partition("-")
     model = new_model(p, kind)
@@ -404,7 +401,7 @@ def figures(runs: Runs = Path("runs/semi_supervised")) -> None:
     x, y, names = p.x_test, p.y_test, [str(label) for label in range(10)]
     for name in ("vae", "pcvae"):
         z = latent_means(shown[name], x[:2000])
-        write_figure(latent_plots.latent_pca(z, y[:2000], names), f"latent-pca-{name}")
+        write_figure(plots.latent_pca(z, y[:2000], names), f"latent-pca-{name}")
     styles = x[[(y == label).nonzero()[2].item() for label in range(10)]]
     write_figure(plots.analogies(styles, generation.analogies(shown["m2"], styles), names), "analogies")
     lines = generation.interpolate(shown["vae"], styles[:5], styles[5:], steps=12)

@@ -26,15 +26,14 @@ from pyro import poutine
 from reporting import RESULTS, command_line
 from torch import Tensor, nn
 
-from pyrovae import data, fit
+from pyrovae import data, fit, plots
 from pyrovae.evaluation import best_guide
 from pyrovae.flows import InverseAutoregressive, Planar
-from pyrovae.generation.latents import posterior_draws
+from pyrovae.generation import posterior_draws
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.models import VAE
 from pyrovae.networks import MLP
-from pyrovae.plots import figures as plots
-from pyrovae.plots.latents import COLOURS, GREY
+from pyrovae.plots import COLOURS, GREY
 from pyrovae.posteriors import DiagonalNormal, FlowPosterior, FullCovarianceNormal
 from pyrovae.priors import MixtureOfGaussians, RealNVP, StandardNormal, VampPrior
 from pyrovae.runs.provenance import git_commit, versions

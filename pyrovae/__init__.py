@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pyrovae._version import __version__
-from pyrovae.diagrams.diagram import plate_diagram
+from pyrovae.diagrams import plate_diagram
 from pyrovae.training import fit
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What pyrovae raises when something outside it is wrong. Every message says what to do next."""
+"""The errors and warnings of pyrovae. Every message says what to do next."""
 
 from __future__ import annotations
 
@@ -11,19 +11,28 @@ from pathlib import Path
 
 
 class InputError(ValueError):
-    """Data, an option or a program that cannot be used as given."""
+    """Raised for data, an option or a program that cannot be used as given."""
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that is damaged, or that belongs to another model or run."""
+    """Raised for a checkpoint that is damaged, or that belongs to another model or run."""
 
 
 class NonFiniteError(FloatingPointError):
-    """Training met a loss, a gradient or a parameter that is not finite."""
+    """Raised when a loss, a gradient or a parameter becomes infinite or NaN in training."""
 
 
 def check_choice(what: str, name: object, known: Collection[str]) -> None:
-    """Refuse a name that is not known, and suggest one that is."""
+    """Refuse an unknown name, and suggest the known name that is closest.
+
+    Args:
+        what: the kind of thing that is named, for the message: "posterior".
+        name: the name to check.
+        known: the names that there are.
+
+    Raises:
+        InputError: `name` is not in `known`.
+    """
     if name not in known:
         close = difflib.get_close_matches(str(name), list(known), n=1)
         hint = f" Did you mean '{close[0]}'?" if close else ""
@@ -31,14 +40,33 @@ def check_choice(what: str, name: object, known: Collection[str]) -> None:
 
 
 def check_counts(**counts: object) -> None:
-    """Refuse, by name, what is no whole number of at least 1."""
+    """Refuse counts that are not whole numbers of at least 1.
+
+    Args:
+        **counts: the counts by the names of the arguments that they were given as.
+
+    Raises:
+        InputError: a count is not a whole number, or is below 1.
+
+    Example:
+        >>> check_counts(num_samples=1, batch_size=128)
+    """
     for name, count in counts.items():
         if not isinstance(count, Integral) or isinstance(count, bool) or count < 1:
             raise InputError(f"{name} is {count!r}; it must be a whole number of at least 1.")
 
 
+def cause(error: Exception) -> str:
+    """Return an error's message on one line, without its final full stop.
+
+    For an OSError this is the system's message; for an error without a message, the name of its type.
+    """
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()).rstrip(".") or type(error).__name__
+
+
 def warn(message: str) -> None:
-    """Warn at the line that called this package, wherever within the package the cause was found."""
+    """Warn with the line of the user's code that called this package as the warning's place."""
     level, frame = 1, sys._getframe(0)
     while frame.f_back and Path(frame.f_code.co_filename).is_relative_to(Path(__file__).parent):
         level, frame = level + 1, frame.f_back

@@ -1,4 +1,9 @@
-"""Schedules: pure functions from training time, in epochs (fractions included), to a weight."""
+"""Schedules: pure functions from the training time, in epochs (fractions included), to a weight.
+
+    fit(vae, x, beta=linear_warm_up(10))
+
+raises the weight of the KL divergence from 0 to 1 over the first ten epochs.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +19,11 @@ Schedule = Callable[[float], float]
 
 @dataclass(frozen=True)
 class Constant:
-    """The same weight throughout."""
+    """The schedule that always returns the same weight.
+
+    Attributes:
+        value: the weight.
+    """
 
     value: float
 
@@ -23,14 +32,34 @@ class Constant:
 
 
 def constant(value: float) -> Schedule:
-    """The same weight throughout."""
+    """Return the schedule that always has the same weight.
+
+    Args:
+        value: the weight, finite and at least 0.
+
+    Raises:
+        InputError: the weight is negative, infinite, NaN, or not a real number.
+    """
     _check_weight(value)
     return Constant(value)
 
 
 def linear_warm_up(epochs: float, end: float = 1.0, delay: float = 0.0) -> Schedule:
-    """0 for `delay` epochs, from there to `end` in a straight line over `epochs`, then `end`
-    (Bowman et al. 2016, without delay)."""
+    """Return a schedule that rises linearly from 0 and then stays (Bowman et al. 2016, without delay).
+
+    Args:
+        epochs: the length of the rise, in epochs.
+        end: the weight after the rise.
+        delay: the number of epochs at weight 0 before the rise.
+
+    Raises:
+        InputError: `epochs` is not above 0, `delay` is negative, or `end` is not a weight.
+
+    Example:
+        >>> beta = linear_warm_up(10)
+        >>> beta(0), beta(2.5), beta(10), beta(50)
+        (0.0, 0.25, 1.0, 1.0)
+    """
     _check_positive("epochs", epochs)
     _check_weight(end)
     if not delay >= 0:
@@ -39,8 +68,21 @@ def linear_warm_up(epochs: float, end: float = 1.0, delay: float = 0.0) -> Sched
 
 
 def cyclical(period: float, end: float = 1.0, rise: float = 0.5) -> Schedule:
-    """Every `period` epochs from 0 to `end` over the first `rise` of the period, then `end`
-    (Fu et al. 2019)."""
+    """Return a schedule that rises linearly from 0 in every period and then stays (Fu et al. 2019).
+
+    Args:
+        period: the length of a period, in epochs.
+        end: the weight after the rise, until the end of the period.
+        rise: the fraction of the period that the rise takes, above 0 and at most 1.
+
+    Raises:
+        InputError: `period` is not above 0, `rise` is not such a fraction, or `end` is not a weight.
+
+    Example:
+        >>> beta = cyclical(4)
+        >>> [beta(epoch) for epoch in (0, 1, 2, 3, 4, 5)]
+        [0.0, 0.5, 1.0, 1.0, 0.0, 0.5]
+    """
     _check_positive("period", period)
     _check_weight(end)
     if not 0 < rise <= 1:
@@ -49,7 +91,11 @@ def cyclical(period: float, end: float = 1.0, rise: float = 0.5) -> Schedule:
 
 
 def as_schedule(weight: float | Schedule) -> Schedule:
-    """A schedule as it is; a number as the schedule that is constant."""
+    """Return a schedule as it is, and a number as a constant schedule.
+
+    Raises:
+        InputError: the number is not a weight.
+    """
     return weight if callable(weight) else constant(weight)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from pyrovae.errors import check_choice
 
@@ -32,7 +32,10 @@ class Component:
         return getattr(importlib.import_module(module), name)
 
 
-class Table(Mapping[str, Component]):
+Row = TypeVar("Row", bound=Component)
+
+
+class Table(Mapping[str, Row]):
     """Components of one kind by name.
 
     Args:
@@ -40,10 +43,10 @@ class Table(Mapping[str, Component]):
         rows: the components.
     """
 
-    def __init__(self, kind: str, rows: Mapping[str, Component]) -> None:
+    def __init__(self, kind: str, rows: Mapping[str, Row]) -> None:
         self.kind, self._rows = kind, dict(rows)
 
-    def __getitem__(self, name: str) -> Component:
+    def __getitem__(self, name: str) -> Row:
         """The row of that name.
 
         Raises:

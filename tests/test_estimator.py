@@ -17,7 +17,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import pyrovae
 from pyrovae import SemiSupervisedVAEClassifier
 from pyrovae.errors import InputError
-from pyrovae.generation.latents import latent_means
+from pyrovae.generation import latent_means
 from pyrovae.semi_supervised import M1_CLASSIFIERS
 from pyrovae.sklearn.estimator import MODELS
 

@@ -1,4 +1,4 @@
-"""The README's Python and shell blocks run as they stand."""
+"""The Python and shell blocks of the README and of the pages in docs/ run as they stand."""
 
 import json
 import re
@@ -11,15 +11,23 @@ from processes import finish
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+RESULTS = (ROOT / "experiments/results/README.md").read_text()
+DOCS = sorted((ROOT / "docs").glob("*.md"))
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
-def commands() -> list[list[str]]:
-    lines = [line for block in blocks("sh") for line in block.splitlines()]
+def commands(text: str) -> list[list[str]]:
+    lines = [line for block in blocks(text, "sh") for line in block.splitlines()]
     return [shlex.split(line, comments=True) for line in lines if line.strip()]
+
+
+def run_python(text: str, page: str) -> None:
+    names: dict[str, object] = {"__name__": page}
+    for block in blocks(text, "python"):
+        exec(compile(block, page, "exec"), names)
 
 
 @pytest.fixture
@@ -31,21 +39,26 @@ def in_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 @pytest.mark.usefixtures("param_store")
 @pytest.mark.filterwarnings("ignore:k-hat is above")
 def test_python_blocks_run_one_after_the_other(in_temporary_folder: Path) -> None:
-    assert len(blocks("python")) >= 5
-    names: dict[str, object] = {}
-    for block in blocks("python"):
-        exec(compile(block, "README.md", "exec"), names)
+    assert len(blocks(README, "python")) >= 5
+    run_python(README, "README.md")
     assert (in_temporary_folder / "vae.png").stat().st_size > 0
     assert (in_temporary_folder / "ppca.json").stat().st_size > 0
 
 
+@pytest.mark.usefixtures("param_store", "in_temporary_folder")
+@pytest.mark.filterwarnings("ignore:k-hat is above")
+@pytest.mark.parametrize("page", DOCS, ids=lambda path: path.stem)
+def test_python_blocks_of_a_page_run_one_after_the_other(page: Path) -> None:
+    run_python(page.read_text(), page.name)
+
+
 def test_first_python_block_defines_and_trains_a_model_in_15_lines() -> None:
-    code = [line for line in blocks("python")[0].splitlines() if line and "import" not in line]
+    code = [line for line in blocks(README, "python")[0].splitlines() if line and "import" not in line]
     assert len(code) <= 15
 
 
 def test_command_line_blocks_run(in_temporary_folder: Path) -> None:
-    run = [words for words in commands() if words[0] == "pyrovae"]
+    run = [words for words in commands(README) if words[0] == "pyrovae"]
     assert len(run) >= 8
     for words in run:
         result = finish(words[1:], in_temporary_folder / "log")
@@ -54,17 +67,20 @@ def test_command_line_blocks_run(in_temporary_folder: Path) -> None:
 
 
 def test_make_targets_exist() -> None:
-    made = [words for words in commands() if words[0] == "make"]
+    made = [words for words in commands(README) if words[0] == "make"]
     assert [words[1] for words in made] == ["demo", "test"]
     for words in made:
         subprocess.run(["make", "--dry-run", words[1]], cwd=ROOT, check=True, capture_output=True)
 
 
-def test_pictures_exist() -> None:
-    pictures = re.findall(r"!\[[^]]*\]\(([^)]*)\)", README)
-    assert pictures
-    for picture in pictures:
-        assert (ROOT / picture).is_file()
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", ROOT / "experiments/results/README.md", *DOCS], ids=lambda path: path.stem
+)
+def test_links_and_pictures_exist(page: Path) -> None:
+    links = re.findall(r"\[[^]]*\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text())
+    assert links or page in DOCS
+    for link in links:
+        assert "://" in link or (page.parent / link).exists(), link
 
 
 def test_results_are_quoted_as_the_experiment_wrote_them() -> None:
@@ -72,7 +88,7 @@ def test_results_are_quoted_as_the_experiment_wrote_them() -> None:
     assert len(rows) == 2
     for row in rows:
         minus = f"−{-row['value']:.2f}"
-        assert f"| {row['epochs']} epochs, {row['training_minutes']:.1f} minutes | **{minus}**" in README
+        assert f"| {row['epochs']} epochs, {row['training_minutes']:.1f} minutes | **{minus}**" in RESULTS
 
 
 def test_test_errors_are_quoted_as_the_experiment_wrote_them() -> None:
@@ -82,7 +98,7 @@ def test_test_errors_are_quoted_as_the_experiment_wrote_them() -> None:
         if row["model"] in ("M2", "M1+M2", "PC-VAE", "CPC-VAE"):
             assert len(row["seeds"]) == 5
             figure = f"{row['value']:.2f} ± {row['std']:.2f}"
-            assert re.search(rf"^\| {re.escape(row['model'])}\b.* \| {figure} \|", README, re.MULTILINE)
+            assert re.search(rf"^\| {re.escape(row['model'])}\b.* \| {figure} \|", RESULTS, re.MULTILINE)
 
 
 @pytest.mark.parametrize("experiment", ["priors", "iwae"])
@@ -91,4 +107,12 @@ def test_long_runs_are_quoted_as_the_experiment_wrote_them(experiment: str) -> N
     long = [row for row in rows if row["num_samples"] == 5000]
     assert long
     for row in long:
-        assert f"−{-row['value']:.2f}" in README, row["model"]
+        assert f"−{-row['value']:.2f}" in RESULTS, row["model"]
+
+
+def test_figures_in_the_readme_are_in_the_results() -> None:
+    summary = README.split("## Results")[1].split("## Development")[0]
+    figures = re.findall(r"\| (−?\d+\.\d+(?: ± \d+\.\d+)?)(?: %)? \|", summary)
+    assert len(figures) >= 4
+    for figure in figures:
+        assert figure in RESULTS, figure

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from pyrovae import data
 from pyrovae.cli import app as cli
 from pyrovae.errors import InputError
-from pyrovae.generation.images import latent_means
+from pyrovae.generation import latent_means
 from pyrovae.models import M1M2
 from pyrovae.recipes import runs as runs
 from pyrovae.recipes.build import CLASSED

@@ -14,15 +14,15 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from pyrovae import plots
 from pyrovae.cli import figures as cli_figures
 from pyrovae.cli.figures import RunFolder, Seed, diagram_of, draw
 from pyrovae.compute import processes
 from pyrovae.compute.devices import resolve_device
 from pyrovae.data import DATASETS
-from pyrovae.diagrams.diagram import PlateDiagram, plate_diagram
+from pyrovae.diagrams import PlateDiagram, plate_diagram
 from pyrovae.errors import CheckpointError, InputError, NonFiniteError
 from pyrovae.evaluation import active_units, inference_gaps, kl_decomposition
-from pyrovae.plots import figures as plots
 from pyrovae.recipes import runs as runs
 from pyrovae.recipes.build import (
     CLASSED,
@@ -271,7 +271,8 @@ def _report_training(run: runs.Run) -> None:
         print(f"VAE beneath: {run.m1.history.outcome()}")
     on = " (of M2, on draws of z1)" if run.config.model == "m1m2" else ""
     print(f"{run.history.outcome()}{on}")
-    draw(run, plots.learning_curves(run.history), "learning_curves")
+    labels = plots.term_labels(run.model)
+    draw(run, plots.learning_curves(run.history, labels=labels), "learning_curves")
     _save_diagram(diagram_of(run), run.folder / "figures" / "plate_diagram.png")
 
 
@@ -373,7 +374,11 @@ def plates(
 @app.command(epilog="Example: pyrovae models")
 def models() -> None:
     """List models, data sets, objectives, and the parts that models are made of."""
-    for title, entries in {"models": MODELS, "data sets": DATASETS, "objectives": OBJECTIVES}.items():
+    for title, entries in {
+        "models": MODELS,
+        "data sets": {name: row.summary for name, row in DATASETS.items()},
+        "objectives": OBJECTIVES,
+    }.items():
         print(f"{title}:")
         for name, description in entries.items():
             print(f"  {name:<14} {description}")

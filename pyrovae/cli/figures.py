@@ -11,12 +11,11 @@ import typer
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pyrovae.data import CLASS_NAMES
-from pyrovae.diagrams.diagram import PlateDiagram, plate_diagram
+from pyrovae import generation, plots
+from pyrovae.diagrams import PlateDiagram, plate_diagram
 from pyrovae.errors import InputError
 from pyrovae.evaluation import class_probabilities
-from pyrovae.generation import images as generation
-from pyrovae.generation.latents import (
+from pyrovae.generation import (
     draw_latents,
     latent_means,
     num_classes,
@@ -24,8 +23,6 @@ from pyrovae.generation.latents import (
     prior_density,
     prior_site,
 )
-from pyrovae.plots import figures as plots
-from pyrovae.plots import latents as latent_plots
 from pyrovae.recipes import runs as runs
 
 RunFolder = Annotated[Path, typer.Argument(help="A run folder, as written by 'train'.")]
@@ -190,11 +187,11 @@ def latent(
     y = opened.images.y_test
     points: Any = (z, None if y is None else y[: len(z)], _class_names(opened) if y is not None else ())
     if by == "pca":
-        figure = latent_plots.latent_pca(*points)
+        figure = plots.latent_pca(*points)
     elif by == "tsne":
-        figure = latent_plots.latent_tsne(*points, seed=seed)
+        figure = plots.latent_tsne(*points, seed=seed)
     else:
-        figure = latent_plots.latent_space(*points)
+        figure = plots.latent_space(*points)
     draw(opened, figure, f"latent_{by}", site)
 
 
@@ -217,7 +214,7 @@ def histograms(
     points = _axis(z[:, shown])
     density = prior_density(model, points, name)[:, shown]
     names = _dimension_names(name, shown)
-    figure = latent_plots.class_histograms(z[:, shown], y, points, density, names, _class_names(opened))
+    figure = plots.class_histograms(z[:, shown], y, points, density, names, _class_names(opened))
     draw(opened, figure, "class_histograms", site)
 
 
@@ -239,7 +236,7 @@ def aggregate(
     ranked = _most_active(means, means.shape[1])
     shown = ranked[: max(1, dimensions - 1)] + ranked[-1:] if dimensions < len(ranked) else ranked
     points = _axis(z[:, shown])
-    figure = latent_plots.aggregated_posterior(
+    figure = plots.aggregated_posterior(
         z[:, shown],
         means[:, shown],
         draw_latents(model, len(z), seed=seed)[name][:, shown],
@@ -257,7 +254,8 @@ def aggregate(
 def curves(run: RunFolder) -> None:
     """Draw the bound and the classification terms by epoch, and write figures/learning_curves.png."""
     opened = runs.Run.open(run)
-    draw(opened, plots.learning_curves(opened.history), "learning_curves")
+    labels = plots.term_labels(opened.model)
+    draw(opened, plots.learning_curves(opened.history, labels=labels), "learning_curves")
 
 
 @_command("confusion", "runs/m2")
@@ -266,11 +264,8 @@ def confusion(run: RunFolder, limit: Limit = 10_000) -> None:
     opened = runs.Run.open(run)
     y, model = _test_classes(opened, limit), opened.model
     num_classes(model)
-    predicted = class_probabilities(
-        model,  # type: ignore[arg-type]
-        _some_encoded(opened, limit),
-    )
-    draw(opened, latent_plots.confusion_matrix(y, predicted, _class_names(opened)), "confusion_matrix")
+    predicted = class_probabilities(model, _some_encoded(opened, limit))
+    draw(opened, plots.confusion_matrix(y, predicted, _class_names(opened)), "confusion_matrix")
 
 
 @_command("overview", "runs/first")
@@ -289,6 +284,7 @@ def overview(run: RunFolder) -> None:
         generation.sample_images(opened.model, 50),
         _reconstructions(opened, min(10, len(opened.images.x_test))),
         title,
+        plots.term_labels(opened.model),
     )
     draw(opened, page, "overview")
 
@@ -351,8 +347,7 @@ def _test_classes(run: runs.Run, limit: int) -> Tensor:
 
 
 def _class_names(run: runs.Run) -> list[str]:
-    known = CLASS_NAMES.get(run.images.name, ())
-    return [*known] or [str(label) for label in range(run.images.num_classes)]
+    return [*run.images.class_names]
 
 
 def _dimension_names(site: str, dimensions: list[int]) -> list[str]:

@@ -1,1 +1,1 @@
-"""How tensor functions run: precision, compilation, several processes, interrupts."""
+"""Devices, random seeds, precision, compilation, several processes, and Ctrl-C."""

@@ -1,14 +1,15 @@
-"""A function of tensors, run once by Python and from then on as one compiled graph.
+"""Compile a function of tensors, so that Python runs it once and a compiled graph runs it from then on.
 
-Pyro's handlers run Python for every site at every step. What they compute for a minibatch is the same
-sequence of tensor operations each time: `make_fx` records it while the function runs once, forward and
-backward, and Inductor fuses and compiles the record. Parameters and data that the function closes over
-stay what they are, tensors in memory that an optimiser may change between calls. The graph draws from
-torch's own random stream, number for number as the function does.
+Pyro's handlers run Python code for every site at every step, but the sequence of tensor operations is the
+same for each minibatch. `make_fx` records this sequence, forward and backward, while the function runs
+once, and Inductor fuses and compiles the record. The graph uses the parameters and data that the function
+closes over in place: an optimiser may change them between calls. It draws the same random numbers from
+torch's random stream as the function does.
 
-A record is blind to whatever is not a tensor: a Python branch on a value, NumPy's random numbers, a
-counter. So the function must not read a tensor's value while it is recorded, a second record must be the
-same as the first, and the graph is held against the function on other arguments and draws.
+A record contains tensor operations only. It misses a Python branch on a value, NumPy's random numbers or a
+counter. Three checks refuse functions that depend on these: the function must not read a tensor's value
+while it is recorded, a second record must equal the first, and the graph must agree with the function on
+other arguments and draws.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ Function = Callable[..., Any]
 
 aten = torch.ops.aten
 
-_TOLERANCE = 1e-3  # by which graph and function may differ, relative to a tensor's largest value
-
+# The largest difference between graph and function, relative to a tensor's largest value.
+_TOLERANCE = 1e-3
 
 MODES = ("auto", "on", "off")
 
 
 class NotTraceable(Exception):
-    """The function cannot be recorded as a graph; says why."""
+    """Raised for a function that cannot be recorded as a graph; the message says why."""
 
 
 def compile_if_asked(
@@ -52,20 +53,25 @@ def compile_if_asked(
     function: Function,
     examples: Callable[[], tuple[Sequence[Tensor], Sequence[Tensor]]],
 ) -> Function | None:
-    """The function compiled, or None if it is to be run as it is.
+    """Compile a function if the mode asks for it.
 
     Args:
-        mode: "on"; "auto", which compiles where that is worthwhile; or "off".
-        worthwhile: whether there is enough to do to repay the compilation.
-        activity: what the function is for, in messages.
-        function: as `compile_function`'s.
-        examples: makes two sets of arguments.
+        mode: "on"; "off"; or "auto", which compiles if that is worthwhile.
+        worthwhile: whether the function will run long enough to repay the time of the compilation.
+        activity: a name for the work of the function, for messages: "the evaluation".
+        function: the function, as in `compile_function`.
+        examples: a function that makes the two lists of arguments `example` and `other` of
+            `compile_function`. It is called only if the function is compiled.
+
+    Returns:
+        The compiled function; None if the function is not to be compiled.
 
     Raises:
-        InputError: another mode, or a function that is to be compiled and cannot be.
+        InputError: the mode is unknown; or it is "on", and the function cannot be compiled.
 
     Warns:
-        UserWarning: compilation would be worthwhile, but is not possible; says why in one line.
+        UserWarning: the mode is "auto" and compilation is worthwhile, but not possible. The message says
+            why.
     """
     check_choice("way to compile", mode, MODES)
     if mode == "off" or (mode == "auto" and not worthwhile):
@@ -82,20 +88,26 @@ def compile_if_asked(
 def compile_function(
     function: Function, example: Sequence[Tensor], other: Sequence[Tensor], inductor: bool = True
 ) -> Function:
-    """The function as one graph, for arguments of the example's shapes.
+    """Record a function as a graph for arguments of fixed shapes, and compile the graph.
 
     Args:
-        function: from tensors, as so many arguments, to a list of tensors. It may call autograd.
-        example: arguments to record it with.
-        other: arguments like them, on which graph and function are compared.
-        inductor: compile the record; otherwise it is run operation by operation.
+        function: a function whose arguments are tensors, and that returns a list of tensors. It may call
+            autograd.
+        example: the arguments that the function is recorded with.
+        other: other arguments of the same shapes, on which the graph is compared with the function.
+        inductor: whether to compile the graph; if False, it runs operation by operation.
 
     Returns:
-        A function of the same arguments and results, which carry no gradient.
+        A function of the same arguments and results. The results have no gradient.
 
     Raises:
-        NotTraceable: the function does something that a graph cannot hold, or the graph computes
-            something else than the function.
+        NotTraceable: the function does something that a graph cannot contain, or the graph and the function
+            return different values.
+
+    Example:
+        >>> double = compile_function(lambda x: [2 * x], [torch.ones(2)], [torch.zeros(2)], inductor=False)
+        >>> double(torch.tensor([1.0, 3.0]))
+        [tensor([2., 6.])]
     """
 
     def detached(*tensors: Tensor) -> list[Tensor]:
@@ -110,30 +122,33 @@ def compile_function(
             found = _with_seed(graph, other)
     except NotTraceable:
         raise
-    except Exception as error:  # torch's tracer and compilers raise whatever they do
+    except Exception as error:  # torch's tracer and compilers raise many types of error
         raise NotTraceable(_first_line(error)) from error
     _compare(found, _with_seed(detached, other))
 
     def replay(*tensors: Tensor) -> list[Tensor]:
-        with torch.no_grad():  # the gradients are in the graph
+        with torch.no_grad():  # the graph contains the backward pass
             return list(graph(*tensors))
 
     return replay
 
 
 def _recorded(function: Function, arguments: Sequence[Tensor]) -> Any:
-    """The function's tensor operations as a graph."""
+    """Record the tensor operations of a function as a graph."""
 
     def without_reads(*tensors: Tensor) -> Any:
         with _NoReads():
             return function(*tensors)
 
-    return make_fx(without_reads, _decompositions(arguments))(*arguments)
+    return make_fx(without_reads, decompositions(arguments))(*arguments)
 
 
 class _NoReads(TorchDispatchMode):
-    """Refuses that Python reads a tensor's value, and says where. torch's tracer notices it for what is
-    computed only: a parameter's value would become a constant of the graph."""
+    """Refuses to let Python read a tensor's value, and says where it tried.
+
+    torch's tracer notices reads of computed tensors only. The value of a parameter would become a constant
+    of the graph.
+    """
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -144,7 +159,7 @@ class _NoReads(TorchDispatchMode):
 
 
 def _reading_line() -> str:
-    """The line that is running: the innermost one that is not torch's, Pyro's or of this module."""
+    """Describe the innermost running line outside of torch, Pyro and this module."""
     libraries = (Path(__file__), Path(torch.__file__).parent, Path(pyro.__file__).parent)
     frame = next(
         frame
@@ -155,7 +170,7 @@ def _reading_line() -> str:
 
 
 def _check_same(graph: Any, again: Any) -> None:
-    """Refuse a function that computes one thing now and another then."""
+    """Refuse a function whose two records differ."""
     changed = None if graph.code == again.code else "its operations, or numbers in them, change"
     for name, constant in graph.named_buffers():
         other = getattr(again, name, constant)
@@ -164,37 +179,47 @@ def _check_same(graph: Any, again: Any) -> None:
     if changed:
         raise NotTraceable(
             f"{changed} from call to call: the program depends on something that is no tensor, such as a "
-            "counter or NumPy's draws"
+            "counter or NumPy's random numbers"
         )
 
 
 def _log1p(x: Tensor) -> Tensor:
-    """log(1 + x) to the last digits by way of log, which takes a CPU a fraction of log1p's time; what 1 + x
-    rounds away is put back by a factor (Kahan). A Bernoulli's log density has one for every pixel."""
+    """Compute log(1 + x) to full precision from log, which is several times faster than log1p on a CPU.
+
+    A factor corrects the rounding of 1 + x (Kahan). The log density of a Bernoulli likelihood has one such
+    term for every pixel.
+    """
     y = 1 + x
     return torch.where((y == 1) | (y == torch.inf), x, y.log() * (x / (y - 1)))
 
 
-def _decompositions(example: Sequence[Tensor]) -> dict[Any, Function]:
-    """What is recorded as simpler operations: on a CPU, all that is made of log1p."""
+def decompositions(example: Sequence[Tensor]) -> dict[Any, Function]:
+    """Return the operations that a graph replaces by simpler ones: on a CPU, log1p and what contains it.
+
+    Args:
+        example: the arguments of the function that is recorded; on a GPU nothing is replaced.
+
+    Returns:
+        A function for each replaced operation, as `make_fx` takes them.
+    """
     if any(tensor.is_cuda for tensor in example):
         return {}
-    made_of_it = (aten.binary_cross_entropy_with_logits, aten.softplus, aten.log_sigmoid_forward)
-    return get_decompositions(made_of_it) | {aten.log1p.default: _log1p}
+    contain_log1p = (aten.binary_cross_entropy_with_logits, aten.softplus, aten.log_sigmoid_forward)
+    return get_decompositions(contain_log1p) | {aten.log1p.default: _log1p}
 
 
 def _compiled(graph: Any, example: Sequence[Tensor]) -> Function:
     cuda = any(tensor.is_cuda for tensor in example)
-    # On a GPU the compiled kernels are captured as a CUDA graph, and launched as one.
+    # On a GPU, Inductor captures the kernels as a CUDA graph, which needs a single launch.
     options = {"fallback_random": True, "triton.cudagraphs": cuda}
-    # Not torch.compile, whose guards and lookups at every call take as long as small layers.
+    # Not torch.compile: its guards and lookups at every call take as long as a small layer.
     compiled: Function = torch._inductor.compile(graph, list(example), options=options)
     return compiled
 
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without what Inductor has to say about itself and its surroundings."""
+    """Suppress Inductor's warnings and log messages."""
     logger = logging.getLogger("torch.utils.cpp_extension")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -214,7 +239,7 @@ def _with_seed(function: Function, tensors: Sequence[Tensor]) -> list[Tensor]:
 
 def _compare(found: list[Tensor], expected: list[Tensor]) -> None:
     sizes = [b.abs().max().item() if b.numel() else 0.0 for b in expected]
-    # What should be 0, such as the gradient of a bias before a normalisation, is rounding in both.
+    # Both have rounding errors where the result is 0, like the gradient of a bias before a normalisation.
     least = _TOLERANCE * max(sizes, default=0.0)
     for number, (a, b, size) in enumerate(zip(found, expected, sizes, strict=True)):
         difference = (a - b).abs().max().item() if b.numel() else 0.0

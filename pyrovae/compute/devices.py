@@ -1,4 +1,4 @@
-"""The random stream and the device."""
+"""The device and the random stream."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ from pyrovae.errors import InputError
 
 @contextmanager
 def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Draw from a stream that starts at `seed`, and leave the caller's stream where it was."""
+    """Within the block, draw from a random stream that starts at `seed`; afterwards restore the caller's.
+
+    Args:
+        seed: the seed of the stream.
+        device: the device of the draws. On CUDA its stream is set and restored beside the CPU's.
+    """
     device = torch.device(device)
     cuda = [device.index or 0] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
@@ -21,10 +26,13 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """The device that a name stands for; "auto" is CUDA where there is one, else the CPU.
+    """Return the device of a name.
+
+    Args:
+        device: a device or its name, such as "cpu" or "cuda:1"; "auto" is CUDA if available, else the CPU.
 
     Raises:
-        InputError: there is no such device here.
+        InputError: the device is unknown or not available.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,7 +1,7 @@
-"""Ctrl-C, at places where it is sure to arrive.
+"""Delay Ctrl-C until a place where it is certain to stop the program.
 
-Python raises KeyboardInterrupt wherever it happens to be, and torch's compiler, and callbacks from its
-compiled code, swallow it there.
+Python raises KeyboardInterrupt at whatever line is running. torch's compiler, and callbacks from compiled
+code, catch it there and go on.
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ from typing import Any
 
 @contextmanager
 def interrupts_deferred() -> Iterator[Callable[[], None]]:
-    """Within, Ctrl-C waits until the function that this yields is called, or for the block's end.
+    """Within the block, delay Ctrl-C until the yielded function is called, or else until the block ends.
 
-    A second one does not wait. In other threads than the main one nothing is changed.
+    A second Ctrl-C acts at once. Outside of the main thread nothing changes.
+
+    Yields:
+        A function that raises KeyboardInterrupt if Ctrl-C was pressed.
 
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed.
@@ -41,4 +44,4 @@ def interrupts_deferred() -> Iterator[Callable[[], None]]:
         yield stop_if_asked
     finally:
         signal.signal(signal.SIGINT, former or signal.SIG_DFL)
-        stop_if_asked()  # also in place of an error, which the caller may have meant to survive
+        stop_if_asked()  # even if the block raised an error, which the caller may catch

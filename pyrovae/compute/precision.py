@@ -1,9 +1,9 @@
-"""Matrix products and convolutions in fewer bits than 32, and everything else in 32.
+"""Compute matrix products and convolutions with fewer than 32 bits, and everything else with 32.
 
-A decoder's products take most of an evaluation's time, and processors compute them several times faster
-with fewer bits. TF32 rounds what is multiplied to 11 bits of precision; bfloat16 rounds that and the
-products to 8. Log densities, and sums over pixels, stay in 32 bits: not so under torch.autocast, which
-hands logits on in 16.
+The products of a decoder take most of the time of an evaluation, and processors compute them several times
+faster with fewer bits. TF32 rounds the factors to 11 bits of precision. bfloat16 rounds the factors and the
+products to 8 bits. Log densities and sums over pixels keep 32 bits, unlike under torch.autocast, which
+passes logits on with 16 bits.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ _PRODUCTS = (
 
 
 class _Bfloat16Products(TorchFunctionMode):
+    """Rounds the factors of products to bfloat16, and returns the products as 32-bit floats."""
+
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
@@ -50,10 +52,15 @@ def _rounded(value: Any) -> Any:
 
 @contextmanager
 def products_in(precision: str, device: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """Within, 32-bit products are computed in this precision, one of `PRECISIONS`, on data of this type.
+    """Within the block, compute 32-bit products with the given precision.
+
+    Args:
+        precision: one of `PRECISIONS`.
+        device: the device of the data.
+        dtype: the type of the data.
 
     Raises:
-        InputError: another name, TF32 on a device that has none, or products that have more than 32 bits.
+        InputError: the precision is unknown, TF32 is asked for outside of CUDA, or the data have 64 bits.
     """
     check_choice("precision", precision, PRECISIONS)
     if precision != "float32" and dtype == torch.float64:

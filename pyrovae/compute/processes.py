@@ -1,15 +1,15 @@
-"""Several processes that train, or evaluate, one model together, on one machine or on many.
+"""Train or evaluate a model with several processes, on one machine or on several.
 
     torchrun --nproc-per-node 4 -m pyrovae train vae --data mnist --out runs/first
 
-starts them for the command line; a script that torchrun starts calls `fit` and `marginal_likelihood` as
-ever, within `with processes.joined():`. Every process has all data and the whole model. Of each minibatch,
-or of the data to evaluate, each takes its share; then their sums, or lists, are put together. The first
-process alone writes files.
+starts four processes of the command line. A script that torchrun starts calls `fit` and
+`marginal_likelihood` as usual, in a block `with processes.joined():`. Every process has all data and the
+whole model, and computes its share of each minibatch, or of the data to evaluate. Then the processes add
+their sums, or join their lists. Only the first process writes files.
 
-Gradients are summed by one all-reduce of all of them, not by DistributedDataParallel: that acts from
-within `backward()`, which a compiled step does not have, on the parameters of modules, which those of
-`pyro.param` are not.
+One all-reduce sums all gradients. DistributedDataParallel is not used: it acts inside of `backward()`,
+which a compiled step does not call, and on the parameters of modules, which parameters of `pyro.param` are
+not.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ _joined = False
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Work together with the other processes that torchrun has started; alone if it was not used.
+    """Within the block, work together with the other processes that torchrun started.
 
-    Within, all of them must make the same calls of `fit` and `marginal_likelihood`. The processes talk
-    by NCCL between GPUs, of which each takes its own, and by Gloo between CPUs.
+    All processes must make the same calls of `fit` and `marginal_likelihood` in the block. Each process
+    uses a GPU of its own if there are GPUs. They communicate by NCCL between GPUs and by Gloo between CPUs.
+    A process that torchrun did not start works alone.
     """
     global _joined
     if _joined or not dist.is_torchelastic_launched():
@@ -53,29 +54,29 @@ def joined() -> Iterator[None]:
 
 
 def rank() -> int:
-    """This process's number, from 0."""
+    """Return the number of this process, counted from 0."""
     return dist.get_rank() if _joined else 0
 
 
 def count() -> int:
-    """How many processes work together."""
+    """Return the number of processes that work together."""
     return dist.get_world_size() if _joined else 1
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes files and speaks."""
+    """Whether this is the first process, the one that writes files and prints."""
     return rank() == 0
 
 
 def wait() -> None:
-    """Go on when all processes have come here."""
+    """Wait until all processes have called this function."""
     if _joined:
         dist.barrier()
 
 
 @contextmanager
 def first_before_others() -> Iterator[None]:
-    """Run the block in the first process, and when that is done, in all others."""
+    """Run the block in the first process, and afterwards in all others."""
     if not is_first():
         wait()
     yield
@@ -84,12 +85,20 @@ def first_before_others() -> Iterator[None]:
 
 
 def share_of(values: Tensor) -> Tensor:
-    """This process's share of the values `(n, ...)`."""
+    """Return this process's share of the values `(n, ...)`: every `count()`-th row, from row `rank()`."""
     return values[rank() :: count()] if _joined else values
 
 
 def gathered(share: list[T], total: int) -> list[T]:
-    """A list of `total` things of which process r has made the r-th of every `count()`."""
+    """Join the lists of all processes.
+
+    Args:
+        share: the items that this process made: those at `rank()`, `rank() + count()`, and so on.
+        total: the number of items of all processes together.
+
+    Returns:
+        All items in order, in every process.
+    """
     if not _joined:
         return share
     shares: list[Any] = [None] * count()
@@ -98,7 +107,14 @@ def gathered(share: list[T], total: int) -> list[T]:
 
 
 def summed(values: T) -> T:
-    """The sums over all processes of the tensors in a nest of lists, tuples and dictionaries."""
+    """Add up tensors or numbers over all processes.
+
+    Args:
+        values: tensors and numbers in nested lists, tuples and dictionaries, alike in every process.
+
+    Returns:
+        The sums in the same nested form, as tensors. A process that works alone gets `values` itself.
+    """
     if not _joined:
         return values
     leaves, structure = pytree.tree_flatten(values)
@@ -111,7 +127,7 @@ def summed(values: T) -> T:
 
 
 def from_first(value: T) -> T:
-    """What the first process has, in every process."""
+    """Return the first process's value in every process. It is pickled on the way."""
     if not _joined:
         return value
     values: list[Any] = [value]
@@ -121,13 +137,13 @@ def from_first(value: T) -> T:
 
 @torch.no_grad()
 def set_as_in_first(tensors: Iterable[Tensor]) -> None:
-    """Give the tensors the values that they have in the first process."""
+    """Set the tensors in every process to their values in the first."""
     if _joined:
         for tensor in tensors:
             dist.broadcast(tensor.detach(), src=0)
 
 
 def draw_apart() -> None:
-    """From here on each process has random numbers of its own; the first goes on as if it were alone."""
+    """Give each process random numbers of its own from here on; those of the first do not change."""
     if not is_first():
         torch.manual_seed(int(torch.randint(2**62, ()).item()) + rank())

@@ -1,4 +1,4 @@
-"""Checks of data and classes that need no model."""
+"""Checks of data, classes and seeds. They need no model."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ UNLABELLED = -1
 
 
 def check_data(x: Tensor, y: Tensor | None = None, *, unlabelled: bool = False) -> None:
-    """Refuse data that no model can be trained or scored on.
+    """Refuse data that no model can be trained or evaluated on.
+
+    Args:
+        x: data `(N, *x_shape)`.
+        y: classes `(N,)`, or real values, one for each datum.
+        unlabelled: whether classes may be -1, which stands for an unlabelled datum.
 
     Raises:
-        InputError: no data, values that are not finite, classes that are not one for each datum, or,
-            unless they may be `unlabelled`, one that is unknown.
+        InputError: there are no data; the data are not floats, or hold values that are not finite; there is
+            not one class for each datum; or a datum is unlabelled though `unlabelled` is False.
     """
     if not isinstance(x, Tensor):
         raise InputError(f"the data are a {type(x).__name__}, not a tensor: use torch.as_tensor(data).")
@@ -25,7 +30,7 @@ def check_data(x: Tensor, y: Tensor | None = None, *, unlabelled: bool = False) 
     if not x.is_floating_point():
         raise InputError(
             f"the data have type {x.dtype}; expected floating point: use x.float(), "
-            "and x.float() / 255 for bytes that stand for grey values."
+            "and x.float() / 255 for bytes that are grey values."
         )
     bad = ~x.isfinite().flatten(1).all(1)
     if bad.any():
@@ -44,10 +49,14 @@ def check_data(x: Tensor, y: Tensor | None = None, *, unlabelled: bool = False) 
 
 
 def check_classes(y: Tensor, num_data: int) -> None:
-    """Refuse classes that cannot be those of the data.
+    """Refuse classes that do not fit the data. Floats are values of another kind and pass.
+
+    Args:
+        y: classes `(N,)`: whole numbers counted from 0, and -1 for unlabelled data.
+        num_data: the number of data, N.
 
     Raises:
-        InputError: not one whole number for each datum, or one below -1, which stands for unlabelled.
+        InputError: there is not one whole number for each datum, or one is below -1.
     """
     if not isinstance(y, Tensor):
         raise InputError(
@@ -55,7 +64,7 @@ def check_classes(y: Tensor, num_data: int) -> None:
         )
     if len(y) != num_data:
         raise InputError(f"there are {num_data} data and {len(y)} classes; expected one for each datum.")
-    if y.is_floating_point():  # no classes, then: a value of each datum that the program has a use for
+    if y.is_floating_point():  # not classes, but real values that the program has a use for
         return
     if y.dim() != 1:
         raise InputError(
@@ -65,5 +74,30 @@ def check_classes(y: Tensor, num_data: int) -> None:
     if y.min() < UNLABELLED:
         raise InputError(
             f"the classes go down to {int(y.min())}; expected whole numbers counted from 0, or "
-            f"{UNLABELLED} where the class is not known."
+            f"{UNLABELLED} for unlabelled data."
         )
+
+
+def check_lengths(x: Tensor, y: Tensor | None, what: str) -> None:
+    """Refuse labels of another number than the data.
+
+    Args:
+        x: data `(N, ...)`.
+        y: labels `(N,)`, or None for data without labels.
+        what: a name for the data, for messages.
+
+    Raises:
+        InputError: the numbers differ.
+    """
+    if y is not None and len(x) != len(y):
+        raise InputError(f"{what} has {len(x)} data but {len(y)} labels: give one label for each datum.")
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that NumPy or scikit-learn cannot use.
+
+    Raises:
+        InputError: the seed does not lie in 0, ..., 2**32 - 1.
+    """
+    if not 0 <= seed < 2**32:
+        raise InputError(f"the seed is {seed}: choose an integer from 0 to 2**32 - 1.")

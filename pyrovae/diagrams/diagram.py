@@ -1,27 +1,15 @@
-"""The plate diagram of a model and its guide, read off the running programs.
+"""A plate diagram as plain data: nodes, plates and edges, and questions about them.
 
-Both programs are run once (`plate_running`), and an edge is there because a program computed with it. Where
-some data have a class and others not, the programs are called once with the labelled and once with the
-unlabelled data, and the two diagrams are merged (`plate_merging`).
+Nothing here runs a program or draws. `reading` makes a diagram from a program, `merging` joins diagrams,
+`layout` places what they show, and `drawing`, `dot`, `tikz` and `saving` do the work of the methods.
 """
 
 from __future__ import annotations
 
-import io
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-from torch import Tensor
-
-from pyrovae.diagrams.drawing import draw
-from pyrovae.diagrams.merging import calls_of, merged, sizes_of
-from pyrovae.diagrams.running import Argument, Site, nothing_moves, positional_names, run_recorded, track
-from pyrovae.diagrams.text import dot_lines, tikz_lines
-from pyrovae.errors import InputError
-from pyrovae.programs.pair import ModelAndGuide, Program, is_pair, what_to_write
-from pyrovae.storage import write_atomically
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,17 +17,20 @@ if TYPE_CHECKING:
 
 Edge = tuple[str, str]
 
-FORMATS = (".png", ".svg", ".pdf", ".dot", ".tex")
-
 
 @dataclass(frozen=True)
 class Node:
     """A random variable, an argument that a program conditions on, or a factor.
 
-    `status` is "partly" if the value is given for some data only, which no single run shows. A "factor"
-    multiplies the density and is no variable: a `pyro.factor`, or a second density of the same data.
-    `plates` are outermost first. `origin` is where the node was found: a site of the model, a site
-    that only the guide has, or an argument that is no site of the model's.
+    Attributes:
+        name: the name of the site or the argument.
+        status: "latent"; "observed", if the value of every datum is given; "partly", if only some data have
+            a given value, which no single run shows; "factor", if the node is not a variable but multiplies
+            the density: a `pyro.factor`, or a second density of the same data.
+        distribution: the class of the distribution; empty for arguments and `pyro.factor`.
+        plates: the names of the plates around the node, outermost first.
+        origin: "model" for a site of the model, "guide" for a site that only the guide has, "argument" for
+            an argument that is not the value of a site in the model.
     """
 
     name: str
@@ -50,17 +41,36 @@ class Node:
 
     @property
     def observed(self) -> bool:
-        """Whether the value is given for every datum."""
+        """Whether the value of every datum is given."""
         return self.status == "observed"
 
 
 @dataclass(frozen=True)
 class PlateDiagram:
-    """Nodes, plates (name to size) and edges (parent, child) of a model and perhaps its guide.
+    """The plate diagram of a model, and of its guide if it has one.
 
-    A factor has no parents: `factor_edges` are pairs (variable or argument, factor). `runs` are the
-    diagrams that this one was merged from. If they are about different data, a plate's size is the sum of
-    theirs.
+    Attributes:
+        nodes: the nodes by name, in the order in which the programs reach them.
+        plates: the size of each plate by name. In a merged diagram whose runs are about different data, the
+            size is the sum over the runs.
+        generative_edges: pairs (parent, child) of the model.
+        inference_edges: pairs (parent, child) of the guide.
+        has_guide: whether the diagram shows a guide, even one without edges.
+        factor_edges: pairs (variable or argument, factor). A factor has no parents.
+        runs: the diagrams that this one was merged from; empty if it was not merged.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist, torch
+        >>> from pyrovae import plate_diagram
+        >>> def model(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+        >>> print(plate_diagram(model, torch.zeros(3)))
+        plate data (N = 3): z, x
+        latent z ~ Normal
+        observed x ~ Normal
+        p: z -> x
     """
 
     nodes: dict[str, Node]
@@ -71,47 +81,46 @@ class PlateDiagram:
     factor_edges: frozenset[Edge] = frozenset()
     runs: tuple[PlateDiagram, ...] = ()
 
-    def members(self, plate: str) -> tuple[str, ...]:
-        """The names of the nodes inside a plate, those in plates nested in it included."""
-        return tuple(node.name for node in self.nodes.values() if plate in node.plates)
-
-    def sizes(self, plate: str) -> list[str]:
-        """The plate's size in words; if runs differ in it, that of each run and what the run has.
-
-        M2's, merged from labelled and unlabelled data: `["100 with y", "59,900 without y"]`.
-        """
-        return sizes_of(self, plate)
+    # Drawings and texts
 
     def draw(self, ax: Axes | None = None) -> Figure:
-        """Draw into `ax`, or into a figure of its own; returns the figure. No pyplot."""
+        """Draw the diagram with matplotlib, without pyplot.
+
+        Args:
+            ax: the axes to draw in; by default those of a new figure of the right size.
+
+        Returns:
+            The figure.
+        """
+        from pyrovae.diagrams.drawing import draw  # matplotlib is slow to import
+
         return draw(self, ax)
 
     def to_dot(self) -> str:
-        """The diagram as a Graphviz graph: plates are clusters, inference edges are dashed."""
-        return "\n".join(dot_lines(self)) + "\n"
+        """Return the diagram as a Graphviz graph. Plates are clusters, inference edges are dashed."""
+        from pyrovae.diagrams.dot import to_dot
+
+        return to_dot(self)
 
     def to_tikz(self) -> str:
-        """The diagram as a LaTeX document of its own (class `standalone`, plain TikZ)."""
-        return "\n".join(tikz_lines(self)) + "\n"
+        """Return the diagram as a complete LaTeX document, class `standalone`, with plain TikZ."""
+        from pyrovae.diagrams.tikz import to_tikz
+
+        return to_tikz(self)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the diagram in the format that the file's suffix names, whole or not at all.
+        """Write the diagram to a file, in the format of its suffix.
+
+        Args:
+            path: a file that ends in .png, .svg, .pdf, .dot or .tex, in a folder that exists. It appears
+                whole or not at all.
 
         Raises:
-            InputError: the suffix is none of `FORMATS`, or the folder does not exist.
+            InputError: the suffix is none of these, or the folder does not exist.
         """
-        path = Path(path)
-        suffix = path.suffix.lower()
-        if suffix not in FORMATS:
-            raise InputError(f"cannot write a diagram as {suffix!r}: use one of {', '.join(FORMATS)}.")
-        if not path.parent.is_dir():
-            raise InputError(f"the folder {str(path.parent)!r} does not exist: create it first.")
-        buffer = io.BytesIO()
-        if suffix in (".dot", ".tex"):
-            buffer.write((self.to_dot() if suffix == ".dot" else self.to_tikz()).encode())
-        else:
-            self.draw().savefig(buffer, format=suffix[1:], dpi=200)
-        write_atomically(path, buffer.getvalue())
+        from pyrovae.diagrams.saving import save
+
+        save(self, path)
 
     def __str__(self) -> str:
         lines = [
@@ -130,182 +139,89 @@ class PlateDiagram:
         ]
         return "\n".join(lines)
 
+    # Questions about the graph
+
+    def members(self, plate: str) -> tuple[str, ...]:
+        """The names of the nodes inside a plate, including those in plates nested in it."""
+        return tuple(node.name for node in self.nodes.values() if plate in node.plates)
+
     def in_order(self, edges: frozenset[Edge]) -> list[Edge]:
+        """Sort edges by the places of their two ends among the nodes."""
         order = list(self.nodes)
         return sorted(edges, key=lambda edge: (order.index(edge[0]), order.index(edge[1])))
 
-    def plates_around(self, name: str) -> list[str]:
-        """The plates around a node, widest first: one nesting order, however the program nests."""
-        return sorted(self.nodes[name].plates, key=self.plate_rank)
-
     def plate_rank(self, plate: str) -> tuple[int, int]:
+        """A sort key for the nesting order: plates with more nodes come first, then as in `plates`."""
         return -len(self.members(plate)), list(self.plates).index(plate)
 
+    def plates_around(self, name: str) -> list[str]:
+        """The plates around a node by rank: plates nest in one order, whatever the order in the program."""
+        return sorted(self.nodes[name].plates, key=self.plate_rank)
+
+    def plates_inside(self, plate: str, among: Iterable[str]) -> list[str]:
+        """Of the plates `among`, those whose nodes all lie in `plate`."""
+        members = set(self.members(plate))
+        return [inner for inner in among if set(self.members(inner)) <= members]
+
     def split_by_plate(self, names: list[str], depth: int) -> tuple[list[str], dict[str, list[str]]]:
-        """Of nodes with `depth` plates around them: those in no further plate, and the others."""
+        """Sort nodes by the next plate around them.
+
+        Args:
+            names: nodes that share their `depth` outermost plates.
+            depth: the number of these plates.
+
+        Returns:
+            The nodes in no further plate, and the others by their next plate.
+        """
         inner: dict[str, list[str]] = {}
         for name in names:
             for plate in self.plates_around(name)[depth : depth + 1]:
                 inner.setdefault(plate, []).append(name)
         return [name for name in names if len(self.nodes[name].plates) <= depth], inner
 
+    # Sizes of plates
 
-def plate_diagram(pair: ModelAndGuide | Program, *args: Any, **kwargs: Any) -> PlateDiagram:
-    """Run the model and the guide once on the given arguments and read off the plate diagram.
+    def sizes(self, plate: str) -> list[str]:
+        """The size of a plate in words.
 
-    A program that is not part of a pair is drawn as a model without a guide.
+        Where runs on different data were merged, there is a size for each run, with the nodes that the run
+        has and others lack. For M2 on labelled and unlabelled data:
+        `["100 with y", "59,900 without y"]`.
+        """
+        sizes = self.run_sizes(plate)
+        if len(sizes) == 1:
+            return [f"{sizes[0]:,}"]
+        runs = self._runs_with(plate)
+        differing = [name for name in self.members(plate) if _differ(runs, name)]
+        most = {name: max(_presence(run, name) for run in runs) for name in differing}
+        words = []
+        for run, size in zip(runs, sizes, strict=True):
+            has = ", ".join(name for name in differing if _presence(run, name) == most[name])
+            lacks = ", ".join(differing)
+            words.append(f"{size:,}" + (f" with {has}" if has else f" without {lacks}" if lacks else ""))
+        return words
 
-    Nothing moves: modules run in evaluation mode and get their mode back, the random state and
-    Pyro's parameter store stay as they are. An argument stands for the model's observed site whose
-    value it is, or which is computed from it; one that is no observed site, yet used, is a node of
-    its own. A deterministic site is no node: dependence passes through it.
+    def run_sizes(self, plate: str) -> list[int]:
+        """The size of a plate in each run that has it; a single size if the runs may share their data."""
+        if not self.runs:
+            return [self.plates[plate]]
+        runs = self._runs_with(plate)
+        innermost = [name for name in self.members(plate) if self.plates_around(name)[-1] == plate]
+        sizes = [run.plates[plate] for run in runs]
+        if len(set(sizes)) == 1 and not any(_differ(runs, name) for name in innermost):
+            return sizes[:1]
+        return sizes
 
-    If the arguments are data and their classes, whole numbers `(N,)` of which some are -1 for unlabelled,
-    the programs are run on the labelled data with their classes and on the unlabelled ones without, and
-    the diagram is both in one (`merge_diagrams`).
-
-    Returns:
-        The diagram of what was executed, also if model and guide do not have the same latents.
-
-    Raises:
-        InputError: the first argument is neither a pair nor a program, or a second program follows it; of
-            classes that are partly -1 there is not one for each datum, or one is below -1.
-    """
-    model, guide = _programs_of(pair, args)
-    runs = [_diagram_of_call(model, guide, *call) for call in calls_of(args, kwargs)]
-    return merged(runs) if len(runs) > 1 else runs[0]
-
-
-def _programs_of(pair: ModelAndGuide | Program, args: tuple[Any, ...]) -> tuple[Program, Program | None]:
-    if is_pair(pair):
-        return pair.model, pair.guide
-    followed_by_guide = bool(args) and (args[0] is None or callable(args[0]))
-    if not callable(pair) or followed_by_guide:
-        raise InputError(what_to_write("plate_diagram", pair, args))
-    return pair, None
-
-
-def merge_diagrams(*diagrams: PlateDiagram) -> PlateDiagram:
-    """One diagram of runs on different data, say with and without labels.
-
-    Nodes and edges are those of any run. A variable that is observed in one run and latent in another, or
-    not there, is partly observed. A plate that differs between the runs keeps each run's size.
-
-    Raises:
-        InputError: fewer than two diagrams; or they contradict each other: a site is in different plates,
-            has different distributions, or is a factor in one and a variable in another; or their
-            generative edges go round in a circle.
-    """
-    strangers = [type(each).__name__ for each in diagrams if not isinstance(each, PlateDiagram)]
-    if strangers or len(diagrams) < 2:
-        got = f"a {strangers[0]}" if strangers else f"{len(diagrams)}"
-        raise InputError(
-            f"expected two or more plate diagrams to merge, got {got}: call "
-            "merge_diagrams(plate_diagram(...), plate_diagram(...))."
-        )
-    return merged(diagrams)
+    def _runs_with(self, plate: str) -> list[PlateDiagram]:
+        return [run for run in self.runs if plate in run.plates]
 
 
-def _diagram_of_call(
-    model: Program, guide: Program | None, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> PlateDiagram:
-    programs = (model,) if guide is None else (model, guide)
-    names = max((positional_names(program, len(args)) for program in programs), key=len)
-    names += [f"argument {number}" for number in range(len(names) + 1, len(args) + 1)]
-    given: dict[Argument, Tensor] = {}
-    args = tuple(track(value, name, given) for name, value in zip(names, args, strict=True))
-    kwargs = {name: track(value, name, given) for name, value in kwargs.items()}
-    with nothing_moves(*programs):
-        runs = [run_recorded(program, args, kwargs) for program in programs]
-    return _assemble(runs[0], runs[1] if guide is not None else {}, given, guide is not None)
+def _differ(runs: list[PlateDiagram], name: str) -> bool:
+    return len({_presence(run, name) for run in runs}) > 1
 
 
-def _assemble(
-    model: dict[str, Site],
-    guide: dict[str, Site],
-    given: dict[Argument, Tensor],
-    has_guide: bool,
-) -> PlateDiagram:
-    stands_for = _observed_arguments(model)
-    model = _one_node_for_each_datum(model, stands_for)
-    used = frozenset().union(*(site.parents for run in (model, guide) for site in run.values()))
-    for argument in given:
-        if argument in used and argument not in stands_for:
-            taken = argument.name in model or argument.name in guide
-            stands_for[argument] = [argument.name + " (argument)" * taken]
-    sites = model | {name: site for name, site in guide.items() if name not in model}
-    generative, inference = _edges(model, stands_for), _edges(guide, stands_for)
-    factors = frozenset(edge for edge in generative | inference if sites[edge[1]].factor)
-    nodes = {
-        name: Node(
-            name,
-            "factor" if site.factor else "observed" if site.observed else "latent",
-            "" if site.distribution == "Unit" else site.distribution,
-            tuple(frame.name for frame in site.frames),
-            "model" if name in model else "guide",
-        )
-        for name, site in sites.items()
-    }
-    for argument, names in stands_for.items():
-        if names[0] not in nodes:
-            children = [sites[child] for parent, child in generative | inference if parent in names]
-            inside = _plates_of_argument(given[argument], children)
-            nodes[names[0]] = Node(names[0], "observed", "", inside, "argument")
-    frames = [frame for site in sites.values() for frame in site.frames]
-    sizes = {frame.name: int(frame.full_size or frame.size) for frame in reversed(frames)}
-    plates = {frame.name: sizes[frame.name] for frame in frames}
-    return PlateDiagram(nodes, plates, generative - factors, inference - factors, has_guide, factors)
-
-
-def _observed_arguments(model: dict[str, Site]) -> dict[Argument, list[str]]:
-    """The observed sites that each argument is the value of."""
-    stands_for: dict[Argument, list[str]] = {}
-    for name, site in model.items():
-        arguments = [part for part in site.computed_from if isinstance(part, Argument)]
-        # If several arguments make up the value (data and a mask, say), the one of that name is it.
-        for argument in [part for part in arguments if part.name == name] or arguments:
-            stands_for.setdefault(argument, []).append(name)
-    return stands_for
-
-
-def _one_node_for_each_datum(
-    model: dict[str, Site], stands_for: dict[Argument, list[str]]
-) -> dict[str, Site]:
-    """Model and arguments such that an argument observed at several sites is one variable.
-
-    It is drawn once: at the site of its name, or else the first. Its densities at the others are factors
-    that tie it to what they depend on.
-    """
-    model = dict(model)
-    for argument, names in stands_for.items():
-        variable = argument.name if argument.name in names else names[0]
-        for name in [name for name in names if name != variable]:
-            site = model[name]
-            if site.computed_from == {argument} and _same(site.value, model[variable].value):
-                model[name] = site._replace(parents=site.parents | {variable}, factor=True)
-                names.remove(name)
-    return model
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    return one.numel() == other.numel() and bool((one.flatten() == other.flatten()).all())
-
-
-def _edges(run: dict[str, Site], stands_for: dict[Argument, list[str]]) -> frozenset[Edge]:
-    return frozenset(
-        (end, name)
-        for name, site in run.items()
-        for parent in site.parents
-        for end in ([parent] if isinstance(parent, str) else stands_for[parent])
-        if end != name
-    )
-
-
-def _plates_of_argument(value: Tensor, children: list[Site]) -> tuple[str, ...]:
-    """The plates around all that depends on the argument, as far as its shape has their size."""
-    shared = set.intersection(*({frame.name for frame in site.frames} for site in children))
-    return tuple(
-        frame.name
-        for frame in children[0].frames
-        if frame.name in shared and {frame.size, frame.full_size} & set(value.shape)
-    )
+def _presence(run: PlateDiagram, name: str) -> int:
+    """Return 0 if the run lacks the node, 1 if it is latent there, 2 if it is a value or a factor there."""
+    if name not in run.nodes:
+        return 0
+    return 1 if run.nodes[name].status == "latent" else 2

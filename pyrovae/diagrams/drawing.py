@@ -1,10 +1,9 @@
-"""A plate diagram drawn with matplotlib: no system binary, no pyplot."""
+"""Draw a plate diagram with matplotlib, without a system binary and without pyplot."""
 
 from __future__ import annotations
 
 import math
-import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -21,6 +20,7 @@ from matplotlib.patches import (
 )
 from matplotlib.path import Path
 
+from pyrovae.diagrams.diagram import Node, PlateDiagram
 from pyrovae.diagrams.layout import (
     CARD,
     MARGIN,
@@ -33,29 +33,16 @@ from pyrovae.diagrams.layout import (
     captions_of,
     lay_out,
 )
+from pyrovae.diagrams.symbols import symbol_of
 
-if TYPE_CHECKING:
-    from pyrovae.diagrams.diagram import Node, PlateDiagram
-
-_INCH = 0.85  # of a unit, in a figure of its own
-_SHADE, _LIGHT = "0.82", "1.0"  # observed and latent
-_FACTOR = 0.1  # half of a factor's side
-_CORNER = 0.12  # radius of a plate's corners
-_GREEK = (
-    "alpha|beta|gamma|delta|epsilon|zeta|eta|theta|kappa|lambda|mu|nu|xi|pi|rho|sigma|tau|phi|chi|psi|omega"
-)
-
-
-def symbol_of(name: str) -> str | None:
-    """`z`, `z1`, `z_1` and `mu` as mathematics; None for other names."""
-    match = re.fullmatch(rf"([A-Za-z]|{_GREEK})_?(\d*)", name)
-    if match is None:
-        return None
-    letter = match[1] if len(match[1]) == 1 else "\\" + match[1]
-    return f"${letter}_{{{match[2]}}}$" if match[2] else f"${letter}$"
+_INCH = 0.85  # inches for each unit, in a new figure
+_SHADE, _LIGHT = "0.82", "1.0"  # the grey of observed and latent nodes
+_FACTOR = 0.1  # half of the side of a factor's square
+_CORNER = 0.12  # the radius of a plate's corners
 
 
 def draw(diagram: PlateDiagram, ax: Axes | None) -> Figure:
+    """Draw the diagram into `ax`, or into a new figure; see `PlateDiagram.draw`."""
     layout = lay_out(diagram)
     legend = _legend(diagram)
     captions = {plate: captions_of(diagram, plate) for plate in layout.boxes}
@@ -63,11 +50,11 @@ def draw(diagram: PlateDiagram, ax: Axes | None) -> Figure:
     width, height = view.right - view.left, view.top - view.bottom
     if ax is None:
         ax = Figure(figsize=(width * _INCH, height * _INCH)).add_axes((0.0, 0.0, 1.0, 1.0))
-    figure = ax.figure.figure  # of a subfigure's axes, too, the whole
+    figure = ax.figure.figure  # the whole figure, even where the axes are in a subfigure
     ax.set(xlim=(view.left, view.right), ylim=(view.bottom, view.top), aspect="equal")
     ax.set_axis_off()
     ax.apply_aspect()
-    unit = ax.get_window_extent().width / width * 72 / figure.dpi  # in points, for the fonts
+    unit = ax.get_window_extent().width / width * 72 / figure.dpi  # points for each unit, for the fonts
     for plate, box in layout.boxes.items():
         _draw_plate(ax, box, captions[plate], unit)
     shapes = {
@@ -94,7 +81,7 @@ def _draw_plate(ax: Axes, box: Box, captions: list[str], unit: float) -> None:
 
 
 def _card_below(card: Box) -> PathPatch:
-    """What shows of a card below another: its lower and its right edge."""
+    """Draw the visible edges of a card below another: the lower and the right one."""
     (left, bottom, right, top), (aside, down) = card, CARD
     corners = [
         (left, bottom + down),
@@ -144,7 +131,7 @@ def _draw_factor(ax: Axes, name: str, centre: Point, unit: float) -> Patch:
 
 
 def _draw_arrow(ax: Axes, arrow: Arrow, centres: dict[str, Point], shapes: dict[str, Patch]) -> None:
-    """A shaft from rim to rim and a head of its own, which a dashed shaft would leave ragged."""
+    """Draw a shaft from rim to rim, and the head separately: a dashed head would look ragged."""
     start, end = centres[arrow.start], centres[arrow.end]
     shaft = FancyArrowPatch(
         start,
@@ -172,7 +159,7 @@ def _draw_arrow(ax: Axes, arrow: Arrow, centres: dict[str, Point], shapes: dict[
 
 
 def _view(layout: Layout, captions: dict[str, list[str]], entries: int) -> Box:
-    """All that must be visible: nodes, plates, arcs, a margin, and room for the legend below."""
+    """Return the limits of the drawing: nodes, plates, arrows, a margin, and room for the legend below."""
     corners = []
     for plate, box in layout.boxes.items():
         lowest = box.moved(len(captions[plate]) - 1)
@@ -189,7 +176,7 @@ def _view(layout: Layout, captions: dict[str, list[str]], entries: int) -> Box:
 
 
 def _legend(diagram: PlateDiagram) -> dict[str, Any]:
-    """What is to be explained, and the sign for it."""
+    """Return the legend: each explanation with the sign that it explains."""
     statuses = {node.status for node in diagram.nodes.values()}
     entries: dict[str, Any] = {}
     if diagram.has_guide:

@@ -1,7 +1,7 @@
-"""Where the nodes, plates and arrows of a plate diagram go.
+"""Place the nodes, plates and arrows of a plate diagram.
 
-Parents stand above children. A plate that differs between merged runs is a stack of cards, one for each:
-the first holds the nodes, the others show below it with their sizes.
+Parents stand above their children. A plate that differs between merged runs is drawn as a stack of cards,
+one for each run: the first holds the nodes, and the others stick out below it with their sizes.
 """
 
 from __future__ import annotations
@@ -9,48 +9,69 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from itertools import permutations
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from pyrovae.diagrams.diagram import Node, PlateDiagram
+from pyrovae.diagrams.diagram import Node, PlateDiagram
 
 Point = tuple[float, float]
 
-# Lengths are in units of the drawing.
+# Lengths are in the units of the drawing.
 RADIUS, MARGIN, _PAD, _CAPTION, _ARROW = 0.36, 0.25, 0.3, 0.22, 0.75
-CARD = 0.14, 0.32  # how far each further card of a plate peeps out, to the right and below
-_CHARACTER = 0.12  # width of a caption's character
+CARD = 0.14, 0.32  # how far each card sticks out of the one above it, to the right and below
+_CHARACTER = 0.12  # the width of a character in a caption
+# Bends of an arrow, in the order in which they are tried.
 _BENDS = [0.0, 0.3, -0.3, 0.45, -0.45, 0.6, -0.6, 0.8, -0.8]
 
 
 class Box(NamedTuple):
+    """A rectangle by its edges."""
+
     left: float
     bottom: float
     right: float
     top: float
 
     def moved(self, cards: int) -> Box:
-        """The box so many cards further down the stack."""
+        """Return the box of the card that lies so many cards further down the stack."""
         right, down = cards * CARD[0], cards * CARD[1]
         return Box(self.left + right, self.bottom - down, self.right + right, self.top - down)
 
 
 class Arrow(NamedTuple):
+    """An arrow between two nodes.
+
+    Attributes:
+        start: the name of the node where it starts.
+        end: the name of the node where it ends.
+        bend: how far it bends to the right, in units of the distance, as in matplotlib's arc3.
+        dashed: whether it is dashed.
+        head: whether it has a head; lines to factors have none.
+    """
+
     start: str
     end: str
-    bend: float  # as in matplotlib's arc3: how far to the right, in units of the distance
+    bend: float
     dashed: bool
     head: bool = True
 
 
 class Layout(NamedTuple):
+    """The places of everything in a drawing.
+
+    Attributes:
+        centres: the centres of the nodes by name.
+        boxes: the boxes of the plates by name, inner plates before outer ones. Where a plate is a stack of
+            cards, this is the first card.
+        arrows: the arrows, generative ones first.
+    """
+
     centres: dict[str, Point]
-    boxes: dict[str, Box]  # innermost plate first; of each, the first card
+    boxes: dict[str, Box]
     arrows: list[Arrow]
 
 
 def captions_of(diagram: PlateDiagram, plate: str) -> list[str]:
-    """What to write on each card of a plate."""
+    """Return the caption of each card of a plate: its name and its size."""
     return [f"{plate}: {size}" for size in diagram.sizes(plate)]
 
 
@@ -63,6 +84,7 @@ def _cards_below(diagram: PlateDiagram, plate: str) -> int:
 
 
 def lay_out(diagram: PlateDiagram) -> Layout:
+    """Choose the places of nodes, plates and arrows, the same for every kind of drawing."""
     layers = _layers(diagram)
     columns = _columns(diagram, layers)
     heights = _heights(diagram, layers)
@@ -74,7 +96,7 @@ def lay_out(diagram: PlateDiagram) -> Layout:
 
 
 def _layers(diagram: PlateDiagram) -> dict[str, int]:
-    """Rows from the top: parents above children, roots just above what they generate."""
+    """Number the row of each node from the top: parents above children, roots just above their children."""
     layers = dict.fromkeys(diagram.nodes, 0)
     for _ in layers:
         for parent, child in diagram.generative_edges:
@@ -87,21 +109,21 @@ def _layers(diagram: PlateDiagram) -> dict[str, int]:
     for parent, child in diagram.in_order(diagram.inference_edges):
         if parent not in generated:
             layers[parent] = layers[child]
-    for name, ends in _scopes(diagram).items():  # a factor stands beside what it is about
+    for name, ends in _scopes(diagram).items():  # a factor stands beside the nodes it connects
         layers[name] = max((layers[end] for end in ends), default=0)
     rows = sorted(set(layers.values()))
     return {name: rows.index(layer) for name, layer in layers.items()}
 
 
 def _scopes(diagram: PlateDiagram) -> dict[str, list[str]]:
-    """What each factor is about."""
+    """Return the nodes that each factor is connected with."""
     factors = [name for name, node in diagram.nodes.items() if node.status == "factor"]
     edges = diagram.in_order(diagram.factor_edges)
     return {factor: [end for end, other in edges if other == factor] for factor in factors}
 
 
 def _from_the_left(diagram: PlateDiagram, layers: dict[str, int]) -> list[str]:
-    """The nodes in the order of their columns: factors on the outer side of what they are about."""
+    """Order the nodes from left to right: factors on the outer side of the nodes they connect."""
     scopes = _scopes(diagram)
     order = [name for name in diagram.nodes if name not in scopes]
     for factor, ends in scopes.items():
@@ -136,7 +158,7 @@ def _cross(diagram: PlateDiagram, one: str, other: str) -> bool:
 
 
 def _columns_by_plates(diagram: PlateDiagram, layers: dict[str, int]) -> dict[str, float]:
-    """For plates that overlap: a strip for each set of plates, and each plate's strips adjoin."""
+    """Place overlapping plates: nodes with the same plates form a strip, and a plate's strips adjoin."""
     strips = list(dict.fromkeys(frozenset(node.plates) for node in diagram.nodes.values()))
 
     def intruders(order: Iterable[frozenset[str]]) -> int:
@@ -159,12 +181,13 @@ def _columns_by_plates(diagram: PlateDiagram, layers: dict[str, int]) -> dict[st
 def _block(
     diagram: PlateDiagram, layers: dict[str, int], names: list[str], depth: int
 ) -> tuple[dict[str, float], float]:
-    """Columns of the nodes inside `depth` plates, from 0 to the width, which is returned as well.
+    """Return the columns of the nodes inside `depth` plates, and the width of the block that they form.
 
-    What shares a row stands side by side, plates to the right of nodes; the rest is centred.
+    Columns are counted from the left edge of the block. Nodes and plates that share a row stand side by
+    side, plates to the right of nodes. Shorter rows are centred.
     """
     slot = 2 * (RADIUS + MARGIN)
-    edge = dict.fromkeys(layers.values(), 0.0)  # how far each row is filled
+    edge = dict.fromkeys(layers.values(), 0.0)  # how far each row is filled from the left
     bands = {layer: {layer} for layer in edge}  # rows that a plate ties together
     columns: dict[str, float] = {}
     direct, inner = diagram.split_by_plate(names, depth)
@@ -190,7 +213,7 @@ def _block(
 
 
 def _heights(diagram: PlateDiagram, layers: dict[str, int]) -> list[float]:
-    """Rows' heights, with room for the plates that end above a row and begin below the next."""
+    """Return the height of each row, with room between rows for plates that end or begin there."""
     rows = {p: [layers[name] for name in diagram.members(p)] for p in diagram.plates}
     heights = [0.0]
     for row in range(max(layers.values(), default=0)):
@@ -204,13 +227,13 @@ def _heights(diagram: PlateDiagram, layers: dict[str, int]) -> list[float]:
 
 
 def _foot(diagram: PlateDiagram, plate: str) -> float:
-    """What a plate takes below its lowest node: its captions."""
+    """Return the height that a plate needs below its lowest node, for its captions."""
     return _PAD + _CAPTION + CARD[1] * _cards_below(diagram, plate)
 
 
 def _box(diagram: PlateDiagram, plate: str, centres: dict[str, Point], boxes: dict[str, Box]) -> Box:
     parts = []
-    for inner in plates_inside(diagram, plate, boxes):
+    for inner in diagram.plates_inside(plate, boxes):
         parts += [boxes[inner], boxes[inner].moved(_cards_below(diagram, inner))]
     for x, y in (centres[name] for name in diagram.members(plate)):
         parts.append(Box(x - RADIUS, y - RADIUS, x + RADIUS, y + RADIUS))
@@ -218,19 +241,15 @@ def _box(diagram: PlateDiagram, plate: str, centres: dict[str, Point], boxes: di
     bottom, top = min(part.bottom for part in parts), max(part.top for part in parts)
     lack = _caption_width(diagram, plate) - (right - left) - 2 * _PAD
     side = _PAD + max(0.0, lack) / 2
-    shift = 0.3 * sum(_cross(diagram, plate, other) for other in boxes)  # tells their rims apart
+    # The rims of overlapping plates must not coincide.
+    shift = 0.3 * sum(_cross(diagram, plate, other) for other in boxes)
     return Box(left - side, bottom - _PAD - _CAPTION - shift, right + side, top + _PAD + shift)
 
 
-def plates_inside(diagram: PlateDiagram, plate: str, among: Iterable[str]) -> list[str]:
-    members = set(diagram.members(plate))
-    return [inner for inner in among if set(diagram.members(inner)) <= members]
-
-
 def _arrows(diagram: PlateDiagram, centres: dict[str, Point]) -> list[Arrow]:
-    """The arrows, straight if they can be, else bent as little as keeps them off nodes and each other.
+    """Choose the arrows: straight if possible, else bent just enough to avoid nodes and other arrows.
 
-    The generative arrows come first, so that it is the dashed one that bends where two have the same ends.
+    The generative arrows come first. So where two arrows have the same ends, the dashed one bends.
     """
     arrows: list[Arrow] = []
     for edges in (diagram.generative_edges, diagram.factor_edges, diagram.inference_edges):
@@ -245,7 +264,7 @@ def _arrows(diagram: PlateDiagram, centres: dict[str, Point]) -> list[Arrow]:
 
 
 def _outward(start: str, end: str, bend: float, centres: dict[str, Point]) -> float:
-    """How far an arrow's middle is from that of the drawing."""
+    """Return the distance of an arrow's middle from the middle of the drawing."""
     middle = [sum(values) / len(values) for values in zip(*centres.values(), strict=True)]
     return round(math.dist(arc(centres[start], centres[end], bend)[20], middle), 3)
 
@@ -261,13 +280,13 @@ def _is_clear(diagram: PlateDiagram, start: str, end: str, bend: float, centres:
 
 
 def _reach(node: Node) -> float:
-    """What arrows stay away from: a circle, or a factor's square and its name below it."""
+    """Return the distance that arrows keep from a node: from a circle, or from a factor and its name."""
     name = 0.045 * min(len(node.name), 13) if node.status == "factor" else 0.0
     return max(1.25 * RADIUS, name)
 
 
 def arc(start: Point, end: Point, bend: float) -> list[Point]:
-    """Points along matplotlib's arc3, a quadratic Bezier curve."""
+    """Return 41 points along an arrow, matplotlib's arc3: a quadratic Bezier curve."""
     (x0, y0), (x1, y1) = start, end
     x, y = (x0 + x1) / 2 + bend * (y1 - y0), (y0 + y1) / 2 - bend * (x1 - x0)
     weights = [((1 - t) ** 2, 2 * t * (1 - t), t**2) for t in (k / 40 for k in range(41))]

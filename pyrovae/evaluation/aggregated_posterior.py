@@ -1,7 +1,8 @@
-"""The aggregated posterior q(z) = mean_n q(z | x_n): draws from it, and what every q(z | x_m) says of them.
+"""The aggregated posterior q(z) = mean_n q(z | x_n): draws from it, and their densities under every q(z |
+x_m).
 
-A pair's guide is conditioned on the draws and run for all data at once, whatever program it is. z stands
-for all latents together; classes are drawn and scored like any other.
+The guide of any pair is conditioned on the draws and run for all data at once. z stands for all latents
+together. Classes are drawn and scored like any other latent.
 """
 
 from __future__ import annotations
@@ -15,19 +16,20 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import Independent, MaskedDistribution
+from pyro.distributions import MaskedDistribution
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyrovae.errors import InputError
-from pyrovae.evaluation.parts import slices
+from pyrovae.evaluation.chunking import slices
 from pyrovae.programs.densities import trace_log_probs
+from pyrovae.programs.distributions import factors_of
 from pyrovae.programs.log_weights import Layout, particle_plate, per_datum
-from pyrovae.programs.pair import ModelAndGuide, Pair, Program
+from pyrovae.programs.pair import ModelAndGuide, Program
 from pyrovae.programs.running import latent_sites, run_pair
 
-DATA = 1000  # data that pass through the guide's networks at a time
-_PROBES = 100  # data on which it is tried out what a site's density depends on
+DATA = 1000  # the number of data that pass through the guide's networks at a time
+_PROBES = 100  # the number of data on which `separate_sites` tries what a density depends on
 _PARTICLES = "_particles"  # the name of `particle_plate`
 
 Codes = dict[str, Tensor]
@@ -36,15 +38,15 @@ Codes = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Draws:
-    """Some draws of all latents for each of N data: R in all, of the first, the second, ... datum in turn.
+    """R draws of all latents: some of the first datum, the second one, ... in turn.
 
     Attributes:
-        codes: the draws.
-        event_dims: how many of their last dimensions are the event's.
+        codes: the draws by site.
+        event_dims: the number of event dimensions of each site.
         log_p: each site's log density under the model, `(R,)`.
-        log_p_dims: the same of each dimension, in the shape of the codes, for sites that are independent
-            of the others and over dimensions in model and guide.
-        separate: the sites that depend on no other one.
+        log_p_dims: the log density of each dimension, in the shape of the codes, for the sites that depend
+            on no other site and are independent over dimensions, in model and guide.
+        separate: the sites that depend on no other site.
     """
 
     codes: Codes
@@ -57,27 +59,26 @@ class Draws:
         return len(next(iter(self.log_p.values())))
 
 
-def draw(
-    model: Program,
-    guide: Program,
-    args: tuple[Tensor, ...],
-    count: int,
-    layout: Layout,
-    separate: tuple[str, ...],
+def draws_of_guide(
+    pair: ModelAndGuide, args: tuple[Tensor, ...], count: int, layout: Layout, separate: tuple[str, ...]
 ) -> Draws:
-    """`count` draws for each datum."""
+    """Draw `count` times from the guide for each datum."""
     parts = []
     for rows in slices(len(args[0]), DATA):
         with pyro.validation_enabled(False), particle_plate(count, layout):
-            model_trace, guide_trace = run_pair(Pair(model, guide), *(values[rows] for values in args))
+            model_trace, guide_trace = run_pair(pair, *(values[rows] for values in args))
         log_p = trace_log_probs(model_trace)
         codes, densities, dims = {}, {}, {}
         for name in latent_sites(guide_trace):
             site = model_trace.nodes[name]
             codes[name] = _data_second(site, site["value"])
             densities[name] = per_datum(log_p[name].double(), layout.depth)
-            if name in separate and _factors(site) and _factors(guide_trace.nodes[name]):
-                dims[name] = _data_second(site, _factors(site).log_prob(site["value"])).double()
+            if (
+                name in separate
+                and _independent_factors(site)
+                and _independent_factors(guide_trace.nodes[name])
+            ):
+                dims[name] = _data_second(site, _independent_factors(site).log_prob(site["value"])).double()
         parts.append((codes, densities, dims))
     joined = [
         {name: torch.cat([part[i][name] for part in parts], 1).flatten(0, 1) for name in parts[0][i]}
@@ -88,28 +89,32 @@ def draw(
 
 
 def _data_second(site: Mapping[str, Any], values: Tensor) -> Tensor:
-    """Values of a site under particles, `(K, *1s, *inner_plates, B, *event_shape)`, as
-    `(K, B, *inner_plates, *event_shape)`."""
+    """Move the data's dimension of a site's values under particles to the second place.
+
+    `(K, *1s, *inner_plates, B, *event_shape)` becomes `(K, B, *inner_plates, *event_shape)`.
+    """
     inner = max(-frame.dim for frame in site["cond_indep_stack"] if frame.name != _PARTICLES) - 1
     event_dim = site["fn"].event_dim
     values = values.movedim(-1 - event_dim, 1)
     return values.reshape(*values.shape[:2], *values.shape[values.dim() - inner - event_dim :])
 
 
-def _factors(site: Mapping[str, Any]) -> Any:
-    """The distribution of each dimension, if a site's are independent of one another; else None."""
-    fn = site["fn"]
-    while isinstance(fn, Independent):
-        fn = fn.base_dist
-    masked = site["mask"] is not None or isinstance(fn, MaskedDistribution)
-    return None if masked or fn.event_shape else fn
+def _independent_factors(site: Mapping[str, Any]) -> Any:
+    """The distribution of each dimension if they are independent and not masked, else None."""
+    factors = factors_of(site["fn"])
+    masked = site["mask"] is not None or isinstance(factors, MaskedDistribution)
+    return None if masked else factors
 
 
 def log_q_of_all(
     draws: Draws, guide: Program, args: tuple[Tensor, ...], rows: slice, layout: Layout
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """log q(z_r | x_m) of some draws r under all data m, `(c, N)` by site; and the aggregated posterior's
-    log densities log q(z_rd) by site and dimension, `(c, *inner_plates, *event_shape)`."""
+    """Score some draws r under all data m.
+
+    Returns:
+        log q(z_r | x_m) by site, `(c, N)`; and the aggregated posterior's log density log q(z_rd) of each
+        dimension by site, `(c, *inner_plates, *event_shape)`.
+    """
     count = rows.stop - rows.start
     scores: dict[str, list[Tensor]] = {name: [] for name in draws.codes}
     dims: dict[str, list[Tensor]] = {name: [] for name in draws.log_p_dims}
@@ -126,7 +131,7 @@ def log_q_of_all(
             parts.append(per_datum(log_q[name].double(), layout.depth))
         for name, parts in dims.items():
             site = trace.nodes[name]
-            each = _data_second(site, _factors(site).log_prob(site["value"]))
+            each = _data_second(site, _independent_factors(site).log_prob(site["value"]))
             parts.append(each.double().logsumexp(1))
     log_num_data = math.log(len(args[0]))
     return (
@@ -136,8 +141,10 @@ def log_q_of_all(
 
 
 def _for_all(codes: Tensor, event_dim: int, num_data: int, layout: Layout) -> Tensor:
-    """Draws `(c, *inner_plates, *event_shape)` as particles, each for all data:
-    `(c, *inner_plates, num_data, *event_shape)`."""
+    """Expand draws to particles for all data.
+
+    `(c, *inner_plates, *event_shape)` becomes `(c, *inner_plates, num_data, *event_shape)`.
+    """
     event = codes.shape[codes.dim() - event_dim :]
     inner = codes.shape[1 : codes.dim() - event_dim]
     padding = [1] * (layout.depth - 1 - len(inner))
@@ -147,8 +154,13 @@ def _for_all(codes: Tensor, event_dim: int, num_data: int, layout: Layout) -> Te
 
 
 def separate_sites(pair: ModelAndGuide, args: tuple[Tensor, ...]) -> tuple[str, ...]:
-    """The latents whose density, in model and guide, stays the same when other latents are given other
-    values, the prior's draws. Refuses a model whose prior differs between data."""
+    """The latents whose density, in model and guide, does not depend on the values of other latents.
+
+    The other values are draws from the prior.
+
+    Raises:
+        InputError: the model's prior differs between data.
+    """
     some = tuple(values[torch.arange(_PROBES) % len(values)] for values in args)
     drawn = _latents(poutine.trace(pair.guide).get_trace(*some))
     elsewhere = _latents(poutine.trace(pair.model).get_trace(*some))
@@ -162,8 +174,8 @@ def separate_sites(pair: ModelAndGuide, args: tuple[Tensor, ...]) -> tuple[str, 
     for name in drawn:
         if not torch.allclose(of_another[name], before[pair.model][name], rtol=1e-4, atol=1e-4):
             raise InputError(
-                f"the model's prior of '{name}' is another one for each datum, so that an aggregated "
-                "posterior has no one prior to be compared with: call without y if it depends on that."
+                f"the model's prior of '{name}' differs between data, so there is no single prior to "
+                "compare the aggregated posterior with: call without y if the prior depends on y."
             )
     separate = []
     for name, value in drawn.items():
@@ -180,8 +192,8 @@ def _latents(trace: Trace) -> Codes:
 
 
 @contextmanager
-def the_guides_own_errors() -> Iterator[None]:
-    """What a distribution says that cannot be scored, without what Pyro says around it."""
+def only_own_errors() -> Iterator[None]:
+    """Re-raise a distribution's own InputError without the text that Pyro puts around it."""
     try:
         yield
     except InputError:

@@ -1,9 +1,6 @@
-"""Which class a pair of programs gives a datum: by its classifier, or by marginal likelihoods."""
+"""Classification by a pair: by its own classifier, or by the marginal likelihoods of the classes."""
 
 from __future__ import annotations
-
-import inspect
-import math
 
 import torch
 from pyro import poutine
@@ -11,61 +8,88 @@ from torch import Tensor
 
 from pyrovae.data.checks import check_data
 from pyrovae.errors import InputError
-from pyrovae.evaluation.importance import over_log_weights
+from pyrovae.evaluation.importance import Sampling, over_log_weights
+from pyrovae.evaluation.statistics import log_mean
+from pyrovae.programs.classes import categorical_latents, class_site, takes_classes
 from pyrovae.programs.devices import device_of
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
-from pyrovae.programs.running import at_means, observed_sites, run_pair
+from pyrovae.programs.running import at_means, run_pair
+from pyrovae.programs.sites import observed_sites
+from pyrovae.programs.structure import structure
 
 
 @torch.no_grad()
 @takes_pair
 def class_probabilities(
-    pair: ModelAndGuide, x: Tensor, *, site: str = "y", batch_size: int = 1000
+    pair: ModelAndGuide, x: Tensor, *, site: str | None = None, batch_size: int = 1000
 ) -> Tensor:
-    """The pair's own classifier: the guide's q(y | x), or the model's p(y | z) if the guide has no class.
+    """The class probabilities by the pair's own classifier.
 
-    Other latents the classifier depends on are set to the guide's means: a PC-VAE's z, M1+M2's z1.
+    It is the guide's q(y | x), or the model's p(y | z) if the guide has no class. Other latents that the
+    classifier depends on are set to the guide's means: a PC-VAE's z, M1+M2's z1.
 
     Args:
-        model: a Pyro program `model(x, y)`.
-        guide: a Pyro program `guide(x)`.
+        pair: a pair whose programs are called as `model(x, y)` and `guide(x)`.
         x: the data, `(N, *x_shape)`.
-        site: the class's name.
-        batch_size: data that are classified at a time.
+        site: the name of the class's site. None means the categorical site that observes the classes in
+            `model(x, y)`; in a pair without one, its only categorical latent.
+        batch_size: the number of data that are classified at a time.
 
     Returns:
         Probabilities, `(N, C)`, on the CPU.
 
     Raises:
-        InputError: neither program has a categorical site of that name.
+        InputError: neither program has a categorical site of that name, or there is no class site.
     """
     device = device_of(pair, otherwise=x.device)
+    name = site if site is not None else _class_site(pair, x[:1].to(device))
     with evaluating(pair):
-        parts = [_probabilities(pair, part.to(device), site) for part in x.split(batch_size)]
+        parts = [_probabilities(pair, part.to(device), name) for part in x.split(batch_size)]
     return torch.cat(parts).cpu()
+
+
+def _class_site(pair: ModelAndGuide, x: Tensor) -> str:
+    if found := class_site(pair, x):
+        return found.name
+    latents = categorical_latents(structure(pair, x))
+    if len(latents) == 1:
+        return latents[0]
+    if latents:
+        raise InputError(
+            f"the pair has several categorical sites, {', '.join(latents)}: name one by site=."
+        )
+    raise _no_classifier("")
+
+
+def _no_classifier(site: str) -> InputError:
+    return InputError(
+        f"the programs have no categorical site{site} to classify by: train m2, m1m2, pcvae or "
+        "cpcvae, or fit a classifier of scikit-learn to the latent means."
+    )
 
 
 def _probabilities(pair: ModelAndGuide, x: Tensor, site: str) -> Tensor:
     trace = poutine.trace(at_means(pair.guide)).get_trace(x)
-    if site not in trace.nodes and len(inspect.signature(pair.model).parameters) > 1:
+    if site not in trace.nodes and takes_classes(pair.model):
         # The class is downstream of z; whichever value is observed, its distribution is the same.
         any_class = torch.zeros(len(x), dtype=torch.long, device=x.device)
         trace = poutine.trace(poutine.replay(pair.model, trace=trace)).get_trace(x, any_class)
     probabilities = getattr(trace.nodes[site]["fn"], "probs", None) if site in trace.nodes else None
     if probabilities is None or probabilities.dim() != 2:
-        raise InputError(
-            f"the programs have no categorical site '{site}' to classify by: train m2, m1m2, pcvae or "
-            "cpcvae, or fit a classifier of scikit-learn to the latent means."
-        )
+        raise _no_classifier(f" '{site}'")
     return torch.broadcast_to(probabilities, (len(x), probabilities.shape[-1]))
 
 
 def error_rate(probabilities: Tensor, y: Tensor) -> float:
-    """The share, in %, of data whose most probable class `(N, C)` is not theirs `(N,)`.
+    """The error rate in %: the share of data whose most probable class is not their class.
+
+    Args:
+        probabilities: `(N, C)`.
+        y: the classes, `(N,)`.
 
     Raises:
-        InputError: there is not one known class for each datum.
+        InputError: the classes are not one known class for each datum.
     """
     check_data(probabilities, y)
     return 100 * (probabilities.argmax(-1) != y).float().mean().item()
@@ -83,46 +107,40 @@ def class_posterior(
 ) -> Tensor:
     """p(y | x) = p(x, y) / sum_c p(x, c), each term importance-sampled over z with its class given.
 
-    M2's guide has a q(y | x) of its own; where the two differ, the guide is off. All classes share the
-    same random numbers.
+    M2's guide has a q(y | x) of its own. A difference between the two is an error of the guide. All classes
+    share the same random numbers.
 
     Args:
-        model: a Pyro program `model(x, y)` with an observed site for the class.
-        guide: a Pyro program `guide(x, y)` with the remaining latent sites.
+        pair: a pair whose programs are called as `model(x, y)` and `guide(x, y)`.
         x: the data, `(N, *x_shape)`.
         num_classes: C; the classes are 0, 1, ..., C - 1.
-        num_samples: K, the draws of z for each datum and class.
-        seed: of the draws. The caller's random stream stays in place.
+        num_samples: K, the number of draws of z for each datum and class.
+        seed: the seed of the random draws. The caller's random stream does not move.
         progress: show a progress bar for each class.
 
     Returns:
         Probabilities, `(N, C)` in 64-bit, on the CPU.
 
     Raises:
-        InputError: `num_classes` is below 2 or not the model's, the model makes no use of a class, or what
+        InputError: `num_classes` is below 2 or not the model's; the model does not use the class; or what
             `marginal_likelihood` raises.
     """
     if num_classes < 2:
-        raise InputError(f"num_classes is {num_classes}; there are at least 2 classes to tell apart.")
+        raise InputError(f"num_classes is {num_classes}; it must be at least 2.")
     _check_num_classes(pair, x[:1], num_classes)
 
-    def log_mean(log_weights: Tensor) -> Tensor:
-        return log_weights.logsumexp(0) - math.log(num_samples)
-
+    sampling = Sampling(num_samples, seed, progress=progress)
     log_joint = []
     for label in range(num_classes):
         y = torch.full((len(x),), label, device=x.device)
-        parts = over_log_weights(
-            log_mean, pair, x, y, num_samples, seed=seed, enumerate=False, progress=progress
-        )
-        log_joint.append(torch.cat(parts))
+        log_joint.append(torch.cat(over_log_weights(log_mean, pair, x, y, sampling)))
     if all(torch.equal(log_joint[0], other) for other in log_joint):
-        raise InputError("log p(x, y) is the same for every class y: the model does not make use of it.")
+        raise InputError("log p(x, y) is the same for every class y: the model does not use the class.")
     return torch.stack(log_joint, -1).softmax(-1)
 
 
 def _check_num_classes(pair: ModelAndGuide, x: Tensor, num_classes: int) -> None:
-    """Where the class is a categorical site, its distribution says how many there are."""
+    """Refuse a number of classes that is not that of the categorical site which observes them."""
     x = x.to(device_of(pair, otherwise=x.device))
     y = torch.zeros(len(x), dtype=torch.long, device=x.device)
     with evaluating(pair):

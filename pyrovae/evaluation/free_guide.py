@@ -1,8 +1,8 @@
-"""A guide set free of its networks: the same families, with parameters of each datum's own.
+"""A guide with free parameters: the guide's families, with parameters of each datum's own.
 
-Whatever program the guide is, a handler replaces the distribution of each of its latent sites by one of
-the same family whose parameters are leaf tensors, one set for each datum, that start where the networks
-put them. In place of one function for all data, each datum can then have its best q.
+A handler replaces the distribution of each latent site of any guide by one of the same family. Its
+parameters are leaf tensors, one set for each datum, that start at the networks' outputs. Each datum can
+then have its best q, in place of the q that one function gives to all data.
 """
 
 from __future__ import annotations
@@ -18,28 +18,31 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.distributions import constraints, transform_to
 
+from pyrovae.distributions import HasFreeParameters
 from pyrovae.errors import InputError
 from pyrovae.programs.densities import enumerated_sites
+from pyrovae.programs.distributions import base_of, layers_of
 from pyrovae.programs.log_weights import Layout, enumerated
 from pyrovae.programs.pair import Program
+from pyrovae.programs.reparameterisation import check_gradient_flows
 from pyrovae.programs.running import latent_sites
 
-# Of parameters that are derived from one another, those to leave out.
+# The parameters to leave out, as they are derived from another one.
 _DERIVED = {"scale_tril": {"covariance_matrix", "precision_matrix"}, "logits": {"probs"}}
 
 
 class FreeGuide:
-    """A guide with free parameters for each of the data that it was made for; call it as the guide.
+    """A guide with free parameters for each datum of one call; call it as the guide.
 
     Args:
-        guide: a Pyro program whose latents are independent of one another given the data, other than
-            through sites that it marks for enumeration.
-        args: what both are called with; the data first.
-        layout: of the pair's log densities.
+        guide: a Pyro program whose latents are independent of one another given the data and the sites
+            that it marks for enumeration.
+        args: the arguments of the guide, the data first.
+        layout: the layout of the pair's log densities.
 
     Raises:
-        InputError: a latent depends on what was drawn at another one, is neither enumerated nor
-            reparameterised, or is of a family whose parameters are not known.
+        InputError: a latent depends on the draw of another one, is neither enumerated nor reparameterised,
+            or is of a family whose parameters are not known.
     """
 
     def __init__(self, guide: Program, args: tuple[Any, ...], layout: Layout) -> None:
@@ -58,14 +61,14 @@ class FreeGuide:
             self._data_dims[name] = len(fn.batch_shape) - 1
 
     def __call__(self, *args: Any) -> Any:
-        """Run the guide with its parameters as they are now.
+        """Run the guide with the present values of the free parameters.
 
         Raises:
-            InputError: these are not as many data as it has parameters for.
+            InputError: the number of data is not that of the call for which the guide was made.
         """
         if len(args[0]) != self.num_data:
             raise InputError(
-                f"{len(args[0])} data for a guide with parameters of its own for each of {self.num_data}: "
+                f"the guide was called with {len(args[0])} data, but has parameters for {self.num_data}: "
                 "call it with the data that it was made for."
             )
         free = {
@@ -76,16 +79,16 @@ class FreeGuide:
             return self.guide(*args)
 
     def parameters(self) -> list[Tensor]:
-        """The leaves, unconstrained; batch shape first, the data's dimension last in it."""
+        """The free parameters, unconstrained; the data's dimension is the last of the batch shape."""
         return [leaf for leaves in self.leaves.values() for leaf in leaves.values()]
 
     def state(self) -> list[Tensor]:
-        """A copy of the leaves."""
+        """A copy of the free parameters."""
         return [leaf.detach().clone() for leaf in self.parameters()]
 
     @torch.no_grad()
     def put_back(self, state: list[Tensor], where: Tensor) -> None:
-        """Set the leaves to an earlier state, for the data at which `where`, `(B,)`, is true."""
+        """Set the free parameters to an earlier state, for the data where `where`, `(B,)`, is true."""
         dims = [self._data_dims[name] for name, leaves in self.leaves.items() for _ in leaves]
         for leaf, old, dim in zip(self.parameters(), state, dims, strict=True):
             mask = where.to(leaf.device).reshape(-1, *[1] * (leaf.dim() - dim - 1))
@@ -93,21 +96,21 @@ class FreeGuide:
 
     @staticmethod
     def _check_independent(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
-        """Two runs that drew differently must have made the same distributions."""
+        """Refuse a guide whose distributions differ between two runs, as their draws do."""
         for name, fn in one.items():
             again = _parameters(name, other[name])
             for key, value in _parameters(name, fn).items():
                 if value.shape != again[key].shape or not torch.allclose(value, again[key], rtol=1e-5):
                     raise InputError(
                         f"the guide's site '{name}' depends on what was drawn at another site "
-                        f"({key} differs between two runs): with parameters of its own it would leave "
-                        "the guide's family, so that there is no best q to compare with. Gaps are for "
-                        "guides whose latents are independent given the data and enumerated classes."
+                        f"({key} differs between two runs). With parameters of its own it would leave the "
+                        "guide's family, so there is no best q to compare with: use a guide whose latents "
+                        "are independent given the data and the enumerated classes."
                     )
 
 
 class _Replace(Messenger):
-    """Puts the given parameters into the distributions of the sites."""
+    """Replaces the parameters of the sites' distributions by the given ones."""
 
     def __init__(self, parameters: Mapping[str, Mapping[str, Tensor]]) -> None:
         super().__init__()
@@ -119,11 +122,11 @@ class _Replace(Messenger):
 
 
 def stick_the_landing(guide_trace: Trace) -> None:
-    """Let log q's gradient reach the parameters through the draws alone (Roeder et al. 2017).
+    """Let the gradient of log q reach the parameters through the draws only (Roeder et al. 2017).
 
-    The part that is left out is 0 in expectation. Without it the gradient has no noise where q is the
-    posterior, so that the best q is found exactly if it is exact. A flow keeps that part: it scores its own
-    draw, in the pass that made it.
+    The remaining part of the gradient has expectation 0. Without it the gradient has no noise where q is
+    the posterior, so the search finds an exact q exactly. A flow keeps that part, because it scores its
+    own draw in the pass that made it.
     """
     for name in set(latent_sites(guide_trace)) - set(enumerated_sites(guide_trace)):
         site = guide_trace.nodes[name]
@@ -137,35 +140,24 @@ def _distributions(guide: Program, args: tuple[Any, ...], layout: Layout) -> dic
     with torch.no_grad():
         trace = poutine.trace(enumerated(guide, layout)).get_trace(*args)
     trace = poutine.util.prune_subsample_sites(trace)
-    for name in latent_sites(trace):
-        site = trace.nodes[name]
-        if not (site["fn"].has_rsample or site["infer"].get("enumerate") == "parallel"):
-            raise InputError(
-                f"the guide's site '{name}' ({_name(site['fn'])}) is neither reparameterised nor "
-                "enumerated, so that no gradient leads to its best parameters: mark a discrete site with "
-                "infer={'enumerate': 'parallel'}; a continuous one needs a distribution with an rsample."
-            )
+    check_gradient_flows(trace)
     return {name: trace.nodes[name]["fn"] for name in latent_sites(trace)}
 
 
 def _base(fn: Any) -> Any:
-    """The distribution that has the parameters, under the wrappers that declare its event and its mask."""
-    while isinstance(fn, dist.Independent | dist.MaskedDistribution) and not _offers_parameters(fn):
-        fn = fn.base_dist
-    return fn
+    """The distribution that has the parameters."""
+    return next((layer for layer in layers_of(fn) if _offers_parameters(layer)), base_of(fn))
 
 
 def _offers_parameters(fn: Any) -> bool:
-    return hasattr(fn, "free_parameters") and hasattr(fn, "with_parameters")
-
-
-def _name(fn: Any) -> str:
-    return type(_base(fn)).__name__
+    return isinstance(fn, HasFreeParameters)
 
 
 def _parameters(name: str, fn: Any) -> dict[str, Tensor]:
-    """What a datum's best q may change, `(*batch_shape, ...)` each."""
+    """The parameters that a datum may have for itself, `(*batch_shape, ...)` each."""
     base = _base(fn)
+    if any(isinstance(layer, dist.ExpandedDistribution) for layer in layers_of(fn)):
+        raise _unknown(name, fn)  # its parameters are shared by data
     if _offers_parameters(base):
         return dict(base.free_parameters())
     names = set(base.arg_constraints)
@@ -177,7 +169,7 @@ def _parameters(name: str, fn: Any) -> dict[str, Tensor]:
 
 
 def _transform(name: str, fn: Any, key: str) -> Any:
-    """From the reals, where Adam may go, to the values that a parameter may have."""
+    """The transform from the reals, where Adam searches, to the values that a parameter may have."""
     try:
         return transform_to(getattr(_base(fn), "arg_constraints", {}).get(key, constraints.real))
     except NotImplementedError as error:
@@ -189,7 +181,7 @@ def _leaf(value: Tensor) -> Tensor:
 
 
 def _rebuilt(fn: Any, parameters: Mapping[str, Tensor]) -> Any:
-    """The same distribution with other parameters."""
+    """The distribution with other parameters."""
     if _offers_parameters(fn):
         return fn.with_parameters(dict(parameters))
     if isinstance(fn, dist.Independent):
@@ -201,7 +193,7 @@ def _rebuilt(fn: Any, parameters: Mapping[str, Tensor]) -> Any:
 
 def _unknown(name: str, fn: Any) -> InputError:
     return InputError(
-        f"the guide's site '{name}' has a {_name(fn)}, and which of its parameters a datum may have for "
-        "itself is not known: use a distribution whose `arg_constraints` names them all, or give it "
-        "free_parameters() -> dict of tensors and with_parameters(dict) -> distribution."
+        f"the guide's site '{name}' has a {type(_base(fn)).__name__}, and it is not known which of its "
+        "parameters a datum may have for itself: use a distribution whose `arg_constraints` names them "
+        "all, or give it free_parameters() -> dict of tensors and with_parameters(dict) -> distribution."
     )

@@ -1,8 +1,8 @@
-"""How noisy an objective's gradient is: its mean and variance over draws, for one minibatch.
+"""The noise of an objective's gradient: its mean and variance over draws, for one minibatch.
 
-It settles by numbers what is usually said in words: that reparameterised gradients are less noisy than
-the score function's, and that the importance-weighted bound's gradient for the guide gets noisier as K
-grows, unless it is doubly reparameterised (Rainforth et al. 2018; Tucker et al. 2019).
+It measures, for example, that reparameterised gradients have less noise than the score function's, and
+that the noise of the importance-weighted bound's gradient for the guide grows with K, unless it is doubly
+reparameterised (Rainforth et al. 2018; Tucker et al. 2019).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pyrovae.objectives import Objective
 from pyrovae.programs.checks import check_pair
 from pyrovae.programs.devices import device_of
 from pyrovae.programs.modes import buffers_kept, in_training
-from pyrovae.programs.pair import ModelAndGuide
+from pyrovae.programs.pair import ModelAndGuide, takes_pair
 from pyrovae.programs.parameters import named_parameters, own_parameters
 
 
@@ -30,9 +30,9 @@ class GradientVariance:
     """Moments of a gradient over repeated draws, of the loss in nats per datum.
 
     Attributes:
-        mean: the gradient's mean by parameter, in 64-bit on the CPU, in the parameter's shape.
-        variance: the unbiased variance of each of its elements, in the same shapes.
-        repeats: R, how many gradients were drawn.
+        mean: the mean gradient of each parameter, in the parameter's shape, in 64-bit on the CPU.
+        variance: the unbiased variance of each element of the gradient, in the same shapes.
+        repeats: R, the number of gradients that were drawn.
     """
 
     mean: dict[str, Tensor]
@@ -40,11 +40,13 @@ class GradientVariance:
     repeats: int
 
     def of(self, *prefixes: str) -> GradientVariance:
-        """The same of the parameters whose names begin so: `of("posterior")` are those of a VAE's guide
-        (`of("prior.posterior")` where it has a VampPrior, to which the posterior belongs first).
+        """The moments of the parameters whose names begin with a prefix.
+
+        `of("posterior")` are those of a VAE's guide; `of("prior.posterior")` where it has a VampPrior,
+        which owns the posterior.
 
         Raises:
-            InputError: there are none.
+            InputError: no name begins with a prefix.
         """
         names = [name for name in self.mean if name.startswith(prefixes)]
         if not names:
@@ -64,10 +66,10 @@ class GradientVariance:
 
     @property
     def signal_to_noise(self) -> float:
-        """The length of the mean gradient over the root of `total_variance`.
+        """The length of the mean gradient divided by the root of `total_variance`.
 
-        The mean's own noise, which makes it too long, is subtracted; 0 where nothing is left. Infinite
-        for a gradient without noise, NaN for one that is 0.
+        The mean's own noise, which makes it too long, is subtracted; the result is 0 if nothing is left.
+        It is infinite for a gradient without noise, and NaN if that gradient is 0.
         """
         length = sum(mean.square().sum().item() for mean in self.mean.values())
         signal = math.sqrt(max(0.0, length - self.total_variance / self.repeats))
@@ -85,6 +87,7 @@ class GradientVariance:
         }
 
 
+@takes_pair
 def gradient_variance(
     objective: Objective,
     pair: ModelAndGuide,
@@ -94,28 +97,28 @@ def gradient_variance(
     repeats: int = 100,
     seed: int = 0,
 ) -> GradientVariance:
-    """Mean and variance of an objective's gradient over draws of the latents, for the same minibatch.
+    """The mean and variance of an objective's gradient over draws of the latents, for one minibatch.
 
-    Modules are in training mode, since these are training's gradients: where there is dropout, that is
+    Modules are in training mode, as these are the gradients of training: where there is dropout, it is
     part of the noise. Modes, buffers, the caller's random stream, the parameters' `.grad` and Pyro's
     parameter store stay as they are.
 
     Args:
-        objective: whose `differentiable_loss` is taken, per datum.
-        model: a Pyro program `model(x)` (or `model(x, y)` where `y` is given).
-        guide: a Pyro program with the model's latent sites.
+        objective: an objective with a `differentiable_loss`. The loss is divided by the number of data.
+        pair: a pair whose programs are called as `model(x)`, or `model(x, y)` where `y` is given.
         x: the minibatch, `(B, *x_shape)`.
-        y: its classes, `(B,)`, if the programs are to be called with them.
-        repeats: R, how many gradients are drawn.
-        seed: of the draws; the same seed gives two estimators the same noise, if they draw alike.
+        y: classes `(B,)`. None means that the programs are called without classes.
+        repeats: R, the number of gradients that are drawn.
+        seed: the seed of the random draws. With the same seed two estimators that draw alike get the same
+            noise.
 
     Returns:
-        Moments by parameter, under the names that training has for them. A parameter that the loss
-        does not depend on has a gradient of 0.
+        Moments by parameter, under the parameter's name in training. The gradient is 0 for a parameter
+        that the loss does not depend on.
 
     Raises:
-        InputError: fewer than 2 repeats, data that are not usable, a pair that does not run on them, or
-            one without a parameter that asks for a gradient.
+        InputError: fewer than 2 repeats; data that are not usable; a pair that does not run on them, or
+            without a parameter that requires a gradient.
     """
     if repeats < 2:
         raise InputError(f"repeats is {repeats}; a variance needs at least 2.")

@@ -1,13 +1,13 @@
-"""The deterministic autoencoder, the contrast against which a VAE is taught.
+"""The deterministic autoencoder, for contrast with the VAE.
 
     for each datum n in plate `data` (N)
-        z_n = encoder(x_n)          no distribution: the code is a function of the datum
+        z_n = encoder(x_n)          the code is a function of the datum, not a random variable
         x_n ~ p(x | z_n)            the likelihood, as in the VAE
     guide
-        nothing is latent, so nothing is inferred
+        empty, since nothing is latent
 
-Its ELBO is the reconstruction term alone. It has a code but no prior over codes: it cannot generate,
-and since the code has seen x, the "likelihood" log p(x | encoder(x)) is no density of x.
+Its ELBO is the reconstruction term alone. There is no prior over codes, so the model cannot generate data.
+Since the code depends on x, log p(x | encoder(x)) is not a log density of x.
 """
 
 from __future__ import annotations
@@ -19,11 +19,17 @@ from pyrovae.programs.parameters import program
 
 
 class Autoencoder(nn.Module):
-    """An encoder network and a likelihood.
+    """The autoencoder of an encoder network and a likelihood.
 
     Args:
-        encoder: x -> z, `(*leading, *x_shape)` to `(*leading, M)`.
+        encoder: maps x, `(*leading, *x_shape)`, to z, `(*leading, M)`.
         likelihood: `likelihood(z)` is a distribution over x.
+
+    Examples:
+        >>> from pyrovae.likelihoods import Bernoulli
+        >>> from pyrovae.models import Autoencoder
+        >>> from pyrovae.networks import MLP
+        >>> autoencoder = Autoencoder(MLP((1, 8, 8), 2), Bernoulli(MLP(2, (1, 8, 8))))
     """
 
     def __init__(self, encoder: nn.Module, likelihood: nn.Module) -> None:
@@ -39,4 +45,4 @@ class Autoencoder(nn.Module):
 
     @program
     def guide(self, x: Tensor, y: Tensor | None = None) -> None:
-        """Nothing to infer."""
+        """The empty program: there is nothing to infer."""

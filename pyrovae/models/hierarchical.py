@@ -2,14 +2,14 @@
 
     for each datum n in plate `data` (N)
         z2_n ~ p(z2)                        the prior, over (M2,)
-        z1_n ~ p(z1 | z2_n)                 the latents' own likelihood, over (M1,)
-        x_n ~ p(x | z1_n, z2_n)             the likelihood, of both levels
+        z1_n ~ p(z1 | z2_n)                 the lower level of latents, over (M1,)
+        x_n ~ p(x | z1_n, z2_n)             the likelihood, given both levels
     guide
-        z2_n ~ q(z2 | x_n)                  from the top down, as in the model,
-        z1_n ~ q(z1 | x_n, z2_n)            so that z1 is inferred knowing z2
+        z2_n ~ q(z2 | x_n)                  from the top down, as in the model
+        z1_n ~ q(z1 | x_n, z2_n)            given z2
 
-A second level easily stays unused: a decoder that reads z1 alone can do without it. Here both levels have
-an arrow to x and one from x of their own, and the paper's prior over z2 is a VampPrior through q(z2 | x).
+A decoder that reads z1 alone often leaves the second level unused. Here each level has its own arrow to x
+and its own arrow from x. The paper's prior over z2 is a VampPrior of q(z2 | x).
 """
 
 from __future__ import annotations
@@ -21,14 +21,28 @@ from pyrovae.programs.parameters import program
 
 
 class HierarchicalVAE(nn.Module):
-    """A prior, a distribution of one level of latents given the other, a likelihood and two posteriors.
+    """The VAE of two levels of latents.
 
     Args:
         prior: `prior()` is a distribution over z2.
-        latent: `latent(z2)` is a distribution over z1, such as `posteriors.DiagonalNormal` makes.
+        latent: `latent(z2)` is a distribution over z1, such as a `pyrovae.posteriors.DiagonalNormal`.
         likelihood: `likelihood(z1, z2)` is a distribution over x.
         posterior2: `posterior2(x)` is a distribution over z2.
         posterior1: `posterior1(x, z2)` is a distribution over z1.
+
+    Examples:
+        >>> from pyrovae.likelihoods import Bernoulli
+        >>> from pyrovae.models import HierarchicalVAE
+        >>> from pyrovae.networks import MLP, Joined
+        >>> from pyrovae.posteriors import DiagonalNormal
+        >>> from pyrovae.priors import StandardNormal
+        >>> vae = HierarchicalVAE(
+        ...     prior=StandardNormal(2),
+        ...     latent=DiagonalNormal(MLP(2, 64), 3),
+        ...     likelihood=Bernoulli(Joined(MLP(3 + 2, (1, 8, 8)), None, None)),
+        ...     posterior2=DiagonalNormal(MLP((1, 8, 8), 64), 2),
+        ...     posterior1=DiagonalNormal(Joined(MLP(64 + 2, 64), MLP((1, 8, 8), 64), None), 3),
+        ... )
     """
 
     def __init__(
@@ -45,7 +59,7 @@ class HierarchicalVAE(nn.Module):
 
     @program
     def model(self, x: Tensor, y: Tensor | None = None) -> None:
-        """p(x, z1, z2) for data `(B, *x_shape)`; there is no use for the classes `y`."""
+        """p(x, z1, z2) for data `(B, *x_shape)`. The classes `y` are not used."""
         with pyro.plate("data", len(x)):
             z2 = pyro.sample("z2", self.prior())
             z1 = pyro.sample("z1", self.latent(z2))

@@ -7,11 +7,11 @@
         x_n ~ p(x | z1_n)                   the VAE's likelihood
     guide
         z1_n ~ q(z1 | x_n)                  the VAE's posterior
-        y_n ~ q(y | z1_n)                   M2's classifier, where y_n is not given; summed out
+        y_n ~ q(y | z1_n)                   M2's classifier, where y_n is not given; enumerated
         z2_n ~ q(z2 | z1_n, y_n)            M2's posterior
 
-Trained as in the paper, one on top of the other: the VAE on all images, then M2 on draws of z1,
-`fit(stack.m2.model, stack.m2.guide, x, y, transform=stack.draw_z1)`.
+As in the paper, it is trained in two stages: first the VAE on all images, `fit(stack.vae, x)`, then M2 on
+draws of z1, `fit(stack.m2, x, y, transform=stack.draw_z1)`.
 """
 
 from __future__ import annotations
@@ -26,11 +26,29 @@ from pyrovae.programs.parameters import program
 
 
 class M1M2(nn.Module):
-    """A VAE, and an M2 whose data are the VAE's latents.
+    """The stack of a VAE and an M2 whose data are the VAE's latents.
 
     Args:
-        vae: M1.
-        m2: its likelihood is a distribution over the VAE's z.
+        vae: the VAE, M1.
+        m2: the M2. Its likelihood is a distribution over the VAE's z.
+
+    Examples:
+        >>> from pyrovae.classifiers import Classifier
+        >>> from pyrovae.likelihoods import Bernoulli
+        >>> from pyrovae.models import M1M2, M2, VAE
+        >>> from pyrovae.networks import MLP, WithClass
+        >>> from pyrovae.posteriors import DiagonalNormal
+        >>> from pyrovae.priors import Classes, StandardNormal
+        >>> likelihood = Bernoulli(MLP(5, (1, 8, 8)))
+        >>> vae = VAE(StandardNormal(5), likelihood, DiagonalNormal(MLP((1, 8, 8), 64), 5))
+        >>> m2 = M2(
+        ...     class_prior=Classes(10),
+        ...     prior=StandardNormal(2),
+        ...     likelihood=DiagonalNormal(WithClass(MLP(2 + 10, 64), 10), 5),
+        ...     classifier=Classifier(MLP(5, 10)),
+        ...     posterior=DiagonalNormal(WithClass(MLP(5 + 10, 64), 10), 2),
+        ... )
+        >>> stack = M1M2(vae, m2)
     """
 
     def __init__(self, vae: VAE, m2: M2) -> None:
@@ -39,7 +57,7 @@ class M1M2(nn.Module):
 
     @program
     def model(self, x: Tensor, y: Tensor | None = None) -> None:
-        """p(x, y, z1, z2) for data `(B, *x_shape)` and, where they are known, their classes `(B,)`."""
+        """p(x, y, z1, z2) for data `(B, *x_shape)` and their classes `(B,)` where they are known."""
         with pyro.plate("data", len(x)):
             y = pyro.sample("y", self.m2.class_prior(), obs=y)
             z2 = pyro.sample("z2", self.m2.prior())
@@ -57,5 +75,5 @@ class M1M2(nn.Module):
 
     @torch.no_grad()
     def draw_z1(self, x: Tensor) -> Tensor:
-        """One draw of z1 ~ q(z1 | x) for each datum: `(B, *x_shape)` to `(B, M1)`."""
+        """Return one draw of z1 ~ q(z1 | x) for each datum, `(B, M1)`, for data `(B, *x_shape)`."""
         return self.vae.posterior(x).sample()

@@ -1,15 +1,15 @@
-"""M2: a VAE with a class variable, known for some of the data (Kingma et al. 2014, section 2.2).
+"""M2: a VAE with a class variable that is known for some of the data (Kingma et al. 2014, section 2.2).
 
     for each datum n in plate `data` (N)
         y_n ~ p(y) = Cat(pi)        the class; observed where it is given
-        z_n ~ p(z)                  the prior, over (M,): all about x but its class
+        z_n ~ p(z)                  the prior, over (M,); z describes all of x but its class
         x_n ~ p(x | z_n, y_n)       the likelihood
     guide
-        y_n ~ q(y | x_n)            the classifier, where y_n is not given; summed out, not sampled
+        y_n ~ q(y | x_n)            the classifier, where y_n is not given; enumerated, not sampled
         z_n ~ q(z | x_n, y_n)       the posterior
 
-The classifier sees no label by this bound alone: its objective adds alpha log q(y | x) to each labelled
-datum (`objectives.SupervisedELBO`).
+In this bound alone no label reaches the classifier. The objective therefore adds alpha log q(y | x) for
+each labelled datum (`pyrovae.objectives.SupervisedELBO`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pyrovae.programs.parameters import program
 
 
 class M2(nn.Module):
-    """A class prior, a prior, a likelihood, a classifier and a posterior, composed.
+    """The M2 of a class prior, a prior, a likelihood, a classifier and a posterior.
 
     Args:
         class_prior: `class_prior()` is a distribution over y.
@@ -29,6 +29,21 @@ class M2(nn.Module):
         likelihood: `likelihood(z, y)` is a distribution over x.
         classifier: `classifier(x)` is a distribution over y.
         posterior: `posterior(x, y)` is a distribution over z.
+
+    Examples:
+        >>> from pyrovae.classifiers import Classifier
+        >>> from pyrovae.likelihoods import Bernoulli
+        >>> from pyrovae.models import M2
+        >>> from pyrovae.networks import MLP, WithClass
+        >>> from pyrovae.posteriors import DiagonalNormal
+        >>> from pyrovae.priors import Classes, StandardNormal
+        >>> m2 = M2(
+        ...     class_prior=Classes(10),
+        ...     prior=StandardNormal(2),
+        ...     likelihood=Bernoulli(WithClass(MLP(2 + 10, (1, 8, 8)), 10)),
+        ...     classifier=Classifier(MLP((1, 8, 8), 10)),
+        ...     posterior=DiagonalNormal(WithClass(MLP(64 + 10, 64), 10, features=MLP((1, 8, 8), 64)), 2),
+        ... )
     """
 
     def __init__(

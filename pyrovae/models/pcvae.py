@@ -3,16 +3,18 @@
     for each datum n in plate `data` (N)
         z_n ~ p(z)                  the prior, over (M,)
         x_n ~ p(x | z_n)            the likelihood
-        y_n ~ p(y | z_n)            the prediction factor, where the class is given
+        y_n ~ p(y | z_n)            the prediction, where the class is given
     guide
-        z_n ~ q(z | x_n)            the posterior: it never sees y_n
+        z_n ~ q(z | x_n)            the posterior; it does not depend on y_n
 
-The class is predicted from z alone, so its label has to be visible in the latent space. The objective
-weighs that factor, `fit(weights={"y": lambda})`: at lambda = 1 this is a supervised VAE, and a large one
-is the Lagrange multiplier of the constraint that predictions be good. log p(x) has no part in it.
+The class is predicted from z alone, so z must contain it. The objective weights the prediction by lambda:
+`fit(pcvae, x, y, weights={"y": lambda})`. With lambda = 1 this is a supervised VAE. A large lambda is the
+Lagrange multiplier of the constraint that predictions are good. The prediction is no part of log p(x).
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import pyro
 from torch import Tensor, nn
@@ -21,14 +23,31 @@ from pyrovae.programs.parameters import program
 
 
 class PCVAE(nn.Module):
-    """A prior, a likelihood, a posterior and a classifier of latents, composed.
+    """The PC-VAE of a prior, a likelihood, a posterior and a classifier of latents.
 
     Args:
         prior: `prior()` is a distribution over z.
         likelihood: `likelihood(z)` is a distribution over x.
         posterior: `posterior(x)` is a distribution over z.
         classifier: `classifier(z)` is a distribution over y.
+
+    Examples:
+        >>> from pyrovae.classifiers import LinearClassifier
+        >>> from pyrovae.likelihoods import Bernoulli
+        >>> from pyrovae.models import PCVAE
+        >>> from pyrovae.networks import MLP
+        >>> from pyrovae.posteriors import DiagonalNormal
+        >>> from pyrovae.priors import StandardNormal
+        >>> pcvae = PCVAE(
+        ...     prior=StandardNormal(2),
+        ...     likelihood=Bernoulli(MLP(2, (1, 8, 8))),
+        ...     posterior=DiagonalNormal(MLP((1, 8, 8), 64), 2),
+        ...     classifier=LinearClassifier(2, num_classes=10),
+        ... )
     """
+
+    # Labels of the terms that training records beside the ELBO, for figures.
+    term_labels: Mapping[str, str] = {"y": "log p(y | z), labelled data"}
 
     def __init__(
         self, prior: nn.Module, likelihood: nn.Module, posterior: nn.Module, classifier: nn.Module
@@ -39,7 +58,7 @@ class PCVAE(nn.Module):
 
     @program
     def model(self, x: Tensor, y: Tensor | None = None) -> None:
-        """p(x, z), times p(y | z) where the classes `(B,)` of the data `(B, *x_shape)` are known."""
+        """p(x, z) for data `(B, *x_shape)`, times p(y | z) where their classes `(B,)` are known."""
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", self.prior())
             pyro.sample("x", self.likelihood(z), obs=x)
@@ -48,6 +67,6 @@ class PCVAE(nn.Module):
 
     @program
     def guide(self, x: Tensor, y: Tensor | None = None) -> None:
-        """q(z | x), whether or not the classes are known."""
+        """q(z | x) for data `(B, *x_shape)`. The classes `y` are not used."""
         with pyro.plate("data", len(x)):
             pyro.sample("z", self.posterior(x))

@@ -2,11 +2,12 @@
 
     for each datum n in plate `data` (N)
         z_n ~ p(z)                  the prior, over (M,)
-        x_n ~ p(x | z_n)            the likelihood: decoder network and pixels' distribution
+        x_n ~ p(x | z_n)            the likelihood: the decoder network and the distribution of the pixels
     guide
-        z_n ~ q(z | x_n)            the posterior: encoder network and its distribution
+        z_n ~ q(z | x_n)            the posterior: the encoder network and its distribution
 
-beta-VAE (Higgins et al. 2017) is this same program: its objective weighs the site `z` (`fit(beta=4)`).
+The beta-VAE (Higgins et al. 2017) is the same program. Its objective weights the site `z`: `fit(vae, x,
+beta=4.0)`.
 """
 
 from __future__ import annotations
@@ -18,12 +19,24 @@ from pyrovae.programs.parameters import program
 
 
 class VAE(nn.Module):
-    """A prior, a likelihood and a posterior, composed.
+    """The VAE of a prior, a likelihood and a posterior.
 
     Args:
         prior: `prior()` is a distribution over z.
         likelihood: `likelihood(z)` is a distribution over x.
         posterior: `posterior(x)` is a distribution over z.
+
+    Examples:
+        >>> from pyrovae.likelihoods import Bernoulli
+        >>> from pyrovae.models import VAE
+        >>> from pyrovae.networks import MLP
+        >>> from pyrovae.posteriors import DiagonalNormal
+        >>> from pyrovae.priors import StandardNormal
+        >>> vae = VAE(
+        ...     prior=StandardNormal(2),
+        ...     likelihood=Bernoulli(MLP(2, (1, 8, 8))),
+        ...     posterior=DiagonalNormal(MLP((1, 8, 8), 64), 2),
+        ... )
     """
 
     def __init__(self, prior: nn.Module, likelihood: nn.Module, posterior: nn.Module) -> None:
@@ -32,7 +45,7 @@ class VAE(nn.Module):
 
     @program
     def model(self, x: Tensor, y: Tensor | None = None) -> None:
-        """p(x, z) for data `(B, *x_shape)`; a VAE has no use for the classes `y`."""
+        """p(x, z) for data `(B, *x_shape)`. The classes `y` are not used."""
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", self.prior())
             pyro.sample("x", self.likelihood(z), obs=x)

@@ -6,6 +6,7 @@ from pyro.poutine.trace_struct import Trace
 
 from pyrovae.errors import InputError
 from pyrovae.programs.densities import enumerated_sites
+from pyrovae.programs.reparameterisation import check_gradient_flows
 from pyrovae.programs.running import latent_sites
 
 
@@ -25,26 +26,4 @@ def check_enumerable(guide_trace: Trace) -> None:
                 f"site '{name}' is not under one plate at dimension -1, but {enumerated} is enumerated: "
                 "use pyro.infer.TraceEnum_ELBO for programs with enumeration and several plates."
             )
-        if name not in enumerated and not site["fn"].has_rsample:
-            raise InputError(
-                f"site '{name}' ({type(site['fn']).__name__}) is neither enumerated nor reparameterised, "
-                f"but {enumerated} is enumerated: mark it with infer={{'enumerate': 'parallel'}} as well."
-            )
-
-
-def check_reparameterised(guide_trace: Trace) -> None:
-    """Refuse a latent through whose draws no gradient passes.
-
-    Raises:
-        InputError: a latent is neither reparameterised nor enumerated.
-    """
-    summed_out = enumerated_sites(guide_trace)
-    for name in latent_sites(guide_trace):
-        fn = guide_trace.nodes[name]["fn"]
-        if name not in summed_out and not fn.has_rsample:
-            raise InputError(
-                f"site '{name}' ({type(fn).__name__}) is neither reparameterised nor enumerated, so no "
-                "gradient passes through its draws: mark a discrete site with "
-                "infer={'enumerate': 'parallel'}, give a continuous one a distribution with an rsample, or "
-                "use ScoreFunctionELBO."
-            )
+    check_gradient_flows(guide_trace)

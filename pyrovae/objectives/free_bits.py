@@ -7,10 +7,10 @@ from typing import Any
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
-from torch.distributions import Independent, kl_divergence
+from torch.distributions import kl_divergence
 
 from pyrovae.errors import InputError
-from pyrovae.objectives.checks import check_enumerable, check_reparameterised
+from pyrovae.objectives.checks import check_enumerable
 from pyrovae.objectives.elbo import ELBO
 from pyrovae.objectives.objective import Bound
 from pyrovae.objectives.terms import Terms
@@ -20,7 +20,9 @@ from pyrovae.programs.densities import (
     unscaled_log_prob,
     zero_like_densities,
 )
+from pyrovae.programs.distributions import factors_of, name_of
 from pyrovae.programs.pair import ModelAndGuide
+from pyrovae.programs.reparameterisation import check_gradient_flows
 from pyrovae.programs.running import latent_sites, observed_sites
 
 
@@ -62,7 +64,7 @@ class FreeBits(ELBO):
         ((model_trace, guide_trace),) = self._get_traces(pair.model, pair.guide, args, kwargs)
         terms = Terms()
         terms.add(model_trace, guide_trace)
-        check_reparameterised(guide_trace)
+        check_gradient_flows(guide_trace, otherwise="use ScoreFunctionELBO")
         if enumerated_sites(guide_trace):
             check_enumerable(guide_trace)
         weights, num_data = enumeration_weights(guide_trace), len(args[0])
@@ -125,16 +127,14 @@ def _drawn_before(name: str, trace: Trace) -> set[str]:
 
 def _factorised(name: str, fn: Any) -> Any:
     """The univariate distributions whose product a site's is, with `event_shape` in the batch shape."""
-    base = fn
-    while isinstance(base, Independent):
-        base = base.base_dist
-    if len(base.event_shape):
+    factors = factors_of(fn)
+    if factors is None:
         raise InputError(
-            f"site '{name}' has a {type(base).__name__}, which is not independent over its dimensions, so "
+            f"site '{name}' has a {name_of(fn)}, which is not independent over its dimensions, so "
             "that none has a divergence of its own: use FreeBits(nats, per='site'), or on the command line "
             "--objective free-bits-total."
         )
-    return base
+    return factors
 
 
 def _before_events(tensor: Any, event_dim: int) -> Any:

@@ -14,7 +14,6 @@ from pyro.poutine.trace_struct import Trace
 
 from pyrovae.compute.devices import seeded
 from pyrovae.errors import InputError
-from pyrovae.objectives.checks import check_reparameterised
 from pyrovae.objectives.doubly_reparameterised import (
     check_scores,
     path_factors,
@@ -30,6 +29,7 @@ from pyrovae.programs.devices import device_of
 from pyrovae.programs.log_weights import Layout, enumerated, layout_of, log_densities, particle_plate
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide, Pair, Program
+from pyrovae.programs.reparameterisation import check_gradient_flows
 from pyrovae.programs.running import run_pair
 
 
@@ -88,7 +88,7 @@ class IWAE(ELBO):
                 paths = scaled_paths(drawn, factors)
                 drawing = poutine.replay(guide, trace=with_values(drawn, paths))
             model_trace, guide_trace = run_pair(Pair(model, drawing), *args)
-        check_reparameterised(guide_trace)
+        check_gradient_flows(guide_trace, otherwise="use ScoreFunctionELBO")
         scale = _common_scale(model_trace, guide_trace)
         if double:
             check_scores(guide_trace)

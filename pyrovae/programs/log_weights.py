@@ -6,8 +6,8 @@ Sites that the guide marks for enumeration, such as M2's class y, are summed out
 
     log w_k = log sum_y p(x, y, z_ky) / q(z_ky | x, y),    z_ky ~ q(z | x, y)
 
-Log densities enter without any scale, be it a beta or a plate's N/B, which has no place in a weight.
-Evaluation and the importance-weighted objectives are built on it.
+Log densities enter without any scale: neither a beta nor a plate's N/B has a place in a weight. Evaluation
+and the importance-weighted objectives use these weights.
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ from torch import Tensor
 
 from pyrovae.errors import InputError
 from pyrovae.programs.densities import enumerated_sites, trace_log_probs
-from pyrovae.programs.pair import ModelAndGuide, Pair, Program
-from pyrovae.programs.running import latent_sites, run_pair
+from pyrovae.programs.pair import ModelAndGuide, Program, with_programs
+from pyrovae.programs.running import run_pair
+from pyrovae.programs.structure import Structure, Traces
 
 
 class Layout(NamedTuple):
-    """Dimensions of the sites' log densities, from the right: plates, particles, enumerated values.
+    """The dimensions of the sites' log densities, from the right: plates, particles, enumerated values.
 
     Attributes:
-        depth: how many dimensions the plates take, the data's being the first.
-        values: how many values are summed out; None if nothing is enumerated.
+        depth: the number of dimensions that the plates take; the data's plate takes the first.
+        values: the number of values that are summed out; None if nothing is enumerated.
     """
 
     depth: int
@@ -41,51 +42,65 @@ class Layout(NamedTuple):
 
 
 def layout_of(pair: ModelAndGuide, args: tuple[Any, ...], enumerate: bool = True) -> Layout:
-    """Run the pair once, without particles, and read off how its log densities are laid out.
+    """Run the pair once, without particles, and read off the layout of its log densities.
 
     Args:
-        model: a Pyro program whose sites all lie under a plate of the data at dimension -1.
-        guide: a Pyro program with the model's latent sites.
-        args: what the programs are called with, the data `(B, *x_shape)` first.
-        enumerate: whether sites that the guide marks for enumeration are to be summed out.
+        pair: a pair whose sites all lie under a plate of the data at dimension -1.
+        args: the arguments of both programs, the data `(B, *x_shape)` first.
+        enumerate: whether the sites that the guide marks for enumeration will be summed out.
 
     Raises:
-        InputError: the pair has no per-datum weight: there is no latent site, one is in one of the
-            programs only, a site lies outside of the data's plate, or there are other plates beside an
+        InputError: the pair has no weight for each datum: it has no latent site, a latent site is in one
+            program only, a site lies outside of the data's plate, or there are other plates beside an
             enumerated site.
     """
-    model_trace, guide_trace = run_pair(pair, *args)
-    if not latent_sites(model_trace):
+    return layout(Structure(pair, args, traces=Traces(*run_pair(pair, *args))), enumerate)
+
+
+def layout(of: Structure, enumerate: bool = True) -> Layout:
+    """The layout of the log densities of a pair whose structure is known; see `layout_of`."""
+    if not of.latents:
         raise InputError(
             "the model has no latent site, so there is nothing to integrate out: a deterministic "
             "autoencoder, for one, has no marginal likelihood."
         )
-    for trace in (model_trace, guide_trace):
-        if problem := data_plate_problem(trace, len(args[0])):
-            raise InputError(problem)
-    sites = [*model_trace.nodes.values(), *guide_trace.nodes.values()]
-    frames = [frame for site in sites if site["type"] == "sample" for frame in site["cond_indep_stack"]]
-    depth = max(-frame.dim for frame in frames)
-    marked = [guide_trace.nodes[name] for name in latent_sites(guide_trace)]
-    marked = [site for site in marked if site["infer"].get("enumerate") == "parallel"]
-    if not (enumerate and marked):
+    check_under_data_plate(of)
+    depth = max(-plate.dim for plate in of.plates.values() if plate.dim is not None)
+    if not (enumerate and of.enumerated):
         return Layout(depth, None)
     if depth > 1:
         raise InputError(
             "the guide has an enumerated site beside plates other than the data's, so that it cannot be "
             "summed out datum by datum: draw it instead, enumerate=False."
         )
-    return Layout(depth, math.prod(len(site["fn"].enumerate_support(expand=False)) for site in marked))
+    trace = of.traces.guide or of.traces.model
+    distributions = [trace.nodes[name]["fn"] for name in of.enumerated]
+    return Layout(depth, math.prod(len(fn.enumerate_support(expand=False)) for fn in distributions))
+
+
+def check_under_data_plate(of: Structure) -> None:
+    """Refuse programs with a site that is not under the data's plate at dimension -1.
+
+    Raises:
+        InputError: names the site and what to do.
+    """
+    plate = of.data_plate
+    fits = plate is not None and plate.dim == -1 and plate.size == of.num_data
+    if outside := list(of.sites) if not fits else list(of.in_scope("global")):
+        raise InputError(
+            f"site '{outside[0]}' is not under a plate of {of.num_data} data at dimension -1: each datum "
+            'needs its own log density, so sample it within pyro.plate("data", len(x)).'
+        )
 
 
 def particle_plate(num_particles: int, layout: Layout) -> AbstractContextManager[Any]:
-    """The plate under which a pair runs K times at once: outside of all of its own."""
+    """The plate of K particles, outside of all plates of the pair."""
     plate: AbstractContextManager[Any] = pyro.plate("_particles", num_particles, dim=-1 - layout.depth)
     return plate
 
 
 def enumerated(guide: Program, layout: Layout) -> Program:
-    """The guide with its enumerated sites at all of their values, side by side outside the particles."""
+    """The guide, run for all values of its enumerated sites side by side, outside of the particles."""
     if not layout.values:
         return guide
     handled: Program = poutine.enum(guide, first_available_dim=-2 - layout.depth)
@@ -97,8 +112,8 @@ def log_densities(
 ) -> tuple[Tensor, Tensor]:
     """log p(x, z) and log q(z | x) of a run of the pair under particles, `(*values, K, B)` each.
 
-    `values` are the dimensions of enumerated sites. What is summed over rather than drawn is not divided
-    by its probability, so that their q has no part in log q(z | x).
+    `values` are the dimensions of enumerated sites. These sites are summed over, not drawn, so their
+    probability q has no part in log q(z | x).
     """
     summed_out = enumerated_sites(guide_trace)
     drawn = {
@@ -106,7 +121,7 @@ def log_densities(
         for name, log_prob in trace_log_probs(guide_trace).items()
         if name in model_trace.nodes and name not in summed_out
     }
-    # 64-bit stays, 16-bit is too coarse.
+    # Sums in 64-bit stay in 64-bit; sums in 16-bit would be too coarse.
     zero = x.new_zeros((), dtype=torch.promote_types(x.dtype, torch.float32))
     log_p = sum((per_datum(value, layout.depth) for value in trace_log_probs(model_trace).values()), zero)
     log_q = sum((per_datum(value, layout.depth) for value in drawn.values()), zero)
@@ -114,12 +129,18 @@ def log_densities(
 
 
 def log_weights(pair: ModelAndGuide, args: tuple[Any, ...], num_particles: int, layout: Layout) -> Tensor:
-    """The log weights of one run under K particles, enumerated sites summed out: `(K, B)`.
+    """The log weights of one run under K particles, with enumerated sites summed out: `(K, B)`.
 
-    Arguments as `layout_of`'s, whose result is `layout`.
+    Args:
+        pair: a pair.
+        args: the arguments of both programs, the data `(B, *x_shape)` first.
+        num_particles: K.
+        layout: the result of `layout_of`.
     """
     with particle_plate(num_particles, layout):
-        model_trace, guide_trace = run_pair(Pair(pair.model, enumerated(pair.guide, layout)), *args)
+        model_trace, guide_trace = run_pair(
+            with_programs(pair, guide=enumerated(pair.guide, layout)), *args
+        )
     log_p, log_q = log_densities(model_trace, guide_trace, args[0], layout)
     return sum_out(log_p - log_q)
 
@@ -130,21 +151,7 @@ def sum_out(log_weights: Tensor) -> Tensor:
 
 
 def per_datum(log_prob: Tensor, depth: int) -> Tensor:
-    """A site's log density `(*values, K, *inner plates, B)` summed over its inner plates."""
+    """Sum a log density over inner plates: `(*values, K, *inner_plates, B)` to `(*values, K, B)`."""
     missing = max(0, depth + 1 - log_prob.dim())
     full = log_prob.reshape(*[1] * missing, *log_prob.shape)
     return full.sum(dim=tuple(range(-depth, -1))) if depth > 1 else full
-
-
-def data_plate_problem(trace: Trace, num_data: int) -> str | None:
-    """Why the sites' log densities cannot be told apart by datum, if they cannot."""
-    for name, site in trace.nodes.items():
-        if site["type"] != "sample":
-            continue
-        frames = [frame for frame in site["cond_indep_stack"] if frame.dim == -1]
-        if not any(frame.size == num_data for frame in frames):
-            return (
-                f"site '{name}' is not under a plate of {num_data} data at dimension -1: each datum "
-                'needs its own log density, so sample it within pyro.plate("data", len(x)).'
-            )
-    return None

@@ -8,6 +8,7 @@ guide.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeGuard, TypeVar, cast
@@ -73,17 +74,40 @@ def is_pair(candidate: object) -> TypeGuard[ModelAndGuide]:
     return all(callable(getattr(candidate, role, None)) for role in ("model", "guide"))
 
 
+def programs_of(pair: ModelAndGuide | Program) -> tuple[Program, Program | None]:
+    """The model and the guide of a pair, or a model alone and None."""
+    return (pair.model, pair.guide) if is_pair(pair) else (cast(Program, pair), None)
+
+
+def with_programs(pair: ModelAndGuide, model: Program | None = None, guide: Program | None = None) -> Pair:
+    """The pair with another model or another guide in the place of its own, and the same data plate."""
+    return Pair(model or pair.model, guide or pair.guide, data_plate_of(pair))
+
+
+def data_plate_of(pair: object) -> str | None:
+    """The name of the plate over the data, where the pair has one in its attribute `data_plate`."""
+    name = getattr(pair, "data_plate", None)
+    return name if isinstance(name, str) else None
+
+
+def name_of_pair(pair: ModelAndGuide) -> str:
+    """The class of the pair, or of the object whose method its model is, for messages."""
+    owner = pair if not isinstance(pair, Pair) else getattr(pair.model, "__self__", pair)
+    return type(owner).__name__
+
+
 def takes_pair(function: F) -> F:
-    """Let a public function check its first argument: it must be a pair.
+    """Let a public function check its argument `pair`: the first one, or the second after an objective.
 
     Raises:
         InputError: when the function is called with something else. A call with two programs, as in version
             0.1, is answered with the line that replaces it.
     """
+    before = list(inspect.signature(function).parameters).index("pair")
 
     @functools.wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
-        given = [*args, *(kwargs[name] for name in ("pair", "model") if name in kwargs)]
+        given = [*args[before:], *(kwargs[name] for name in ("pair", "model") if name in kwargs)]
         if given and not is_pair(given[0]):
             raise InputError(what_to_write(function.__name__, given[0], given[1:] or [kwargs.get("guide")]))
         return function(*args, **kwargs)

@@ -1,11 +1,7 @@
-"""How the library runs a model/guide pair: whose parameters, under which particles, with which traces.
-
-Nothing here knows a particular model. `training`, `evaluation` and `plates` are built on it.
-"""
+"""Run a pair: the guide, then the model replayed on the guide's draws."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from pyro import poutine
@@ -14,7 +10,10 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 
 from pyrovae.errors import InputError
+from pyrovae.programs.distributions import has_mean
 from pyrovae.programs.pair import ModelAndGuide, Program
+from pyrovae.programs.sites import latent_sites as latent_sites
+from pyrovae.programs.sites import observed_sites as observed_sites
 
 
 def run_pair(pair: ModelAndGuide, *args: Any) -> tuple[Trace, Trace]:
@@ -40,33 +39,17 @@ class _AtMeans(Messenger):
             return
         if isinstance(fn := msg["fn"], Categorical):
             msg["value"] = fn.probs.argmax(-1)  # which has no mean
-        elif _has_mean(fn):
+        elif has_mean(fn):
             msg["value"] = fn.mean
 
 
-def _has_mean(distribution: Any) -> bool:
-    try:
-        return bool(distribution.mean.isfinite().all())
-    except (NotImplementedError, AttributeError):
-        return False
-
-
 def at_means(program: Program) -> Program:
-    """The program with each latent at its mean, a class at its mode; drawn if there is neither."""
+    """The program with each latent at its mean, and each class at its mode.
+
+    A latent with neither, such as a Cauchy variable, is drawn.
+    """
     handled: Program = _AtMeans()(program)
     return handled
-
-
-def latent_sites(trace: Trace) -> list[str]:
-    return list(trace.stochastic_nodes)
-
-
-def observed_sites(trace: Trace) -> list[str]:
-    return [name for name in trace.observation_nodes if not _is_deterministic(trace.nodes[name])]
-
-
-def _is_deterministic(site: Mapping[str, Any]) -> bool:
-    return bool(site["infer"].get("_deterministic", False))
 
 
 def _check_same_latents(in_model: set[str], in_guide: set[str]) -> None:

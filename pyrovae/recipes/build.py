@@ -13,7 +13,7 @@ from torch import nn
 from pyrovae import flows, likelihoods, priors
 from pyrovae.classifiers import Classifier, LinearClassifier
 from pyrovae.errors import InputError, check_choice
-from pyrovae.flows.sylvester import Sylvester
+from pyrovae.flows import Sylvester
 from pyrovae.models import CPCVAE, M1M2, M2, PCVAE, PPCA, VAE, Autoencoder, HierarchicalVAE
 from pyrovae.networks import MLP, ConvDecoder, ConvEncoder, GatedMLP, Joined, ResidualMLP, WithClass
 from pyrovae.objectives import ELBO, IWAE, FreeBits, Objective, ScoreFunctionELBO

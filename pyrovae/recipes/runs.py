@@ -34,7 +34,7 @@ from pyrovae.evaluation import (
     error_rate,
     marginal_likelihood,
 )
-from pyrovae.generation.latents import latent_means, posterior_draws
+from pyrovae.generation import latent_means, posterior_draws
 from pyrovae.models import M1M2
 from pyrovae.recipes.build import CLASSED, build_model
 from pyrovae.recipes.config import Config, from_anywhere
@@ -47,7 +47,7 @@ from pyrovae.semi_supervised import (
     training_task,
 )
 from pyrovae.storage import is_partial, remove_partials, write_atomically
-from pyrovae.training import History, Transform, fit, in_turn
+from pyrovae.training import History, fit
 from pyrovae.training.checkpoints import load_checkpoint
 from pyrovae.training.state import load_state
 
@@ -225,7 +225,7 @@ class Run:
         return data.load(self.config.data, seed=self.config.seed)
 
     @cached_property
-    def model(self) -> nn.Module:
+    def model(self) -> Any:
         """The trained model: of the best epoch where there were validation data, else of the last."""
         model = self.new_model(self.images)
         saved = load_checkpoint(self.folder / "checkpoints")
@@ -276,16 +276,16 @@ class Run:
             return y
         return only_labels_of(data.labels_per_class(y, per_class, self.config.seed), y)
 
-    def presentation(self, model: nn.Module) -> Transform | None:
+    def presentation(self, model: nn.Module) -> data.Transform | None:
         """What happens to a minibatch each time it is presented: shift, binarise, encode."""
-        steps: list[Transform] = []
+        steps: list[data.Transform] = []
         if self.config.shift:
             steps.append(partial(data.random_shift, pixels=self.config.shift))
         if self.config.pixels == "dynamic":
             steps.append(data.binarise)
         if isinstance(model, M1M2):
             steps.append(model.draw_z1)
-        return in_turn(*steps)
+        return data.in_turn(*steps)
 
     def presented(self, x: Tensor) -> Tensor:
         """Images as the model sees them; binarised by one fixed draw, so that scores repeat."""
@@ -361,7 +361,7 @@ class Run:
             raise InputError(f"{self.config.data} has no classes to compare predictions with.")
         y = self.with_labels_only(y, self.config.labels if labels is None else labels)
         x_test = self.encoded(images.x_test)
-        model = self.model.to(resolve_device(device))
+        model: Any = self.model.to(resolve_device(device))
         errors: dict[str, float] = {}
         if self.config.model in CLASSED:
             pair: Any = model

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from pyrovae.compute.devices import seeded
 from pyrovae.data.checks import UNLABELLED
 from pyrovae.errors import InputError
-from pyrovae.generation.latents import latent_means
+from pyrovae.generation import latent_means
 from pyrovae.models import CPCVAE, M1M2, M2, PCVAE
 from pyrovae.objectives import Objective, SupervisedELBO
 from pyrovae.priors import VampPrior
@@ -250,7 +250,7 @@ def starting_point(
     model: nn.Module,
     x: Tensor,
     y: Tensor | None = None,
-    vae: nn.Module | None = None,
+    vae: Any = None,
     spread: bool = False,
     neighbours: int = 10,
     seed: int = 0,

@@ -28,8 +28,7 @@ from pyrovae.compute.devices import resolve_device
 from pyrovae.data.checks import UNLABELLED
 from pyrovae.errors import InputError, check_choice
 from pyrovae.evaluation import class_probabilities
-from pyrovae.generation.images import sample_images, samples_of_classes
-from pyrovae.generation.latents import latent_means
+from pyrovae.generation import latent_means, sample_images, samples_of_classes
 from pyrovae.models import M1M2, VAE
 from pyrovae.recipes.build import CLASSED, LIKELIHOODS, build_model
 from pyrovae.semi_supervised import (
@@ -41,7 +40,7 @@ from pyrovae.semi_supervised import (
     training_task,
 )
 from pyrovae.sklearn.arrays import Scaling, codes_of, encode_labels, given_labels
-from pyrovae.training import History, Transform, fit, in_turn
+from pyrovae.training import History, fit
 
 MODELS = ("m1", *CLASSED)
 
@@ -255,13 +254,13 @@ class SemiSupervisedVAEClassifier(
             **task.options(),
         )
 
-    def _presentation(self, model: nn.Module) -> Transform | None:
-        steps: list[Transform] = []
+    def _presentation(self, model: nn.Module) -> data.Transform | None:
+        steps: list[data.Transform] = []
         if self._scaling.likelihood == "bernoulli":
             steps.append(data.binarise)
         if isinstance(model, M1M2):
             steps.append(model.draw_z1)
-        return in_turn(*steps)
+        return data.in_turn(*steps)
 
     # What a trained one does
 
@@ -336,14 +335,14 @@ class SemiSupervisedVAEClassifier(
         if self.classifier_ is not None:
             return _m1_probabilities(self.classifier_, self._latent_means(x))
         with self._on_device() as model:
-            return class_probabilities(model, x).numpy()  # type: ignore[arg-type]
+            return class_probabilities(model, x).numpy()
 
     def _latent_means(self, x: Tensor) -> np.ndarray:
         with self._on_device() as model:
             return latent_means(model, x).numpy()
 
     @contextmanager
-    def _on_device(self) -> Iterator[nn.Module]:
+    def _on_device(self) -> Iterator[Any]:
         try:
             yield self.model_.to(resolve_device(self.device))
         finally:

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from pyrovae.training.settings import adam as adam
     from pyrovae.training.sources import Data as Data
     from pyrovae.training.sources import few as few
-    from pyrovae.training.transforms import Transform as Transform
-    from pyrovae.training.transforms import in_turn as in_turn
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
@@ -26,6 +24,5 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "loop": ["TrainingRun"],
         "settings": ["Settings", "adam"],
         "sources": ["Data", "few"],
-        "transforms": ["Transform", "in_turn"],
     },
 )

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from pyrovae.compute import processes
 from pyrovae.data.checks import UNLABELLED
+from pyrovae.data.transforms import Transform
 from pyrovae.errors import InputError
 from pyrovae.training.sources import Items, Source, check_read, item_seeds
-from pyrovae.training.transforms import Transform
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -102,8 +102,7 @@ def check_callbacks(callbacks: Sequence[AnyCallback]) -> None:
 
 
 def _function_of(callback: AnyCallback) -> Callable[[EpochEnd], object]:
-    function: Callable[[EpochEnd], object] = getattr(callback, "on_epoch_end", callback)
-    return function
+    return cast(Callable[[EpochEnd], object], getattr(callback, "on_epoch_end", callback))
 
 
 def call_all(

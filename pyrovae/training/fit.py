@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from pyrovae.compute import processes
 from pyrovae.compute.devices import seeded
+from pyrovae.data.transforms import Transform
 from pyrovae.objectives.objective import Objective, PyroObjective
 from pyrovae.programs.devices import device_for
 from pyrovae.programs.modes import in_training
@@ -28,9 +29,6 @@ from pyrovae.training.history import History, tensorboard_scalars
 from pyrovae.training.loop import TrainingRun
 from pyrovae.training.settings import Settings, adam
 from pyrovae.training.sources import Data, InMemory, Source, source_of
-from pyrovae.training.transforms import Transform, in_turn
-
-__all__ = ["Transform", "adam", "fit", "in_turn"]
 
 
 @takes_pair

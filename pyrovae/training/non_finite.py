@@ -11,7 +11,7 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
 from pyrovae.errors import NonFiniteError
-from pyrovae.programs.checks import _family
+from pyrovae.programs.distributions import base_of
 from pyrovae.programs.pair import ModelAndGuide
 from pyrovae.programs.running import run_pair
 
@@ -55,7 +55,7 @@ def _site_is_finite(site: Mapping[str, Any]) -> bool:
 
 
 def _describe_site(what: str, role: str, name: str, site: Mapping[str, Any]) -> str:
-    fn = _family(site["fn"])
+    fn = base_of(site["fn"])
     tensors = {"value": site["value"], "log density": site["unscaled_log_prob"]}
     for parameter in fn.arg_constraints:
         # Of probs and logits only the one that was given; the other is derived from it.

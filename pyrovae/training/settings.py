@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from pyrovae.compute.compilation import MODES
+from pyrovae.data.transforms import Transform
 from pyrovae.errors import InputError, check_choice, check_counts
 from pyrovae.objectives.elbo import ELBO
 from pyrovae.objectives.importance import IWAE
@@ -22,7 +23,6 @@ from pyrovae.schedules import Constant, Schedule, as_schedule
 from pyrovae.training.callbacks import AnyCallback, check_callbacks
 from pyrovae.training.history import COLUMNS
 from pyrovae.training.sources import Data
-from pyrovae.training.transforms import Transform
 
 
 def adam(parameters: Sequence[Tensor]) -> Optimizer:

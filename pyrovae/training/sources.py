@@ -149,7 +149,8 @@ class Items:
         if self.length == 0:
             raise InputError("the dataset has length 0; expected at least one datum.")
         self.items = _SeededItems(dataset)
-        self.with_classes = len(self.items[0, 0]) == 2
+        with _streams_kept():
+            self.with_classes = len(self.items[0, 0]) == 2
 
     def __len__(self) -> int:
         return self.length
@@ -157,7 +158,9 @@ class Items:
     def read(self, indices: Tensor, seeds: Tensor | None = None) -> tuple[Tensor, ...]:
         """Return the items with these numbers, stacked."""
         seeds = torch.zeros_like(indices) if seeds is None else seeds
-        return _stacked([self.items[key] for key in zip(indices.tolist(), seeds.tolist(), strict=True)])
+        with _streams_kept():
+            keys = zip(indices.tolist(), seeds.tolist(), strict=True)
+            return _stacked([self.items[key] for key in keys])
 
     def read_ahead(
         self, batches: Sequence[tuple[Tensor, Tensor]], workers: int
@@ -180,15 +183,18 @@ class Items:
 
 
 class _SeededItems:
-    """The items of a dataset, each read under a seed: `items[index, seed]` is `(x,)` or `(x, y)`."""
+    """The items of a dataset, each read under a seed: `items[index, seed]` is `(x,)` or `(x, y)`.
+
+    Reading an item moves the random streams. A worker's process has streams of its own.
+    """
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, ...]:
         index, seed = key
-        with _all_seeded(seed):
-            item = self.dataset[index]
+        _seed_all(seed)
+        item = self.dataset[index]
         parts = item if isinstance(item, tuple | list) else (item,)
         if len(parts) not in (1, 2):
             raise InputError(f"item {index} of the dataset has {len(parts)} parts; expected x, or (x, y).")
@@ -203,18 +209,22 @@ class _SeededItems:
 
 
 @contextmanager
-def _all_seeded(seed: int) -> Iterator[None]:
-    """Seed the random streams of torch, NumPy and Python, and put them back where they were."""
-    of_numpy, of_python = np.random.get_state(), random.getstate()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        np.random.seed(seed % 2**32)
-        random.seed(seed)
-        try:
-            yield
-        finally:
-            np.random.set_state(of_numpy)
-            random.setstate(of_python)
+def _streams_kept() -> Iterator[None]:
+    """Put the random streams of torch, NumPy and Python back where they were."""
+    before = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before[0])
+        np.random.set_state(before[1])
+        random.setstate(before[2])
+
+
+def _seed_all(seed: int) -> None:
+    """Seed the random streams of torch, NumPy and Python."""
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed seeds GPUs too, which takes far longer
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
 
 
 def _stacked(items: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:

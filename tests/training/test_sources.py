@@ -71,13 +71,8 @@ def test_every_form_of_data_gives_the_parameters_of_the_tensor(
 
 def test_a_dataset_of_data_with_classes(make_m2, binary_images, classes):
     plain, other = make_m2().float(), make_m2().float()
-    train(
-        plain,
-        binary_images,
-        y=classes,
-        objective=SupervisedELBO(2.0),
-        validation=(binary_images[:7], classes[:7]),
-    )
+    held_out = binary_images[:7], classes[:7]
+    train(plain, binary_images, y=classes, objective=SupervisedELBO(2.0), validation=held_out)
     data = Items(binary_images, classes)
     train(other, data, objective=SupervisedELBO(2.0), validation=Items(*held_out))
     assert same(plain.state_dict(), other.state_dict())

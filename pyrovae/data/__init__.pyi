@@ -1,0 +1,14 @@
+from .arrays import Labels as Labels
+from .images import Images as Images
+from .loading import data_root as data_root
+from .loading import load as load
+from .splits import labels_per_class as labels_per_class
+from .splits import stratified_split as stratified_split
+from .table import DATASETS as DATASETS
+from .transforms import Transform as Transform
+from .transforms import binarise as binarise
+from .transforms import binarise_static as binarise_static
+from .transforms import from_levels as from_levels
+from .transforms import in_turn as in_turn
+from .transforms import random_shift as random_shift
+from .transforms import to_levels as to_levels

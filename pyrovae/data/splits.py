@@ -1,0 +1,95 @@
+"""Choose data at random: a training and a test part, or a few labelled data of each class."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyrovae.data.arrays import Labels, as_classes
+from pyrovae.data.checks import check_seed
+from pyrovae.errors import InputError, cause
+
+
+def stratified_split(
+    y: Labels | None, test_fraction: float = 0.2, seed: int = 0, *, n: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Split data into a training and a test part in which each class keeps its share.
+
+    Args:
+        y: classes `(N,)`; None for a random split of `n` data without classes.
+        test_fraction: the fraction of the data in the test part, above 0 and below 1.
+        seed: the seed of the split, from 0 to 2**32 - 1.
+        n: the number of data where `y` is None.
+
+    Returns:
+        The indices of the training part and those of the test part, int64 and shuffled. Each datum is in
+        exactly one of them. The global random state does not change.
+
+    Raises:
+        InputError: a class has a single member, the fraction or the seed is out of range, or there are too
+            few data.
+
+    Example:
+        >>> train, test = stratified_split([0, 0, 0, 0, 1, 1, 1, 1], test_fraction=0.5)
+        >>> len(train), len(test)
+        (4, 4)
+    """
+    from sklearn.model_selection import train_test_split  # slow to import
+
+    check_seed(seed)
+    if not 0 < test_fraction < 1:
+        raise InputError(f"test_fraction is {test_fraction}: choose one strictly between 0 and 1.")
+    if y is None and n is None:
+        raise InputError("y is None, and so the split needs n, the number of data: give y or n.")
+    labels = None if y is None else as_classes(y, "y").numpy()
+    classes, counts = np.unique([] if labels is None else labels, return_counts=True)
+    if 1 in counts:
+        raise InputError(
+            f"class {classes[counts.argmin()]} has a single member, expected at least 2 "
+            "of each class: add data, drop the class, or split by hand into x_train and x_test."
+        )
+    rows = np.arange(n or 0) if labels is None else np.arange(len(labels))
+    try:
+        parts = train_test_split(rows, test_size=test_fraction, random_state=seed, stratify=labels)
+    except ValueError as error:
+        raise InputError(
+            f"{len(rows)} data cannot be split, with a fraction of {test_fraction} held out: "
+            f"{cause(error)}. Give more data, or another fraction."
+        ) from None
+    return torch.from_numpy(parts[0]), torch.from_numpy(parts[1])
+
+
+def labels_per_class(y: Labels, per_class: int, seed: int = 0) -> Tensor:
+    """Choose the same number of data of each class, whose labels a semi-supervised model may see.
+
+    Args:
+        y: classes `(N,)`.
+        per_class: the number of data to choose from each class.
+        seed: the seed of the choice, from 0 to 2**32 - 1. For one seed, a smaller choice is part of a
+            larger one.
+
+    Returns:
+        The indices of the chosen data, int64 `(per_class * classes,)`, sorted. The global random state
+        does not change.
+
+    Raises:
+        InputError: `per_class` is below 1, or larger than a class; or the seed is out of range.
+
+    Example:
+        >>> labels_per_class([5, 2, 5, 2], per_class=2)
+        tensor([0, 1, 2, 3])
+    """
+    check_seed(seed)
+    labels = as_classes(y, "y").numpy()
+    generator = np.random.default_rng(seed)
+    chosen = []
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        if not 1 <= per_class <= len(members):
+            raise InputError(
+                f"per_class is {per_class}, but class {label} has {len(members)} members: "
+                f"choose from 1 to {len(members)}."
+            )
+        chosen.append(generator.permutation(members)[:per_class])
+    return torch.from_numpy(np.sort(np.concatenate(chosen)))

@@ -1,0 +1,55 @@
+"""Which calls of a program show all of its diagram: one for labelled and one for unlabelled data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from pyrovae.data.checks import UNLABELLED, check_classes
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def calls_for(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Call]:
+    """Split a call on partly labelled data into a call on the labelled and one on the unlabelled data.
+
+    Args:
+        args: the positional arguments of a program.
+        kwargs: its keyword arguments.
+
+    Returns:
+        If the arguments are data and, last, their classes `(N,)`, of which some are -1: the call with the
+        labelled data and their classes, if there are any, and the call with the unlabelled data alone.
+        Otherwise the one call with the arguments as they are.
+
+    Raises:
+        InputError: of classes that are partly -1, there is not one for each datum, or one is below -1.
+    """
+    named: dict[Any, Any] = dict(enumerate(args)) | kwargs
+    last = [key for key in named if key in kwargs or key == len(args) - 1]
+    classes = next((key for key in reversed(last) if _are_partly_unlabelled(named[key])), None)
+    if len(named) != 2 or classes is None:
+        return [(args, kwargs)]
+    y, x = named.pop(classes), next(iter(named.values()))
+    if not isinstance(x, Tensor) or x.dim() == 0:
+        return [(args, kwargs)]
+    check_classes(y, len(x))
+    calls = []
+    if (labelled := (y != UNLABELLED)).any():
+        calls.append(_with_rows(labelled, args, kwargs))
+    without = {name: value for name, value in kwargs.items() if name != classes}
+    calls.append(_with_rows(~labelled, args if classes in kwargs else args[:-1], without))
+    return calls
+
+
+def _are_partly_unlabelled(y: Any) -> bool:
+    if not isinstance(y, Tensor) or y.dim() != 1 or y.is_floating_point() or y.is_complex():
+        return False
+    return bool((y == UNLABELLED).any())
+
+
+def _with_rows(rows: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+    return tuple(value[rows.to(value.device)] for value in args), {
+        name: value[rows.to(value.device)] for name, value in kwargs.items()
+    }

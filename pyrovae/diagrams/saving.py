@@ -1,0 +1,34 @@
+"""Write a plate diagram to a file."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+from pyrovae.diagrams.diagram import PlateDiagram
+from pyrovae.errors import InputError
+from pyrovae.storage import write_atomically
+
+FORMATS = (".png", ".svg", ".pdf", ".dot", ".tex")
+
+
+def save(diagram: PlateDiagram, path: str | os.PathLike[str]) -> None:
+    """Write the diagram in the format of the file's suffix; see `PlateDiagram.save`."""
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS:
+        raise InputError(f"cannot write a diagram as {suffix!r}: use one of {', '.join(FORMATS)}.")
+    if not path.parent.is_dir():
+        raise InputError(f"the folder {str(path.parent)!r} does not exist: create it first.")
+    write_atomically(path, _content(diagram, suffix))
+
+
+def _content(diagram: PlateDiagram, suffix: str) -> bytes:
+    if suffix == ".dot":
+        return diagram.to_dot().encode()
+    if suffix == ".tex":
+        return diagram.to_tikz().encode()
+    buffer = io.BytesIO()
+    diagram.draw().savefig(buffer, format=suffix[1:], dpi=200)
+    return buffer.getvalue()

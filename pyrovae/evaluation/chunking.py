@@ -1,0 +1,40 @@
+"""Data and particles in chunks, as cache and memory allow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from pyrovae.programs.log_weights import Layout
+
+_CPU_ROWS, _CPU_MEMORY = 2_000, 2**28  # rows that stay in the cache; bytes
+_CUDA_ROWS = 200_000
+_LAYERS = 16  # the memory of one pass through the networks, in sizes of a datum
+
+
+def particles_at_once(x: Tensor, layout: Layout) -> int:
+    """The number of particles of the data `(B, *x_shape)` that pass through the networks together: at
+    least 1.
+
+    It is chosen such that they fit into the cache (CPU) or into a quarter of the free memory (CUDA).
+    """
+    if x.is_cuda:
+        most, memory = _CUDA_ROWS, torch.cuda.mem_get_info(x.device)[0] // 4
+    else:
+        most, memory = _CPU_ROWS, _CPU_MEMORY
+    rows = min(most, memory // (_LAYERS * max(1, x[0].nbytes)))
+    return max(1, rows // (len(x) * (layout.values or 1)))
+
+
+def slices(total: int, size: int) -> Iterator[slice]:
+    """Slices of at most `size` that cover `range(total)` in order."""
+    return (slice(start, min(start + size, total)) for start in range(0, total, size))
+
+
+def arguments_of(
+    rows: slice | Tensor, device: torch.device, x: Tensor, y: Tensor | None
+) -> tuple[Tensor, ...]:
+    """The arguments `(x,)` or `(x, y)` of a call with some rows of the data, on a device."""
+    return tuple(values[rows].to(device) for values in (x, y) if values is not None)

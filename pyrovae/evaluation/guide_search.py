@@ -1,0 +1,183 @@
+"""The search for the best member of a guide's family for each datum, by gradient ascent.
+
+`inference_gaps` compares the guide with the result. `best_guide` returns it as a guide, for uses where a
+sharper q is worth the search (semi-amortised inference).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyro
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pyrovae.compute.devices import seeded
+from pyrovae.data.checks import check_data
+from pyrovae.errors import InputError, check_counts
+from pyrovae.evaluation.chunking import arguments_of, particles_at_once, slices
+from pyrovae.evaluation.free_guide import FreeGuide, stick_the_landing
+from pyrovae.evaluation.validation import check_scorable
+from pyrovae.programs.checks import check_pair
+from pyrovae.programs.densities import enumerated_sites, unscaled_log_prob
+from pyrovae.programs.devices import device_of
+from pyrovae.programs.log_weights import Layout, enumerated, log_densities, particle_plate, sum_out
+from pyrovae.programs.modes import evaluating
+from pyrovae.programs.pair import ModelAndGuide, Program, takes_pair, with_programs
+from pyrovae.programs.parameters import own_parameters
+from pyrovae.programs.running import run_pair
+
+_SELECTION_DRAWS = 200  # for each datum, to tell whether its q* is better than its q
+
+
+@takes_pair
+def best_guide(
+    pair: ModelAndGuide,
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    steps: int = 500,
+    particles: int = 10,
+    learning_rate: float = 0.03,
+    seed: int = 0,
+) -> FreeGuide:
+    """The best member of the guide's family for each of these data, as a guide: the q* of `inference_gaps`.
+
+    Args:
+        pair: a pair, as for `inference_gaps`.
+        x: the data, `(B, *x_shape)`, which are optimised side by side.
+        y: classes `(B,)`, or None.
+        steps: the number of steps of the optimisation. Twice as many should change nothing.
+        particles: the number of draws for each datum in each step.
+        learning_rate: the learning rate of the first step; it falls to 0 by a half cosine.
+        seed: the seed of the random draws. The caller's random stream does not move.
+
+    Returns:
+        A guide that is called with the same `x` (and `y`) and with nothing else.
+
+    Raises:
+        InputError: what `inference_gaps` raises.
+    """
+    check_search(steps, particles, learning_rate)
+    check_data(x, y)
+    device = device_of(pair, otherwise=x.device)
+    with own_parameters(), evaluating(pair), seeded(seed, device):
+        with torch.no_grad():
+            layout = check_scorable(pair, device, x, y, enumerate=True)
+        args = arguments_of(slice(None), device, x, y)
+        return search(pair, args, layout, steps, particles, learning_rate)
+
+
+def check_search(steps: int, particles: int, learning_rate: float) -> None:
+    """Refuse settings of the search that are out of range."""
+    check_counts(steps=steps, particles=particles)
+    if not learning_rate > 0:
+        raise InputError(f"learning_rate is {learning_rate}; it must be above 0.")
+
+
+def search(
+    pair: ModelAndGuide,
+    args: tuple[Tensor, ...],
+    layout: Layout,
+    steps: int,
+    particles: int,
+    learning_rate: float,
+    bar: tqdm | None = None,
+) -> FreeGuide:
+    """Find the best member of the guide's family for each datum, for a pair whose layout is known.
+
+    The losses of the data are added up. No parameter belongs to two data, and Adam treats each number by
+    itself, so the result for one datum does not depend on the others.
+    """
+    check_pair(pair, *args)
+    free = FreeGuide(pair.guide, args, layout)
+    start, leaves = free.state(), free.parameters()
+    optimizer = torch.optim.Adam(leaves, lr=learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+    for _ in range(steps):
+        with torch.enable_grad():
+            _, bounds = _scores(with_programs(pair, guide=free), args, particles, layout, land=True)
+            loss = -bounds.mean(0).sum()
+        # The gradients of the leaves only: the pair's own parameters do not change.
+        gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
+        for leaf, gradient in zip(leaves, gradients, strict=True):
+            leaf.grad = gradient
+        optimizer.step()
+        schedule.step()
+        if bar is not None:
+            bar.update()
+    _keep_the_better(pair, free, start, args, layout)
+    return free
+
+
+def _keep_the_better(
+    pair: ModelAndGuide,
+    free: FreeGuide,
+    start: list[Tensor],
+    args: tuple[Tensor, ...],
+    layout: Layout,
+) -> None:
+    """Put the start back for data whose bound has not risen.
+
+    Where q was the best already, the noise of the gradients has moved it away. The draws are not those of
+    the reported figures, so these stay unbiased.
+    """
+    (_, before), (_, after) = compare(pair, (pair.guide, free), args, _SELECTION_DRAWS, layout)
+    free.put_back(start, ~(after.mean(0) > before.mean(0)))  # also where the end is not finite
+
+
+def compare(
+    pair: ModelAndGuide,
+    guides: Sequence[Program],
+    args: tuple[Tensor, ...],
+    num_samples: int,
+    layout: Layout,
+) -> list[tuple[Tensor, Tensor]]:
+    """Log weights and terms of the ELBO, `(K, B)` each, of each guide, with the same random numbers."""
+    seed = int(torch.randint(2**62, ()))
+    drawn = []
+    for guide in guides:
+        with seeded(seed, args[0].device):
+            drawn.append(_draw(with_programs(pair, guide=guide), args, num_samples, layout))
+    return drawn
+
+
+@torch.no_grad()
+def _draw(
+    pair: ModelAndGuide, args: tuple[Tensor, ...], num_samples: int, layout: Layout
+) -> tuple[Tensor, Tensor]:
+    """The `_scores` of K draws, computed in chunks, in 64-bit on the CPU."""
+    size = particles_at_once(args[0], layout)
+    chunks = [_scores(pair, args, rows.stop - rows.start, layout) for rows in slices(num_samples, size)]
+    log_weights, bounds = zip(*chunks, strict=True)
+    return torch.cat(log_weights).double().cpu(), torch.cat(bounds).double().cpu()
+
+
+def _scores(
+    pair: ModelAndGuide,
+    args: tuple[Tensor, ...],
+    particles: int,
+    layout: Layout,
+    land: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Log weights and terms of the ELBO, `(K, B)` each, for K = `particles` draws of each of B data.
+
+    Without enumeration both are log p(x, z) - log q(z | x). With a site y that is summed out, the log
+    weight is log sum_y p(x, y, z_y) / q(z_y | x, y), without q(y | x), and the term of the ELBO is
+    sum_y q(y | x) [log p(x, y, z_y) - log q(z_y | x, y) - log q(y | x)].
+    """
+    with pyro.validation_enabled(False), particle_plate(particles, layout):
+        model_trace, guide_trace = run_pair(
+            with_programs(pair, guide=enumerated(pair.guide, layout)), *args
+        )
+    if land:
+        stick_the_landing(guide_trace)
+    log_p, log_q = log_densities(model_trace, guide_trace, args[0], layout)
+    log_ratio = log_p - log_q
+    summed_out = [guide_trace.nodes[name] for name in enumerated_sites(guide_trace)]
+    if not summed_out:
+        return log_ratio, log_ratio
+    log_q_values = sum((unscaled_log_prob(site) for site in summed_out), log_q.new_zeros(()))
+    terms = log_q_values.exp() * (log_ratio - log_q_values)
+    return sum_out(log_ratio), terms.flatten(0, -3).sum(0)

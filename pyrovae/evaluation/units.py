@@ -1,0 +1,147 @@
+"""Active units: latent dimensions whose mean varies with the data (Burda et al. 2016, section 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor
+
+from pyrovae.compute.devices import seeded
+from pyrovae.data.checks import check_data
+from pyrovae.errors import InputError
+from pyrovae.evaluation.chunking import arguments_of, slices
+from pyrovae.evaluation.json_files import write_json
+from pyrovae.evaluation.validation import check_scorable
+from pyrovae.programs.checks import check_pair
+from pyrovae.programs.devices import device_of
+from pyrovae.programs.distributions import has_mean
+from pyrovae.programs.log_weights import particle_plate
+from pyrovae.programs.modes import evaluating
+from pyrovae.programs.pair import ModelAndGuide, takes_pair
+from pyrovae.programs.parameters import own_parameters
+from pyrovae.programs.sites import continuous_latents
+
+_ROWS = 20_000  # the number of data times particles that pass through the networks at once
+
+
+@dataclass(frozen=True)
+class ActiveUnits:
+    """The variance over data of the mean of each latent dimension (Burda et al. 2016).
+
+    Attributes:
+        variances: Var_x( E_q[z_d | x] ) by site, in the latent's own shape.
+        threshold: the variance above which a unit is active.
+        num_data: N, the number of data.
+    """
+
+    variances: dict[str, Tensor]
+    threshold: float
+    num_data: int
+
+    @property
+    def active(self) -> dict[str, Tensor]:
+        """For each site, true for the units that are active."""
+        return {name: values > self.threshold for name, values in self.variances.items()}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The number of active units of each site."""
+        return {name: int(active.sum()) for name, active in self.active.items()}
+
+    def summary(self) -> dict[str, Any]:
+        """The figures to report, as plain numbers."""
+        return {
+            "active_units": self.counts,
+            "units": {name: values.numel() for name, values in self.variances.items()},
+            "threshold": self.threshold,
+            "num_data": self.num_data,
+        }
+
+    def to_json(self, path: str | Path) -> None:
+        """Write the summary and the variances to a JSON file."""
+        variances = {name: values.tolist() for name, values in self.variances.items()}
+        write_json(path, {"summary": self.summary(), "variances": variances})
+
+    def __str__(self) -> str:
+        return "\n".join(
+            f"{name}: {count} of {self.variances[name].numel()} units are active "
+            f"(variance of E[{name} | x] over {self.num_data} data above {self.threshold:g})"
+            for name, count in self.counts.items()
+        )
+
+
+@takes_pair
+def active_units(
+    pair: ModelAndGuide,
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    threshold: float = 0.01,
+    num_samples: int = 100,
+    seed: int = 0,
+) -> ActiveUnits:
+    """Count the latent dimensions whose mean under the guide varies with the data.
+
+    The threshold of Burda et al. is for latents with a prior of about unit scale.
+
+    Args:
+        pair: a pair whose programs are called as `model(x)`, or `model(x, y)` where `y` is given. All of
+            its sites lie under a plate of the data at dimension -1.
+        x: the data, `(N, *x_shape)`, N at least 2.
+        y: classes `(N,)`. None means that the programs are called without classes.
+        threshold: the variance above which a unit is active.
+        num_samples: the number of draws over which E_q[z | x] is averaged. The mean of the site's
+            distribution is averaged where it is known (which is exact unless it depends on other latents),
+            else the draws themselves. The variance that a finite number of draws adds is subtracted.
+        seed: the seed of the random draws. The caller's random stream does not move.
+
+    Returns:
+        The variances of all continuous latents, on the CPU in 64-bit. Classes have no mean and are left
+        out.
+
+    Raises:
+        InputError: fewer than two data or draws, or a threshold below 0; the data are not usable; the pair
+            does not run on them; or it has no continuous latent under a plate of the data.
+    """
+    check_data(x, y)
+    if not threshold >= 0:
+        raise InputError(f"threshold is {threshold}; it must be at least 0, as a variance is.")
+    for name, number in {"the number of data": len(x), "num_samples": num_samples}.items():
+        if number < 2:
+            raise InputError(f"{name} is {number}: a variance needs at least 2.")
+    device = device_of(pair, otherwise=x.device)
+    parts = []
+    with own_parameters(), evaluating(pair), seeded(seed, device), torch.no_grad():
+        layout = check_scorable(pair, device, x, y, enumerate=False)
+        for rows in slices(len(x), max(1, _ROWS // num_samples)):
+            args = arguments_of(rows, device, x, y)
+            check_pair(pair, *args)
+            with pyro.validation_enabled(False), particle_plate(num_samples, layout):
+                trace = poutine.trace(pair.guide).get_trace(*args)
+            parts.append({name: _mean_and_noise(trace.nodes[name]) for name in _continuous(trace)})
+    if not parts[0]:
+        raise InputError("the pair has no continuous latent, whose units could be active.")
+    variances = {}
+    for name in parts[0]:
+        means, noise = (torch.cat([part[name][i] for part in parts]) for i in (0, 1))
+        variances[name] = (means.var(0) - noise.mean(0)).clamp(min=0)
+    return ActiveUnits(variances, threshold, len(x))
+
+
+def _continuous(trace: Trace) -> list[str]:
+    return continuous_latents(poutine.util.prune_subsample_sites(trace))
+
+
+def _mean_and_noise(site: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """E_q[z | x] of each datum, averaged over the particles, and its variance: data first."""
+    fn, value = site["fn"], site["value"]
+    centres = (fn.mean if has_mean(fn) else value).expand(value.shape).double().cpu()
+    centres = centres.movedim(-1 - fn.event_dim, 1)
+    return centres.mean(0), centres.var(0) / len(centres)

@@ -1,0 +1,37 @@
+"""The check that a pair has a log density for each datum."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pyrovae.evaluation.chunking import arguments_of
+from pyrovae.programs.checks import check_pair
+from pyrovae.programs.log_weights import Layout, layout_of
+from pyrovae.programs.pair import ModelAndGuide
+
+
+def check_scorable(
+    pair: ModelAndGuide, device: torch.device, x: Tensor, y: Tensor | None, enumerate: bool
+) -> Layout:
+    """Run the pair on a few data and refuse it if it has no evidence for each datum.
+
+    Args:
+        pair: a pair.
+        device: the device of the pair.
+        x: the data, `(N, *x_shape)`.
+        y: classes `(N,)`, or None.
+        enumerate: whether the sites that the guide marks for enumeration will be summed out.
+
+    Returns:
+        The layout of the pair's log densities.
+
+    Raises:
+        InputError: what `check_pair` and `layout_of` raise.
+    """
+    # Two numbers of data: a plate over something else may have the size of one of them by chance.
+    for num_data in (2, 3):
+        args = arguments_of(torch.arange(num_data) % len(x), device, x, y)
+        check_pair(pair, *args)
+        layout = layout_of(pair, args, enumerate)
+    return layout

@@ -1,0 +1,88 @@
+"""Straight lines and squares between data in latent space."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pyrovae.errors import InputError
+from pyrovae.generation.generator import Generator
+from pyrovae.programs.pair import ModelAndGuide, takes_pair
+
+
+@takes_pair
+def interpolate(
+    pair: ModelAndGuide, start: Tensor, end: Tensor, steps: int = 10, site: str | None = None
+) -> Tensor:
+    """Decode the straight lines in latent space between data.
+
+    Where images depend on a class (M2), it is the class of the nearer end.
+
+    Args:
+        pair: a trained pair.
+        start: the data at which the lines start, `(N, *x_shape)`.
+        end: the data at which the lines end, `(N, *x_shape)`.
+        steps: the number of points on each line, both ends included.
+        site: the latent to move. None means all latents.
+
+    Returns:
+        `(N, steps, *x_shape)`, on the CPU.
+
+    Raises:
+        InputError: the numbers of starts and ends differ, fewer than 2 steps, or there is no such latent.
+    """
+    if start.shape != end.shape:
+        raise InputError(
+            f"the lines start at data of shape {tuple(start.shape)} and end at {tuple(end.shape)}: "
+            "give one end for each start."
+        )
+    if steps < 2:
+        raise InputError(f"steps is {steps}; a line needs at least its 2 ends.")
+    along = torch.linspace(0, 1, steps)
+    ends = torch.stack([start, end], 1).flatten(0, 1)
+    return _mixtures(Generator(pair), ends, torch.stack([1 - along, along], -1), site)
+
+
+@takes_pair
+def interpolate_grid(
+    pair: ModelAndGuide, corners: Tensor, steps: int = 10, site: str | None = None
+) -> Tensor:
+    """Decode the square in latent space between four data.
+
+    Args:
+        pair: a trained pair.
+        corners: the data at the corners, `(4, *x_shape)`: top left, top right, bottom left, bottom right.
+        steps: the number of points on each side, both ends included.
+        site: the latent to move. None means all latents.
+
+    Returns:
+        `(steps, steps, *x_shape)`, on the CPU.
+
+    Raises:
+        InputError: not 4 corners, fewer than 2 steps, or there is no such latent.
+    """
+    if len(corners) != 4:
+        raise InputError(f"there are {len(corners)} images; a square has 4 corners.")
+    if steps < 2:
+        raise InputError(f"steps is {steps}; a side needs at least its 2 ends.")
+    along = torch.linspace(0, 1, steps)
+    down, right = (side.flatten() for side in torch.meshgrid(along, along, indexing="ij"))
+    up, left = 1 - down, 1 - right
+    weights = torch.stack([up * left, up * right, down * left, down * right], -1)
+    return _mixtures(Generator(pair), corners, weights, site)[0].unflatten(0, (steps, steps))
+
+
+def _mixtures(generator: Generator, x: Tensor, weights: Tensor, site: str | None) -> Tensor:
+    """Decode P weighted means, weights `(P, K)`, of the codes of each K data: `(N, P, *x_shape)`."""
+    codes = generator.codes(x)
+    if site is not None:
+        codes = generator.without_descendants(codes, generator.code_site(site))
+    points = {}
+    for name, values in codes.items():
+        groups = values.unflatten(0, (-1, weights.shape[1]))
+        if values.is_floating_point():
+            mixed = torch.einsum("pk,nk...->np...", weights.to(values), groups)
+        else:
+            mixed = groups[:, weights.argmax(-1)]
+        points[name] = mixed.flatten(0, 1)
+    return generator.images(points).unflatten(0, (-1, len(weights)))

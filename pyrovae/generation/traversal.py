@@ -1,0 +1,95 @@
+"""Latent dimensions moved through the prior's quantiles: one at a time, or both of a plane."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pyrovae.errors import InputError
+from pyrovae.generation.generator import Generator
+from pyrovae.generation.images import decoded
+from pyrovae.generation.prior import quantiles
+from pyrovae.programs.pair import ModelAndGuide, takes_pair
+
+LEVELS = (0.01, 0.05, 0.15, 0.3, 0.5, 0.7, 0.85, 0.95, 0.99)  # the levels of the quantiles in a traversal
+
+
+@takes_pair
+def traverse(
+    pair: ModelAndGuide,
+    x: Tensor,
+    dimensions: Sequence[int] | None = None,
+    levels: Sequence[float] = LEVELS,
+    site: str | None = None,
+) -> Tensor:
+    """Move a datum's code along one dimension at a time.
+
+    In row d, dimension d is at the prior's quantiles, and all else is at the datum's posterior mean.
+
+    Args:
+        pair: a trained pair.
+        x: one datum, `(*x_shape,)`.
+        dimensions: the D dimensions to move, counted from 0. None means all.
+        levels: the Q levels of the quantiles, between 0 and 1.
+        site: the latent to move. None means the one that the model samples last before the data.
+
+    Returns:
+        `(D, Q, *x_shape)`, on the CPU.
+
+    Raises:
+        InputError: there is no such latent or dimension, or the latent has no prior.
+    """
+    generator = Generator(pair)
+    site = generator.prior_site(site)
+    codes = generator.without_descendants(generator.codes(x[None]), site)
+    size = codes[site].shape[-1]
+    dimensions = range(size) if dimensions is None else dimensions
+    if unknown := [d for d in dimensions if not 0 <= d < size]:
+        raise InputError(f"there is no dimension {unknown[0]}; '{site}' has {size}, counted from 0.")
+    shape = (len(dimensions), len(levels))
+    codes = {
+        name: values.repeat(shape[0] * shape[1], *[1] * (values.dim() - 1))
+        for name, values in codes.items()
+    }
+    values, moved = quantiles(generator, levels, site), codes[site].view(*shape, size)
+    for row, dimension in enumerate(dimensions):
+        moved[row, :, dimension] = values[:, dimension]
+    return generator.images(codes).unflatten(0, shape)
+
+
+@takes_pair
+def manifold(
+    pair: ModelAndGuide, steps: int = 15, label: int | None = None, site: str | None = None
+) -> Tensor:
+    """Decode a 2-D latent space at the prior's quantiles, from 1% to 99%.
+
+    The first dimension grows to the right and the second one upwards.
+
+    Args:
+        pair: a trained pair.
+        steps: the number of images along each axis.
+        label: the class, for a model whose images depend on one.
+        site: the latent. None means the one that the model samples last before the data.
+
+    Returns:
+        `(steps, steps, *x_shape)`, on the CPU.
+
+    Raises:
+        InputError: the latent is not 2-D or has no prior, fewer than 2 steps, or a class is missing.
+    """
+    if steps < 2:
+        raise InputError(f"steps is {steps}; a grid has at least 2 on each side.")
+    generator = Generator(pair)
+    site = generator.prior_site(site)
+    values = quantiles(generator, torch.linspace(0.01, 0.99, steps).tolist(), site)
+    if values.shape[-1] != 2:
+        raise InputError(
+            f"'{site}' has {values.shape[-1]} dimensions, and a plane has 2: train with latent_dim 2, "
+            "or traverse one dimension at a time."
+        )
+    up, right = torch.meshgrid(values[:, 1].flip(0), values[:, 0], indexing="ij")
+    z = torch.stack([right, up], -1).flatten(0, 1)
+    y = None if label is None else torch.full((len(z),), label)
+    return decoded(generator, z, y, site).unflatten(0, (steps, steps))

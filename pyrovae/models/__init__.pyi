@@ -1,0 +1,10 @@
+from .autoencoder import Autoencoder
+from .cpcvae import CPCVAE
+from .hierarchical import HierarchicalVAE
+from .m1m2 import M1M2
+from .m2 import M2
+from .pcvae import PCVAE
+from .ppca import PPCA
+from .vae import VAE
+
+__all__ = ["CPCVAE", "M1M2", "M2", "PCVAE", "PPCA", "VAE", "Autoencoder", "HierarchicalVAE"]

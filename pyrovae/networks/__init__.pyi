@@ -1,0 +1,22 @@
+from .conditioned import Joined, WithClass
+from .convolutional import ConvDecoder, ConvEncoder
+from .gated import GatedMLP
+from .mlp import MLP
+from .residual import ResidualMLP
+from .shapes import Shape, as_shape, check_event, features_of, out_shape_of, output_bias_of
+
+__all__ = [
+    "MLP",
+    "ConvDecoder",
+    "ConvEncoder",
+    "GatedMLP",
+    "Joined",
+    "ResidualMLP",
+    "Shape",
+    "WithClass",
+    "as_shape",
+    "check_event",
+    "features_of",
+    "out_shape_of",
+    "output_bias_of",
+]

@@ -1,0 +1,15 @@
+from .diagonal_normal import DiagonalNormal
+from .flow import FlowPosterior
+from .full_covariance_normal import FullCovarianceNormal
+from .linear_normal import LinearNormal
+from .scales import positive
+from .zuko import ZukoPosterior
+
+__all__ = [
+    "DiagonalNormal",
+    "FlowPosterior",
+    "FullCovarianceNormal",
+    "LinearNormal",
+    "ZukoPosterior",
+    "positive",
+]

@@ -1,0 +1,17 @@
+from .classes import Classes
+from .flows import MaskedAutoregressive, RealNVP, SplineCoupling
+from .mixture import MixtureOfGaussians
+from .standard_normal import StandardNormal
+from .vamp import VampPrior
+from .zuko import ZukoPrior
+
+__all__ = [
+    "Classes",
+    "MaskedAutoregressive",
+    "MixtureOfGaussians",
+    "RealNVP",
+    "SplineCoupling",
+    "StandardNormal",
+    "VampPrior",
+    "ZukoPrior",
+]

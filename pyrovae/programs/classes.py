@@ -1,0 +1,61 @@
+"""The class site of a pair: the categorical site whose value a labelled datum gives."""
+
+from __future__ import annotations
+
+import inspect
+from typing import NamedTuple
+
+import torch
+from pyro.distributions import Categorical, OneHotCategorical
+from torch import Tensor
+
+from pyrovae.programs.distributions import base_of
+from pyrovae.programs.pair import ModelAndGuide, Program, programs_of
+from pyrovae.programs.structure import Structure, structure
+
+
+class ClassSite(NamedTuple):
+    """A categorical site and C, its number of classes."""
+
+    name: str
+    num_classes: int
+
+
+def takes_classes(model: Program) -> bool:
+    """Whether the model has a second parameter, for the classes."""
+    return len(inspect.signature(model).parameters) > 1
+
+
+def class_site(pair: ModelAndGuide | Program, x: Tensor) -> ClassSite | None:
+    """The site that observes the classes when the model is called with them.
+
+    It is the first categorical site that the model observes in a call `model(x, y)` and not in `model(x)`.
+
+    Args:
+        pair: a pair or a model.
+        x: data, `(N, *x_shape)`; their values do not matter.
+
+    Returns:
+        The site, or None if the model takes no classes or observes them at no categorical site.
+    """
+    model, _ = programs_of(pair)
+    if not takes_classes(model):
+        return None
+    y = torch.zeros(len(x), dtype=torch.long, device=x.device)
+    labelled, without = structure(model, x, y), structure(model, x).observed
+    for name in labelled.observed:
+        base = base_of(labelled.traces.model.nodes[name]["fn"])
+        if name not in without and isinstance(base, Categorical):
+            return ClassSite(name, base.probs.shape[-1])
+    return None
+
+
+def categorical_latents(of: Structure) -> list[str]:
+    """The names of the latents that are one class for each datum, the guide's own included."""
+    found = []
+    for name in (*of.latents, *of.auxiliary):
+        trace = of.traces.guide or of.traces.model
+        fn = base_of(trace.nodes[name]["fn"]) if name in trace.nodes else None
+        if isinstance(fn, Categorical | OneHotCategorical) and of[name].scope == "local":
+            found.append(name)
+    return found

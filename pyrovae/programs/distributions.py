@@ -1,0 +1,57 @@
+"""Pyro's distributions without the wrappers that declare events, masks and batch shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pyro.distributions import ExpandedDistribution, MaskedDistribution
+from torch.distributions import Independent
+
+_WRAPPERS = (Independent, MaskedDistribution, ExpandedDistribution)
+
+
+def layers_of(distribution: Any) -> Iterator[Any]:
+    """Yield a distribution, then what it wraps, down to the distribution that has the parameters."""
+    yield distribution
+    while isinstance(distribution, _WRAPPERS):
+        distribution = distribution.base_dist
+        yield distribution
+
+
+def base_of(distribution: Any) -> Any:
+    """The distribution under all wrappers (`Independent`, `MaskedDistribution`, `ExpandedDistribution`).
+
+    Example:
+        >>> import pyro.distributions as dist, torch
+        >>> base_of(dist.Normal(torch.zeros(3), 1.0).to_event(1).mask(False))
+        Normal(loc: torch.Size([3]), scale: torch.Size([3]))
+    """
+    *_, base = layers_of(distribution)
+    return base
+
+
+def name_of(distribution: Any) -> str:
+    """The class name of the distribution under all wrappers, to be shown to a reader."""
+    return type(base_of(distribution)).__name__
+
+
+def factors_of(distribution: Any) -> Any | None:
+    """The univariate distributions whose product is this distribution.
+
+    Returns:
+        A distribution whose batch shape ends with the event shape of the given one, or None if the
+        dimensions of an event are not independent. A mask outside of the event's dimensions counts as
+        dependence.
+    """
+    while isinstance(distribution, Independent):
+        distribution = distribution.base_dist
+    return None if len(distribution.event_shape) else distribution
+
+
+def has_mean(distribution: Any) -> bool:
+    """Whether the distribution has a mean that is known and finite. A class has none."""
+    try:
+        return bool(distribution.mean.isfinite().all())
+    except (NotImplementedError, AttributeError):
+        return False

@@ -1,0 +1,78 @@
+"""Checks that a latent has the same plates and the same shape in the model and in the guide."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pyro import poutine
+
+from pyrovae.errors import InputError
+from pyrovae.programs.distributions import base_of
+from pyrovae.programs.modes import evaluating
+from pyrovae.programs.pair import Program
+
+
+def check_same_plates(name: str, in_model: Mapping[str, Any], in_guide: Mapping[str, Any]) -> None:
+    frames = [
+        {(frame.dim, frame.size): frame.name for frame in site["cond_indep_stack"] if frame.vectorized}
+        for site in (in_model, in_guide)
+    ]
+    if frames[0].keys() != frames[1].keys():
+        model, guide = (
+            " and ".join(
+                f"plate '{plate}' of {size} at dimension {dim}" for (dim, size), plate in of.items()
+            )
+            for of in frames
+        )
+        raise InputError(
+            f"site '{name}' lies under {model or 'no plate'} in the model, but under {guide or 'no plate'} "
+            'in the guide: open the same plates in both, that of the data with pyro.plate("data", len(x)).'
+        )
+
+
+def check_same_shapes(name: str, in_model: Any, in_guide: Any) -> None:
+    model, guide = ((tuple(fn.batch_shape), tuple(fn.event_shape)) for fn in (in_model, in_guide))
+    if model == guide:
+        return
+    remedy = "sample values of the model's shape in the guide"
+    missing = in_model.event_dim - in_guide.event_dim
+    if missing > 0 and not base_of(in_guide).has_enumerate_support:  # no vector is made of classes
+        remedy = (
+            f"declare the last {missing} dimensions of the guide's distribution with .to_event({missing})"
+        )
+    raise InputError(
+        f"site '{name}' has event shape {model[1]} and batch shape {model[0]} in the model, but "
+        f"event shape {guide[1]} and batch shape {guide[0]} in the guide: {remedy}."
+    )
+
+
+_MISFIT = re.compile(r"Shape mismatch inside plate\('(.*)'\) at site (.*) dim (-\d+), (\d+) vs (\d+)")
+
+
+def plate_problem(error: str, guide: Any, model: Program, args: tuple[Any, ...]) -> str | None:
+    """What Pyro's error of a distribution that does not fit into its plate says, and what to do."""
+    if not (found := _MISFIT.search(error)):
+        return None
+    plate, name, dim, size, length = found.groups()
+    guide_ran = "_RETURN" in guide.trace.nodes
+    return (
+        f"the {'model' if guide_ran else 'guide'}'s site '{name}' does not fit into plate '{plate}', "
+        f"which has {size} members at dimension {dim}: the distribution's batch has {length} there"
+        f"{'' if guide_ran else _shape_in_model(name, model, args)}. Declare what belongs to one datum as "
+        'its event with .to_event(1), and open the data\'s plate with pyro.plate("data", len(x)).'
+    )
+
+
+def _shape_in_model(name: str, model: Program, args: tuple[Any, ...]) -> str:
+    try:
+        with torch.no_grad(), evaluating(model):
+            fn = poutine.trace(model).get_trace(*args).nodes[name]["fn"]
+    except (ValueError, RuntimeError, TypeError, KeyError):  # it has an error of its own
+        return ""
+    return (
+        f", while the model's '{name}' has event shape {tuple(fn.event_shape)} and batch shape "
+        f"{tuple(fn.batch_shape)}"
+    )

@@ -1,0 +1,48 @@
+"""The sample sites of a trace, and the role of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pyro import poutine
+from pyro.distributions import Unit
+from pyro.infer.inspect import site_is_deterministic
+from pyro.poutine.trace_struct import Trace
+
+from pyrovae.programs.distributions import base_of
+
+Role = Literal["latent", "observed", "factor", "deterministic"]
+
+
+def role_of(site: Mapping[str, Any]) -> Role:
+    """The role of a sample site.
+
+    A site of `pyro.deterministic` is "deterministic", one of `pyro.factor` is a "factor". Of the others,
+    those with `obs` are "observed", and those without are "latent".
+    """
+    if site_is_deterministic(site):
+        return "deterministic"
+    if not site["is_observed"]:
+        return "latent"
+    return "factor" if isinstance(base_of(site["fn"]), Unit) else "observed"
+
+
+def is_sample(site: Mapping[str, Any]) -> bool:
+    """Whether a node of a trace is a sample statement, not a plate's own and not a parameter."""
+    return site["type"] == "sample" and not poutine.util.site_is_subsample(site)
+
+
+def latent_sites(trace: Trace) -> list[str]:
+    """The names of the latent sites of a pruned trace, in the order in which they are sampled."""
+    return list(trace.stochastic_nodes)
+
+
+def observed_sites(trace: Trace) -> list[str]:
+    """The names of the sites whose value is given, factors included, in the order of the program."""
+    return [name for name in trace.observation_nodes if not site_is_deterministic(trace.nodes[name])]
+
+
+def continuous_latents(trace: Trace) -> list[str]:
+    """The names of the latents whose values are floating-point numbers. Classes are whole numbers."""
+    return [name for name in latent_sites(trace) if trace.nodes[name]["value"].is_floating_point()]

@@ -1,0 +1,397 @@
+"""The structure of a pair: what its programs say of themselves when they run.
+
+`structure(pair, x)` tells of each site its role, its plates, how the guide treats it, what it depends on,
+and its log density for each datum. Each fact is computed when it is first asked for:
+
+    facts                                                cost
+    sites, roles, plates, enumerated, ...                one run of the guide and one of the model
+    generative_edges, inference_edges, parents, ...      one recorded run of each (`programs.dependence`)
+    log_p, log_q                                         the log densities of the first run
+
+Nothing moves: modes, Pyro's parameter store and the random stream stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+from pyro import poutine
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor
+
+from pyrovae.errors import InputError
+from pyrovae.programs.densities import log_prob_per_datum, trace_log_probs
+from pyrovae.programs.dependence import Edge, Run, edges_of, observed_arguments, record
+from pyrovae.programs.distributions import name_of
+from pyrovae.programs.modes import nothing_moves
+from pyrovae.programs.pair import ModelAndGuide, Program, data_plate_of, is_pair, programs_of, what_to_write
+from pyrovae.programs.reparameterisation import is_marked_for_enumeration, is_reparameterised
+from pyrovae.programs.sites import Role, continuous_latents, is_sample, role_of
+
+Scope = Literal["local", "nested", "global"]
+
+
+@dataclass(frozen=True)
+class Plate:
+    """A plate of the programs.
+
+    Attributes:
+        name: its name.
+        size: how many of its members take part in the run.
+        full_size: how many members it has; more than `size` if the program subsamples.
+        dim: its dimension, counted from the right, -1, -2, ...; None for a plate that is iterated over.
+        is_data: whether it is the plate over the data.
+    """
+
+    name: str
+    size: int
+    full_size: int
+    dim: int | None
+    is_data: bool
+
+
+@dataclass(frozen=True)
+class Site:
+    """A sample site of the programs.
+
+    Attributes:
+        name: its name.
+        program: "model", or "guide" for a site that only the guide has.
+        role: "latent", "observed", "factor" or "deterministic".
+        distribution: the class name of its distribution in that program, without wrappers.
+        plates: the names of its plates, outermost first.
+        scope: "local" under the data's plate only, "nested" under the data's plate and further ones,
+            "global" outside of the data's plate.
+        enumerated: whether the guide (or a model without guide) marks it for enumeration.
+        reparameterised: whether its draws let a gradient pass to the guide's parameters; None if it is not
+            drawn.
+    """
+
+    name: str
+    program: Literal["model", "guide"]
+    role: Role
+    distribution: str
+    plates: tuple[str, ...]
+    scope: Scope
+    enumerated: bool
+    reparameterised: bool | None
+
+
+class Traces(NamedTuple):
+    """Pruned traces of the guide and of the model replayed on it; None for a model without a guide."""
+
+    model: Trace
+    guide: Trace | None
+
+
+def structure(pair: ModelAndGuide | Program, *args: Any, **kwargs: Any) -> Structure:
+    """The structure of a pair, or of a model without a guide, when called with these arguments.
+
+    Args:
+        pair: a model and a guide, or a model alone.
+        args: the arguments of both programs, the data `(N, *x_shape)` first.
+        kwargs: their keyword arguments.
+
+    Returns:
+        The facts, each computed when it is first asked for. `print` shows a table of them.
+
+    Raises:
+        InputError: the first argument is neither a pair nor a program, or a second program follows it;
+            later, when a fact is asked for, `Pair.data_plate` names a plate that the programs do not have.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.models import VAE
+        >>> from pyrovae.likelihoods import Bernoulli
+        >>> from pyrovae.networks import MLP
+        >>> from pyrovae.posteriors import DiagonalNormal
+        >>> from pyrovae.priors import StandardNormal
+        >>> from pyrovae.programs.structure import structure
+        >>> vae = VAE(StandardNormal(2), Bernoulli(MLP(2, (4,))), DiagonalNormal(MLP((4,), 6), 2))
+        >>> found = structure(vae, torch.zeros(3, 4))
+        >>> found.latents, found.observed, found.data_plate.name
+        (('z',), ('x',), 'data')
+    """
+    followed_by_guide = bool(args) and (args[0] is None or callable(args[0]))
+    if not is_pair(pair) and (not callable(pair) or followed_by_guide):
+        raise InputError(what_to_write("structure", pair, args))
+    return Structure(pair, args, kwargs)
+
+
+class Structure:
+    """What a pair says of itself, each fact computed when it is first asked for. See `structure`.
+
+    Args:
+        pair: a model and a guide, or a model alone.
+        args: the arguments of both programs, the data first.
+        kwargs: their keyword arguments.
+        traces: the traces of a run that has been made already. None means to run the programs when needed.
+    """
+
+    def __init__(
+        self,
+        pair: ModelAndGuide | Program,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any] | None = None,
+        traces: Traces | None = None,
+    ) -> None:
+        self.model, self.guide = programs_of(pair)
+        self.args, self.kwargs = args, dict(kwargs or {})
+        self._named_data_plate = data_plate_of(pair)
+        if traces is not None:
+            self.traces = traces
+
+    # The run
+
+    @cached_property
+    def traces(self) -> Traces:
+        """The guide's trace, and that of the model replayed on the guide's draws."""
+        with nothing_moves(*self._programs), poutine.block():
+            if self.guide is None:
+                return Traces(_traced(self.model, self.args, self.kwargs), None)
+            guide = _traced(self.guide, self.args, self.kwargs)
+            model = _traced(poutine.replay(self.model, trace=guide), self.args, self.kwargs)
+        return Traces(model, guide)
+
+    @property
+    def _programs(self) -> tuple[Program, ...]:
+        return (self.model,) if self.guide is None else (self.model, self.guide)
+
+    @property
+    def _by_program(self) -> dict[Literal["model", "guide"], Trace]:
+        model, guide = self.traces
+        return {"model": model} if guide is None else {"model": model, "guide": guide}
+
+    @property
+    def num_data(self) -> int | None:
+        """N, the length of the first argument; None if it has no length."""
+        first = next(iter((*self.args, *self.kwargs.values())), None)
+        return len(first) if isinstance(first, Tensor) and first.dim() else None
+
+    # Plates
+
+    @cached_property
+    def plates(self) -> dict[str, Plate]:
+        """The plates by name, outermost first. A plate of both programs is described as in the model."""
+        frames: dict[str, Any] = {}
+        for trace in self._by_program.values():
+            for site in trace.nodes.values():
+                if is_sample(site):
+                    for frame in site["cond_indep_stack"]:
+                        frames.setdefault(frame.name, frame)
+        named = self._named_data_plate
+        if named is not None and named not in frames:
+            raise InputError(
+                f"the pair's data_plate is '{named}', but the programs have "
+                f"{', '.join(map(repr, frames)) or 'no plate'}: name the plate over the data."
+            )
+        return {
+            frame.name: Plate(
+                frame.name, frame.size, int(frame.full_size or frame.size), frame.dim, self._is_data(frame)
+            )
+            for frame in frames.values()
+        }
+
+    def _is_data(self, frame: Any) -> bool:
+        if self._named_data_plate is not None:
+            return bool(frame.name == self._named_data_plate)
+        return bool(frame.dim == -1 and frame.size == self.num_data)
+
+    @property
+    def data_plate(self) -> Plate | None:
+        """The plate over the data, or None if there is none.
+
+        It is the plate that `Pair.data_plate` names, else the one at dimension -1 with as many members as
+        there are data.
+        """
+        return next((plate for plate in self.plates.values() if plate.is_data), None)
+
+    # Sites
+
+    @cached_property
+    def sites(self) -> dict[str, Site]:
+        """The sample sites by name: the model's in order, then those that only the guide has."""
+        found: dict[str, Site] = {}
+        for program, trace in self._by_program.items():
+            for name, node in trace.nodes.items():
+                if is_sample(node) and name not in found:
+                    found[name] = self._site(name, program, node)
+        return found
+
+    def _site(self, name: str, program: Literal["model", "guide"], node: Mapping[str, Any]) -> Site:
+        plates = tuple(frame.name for frame in node["cond_indep_stack"])
+        under_data = [self.plates[plate].is_data for plate in plates]
+        role, drawing = role_of(node), (self.traces.guide or self.traces.model).nodes.get(name, node)
+        enumerated = role == "latent" and is_marked_for_enumeration(drawing)
+        return Site(
+            name,
+            program,
+            role,
+            name_of(node["fn"]),
+            plates,
+            "global" if not any(under_data) else "local" if all(under_data) else "nested",
+            enumerated,
+            is_reparameterised(drawing) if role == "latent" and not enumerated else None,
+        )
+
+    def __getitem__(self, name: str) -> Site:
+        return self.sites[name]
+
+    def _names(self, role: Role, program: str = "model") -> tuple[str, ...]:
+        return tuple(
+            name for name, site in self.sites.items() if site.role == role and site.program == program
+        )
+
+    @property
+    def latents(self) -> tuple[str, ...]:
+        """The model's latents, in order."""
+        return self._names("latent")
+
+    @property
+    def observed(self) -> tuple[str, ...]:
+        """The model's sites with a given value, in order; factors are not among them."""
+        return self._names("observed")
+
+    @property
+    def factors(self) -> tuple[str, ...]:
+        """The model's factors, in order."""
+        return self._names("factor")
+
+    @property
+    def deterministic(self) -> tuple[str, ...]:
+        """The model's deterministic sites, in order."""
+        return self._names("deterministic")
+
+    @property
+    def auxiliary(self) -> tuple[str, ...]:
+        """The latents that only the guide has, in order."""
+        return self._names("latent", "guide")
+
+    @property
+    def enumerated(self) -> tuple[str, ...]:
+        """The latents that are marked for enumeration."""
+        return tuple(name for name, site in self.sites.items() if site.enumerated)
+
+    @property
+    def drawn(self) -> tuple[str, ...]:
+        """The latents that are drawn, the guide's own included."""
+        return tuple(name for name, site in self.sites.items() if site.reparameterised is not None)
+
+    @property
+    def unreparameterised(self) -> tuple[str, ...]:
+        """The latents that are drawn and let no gradient pass."""
+        return tuple(name for name, site in self.sites.items() if site.reparameterised is False)
+
+    @property
+    def continuous(self) -> tuple[str, ...]:
+        """The model's latents whose values are floating-point numbers. Classes are whole numbers."""
+        return tuple(continuous_latents(self.traces.model))
+
+    def in_scope(self, scope: Scope) -> tuple[str, ...]:
+        """The sites of one scope, in order: "local", "nested" or "global" (see `Site.scope`)."""
+        return tuple(name for name, site in self.sites.items() if site.scope == scope)
+
+    # Dependence
+
+    @cached_property
+    def _runs(self) -> tuple[list[Run], dict[Any, list[str]]]:
+        runs, _ = record(self._programs, self.args, self.kwargs)
+        return runs, observed_arguments(runs[0])
+
+    @cached_property
+    def generative_edges(self) -> frozenset[Edge]:
+        """The pairs (parent, child) of the model's sites: the parent enters the child's distribution.
+
+        An argument counts as the site that observes it.
+        """
+        runs, stands_for = self._runs
+        return edges_of(runs[0], stands_for)
+
+    @cached_property
+    def inference_edges(self) -> frozenset[Edge]:
+        """As `generative_edges`, for the guide. An argument counts as the model's site that observes it."""
+        runs, stands_for = self._runs
+        return edges_of(runs[1], stands_for) if len(runs) > 1 else frozenset()
+
+    def parents(self, name: str) -> set[str]:
+        """The sites from which the model computes a site's distribution."""
+        return {parent for parent, child in self.generative_edges if child == name}
+
+    def descendants(self, name: str) -> set[str]:
+        """The sites of the model that depend on a site, directly or through others."""
+        return _reach(name, self.generative_edges, frozenset())
+
+    def ancestors(self, name: str, given: Iterable[str] = ()) -> set[str]:
+        """The sites of the model that a site depends on, directly or through sites that are not given."""
+        reversed_edges = {(child, parent) for parent, child in self.generative_edges}
+        return _reach(name, reversed_edges, frozenset(given))
+
+    # Densities
+
+    @cached_property
+    def log_p(self) -> dict[str, Tensor]:
+        """The log density of each of the model's sites at the run's values, in nats, without scales.
+
+        It is `(N,)` for a site under the data's plate, summed over further plates; `()` for a global site.
+        """
+        return self._log_densities(self.traces.model)
+
+    @cached_property
+    def log_q(self) -> dict[str, Tensor]:
+        """As `log_p`, for the guide's sites; empty without a guide."""
+        return {} if self.traces.guide is None else self._log_densities(self.traces.guide)
+
+    def _log_densities(self, trace: Trace) -> dict[str, Tensor]:
+        densities = {}
+        for name, value in trace_log_probs(trace).items():
+            frames = trace.nodes[name]["cond_indep_stack"]
+            dims = [frame.dim for frame in frames if self._is_data(frame)]
+            densities[name] = log_prob_per_datum(value, dims[0] if dims else None)
+        return densities
+
+    # The table
+
+    def __str__(self) -> str:
+        rows = [("site", "role", "distribution", "plates", "scope", "treatment")]
+        for site in self.sites.values():
+            role = f"{site.role} (guide only)" if site.program == "guide" else site.role
+            plates = ", ".join(site.plates) or "-"
+            rows.append((site.name, role, site.distribution, plates, site.scope, _treatment(site)))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        ]
+        return "\n".join([*map(_plate_line, self.plates.values()), *lines])
+
+
+def _traced(program: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Trace:
+    return poutine.util.prune_subsample_sites(poutine.trace(program).get_trace(*args, **kwargs))
+
+
+def _reach(start: str, edges: Iterable[Edge], shut: frozenset[str]) -> set[str]:
+    found: set[str] = set()
+    stack = [start]
+    while stack:
+        end = stack.pop()
+        new = {to for came, to in edges if came == end} - found - shut
+        found |= new
+        stack += new
+    return found
+
+
+def _treatment(site: Site) -> str:
+    if site.enumerated:
+        return "enumerated"
+    if site.reparameterised is None:
+        return "-"
+    return "drawn, reparameterised" if site.reparameterised else "drawn, not reparameterised"
+
+
+def _plate_line(plate: Plate) -> str:
+    size = str(plate.size) if plate.size == plate.full_size else f"{plate.size} of {plate.full_size}"
+    where = "iterated over" if plate.dim is None else f"dimension {plate.dim}"
+    return f"plate {plate.name}: {size} members, {where}{', the data' if plate.is_data else ''}"

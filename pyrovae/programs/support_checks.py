@@ -1,0 +1,101 @@
+"""Checks that values lie in the support of the distribution that scores them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import constraints
+from torch import Tensor
+
+from pyrovae.data.checks import UNLABELLED
+from pyrovae.errors import InputError
+from pyrovae.programs.distributions import base_of
+
+# What to do about data that a likelihood cannot have produced.
+_REMEDIES: dict[type, str] = {
+    dist.Bernoulli: "its pixels are 0 or 1: binarise them (afresh for each minibatch with "
+    "transform=pyrovae.data.binarise, once with pyrovae.data.binarise_static, on the command line "
+    "with --binarise), or use the ContinuousBernoulli likelihood for grey values",
+    dist.ContinuousBernoulli: "its pixels lie in [0, 1]: scale them",
+    dist.Categorical: "its pixels are the levels 0, 1, ..., 255: convert grey values with "
+    "pyrovae.data.to_levels",
+}
+
+
+def check_same_support(name: str, in_model: Any, in_guide: Any, value: Tensor) -> None:
+    families = [base_of(fn) for fn in (in_model, in_guide)]
+    classes = [family.probs.shape[-1] for family in families if isinstance(family, dist.Categorical)]
+    if len(classes) == 2 and classes[1] < classes[0]:
+        raise InputError(
+            f"site '{name}' has {classes[0]} classes in the model and {classes[1]} in the guide, which "
+            "never draws the others: give both the same number."
+        )
+    try:
+        allowed = in_model.support.check(value).all() and not _reaches_beyond(in_guide, in_model, value)
+    except (NotImplementedError, ValueError):  # a distribution that does not know its support
+        return
+    if not allowed:
+        model, guide = (type(family).__name__ for family in families)
+        raise InputError(
+            f"site '{name}' is {model} in the model, with support {_each(in_model)}, but {guide} in the "
+            f"guide, with support {_each(in_guide)}: what the guide draws must have a "
+            "density under the model, so use a distribution there whose support is not larger."
+        )
+
+
+# Between and beyond the usual bounds; not on them, where supports may differ by no more than a point.
+_PROBES = (-3.0, -2.0, -1.5, -1.0, -0.5, 0.25, 0.5, 1.5, 2.0, 3.0)
+
+
+def _reaches_beyond(in_guide: Any, in_model: Any, value: Tensor) -> bool:
+    """Whether the guide's support holds a number that the model's does not, if they are of numbers."""
+    drawn, supported = _each(in_guide), _each(in_model)
+    if isinstance(base_of(in_guide), dist.Delta):  # it never draws but the one point
+        return False
+    if drawn.is_discrete != supported.is_discrete:
+        return True
+    if drawn.event_dim or supported.event_dim:
+        return False
+    if isinstance(drawn, constraints.integer_interval):
+        ends = (torch.as_tensor(end, device=value.device) for end in (drawn.lower_bound, drawn.upper_bound))
+        return not all(supported.check(end).all() for end in ends)
+    points = torch.as_tensor(_PROBES).to(value.device).reshape(-1, *[1] * value.dim())
+    return bool((drawn.check(points) & ~supported.check(points)).any())
+
+
+def _each(fn: Any) -> Any:
+    """The support of each of the independent values of an event."""
+    support = fn.support
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support
+
+
+def check_observed(name: str, site: Mapping[str, Any]) -> None:
+    fn, value = site["fn"], site["value"]
+    expected = tuple(fn.event_shape)
+    found = tuple(value.shape[value.dim() - len(expected) :])
+    if found != expected:
+        raise InputError(
+            f"the model makes data of shape {expected} at site '{name}', but was given {found}: "
+            "build its networks for the data's shape."
+        )
+    outside = ~fn.support.check(value)
+    if outside.any():
+        rows = value.flatten(1) if value.dim() > 1 else value.unsqueeze(-1)
+        row = rows[outside.nonzero()[0, -1]] if outside.dim() == 1 else rows.flatten()
+        family = base_of(fn)
+        remedies = (remedy for kind, remedy in _REMEDIES.items() if expected and isinstance(family, kind))
+        remedy = next(remedies, f"its values must satisfy {family.support}")
+        if not expected and isinstance(family, dist.Categorical):
+            remedy = f"its classes are 0, 1, ..., {family.probs.shape[-1] - 1}"
+            if value.is_floating_point():
+                remedy += f" (of type {value.dtype}, where {UNLABELLED} is not unlabelled: use y.long())"
+        raise InputError(
+            f"{int(outside.sum())} of {outside.numel()} data lie outside the support of the "
+            f"{type(family).__name__} likelihood at site '{name}' (values from {row.min():g} to "
+            f"{row.max():g} in the first of them): {remedy}."
+        )

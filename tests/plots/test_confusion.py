@@ -1,0 +1,38 @@
+"""The confusion matrix."""
+
+import numpy as np
+import pytest
+import torch
+
+from pyrovae.errors import InputError
+from pyrovae.plots import (
+    confusion_matrix,
+)
+
+NAMES = ["cat", "dog", "eel"]
+
+
+def test_the_confusion_matrix_counts_rows_by_truth_and_columns_by_prediction():
+    y = torch.tensor([0, 0, 0, 0, 1, 1, 2])
+    predicted = torch.tensor([0, 0, 0, 1, 1, 2, 2])
+    for given in (predicted, torch.nn.functional.one_hot(predicted, 3) * 0.5 + 0.1):
+        axes = confusion_matrix(y, given, NAMES).axes[0]
+        shares = np.asarray(axes.images[0].get_array())
+        assert shares == pytest.approx(np.array([[0.75, 0.25, 0], [0, 0.5, 0.5], [0, 0, 1]]))
+        written = {text.get_position(): text.get_text() for text in axes.texts}
+        assert written == {(0, 0): "3", (1, 0): "1", (1, 1): "1", (2, 1): "1", (2, 2): "1"}
+        assert axes.get_title() == "Confusion matrix: 2 of 7 test images wrong, error 28.57%"
+        assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
+        assert [text.get_text() for text in axes.get_xticklabels()] == NAMES
+
+
+def test_a_class_that_never_occurs_has_an_empty_row():
+    axes = confusion_matrix(torch.tensor([0, 2]), torch.tensor([0, 0])).axes[0]
+    assert np.asarray(axes.images[0].get_array()).tolist() == [[1, 0, 0], [0, 0, 0], [1, 0, 0]]
+
+
+def test_predictions_that_do_not_fit_are_refused():
+    with pytest.raises(InputError, match="2 data and 3 classes"):
+        confusion_matrix(torch.tensor([0, 1]), torch.tensor([0, 1, 1]))
+    with pytest.raises(InputError, match="classes go from 0 to 5"):
+        confusion_matrix(torch.tensor([0, 5]), torch.tensor([0, 1]), NAMES)

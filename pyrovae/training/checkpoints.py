@@ -40,9 +40,11 @@ def save_checkpoint(folder: Path, epoch: int, content: dict[str, Any]) -> Path:
     torch.save(content, buffer)
     payload = buffer.getvalue()
     path = folder / f"epoch-{epoch:05d}-{_digest(payload)}.pt"
-    replaced = [other for other in folder.glob(f"epoch-{epoch:05d}-*.pt") if other != path]
     write_atomically(path, payload)
-    for stale in replaced + _newest_first(folder)[KEPT:]:
+    for replaced in folder.glob(f"epoch-{epoch:05d}-*.pt"):
+        if replaced != path:
+            replaced.unlink(missing_ok=True)
+    for stale in _newest_first(folder)[KEPT:]:
         stale.unlink(missing_ok=True)
     remove_partials(folder)
     return path

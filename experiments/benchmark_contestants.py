@@ -1,6 +1,6 @@
-"""The contestants of `benchmark.py`: each gives a function that takes one training step, or scores draws.
+"""The contestants of `benchmark.py`: functions that return a training step, or a model to evaluate.
 
-A contestant that is not installed raises ImportError, and is left out by name.
+A contestant that is not installed raises ImportError. The benchmark then names it and leaves it out.
 """
 
 from __future__ import annotations
@@ -32,9 +32,19 @@ Step = Callable[[], Any]
 
 
 class Problem(NamedTuple):
-    """A model at a size, and data for it: `x` `(N, 784)` and classes `y` `(N,)`."""
+    """A model of a given size, and data for it.
 
-    model: str  # vae, pcvae, m2 or iaf
+    Attributes:
+        model: the model's name: vae, pcvae, m2 or iaf.
+        hidden: the number of hidden units.
+        latent: the number of latents.
+        batch_size: the number of data in a minibatch.
+        classes: the number of classes.
+        x: the data `(N, 784)`.
+        y: the classes `(N,)`.
+    """
+
+    model: str
     hidden: int
     latent: int
     batch_size: int
@@ -44,6 +54,7 @@ class Problem(NamedTuple):
 
 
 def problem(model: str, hidden: int, latent: int, batch_size: int, classes: int = CLASSES) -> Problem:
+    """Return a problem with random binary images and random classes."""
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(20 * batch_size, PIXELS, generator=generator).round()
     y = torch.randint(classes, (len(x),), generator=generator)
@@ -51,7 +62,7 @@ def problem(model: str, hidden: int, latent: int, batch_size: int, classes: int 
 
 
 def batches_of(p: Problem) -> Callable[[], tuple[Tensor, ...]]:
-    """Minibatches as a handwritten loop takes them: by shuffled indices."""
+    """Return a function that gives the next minibatch by shuffled indices, as a handwritten loop does."""
     rows: list[Tensor] = []
     needed = 2 if p.model == "m2" else 1
 
@@ -70,14 +81,15 @@ def batches_of(p: Problem) -> Callable[[], tuple[Tensor, ...]]:
 
 
 class Features(nn.Sequential):
-    """An affine map and ReLU, as the handwritten encoders have it."""
+    """A linear layer and ReLU, as in the handwritten encoders."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(nn.Linear(inputs, outputs), nn.ReLU())
         self.out_shape = (outputs,)
 
 
-def our_model(p: Problem) -> Any:
+def our_model(p: Problem) -> VAE | PCVAE | M2:
+    """Return the problem's model, built from this library's components."""
     h, m = p.hidden, p.latent
     relu = partial(MLP, hidden=(h,), activation=nn.ReLU)
     prior = StandardNormal(m)
@@ -96,7 +108,7 @@ def our_model(p: Problem) -> Any:
 
 
 def ours(p: Problem, compile: str) -> Step:
-    """A step of `fit`, without its progress bar and checkpoints."""
+    """Return a training step of `fit`, without progress bar and checkpoints."""
     model = our_model(p)
     y = None if p.model in ("vae", "iaf") else p.y.clone()
     objective: Objective = ELBO()
@@ -129,10 +141,11 @@ def ours(p: Problem, compile: str) -> Step:
     return step
 
 
-# The same programs in Pyro's own loop
+# The same programs in Pyro's own training loop
 
 
 def svi(p: Problem) -> Step:
+    """Return a step of `pyro.infer.SVI` with the same programs."""
     pyro.clear_param_store()
     model = our_model(p)
     elbo = pyro.infer.TraceEnum_ELBO() if p.model == "m2" else pyro.infer.Trace_ELBO()
@@ -150,10 +163,11 @@ def svi(p: Problem) -> Step:
     return step
 
 
-# By hand
+# Handwritten PyTorch
 
 
-def by_hand(p: Problem) -> nn.Module:
+def by_hand(p: Problem) -> handwritten.VAE | handwritten.M2:
+    """Return the problem's model, written by hand."""
     sizes = (PIXELS, p.hidden, p.latent)
     if p.model == "m2":
         return handwritten.M2(*sizes, p.classes)
@@ -163,6 +177,7 @@ def by_hand(p: Problem) -> nn.Module:
 
 
 def pytorch(p: Problem, compiled: bool) -> Step:
+    """Return a training step of the handwritten model."""
     step, following = handwritten.training_step(by_hand(p), compiled), batches_of(p)
     return lambda: step(*following())
 
@@ -171,13 +186,13 @@ def pytorch(p: Problem, compiled: bool) -> Step:
 
 
 def numpyro(p: Problem) -> Step:
-    """The VAE and the PC-VAE as NumPyro programs, under jit."""
+    """Return a training step of the VAE or the PC-VAE as a NumPyro program, compiled by jit."""
     import jax
     import numpyro as npr
     import numpyro.distributions as dist
 
     if p.model not in ("vae", "pcvae"):
-        raise ImportError(f"no NumPyro program for {p.model}")
+        raise ImportError(f"there is no NumPyro program for {p.model}.")
 
     def affine(name: str, x: Any, outputs: int) -> Any:
         bound = x.shape[-1] ** -0.5
@@ -221,10 +236,11 @@ def numpyro(p: Problem) -> Step:
     return step
 
 
-# pythae, whose trainer and evaluation are measured as wholes
+# pythae: its trainer and its evaluation are measured as a whole
 
 
 def pythae_model(p: Problem) -> Any:
+    """Return the problem's VAE as a model of pythae."""
     from pythae.models import VAE as PythaeVAE
     from pythae.models import VAEConfig
     from pythae.models.base.base_utils import ModelOutput
@@ -253,7 +269,7 @@ def pythae_model(p: Problem) -> Any:
 
 
 def pythae_training(p: Problem, folder: str) -> Callable[[int], None]:
-    """Train for so many epochs by pythae's pipeline."""
+    """Return a function that trains for a given number of epochs with pythae's pipeline."""
     from pythae.pipelines import TrainingPipeline
     from pythae.trainers import BaseTrainerConfig
 

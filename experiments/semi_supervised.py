@@ -1,28 +1,35 @@
-"""Four ways to learn from a few labels, and what they are held against, on the same data: test errors.
+"""Compare four models that learn from a few labels with simpler methods, on the same data: test errors.
 
-MNIST and CIFAR-10, with 10 labels of each class and with 80 % of all images labelled (the other 20 % are
-the test set), and MNIST with 60, 100 and 300 of each class; five draws of the labels or of the split.
+The data are MNIST and CIFAR-10. Of each class, 10 images are labelled (in MNIST also 60, 100 or 300), or
+80 % of all images are labelled and the other 20 % are the test set (the 80-20 split). All errors are means
+over five draws of the labels or of the split.
 
-(a) logistic regression on pixels             (b) a network like the encoder, on pixels
-(c) logistic regression on a VAE's means      (d) M1: linear and RBF SVM, label spreading on them
-(e) logistic regression on a PC-VAE's means   and the classifiers of M2, M1+M2, PC-VAE and CPC-VAE
+- (a) Logistic regression on pixels.
+- (b) A network like the encoder, on pixels.
+- (c) Logistic regression on the posterior means of a VAE.
+- (d) M1: linear SVM, RBF SVM and label spreading on the same means.
+- (e) Logistic regression on the posterior means of a PC-VAE.
+- The classifiers of M2, M1+M2, PC-VAE and CPC-VAE.
 
-With few labels the four models learn labels that have spread over the latents of the VAE of (c); M1+M2's
-layers one after the other and then jointly; the CPC-VAE then goes on with the given labels and its
-constraints alone. What M2 and PC-VAE do with the given labels from beginning to end is reported as "labels
-only". No label but the given ones is used in any of this; MNIST's settings were chosen on draw 100 (of
-50,000 images), by the error on 10,000 other training images. CIFAR-10's are MNIST's with Gaussian pixels,
-with an MLP too, since a convolutional step takes four times as long, and with a lambda chosen on a held-out
-eighth of the training images of split 100.
+With few labels, the four models learn labels that were spread over the latents of the VAE of (c). The two
+levels of M1+M2 are trained one after the other and then jointly. The CPC-VAE is then trained further with
+only the given labels and its constraints. "Labels only" means that M2 and PC-VAE learn only the given
+labels, from beginning to end.
 
-    PYROVAE_DATA=... python experiments/semi_supervised.py run --data mnist --labels 10
+No label but the given ones is used in any of this. The settings for MNIST were chosen on draw 100 (of
+50,000 images), by the error on 10,000 other training images. The settings for CIFAR-10 are those for
+MNIST, except for Gaussian pixels and lambda. Lambda was chosen on a held-out eighth of the training images
+of split 100. The networks are MLPs there too, since a step of a convolutional network takes four times as
+long.
+
+Every model of every draw is written when it is done. A command that is given again skips finished models
+and continues an interrupted training after its last epoch. Several processes can share the work. The
+images are read from the folder that PYROVAE_DATA names.
+
+    python experiments/semi_supervised.py run --data mnist --labels 10
+    python experiments/semi_supervised.py run --data mnist --labels 0       # the 80-20 split
     python experiments/semi_supervised.py table
-    PYROVAE_DATA=... python experiments/semi_supervised.py figures
-
-(`--labels 0` is the 80-20 split.)
-
-Each model of each draw is written when it is done, and skipped when the command is given again; a
-training that was interrupted goes on from its last epoch. Several processes may share the work.
+    python experiments/semi_supervised.py figures
 """
 
 from __future__ import annotations
@@ -33,11 +40,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pyro
 import torch
-import typer
+from cyclopts import Parameter, validators
 from matplotlib.figure import Figure
 from reporting import RESULTS, command_line, some_of
 from semi_supervised_results import MEASUREMENTS, write_table
@@ -61,7 +68,24 @@ from pyrovae.semi_supervised import (
 
 @dataclass(frozen=True)
 class Setting:
-    """What is fixed for a data set. Epochs: of the VAE; with spread or all labels; with the given ones."""
+    """The settings for a data set.
+
+    Attributes:
+        likelihood: the name of the likelihood.
+        network: the name of the networks.
+        latent_dim: the number of latent dimensions.
+        width: the number of units in a hidden layer.
+        beta: the weight of the VAE's KL term.
+        vae_epochs: the number of epochs of the VAE.
+        epochs: the number of epochs of each model with spread labels, or with all labels.
+        label_epochs: the number of epochs of each model with the given labels only.
+        prediction: lambda of PC-VAE and CPC-VAE.
+        joint_epochs: the number of epochs of M1+M2's joint training, after that of each level.
+        vae_learning_rate: the learning rate of the VAE.
+        learning_rate: the learning rate of the other models.
+        batch_size: the number of data in a minibatch.
+        shift: the largest shift of an image in training, in pixels.
+    """
 
     likelihood: str
     network: str
@@ -71,8 +95,8 @@ class Setting:
     vae_epochs: int
     epochs: dict[str, int]
     label_epochs: dict[str, int]
-    prediction: float = 25.0  # lambda, of PC-VAE and CPC-VAE
-    joint_epochs: int = 10  # of M1+M2's two layers, after each on its own
+    prediction: float = 25.0
+    joint_epochs: int = 10
     vae_learning_rate: float = 2e-3
     learning_rate: float = 1e-3
     batch_size: int = 200
@@ -99,23 +123,34 @@ SETTINGS = {
         vae_epochs=15,
         epochs={"m2": 10, "m1m2": 5, "pcvae": 10, "cpcvae": 10},
         label_epochs={"m2": 4, "pcvae": 8, "cpcvae": 4},
-        prediction=2000.0,  # beside the log density of 3,072 Gaussian pixels, 25 leave no trace
+        prediction=2000.0,  # 25 has no effect beside the log density of 3,072 Gaussian pixels
         joint_epochs=5,
     ),
 }
-SUPERVISION = Supervision(alpha=25.0, consistency=25.0, aggregate=25.0)  # lambda is the setting's
-# From the given labels alone, constraints wait until there is something to hold.
+SUPERVISION = Supervision(alpha=25.0, consistency=25.0, aggregate=25.0)  # lambda is in the settings
+# With the given labels only, the constraints start late, when the latents are already informative.
 LABELS_ONLY = Supervision(alpha=25.0, delay=5, warm_up=5)
-LABELLED_BATCH = 100  # beside unlabelled data
+LABELLED_BATCH = 100  # labelled data in a minibatch that has unlabelled data too
 NETWORK_STEPS = 3000
-SPLIT = 0  # in place of a number of labels: 80 % of all images
+SPLIT = 0  # this number of labels means the 80-20 split
 MODELS = ("m2", "m1m2", "pcvae", "cpcvae")
 JOBS = ("pixels", "network", "m1", *MODELS, "m2-labels-only", "pcvae-labels-only")
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Data and labels of one draw, and where what is trained on them is kept."""
+    """The data and labels of one draw.
+
+    Attributes:
+        name: the name of the data set.
+        draw: the number of the draw, which is also the seed of training.
+        x: the training images `(N, C, H, W)`.
+        y: their classes `(N,)`, -1 for unlabelled images.
+        x_test: the test images.
+        y_test: their classes.
+        runs: the folder of all checkpoints.
+        folder: the folder of this draw's checkpoints.
+    """
 
     name: str
     draw: int
@@ -123,26 +158,27 @@ class Problem:
     y: Tensor
     x_test: Tensor
     y_test: Tensor
-    runs: Path  # of all problems
-    folder: Path  # of this one's
+    runs: Path
+    folder: Path
 
     @property
     def setting(self) -> Setting:
+        """The settings for the data set."""
         return SETTINGS[self.name]
 
     @property
     def labelled(self) -> Tensor:
-        """Which data have a label."""
+        """A mask `(N,)` of the labelled images."""
         return self.y != -1
 
     @cached_property
     def vae(self) -> Any:
-        """M1's VAE, trained."""
+        """The trained VAE (M1)."""
         return trained_vae(self)
 
     @cached_property
     def spread(self) -> Tensor:
-        """The given labels, spread over the VAE's latents; given labels for all stay as they are."""
+        """The labels, spread over the latents of the VAE unless all of them are given."""
         if self.labelled.all():
             return self.y
         z = latent_means(self.vae, self.x)
@@ -150,7 +186,14 @@ class Problem:
 
 
 def problem(name: str, labels: int, draw: int, runs: Path) -> Problem:
-    """`labels` of each class of the training images, or a split of all images."""
+    """Draw the labels of a data set, or a split of all its images.
+
+    Args:
+        name: the name of the data set.
+        labels: the number of labels of each class; 0 for the 80-20 split of all images.
+        draw: the seed of the draw.
+        runs: the folder of all checkpoints.
+    """
     images = data.load(CIFAR10 if name == "cifar10" else name)
     assert images.y_train is not None
     assert images.y_test is not None
@@ -177,7 +220,18 @@ def train(
     jointly: bool = False,
     **options: Any,
 ) -> None:
-    """Train with a cosine learning rate; `folder` makes it resumable."""
+    """Train a model with a cosine learning rate, or continue an interrupted training.
+
+    Args:
+        p: the problem.
+        model: the model.
+        y: the classes that it learns `(N,)`, -1 for unlabelled images; None for the VAE.
+        folder: the folder of the checkpoints.
+        epochs: the number of epochs.
+        supervision: the weights of the labels. Lambda is replaced by that of the settings.
+        jointly: whether both levels of M1+M2 are trained, on images. Otherwise only the upper level is.
+        options: other keyword arguments of `fit`.
+    """
     task = training_task(model, y, replace(supervision, prediction=p.setting.prediction), jointly)
     settings: dict[str, Any] = {
         "batch_size": p.setting.batch_size,
@@ -201,7 +255,12 @@ def train(
 
 
 def presentation(p: Problem, model: nn.Module | None) -> Callable[[Tensor], Tensor]:
-    """How images are presented: shifted and binarised; M2 on latents is given draws of theirs."""
+    """Make the transform of a minibatch: random shifts, then binarisation.
+
+    Args:
+        p: the problem.
+        model: the model. For M1+M2, draws of z1 replace the binarised images; its M2 is trained on them.
+    """
 
     def present(x: Tensor) -> Tensor:
         x = data.random_shift(x, p.setting.shift)
@@ -213,6 +272,7 @@ def presentation(p: Problem, model: nn.Module | None) -> Callable[[Tensor], Tens
 
 
 def new_model(p: Problem, name: str) -> nn.Module:
+    """Build a model by name. Its pixels start at their frequencies in the training images."""
     s = p.setting
     model = build_model(
         name,
@@ -230,7 +290,7 @@ def new_model(p: Problem, name: str) -> nn.Module:
 
 
 def trained_vae(p: Problem) -> Any:
-    """M1's VAE: one for all draws of labels, since it sees none, and one for each split."""
+    """Train the VAE: one for all draws of labels, as it uses none, and one for each split."""
     shared = not p.labelled.all()
     vae = new_model(p, "vae")
     train(
@@ -247,7 +307,7 @@ def trained_vae(p: Problem) -> Any:
 
 
 def trained_model(p: Problem, name: str) -> Any:
-    """One of `MODELS`, or with "-labels-only"."""
+    """Train one of `MODELS`; with "-labels-only" in its name, it learns only the given labels."""
     kind, _, labels_only = name.partition("-")
     model = new_model(p, kind)
     s = p.setting
@@ -280,11 +340,19 @@ def trained_model(p: Problem, name: str) -> Any:
 
 
 def own_error(p: Problem, model: nn.Module) -> float:
+    """Return the test error of the model's own classifier, in %."""
     probabilities = class_probabilities(model, p.x_test)  # type: ignore[arg-type]
     return error_rate(probabilities, p.y_test)
 
 
 def logistic_regression(p: Problem, train: Tensor, test: Tensor) -> float:
+    """Return the test error of logistic regression on the labelled data, in %.
+
+    Args:
+        p: the problem.
+        train: the features of the training images `(N, ...)`.
+        test: the features of the test images.
+    """
     z, y = train[p.labelled].flatten(1).numpy(), p.y[p.labelled].numpy()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -293,7 +361,7 @@ def logistic_regression(p: Problem, train: Tensor, test: Tensor) -> float:
 
 
 class Discriminative(nn.Module):
-    """y ~ p(y | x): a classifier as a program, with nothing latent."""
+    """A classifier as a pair: y ~ p(y | x), without latents."""
 
     def __init__(self, classifier: nn.Module) -> None:
         super().__init__()
@@ -308,7 +376,7 @@ class Discriminative(nn.Module):
 
 
 def network_error(p: Problem, shift: int) -> float:
-    """A network of M2's q(y | x), trained on the labelled images alone."""
+    """Train a network like that of M2's q(y | x) on the labelled images. Return its test error in %."""
     network = Discriminative(new_model(p, "m2").classifier)  # type: ignore[arg-type]
     x, y = p.x[p.labelled], p.y[p.labelled]
     epochs = max(10, NETWORK_STEPS * min(p.setting.batch_size, len(x)) // len(x))
@@ -332,7 +400,7 @@ def network_error(p: Problem, shift: int) -> float:
 
 
 def errors_of(p: Problem, job: str) -> Iterator[tuple[str, float]]:
-    """The test errors, in %, of one job, by the names that the table gives them."""
+    """Do one of `JOBS` and return its test errors in %, with their names in the table."""
     if job == "pixels":
         yield "(a) logistic regression on pixels", logistic_regression(p, p.x, p.x_test)
     elif job == "network":
@@ -349,29 +417,32 @@ def errors_of(p: Problem, job: str) -> Iterator[tuple[str, float]]:
     else:
         model = trained_model(p, job)
         kind, _, labels_only = job.partition("-")
+        suffix = ", labels only" if labels_only else ""
         label = {"m2": "M2", "m1m2": "M1+M2", "pcvae": "PC-VAE", "cpcvae": "CPC-VAE"}[kind]
-        label += ", labels only" if labels_only else ""
-        yield label, own_error(p, model)
+        yield f"{label}{suffix}", own_error(p, model)
         if kind == "pcvae":
             z, z_test = latent_means(model, p.x), latent_means(model, p.x_test)
-            suffix = ", labels only" if labels_only else ""
             yield f"(e) logistic regression on PC-VAE means{suffix}", logistic_regression(p, z, z_test)
 
 
 app = command_line(__doc__)
-Runs = Annotated[Path, typer.Option(help="Where trainings keep their checkpoints.")]
+Runs = Annotated[Path, Parameter(help="Folder of the checkpoints.")]
+Positive = validators.Number(gte=1)
 
 
-@app.command()
+@app.command
 def run(
-    dataset: Annotated[str, typer.Option("--data", help="mnist or cifar10.")] = "mnist",
-    labels: Annotated[int, typer.Option(help="Of each class; 0 for the 80-20 split.")] = 10,
+    *,
+    dataset: Annotated[
+        Literal["mnist", "cifar10"], Parameter(name="--data", help="The data set.")
+    ] = "mnist",
+    labels: Annotated[int, Parameter(help="Labels of each class. 0 means the 80-20 split.")] = 10,
     job: Annotated[list[str] | None, some_of(JOBS)] = None,
-    draws: Annotated[int, typer.Option(help="How many draws, from 0.")] = 5,
-    threads: Annotated[int, typer.Option(help="Cores to use.")] = 2,
+    draws: Annotated[int, Parameter(help="Number of draws. They count from 0.", validator=Positive)] = 5,
+    threads: Annotated[int, Parameter(help="Number of CPU threads.", validator=Positive)] = 2,
     runs: Runs = Path("runs/semi_supervised"),
 ) -> None:
-    """Train what is still to be trained, and write the test errors."""
+    """Train the models that are not in the measurements yet, and write their test errors."""
     torch.set_num_threads(threads)
     for draw in range(draws):
         p = problem(dataset, labels, draw, runs)
@@ -387,15 +458,15 @@ def run(
             print(f"{dataset} {labels or '80-20'} draw {draw}: {shown} ({minutes:.1f} min)", flush=True)
 
 
-@app.command()
+@app.command
 def table() -> None:
-    """Write the table of what has been measured so far."""
+    """Write and print the table of all measurements."""
     print(write_table())
 
 
-@app.command()
-def figures(runs: Runs = Path("runs/semi_supervised")) -> None:
-    """Latent spaces, analogies and interpolations on MNIST, with the 100 labels of draw 0."""
+@app.command
+def figures(*, runs: Runs = Path("runs/semi_supervised")) -> None:
+    """Draw latent spaces, analogies and interpolations on MNIST, with the 100 labels of draw 0."""
     p = problem("mnist", 10, 0, runs)
     shown = {"vae": p.vae} | {name: trained_model(p, name) for name in ("m2", "pcvae")}
     x, y, names = p.x_test, p.y_test, [str(label) for label in range(10)]
@@ -409,6 +480,7 @@ def figures(runs: Runs = Path("runs/semi_supervised")) -> None:
 
 
 def write_figure(figure: Figure, name: str) -> None:
+    """Write a figure beside the results."""
     print(f"written: {plots.save(figure, RESULTS / f'semi_supervised-{name}.png')}")
 
 

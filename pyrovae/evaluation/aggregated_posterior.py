@@ -24,13 +24,12 @@ from pyrovae.errors import InputError
 from pyrovae.evaluation.chunking import slices
 from pyrovae.programs.densities import trace_log_probs
 from pyrovae.programs.distributions import factors_of
-from pyrovae.programs.log_weights import Layout, particle_plate, per_datum
+from pyrovae.programs.log_weights import PARTICLES, Layout, particle_plate, per_datum
 from pyrovae.programs.pair import ModelAndGuide, Program
 from pyrovae.programs.running import latent_sites, run_pair
 
 DATA = 1000  # the number of data that pass through the guide's networks at a time
 _PROBES = 100  # the number of data on which `separate_sites` tries what a density depends on
-_PARTICLES = "_particles"  # the name of `particle_plate`
 
 Codes = dict[str, Tensor]
 """Values of latents by site, `(R, *inner_plates, *event_shape)` for R draws."""
@@ -93,7 +92,7 @@ def _data_second(site: Mapping[str, Any], values: Tensor) -> Tensor:
 
     `(K, *1s, *inner_plates, B, *event_shape)` becomes `(K, B, *inner_plates, *event_shape)`.
     """
-    inner = max(-frame.dim for frame in site["cond_indep_stack"] if frame.name != _PARTICLES) - 1
+    inner = max(-frame.dim for frame in site["cond_indep_stack"] if frame.name != PARTICLES) - 1
     event_dim = site["fn"].event_dim
     values = values.movedim(-1 - event_dim, 1)
     return values.reshape(*values.shape[:2], *values.shape[values.dim() - inner - event_dim :])

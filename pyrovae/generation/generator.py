@@ -71,8 +71,7 @@ class Generator:
 
     @property
     def code_names(self) -> tuple[str, ...]:
-        """The latents in order; the deterministic sites of a model without latents, such as an
-        autoencoder."""
+        """The latents in order; in a model without latents (an autoencoder), the deterministic sites."""
         return self.structure.latents or self.structure.deterministic
 
     @property

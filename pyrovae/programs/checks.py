@@ -22,14 +22,19 @@ from pyrovae.programs.support_checks import check_observed, check_same_support
 
 
 def check_pair(pair: ModelAndGuide, *args: Any) -> None:
-    """Run the pair once, validated, and refuse what does not fit together.
+    """Run the pair once with validation and refuse programs that do not fit together or do not fit the
+    data.
+
+    Args:
+        pair: a pair.
+        args: the arguments of both programs, the data `(N, *x_shape)` first.
 
     Raises:
-        InputError: the pair does not run on these arguments; a site has no distribution; the model
-            observes nothing, or the guide what the model does; a latent site is in one of the programs
-            only, or has other plates, another shape, fewer classes, or in the guide values that the model
-            gives no density; or an observed site's values have the wrong shape or lie outside of its
-            distribution's support.
+        InputError: the pair does not run on these arguments; a site has no distribution; the model observes
+            nothing, or the guide observes a site that the model observes; a latent site is in one program
+            only; a latent has other plates, another shape or fewer classes in the guide than in the model,
+            or values there that have no density in the model; or observed values have the wrong shape or
+            lie outside of the support of their distribution.
     """
     noted = poutine.trace(_Distributions("guide")(pair.guide))
     try:
@@ -43,7 +48,7 @@ def check_pair(pair: ModelAndGuide, *args: Any) -> None:
             for trace in (guide_trace, model_trace):
                 trace.compute_log_prob()
     except (ValueError, RuntimeError, TypeError) as error:
-        # Pyro appends the shapes of all sites so far: of use beside its own errors, not beside ours.
+        # Pyro appends the shapes of all sites. They help with its own errors, not with ours.
         if isinstance(error, InputError):
             raise InputError(str(error).split("\nTrace Shapes")[0]) from error
         if problem := plate_problem(str(error), noted, pair.model, args):
@@ -55,26 +60,26 @@ def check_pair(pair: ModelAndGuide, *args: Any) -> None:
 
 
 def _type_problem(args: tuple[Any, ...], *programs: Program | ModelAndGuide) -> str:
-    """What to do where the data are not of the parameters' type."""
+    """The part of a message about data of another type than the parameters; empty if the types agree."""
     parameters = (p for module in modules_of(*programs) for p in module.parameters())
     types = {p.dtype for p in parameters if p.is_floating_point()}
     of_data = next((a.dtype for a in args if isinstance(a, Tensor)), None)
     if not types or of_data in types:
         return ""
-    return f" and type {of_data}, where parameters are {types.pop()} (use x.to or model.to(dtype))"
+    return f" and type {of_data}; the parameters have type {types.pop()} (use x.to or model.to(dtype))"
 
 
 def _check_roles(in_model: Collection[str], in_guide: Collection[str]) -> None:
     if not in_model or set(in_model) & set(in_guide):
         model, guide = (", ".join(map(repr, sites)) or "no site" for sites in (in_model, in_guide))
         raise InputError(
-            f"the model observes {model}, and the guide {guide}: the model alone observes the data, by "
-            "obs=x, and the guide samples what is not observed. Give them in this order, model and guide."
+            f"the model observes {model}, and the guide observes {guide}: only the model observes the "
+            "data, with obs=x, and the guide samples the latents. Give them in this order, model and guide."
         )
 
 
 class _Distributions(Messenger):
-    """Refuses sites that have something else for a distribution."""
+    """Refuses a site whose distribution is not one."""
 
     def __init__(self, program: str) -> None:
         super().__init__()
@@ -83,15 +88,17 @@ class _Distributions(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if not hasattr(msg["fn"], "log_prob"):
             raise InputError(
-                f"the {self.program}'s site '{msg['name']}' has a {type(msg['fn']).__name__} for a "
-                "distribution: priors, likelihoods and posteriors are modules whose forward returns one of "
-                "Pyro's (which is no such module itself: when called, it draws a value)."
+                f"the {self.program}'s site '{msg['name']}' has a {type(msg['fn']).__name__} in the place "
+                "of a distribution: use a module whose forward returns a distribution of Pyro's as prior, "
+                "likelihood or posterior, not a distribution itself (a call of it draws a value)."
             )
 
 
 class _CompareLatents(Messenger):
-    """Holds each latent of the model against the guide's as soon as it is sampled: what comes after would
-    fail for a reason that is harder to read, or broadcast and not fail at all."""
+    """Compares each latent of the model with the guide's as soon as it is sampled.
+
+    A later statement would fail for a reason that is harder to read, or broadcast and not fail at all.
+    """
 
     def __init__(self, guide: Any) -> None:
         super().__init__()
@@ -107,10 +114,14 @@ class _CompareLatents(Messenger):
 
 
 def check_site_names(weights: Collection[str], sites: Collection[str]) -> None:
-    """Refuse weights of sites that no call of the programs has: they would be ignored.
+    """Refuse weights of sites that no call of the programs has. They would be ignored.
+
+    Args:
+        weights: the names of the weighted sites.
+        sites: the names of the sites that the programs have.
 
     Raises:
-        InputError: names the site and those that there are.
+        InputError: names the unknown site and the known ones.
     """
     if unknown := sorted(set(weights) - set(sites)):
         raise InputError(

@@ -12,7 +12,7 @@ from pyrovae.programs.parameters import modules_of
 
 
 def device_of(*programs: Program | ModelAndGuide, otherwise: torch.device | str = "cpu") -> torch.device:
-    """Where the programs' modules have their parameters; `otherwise` for plain functions."""
+    """The device of the parameters of the programs' modules, or `otherwise` for plain functions."""
     for module in modules_of(*programs):
         for tensor in itertools.chain(module.parameters(), module.buffers()):
             return tensor.device
@@ -22,7 +22,10 @@ def device_of(*programs: Program | ModelAndGuide, otherwise: torch.device | str 
 def device_for(
     device: str | torch.device, *programs: Program | ModelAndGuide, otherwise: torch.device | str
 ) -> torch.device:
-    """Where programs are to be trained; plain functions cannot be moved: "auto" is `otherwise`."""
+    """The device on which to train programs.
+
+    Plain functions cannot be moved: for them "auto" means `otherwise`.
+    """
     if device == "auto" and not modules_of(*programs):
         return torch.device(otherwise)
     return resolve_device(device)

@@ -1,4 +1,4 @@
-"""Which parameters a loss depends on, read off the graph of automatic differentiation."""
+"""The parameters that a loss depends on, read off the graph of automatic differentiation."""
 
 from __future__ import annotations
 
@@ -12,16 +12,20 @@ from pyrovae.errors import InputError
 def check_gradients(
     loss: Callable[[], Tensor], parameters: Mapping[str, Tensor], replaced: Collection[int] = ()
 ) -> list[Tensor]:
-    """Compare what the loss depends on with what will be trained, and return the latter.
+    """Compare the parameters that the loss depends on with those that will be trained.
 
     Args:
-        loss: computes it.
-        parameters: all there are.
-        replaced: ids of parameters which the loss need not depend on; then they are not trained.
+        loss: a function that computes the loss.
+        parameters: all parameters by name.
+        replaced: the ids of parameters that the loss need not depend on. If it does not, they are not
+            trained.
+
+    Returns:
+        The parameters to train.
 
     Raises:
-        InputError: a parameter that the loss does not depend on would be trained in vain; or the loss
-            depends on a tensor that asks for a gradient and is no known parameter.
+        InputError: the loss does not depend on a parameter that would be trained; it depends on a tensor
+            that requires a gradient and is no known parameter; or there is no parameter to train.
     """
     trainable = {name: value for name, value in parameters.items() if value.requires_grad}
     first = loss()
@@ -40,7 +44,7 @@ def check_gradients(
             "modules to Pyro with pyro.module(name, module)."
         )
     stray = reached.keys() - {id(value) for value in trained.values()}
-    if stray:  # or made by the program on its way, as Zuko's flows do, and then another one next time
+    if stray:  # Zuko's flows make such tensors as they run, another one each time: these are no parameters
         stray &= {id(leaf) for leaf in _leaves(loss())}
     if stray:
         shapes = ", ".join(str(tuple(reached[key].shape)) for key in stray)
@@ -52,7 +56,7 @@ def check_gradients(
 
 
 def _leaves(loss: Tensor) -> Iterable[Tensor]:
-    """The tensors at which backpropagation from `loss` ends."""
+    """The tensors at which backpropagation from the loss ends."""
     seen, stack = set(), [loss.grad_fn]
     while stack:
         node = stack.pop()

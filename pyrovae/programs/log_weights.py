@@ -28,6 +28,8 @@ from pyrovae.programs.pair import ModelAndGuide, Program, with_programs
 from pyrovae.programs.running import run_pair
 from pyrovae.programs.structure import Structure, Traces
 
+PARTICLES = "_particles"  # the name of the plate of particles
+
 
 class Layout(NamedTuple):
     """The dimensions of the sites' log densities, from the right: plates, particles, enumerated values.
@@ -95,7 +97,7 @@ def check_under_data_plate(of: Structure) -> None:
 
 def particle_plate(num_particles: int, layout: Layout) -> AbstractContextManager[Any]:
     """The plate of K particles, outside of all plates of the pair."""
-    plate: AbstractContextManager[Any] = pyro.plate("_particles", num_particles, dim=-1 - layout.depth)
+    plate: AbstractContextManager[Any] = pyro.plate(PARTICLES, num_particles, dim=-1 - layout.depth)
     return plate
 
 

@@ -103,36 +103,49 @@ def takes_pair(function: F) -> F:
         InputError: when the function is called with something else. A call with two programs, as in version
             0.1, is answered with the line that replaces it.
     """
-    before = list(inspect.signature(function).parameters).index("pair")
+    names = list(inspect.signature(function).parameters)
+    before = names[: names.index("pair")]
 
     @functools.wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
-        given = [*args[before:], *(kwargs[name] for name in ("pair", "model") if name in kwargs)]
+        given = [*args[len(before) :], *(kwargs[name] for name in ("pair", "model") if name in kwargs)]
         if given and not is_pair(given[0]):
-            raise InputError(what_to_write(function.__name__, given[0], given[1:] or [kwargs.get("guide")]))
+            others = given[1:] or [kwargs.get("guide")]
+            raise InputError(what_to_write(function.__name__, given[0], others, before))
         return function(*args, **kwargs)
 
     return cast(F, checked)
 
 
-def what_to_write(function: str, first: object, others: Sequence[Any]) -> str:
-    """The message for a call whose first argument is not a pair: the line to write instead."""
+def what_to_write(function: str, first: object, others: Sequence[Any], before: Sequence[str] = ()) -> str:
+    """The message for a call whose first argument is not a pair: the line to write instead.
+
+    Args:
+        function: the name of the function that was called.
+        first: the argument that should be a pair.
+        others: the arguments after it.
+        before: the names of the arguments before the pair.
+    """
+
+    def line(pair: str) -> str:
+        return f"{function}({', '.join([*before, pair])}, x, ...)"
+
     owner = getattr(first, "__self__", None)
     if is_pair(owner):
         return (
-            f"{function} takes one pair, but its first argument is the program "
-            f"{type(owner).__name__}.{getattr(first, '__name__', 'model')}: write {function}(vae, x, ...) "
-            f"instead of {function}(vae.model, vae.guide, x, ...). To join programs of two objects, write "
-            f"{function}(Pair(vae.model, my_guide), x, ...) with Pair from pyrovae.programs."
+            f"{function} takes one pair, but was given the program "
+            f"{type(owner).__name__}.{getattr(first, '__name__', 'model')}: write {line('vae')} "
+            f"instead of {line('vae.model, vae.guide')}. To join programs of two objects, write "
+            f"{line('Pair(vae.model, my_guide)')} with Pair from pyrovae.programs."
         )
     if callable(first):
         also = " and a guide" if others and callable(others[0]) else ""
         return (
             f"{function} takes one pair, but was given a function{also}: write "
-            f"{function}(Pair(model, guide), x, ...) with Pair from pyrovae.programs."
+            f"{line('Pair(model, guide)')} with Pair from pyrovae.programs."
         )
     return (
-        f"{function} takes a pair, that is, whatever has `model` and `guide`, but its first argument is a "
-        f"{type(first).__name__}: write {function}(vae, x, ...), or {function}(Pair(model, guide), x, ...) "
+        f"{function} takes a pair, that is, whatever has `model` and `guide`, but was given a "
+        f"{type(first).__name__}: write {line('vae')}, or {line('Pair(model, guide)')} "
         "with Pair from pyrovae.programs."
     )

@@ -8,7 +8,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pyro
 from pyro import poutine
@@ -29,22 +29,22 @@ _counter = itertools.count()
 def program(method: F) -> F:
     """Mark a method of an `nn.Module` as a Pyro program.
 
-    `pyro.infer.SVI` optimises what the program shows to Pyro's parameter store, so while SVI listens
-    the module's parameters are registered there, under a name that no other module shares. (With one
-    fixed name, a second model in the same process would silently not train.) At all other times the
-    parameter store is left alone, and the parameters belong to the module.
+    `pyro.infer.SVI` optimises the parameters that a program shows to Pyro's parameter store. So, while SVI
+    listens, the module's parameters are registered there, under a name that no other module shares. (With
+    one fixed name, a second model in the same process would silently not train.) At all other times the
+    parameters belong to the module only.
     """
 
     @functools.wraps(method)
     def run(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if any(getattr(handler, "param_only", False) for handler in _PYRO_STACK):
             with warnings.catch_warnings():
-                # Frozen parameters are left out, as they should be: no cause for a warning.
+                # Frozen parameters are not registered, which is intended and needs no warning.
                 warnings.filterwarnings("ignore", message=".* was not registered in the param store")
                 pyro.module(_unique_name(self), self)
         return method(self, *args, **kwargs)
 
-    return run  # type: ignore[return-value]
+    return cast(F, run)
 
 
 def _unique_name(module: nn.Module) -> str:
@@ -57,10 +57,12 @@ def _unique_name(module: nn.Module) -> str:
 def own_parameters(hand_back: bool = True) -> Iterator[None]:
     """Run Pyro programs with a parameter store of their own.
 
-    What the caller's store holds from `pyro.param` is visible inside, and what the block makes of it
-    is handed back at its end, also after an error, unless `hand_back` is false. What `pyro.module`
-    registers is neither: those tensors belong to their modules, and two modules of one name must not be
-    taken for one another.
+    The values of `pyro.param` in the caller's store are visible inside. At the end of the block, also
+    after an error, its values are written back. The tensors of `pyro.module` are neither visible nor
+    written back: they belong to their modules, and two modules of one name must not be confused.
+
+    Args:
+        hand_back: write the values of `pyro.param` back to the caller's store.
     """
     store = pyro.get_param_store()
     before = store.get_state()
@@ -84,24 +86,24 @@ def _without_modules(state: Any) -> Any:
 
 
 def modules_of(*programs: Program | ModelAndGuide) -> list[nn.Module]:
-    """The modules whose methods (or whose own calls) the programs are, each once."""
+    """The modules behind the programs, each once: a program is a method of a module, or a module itself."""
     single = [p for each in programs for p in ((each.model, each.guide) if is_pair(each) else (each,))]
     owners = [p if isinstance(p, nn.Module) else getattr(p, "__self__", None) for p in single]
     return list(dict.fromkeys(owner for owner in owners if isinstance(owner, nn.Module)))
 
 
 def named_parameters(pair: ModelAndGuide, *args: Any) -> dict[str, Tensor]:
-    """Every parameter of the pair, by name: leaf tensors that an optimiser may change.
+    """Every parameter of the pair by name: leaf tensors that an optimiser may change.
 
-    They are the parameters of the modules behind the programs, and those that a run of the programs
-    shows to Pyro by `pyro.param` and `pyro.module` (in unconstrained space). Call it, and use what it
-    returns, under `own_parameters`.
+    They are the parameters of the modules behind the programs, and those that a run of the programs shows
+    to Pyro by `pyro.param` and `pyro.module`, in unconstrained space. Call this function, and use its
+    result, under `own_parameters`.
     """
     modules = modules_of(pair)
     named: dict[str, Tensor] = {}
     for number, module in enumerate(modules):
         prefix = f"{number}." if len(modules) > 1 else ""
-        others = {id(value) for value in named.values()}  # of which one module may be a part of another
+        others = {id(value) for value in named.values()}  # one module may be a part of another
         named |= {prefix + name: v for name, v in module.named_parameters() if id(v) not in others}
     with poutine.trace(param_only=True) as shown, poutine.block(hide_fn=_is_sample):
         pair.guide(*args)
@@ -115,8 +117,12 @@ def named_parameters(pair: ModelAndGuide, *args: Any) -> dict[str, Tensor]:
 
 
 def replaced_parameters(pair: ModelAndGuide) -> set[int]:
-    """The ids of the parameters that may have lost their program: those of a model/guide pair of which one
-    is used beside a program from elsewhere, as when a guide of one's own takes the place of a VAE's."""
+    """The ids of the parameters that the pair may no longer use.
+
+    A pair may join one program of a library model with another one's, for example a VAE's model with the
+    user's own guide. Then the parameters of the replaced program are idle. All parameters of such a
+    library model are returned.
+    """
     owners = modules_of(pair)
     if modules_of(pair.model) == modules_of(pair.guide):
         return set()

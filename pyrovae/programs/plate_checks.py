@@ -39,7 +39,7 @@ def check_same_shapes(name: str, in_model: Any, in_guide: Any) -> None:
         return
     remedy = "sample values of the model's shape in the guide"
     missing = in_model.event_dim - in_guide.event_dim
-    if missing > 0 and not base_of(in_guide).has_enumerate_support:  # no vector is made of classes
+    if missing > 0 and not base_of(in_guide).has_enumerate_support:  # an event cannot be made of classes
         remedy = (
             f"declare the last {missing} dimensions of the guide's distribution with .to_event({missing})"
         )
@@ -53,7 +53,7 @@ _MISFIT = re.compile(r"Shape mismatch inside plate\('(.*)'\) at site (.*) dim (-
 
 
 def plate_problem(error: str, guide: Any, model: Program, args: tuple[Any, ...]) -> str | None:
-    """What Pyro's error of a distribution that does not fit into its plate says, and what to do."""
+    """The message for an error of Pyro about a distribution that does not fit its plate, else None."""
     if not (found := _MISFIT.search(error)):
         return None
     plate, name, dim, size, length = found.groups()
@@ -61,8 +61,8 @@ def plate_problem(error: str, guide: Any, model: Program, args: tuple[Any, ...])
     return (
         f"the {'model' if guide_ran else 'guide'}'s site '{name}' does not fit into plate '{plate}', "
         f"which has {size} members at dimension {dim}: the distribution's batch has {length} there"
-        f"{'' if guide_ran else _shape_in_model(name, model, args)}. Declare what belongs to one datum as "
-        'its event with .to_event(1), and open the data\'s plate with pyro.plate("data", len(x)).'
+        f"{'' if guide_ran else _shape_in_model(name, model, args)}. Declare the dimensions of one datum "
+        'as event dimensions with .to_event(1), and open the data\'s plate with pyro.plate("data", len(x)).'
     )
 
 
@@ -70,7 +70,7 @@ def _shape_in_model(name: str, model: Program, args: tuple[Any, ...]) -> str:
     try:
         with torch.no_grad(), evaluating(model):
             fn = poutine.trace(model).get_trace(*args).nodes[name]["fn"]
-    except (ValueError, RuntimeError, TypeError, KeyError):  # it has an error of its own
+    except (ValueError, RuntimeError, TypeError, KeyError):  # the model has an error of its own
         return ""
     return (
         f", while the model's '{name}' has event shape {tuple(fn.event_shape)} and batch shape "

@@ -55,7 +55,7 @@ def at_means(program: Program) -> Program:
 def _check_same_latents(in_model: set[str], in_guide: set[str]) -> None:
     if missing := sorted(in_model - in_guide):
         raise InputError(
-            f"the guide has no site for the model's latent {_names_of(missing)} (it has "
+            f"the guide has no site for the model's latent {_names_of(missing)} (its latents are "
             f"{_names_of(sorted(in_guide)) or 'none'}): sample every latent of the model in the guide, "
             "under the same name."
         )

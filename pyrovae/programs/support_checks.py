@@ -14,7 +14,7 @@ from pyrovae.data.checks import UNLABELLED
 from pyrovae.errors import InputError
 from pyrovae.programs.distributions import base_of
 
-# What to do about data that a likelihood cannot have produced.
+# The remedies for data that a likelihood cannot have produced.
 _REMEDIES: dict[type, str] = {
     dist.Bernoulli: "its pixels are 0 or 1: binarise them (afresh for each minibatch with "
     "transform=pyrovae.data.binarise, once with pyrovae.data.binarise_static, on the command line "
@@ -41,19 +41,19 @@ def check_same_support(name: str, in_model: Any, in_guide: Any, value: Tensor) -
         model, guide = (type(family).__name__ for family in families)
         raise InputError(
             f"site '{name}' is {model} in the model, with support {_each(in_model)}, but {guide} in the "
-            f"guide, with support {_each(in_guide)}: what the guide draws must have a "
-            "density under the model, so use a distribution there whose support is not larger."
+            f"guide, with support {_each(in_guide)}: the draws of the guide must have a density under the "
+            "model, so use a distribution in the guide whose support is not larger."
         )
 
 
-# Between and beyond the usual bounds; not on them, where supports may differ by no more than a point.
+# Numbers between and beyond the usual bounds, but not bounds: there supports may differ by one point.
 _PROBES = (-3.0, -2.0, -1.5, -1.0, -0.5, 0.25, 0.5, 1.5, 2.0, 3.0)
 
 
 def _reaches_beyond(in_guide: Any, in_model: Any, value: Tensor) -> bool:
-    """Whether the guide's support holds a number that the model's does not, if they are of numbers."""
+    """Whether the guide's support has a number that the model's lacks, for supports of numbers."""
     drawn, supported = _each(in_guide), _each(in_model)
-    if isinstance(base_of(in_guide), dist.Delta):  # it never draws but the one point
+    if isinstance(base_of(in_guide), dist.Delta):  # it draws one point only
         return False
     if drawn.is_discrete != supported.is_discrete:
         return True
@@ -67,7 +67,7 @@ def _reaches_beyond(in_guide: Any, in_model: Any, value: Tensor) -> bool:
 
 
 def _each(fn: Any) -> Any:
-    """The support of each of the independent values of an event."""
+    """The support of one value of an event with independent values."""
     support = fn.support
     while isinstance(support, constraints.independent):
         support = support.base_constraint
@@ -80,8 +80,8 @@ def check_observed(name: str, site: Mapping[str, Any]) -> None:
     found = tuple(value.shape[value.dim() - len(expected) :])
     if found != expected:
         raise InputError(
-            f"the model makes data of shape {expected} at site '{name}', but was given {found}: "
-            "build its networks for the data's shape."
+            f"the model makes data of shape {expected} at site '{name}', but was given data of shape "
+            f"{found}: build its networks for the shape of the data."
         )
     outside = ~fn.support.check(value)
     if outside.any():

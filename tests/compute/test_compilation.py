@@ -30,7 +30,7 @@ from pyrovae.training import step as training_step
 
 
 def settings(**others):
-    return {"epochs": 20, "batch_size": 5, "progress": False, "device": "cpu"} | others
+    return {"epochs": 6, "batch_size": 5, "progress": False, "device": "cpu"} | others
 
 
 def trained(module, x, compile="off", dtype=torch.float64, **others):
@@ -58,7 +58,7 @@ def builders(make_vae, make_m2, make_m1m2, make_cpcvae):
     return {"vae": make_vae, "m2": make_m2, "m1m2": make_m1m2, "cpcvae": make_cpcvae}
 
 
-# 24 images in minibatches of 5: 100 steps, of which one in five is an epoch's short one.
+# 24 images in minibatches of 5: 30 steps, of which one in five is an epoch's short one.
 
 
 @pytest.mark.parametrize("transform", [None, binarise], ids=["as they are", "binarised"])
@@ -75,7 +75,7 @@ def test_models_with_classes_train_as_the_eager_ones(name, unlabelled, builders,
 
     def train(compile):
         model = copy.deepcopy(module)
-        task = training_task(model, y, Supervision(delay=3, warm_up=5), jointly=True)
+        task = training_task(model, y, Supervision(delay=1, warm_up=3), jointly=True)
         history = fit(task, x, y, compile=compile, **settings(), **task.options())
         return model.state_dict(), [row | {"seconds": 0.0} for row in history.rows]
 
@@ -90,6 +90,7 @@ def test_schedules_clipping_and_validation_go_on_in_a_compiled_run(make_vae, bin
         beta=linear_warm_up(7.0),
         scheduler=partial(torch.optim.lr_scheduler.StepLR, step_size=3),
         clip_norm=0.5,
+        epochs=12,
         validation=binary_images[:6],
     )
     compiled, eager = train(compile="on"), train(compile="off")

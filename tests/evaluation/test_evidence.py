@@ -19,7 +19,6 @@ from pyrovae.evaluation import (
     marginal_likelihood,
     prior_marginal_likelihood,
 )
-from pyrovae.evaluation.statistics import importance_statistics, importance_weighted_bound
 from pyrovae.models import Autoencoder
 from pyrovae.networks import MLP
 from pyrovae.programs.pair import Pair
@@ -76,15 +75,6 @@ def test_with_the_exact_guide_the_estimate_is_exact_and_has_no_error(make_ppca, 
     assert result.num_unreliable == 0
 
 
-def test_error_and_effective_sample_size_are_those_of_the_weights():
-    weights = torch.tensor([[0.1, 2.0], [0.4, 2.0], [0.5, 2.0], [1.0, 2.0]], dtype=torch.double)
-    found = importance_statistics(weights.log() - 800, [1])  # e^-800 is 0: the logarithm matters
-    mean = weights.mean(0)
-    torch.testing.assert_close(found["log_px"], mean.log() - 800)
-    torch.testing.assert_close(found["std_error"], weights.std(0) / mean / 4**0.5)
-    torch.testing.assert_close(found["ess"], weights.sum(0) ** 2 / weights.square().sum(0))
-
-
 # Bounds and draws
 
 
@@ -110,13 +100,6 @@ def test_the_first_bound_is_the_elbo_known_in_closed_form(make_ppca, draw):
     # The error of a mean log weight is that of its batches.
     batches = torch.stack([score(ppca, x, 500, seed=seed).bounds[1] for seed in range(8)])
     assert ((batches.mean(0) - elbo).abs() < 5 * batches.std(0) / 8**0.5).all()
-
-
-def test_a_bound_uses_disjoint_groups_of_its_size():
-    log_weights = torch.arange(7.0).double()[:, None]
-    pair = math.log((1 + math.e) / 2)  # of log weights 0 and 1; the seventh is left over
-    by_hand = (pair + (2 + pair) + (4 + pair)) / 3
-    assert importance_weighted_bound(log_weights, 2).item() == pytest.approx(by_hand)
 
 
 @pytest.mark.parametrize("num_samples", [1, 2, 999, 2003])

@@ -107,7 +107,7 @@ def test_the_best_guide_is_the_best_of_its_family_for_its_data(make_ppca, draw):
     scale = exact.precision_matrix.diagonal(dim1=-2, dim2=-1).rsqrt()
     assert ((fn.mean - exact.mean).abs() / scale).max() < 0.1  # begins at 0.5
     torch.testing.assert_close(fn.variance.sqrt(), scale, atol=0, rtol=0.05)  # begins at 1.2
-    with pytest.raises(InputError, match="1 data for a guide with parameters of its own for each of 8"):
+    with pytest.raises(InputError, match="called with 1 data, but has parameters for 8"):
         guide(x[:1])
 
 
@@ -375,7 +375,7 @@ def test_a_discrete_latent_without_enumeration_is_refused():
 )
 def test_a_family_whose_parameters_are_not_known_is_refused(make):
     guide = guide_of(weather=lambda x, _: dist.Normal(x, 1.0), traffic=lambda x, _: make(x))
-    with pytest.raises(InputError, match=r"site 'traffic' has a \w+, and which of its parameters"):
+    with pytest.raises(InputError, match=r"site 'traffic' has a \w+, .*arg_constraints"):
         gaps(Pair(two_causes, guide), torch.ones(3, 1), num_samples=10)
 
 

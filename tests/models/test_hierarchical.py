@@ -23,7 +23,6 @@ from pyrovae.generation import (
     prior_quantiles,
     reconstruct,
     sample_images,
-    sites_of,
     traverse,
 )
 from pyrovae.likelihoods import Bernoulli, Gaussian
@@ -33,6 +32,7 @@ from pyrovae.objectives import ELBO
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import StandardNormal, VampPrior
 from pyrovae.programs.densities import trace_log_probs
+from pyrovae.programs.structure import structure
 
 IMAGE = (1, 4, 4)
 
@@ -226,7 +226,7 @@ def test_it_trains_in_pyros_own_svi(binary_images, param_store):
 
 def test_looking_tools_take_either_level_by_its_name(binary_images):
     vae, x = make(2, 2), binary_images
-    assert sites_of(vae).latents == ("z2", "z1")
+    assert structure(vae, x).latents == ("z2", "z1")
     assert code_site(vae) == "z1"
     codes = latent_codes(vae, x)
     z2 = vae.posterior2(x).mean

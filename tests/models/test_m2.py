@@ -227,7 +227,7 @@ def test_a_class_posterior_of_other_classes_than_the_models_is_refused(m2, x, ma
     with pytest.raises(InputError, match="num_classes is 2; site 'y' has 3 classes"):
         class_posterior(m2, x, 2)
     vae = make_vae().double()
-    with pytest.raises(InputError, match="the same for every class y: the model does not make use of it"):
+    with pytest.raises(InputError, match="the same for every class y"):
         class_posterior(vae, x, 3, num_samples=10)
 
 
@@ -313,7 +313,7 @@ def test_classes_are_predicted_by_the_guides_classifier(m2, make_m1m2, x):
 
 def test_a_pair_without_classes_has_none_to_predict(make_vae, x):
     vae = make_vae().double()
-    with pytest.raises(InputError, match="no categorical site 'y' to classify by"):
+    with pytest.raises(InputError, match="no categorical site to classify by"):
         class_probabilities(vae, x)
 
 

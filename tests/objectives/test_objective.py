@@ -38,7 +38,7 @@ def test_all_methods_give_the_loss_of_the_bound(objective, vae, x):
     found = []
     for method in (objective.differentiable_loss, objective.loss, objective.loss_and_grads):
         torch.manual_seed(SEED)
-        found.append(float(method(vae.model, vae.guide, x)))
+        found.append(float(torch.as_tensor(method(vae.model, vae.guide, x)).detach()))
     torch.manual_seed(SEED)
     bound = objective.evaluate(vae, x)
     assert isinstance(bound, Bound)
@@ -87,13 +87,14 @@ def test_pyros_objectives_are_wrapped_without_terms(vae, x):
     torch.manual_seed(SEED)
     torch.testing.assert_close(bound.loss, pyros.differentiable_loss(vae.model, vae.guide, x))
     assert not bound.terms
-    assert description(as_objective(pyros)) == description(pyros) == "TraceMeanField_ELBO(num_particles=1)"
+    assert description(as_objective(pyros)) == description(pyros)
+    assert description(pyros).startswith("TraceMeanField_ELBO(num_particles=1")
     elbo = ELBO()
     assert as_objective(elbo) is elbo
 
 
 def test_a_subclass_that_training_would_pass_by_is_refused():
-    with pytest.raises(InputError, match="Mine overrides differentiable_loss.*evaluate"):
+    with pytest.raises(InputError, match=r"Mine overrides differentiable_loss.*evaluate"):
 
         class Mine(ELBO):
             def differentiable_loss(self, model, guide, *args, **kwargs):

@@ -1,6 +1,4 @@
-"""Latents: what a program says of its sites, draws and densities against closed forms and grids."""
-
-import math
+"""Draws, quantiles and densities of the prior, against closed forms and grids."""
 
 import numpy as np
 import pytest
@@ -9,16 +7,9 @@ from pyro.distributions import MultivariateNormal
 
 from pyrovae.errors import InputError
 from pyrovae.generation import (
-    Sites,
-    code_site,
     draw_latents,
-    latent_codes,
-    latent_means,
-    num_classes,
-    posterior_draws,
     prior_density,
     prior_quantiles,
-    sites_of,
 )
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.models import Autoencoder
@@ -33,79 +24,6 @@ def x(binary_images):
 @pytest.fixture
 def autoencoder():
     return Autoencoder(MLP((1, 4, 4), 2, hidden=(8,)), Bernoulli(MLP(2, (1, 4, 4), hidden=(8,))))
-
-
-def test_the_sites_are_read_off_the_program(make_vae, make_m2, make_m1m2, make_cpcvae, autoencoder):
-    assert sites_of(make_vae()) == Sites("x", ("z",), ("z",), frozenset(), None, 0, frozenset({("z", "x")}))
-    m2 = sites_of(make_m2())
-    assert (m2.latents, m2.discrete, m2.label, m2.num_classes) == (("y", "z"), {"y"}, "y", 3)
-    stack = sites_of(make_m1m2())
-    assert stack.latents == ("y", "z2", "z1")
-    assert stack.edges == {("y", "z1"), ("z2", "z1"), ("z1", "x")}
-    pcvae = sites_of(make_cpcvae())
-    assert (pcvae.latents, pcvae.label, pcvae.num_classes) == (("z",), "y", 3)
-    plain = sites_of(autoencoder)
-    assert (plain.latents, plain.codes, plain.data) == ((), ("z",), "x")
-
-
-def test_what_depends_on_what(make_m1m2):
-    sites = sites_of(make_m1m2())
-    assert sites.descendants("y") == {"z1", "x"}
-    assert sites.descendants("z1") == {"x"}
-    assert sites.ancestors("x", ()) == {"z1", "z2", "y"}
-    assert sites.ancestors("x", {"z1"}) == set()
-    assert sites.ancestors("x", {"z2"}) == {"z1", "y"}
-
-
-def test_the_default_latent_is_the_one_next_to_the_data(make_m2, make_m1m2, make_vae):
-    assert code_site(make_m2()) == "z"
-    assert code_site(make_m1m2()) == "z1"
-    assert code_site(make_m1m2(), "z2") == "z2"
-    for model, site in ((make_m2(), "y"), (make_m1m2(), "z"), (make_vae(), "z1")):
-        with pytest.raises(InputError, match=f"has no continuous latent '{site}'; there are: 'z"):
-            code_site(model, site)
-
-
-def test_the_number_of_classes(make_m2, make_vae):
-    assert num_classes(make_m2(classes=5)) == 5
-    with pytest.raises(InputError, match="VAE has no classes: train m2, m1m2, pcvae or cpcvae"):
-        num_classes(make_vae())
-
-
-# Posterior
-
-
-def test_codes_are_the_guides_means_and_modes(make_m2, make_m1m2, x):
-    m2 = make_m2()
-    codes = latent_codes(m2, x)
-    y = m2.classifier(x).probs.argmax(-1)
-    assert torch.equal(codes["y"], y)
-    torch.testing.assert_close(codes["z"], m2.posterior(x, y).mean.detach())
-    stack = make_m1m2()
-    z1 = stack.vae.posterior(x).mean.detach()
-    torch.testing.assert_close(latent_means(stack, x), z1)
-    label = stack.m2.classifier(z1).probs.argmax(-1)
-    torch.testing.assert_close(latent_means(stack, x, "z2"), stack.m2.posterior(z1, label).mean.detach())
-
-
-def test_posterior_draws_are_the_guides(make_vae, binary_images):
-    vae = make_vae()
-    draws = posterior_draws(vae, binary_images.repeat(400, 1, 1, 1)).unflatten(0, (400, -1))
-    q = vae.posterior(binary_images)
-    error = q.variance.sqrt() / math.sqrt(400)
-    assert ((draws.mean(0) - q.mean).abs() < 5 * error).all()
-    torch.testing.assert_close(draws.std(0), q.variance.sqrt().detach(), rtol=0.2, atol=0)
-    again = [posterior_draws(vae, binary_images, seed=seed) for seed in (0, 0, 1)]
-    assert torch.equal(again[0], again[1])
-    assert not torch.equal(again[0], again[2])
-
-
-def test_a_code_without_a_distribution_has_no_draws(autoencoder, binary_images):
-    with pytest.raises(InputError, match="Autoencoder has no prior over z"):
-        posterior_draws(autoencoder, binary_images)
-
-
-# Prior
 
 
 def test_quantiles_of_a_standard_normal(make_vae):

@@ -1,7 +1,6 @@
-"""What is refused before training or evaluation, and what is said about it."""
+"""Pairs that are refused before training or evaluation, and the message about each."""
 
 import contextlib
-import math
 
 import pyro
 import pyro.distributions as dist
@@ -10,8 +9,7 @@ import torch
 from torch import nn
 
 import pyrovae
-from pyrovae.data.checks import check_data
-from pyrovae.errors import InputError, NonFiniteError
+from pyrovae.errors import InputError
 from pyrovae.evaluation import marginal_likelihood
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.models import VAE
@@ -19,11 +17,8 @@ from pyrovae.networks import MLP
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import StandardNormal
 from pyrovae.programs.checks import check_pair
-from pyrovae.programs.gradient_checks import check_gradients
-from pyrovae.programs.log_weights import data_plate_problem
+from pyrovae.programs.log_weights import layout_of
 from pyrovae.programs.pair import Pair
-from pyrovae.programs.running import run_pair
-from pyrovae.training.non_finite import check_finite, explain_non_finite, statistics
 
 
 def pair(likelihood, x_event=1, latent="z", plate=True):
@@ -43,55 +38,6 @@ def pair(likelihood, x_event=1, latent="z", plate=True):
 
 def bernoulli(z):
     return dist.Bernoulli(logits=torch.zeros(len(z), 3))
-
-
-# Data
-
-
-def test_sound_data_pass():
-    check_data(torch.rand(3, 2), torch.zeros(3))
-
-
-@pytest.mark.parametrize(
-    ("x", "message"),
-    [
-        ([1.0], "the data are a list, not a tensor: use torch.as_tensor"),
-        (torch.rand(3), r"shape \(3,\); expected at least one datum, \(N, \*x_shape\)"),
-        (torch.rand(0, 3), r"shape \(0, 3\); expected at least one datum"),
-        (torch.rand(3, 0), r"shape \(3, 0\)"),
-        (torch.zeros(3, 2, dtype=torch.uint8), r"type torch\.uint8.*x\.float\(\) / 255"),
-        (torch.tensor([[1.0], [math.nan], [math.inf]]), "2 of 3 data .*the first is datum 1"),
-    ],
-    ids=["list", "numbers", "empty", "no pixels", "bytes", "nan"],
-)
-def test_data_that_no_model_can_use_are_refused(x, message):
-    with pytest.raises(InputError, match=message):
-        check_data(x)
-
-
-def test_classes_must_be_as_many_as_the_data():
-    with pytest.raises(InputError, match="3 data and 2 classes"):
-        check_data(torch.rand(3, 2), torch.zeros(2))
-
-
-@pytest.mark.parametrize(
-    ("y", "message"),
-    [
-        (torch.zeros(3, 1, dtype=torch.long), r"shape \(3, 1\); .*squeeze\(1\) on a column"),
-        (torch.eye(3, dtype=torch.long), r"shape \(3, 3\); .*argmax\(1\) on one-hot rows"),
-        (torch.tensor([0, -1, -1]), "2 of 3 classes are -1, unlabelled"),
-    ],
-    ids=["column", "one-hot", "unlabelled"],
-)
-def test_classes_that_are_not_one_known_number_each_are_refused(y, message):
-    with pytest.raises(InputError, match=message):
-        check_data(torch.rand(3, 2), y)
-
-
-def test_unlabelled_data_pass_where_they_may_and_real_values_everywhere():
-    check_data(torch.rand(3, 2), torch.tensor([0, -1, -1]), unlabelled=True)
-    check_data(torch.rand(3, 2), torch.tensor([0.5, -1.0, -2.0]))
-    check_data(torch.rand(3, 2), torch.rand(3, 4))
 
 
 # Pairs
@@ -141,7 +87,7 @@ def test_values_outside_of_a_support_without_event_dimensions_are_refused():
 
 
 def test_data_of_another_shape_than_the_model_makes_are_refused():
-    with pytest.raises(InputError, match=r"makes data of shape \(3,\) at site 'x', but was given \(4,\)"):
+    with pytest.raises(InputError, match=r"makes data of shape \(3,\) at site 'x', but was given .*\(4,\)"):
         check_pair(Pair(*pair(bernoulli)), torch.ones(2, 4))
 
 
@@ -158,18 +104,18 @@ def test_a_part_that_is_or_returns_no_distribution_is_named(part, site):
     }
     wrong = {"prior": normal, "likelihood": MLP(2, image), "posterior": MLP(image, 2)}
     vae = VAE(**parts | {part: wrong[part]})
-    with pytest.raises(InputError, match=f"the {site} has a Tensor for a distribution"):
+    with pytest.raises(InputError, match=f"the {site} has a Tensor in the place of a distribution"):
         check_pair(vae, torch.ones(3, *image))
 
 
 def test_programs_in_each_others_place_are_told_apart():
     model, guide = pair(bernoulli)
     for swapped, sites in (
-        ((guide, model), "no site, and the guide 'x'"),
-        ((model, model), "'x', and the guide 'x'"),
+        ((guide, model), "no site, and the guide observes 'x'"),
+        ((model, model), "'x', and the guide observes 'x'"),
     ):
         with pytest.raises(
-            InputError, match=f"the model observes {sites}: the model alone observes the data"
+            InputError, match=f"the model observes {sites}: only the model observes the data"
         ):
             check_pair(Pair(*swapped), torch.ones(4, 3))
 
@@ -186,7 +132,7 @@ def test_a_guide_may_weigh_its_draws_by_a_factor_of_its_own():
 
 
 def test_a_latent_that_the_guide_lacks_is_named():
-    with pytest.raises(InputError, match=r"no site for the model's latent 'z' \(it has 'code'\)"):
+    with pytest.raises(InputError, match=r"no site for the model's latent 'z' \(.*'code'\)"):
         check_pair(Pair(*pair(bernoulli, latent="code")), torch.ones(2, 3))
 
 
@@ -208,9 +154,7 @@ def test_pyros_list_of_shapes_is_left_out_of_the_librarys_own_messages(make_vae)
 
 def test_data_of_another_type_than_the_parameters_are_said_to_be(make_vae, binary_images):
     vae = make_vae()
-    with pytest.raises(
-        InputError, match=r"type torch.float64, where parameters are torch.float32 \(use x.to"
-    ):
+    with pytest.raises(InputError, match=r"type torch.float64; .* torch.float32 \(use x.to"):
         check_pair(vae, binary_images.double())
 
 
@@ -406,97 +350,6 @@ def test_training_and_evaluation_are_refused_before_they_begin():
     assert not any(seen)  # nothing was differentiated
 
 
-# Gradients
-
-
-def test_idle_unknown_and_missing_parameters_are_told_apart():
-    used, idle, unknown = (nn.Parameter(torch.ones(size)) for size in (1, 2, 3))
-    frozen = nn.Parameter(torch.ones(4), requires_grad=False)
-    assert check_gradients(lambda: used.sum(), {"used": used, "frozen": frozen}) == [used]
-    with pytest.raises(InputError, match="no gradient reaches idle:"):
-        check_gradients(lambda: used.sum(), {"used": used, "idle": idle})
-    assert check_gradients(lambda: used.sum(), {"used": used, "idle": idle}, {id(idle)}) == [used]
-    with pytest.raises(InputError, match=r"1 parameters that are unknown to fit \(shapes \(3,\)\)"):
-        check_gradients(lambda: used.sum() + unknown.sum(), {"used": used})
-    with pytest.raises(InputError, match="no parameter to train"):
-        check_gradients(lambda: torch.ones(()), {"frozen": frozen})
-
-
-def test_a_detached_loss_reaches_nothing():
-    used = nn.Parameter(torch.ones(1))
-    with pytest.raises(InputError, match="no gradient reaches used"):
-        check_gradients(lambda: used.detach().sum(), {"used": used})
-
-
-def test_a_tensor_that_the_program_makes_for_itself_is_no_parameter():
-    used = nn.Parameter(torch.ones(1))
-    loss = lambda: used.sum() + torch.ones(3).requires_grad_().sum()  # noqa: E731
-    assert check_gradients(loss, {"used": used}) == [used]
-
-
-class OwnGuide(nn.Module):
-    """A guide from outside of the library."""
-
-    def __init__(self):
-        super().__init__()
-        self.head = nn.Linear(16, 3)
-
-    def guide(self, x):
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(self.head(x.flatten(1)), 0.5).to_event(1))
-
-
-def test_a_guide_of_ones_own_takes_the_place_of_a_models(make_vae, binary_images):
-    vae, own = make_vae(latent_dim=3), OwnGuide()
-    parameters = dict(vae.named_parameters()) | dict(own.named_parameters())
-    before = {name: value.clone() for name, value in parameters.items()}
-    pyrovae.fit(Pair(vae.model, own.guide), binary_images, epochs=1, progress=False)
-    moved = {name for name, value in parameters.items() if (value != before[name]).any()}
-    assert moved == {name for name in parameters if not name.startswith("posterior.")}
-    marginal_likelihood(Pair(vae.model, own.guide), binary_images[:3], num_samples=10)
-
-
-# Numbers that are not finite
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_parameters_that_are_not_finite_are_named(value):
-    parameters = {"good": torch.ones(2), "bad": torch.tensor([1.0, value])}
-    with pytest.raises(NonFiniteError, match="after step 7 the parameters bad are not finite"):
-        check_finite(parameters, 7)
-    check_finite({"good": torch.ones(2)}, 7)
-
-
-def test_statistics_are_of_the_finite_values():
-    tensor = torch.tensor([[1.0, 3.0], [math.nan, math.inf]])
-    assert statistics(tensor) == "shape (2, 2), from 1 to 3, mean 2, 1 NaN, 1 infinite of 4"
-    assert statistics(torch.tensor([math.nan])) == "shape (1,), 1 NaN, 0 infinite of 1"
-
-
-def test_the_first_bad_site_is_the_one_described():
-    model, guide = pair(lambda z: dist.Normal(torch.full((len(z), 3), math.nan), 2.0, validate_args=False))
-    message = str(explain_non_finite("the loss of step 5", Pair(model, guide), (torch.ones(4, 3),)))
-    assert "the loss of step 5 is not finite" in message
-    assert "the model's site 'x' (Normal)" in message
-    assert "loc: shape (4, 3), 12 NaN, 0 infinite of 12" in message
-    assert "scale: shape (4, 3), from 2 to 2, mean 2, 0 NaN" in message
-
-
-def test_of_probs_and_logits_only_the_one_that_was_given_is_described():
-    logits = torch.full((4, 3), math.nan)
-    model, guide = pair(lambda z: dist.Bernoulli(logits=logits, validate_args=False))
-    message = str(explain_non_finite("the loss", Pair(model, guide), (torch.ones(4, 3),)))
-    assert "logits: " in message
-    assert "probs: " not in message
-
-
-def test_a_loss_that_only_overflows_as_a_sum_is_said_to():
-    model, guide = pair(bernoulli)
-    assert "its sum overflowed" in str(
-        explain_non_finite("the loss", Pair(model, guide), (torch.ones(4, 3),))
-    )
-
-
 # Plates
 
 
@@ -509,7 +362,6 @@ def test_a_site_outside_of_the_datas_plate_is_named():
         pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
 
     x = torch.ones(4, 3)
-    trace, _ = run_pair(Pair(without, guide), x)
-    assert "site 'z' is not under a plate of 4 data at dimension -1" in data_plate_problem(trace, 4)
-    trace, _ = run_pair(Pair(*pair(bernoulli)), x)
-    assert data_plate_problem(trace, 4) is None
+    with pytest.raises(InputError, match="site 'z' is not under a plate of 4 data at dimension -1"):
+        layout_of(Pair(without, guide), (x,))
+    assert layout_of(Pair(*pair(bernoulli)), (x,)) == (1, None)

@@ -1,0 +1,35 @@
+"""The package loads its names when they are used, and its examples are right."""
+
+import doctest
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+import pyrovae.semi_supervised
+
+
+@pytest.mark.parametrize("name", ["labels", "spreading", "m1", "weights"])
+def test_examples_are_right(name):
+    module = importlib.import_module(f"pyrovae.semi_supervised.{name}")
+    failed, tried = doctest.testmod(module)
+    assert tried
+    assert not failed
+
+
+def test_labels_and_weights_need_no_scikit_learn():
+    code = (
+        "import sys; from pyrovae.semi_supervised import only_labels_of, data_per_label, per_label\n"
+        "print(sorted({'sklearn'} & sys.modules.keys()))"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert printed.strip() == "[]"
+
+
+def test_every_name_is_there():
+    assert set(pyrovae.semi_supervised.__all__) <= set(dir(pyrovae.semi_supervised))
+    for name in pyrovae.semi_supervised.__all__:
+        getattr(pyrovae.semi_supervised, name)

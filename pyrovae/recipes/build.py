@@ -16,8 +16,7 @@ from pyrovae.errors import InputError, check_choice
 from pyrovae.flows import Sylvester
 from pyrovae.models import CPCVAE, M1M2, M2, PCVAE, PPCA, VAE, Autoencoder, HierarchicalVAE
 from pyrovae.networks import MLP, ConvDecoder, ConvEncoder, GatedMLP, Joined, ResidualMLP, WithClass
-from pyrovae.objectives.elbo import ELBO, Objective
-from pyrovae.objectives.estimators import IWAE, FreeBits, ScoreFunctionELBO
+from pyrovae.objectives import ELBO, IWAE, FreeBits, Objective, ScoreFunctionELBO
 from pyrovae.posteriors import DiagonalNormal, FlowPosterior, FullCovarianceNormal
 from pyrovae.priors import Classes, MixtureOfGaussians, StandardNormal, VampPrior
 

@@ -9,7 +9,7 @@ from pyrovae import schedules
 from pyrovae.compute.compilation import MODES
 from pyrovae.data import DATASETS
 from pyrovae.errors import InputError, check_choice
-from pyrovae.objectives.elbo import Objective
+from pyrovae.objectives import Objective
 from pyrovae.recipes.build import CLASSED, COMPONENTS, build_objective
 from pyrovae.semi_supervised import Supervision
 

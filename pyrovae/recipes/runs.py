@@ -47,9 +47,8 @@ from pyrovae.semi_supervised import (
     training_task,
 )
 from pyrovae.storage import is_partial, remove_partials, write_atomically
+from pyrovae.training import History, fit
 from pyrovae.training.checkpoints import load_checkpoint
-from pyrovae.training.fit import fit
-from pyrovae.training.history import History
 from pyrovae.training.state import load_state
 
 

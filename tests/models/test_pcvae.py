@@ -7,7 +7,7 @@ from pyro.infer import Trace_ELBO
 
 from pyrovae import data, fit
 from pyrovae.evaluation import class_probabilities, marginal_likelihood
-from pyrovae.objectives.elbo import reweight
+from pyrovae.objectives import reweight
 from pyrovae.programs.pair import Pair
 from pyrovae.recipes.build import build_model
 from pyrovae.schedules import linear_warm_up

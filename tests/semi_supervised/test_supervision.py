@@ -5,7 +5,7 @@ import torch
 
 from pyrovae import fit
 from pyrovae.errors import InputError
-from pyrovae.objectives.elbo import SupervisedELBO
+from pyrovae.objectives import SupervisedELBO
 from pyrovae.recipes.build import build_model
 from pyrovae.semi_supervised import Supervision, training_task
 

@@ -176,7 +176,18 @@ def everything(folder):
     drawn(epochs=2, folder=folder / "drawn")
     results["drawn, resumed"] = drawn(folder=folder / "drawn")
     run = str(folder / "run")
-    sys.argv[1:] = ["train", "m2", "--labels", "5", "--epochs", "2", "--width", "16", "--quiet"]
+    sys.argv[1:] = [
+        "train",
+        "m2",
+        "--labels",
+        "5",
+        "--epochs",
+        "2",
+        "--width",
+        "16",
+        "--quiet",
+        "--no-spread",
+    ]
     sys.argv += ["--out", run]
     cli.main()
     sys.argv[1:] = ["classify", run, "--labels", "5"]

@@ -11,7 +11,8 @@ from pyrovae import data, fit
 from pyrovae.errors import InputError
 from pyrovae.evaluation import class_posterior, class_probabilities, error_rate, marginal_likelihood
 from pyrovae.objectives import ELBO, SupervisedELBO
-from pyrovae.recipes.build import build_model
+from pyrovae.recipes import About
+from pyrovae.recipes import m2 as m2_recipe
 from pyrovae.semi_supervised import only_labels_of
 
 SEED, CLASSES = 5, 3
@@ -332,7 +333,7 @@ def test_the_upper_model_trains_on_draws_of_the_lower_ones_latents(make_m1m2, x,
 
 def test_m2_learns_the_classes_of_real_digits_from_ten_of_each():
     digits = data.load("digits")
-    m2 = build_model("m2", (1, 8, 8), latent_dim=4, width=64, num_classes=10)
+    m2 = m2_recipe(About((1, 8, 8), 10), latent_dim=4, width=64, spread=False).pair
     labelled = data.labels_per_class(digits.y_train, 10)
     y = torch.full_like(digits.y_train, -1)
     y[labelled] = digits.y_train[labelled]

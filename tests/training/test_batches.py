@@ -7,8 +7,7 @@ import torch
 
 from pyrovae import data, fit
 from pyrovae.errors import InputError
-from pyrovae.recipes.config import Config
-from pyrovae.recipes.runs import train
+from pyrovae.recipes import Data, Training, train
 from pyrovae.training.batches import Minibatches, parts_of
 from pyrovae.training.sources import InMemory
 
@@ -136,7 +135,8 @@ def test_hidden_labels_leave_no_trace(tmp_path):
     digits = data.load("digits")
     x, classes = digits.x_train[:200], digits.y_train[:200]
     kept = data.labels_per_class(classes, 2, 0)
-    config = Config(model="pcvae", data="digits", labels=2, epochs=2, width=16, latent_dim=2)
+    settings = {"training": Training(epochs=2), "data": Data(labels=2), "device": "cpu", "progress": False}
+    options = {"width": 16, "latent_dim": 2, "vae_epochs": 2}
     states = []
     for shuffled in (False, True):
         others = torch.ones(len(x), dtype=torch.bool)
@@ -150,7 +150,7 @@ def test_hidden_labels_leave_no_trace(tmp_path):
             images = data.Images("digits", x, y, digits.x_test, digits.y_test)
             patch.setattr(data, "load", lambda *args, images=images, **kwargs: images)
             patch.setattr(data, "labels_per_class", lambda *args: kept)
-            states.append(train(config, folder, progress=False, device="cpu").model.state_dict())
+            states.append(train("pcvae", folder, options=options, **settings).pair.state_dict())
     for name, value in states[0].items():
         assert torch.equal(value, states[1][name]), name
 

@@ -37,7 +37,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -56,14 +56,10 @@ from pyrovae import data, fit, generation, plots
 from pyrovae.evaluation import class_probabilities, error_rate
 from pyrovae.generation import latent_means
 from pyrovae.models import M1M2
-from pyrovae.recipes.build import build_model
-from pyrovae.semi_supervised import (
-    Supervision,
-    fit_m1_classifier,
-    only_labels_of,
-    spread_labels,
-    training_task,
-)
+from pyrovae.objectives import SupervisedELBO
+from pyrovae.programs import ModelAndGuide
+from pyrovae.recipes import About, Plan, load_recipe
+from pyrovae.semi_supervised import fit_m1_classifier, only_labels_of, per_label, spread_labels
 
 
 @dataclass(frozen=True)
@@ -127,9 +123,9 @@ SETTINGS = {
         joint_epochs=5,
     ),
 }
-SUPERVISION = Supervision(alpha=25.0, consistency=25.0, aggregate=25.0)  # lambda is in the settings
+ALPHA = 25.0  # the weight of log q(y | x) in M2 and M1+M2; lambda is in the settings
 # With the given labels only, the constraints start late, when the latents are already informative.
-LABELS_ONLY = Supervision(alpha=25.0, delay=5, warm_up=5)
+LATE = {"constraint_delay": 5.0, "constraint_warm_up": 5.0}
 LABELLED_BATCH = 100  # labelled data in a minibatch that has unlabelled data too
 NETWORK_STEPS = 3000
 SPLIT = 0  # this number of labels means the 80-20 split
@@ -211,38 +207,27 @@ CIFAR10 = data.data_root() / "cifar10_jpeg_25k.npz"
 
 
 def train(
-    p: Problem,
-    model: nn.Module,
-    y: Tensor | None,
-    folder: Path,
-    epochs: int,
-    supervision: Supervision = SUPERVISION,
-    jointly: bool = False,
-    **options: Any,
+    p: Problem, pair: ModelAndGuide, y: Tensor | None, folder: Path, epochs: int, **options: Any
 ) -> None:
-    """Train a model with a cosine learning rate, or continue an interrupted training.
+    """Train a pair with a cosine learning rate, or continue an interrupted training.
 
     Args:
         p: the problem.
-        model: the model.
+        pair: the pair.
         y: the classes that it learns `(N,)`, -1 for unlabelled images; None for the VAE.
         folder: the folder of the checkpoints.
         epochs: the number of epochs.
-        supervision: the weights of the labels. Lambda is replaced by that of the settings.
-        jointly: whether both levels of M1+M2 are trained, on images. Otherwise only the upper level is.
         options: other keyword arguments of `fit`.
     """
-    task = training_task(model, y, replace(supervision, prediction=p.setting.prediction), jointly)
     settings: dict[str, Any] = {
         "batch_size": p.setting.batch_size,
         "optimizer": partial(torch.optim.Adam, lr=p.setting.learning_rate, fused=True),
-        "transform": presentation(p, None if jointly else model),
+        "transform": presentation(p),
         "seed": p.draw,
         "compile": "on",
-        **task.options(),
     }
     fit(
-        task,
+        pair,
         p.x,
         y,
         epochs=epochs,
@@ -254,7 +239,15 @@ def train(
     )
 
 
-def presentation(p: Problem, model: nn.Module | None) -> Callable[[Tensor], Tensor]:
+def train_last_stage(p: Problem, plan: Plan, y: Tensor, folder: Path, epochs: int, **options: Any) -> None:
+    """Train the last stage of a plan on the classes `(N,)`; see `train`."""
+    stage = plan.stages[-1]
+    assert stage.supervised is not None
+    of_stage = {"transform": presentation(p, plan.pair), **stage.supervised(y)}
+    train(p, stage.pair, y, folder, epochs, **(of_stage | options))
+
+
+def presentation(p: Problem, model: Any = None) -> Callable[[Tensor], Tensor]:
     """Make the transform of a minibatch: random shifts, then binarisation.
 
     Args:
@@ -271,28 +264,32 @@ def presentation(p: Problem, model: nn.Module | None) -> Callable[[Tensor], Tens
     return present
 
 
-def new_model(p: Problem, name: str) -> nn.Module:
-    """Build a model by name. Its pixels start at their frequencies in the training images."""
+def new_plan(p: Problem, name: str, **options: Any) -> Plan:
+    """Build a model by its recipe. Its pixels start at their frequencies in the training images."""
     s = p.setting
-    model = build_model(
-        name,
-        tuple(p.x.shape[1:]),
+    if name in ("m2", "m1m2"):
+        options["alpha"] = ALPHA
+    if name in ("pcvae", "cpcvae"):
+        options["prediction"] = s.prediction
+    if name != "vae":
+        options["spread"] = False  # all models share one VAE, which is trained apart
+    plan = load_recipe(name)(
+        About(tuple(p.x.shape[1:]), num_classes=10, seed=p.draw),
         latent_dim=s.latent_dim,
         likelihood=s.likelihood,
         network=s.network,
         width=s.width,
-        num_classes=10,
-        seed=p.draw,
+        **options,
     )
-    if hasattr(model, "likelihood"):
-        model.likelihood.start_at_marginals(p.x)  # type: ignore[operator, union-attr]
-    return model
+    if (start := plan.stages[-1].start) is not None:
+        start(p.x)
+    return plan
 
 
 def trained_vae(p: Problem) -> Any:
     """Train the VAE: one for all draws of labels, as it uses none, and one for each split."""
     shared = not p.labelled.all()
-    vae = new_model(p, "vae")
+    vae: Any = new_plan(p, "vae").pair
     train(
         p,
         vae,
@@ -309,39 +306,27 @@ def trained_vae(p: Problem) -> Any:
 def trained_model(p: Problem, name: str) -> Any:
     """Train one of `MODELS`; with "-labels-only" in its name, it learns only the given labels."""
     kind, _, labels_only = name.partition("-")
-    model = new_model(p, kind)
-    s = p.setting
+    plan = new_plan(p, kind, **(LATE if labels_only and kind == "pcvae" else {}))
+    model: Any = plan.pair
+    s, few = p.setting, {"labelled_batch_size": LABELLED_BATCH}
     if labels_only:
-        train(
-            p,
-            model,
-            p.y,
-            p.folder / name,
-            s.label_epochs[kind],
-            LABELS_ONLY,
-            labelled_batch_size=LABELLED_BATCH,
-        )
+        train_last_stage(p, plan, p.y, p.folder / name, s.label_epochs[kind], **few)
         return model
     if isinstance(model, M1M2):
         model.vae.load_state_dict(p.vae.state_dict())
-    train(p, model, p.spread, p.folder / name, s.epochs[kind])
+    train_last_stage(p, plan, p.spread, p.folder / name, s.epochs[kind])
     if isinstance(model, M1M2):
-        train(p, model, p.spread, p.folder / f"{name}-jointly", s.joint_epochs, jointly=True)
+        objective = SupervisedELBO(per_label(ALPHA, p.spread))
+        folder = p.folder / f"{name}-jointly"
+        train(p, model, p.spread, folder, s.joint_epochs, objective=objective)
     if kind == "cpcvae" and not p.labelled.all():
-        train(
-            p,
-            model,
-            p.y,
-            p.folder / f"{name}-2",
-            s.label_epochs[kind] // 2,
-            labelled_batch_size=LABELLED_BATCH,
-        )
+        train_last_stage(p, plan, p.y, p.folder / f"{name}-2", s.label_epochs[kind] // 2, **few)
     return model
 
 
-def own_error(p: Problem, model: nn.Module) -> float:
+def own_error(p: Problem, model: ModelAndGuide) -> float:
     """Return the test error of the model's own classifier, in %."""
-    probabilities = class_probabilities(model, p.x_test)  # type: ignore[arg-type]
+    probabilities = class_probabilities(model, p.x_test)
     return error_rate(probabilities, p.y_test)
 
 
@@ -377,7 +362,8 @@ class Discriminative(nn.Module):
 
 def network_error(p: Problem, shift: int) -> float:
     """Train a network like that of M2's q(y | x) on the labelled images. Return its test error in %."""
-    network = Discriminative(new_model(p, "m2").classifier)  # type: ignore[arg-type]
+    new_m2: Any = new_plan(p, "m2").pair
+    network = Discriminative(new_m2.classifier)
     x, y = p.x[p.labelled], p.y[p.labelled]
     epochs = max(10, NETWORK_STEPS * min(p.setting.batch_size, len(x)) // len(x))
     fit(

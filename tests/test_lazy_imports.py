@@ -23,8 +23,6 @@ def test_the_package_itself_imports_nothing_heavy():
     assert loaded_by("import pyrovae; pyrovae.__version__; dir(pyrovae)") == set()
 
 
-# TODO(diagrams): the diagram of a program is to load without matplotlib.
-@pytest.mark.xfail(reason="pyrovae.diagrams still imports matplotlib at once", strict=True)
 def test_training_and_diagrams_of_programs_import_no_figures_and_no_scikit_learn():
     loaded = loaded_by("from pyrovae import fit, plate_diagram")
     assert loaded.isdisjoint({"matplotlib", "sklearn", "arviz", "torchvision"})

@@ -3,11 +3,6 @@
 import pyro
 import pytest
 import torch
-
-from pyrovae import likelihoods, networks
-from pyrovae.errors import InputError, check_choice
-from pyrovae.models import CPCVAE, M1M2, M2, PCVAE, PPCA, VAE, Autoencoder, HierarchicalVAE
-from pyrovae.objectives import SupervisedELBO
 from pyrovae.recipes.build import (
     CLASSED,
     FLOWS,
@@ -20,6 +15,11 @@ from pyrovae.recipes.build import (
     build_model,
     build_objective,
 )
+
+from pyrovae import likelihoods, networks
+from pyrovae.errors import InputError, check_choice
+from pyrovae.models import CPCVAE, M1M2, M2, PCVAE, PPCA, VAE, Autoencoder, HierarchicalVAE
+from pyrovae.objectives import SupervisedELBO
 from pyrovae.semi_supervised import Supervision, training_task
 from pyrovae.training import fit
 

@@ -1,14 +1,15 @@
-"""What a probabilistic program costs: training and evaluation against a loop written by hand.
+"""Measure the cost of probabilistic programs: training and evaluation, compared with handwritten PyTorch.
 
-    python experiments/benchmark.py run         # on an idle machine; about half an hour
+The contestants take turns with short blocks of steps, so that a disturbance on the machine affects all of
+them. Each block's time is divided by the time of the handwritten eager loop, and the median of these
+ratios is reported. Memory and start-up are measured in one process for each contestant. The floor is the
+time of a plain matrix product with the step's number of floating-point operations on this machine, or of a
+plain copy of the bytes that Adam moves, whichever is longer. A contestant that is not installed is named
+and left out.
+
+    python experiments/benchmark.py run         # on an idle machine, about half an hour
     python experiments/benchmark.py scaling     # ten minutes
     python experiments/benchmark.py report      # the table and the figure
-
-Contestants take blocks of steps in turn, so that whatever else happens on the machine happens to all of
-them; of each block's ratio to the handwritten eager loop the median is quoted. Memory and start-up are
-measured in a process of each contestant's own. The floor is the time for which the machine's own matrix
-product would need for the step's floating-point operations, or its copy for the bytes that Adam moves,
-whichever is longer. A contestant that is not installed is left out by name.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import benchmark_handwritten as handwritten
 import torch
-import typer
 from benchmark_contestants import (
     Problem,
     Step,
@@ -44,6 +45,7 @@ from benchmark_contestants import (
 )
 from benchmark_report import figure, table
 from benchmark_scaling import exponent, points, training_step
+from cyclopts import Parameter
 from measurements import Entry, Measurements
 from reporting import RESULTS, command_line, some_of
 from torch.utils.flop_counter import FlopCounterMode
@@ -55,7 +57,7 @@ from pyrovae.storage import write_atomically
 
 MODELS = ("vae", "pcvae", "m2", "iaf")
 SIZES = {"small": (400, 50, 256), "large": (1000, 100, 256)}  # hidden units, latents, batch size
-M2_BATCH = 100  # of each kind
+M2_BATCH = 100  # labelled data, and as many unlabelled ones
 CONTESTANTS: dict[str, Callable[[Problem], Step]] = {
     "handwritten, eager": partial(pytorch, compiled=False),
     "handwritten, torch.compile": partial(pytorch, compiled=True),
@@ -70,12 +72,13 @@ ROUNDS, BLOCK_SECONDS, EVALUATION_ROUNDS = 15, 0.4, 3
 
 
 def problem_of(model: str, size: str) -> Problem:
+    """Return the problem of a model and a size by their names."""
     hidden, latent, batch = SIZES[size]
     return problem(model, hidden, latent, M2_BATCH if model == "m2" else batch)
 
 
 def rows(entries: list[Entry]) -> Iterator[Entry]:
-    """The newest measurement of each thing."""
+    """Make one row for each quantity, from its newest measurement."""
     newest = {(e["metric"], e["model"], e["size"], e["contestant"], e.get("amount", 0)): e for e in entries}
     for _, entry in sorted(newest.items()):
         yield entry | {
@@ -93,7 +96,7 @@ MEASUREMENTS = Measurements("benchmark", rows)
 
 
 def milliseconds(step: Step, seconds: float) -> float:
-    """Mean time of a step over a block that lasts about so long."""
+    """Return the mean time of a step in milliseconds, over a block of about `seconds` seconds."""
     count, start = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - start) < seconds:
         step()
@@ -102,7 +105,7 @@ def milliseconds(step: Step, seconds: float) -> float:
 
 
 def in_turns(steps: dict[str, Step], seconds: float = BLOCK_SECONDS) -> dict[str, list[float]]:
-    """Times of blocks of each contestant, one round after another."""
+    """Measure the contestants in turn, one block each in every round. Return times in milliseconds."""
     for step in steps.values():
         for _ in range(5):
             step()
@@ -114,12 +117,13 @@ def in_turns(steps: dict[str, Step], seconds: float = BLOCK_SECONDS) -> dict[str
 
 
 def ratios(times: dict[str, list[float]], name: str, baseline: str = BASELINE) -> float:
+    """Return the median over the rounds of a contestant's time over the baseline's."""
     pairs = zip(times[name], times[baseline], strict=True)
-    return statistics.median(mine / theirs for mine, theirs in pairs)
+    return statistics.median(time / reference for time, reference in pairs)
 
 
 def machine() -> tuple[float, float]:
-    """Floating-point operations and bytes per second, of a matrix product and of a copy."""
+    """Measure floating-point operations per second (matrix product) and bytes per second (copy)."""
     a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
     source = torch.randn(2**26)
     target = torch.empty_like(source)
@@ -129,28 +133,29 @@ def machine() -> tuple[float, float]:
 
 
 def floor_milliseconds(p: Problem) -> float:
-    """The least that a step can take on this machine."""
+    """Return the shortest possible time of a step on this machine, in milliseconds."""
     flops_per_second, bytes_per_second = machine()
     model = by_hand(p)
     with FlopCounterMode(display=False) as counter:
         model(*batches_of(p)()).backward()
-    moved = (
-        4 * 7 * sum(parameter.numel() for parameter in model.parameters())
-    )  # p, g, m, v read; p, m, v kept
+    # Adam reads parameter, gradient and two moments, and writes parameter and moments: 7 floats of 4 bytes.
+    moved = 4 * 7 * sum(parameter.numel() for parameter in model.parameters())
     return 1e3 * max(counter.get_total_flops() / flops_per_second, moved / bytes_per_second)
 
 
 app = command_line(__doc__)
+Threads = Annotated[int, Parameter(help="Number of CPU threads.")]
 
 
-@app.command()
+@app.command
 def run(
+    *,
     model: Annotated[list[str] | None, some_of(MODELS)] = None,
     size: Annotated[list[str] | None, some_of(SIZES)] = None,
     what: Annotated[list[str] | None, some_of(WHAT)] = None,
-    threads: Annotated[int, typer.Option(help="Cores to use.")] = 2,
+    threads: Threads = 2,
 ) -> None:
-    """Measure training, whole epochs, evaluation, memory and start-up, and write them."""
+    """Measure training, whole epochs, evaluation, memory and start-up, and write the results."""
     torch.set_num_threads(threads)
     chosen = what or WHAT
     for s in size or SIZES:
@@ -168,6 +173,7 @@ def run(
 
 
 def note(metric: str, model: str, size: str, contestant: str, threads: int, **values: Any) -> None:
+    """Write and print a measurement."""
     MEASUREMENTS.add(
         {"metric": metric, "model": model, "size": size, "contestant": contestant, "threads": threads}
         | values
@@ -177,6 +183,7 @@ def note(metric: str, model: str, size: str, contestant: str, threads: int, **va
 
 
 def training(p: Problem, model: str, size: str, threads: int) -> None:
+    """Measure the training step of all contestants."""
     steps = {}
     for name, contestant in CONTESTANTS.items():
         try:
@@ -196,18 +203,20 @@ def training(p: Problem, model: str, size: str, threads: int) -> None:
 
 
 def evaluation(p: Problem, size: str, threads: int, num_samples: int = 5000) -> None:
-    """Draws scored per second, K = 5,000: what each hundred data more cost."""
+    """Measure draws scored per second with K = 5,000, from the extra time that more data take."""
     model, hand = our_model(p), by_hand(p)
+    assert isinstance(hand, handwritten.VAE)
 
     def by_chunks(count: int) -> None:
         with torch.no_grad():
             for x in p.x[:count].split(100):
                 for _ in range(num_samples // 20):
-                    hand.log_weights(x, 20)  # type: ignore[operator]
+                    hand.log_weights(x, 20)
 
-    def mine(count: int, **options: str) -> None:
-        x = p.x[:count]
-        marginal_likelihood(model, x, num_samples=num_samples, **options)  # type: ignore[arg-type]
+    def mine(count: int, compile: str, precision: str = "float32") -> None:
+        marginal_likelihood(
+            model, p.x[:count], num_samples=num_samples, compile=compile, precision=precision
+        )
 
     contestants: dict[str, Callable[[int], None]] = {
         "handwritten, eager": by_chunks,
@@ -222,33 +231,34 @@ def evaluation(p: Problem, size: str, threads: int, num_samples: int = 5000) -> 
         print(f"pythae is left out: {error}")
     rates: dict[str, list[float]] = {name: [] for name in contestants}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # k-hat of an untrained model
+        warnings.simplefilter("ignore")  # the k-hat of an untrained model is too high
         for _ in range(EVALUATION_ROUNDS):
             for name, contestant in contestants.items():
                 data = 20 if "pythae" in name else 200
                 rates[name].append(
                     data * num_samples / (seconds(contestant, 300) - seconds(contestant, 100))
                 )
-    weights = [w for w in model.likelihood.parameters() if w.dim() == 2]  # type: ignore[union-attr]
+    weights = [w for w in model.likelihood.parameters() if w.dim() == 2]
     flops = 2 * sum(weight.numel() for weight in weights)
     fastest = machine()[0] / flops
     for name, values in rates.items():
         pairs = zip(values, rates.get("pythae, get_nll", []), strict=False)
         note(
             "evaluation_ratio", "vae", size, name, threads,
-            value=statistics.median([mine / theirs for mine, theirs in pairs] or [math.nan]),
+            value=statistics.median([rate / reference for rate, reference in pairs] or [math.nan]),
             draws_per_second=statistics.median(values), of_floor=statistics.median(values) / fastest,
         )  # fmt: skip
 
 
 def seconds(action: Callable[[int], Any], amount: int) -> float:
+    """Return the time of one call, in seconds."""
     start = time.perf_counter()
     action(amount)
     return time.perf_counter() - start
 
 
 def end_to_end(p: Problem, size: str, threads: int, epochs: int = 60) -> None:
-    """Whole epochs, loader and bookkeeping included: what sixty more cost."""
+    """Measure whole epochs, with data loading and bookkeeping, from the extra time of 60 more epochs."""
     with tempfile.TemporaryDirectory() as folder:
 
         def of(train: Callable[[int], Any]) -> float:
@@ -256,7 +266,7 @@ def end_to_end(p: Problem, size: str, threads: int, epochs: int = 60) -> None:
 
         def mine(count: int) -> None:
             model = our_model(p)
-            fit(model, p.x, epochs=count, batch_size=p.batch_size, compile="on")  # type: ignore[arg-type]
+            fit(model, p.x, epochs=count, batch_size=p.batch_size, compile="on")
 
         times = {"pyrovae, compiled": of(mine)}
         try:
@@ -272,7 +282,7 @@ def end_to_end(p: Problem, size: str, threads: int, epochs: int = 60) -> None:
 
 
 def alone(model: str, size: str, threads: int) -> None:
-    """Peak memory, and seconds to the first step and from there to a steady pace."""
+    """Measure peak memory and start-up of each contestant, each in a process of its own."""
     for name in CONTESTANTS:
         command = [sys.executable, __file__, "one", name, "--model", model, "--size", size]
         result = subprocess.run([*command, "--threads", str(threads)], capture_output=True, text=True)
@@ -281,9 +291,9 @@ def alone(model: str, size: str, threads: int) -> None:
             note("peak_memory", model, size, name, threads, **values)
 
 
-@app.command()
-def scaling(threads: Annotated[int, typer.Option(help="Cores to use.")] = 2) -> None:
-    """Measure how time grows with N, K, M, the number of classes, and of processes."""
+@app.command
+def scaling(*, threads: Threads = 2) -> None:
+    """Measure how time grows with N, K, M and the number of classes and of processes."""
     torch.set_num_threads(threads)
     found = []
     for what, amount, took in points():
@@ -294,9 +304,9 @@ def scaling(threads: Annotated[int, typer.Option(help="Cores to use.")] = 2) -> 
         note("scaling_exponent", "evaluation", "small", what, threads, value=exponent(found, what))
 
 
-@app.command()
+@app.command
 def together() -> None:
-    """A training step shared by the processes that torchrun started: seconds."""
+    """Print the seconds of a training step that is shared by the processes that torchrun started."""
     torch.set_num_threads(1)
     with processes.joined():
         took = training_step(problem_of("vae", "large"))
@@ -304,10 +314,10 @@ def together() -> None:
             print(json.dumps(took))
 
 
-@app.command()
+@app.command
 def report() -> None:
-    """Write the table and the figure of what has been measured."""
-    made = MEASUREMENTS.content["rows"]
+    """Write the table and the figure of all measurements, and print the table."""
+    made = MEASUREMENTS.update_rows()
     text = table(made)
     write_atomically(RESULTS / "benchmark.md", text.encode())
     print(text)
@@ -315,19 +325,21 @@ def report() -> None:
 
 
 def peak_megabytes() -> float:
-    """This process's largest resident memory. (getrusage's maximum includes its parent's, before exec.)"""
+    """Return the peak resident memory of this process, in megabytes."""
+    # The maximum of getrusage would include the parent's memory before exec.
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
-@app.command()
+@app.command
 def one(
-    contestant: Annotated[str, typer.Argument(help="Which.")],
-    model: Annotated[str, typer.Option()] = "vae",
-    size: Annotated[str, typer.Option()] = "small",
-    threads: Annotated[int, typer.Option()] = 2,
+    contestant: Annotated[str, Parameter(help=f"One of: {'; '.join(CONTESTANTS)}.")],
+    *,
+    model: Annotated[str, Parameter(help=f"One of: {'; '.join(MODELS)}.")] = "vae",
+    size: Annotated[str, Parameter(help=f"One of: {'; '.join(SIZES)}.")] = "small",
+    threads: Threads = 2,
 ) -> None:
-    """Memory and start-up of one contestant, in this process."""
+    """Print memory and start-up of one contestant, measured in this process."""
     torch.set_num_threads(threads)
     start = time.perf_counter()
     step = CONTESTANTS[contestant](problem_of(model, size))

@@ -1,6 +1,6 @@
-"""The contestants of `benchmark.py`: each gives a function that takes one training step, or scores draws.
+"""The contestants of `benchmark.py`: functions that return a training step, or a model to evaluate.
 
-A contestant that is not installed raises ImportError, and is left out by name.
+A contestant that is not installed raises ImportError. The benchmark then names it and leaves it out.
 """
 
 from __future__ import annotations
@@ -20,21 +20,31 @@ from pyrovae.flows import InverseAutoregressive
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.models import M2, PCVAE, VAE
 from pyrovae.networks import MLP, WithClass
-from pyrovae.objectives.elbo import ELBO, Objective, SupervisedELBO
+from pyrovae.objectives import ELBO, Objective, SupervisedELBO
 from pyrovae.posteriors import DiagonalNormal, FlowPosterior
 from pyrovae.priors import Classes, StandardNormal
-from pyrovae.schedules import constant
-from pyrovae.training.batches import Minibatches, parts_of
-from pyrovae.training.loop import TrainingRun
+from pyrovae.training import Settings, TrainingRun
+from pyrovae.training.fit import minibatches_of
+from pyrovae.training.sources import source_of
 
 PIXELS, CLASSES = 784, 10
 Step = Callable[[], Any]
 
 
 class Problem(NamedTuple):
-    """A model at a size, and data for it: `x` `(N, 784)` and classes `y` `(N,)`."""
+    """A model of a given size, and data for it.
 
-    model: str  # vae, pcvae, m2 or iaf
+    Attributes:
+        model: the model's name: vae, pcvae, m2 or iaf.
+        hidden: the number of hidden units.
+        latent: the number of latents.
+        batch_size: the number of data in a minibatch.
+        classes: the number of classes.
+        x: the data `(N, 784)`.
+        y: the classes `(N,)`.
+    """
+
+    model: str
     hidden: int
     latent: int
     batch_size: int
@@ -44,6 +54,7 @@ class Problem(NamedTuple):
 
 
 def problem(model: str, hidden: int, latent: int, batch_size: int, classes: int = CLASSES) -> Problem:
+    """Return a problem with random binary images and random classes."""
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(20 * batch_size, PIXELS, generator=generator).round()
     y = torch.randint(classes, (len(x),), generator=generator)
@@ -51,7 +62,7 @@ def problem(model: str, hidden: int, latent: int, batch_size: int, classes: int 
 
 
 def batches_of(p: Problem) -> Callable[[], tuple[Tensor, ...]]:
-    """Minibatches as a handwritten loop takes them: by shuffled indices."""
+    """Return a function that gives the next minibatch by shuffled indices, as a handwritten loop does."""
     rows: list[Tensor] = []
     needed = 2 if p.model == "m2" else 1
 
@@ -70,14 +81,15 @@ def batches_of(p: Problem) -> Callable[[], tuple[Tensor, ...]]:
 
 
 class Features(nn.Sequential):
-    """An affine map and ReLU, as the handwritten encoders have it."""
+    """A linear layer and ReLU, as in the handwritten encoders."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(nn.Linear(inputs, outputs), nn.ReLU())
         self.out_shape = (outputs,)
 
 
-def our_model(p: Problem) -> nn.Module:
+def our_model(p: Problem) -> VAE | PCVAE | M2:
+    """Return the problem's model, built from this library's components."""
     h, m = p.hidden, p.latent
     relu = partial(MLP, hidden=(h,), activation=nn.ReLU)
     prior = StandardNormal(m)
@@ -96,7 +108,7 @@ def our_model(p: Problem) -> nn.Module:
 
 
 def ours(p: Problem, compile: str) -> Step:
-    """A step of `fit`, without its progress bar and checkpoints."""
+    """Return a training step of `fit`, without progress bar and checkpoints."""
     model = our_model(p)
     y = None if p.model in ("vae", "iaf") else p.y.clone()
     objective: Objective = ELBO()
@@ -104,42 +116,36 @@ def ours(p: Problem, compile: str) -> Step:
         assert y is not None
         y[len(y) // 2 :] = -1
         objective = SupervisedELBO(0.1)
-    parts = parts_of(len(p.x), y, p.batch_size)
-    run = TrainingRun(
-        pair=model,  # type: ignore[arg-type]
-        data=Minibatches(p.x, y, parts, None, torch.device("cpu")),
-        validation=None,
+    settings = Settings(
         epochs=1,
+        batch_size=p.batch_size,
+        optimizer=partial(torch.optim.Adam, lr=1e-3, fused=True),
         objective=objective,
-        beta=constant(1.0),
-        weights={"y": constant(25.0)} if p.model == "pcvae" else {},
-        clip_norm=None,
-        patience=None,
-        seed=0,
-        device=torch.device("cpu"),
-        folder=None,
+        weights={"y": 25.0} if p.model == "pcvae" else None,
         progress=False,
         compile=compile,
     )
-    run.prepare(partial(torch.optim.Adam, lr=1e-3, fused=True), None)
-    epochs = iter(lambda: list(run.data.shuffled()), None)
+    data = minibatches_of(source_of(p.x, y), y, settings, torch.device("cpu"))
+    run = TrainingRun(model, data, None, settings)
+    epochs = iter(lambda: list(data.epoch(0)), None)
     pending: list[Any] = []
     with pyro.validation_enabled(False):
-        run.choose_gradients()
+        take_step = run.build_step()
 
     def step() -> None:
         if not pending:
             pending.extend(next(epochs))
         with pyro.validation_enabled(False):
-            run.step(0, 0.0, pending.pop())
+            take_step(pending.pop(), run.numbers(0.0))
 
     return step
 
 
-# The same programs in Pyro's own loop
+# The same programs in Pyro's own training loop
 
 
 def svi(p: Problem) -> Step:
+    """Return a step of `pyro.infer.SVI` with the same programs."""
     pyro.clear_param_store()
     model = our_model(p)
     elbo = pyro.infer.TraceEnum_ELBO() if p.model == "m2" else pyro.infer.Trace_ELBO()
@@ -157,10 +163,11 @@ def svi(p: Problem) -> Step:
     return step
 
 
-# By hand
+# Handwritten PyTorch
 
 
-def by_hand(p: Problem) -> nn.Module:
+def by_hand(p: Problem) -> handwritten.VAE | handwritten.M2:
+    """Return the problem's model, written by hand."""
     sizes = (PIXELS, p.hidden, p.latent)
     if p.model == "m2":
         return handwritten.M2(*sizes, p.classes)
@@ -170,6 +177,7 @@ def by_hand(p: Problem) -> nn.Module:
 
 
 def pytorch(p: Problem, compiled: bool) -> Step:
+    """Return a training step of the handwritten model."""
     step, following = handwritten.training_step(by_hand(p), compiled), batches_of(p)
     return lambda: step(*following())
 
@@ -178,13 +186,13 @@ def pytorch(p: Problem, compiled: bool) -> Step:
 
 
 def numpyro(p: Problem) -> Step:
-    """The VAE and the PC-VAE as NumPyro programs, under jit."""
+    """Return a training step of the VAE or the PC-VAE as a NumPyro program, compiled by jit."""
     import jax
     import numpyro as npr
     import numpyro.distributions as dist
 
     if p.model not in ("vae", "pcvae"):
-        raise ImportError(f"no NumPyro program for {p.model}")
+        raise ImportError(f"there is no NumPyro program for {p.model}.")
 
     def affine(name: str, x: Any, outputs: int) -> Any:
         bound = x.shape[-1] ** -0.5
@@ -228,10 +236,11 @@ def numpyro(p: Problem) -> Step:
     return step
 
 
-# pythae, whose trainer and evaluation are measured as wholes
+# pythae: its trainer and its evaluation are measured as a whole
 
 
 def pythae_model(p: Problem) -> Any:
+    """Return the problem's VAE as a model of pythae."""
     from pythae.models import VAE as PythaeVAE
     from pythae.models import VAEConfig
     from pythae.models.base.base_utils import ModelOutput
@@ -260,7 +269,7 @@ def pythae_model(p: Problem) -> Any:
 
 
 def pythae_training(p: Problem, folder: str) -> Callable[[int], None]:
-    """Train for so many epochs by pythae's pipeline."""
+    """Return a function that trains for a given number of epochs with pythae's pipeline."""
     from pythae.pipelines import TrainingPipeline
     from pythae.trainers import BaseTrainerConfig
 

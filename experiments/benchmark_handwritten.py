@@ -1,7 +1,7 @@
-"""What an expert writes by hand in PyTorch for the models of `benchmark.py`: the baseline of all ratios.
+"""Handwritten PyTorch versions of the models of `benchmark.py`, the baseline of all ratios.
 
-No probabilistic programming, no distribution objects: matrices, closed-form divergences where there are
-any, and losses per datum.
+This is the code that an expert would write without a library: matrices, closed-form divergences where they
+exist, and losses per datum. There are no probabilistic programs and no distribution objects.
 """
 
 from __future__ import annotations
@@ -18,7 +18,13 @@ Loss = Callable[..., Tensor]
 
 
 class VAE(nn.Module):
-    """784 - H - M and back, ReLU, a diagonal normal posterior, Bernoulli pixels."""
+    """A VAE with a diagonal normal posterior, Bernoulli pixels and one hidden ReLU layer on each side.
+
+    Args:
+        pixels: the number of pixels D.
+        hidden: the number of hidden units H.
+        latent: the number of latents M.
+    """
 
     def __init__(self, pixels: int, hidden: int, latent: int) -> None:
         super().__init__()
@@ -34,13 +40,13 @@ class VAE(nn.Module):
         return self.logits(F.relu(self.decoder(z)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The loss per datum."""
+        """Return the loss per datum."""
         loc, scale = self.encode(x)
         z = loc + scale * torch.randn_like(scale)
         return (pixel_loss(self.decode(z), x) + normal_kl(loc, scale)) / len(x)
 
     def log_weights(self, x: Tensor, particles: int) -> Tensor:
-        """log p(x, z) - log q(z | x) for so many draws: `(particles, B)`."""
+        """Return log p(x, z) - log q(z | x) of `particles` draws for each datum: `(particles, B)`."""
         loc, scale = self.encode(x)
         noise = torch.randn(particles, *loc.shape)
         z = loc + scale * noise
@@ -50,14 +56,14 @@ class VAE(nn.Module):
 
 
 class PCVAE(VAE):
-    """The same with a linear classifier of z, on data that all have a class."""
+    """The VAE with a linear classifier of z, for data that all have a class."""
 
     def __init__(self, pixels: int, hidden: int, latent: int, classes: int) -> None:
         super().__init__(pixels, hidden, latent)
         self.classifier = nn.Linear(latent, classes)
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
-        """The loss per datum, with lambda = 25."""
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]  # classes too
+        """Return the loss per datum, with lambda = 25."""
         loc, scale = self.encode(x)
         z = loc + scale * torch.randn_like(scale)
         loss = pixel_loss(self.decode(z), x) + normal_kl(loc, scale)
@@ -65,7 +71,7 @@ class PCVAE(VAE):
 
 
 class M2(nn.Module):
-    """M2 on a labelled and an unlabelled batch of the same size; the class of the latter summed out."""
+    """M2 for a labelled and an unlabelled minibatch of one size. It sums out the classes of the latter."""
 
     def __init__(self, pixels: int, hidden: int, latent: int, classes: int) -> None:
         super().__init__()
@@ -76,7 +82,7 @@ class M2(nn.Module):
         self.hidden, self.class_logits = nn.Linear(pixels, hidden), nn.Linear(hidden, classes)
 
     def negative_bound(self, x: Tensor, one_hot: Tensor) -> Tensor:
-        """-L(x, y) for each datum, whatever leads."""
+        """Return -L(x, y) for each datum. `one_hot` can have leading dimensions, which broadcast."""
         h = F.relu(self.features(x)).expand(*one_hot.shape[:-1], -1)
         h = F.relu(self.encoder(torch.cat([h, one_hot], -1)))
         loc, scale = self.loc(h), F.softplus(self.scale(h)) + 1e-4
@@ -87,7 +93,7 @@ class M2(nn.Module):
         return pixels + kl.sum(-1) + math.log(self.classes)
 
     def forward(self, x: Tensor, y: Tensor, unlabelled: Tensor) -> Tensor:
-        """The loss per datum, with alpha = 0.1."""
+        """Return the loss per datum, with alpha = 0.1."""
         labelled = self.negative_bound(x, F.one_hot(y, self.classes).float())
         classified = F.cross_entropy(self.class_logits(F.relu(self.hidden(x))), y, reduction="none")
         every = torch.eye(self.classes)[:, None].expand(-1, len(unlabelled), -1)
@@ -98,7 +104,7 @@ class M2(nn.Module):
 
 
 class MaskedLinear(nn.Linear):
-    """A linear map some of whose weights are 0."""
+    """A linear map with a mask, which sets some of its weights to 0."""
 
     mask: Tensor
 
@@ -111,7 +117,7 @@ class MaskedLinear(nn.Linear):
 
 
 class IAFStep(nn.Module):
-    """One step of an inverse autoregressive flow with the encoder's context, one hidden layer."""
+    """One step of an inverse autoregressive flow, with one hidden layer and a context from the encoder."""
 
     def __init__(self, latent: int, context: int, hidden: int, flip: bool) -> None:
         super().__init__()
@@ -130,7 +136,7 @@ class IAFStep(nn.Module):
 
 
 class IAFVAE(VAE):
-    """The VAE whose posterior is an inverse autoregressive flow."""
+    """The VAE with an inverse autoregressive flow as posterior."""
 
     def __init__(
         self, pixels: int, hidden: int, latent: int, steps: int = 2, context: int = 64, width: int = 128
@@ -140,7 +146,7 @@ class IAFVAE(VAE):
         self.steps = nn.ModuleList(IAFStep(latent, context, width, k % 2 == 1) for k in range(steps))
 
     def flow(self, x: Tensor, particles: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
-        """z and log q(z | x)."""
+        """Draw z and return it with log q(z | x)."""
         h = F.relu(self.encoder(x))
         loc, scale, context = self.loc(h), F.softplus(self.scale(h)) + 1e-4, self.context(h)
         noise = torch.randn(*particles, *loc.shape)
@@ -152,13 +158,13 @@ class IAFVAE(VAE):
         return z, log_q
 
     def forward(self, x: Tensor) -> Tensor:
-        """The loss per datum."""
+        """Return the loss per datum."""
         z, log_q = self.flow(x)
         log_p = -(0.5 * z.square() + 0.5 * math.log(2 * math.pi)).sum()
         return (pixel_loss(self.decode(z), x) + log_q.sum() - log_p) / len(x)
 
     def log_weights(self, x: Tensor, particles: int) -> Tensor:
-        """log p(x, z) - log q(z | x) for so many draws: `(particles, B)`."""
+        """Return log p(x, z) - log q(z | x) of `particles` draws for each datum: `(particles, B)`."""
         z, log_q = self.flow(x, (particles,))
         logits = self.decode(z)
         log_px = -F.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none").sum(-1)
@@ -166,15 +172,17 @@ class IAFVAE(VAE):
 
 
 def pixel_loss(logits: Tensor, x: Tensor) -> Tensor:
+    """Return -log p(x | z), summed over the minibatch."""
     return F.binary_cross_entropy_with_logits(logits, x, reduction="sum")
 
 
 def normal_kl(loc: Tensor, scale: Tensor) -> Tensor:
+    """Return the KL divergence from N(0, 1), summed over the minibatch."""
     return (0.5 * (loc.square() + scale.square() - 1) - scale.log()).sum()
 
 
 def training_step(model: nn.Module, compiled: bool) -> Callable[..., Any]:
-    """One step of the loop: loss, gradients, fused Adam."""
+    """Return a function that takes one training step: loss, gradients, fused Adam."""
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     loss: Any = torch.compile(model) if compiled else model
 

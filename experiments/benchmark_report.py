@@ -22,10 +22,10 @@ CONTESTANTS = (
 
 
 def table(rows: list[Row]) -> str:
-    """Markdown: training, evaluation, whole epochs, memory and start-up, and scaling."""
+    """Return the Markdown report: training, evaluation, whole epochs, memory and start-up, scaling."""
     lines = ["# Benchmark", "", _conditions(rows), "", "## Training step", ""]
     lines += _header(
-        "model", "contestant", "ms/step", "/ by hand", "/ by hand, compiled", "/ SVI", "/ floor"
+        "model", "contestant", "ms/step", "/ handwritten", "/ handwritten, compiled", "/ SVI", "/ floor"
     )
     for row in _of(rows, "training_ratio"):
         compiled, svi, floor = (row[k] for k in ("to_compiled_handwritten", "to_svi", "to_floor"))
@@ -34,27 +34,27 @@ def table(rows: list[Row]) -> str:
             f"{compiled:.2f} | {svi:.2f} | {floor:.2f} |"
         )
     lines += ["", "## Evaluation of log p(x), K = 5,000", ""]
-    lines += _header("size", "contestant", "draws/s", "/ pythae", "share of the floor's rate")
+    lines += _header("size", "contestant", "draws/s", "/ pythae", "draws/s / floor")
     for row in _of(rows, "evaluation_ratio"):
         lines.append(
             f"| {row['size']} | {row['contestant']} | {row['draws_per_second']:,.0f} | "
             f"{row['value']:.2f} | {row['of_floor']:.2f} |"
         )
-    lines += ["", "## Whole epochs, loader and bookkeeping included", ""]
+    lines += ["", "## Whole epochs, with data loading and bookkeeping", ""]
     lines += _header("size", "contestant", "ms/step", "/ pyrovae")
     for row in _of(rows, "end_to_end_ratio"):
         lines.append(
             f"| {row['size']} | {row['contestant']} | {row['milliseconds']:.2f} | {row['value']:.2f} |"
         )
-    lines += ["", "## Memory and start-up, each in a process of its own", ""]
-    lines += _header("model", "contestant", "peak memory, MB", "seconds to the first step done")
+    lines += ["", "## Memory and start-up, one process for each contestant", ""]
+    lines += _header("model", "contestant", "peak memory, MB", "seconds to the end of the first step")
     for row in _of(rows, "peak_memory"):
         lines.append(
             f"| {row['model']} | {row['contestant']} | {row['megabytes']:,.0f} | "
             f"{row['seconds_to_first_step']:.1f} |"
         )
     lines += ["", "## Scaling", ""]
-    lines += _header("what grows", "seconds", "exponent")
+    lines += _header("growing size", "seconds", "exponent")
     for what, curve in _curves(rows).items():
         times = ", ".join(f"{amount}: {seconds:.3g}" for amount, seconds in curve)
         exponents = [row["value"] for row in _of(rows, "scaling_exponent") if row["contestant"] == what]
@@ -65,7 +65,7 @@ def table(rows: list[Row]) -> str:
 
 
 def figure(rows: list[Row]) -> Figure:
-    """Training steps against the handwritten loop, evaluation against its floor, and scaling."""
+    """Draw three panels: time of a training step, speed of the evaluation, and scaling."""
     drawn, panels = plt.subplots(1, 3, figsize=(15, 5.2), layout="constrained", width_ratios=(1.5, 1, 1.2))
     _training(panels[0], [row for row in _of(rows, "training_ratio") if row["size"] == "small"])
     _evaluation(panels[1], [row for row in _of(rows, "evaluation_ratio") if row["size"] == "small"])
@@ -93,7 +93,7 @@ def _training(panel: Any, rows: list[Row]) -> None:
     panel.legend(unique.values(), unique.keys(), fontsize=8, ncols=3, **below)
     panel.set_xlim(0, 1.1 * max(row["value"] for row in rows))
     panel.set(
-        xlabel="time of a training step / handwritten eager PyTorch", title="Training (less is better)"
+        xlabel="time of a training step / handwritten eager PyTorch", title="Training (lower is better)"
     )
 
 
@@ -103,12 +103,12 @@ def _evaluation(panel: Any, rows: list[Row]) -> None:
         panel.barh(place, rate, color="C3" if row["contestant"].startswith("pyrovae") else "C7")
         panel.text(rate, place, f" {rate:.0f}", va="center", fontsize=8)
     floor = rows[0]["draws_per_second"] / rows[0]["of_floor"] / 1000
-    panel.axvline(floor, color="black", linestyle="--", label="float32 matrix products alone")
+    panel.axvline(floor, color="black", linestyle="--", label="floor: float32 matrix products alone")
     panel.set_yticks(range(len(rows)), [row["contestant"] for row in rows])
     panel.invert_yaxis()
     panel.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.11), frameon=False)
     panel.set_xlim(0, 1.2 * max(floor, *(row["draws_per_second"] / 1000 for row in rows)))
-    panel.set(xlabel="thousand draws scored per second, K = 5,000", title="Evaluation (more is better)")
+    panel.set(xlabel="thousand draws scored per second, K = 5,000", title="Evaluation (higher is better)")
 
 
 def _scaling(panel: Any, curves: dict[str, list[tuple[int, float]]]) -> None:
@@ -126,7 +126,7 @@ def _scaling(panel: Any, curves: dict[str, list[tuple[int, float]]]) -> None:
         [1, longest], [1, longest], color="black", linewidth=0.8, linestyle="--", label="proportional"
     )
     panel.legend(fontsize=8)
-    panel.set(xlabel="how many times as much", ylabel="how many times as long", title="Scaling")
+    panel.set(xlabel="size / smallest size", ylabel="time / time at the smallest size", title="Scaling")
 
 
 def _of(rows: Iterable[Row], metric: str) -> list[Row]:
@@ -139,7 +139,7 @@ def _who(row: Row) -> int:
 
 
 def _place(name: str, order: Iterable[str]) -> int:
-    """Where a name stands in an order by the beginnings of names."""
+    """Return the position of the first entry of `order` with which `name` begins."""
     return next((i for i, begins in enumerate(order) if name.startswith(begins)), 99)
 
 
@@ -157,7 +157,8 @@ def _header(*columns: str) -> list[str]:
 def _conditions(rows: list[Row]) -> str:
     threads = sorted({row["threads"] for row in rows})
     return (
-        f"CPU, {', '.join(map(str, threads))} threads. What is compared took turns in one run; medians. "
-        "A ratio of times below 1 is faster than what stands in the heading. The floor: the machine's own "
-        "matrix product for the same floating-point operations, or its copy for the bytes that Adam moves."
+        f"CPU, {', '.join(map(str, threads))} threads. The contestants took turns within one run, and the "
+        "numbers are medians. A column '/ name' is a ratio to that contestant; a ratio of times below 1 is "
+        "faster. The floor is the time of a plain matrix product with the same number of floating-point "
+        "operations on this machine, or of a plain copy of the bytes that Adam moves, whichever is longer."
     )

@@ -1,5 +1,8 @@
-"""How time grows, for `benchmark.py`: with data and samples in evaluation, with latent dimensions, classes
-and processes in training."""
+"""Measure how time grows, for `benchmark.py`.
+
+Evaluation: with the number of data N and of importance samples K. Training: with the number of latent
+dimensions M, of classes, and of processes.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +24,11 @@ from pyrovae.evaluation import marginal_likelihood
 REPEATS = 3
 HIDDEN, BATCH = 400, 256
 
-Point = tuple[str, int, float]  # what grows, how much of it there is, seconds
+Point = tuple[str, int, float]  # the name of the growing size, its value, and the time in seconds
 
 
 def points() -> Iterator[Point]:
-    """Seconds of evaluations, not compiled, and of training steps, compiled."""
+    """Measure evaluations (not compiled) and training steps (compiled) of growing size."""
     yield from evaluations()
     for latent in (10, 50, 200, 800):
         yield "M", latent, training_step(problem("vae", HIDDEN, latent, BATCH))
@@ -36,13 +39,14 @@ def points() -> Iterator[Point]:
 
 
 def evaluations() -> Iterator[Point]:
+    """Measure evaluations with a growing number of data N and of importance samples K."""
     p = problem("vae", HIDDEN, 50, BATCH)
     model: Any = our_model(p)
 
     def seconds(data: int, samples: int) -> float:
         x = p.x[:data]
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # k-hat of an untrained model
+            warnings.simplefilter("ignore")  # the k-hat of an untrained model is too high
             return median_of(lambda: marginal_likelihood(model, x, num_samples=samples))
 
     seconds(100, 100)
@@ -53,12 +57,13 @@ def evaluations() -> Iterator[Point]:
 
 
 def exponent(found: list[Point], what: str) -> float:
-    """The slope of log time against log amount."""
+    """Return the slope of log time over log size, for the size named `what`."""
     amounts, seconds = zip(*((n, s) for name, n, s in found if name == what), strict=True)
     return float(np.polyfit(np.log(amounts), np.log(seconds), 1)[0])
 
 
 def training_step(p: Problem) -> float:
+    """Measure the time of a compiled training step, in seconds."""
     step = ours(p, "on")
     for _ in range(10):
         step()
@@ -66,7 +71,7 @@ def training_step(p: Problem) -> float:
 
 
 def step_together(count: int) -> float:
-    """A step of `count` processes of one thread each on one minibatch, as torchrun starts them."""
+    """Measure a training step that `count` processes of one thread each share. torchrun starts them."""
     script = Path(__file__).with_name("benchmark.py")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count)]
     done = subprocess.run([*torchrun, str(script), "together"], capture_output=True, text=True, check=True)
@@ -74,6 +79,7 @@ def step_together(count: int) -> float:
 
 
 def median_of(action: Callable[[], Any], repeats: int = REPEATS) -> float:
+    """Return the median time of several calls, in seconds."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -83,6 +89,8 @@ def median_of(action: Callable[[], Any], repeats: int = REPEATS) -> float:
 
 
 def block_median(step: Callable[[], Any], steps: int = 20) -> float:
+    """Return the time of one step, in seconds: the median over blocks of `steps` steps."""
+
     def block() -> None:
         for _ in range(steps):
             step()

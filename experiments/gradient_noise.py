@@ -1,18 +1,22 @@
-"""How noisy is each estimator of the gradient? The VAE of `iwae.py` on MNIST, at the start and in training.
+"""Measure how noisy each estimator of the gradient is, for the VAE of `iwae.py` on MNIST.
 
-For one minibatch of 100 images and fixed parameters, gradients are drawn again and again, and what is
-reported is the trace of their covariance and the signal-to-noise ratio, the length of the mean gradient
-over the root of that trace; for the guide's parameters and, by themselves, the model's. Estimators of one
-bound have one mean, that of the score function's is therefore taken from the reparameterised draws: its own
-are too noisy to tell it from 0.
+The minibatch (100 images) and the parameters are fixed, and the gradient is drawn many times. This is done
+at the start of training and at two later stages. The numbers are the trace of the gradients' covariance
+and the signal-to-noise ratio: the length of the mean gradient over the square root of that trace. They are
+given for the guide's parameters and for the model's parameters separately.
 
-- One bound, the ELBO, and two estimators: reparameterised, and the score function's (which is what a latent
-  without reparameterisation is left with).
-- The importance-weighted bound with more and more samples, with its plain gradient and the doubly
-  reparameterised one. In the limit of many samples the guide's signal-to-noise ratio falls as 1 / sqrt(K)
-  with the plain gradient (Rainforth et al. 2018), and rises as sqrt(K) with the other (Tucker et al. 2019).
+- The ELBO has two estimators: the reparameterised gradient and the score function's. The latter is the
+  only one for a latent that cannot be reparameterised.
+- The importance-weighted bound with K samples has a plain gradient and a doubly reparameterised one. For
+  large K, the guide's signal-to-noise ratio falls as 1 / sqrt(K) with the plain gradient (Rainforth et al.
+  2018), and rises as sqrt(K) with the other (Tucker et al. 2019).
 
-    PYROVAE_DATA=... python experiments/gradient_noise.py
+All estimators of one bound have the same mean. The mean of the score function's gradients is therefore
+taken from the reparameterised ones, since its own draws are too noisy to tell it from 0. The images are
+read from the folder that PYROVAE_DATA names.
+
+    python experiments/gradient_noise.py
+    python experiments/gradient_noise.py report
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from functools import partial
 from typing import Annotated, Any
 
 import torch
-import typer
+from cyclopts import Parameter, validators
 from iwae import build
 from matplotlib.figure import Figure
 from mnist_protocol import images
@@ -31,9 +35,9 @@ from reporting import RESULTS, command_line
 
 from pyrovae import data, fit, plots
 from pyrovae.evaluation import gradient_variance
+from pyrovae.likelihoods import Bernoulli
 from pyrovae.models import VAE
-from pyrovae.objectives.elbo import ELBO, Objective
-from pyrovae.objectives.estimators import IWAE, ScoreFunctionELBO
+from pyrovae.objectives import ELBO, IWAE, Objective, ScoreFunctionELBO
 from pyrovae.plots import COLOURS
 from pyrovae.runs.provenance import git_commit, versions
 from pyrovae.storage import write_atomically
@@ -49,14 +53,21 @@ app = command_line(__doc__)
 
 
 def estimators() -> list[tuple[str, int, Objective]]:
-    """Name, K, and the objective. The ELBO's reparameterised gradient is the bound's with K = 1."""
+    """Return name, K and objective of each estimator. The IWAE bound with K = 1 is the ELBO."""
     bounds: list[tuple[str, int, Objective]] = [(SCORE, 1, ScoreFunctionELBO()), (PLAIN, 1, ELBO())]
     bounds += [(PLAIN, samples, IWAE(samples)) for samples in SAMPLES[1:]]
     return bounds + [(DOUBLY, samples, IWAE(samples, True)) for samples in SAMPLES]
 
 
 def measure(vae: VAE, epochs: int, x: torch.Tensor, repeats: int) -> list[Row]:
-    """The noise of every estimator's gradient at these parameters."""
+    """Measure the noise of every estimator's gradient at the VAE's current parameters.
+
+    Args:
+        vae: the VAE.
+        epochs: the number of epochs of its training so far, for the rows.
+        x: the minibatch `(B, 1, 28, 28)`.
+        repeats: the number of gradients drawn for each estimator.
+    """
     rows: list[Row] = []
     for name, samples, objective in estimators():
         noise = gradient_variance(objective, vae, x, repeats=repeats)
@@ -71,16 +82,20 @@ def measure(vae: VAE, epochs: int, x: torch.Tensor, repeats: int) -> list[Row]:
     return rows
 
 
-@app.command()
+@app.default
 def main(
-    repeats: Annotated[int, typer.Option(help="Gradients drawn for each estimator.", min=2)] = 300,
-    seed: Annotated[int, typer.Option(help="Of the parameters and of training.")] = 0,
+    *,
+    repeats: Annotated[
+        int, Parameter(help="Gradients drawn for each estimator.", validator=validators.Number(gte=2))
+    ] = 300,
+    seed: Annotated[int, Parameter(help="Seed of the initial parameters and of training.")] = 0,
 ) -> None:
-    """Train, measure at each stage, and write figure, table and numbers."""
+    """Train the VAE, measure at each stage, and write the numbers, the table and the figure."""
     x_train = images()[0]
     x = data.binarise_static(x_train[:BATCH_SIZE], seed)
     vae = build(seed)
-    vae.likelihood.start_at_marginals(x_train)  # type: ignore[operator]
+    assert isinstance(vae.likelihood, Bernoulli)
+    vae.likelihood.start_at_marginals(x_train)
     rows: list[Row] = []
     for begin, end in zip((0, *STAGES), STAGES, strict=False):
         if end > begin:
@@ -103,12 +118,19 @@ def main(
         "rows": rows,
     }
     write_atomically(RESULTS / "gradient_noise.json", json.dumps(content, indent=1).encode() + b"\n")
+    report()
+
+
+@app.command
+def report() -> None:
+    """Write the table and the figure of all measurements."""
+    rows = json.loads((RESULTS / "gradient_noise.json").read_text())["rows"]
     write_atomically(RESULTS / "gradient_noise.md", table(rows).encode())
     print(f"written: {plots.save(draw(rows), RESULTS / 'gradient_noise.png')}")
 
 
 def table(rows: list[Row]) -> str:
-    """The numbers in Markdown: an estimator a line."""
+    """Return the numbers as a Markdown table with one line for each estimator."""
     lines = [
         "| epochs | estimator | K | guide: variance | guide: signal / noise | model: signal / noise |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -122,11 +144,11 @@ def table(rows: list[Row]) -> str:
 
 
 def draw(rows: list[Row]) -> Figure:
-    """The guide's and the model's signal-to-noise ratio over K, a column for each stage of training."""
+    """Draw the signal-to-noise ratios of guide and model over K, one column for each stage of training."""
     figure = Figure(figsize=(4 * len(STAGES), 6.4), layout="constrained")
     figure.suptitle(
-        "How much of a gradient is signal, for one minibatch of 100 images (higher is better)\n"
-        "The model's parameters get the same gradient from all estimators of a bound"
+        "Signal-to-noise ratio of the gradient for one minibatch of 100 images (higher is better)\n"
+        "All estimators of one bound give the model's parameters the same gradient"
     )
     panels = figure.subplots(len(PARTS), len(STAGES), sharex=True, sharey="row")
     looks = {
@@ -144,7 +166,7 @@ def draw(rows: list[Row]) -> Figure:
                 f"parameters of the {part}, after {epochs} epoch{'s' * (epochs != 1)}", fontsize=10
             )
             panel.grid(alpha=0.3)
-        line[0].set_ylabel("signal / noise of a gradient")
+        line[0].set_ylabel("signal / noise of the gradient")
     panels[-1, 0].set(yscale="linear", ylim=(0, None))
     for panel in panels[-1]:
         panel.set(xlabel="samples K", xticks=SAMPLES, xticklabels=[str(k) for k in SAMPLES])

@@ -1,17 +1,20 @@
-"""More samples in the bound: the importance-weighted autoencoder of Burda et al. (2016) on MNIST.
+"""Train on the importance-weighted bound of Burda et al. (2016) on MNIST: test log-likelihoods.
 
-The paper's architecture, 2 x 200 tanh and 50 latents, trained on the bound with 1 and with 50 samples, the
-latter with its plain and with its doubly reparameterised gradient (Tucker et al. 2019). `mnist_protocol`
-says how it is trained and scored. The paper trains for 3,280 epochs, with a learning rate that falls from
-1e-3 to 1e-4. An epoch with 50 samples costs as much as 15 with one and 8 with five, so they are also tried
-as a second stage, on a model that was trained with one, as the paper does to compare the two bounds, and as
-a third, after five.
+The architecture is the paper's: 2 x 200 tanh units and 50 latents. It is trained on the bound with 1 and
+with 50 samples; the latter with its plain gradient and with its doubly reparameterised gradient (Tucker et
+al. 2019). `mnist_protocol.py` describes training and evaluation. The paper trains for 3,280 epochs with a
+learning rate that falls from 1e-3 to 1e-4.
 
-    PYROVAE_DATA=... python experiments/iwae.py run --epochs 100
-    PYROVAE_DATA=... python experiments/iwae.py run --objective "IWAE, 50 samples, after the ELBO"
+An epoch with 50 samples takes as long as 15 epochs with one sample, or 8 epochs with five. So the bound
+with 50 samples is also tried as a second stage, after a training with one sample, which the paper does too
+to compare the two bounds; and as a third stage, after a second stage with five samples. The images are
+read from the folder that PYROVAE_DATA names.
+
+    python experiments/iwae.py run --epochs 100
+    python experiments/iwae.py run --objective "IWAE, 50 samples, after the ELBO"
     python experiments/iwae.py table
 
-What is done is skipped when a command is given again, and an interrupted training goes on from its last
+A command that is given again skips finished jobs and continues an interrupted training after its last
 epoch.
 """
 
@@ -30,14 +33,14 @@ from torch import nn
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.models import VAE
 from pyrovae.networks import MLP
-from pyrovae.objectives.estimators import IWAE
+from pyrovae.objectives import IWAE
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import StandardNormal
 
 LATENT_DIM, WIDTH = 50, 200
 BATCH_SIZE, LEARNING_RATE = 20, 1e-3  # as in the paper
-FIRST_STAGE = protocol.Budget(400, 100, 3e-3, protocol.NUM_SAMPLES)
-SECOND_STAGE = protocol.Budget(300, 100, 2e-3, protocol.NUM_SAMPLES)  # with 5 samples
+FIRST_STAGE = protocol.Budget(400, 100, 3e-3, protocol.NUM_SAMPLES)  # on the ELBO
+SECOND_STAGE = protocol.Budget(300, 100, 2e-3, protocol.NUM_SAMPLES)  # on the bound with 5 samples
 FROM_THE_START = (-84.78, "Burda et al. 2016, k = 50 from the start (second-hand)")
 PUBLISHED = {
     ("ELBO",): (-86.76, "Burda et al. 2016, k = 1 (second-hand)"),
@@ -50,12 +53,17 @@ MEASUREMENTS = Measurements(
 )
 
 
+class Features(nn.Sequential):
+    """Layers in sequence whose output is a vector of `WIDTH` features."""
+
+    out_shape = (WIDTH,)
+
+
 def build(seed: int) -> VAE:
-    """The paper's VAE. Its second layer's tanh is part of the posterior's network."""
+    """Return the paper's VAE. The tanh after the second layer is part of the posterior's network."""
     torch.manual_seed(seed)
     tanh = partial(MLP, activation=nn.Tanh)
-    encoder = nn.Sequential(tanh(protocol.X_SHAPE, WIDTH, hidden=(WIDTH,)), nn.Tanh())
-    encoder.out_shape = (WIDTH,)  # type: ignore[assignment]
+    encoder = Features(tanh(protocol.X_SHAPE, WIDTH, hidden=(WIDTH,)), nn.Tanh())
     decoder = tanh(LATENT_DIM, protocol.X_SHAPE, hidden=(WIDTH, WIDTH))
     return VAE(StandardNormal(LATENT_DIM), Bernoulli(decoder), DiagonalNormal(encoder, LATENT_DIM))
 
@@ -63,8 +71,13 @@ def build(seed: int) -> VAE:
 def weighted(
     name: str, objective: IWAE, first: tuple[protocol.Job, protocol.Budget] | None = None
 ) -> protocol.Job:
-    """A training on the importance-weighted bound, after that of `first` (its job and budget) if there is
-    one. Beta stays at 1: it has no place in the bound."""
+    """Return a job that trains on the importance-weighted bound. Beta stays at 1, as this bound has none.
+
+    Args:
+        name: the job's name.
+        objective: the bound.
+        first: another job and its budget, whose training comes before this one, or None.
+    """
     options = {"objective": objective, "warm_up": False}
     return protocol.Job({"objective": name}, build, options, first)
 
@@ -84,8 +97,9 @@ OBJECTIVES = [job.key["objective"] for job in JOBS]
 app = command_line(__doc__)
 
 
-@app.command()
+@app.command
 def run(
+    *,
     epochs: protocol.Epochs = 100,
     objective: Annotated[list[str] | None, some_of(OBJECTIVES)] = None,
     seeds: protocol.Seeds = 1,
@@ -98,15 +112,15 @@ def run(
     threads: protocol.Threads = 2,
     runs: protocol.Runs = Path("runs/iwae"),
 ) -> None:
-    """Train and evaluate what is still to be done."""
+    """Train and evaluate the models that are not in the measurements yet."""
     jobs = [job for job in JOBS if not objective or job.key["objective"] in objective]
     budget = protocol.Budget(epochs, batch_size, learning_rate, num_samples, cycles, decay, clip_norm)
     protocol.measure(MEASUREMENTS, jobs, budget, seeds, threads, runs)
 
 
-@app.command()
+@app.command
 def table() -> None:
-    """Write the table of what has been measured so far."""
+    """Write and print the table of all measurements."""
     print(protocol.markdown(MEASUREMENTS, "objective", "ELBO"))
 
 

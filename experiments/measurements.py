@@ -1,5 +1,7 @@
-"""What has been measured so far, one entry for each job: written when it is done, so that a script that is
-run again goes on where it stopped, and several processes may share the work."""
+"""A file of measurements, to which a script adds one entry when a job is done.
+
+A script that is started again continues after the last finished job. Several processes can share the work.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +23,11 @@ Entry = dict[str, Any]
 
 
 class Measurements:
-    """The file `results/<script>.json`: entries, and the rows of results that are made of them.
+    """The file `results/<script>.json`: the entries, and the rows of results made from them.
 
     Args:
         script: the script's name.
-        rows: makes the rows from all entries.
+        rows: a function from all entries to the rows.
     """
 
     def __init__(self, script: str, rows: Callable[[list[Entry]], Iterable[Entry]]) -> None:
@@ -34,16 +36,16 @@ class Measurements:
 
     @property
     def content(self) -> dict[str, Any]:
-        """All of the file."""
+        """The content of the file; empty lists if there is no file yet."""
         content: dict[str, Any] = {"measurements": [], "rows": []}
         return json.loads(self.path.read_text()) if self.path.exists() else content
 
     def done(self, key: Entry) -> bool:
-        """Whether a job has been measured."""
+        """Return whether an entry with these values exists."""
         return any(key.items() <= one.items() for one in self.content["measurements"])
 
     def add(self, entry: Entry) -> None:
-        """Add a job's results, and make the rows anew."""
+        """Add the entry of a finished job and make all rows again."""
         with self._locked():
             content = self.content
             content["command"] = f"python experiments/{self.script}.py run --help"
@@ -52,7 +54,19 @@ class Measurements:
                 entry | {"command": " ".join(["python", *sys.argv]), "git_commit": git_commit()}
             )
             content["rows"] = list(self.make_rows(content["measurements"]))
-            write_atomically(self.path, json.dumps(content, indent=1).encode() + b"\n")
+            self._write(content)
+
+    def update_rows(self) -> list[Entry]:
+        """Make all rows again, write them if they differ (in their wording, say), and return them."""
+        with self._locked():
+            content = self.content
+            rows = list(self.make_rows(content["measurements"]))
+            if rows != content["rows"]:
+                self._write(content | {"rows": rows})
+        return rows
+
+    def _write(self, content: dict[str, Any]) -> None:
+        write_atomically(self.path, json.dumps(content, indent=1).encode() + b"\n")
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -1,11 +1,15 @@
 """The protocol that the experiments on priors, posteriors and objectives share.
 
-MNIST, 50,000 training images binarised afresh at each presentation, 10,000 for validation, and the 10,000
-test images binarised once. Adam, with gradients clipped to a norm of 50. Over the first tenth of the epochs
-beta rises from 0 to 1, and the learning rate from a tenth of its highest value, from which it falls to
-zero, along two halves of a cosine. The epoch with the best bound on the validation images is kept. All of
-this may be repeated from where it ended, with a lower highest rate or norm perhaps, but for beta, which
-stays at 1 (warm restarts; Loshchilov & Hutter 2017). log p(x) of the test images by importance sampling.
+Data: MNIST. 50,000 training images are binarised afresh for every minibatch. 10,000 images for validation
+and the 10,000 test images are binarised once.
+
+Training: Adam, with gradients clipped to a norm of 50. During the first tenth of the epochs, beta rises
+from 0 to 1, and the learning rate rises from a tenth of its peak to the peak. Then the learning rate falls
+to zero. It follows half a cosine both up and down. The epoch with the best bound on the validation images
+is kept. A training can go through several such cycles (warm restarts; Loshchilov & Hutter 2017). Later
+cycles can have a lower peak and a lower clipping norm; beta stays at 1 in them.
+
+Evaluation: log p(x) of the test images by importance sampling.
 """
 
 from __future__ import annotations
@@ -20,53 +24,60 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import torch
-import typer
+from cyclopts import Parameter, validators
 from measurements import Entry, Measurements
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyrovae import data, fit
 from pyrovae.evaluation import MarginalLikelihood, marginal_likelihood
-from pyrovae.objectives.elbo import Objective
+from pyrovae.likelihoods import Bernoulli
+from pyrovae.models import VAE, HierarchicalVAE
+from pyrovae.objectives import Objective
 from pyrovae.schedules import Schedule, constant, linear_warm_up
 from pyrovae.storage import write_atomically
-from pyrovae.training.history import History
+from pyrovae.training import History
 
 X_SHAPE = (1, 28, 28)
 VALIDATION = 10_000
-CLIP_NORM = 50.0  # without it, 3e-3 on minibatches of 100 fell apart after 60 of 300 epochs
-WARM_UP = 0.1  # of the epochs
+CLIP_NORM = 50.0  # without clipping, a rate of 3e-3 with minibatches of 100 diverged after 60 of 300 epochs
+WARM_UP = 0.1  # fraction of the epochs
 NUM_SAMPLES = 5000
 
-Epochs = Annotated[int, typer.Option(help="Passes through the training images, in each cycle.", min=1)]
-Cycles = Annotated[int, typer.Option(help="How often the learning rate rises and falls.", min=1)]
-BatchSize = Annotated[int, typer.Option(help="Images in a minibatch.", min=1)]
-LearningRate = Annotated[float, typer.Option(help="The highest.", min=0)]
+Positive, NotNegative = validators.Number(gte=1), validators.Number(gte=0)
+Epochs = Annotated[int, Parameter(help="Training epochs in each cycle.", validator=Positive)]
+Cycles = Annotated[int, Parameter(help="Cycles of the learning rate.", validator=Positive)]
+BatchSize = Annotated[int, Parameter(help="Images in a minibatch.", validator=Positive)]
+LearningRate = Annotated[
+    float, Parameter(help="Peak of the learning rate in the first cycle.", validator=NotNegative)
+]
 Decay = Annotated[
-    float, typer.Option(help="The highest learning rate, over that of the cycle before.", min=0)
+    float, Parameter(help="Factor of the learning rate's peak from cycle to cycle.", validator=NotNegative)
 ]
 ClipNorm = Annotated[
     float,
-    typer.Option(
-        help=f"The gradient's largest norm in further cycles; in the first, {CLIP_NORM:g}.", min=1e-3
+    Parameter(
+        help=f"Largest norm of the gradient in later cycles. It is {CLIP_NORM:g} in the first cycle.",
+        validator=validators.Number(gte=1e-3),
     ),
 ]
-NumSamples = Annotated[int, typer.Option(help="Importance samples for each test image.", min=1)]
-Seeds = Annotated[int, typer.Option(help="How many, from 0.", min=1)]
-Threads = Annotated[int, typer.Option(help="Cores to use.", min=1)]
-Runs = Annotated[Path, typer.Option(help="Where checkpoints go.")]
+NumSamples = Annotated[int, Parameter(help="Importance samples for each test image.", validator=Positive)]
+Seeds = Annotated[int, Parameter(help="Number of seeds. They count from 0.", validator=Positive)]
+Threads = Annotated[int, Parameter(help="Number of CPU threads.", validator=Positive)]
+Runs = Annotated[Path, Parameter(help="Folder of the checkpoints.")]
+Model = VAE | HierarchicalVAE
 
 
 class Budget(NamedTuple):
-    """How long a model is trained, and how it is scored.
+    """The budget for training and evaluation.
 
     Attributes:
-        epochs: passes through the training images, in each cycle.
-        batch_size: images in a minibatch.
-        learning_rate: the highest.
-        num_samples: importance samples for each test image.
-        cycles: how often the learning rate rises and falls.
-        decay: the highest learning rate over that of the cycle before.
-        clip_norm: the gradient's largest norm in cycles after the first.
+        epochs: the number of training epochs in each cycle.
+        batch_size: the number of images in a minibatch.
+        learning_rate: the peak of the learning rate in the first cycle.
+        num_samples: the number of importance samples for each test image.
+        cycles: the number of cycles of the learning rate.
+        decay: the factor of the learning rate's peak from cycle to cycle.
+        clip_norm: the largest norm of the gradient in the cycles after the first.
     """
 
     epochs: int
@@ -80,29 +91,48 @@ class Budget(NamedTuple):
 
 @cache
 def images() -> tuple[Tensor, Tensor, Tensor]:
-    """Training, validation and test images; the latter two binarised by one draw."""
+    """Return the training, validation and test images. Validation and test images are binarised once."""
     mnist = data.load("mnist")
     train, held_out = mnist.x_train[:-VALIDATION], mnist.x_train[-VALIDATION:]
     return train, data.binarise_static(held_out, 1000), data.binarise_static(mnist.x_test, 1000)
 
 
 def train(
-    model: nn.Module,
+    model: Model,
     budget: Budget,
     seed: int,
     folder: Path,
     objective: Objective | None = None,
     warm_up: bool = True,
 ) -> dict[str, Any]:
-    """Train, or go on with a training that was interrupted; says how it went."""
+    """Train a model, or continue an interrupted training.
+
+    Args:
+        model: the model.
+        budget: the budget of this training.
+        seed: the seed of minibatches and of random draws.
+        folder: the folder of the first cycle's checkpoints. Later cycles have folders beside it.
+        objective: the objective of `fit`. None means the ELBO.
+        warm_up: whether beta rises from 0 to 1 in the first cycle.
+
+    Returns:
+        The best epoch of the last cycle and the minutes of all cycles.
+    """
     beta = linear_warm_up(WARM_UP * budget.epochs) if warm_up else constant(1.0)
     histories = [_cycle(model, budget._replace(clip_norm=CLIP_NORM), seed, folder, objective, beta)]
     for cycle in range(1, budget.cycles):
         rate = budget.learning_rate * budget.decay**cycle
         name = f"{folder.name}-cycle-{cycle + 1}-at-{rate:g}-clipped-at-{budget.clip_norm:g}"
-        its_budget, its_seed = budget._replace(learning_rate=rate), seed + 1000 * cycle
-        its_folder = folder.with_name(name)
-        histories.append(_cycle(model, its_budget, its_seed, its_folder, objective, constant(1.0)))
+        histories.append(
+            _cycle(
+                model,
+                budget._replace(learning_rate=rate),
+                seed + 1000 * cycle,
+                folder.with_name(name),
+                objective,
+                constant(1.0),
+            )
+        )
     return {
         "best_epoch": histories[-1].best_epoch,
         "training_minutes": round(sum(sum(history["seconds"]) for history in histories) / 60, 1),
@@ -110,12 +140,12 @@ def train(
 
 
 def _cycle(
-    model: nn.Module, budget: Budget, seed: int, folder: Path, objective: Objective | None, beta: Schedule
+    model: Model, budget: Budget, seed: int, folder: Path, objective: Objective | None, beta: Schedule
 ) -> History:
-    """The learning rate's rise and fall, from the parameters as they are."""
+    """Train for one cycle of the learning rate, from the model's current parameters."""
     x, held_out, _ = images()
     return fit(
-        model,  # type: ignore[arg-type]
+        model,
         x,
         epochs=budget.epochs,
         batch_size=budget.batch_size,
@@ -123,7 +153,7 @@ def _cycle(
         scheduler=partial(
             torch.optim.lr_scheduler.OneCycleLR,
             max_lr=budget.learning_rate,
-            total_steps=budget.epochs + 1,  # the last epoch's is above zero
+            total_steps=budget.epochs + 1,  # so that the last epoch has a learning rate above zero
             pct_start=WARM_UP,
             div_factor=10,
             cycle_momentum=False,
@@ -141,29 +171,24 @@ def _cycle(
     )
 
 
-def evaluate(model: nn.Module, num_samples: int) -> MarginalLikelihood:
-    """log p(x) of the test images."""
-    return marginal_likelihood(
-        model,  # type: ignore[arg-type]
-        images()[2],
-        num_samples=num_samples,
-        compile="on",
-    )
+def evaluate(model: Model, num_samples: int) -> MarginalLikelihood:
+    """Estimate log p(x) of the test images."""
+    return marginal_likelihood(model, images()[2], num_samples=num_samples, compile="on")
 
 
 class Job(NamedTuple):
-    """One model to measure.
+    """A model to train and evaluate.
 
     Attributes:
-        key: what tells it apart.
-        build: seed -> model.
-        options: of `train`.
-        first: a training that goes before, by another job, which may have one before it too; it is
-            shared with that job.
+        key: values that identify the job in the measurements.
+        build: a function from the seed to the model.
+        options: keyword arguments of `train`.
+        first: another job and its budget, whose training comes before this one, or None. The two jobs share
+            its checkpoints. That job can have a `first` too.
     """
 
     key: Entry
-    build: Callable[[int], nn.Module]
+    build: Callable[[int], Model]
     options: dict[str, Any]
     first: tuple[Job, Budget] | None = None
 
@@ -171,13 +196,21 @@ class Job(NamedTuple):
 def measure(
     measurements: Measurements, jobs: Sequence[Job], budget: Budget, seeds: int, threads: int, runs: Path
 ) -> None:
-    """Train and evaluate what is still to be done, one seed after another.
+    """Train and evaluate the jobs that are not in the measurements yet, one seed after another.
+
+    Args:
+        measurements: the measurements, to which each finished job is added.
+        jobs: the jobs.
+        budget: the budget of each job.
+        seeds: the number of seeds, which count from 0.
+        threads: the number of CPU threads.
+        runs: the folder of the checkpoints.
 
     Raises:
-        typer.BadParameter: a setting of further cycles where there is one cycle.
+        SystemExit: when `budget` has settings of later cycles but only one cycle.
     """
     if budget.cycles == 1 and (budget.decay != 1 or budget.clip_norm != CLIP_NORM):
-        raise typer.BadParameter("--decay and --clip-norm are for further cycles: give --cycles 2 or more.")
+        raise SystemExit("--decay and --clip-norm need more than one cycle: add --cycles 2 or more.")
     torch.set_num_threads(threads)
     for seed in range(seeds):
         for job in jobs:
@@ -185,7 +218,8 @@ def measure(
             if measurements.done(entry):
                 continue
             model = job.build(seed)
-            model.likelihood.start_at_marginals(images()[0])  # type: ignore[operator, union-attr]
+            assert isinstance(model.likelihood, Bernoulli)
+            model.likelihood.start_at_marginals(images()[0])
             entry |= _train_stages(model, job, budget, seed, runs)
             start = time.perf_counter()
             result = evaluate(model, budget.num_samples)
@@ -199,13 +233,13 @@ def measure(
             )
 
 
-def _train_stages(model: nn.Module, job: Job, budget: Budget, seed: int, runs: Path) -> Entry:
-    """Train by what goes before, then by the job itself; says how both went."""
+def _train_stages(model: Model, job: Job, budget: Budget, seed: int, runs: Path) -> Entry:
+    """Train by the job's `first`, if there is one, and then by the job. Return the results of both."""
     entry: Entry = {}
     if job.first:
-        first, its_budget = job.first
-        before = _train_stages(model, first, its_budget, seed, runs)
-        entry["first_stage"] = first.key | its_budget._asdict() | before
+        first, first_budget = job.first
+        result = _train_stages(model, first, first_budget, seed, runs)
+        entry["first_stage"] = first.key | first_budget._asdict() | result
     return entry | train(model, budget, seed, _folder(runs, job, budget, seed), **job.options)
 
 
@@ -224,13 +258,13 @@ def rows(
     baseline: tuple[Any, ...],
     published: dict[tuple[Any, ...], tuple[float, str]],
 ) -> Iterator[Entry]:
-    """One row for each model and budget: mean and standard deviation over seeds.
+    """Make one row for each model and budget, with mean and standard deviation over the seeds.
 
     Args:
-        entries: measurements, with `seed`, `log_likelihood` and the fields of `Budget`.
-        names: what tells models apart.
-        baseline: the model, by the values of `names`, that others are compared with, seed by seed.
-        published: figures and their sources, by the values of `names`.
+        entries: measurements with `seed`, `log_likelihood` and the fields of `Budget`.
+        names: the names of the values that identify a model.
+        baseline: the values of `names` for the model with which others are compared, seed by seed.
+        published: published figures and their sources; the keys are values of `names`.
     """
     names = list(names)
     groups: dict[tuple[Any, ...], dict[int, Entry]] = {}
@@ -267,12 +301,13 @@ def rows(
 
 
 def _length(budget: Budget) -> str:
-    """For the table; a single cycle is not mentioned."""
-    again = f" {budget.cycles} times" if budget.cycles > 1 else ""
-    slower = [f"each at {budget.decay:g} of the rate before"] if budget.decay != 1 else []
-    clipped = [f"later ones clipped at {budget.clip_norm:g}"] if budget.clip_norm != CLIP_NORM else []
-    settings = f" ({', '.join(slower + clipped)})" if slower + clipped else ""
-    return f"{budget.epochs} epochs{again}{settings}"
+    """Describe the length of a training in words."""
+    if budget.cycles == 1:
+        return f"{budget.epochs} epochs"
+    decayed = [f"peak rate times {budget.decay:g} in each later cycle"] if budget.decay != 1 else []
+    clipped = [f"later cycles clipped at {budget.clip_norm:g}"] if budget.clip_norm != CLIP_NORM else []
+    settings = f" ({', '.join(decayed + clipped)})" if decayed + clipped else ""
+    return f"{budget.cycles} cycles of {budget.epochs} epochs{settings}"
 
 
 def _mean(values: list[float]) -> float | None:
@@ -284,19 +319,27 @@ def _deviation(values: list[float]) -> float | None:
 
 
 def markdown(measurements: Measurements, models: str, baseline: str) -> str:
-    """A table for each budget, written beside the measurements; `models` heads its first column, and
-    `baseline` is what the others are compared with."""
-    if not measurements.content["measurements"]:
-        raise typer.BadParameter("nothing has been measured so far: run the jobs first, by 'run'.")
+    """Write a Markdown file beside the measurements, with one table for each budget, and return its text.
+
+    Args:
+        measurements: the measurements.
+        models: the heading of the first column.
+        baseline: the name of the model with which the others are compared.
+
+    Raises:
+        SystemExit: when there are no measurements yet.
+    """
+    rows = measurements.update_rows()
+    if not rows:
+        raise SystemExit("There are no measurements yet: start with the command 'run'.")
     lines: list[str] = []
     by_quality = sorted(
-        measurements.make_rows(measurements.content["measurements"]),
-        key=lambda row: (row["epochs"] * row["cycles"], row["protocol"], row["value"]),
+        rows, key=lambda row: (row["epochs"] * row["cycles"], row["protocol"], row["value"])
     )
     for protocol, group in groupby(by_quality, key=lambda row: row["protocol"]):
         lines += [
             f"{protocol[0].upper()}{protocol[1:]}:\n",
-            f"| {models} | log p(x) | over {baseline} | ELBO | seeds | published | gain |",
+            f"| {models} | log p(x) | gain over {baseline} | ELBO | seeds | published | published gain |",
             "| --- | --- | --- | --- | --- | --- | --- |",
             *(_line(row) for row in group),
             "",

@@ -1,15 +1,18 @@
-"""The VAE of Burda et al. (2016, k = 1) on dynamically binarised MNIST: test log-likelihood.
+"""Train the VAE of Burda et al. (2016, k = 1) on dynamically binarised MNIST: test log-likelihood.
 
-A Gaussian posterior, a standard-normal prior, MLP networks and 50 latents, trained on the ELBO with
-all 60,000 training images, in two budgets: 10 minutes and an hour. The pixels start at their
-frequencies, beta rises from 0 to 1 over the first epochs (without either, a quarter of the KL term is
-lost to latents that are never used again), and the learning rate follows a half cosine to zero. All this
-was chosen on 5,000 held-out training images; the test images are binarised once, and used after training.
+The model has a Gaussian posterior, a standard-normal prior, MLP networks and 50 latents. It is trained on
+the ELBO with all 60,000 training images, with two budgets: 10 minutes and an hour.
 
-    PYROVAE_DATA=... python experiments/mnist_vae.py --budget short
-    PYROVAE_DATA=... python experiments/mnist_vae.py --budget long
+The pixels start at their frequencies, and beta rises from 0 to 1 over the first epochs. Without either of
+these, a quarter of the KL term is lost, because some latents become inactive and stay so. The learning
+rate falls to zero along half a cosine. All settings were chosen on 5,000 held-out training images. The
+test images are binarised once and are used only after training. The images are read from the folder that
+PYROVAE_DATA names.
 
-An interrupted run goes on from its last epoch when the command is given again.
+    python experiments/mnist_vae.py --budget short
+    python experiments/mnist_vae.py --budget long
+
+A command that is given again continues an interrupted training after its last epoch.
 """
 
 from __future__ import annotations
@@ -17,12 +20,12 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
-import typer
+from cyclopts import Parameter
 from matplotlib.figure import Figure
-from reporting import RESULTS, write_row
+from reporting import RESULTS, command_line, write_row
 
 from pyrovae import data, fit, plots
 from pyrovae.evaluation import MarginalLikelihood, marginal_likelihood
@@ -33,20 +36,21 @@ from pyrovae.networks import ResidualMLP
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import StandardNormal
 from pyrovae.schedules import linear_warm_up
-from pyrovae.training.history import History
+from pyrovae.training import History
 
-# Epochs that fit the budget, and the published figure to hold against it (nats, K = 5,000).
+# The number of epochs that fits the budget, and the published figure for comparison (nats, K = 5,000).
 BUDGETS: dict[str, dict[str, Any]] = {
     "short": {"epochs": 54, "minutes": 10, "published": -86.76, "source": "VAE, k = 1"},
     "long": {"epochs": 310, "minutes": 60, "published": -84.78, "source": "IWAE, k = 50"},
 }
-WARM_UP = {"short": 12, "long": 40}  # epochs over which beta rises
+WARM_UP = {"short": 12, "long": 40}  # number of epochs during which beta rises
 WEIGHT_DECAY = {"short": 0.0, "long": 0.05}
 LATENT_DIM, WIDTH, BLOCKS = 50, 400, 2
 BATCH_SIZE, LEARNING_RATE = 200, 3e-3
 
 
 def build(seed: int, x_train: torch.Tensor) -> VAE:
+    """Return the VAE, whose pixels start at their frequencies in the training images."""
     torch.manual_seed(seed)
     encoder = ResidualMLP((1, 28, 28), WIDTH, width=WIDTH, blocks=BLOCKS)
     decoder = ResidualMLP(LATENT_DIM, (1, 28, 28), width=WIDTH, blocks=BLOCKS)
@@ -55,16 +59,23 @@ def build(seed: int, x_train: torch.Tensor) -> VAE:
     return VAE(StandardNormal(LATENT_DIM), likelihood, DiagonalNormal(encoder, LATENT_DIM))
 
 
+app = command_line(__doc__)
+
+
+@app.default
 def main(
-    budget: Annotated[str, typer.Option(help="short (10 minutes) or long (an hour).")] = "short",
-    seed: Annotated[int, typer.Option(help="Of parameters, minibatches and draws.")] = 0,
-    threads: Annotated[int, typer.Option(help="Cores to use.")] = 2,
-    epochs: Annotated[int | None, typer.Option(help="Another number of epochs.")] = None,
-    num_samples: Annotated[int, typer.Option(help="K of the evaluation.")] = 5000,
-    runs: Annotated[Path, typer.Option(help="Where checkpoints go.")] = Path("runs/experiments"),
-    evaluate: Annotated[bool, typer.Option(help="Evaluate after training.")] = True,
+    *,
+    budget: Annotated[
+        Literal["short", "long"], Parameter(help="Training time: 10 minutes or an hour.")
+    ] = "short",
+    seed: Annotated[int, Parameter(help="Seed of parameters, minibatches and random draws.")] = 0,
+    threads: Annotated[int, Parameter(help="Number of CPU threads.")] = 2,
+    epochs: Annotated[int | None, Parameter(help="Training epochs. Default: the budget's.")] = None,
+    num_samples: Annotated[int, Parameter(help="Importance samples K for each test image.")] = 5000,
+    runs: Annotated[Path, Parameter(help="Folder of the checkpoints.")] = Path("runs/experiments"),
+    evaluate: Annotated[bool, Parameter(help="Evaluate after training.")] = True,
 ) -> None:
-    """Train and evaluate one budget, and write the row and figures under experiments/results/."""
+    """Train and evaluate with one budget, and write row and figure to experiments/results/."""
     torch.set_num_threads(threads)
     setting = BUDGETS[budget]
     epochs = epochs or setting["epochs"]
@@ -86,7 +97,7 @@ def main(
         resume=True,
     )
     minutes = sum(history["seconds"]) / 60
-    print(f"{epochs} epochs in {minutes:.1f} minutes on {threads} cores, ELBO {history['elbo'][-1]:.2f}")
+    print(f"{epochs} epochs in {minutes:.1f} minutes on {threads} threads, ELBO {history['elbo'][-1]:.2f}")
     if not evaluate:
         return
     x_test = data.binarise_static(images.x_test, seed=seed)
@@ -99,6 +110,7 @@ def main(
 def row(
     budget: str, seed: int, threads: int, epochs: int, minutes: float, result: MarginalLikelihood
 ) -> dict[str, Any]:
+    """Return the row of results."""
     setting = BUDGETS[budget]
     return {
         "model": f"VAE, {LATENT_DIM} latents, residual MLP {WIDTH} x {BLOCKS} blocks",
@@ -119,7 +131,7 @@ def row(
 
 
 def draw(budget: str, vae: VAE, history: History, x_test: torch.Tensor) -> None:
-    """The learning curve, samples and reconstructions of the run, side by side."""
+    """Write a figure of learning curve, samples and reconstructions, and the history as JSON."""
     figure = Figure(figsize=(12, 4), layout="constrained")
     curve, sampled, reconstructed = figure.subplots(1, 3, width_ratios=[1.1, 1, 1])
     plots.learning_curves(history, curve)
@@ -134,4 +146,4 @@ def draw(budget: str, vae: VAE, history: History, x_test: torch.Tensor) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

@@ -1,28 +1,35 @@
-"""Four ways to learn from a few labels, and what they are held against, on the same data: test errors.
+"""Compare four models that learn from a few labels with simpler methods, on the same data: test errors.
 
-MNIST and CIFAR-10, with 10 labels of each class and with 80 % of all images labelled (the other 20 % are
-the test set), and MNIST with 60, 100 and 300 of each class; five draws of the labels or of the split.
+The data are MNIST and CIFAR-10. Of each class, 10 images are labelled (in MNIST also 60, 100 or 300), or
+80 % of all images are labelled and the other 20 % are the test set (the 80-20 split). All errors are means
+over five draws of the labels or of the split.
 
-(a) logistic regression on pixels             (b) a network like the encoder, on pixels
-(c) logistic regression on a VAE's means      (d) M1: linear and RBF SVM, label spreading on them
-(e) logistic regression on a PC-VAE's means   and the classifiers of M2, M1+M2, PC-VAE and CPC-VAE
+- (a) Logistic regression on pixels.
+- (b) A network like the encoder, on pixels.
+- (c) Logistic regression on the posterior means of a VAE.
+- (d) M1: linear SVM, RBF SVM and label spreading on the same means.
+- (e) Logistic regression on the posterior means of a PC-VAE.
+- The classifiers of M2, M1+M2, PC-VAE and CPC-VAE.
 
-With few labels the four models learn labels that have spread over the latents of the VAE of (c); M1+M2's
-layers one after the other and then jointly; the CPC-VAE then goes on with the given labels and its
-constraints alone. What M2 and PC-VAE do with the given labels from beginning to end is reported as "labels
-only". No label but the given ones is used in any of this; MNIST's settings were chosen on draw 100 (of
-50,000 images), by the error on 10,000 other training images. CIFAR-10's are MNIST's with Gaussian pixels,
-with an MLP too, since a convolutional step takes four times as long, and with a lambda chosen on a held-out
-eighth of the training images of split 100.
+With few labels, the four models learn labels that were spread over the latents of the VAE of (c). The two
+levels of M1+M2 are trained one after the other and then jointly. The CPC-VAE is then trained further with
+only the given labels and its constraints. "Labels only" means that M2 and PC-VAE learn only the given
+labels, from beginning to end.
 
-    PYROVAE_DATA=... python experiments/semi_supervised.py run --data mnist --labels 10
+No label but the given ones is used in any of this. The settings for MNIST were chosen on draw 100 (of
+50,000 images), by the error on 10,000 other training images. The settings for CIFAR-10 are those for
+MNIST, except for Gaussian pixels and lambda. Lambda was chosen on a held-out eighth of the training images
+of split 100. The networks are MLPs there too, since a step of a convolutional network takes four times as
+long.
+
+Every model of every draw is written when it is done. A command that is given again skips finished models
+and continues an interrupted training after its last epoch. Several processes can share the work. The
+images are read from the folder that PYROVAE_DATA names.
+
+    python experiments/semi_supervised.py run --data mnist --labels 10
+    python experiments/semi_supervised.py run --data mnist --labels 0       # the 80-20 split
     python experiments/semi_supervised.py table
-    PYROVAE_DATA=... python experiments/semi_supervised.py figures
-
-(`--labels 0` is the 80-20 split.)
-
-Each model of each draw is written when it is done, and skipped when the command is given again; a
-training that was interrupted goes on from its last epoch. Several processes may share the work.
+    python experiments/semi_supervised.py figures
 """
 
 from __future__ import annotations
@@ -33,11 +40,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pyro
 import torch
-import typer
+from cyclopts import Parameter, validators
 from matplotlib.figure import Figure
 from reporting import RESULTS, command_line, some_of
 from semi_supervised_results import MEASUREMENTS, write_table
@@ -45,23 +52,35 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from pyrovae import data, fit, generation, plots
+from pyrovae import data, fit, generation, plots, recipes
 from pyrovae.evaluation import class_probabilities, error_rate
 from pyrovae.generation import latent_means
-from pyrovae.models import M1M2
-from pyrovae.recipes.build import build_model
-from pyrovae.semi_supervised import (
-    Supervision,
-    fit_m1_classifier,
-    only_labels_of,
-    spread_labels,
-    training_task,
-)
+from pyrovae.models import M1M2, M2, VAE
+from pyrovae.programs import ModelAndGuide
+from pyrovae.recipes import About, Plan, Stage
+from pyrovae.semi_supervised import fit_m1_classifier, only_labels_of, spread_labels
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is fixed for a data set. Epochs: of the VAE; with spread or all labels; with the given ones."""
+    """The settings for a data set.
+
+    Attributes:
+        likelihood: the name of the likelihood.
+        network: the name of the networks.
+        latent_dim: the number of latent dimensions.
+        width: the number of units in a hidden layer.
+        beta: the weight of the VAE's KL term.
+        vae_epochs: the number of epochs of the VAE.
+        epochs: the number of epochs of each model with spread labels, or with all labels.
+        label_epochs: the number of epochs of each model with the given labels only.
+        prediction: lambda of PC-VAE and CPC-VAE.
+        joint_epochs: the number of epochs of M1+M2's joint training, after that of each level.
+        vae_learning_rate: the learning rate of the VAE.
+        learning_rate: the learning rate of the other models.
+        batch_size: the number of data in a minibatch.
+        shift: the largest shift of an image in training, in pixels.
+    """
 
     likelihood: str
     network: str
@@ -71,8 +90,8 @@ class Setting:
     vae_epochs: int
     epochs: dict[str, int]
     label_epochs: dict[str, int]
-    prediction: float = 25.0  # lambda, of PC-VAE and CPC-VAE
-    joint_epochs: int = 10  # of M1+M2's two layers, after each on its own
+    prediction: float = 25.0
+    joint_epochs: int = 10
     vae_learning_rate: float = 2e-3
     learning_rate: float = 1e-3
     batch_size: int = 200
@@ -99,23 +118,41 @@ SETTINGS = {
         vae_epochs=15,
         epochs={"m2": 10, "m1m2": 5, "pcvae": 10, "cpcvae": 10},
         label_epochs={"m2": 4, "pcvae": 8, "cpcvae": 4},
-        prediction=2000.0,  # beside the log density of 3,072 Gaussian pixels, 25 leave no trace
+        prediction=2000.0,  # 25 has no effect beside the log density of 3,072 Gaussian pixels
         joint_epochs=5,
     ),
 }
-SUPERVISION = Supervision(alpha=25.0, consistency=25.0, aggregate=25.0)  # lambda is the setting's
-# From the given labels alone, constraints wait until there is something to hold.
-LABELS_ONLY = Supervision(alpha=25.0, delay=5, warm_up=5)
-LABELLED_BATCH = 100  # beside unlabelled data
+# Options of the recipes. All weights are written out: a change of defaults cannot change the results.
+WEIGHTS: dict[str, dict[str, float]] = {
+    "vae": {},
+    "m2": {"alpha": 25.0},
+    "m1m2": {"alpha": 25.0},
+    "pcvae": {},  # lambda is in the settings
+    "cpcvae": {"consistency": 25.0, "aggregate": 25.0},
+}
+# With the given labels only, the constraint starts late, when the latents are already informative.
+LATE_CONSTRAINT = {"constraint_delay": 5.0, "constraint_warm_up": 5.0}
+LABELLED_BATCH = 100  # labelled data in a minibatch that has unlabelled data too
 NETWORK_STEPS = 3000
-SPLIT = 0  # in place of a number of labels: 80 % of all images
+SPLIT = 0  # this number of labels means the 80-20 split
 MODELS = ("m2", "m1m2", "pcvae", "cpcvae")
 JOBS = ("pixels", "network", "m1", *MODELS, "m2-labels-only", "pcvae-labels-only")
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Data and labels of one draw, and where what is trained on them is kept."""
+    """The data and labels of one draw.
+
+    Attributes:
+        name: the name of the data set.
+        draw: the number of the draw, which is also the seed of training.
+        x: the training images `(N, C, H, W)`.
+        y: their classes `(N,)`, -1 for unlabelled images.
+        x_test: the test images.
+        y_test: their classes.
+        runs: the folder of all checkpoints.
+        folder: the folder of this draw's checkpoints.
+    """
 
     name: str
     draw: int
@@ -123,26 +160,27 @@ class Problem:
     y: Tensor
     x_test: Tensor
     y_test: Tensor
-    runs: Path  # of all problems
-    folder: Path  # of this one's
+    runs: Path
+    folder: Path
 
     @property
     def setting(self) -> Setting:
+        """The settings for the data set."""
         return SETTINGS[self.name]
 
     @property
     def labelled(self) -> Tensor:
-        """Which data have a label."""
+        """A mask `(N,)` of the labelled images."""
         return self.y != -1
 
     @cached_property
-    def vae(self) -> Any:
-        """M1's VAE, trained."""
+    def vae(self) -> VAE:
+        """The trained VAE (M1)."""
         return trained_vae(self)
 
     @cached_property
     def spread(self) -> Tensor:
-        """The given labels, spread over the VAE's latents; given labels for all stay as they are."""
+        """The labels, spread over the latents of the VAE unless all of them are given."""
         if self.labelled.all():
             return self.y
         z = latent_means(self.vae, self.x)
@@ -150,7 +188,14 @@ class Problem:
 
 
 def problem(name: str, labels: int, draw: int, runs: Path) -> Problem:
-    """`labels` of each class of the training images, or a split of all images."""
+    """Draw the labels of a data set, or a split of all its images.
+
+    Args:
+        name: the name of the data set.
+        labels: the number of labels of each class; 0 for the 80-20 split of all images.
+        draw: the seed of the draw.
+        runs: the folder of all checkpoints.
+    """
     images = data.load(CIFAR10 if name == "cifar10" else name)
     assert images.y_train is not None
     assert images.y_test is not None
@@ -167,75 +212,84 @@ def problem(name: str, labels: int, draw: int, runs: Path) -> Problem:
 CIFAR10 = data.data_root() / "cifar10_jpeg_25k.npz"
 
 
-def train(
-    p: Problem,
-    model: nn.Module,
-    y: Tensor | None,
-    folder: Path,
-    epochs: int,
-    supervision: Supervision = SUPERVISION,
-    jointly: bool = False,
-    **options: Any,
-) -> None:
-    """Train with a cosine learning rate; `folder` makes it resumable."""
-    task = training_task(model, y, replace(supervision, prediction=p.setting.prediction), jointly)
-    settings: dict[str, Any] = {
-        "batch_size": p.setting.batch_size,
-        "optimizer": partial(torch.optim.Adam, lr=p.setting.learning_rate, fused=True),
-        "transform": presentation(p, None if jointly else model),
-        "seed": p.draw,
-        "compile": "on",
-        **task.options(),
-    }
-    fit(
-        task,
-        p.x,
-        y,
-        epochs=epochs,
-        scheduler=partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=epochs),
-        folder=folder,
-        resume=True,
-        progress=False,
-        **(settings | options),
-    )
+def new_plan(p: Problem, name: str, **options: float) -> Plan:
+    """Build a model by name. Its pixels start at their frequencies in the training images.
 
+    Only the plan's last stage is used. The VAE before it is trained by `trained_vae`, once for all models.
 
-def presentation(p: Problem, model: nn.Module | None) -> Callable[[Tensor], Tensor]:
-    """How images are presented: shifted and binarised; M2 on latents is given draws of theirs."""
-
-    def present(x: Tensor) -> Tensor:
-        x = data.random_shift(x, p.setting.shift)
-        if isinstance(model, M1M2):
-            return model.draw_z1(x)
-        return data.binarise(x) if p.setting.likelihood == "bernoulli" else x
-
-    return present
-
-
-def new_model(p: Problem, name: str) -> nn.Module:
+    Args:
+        p: the problem.
+        name: the name of the recipe.
+        options: other options of the recipe.
+    """
     s = p.setting
-    model = build_model(
-        name,
-        tuple(p.x.shape[1:]),
+    if name in ("pcvae", "cpcvae"):
+        options["prediction"] = s.prediction
+    if name != "vae":
+        options["spread"] = False
+    about = About(tuple(p.x.shape[1:]), num_classes=10, seed=p.draw)
+    plan: Plan = getattr(recipes, name)(
+        about,
         latent_dim=s.latent_dim,
         likelihood=s.likelihood,
         network=s.network,
         width=s.width,
-        num_classes=10,
-        seed=p.draw,
+        **WEIGHTS[name],
+        **options,
     )
-    if hasattr(model, "likelihood"):
-        model.likelihood.start_at_marginals(p.x)  # type: ignore[operator, union-attr]
-    return model
+    start = plan.stages[0].start
+    assert start is not None
+    start(p.x)
+    return plan
 
 
-def trained_vae(p: Problem) -> Any:
-    """M1's VAE: one for all draws of labels, since it sees none, and one for each split."""
+def train(p: Problem, stage: Stage, y: Tensor | None, folder: Path, epochs: int, **settings: Any) -> None:
+    """Train a stage with a cosine learning rate, or continue an interrupted training.
+
+    Args:
+        p: the problem.
+        stage: the pair, its objective and the weights of the labels.
+        y: the classes that it learns `(N,)`, -1 for unlabelled images; None for the VAE.
+        folder: the folder of the checkpoints.
+        epochs: the number of epochs.
+        settings: keyword arguments of `fit` in place of those written here.
+    """
+    learned = {} if y is None or stage.supervised is None else dict(stage.supervised(y))
+    defaults: dict[str, Any] = {
+        "batch_size": p.setting.batch_size,
+        "optimizer": partial(torch.optim.Adam, lr=p.setting.learning_rate, fused=True),
+        "scheduler": partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=epochs),
+        "objective": stage.objective,
+        "transform": partial(transformed, p, stage.transform),
+        "seed": p.draw,
+        "resume": True,
+        "progress": False,
+        "compile": "on",
+    }
+    fit(stage.pair, p.x, y, epochs=epochs, folder=folder, **(defaults | learned | settings))
+
+
+def transformed(p: Problem, latents: Callable[[Tensor], Tensor] | None, x: Tensor) -> Tensor:
+    """Transform a minibatch of images: random shifts, then draws of latents or binarisation.
+
+    Args:
+        p: the problem.
+        latents: a function that draws latents, for a stage that is trained on them, or None.
+        x: the images `(B, C, H, W)`.
+    """
+    x = data.random_shift(x, p.setting.shift)
+    if latents is not None:
+        return latents(x)
+    return data.binarise(x) if p.setting.likelihood == "bernoulli" else x
+
+
+def trained_vae(p: Problem) -> VAE:
+    """Train the VAE: one for all draws of labels, as it uses none, and one for each split."""
     shared = not p.labelled.all()
-    vae = new_model(p, "vae")
+    plan = new_plan(p, "vae")
     train(
         p,
-        vae,
+        plan.stages[-1],
         None,
         p.runs / f"{p.name}-vae" if shared else p.folder / "vae",
         p.setting.vae_epochs,
@@ -243,48 +297,46 @@ def trained_vae(p: Problem) -> Any:
         optimizer=partial(torch.optim.Adam, lr=p.setting.vae_learning_rate, fused=True),
         seed=0 if shared else p.draw,
     )
-    return vae
+    assert isinstance(plan.pair, VAE)
+    return plan.pair
 
 
-def trained_model(p: Problem, name: str) -> Any:
-    """One of `MODELS`, or with "-labels-only"."""
+def trained_model(p: Problem, name: str) -> ModelAndGuide:
+    """Train one of `MODELS`; with "-labels-only" in its name, it learns only the given labels."""
     kind, _, labels_only = name.partition("-")
-    model = new_model(p, kind)
-    s = p.setting
+    folder, s = p.folder / name, p.setting
     if labels_only:
-        train(
-            p,
-            model,
-            p.y,
-            p.folder / name,
-            s.label_epochs[kind],
-            LABELS_ONLY,
-            labelled_batch_size=LABELLED_BATCH,
-        )
-        return model
+        plan = new_plan(p, kind, **(LATE_CONSTRAINT if kind == "pcvae" else {}))
+        stage, epochs = plan.stages[-1], s.label_epochs[kind]
+        train(p, stage, p.y, folder, epochs, labelled_batch_size=LABELLED_BATCH)
+        return plan.pair
+    plan = new_plan(p, kind)
+    stage, model = plan.stages[-1], plan.pair
     if isinstance(model, M1M2):
         model.vae.load_state_dict(p.vae.state_dict())
-    train(p, model, p.spread, p.folder / name, s.epochs[kind])
+    train(p, stage, p.spread, folder, s.epochs[kind])
     if isinstance(model, M1M2):
-        train(p, model, p.spread, p.folder / f"{name}-jointly", s.joint_epochs, jointly=True)
+        both_levels = replace(stage, pair=model, transform=None)
+        train(p, both_levels, p.spread, p.folder / f"{name}-jointly", s.joint_epochs)
     if kind == "cpcvae" and not p.labelled.all():
-        train(
-            p,
-            model,
-            p.y,
-            p.folder / f"{name}-2",
-            s.label_epochs[kind] // 2,
-            labelled_batch_size=LABELLED_BATCH,
-        )
+        epochs = s.label_epochs[kind] // 2
+        train(p, stage, p.y, p.folder / f"{name}-2", epochs, labelled_batch_size=LABELLED_BATCH)
     return model
 
 
-def own_error(p: Problem, model: nn.Module) -> float:
-    probabilities = class_probabilities(model, p.x_test)  # type: ignore[arg-type]
-    return error_rate(probabilities, p.y_test)
+def own_error(p: Problem, model: ModelAndGuide) -> float:
+    """Return the test error of the model's own classifier, in %."""
+    return error_rate(class_probabilities(model, p.x_test), p.y_test)
 
 
 def logistic_regression(p: Problem, train: Tensor, test: Tensor) -> float:
+    """Return the test error of logistic regression on the labelled data, in %.
+
+    Args:
+        p: the problem.
+        train: the features of the training images `(N, ...)`.
+        test: the features of the test images.
+    """
     z, y = train[p.labelled].flatten(1).numpy(), p.y[p.labelled].numpy()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -293,7 +345,7 @@ def logistic_regression(p: Problem, train: Tensor, test: Tensor) -> float:
 
 
 class Discriminative(nn.Module):
-    """y ~ p(y | x): a classifier as a program, with nothing latent."""
+    """A classifier as a pair: y ~ p(y | x), without latents."""
 
     def __init__(self, classifier: nn.Module) -> None:
         super().__init__()
@@ -308,8 +360,10 @@ class Discriminative(nn.Module):
 
 
 def network_error(p: Problem, shift: int) -> float:
-    """A network of M2's q(y | x), trained on the labelled images alone."""
-    network = Discriminative(new_model(p, "m2").classifier)  # type: ignore[arg-type]
+    """Train a network like that of M2's q(y | x) on the labelled images. Return its test error in %."""
+    m2 = new_plan(p, "m2").pair
+    assert isinstance(m2, M2)
+    network = Discriminative(m2.classifier)
     x, y = p.x[p.labelled], p.y[p.labelled]
     epochs = max(10, NETWORK_STEPS * min(p.setting.batch_size, len(x)) // len(x))
     fit(
@@ -332,7 +386,7 @@ def network_error(p: Problem, shift: int) -> float:
 
 
 def errors_of(p: Problem, job: str) -> Iterator[tuple[str, float]]:
-    """The test errors, in %, of one job, by the names that the table gives them."""
+    """Do one of `JOBS` and return its test errors in %, with their names in the table."""
     if job == "pixels":
         yield "(a) logistic regression on pixels", logistic_regression(p, p.x, p.x_test)
     elif job == "network":
@@ -349,29 +403,32 @@ def errors_of(p: Problem, job: str) -> Iterator[tuple[str, float]]:
     else:
         model = trained_model(p, job)
         kind, _, labels_only = job.partition("-")
+        suffix = ", labels only" if labels_only else ""
         label = {"m2": "M2", "m1m2": "M1+M2", "pcvae": "PC-VAE", "cpcvae": "CPC-VAE"}[kind]
-        label += ", labels only" if labels_only else ""
-        yield label, own_error(p, model)
+        yield f"{label}{suffix}", own_error(p, model)
         if kind == "pcvae":
             z, z_test = latent_means(model, p.x), latent_means(model, p.x_test)
-            suffix = ", labels only" if labels_only else ""
             yield f"(e) logistic regression on PC-VAE means{suffix}", logistic_regression(p, z, z_test)
 
 
 app = command_line(__doc__)
-Runs = Annotated[Path, typer.Option(help="Where trainings keep their checkpoints.")]
+Runs = Annotated[Path, Parameter(help="Folder of the checkpoints.")]
+Positive = validators.Number(gte=1)
 
 
-@app.command()
+@app.command
 def run(
-    dataset: Annotated[str, typer.Option("--data", help="mnist or cifar10.")] = "mnist",
-    labels: Annotated[int, typer.Option(help="Of each class; 0 for the 80-20 split.")] = 10,
+    *,
+    dataset: Annotated[
+        Literal["mnist", "cifar10"], Parameter(name="--data", help="The data set.")
+    ] = "mnist",
+    labels: Annotated[int, Parameter(help="Labels of each class. 0 means the 80-20 split.")] = 10,
     job: Annotated[list[str] | None, some_of(JOBS)] = None,
-    draws: Annotated[int, typer.Option(help="How many draws, from 0.")] = 5,
-    threads: Annotated[int, typer.Option(help="Cores to use.")] = 2,
+    draws: Annotated[int, Parameter(help="Number of draws. They count from 0.", validator=Positive)] = 5,
+    threads: Annotated[int, Parameter(help="Number of CPU threads.", validator=Positive)] = 2,
     runs: Runs = Path("runs/semi_supervised"),
 ) -> None:
-    """Train what is still to be trained, and write the test errors."""
+    """Train the models that are not in the measurements yet, and write their test errors."""
     torch.set_num_threads(threads)
     for draw in range(draws):
         p = problem(dataset, labels, draw, runs)
@@ -387,15 +444,15 @@ def run(
             print(f"{dataset} {labels or '80-20'} draw {draw}: {shown} ({minutes:.1f} min)", flush=True)
 
 
-@app.command()
+@app.command
 def table() -> None:
-    """Write the table of what has been measured so far."""
+    """Write and print the table of all measurements."""
     print(write_table())
 
 
-@app.command()
-def figures(runs: Runs = Path("runs/semi_supervised")) -> None:
-    """Latent spaces, analogies and interpolations on MNIST, with the 100 labels of draw 0."""
+@app.command
+def figures(*, runs: Runs = Path("runs/semi_supervised")) -> None:
+    """Draw latent spaces, analogies and interpolations on MNIST, with the 100 labels of draw 0."""
     p = problem("mnist", 10, 0, runs)
     shown = {"vae": p.vae} | {name: trained_model(p, name) for name in ("m2", "pcvae")}
     x, y, names = p.x_test, p.y_test, [str(label) for label in range(10)]
@@ -409,6 +466,7 @@ def figures(runs: Runs = Path("runs/semi_supervised")) -> None:
 
 
 def write_figure(figure: Figure, name: str) -> None:
+    """Write a figure beside the results."""
     print(f"written: {plots.save(figure, RESULTS / f'semi_supervised-{name}.png')}")
 
 

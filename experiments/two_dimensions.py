@@ -1,15 +1,18 @@
-"""What richer posteriors and priors do, in two dimensions, where it can be seen.
+"""Show the effect of richer posteriors and priors in two dimensions, where they can be seen.
 
-Posteriors: a VAE with 2 latents is trained on MNIST; then its decoder is held fixed and each family of
-posteriors is trained against it. The true posterior p(z | x) is known on a grid. Over it stand draws of
-each guide and of the best member of its family for that image alone, with their distances from the truth,
-KL(q || p) = log p(x) - ELBO, in nats: what is left at best is the family's fault, the rest the encoder's.
+Posteriors: a VAE with 2 latents is trained on MNIST. Then its decoder is fixed, and each family of
+posteriors is trained for it. The true posterior p(z | x) is computed on a grid. The figure shows draws of
+each guide and draws of the best member of its family for that image alone, over the true posterior. Their
+distances from it are KL(q || p) = log p(x) - ELBO, in nats. The distance of the best member is the
+approximation gap, which the family causes; the rest is the amortisation gap, which the encoder causes.
 
-Priors: VAEs with 2 latents and a standard-normal, mixture, VampPrior or RealNVP prior; the learned density
-over the aggregated posterior, and the VampPrior's pseudo-inputs.
+Priors: VAEs with 2 latents have a standard-normal, mixture, VampPrior or RealNVP prior. The figures show
+the density of the learned prior over the aggregated posterior, and the pseudo-inputs of the VampPrior.
 
-    PYROVAE_DATA=... python experiments/two_dimensions.py posteriors
-    PYROVAE_DATA=... python experiments/two_dimensions.py priors
+The images are read from the folder that PYROVAE_DATA names.
+
+    python experiments/two_dimensions.py posteriors
+    python experiments/two_dimensions.py priors
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from functools import partial
 from typing import Annotated, Any
 
 import torch
-import typer
+from cyclopts import Parameter, validators
 from matplotlib.figure import Figure
 from pyro import poutine
 from reporting import RESULTS, command_line
@@ -56,23 +59,29 @@ PRIORS = {
     "VampPrior of 50": lambda encoder: VampPrior(encoder, X_SHAPE, 50),
     "RealNVP": lambda encoder: RealNVP(LATENT_DIM, steps=8),
 }
-SEARCHED = 200  # test images, of which the one in the middle and the ODD whose posteriors are least normal
-ODD = 3
+# The first SEARCHED test images are sorted by how far their posteriors are from normal. The figure shows
+# the median one and the last LEAST_NORMAL ones.
+SEARCHED, LEAST_NORMAL = 200, 3
 PLANE = torch.tensor([[-5.0, 5.0], [-5.0, 5.0]])
 
 app = command_line(__doc__)
-Epochs = Annotated[int, typer.Option(help="Passes through the training images.", min=1)]
+Epochs = Annotated[int, Parameter(help="Training epochs.", validator=validators.Number(gte=1))]
 
 
 def encoder() -> MLP:
+    """Return the network of a posterior."""
     return MLP(X_SHAPE, 200, hidden=(200,))
 
 
-def decoder() -> Bernoulli:
-    return Bernoulli(MLP(LATENT_DIM, X_SHAPE, hidden=(200, 200)))
+def decoder(x: Tensor) -> Bernoulli:
+    """Return a likelihood whose pixels start at their frequencies in the images `x`."""
+    likelihood = Bernoulli(MLP(LATENT_DIM, X_SHAPE, hidden=(200, 200)))
+    likelihood.start_at_marginals(x)
+    return likelihood
 
 
 def train(vae: VAE, x: Tensor, epochs: int) -> None:
+    """Train a VAE with a cosine learning rate and a warm-up of beta."""
     fit(
         vae,
         x,
@@ -87,7 +96,17 @@ def train(vae: VAE, x: Tensor, epochs: int) -> None:
 
 @torch.no_grad()
 def true_posterior(vae: VAE, x: Tensor, extent: Tensor, size: int = 200) -> tuple[Tensor, Tensor, float]:
-    """p(z | x) of one image on a grid, the grid `(size * size, 2)`, and log p(x) by the sum over it."""
+    """Compute p(z | x) of one image on a grid.
+
+    Args:
+        vae: the VAE.
+        x: the image `(1, 28, 28)`.
+        extent: the lowest and highest value of each latent `(2, 2)`.
+        size: the number of grid points along each axis.
+
+    Returns:
+        The density `(size, size)`, the grid `(size * size, 2)`, and log p(x) by the sum over the grid.
+    """
     axes = [torch.linspace(float(low), float(high), size) for low, high in extent]
     grid = torch.cartesian_prod(*axes)
     cell = torch.stack([axis[1] - axis[0] for axis in axes]).prod()
@@ -97,26 +116,36 @@ def true_posterior(vae: VAE, x: Tensor, extent: Tensor, size: int = 200) -> tupl
 
 
 def away_from_normal(vae: VAE, x: Tensor) -> float:
-    """KL of p(z | x), of one image, from the normal with its mean and covariance, in nats."""
+    """Return KL(p(z | x) || normal with the same mean and covariance) for one image, in nats."""
     density, grid, _ = true_posterior(vae, x, PLANE)
     p = (density / density.sum()).flatten().double()
     mean = p @ grid.double()
     away = grid.double() - mean
     covariance = (p * away.T) @ away
-    # KL is what the normal's entropy is above that of p.
+    # This KL is the entropy of the normal minus the entropy of p.
     cell = (PLANE[:, 1] - PLANE[:, 0]).prod() / (len(density) - 1) ** 2
     return (math.log(2 * math.pi * math.e) + covariance.logdet() / 2 + (p.xlogy(p / cell)).sum()).item()
 
 
 def images_to_show(vae: VAE, x: Tensor) -> list[int]:
-    """The image whose posterior is as normal as usual, and those whose are least so."""
+    """Choose the images of the figure: the median one first, then the least normal ones."""
     order = sorted(range(len(x)), key=lambda number: away_from_normal(vae, x[number]))
-    return [order[len(x) // 2], *order[-ODD:]]
+    return [order[len(x) // 2], *order[-LEAST_NORMAL:]]
 
 
 @torch.no_grad()
 def elbo(vae: VAE, q: Any, x: Tensor, draws: int = 5_000) -> tuple[Tensor, Tensor]:
-    """The ELBO of each of the images `(B,)`, and draws of q `(draws, B, 2)`."""
+    """Estimate the ELBO of each image with a given posterior.
+
+    Args:
+        vae: the VAE, whose prior and likelihood are used.
+        q: the posterior of the images, a distribution with batch shape `(B,)`.
+        x: the images `(B, 1, 28, 28)`.
+        draws: the number of draws of the latents.
+
+    Returns:
+        The ELBOs `(B,)` in nats, and the draws `(draws, B, 2)`.
+    """
     q = q.expand((draws, len(x)))
     z = q.sample()
     log_joint = vae.prior().log_prob(z) + vae.likelihood(z).log_prob(x)
@@ -124,19 +153,18 @@ def elbo(vae: VAE, q: Any, x: Tensor, draws: int = 5_000) -> tuple[Tensor, Tenso
 
 
 def best_posterior(vae: VAE, x: Tensor) -> Any:
-    """The best member of the guide's family for each of the images, `(B,)`."""
+    """Fit the best member of the guide's family for each image, with batch shape `(B,)`."""
     guide = best_guide(vae, x, steps=1000, particles=20)
     return poutine.trace(guide).get_trace(x).nodes["z"]["fn"]
 
 
-@app.command()
+@app.command
 def posteriors(epochs: Epochs = 30) -> None:
-    """Train, draw, and write the figure and its numbers."""
+    """Compare four posteriors with the true one, and write the figure and its numbers."""
     images = data.load("mnist")
     x, x_test = images.x_train[:TRAINED_ON], data.binarise_static(images.x_test, 0)
     torch.manual_seed(0)
-    first = VAE(StandardNormal(LATENT_DIM), decoder(), DiagonalNormal(encoder(), LATENT_DIM))
-    first.likelihood.start_at_marginals(x)  # type: ignore[operator]
+    first = VAE(StandardNormal(LATENT_DIM), decoder(x), DiagonalNormal(encoder(), LATENT_DIM))
     train(first, x, epochs)
     first.likelihood.requires_grad_(False)
     vaes = {"diagonal normal": first}
@@ -160,7 +188,7 @@ def posteriors(epochs: Epochs = 30) -> None:
 
 
 def draw_posteriors(vaes: dict[str, VAE], x: Tensor) -> Figure:
-    """A row for each image: the truth under each family's draws."""
+    """Draw one row for each image: draws of each family over the true posterior."""
     figure = Figure(figsize=(2.6 * (1 + len(vaes)), 2.7 * len(x)), layout="constrained")
     figure.suptitle(
         "Blue: the true posterior p(z | x), one decoder for all. Red: draws of the guide's q(z | x).\n"
@@ -191,7 +219,17 @@ def draw_posteriors(vaes: dict[str, VAE], x: Tensor) -> Figure:
 
 @torch.no_grad()
 def extent_of(vae: VAE, x: Tensor, z: Tensor) -> Tensor:
-    """A box, `(2, 2)`, that holds what is left of the draws and of the true posterior on a coarse grid."""
+    """Choose the part of the latent space that a panel shows.
+
+    Args:
+        vae: the VAE.
+        x: the image `(1, 28, 28)`.
+        z: draws of all guides `(S, 2)`.
+
+    Returns:
+        The lowest and highest value of each latent `(2, 2)`. The box holds the true posterior's mass and
+        all but the most extreme draws.
+    """
     density, grid, _ = true_posterior(vae, x, torch.tensor([[-4.0, 4.0], [-4.0, 4.0]]))
     mass = grid[density.flatten() > 0.01 * density.max()]
     low = torch.minimum(mass.amin(0), z.quantile(0.005, 0))
@@ -200,9 +238,9 @@ def extent_of(vae: VAE, x: Tensor, z: Tensor) -> Tensor:
     return torch.stack([low - margin, high + margin], 1)
 
 
-@app.command()
+@app.command
 def priors(epochs: Epochs = 30) -> None:
-    """Train, draw, and write the figures and their numbers."""
+    """Compare four learned priors, and write the figures and their numbers."""
     images = data.load("mnist")
     x, x_test = images.x_train[:TRAINED_ON], data.binarise_static(images.x_test, 0)
     figure = Figure(figsize=(3.6 * len(PRIORS), 4.2), layout="constrained")
@@ -213,8 +251,7 @@ def priors(epochs: Epochs = 30) -> None:
     for axis, (name, prior) in zip(figure.subplots(1, len(PRIORS)), PRIORS.items(), strict=True):
         torch.manual_seed(0)
         posterior = DiagonalNormal(encoder(), LATENT_DIM)
-        vae = VAE(prior(posterior), decoder(), posterior)
-        vae.likelihood.start_at_marginals(x)  # type: ignore[operator]
+        vae = VAE(prior(posterior), decoder(x), posterior)
         if isinstance(vae.prior, VampPrior):
             vae.prior.start_at(x)
         train(vae, x, epochs)
@@ -231,7 +268,7 @@ def priors(epochs: Epochs = 30) -> None:
 
 @torch.no_grad()
 def bound_parts(vae: VAE, x: Tensor) -> dict[str, float]:
-    """The ELBO and its KL on test images, nats per datum, one draw each."""
+    """Estimate the ELBO and its KL term on test images, in nats per datum, with one draw for each image."""
     q = vae.posterior(x)
     z = q.sample()
     kl = q.log_prob(z) - vae.prior().log_prob(z)
@@ -241,7 +278,13 @@ def bound_parts(vae: VAE, x: Tensor) -> dict[str, float]:
 
 @torch.no_grad()
 def draw_prior(axis: Any, prior: nn.Module, z: Tensor) -> None:
-    """Draws of the aggregated posterior, and contours that hold 25, 50, 75 and 95 % of the prior."""
+    """Draw contours that hold 25, 50, 75 and 95 % of a prior over draws of the aggregated posterior.
+
+    Args:
+        axis: the matplotlib axes.
+        prior: the prior.
+        z: draws of the aggregated posterior `(S, 2)`.
+    """
     inside = torch.cat([z, prior().sample((len(z),))])
     low, high = inside.quantile(0.002, 0), inside.quantile(0.998, 0)
     low, high = low - 0.1 * (high - low), high + 0.1 * (high - low)
@@ -257,7 +300,7 @@ def draw_prior(axis: Any, prior: nn.Module, z: Tensor) -> None:
 
 
 def write(name: str, figure: Figure, numbers: dict[str, Any]) -> None:
-    """A figure, and the numbers that go with it."""
+    """Write a figure and the numbers that belong to it."""
     command = f"python experiments/two_dimensions.py {name.split('-')[1]}"
     content = {"command": command, "versions": versions(), "git_commit": git_commit()} | numbers
     write_atomically(RESULTS / f"{name}.json", json.dumps(content, indent=1).encode() + b"\n")

@@ -1,23 +1,9 @@
-"""Variational autoencoders as probabilistic programs."""
+"""Variational autoencoders as probabilistic programs.
 
-from __future__ import annotations
+The names load when they are used: `import pyrovae` imports no torch, and nothing imports matplotlib or
+scikit-learn before it is needed.
+"""
 
-from typing import TYPE_CHECKING, Any
+import lazy_loader
 
-from pyrovae._version import __version__
-from pyrovae.diagrams import plate_diagram
-from pyrovae.training.fit import fit
-
-if TYPE_CHECKING:
-    from pyrovae.sklearn.estimator import SemiSupervisedVAEClassifier
-
-__all__ = ["SemiSupervisedVAEClassifier", "__version__", "fit", "plate_diagram"]
-
-
-def __getattr__(name: str) -> Any:
-    """The estimator on demand: scikit-learn takes a while to import."""
-    if name == "SemiSupervisedVAEClassifier":
-        from pyrovae.sklearn.estimator import SemiSupervisedVAEClassifier
-
-        return SemiSupervisedVAEClassifier
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

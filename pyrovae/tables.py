@@ -1,7 +1,7 @@
-"""Tables of components by name: from them come the options' choices, the help and the error messages.
+"""Tables of components by name. The choices of options, the help and the error messages come from them.
 
-A table is plain words. It says where a component is and imports it only when it is asked for, so that help
-costs no import of torch.
+A table is plain words. It knows the place of each component and imports it only on demand, so that help
+does not import torch.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ class Component:
     """One row of a table.
 
     Attributes:
-        summary: what it is, in one line of help.
-        where: `"package.module:name"`.
+        summary: the component in one line of help.
+        where: the place it is imported from, `"package.module:name"`.
+        options: the names of its own options, that is, of its keyword-only parameters with a default. They
+            stand here too, so that help and errors need not import the component. A test compares them.
     """
 
     summary: str
     where: str
+    options: tuple[str, ...] = ()
 
     def load(self) -> Any:
         """Import the component: a class or a function."""
@@ -39,18 +42,18 @@ class Table(Mapping[str, Row]):
     """Components of one kind by name.
 
     Args:
-        kind: what the components are, for messages: "posterior".
-        rows: the components.
+        kind: the word for one component in messages, such as "posterior".
+        rows: the components by name.
     """
 
     def __init__(self, kind: str, rows: Mapping[str, Row]) -> None:
         self.kind, self._rows = kind, dict(rows)
 
     def __getitem__(self, name: str) -> Row:
-        """The row of that name.
+        """Look up a row.
 
         Raises:
-            InputError: there is no such name; the message lists those that there are.
+            InputError: the name is not in the table. The message lists the names and suggests a close one.
         """
         check_choice(self.kind, name, self._rows)
         return self._rows[name]

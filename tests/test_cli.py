@@ -352,7 +352,7 @@ def log(tmp_path_factory):
         (["m2", "--objective", "iwae"], "objective is 'iwae' with 1 particles; models with classes"),
         (["vae", "--objective", "iwae", "--beta", "2"], "'iwae' has no KL term for beta"),
         (["vae", "--objective", "free-bits", "--free-bits", "-1"], "nats is -1.0; a floor"),
-        (["vae", "--prior", "vamp", "--components", "5000"], "5000 pseudo-inputs to begin at some of them"),
+        (["vae", "--prior", "vamp", "--components", "5000"], "5000 pseudo-inputs"),
         (["vae", "--compile", "maybe"], "unknown way to compile 'maybe'"),
         (["vae", "--latent-dim", "-2"], "latent_dim is -2; it must be at least 1"),
         (["vae", "--epochs", "0"], "epochs is 0; it must be a whole number"),

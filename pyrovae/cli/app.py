@@ -1,401 +1,163 @@
-"""The command line: train, resume, evaluate, diagnose, classify, plates and models; the figures are in
-`cli_figures`."""
+"""The program `pyrovae`: its commands, and how errors and warnings are told.
+
+Nothing heavy is imported before a command runs. Help, version, the list of models and shell completion need
+no torch.
+"""
 
 from __future__ import annotations
 
 import sys
 import warnings
-from contextlib import redirect_stdout
-from dataclasses import MISSING, fields, replace
-from functools import partial
-from pathlib import Path
-from typing import Annotated, Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from typing import Any, NoReturn
 
-import torch
-import typer
+from cyclopts import App, CycloptsError
 
-from pyrovae import plots
-from pyrovae.cli import figures as cli_figures
-from pyrovae.cli.figures import RunFolder, Seed, diagram_of, draw
-from pyrovae.compute import processes
-from pyrovae.compute.devices import resolve_device
-from pyrovae.data import DATASETS
-from pyrovae.diagrams import PlateDiagram, plate_diagram
+from pyrovae._version import __version__
+from pyrovae.cli import figures, measuring, models, training
+from pyrovae.cli.help import TwoColumns
+from pyrovae.cli.recipe_commands import check_model, is_model, train_command
 from pyrovae.errors import CheckpointError, InputError, NonFiniteError
-from pyrovae.evaluation import active_units, inference_gaps, kl_decomposition
-from pyrovae.recipes import runs as runs
-from pyrovae.recipes.build import (
-    CLASSED,
-    LIKELIHOODS,
-    MODELS,
-    NETWORKS,
-    OBJECTIVES,
-    POSTERIORS,
-    PRIORS,
-    build_model,
-)
-from pyrovae.recipes.config import BINARISATIONS, Config
+from pyrovae.recipes.options import OptionError
+from pyrovae.recipes.own_files import is_own
+from pyrovae.recipes.table import RECIPES
 
-DEFAULTS: dict[str, Any] = {
-    field.name: field.default for field in fields(Config) if field.default is not MISSING
+COMMANDS: dict[str, Callable[..., None]] = {
+    "resume": training.resume,
+    "evaluate": measuring.evaluate,
+    "diagnose": measuring.diagnose,
+    "classify": measuring.classify,
+    **figures.COMMANDS,
+    "plates": models.plates,
+    "models": models.models,
 }
+LIGHT = (models.models,)
+"""The commands that need no torch."""
 
-app = typer.Typer(
-    help="Variational autoencoders as probabilistic programs.",
-    epilog="Example: pyrovae train vae --data digits --epochs 300 --out runs/first && "
-    "pyrovae evaluate runs/first",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-# What typer raises for a command line that it cannot read; it has no name for it of its own.
-UsageError: type[Exception] = typer.BadParameter.__mro__[1]
-INTERRUPTED = 130  # what typer makes of Ctrl-C
+TRAIN_HELP = """Train a model, and write a run folder.
 
-Device = Annotated[str, typer.Option(help="auto (CUDA where there is one), cpu, cuda, cuda:1, ...")]
-Compile = Annotated[
-    str, typer.Option(help="One compiled graph for what is repeated: auto (if often enough), on or off.")
-]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
+'pyrovae train MODEL --help' lists the options of a model. A recipe of your own is named as
+FILE.py:FUNCTION.
+
+Example: pyrovae train vae --data mnist --latent-dim 50 --width 400 --out runs/first
+"""
+HELP = """Variational autoencoders as probabilistic programs.
+
+Example: pyrovae train vae --data digits --epochs 300 --out runs/first && pyrovae evaluate runs/first
+"""
 
 
 def main() -> None:
-    """Run the command line; what a user can mend is told in one line, with exit status 1."""
-    warnings.showwarning = _show_warning
-    interrupted = "interrupted; 'pyrovae resume' goes on from the last finished epoch."
-    try:
+    """Run the command line. An error that a user can mend is told in one line.
+
+    The exit status is 2 for a command line that cannot be read, and 1 for all other errors.
+    """
+    with _warnings_in_one_line():
+        try:
+            run(sys.argv[1:])
+        except (CycloptsError, OptionError) as error:
+            _fail(" ".join(str(error).split()), 2)
+        except (InputError, CheckpointError, NonFiniteError) as error:
+            _fail(str(error), 1)
+        except OSError as error:
+            _fail(f"{error.filename or 'a file'}: {error.strerror or error}.", 1)
+        except KeyboardInterrupt:
+            _fail("interrupted; 'pyrovae resume' goes on from the last finished epoch.", 1)
+
+
+def run(words: Sequence[str]) -> None:
+    """Run a command in this process; errors are raised.
+
+    Args:
+        words: the words after `pyrovae`.
+
+    Raises:
+        CycloptsError: the command line cannot be read.
+        OptionError: an option does not exist, or its value does not fit.
+        InputError, CheckpointError, NonFiniteError, OSError: the command fails.
+    """
+    words = [*words] or ["--help"]
+    app = build_app(words)
+    command, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False, help_on_error=False)
+    if getattr(command, "__module__", "").startswith("pyrovae.") and command not in LIGHT:
+        from pyrovae.compute import processes
+
         with processes.joined(), redirect_stdout(sys.stdout if processes.is_first() else None):
-            status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
-    except UsageError as error:
-        _fail(" ".join(error.format_message().split()))  # type: ignore[attr-defined]
-    except (InputError, CheckpointError, NonFiniteError) as error:
-        _fail(str(error))
-    except OSError as error:
-        _fail(f"{error.filename or 'a file'}: {error.strerror or error}.")
-    except (KeyboardInterrupt, typer.Abort):
-        _fail(interrupted)
-    if status == INTERRUPTED:
-        _fail(interrupted)
+            command(*bound.args, **bound.kwargs)
+    else:
+        command(*bound.args, **bound.kwargs)
 
 
-def _fail(message: str) -> None:
-    where = "" if processes.is_first() else f" in process {processes.rank()}"
-    print(f"error{where}: {message}", file=sys.stderr)
-    sys.exit(1)
+def build_app(words: Sequence[str]) -> App:
+    """Build the program as far as the words need it: of the recipes only the one that they train.
+
+    Raises:
+        InputError: the words name a recipe that cannot be used.
+    """
+    app = App(
+        "pyrovae",
+        help=HELP,
+        version=__version__,
+        help_format="plaintext",
+        help_formatter=TwoColumns(),
+        result_action="return_value",
+    )
+    app.command(_train_app(words))
+    for number, (name, function) in enumerate(COMMANDS.items(), start=1):
+        app.command(function, name=name, sort_key=number)
+    app.register_install_completion_command(
+        help="Install the completion of commands and options in the shell."
+    )
+    return app
+
+
+def _train_app(words: Sequence[str]) -> App:
+    app = App("train", help=TRAIN_HELP, sort_key=0)
+    chosen = ""
+    if words[0] == "train" and words[1:2] not in (["--help"], ["-h"]):
+        if not words[1:] or not is_model(words[1]):
+            raise OptionError(
+                f"train needs the name of a model first: {', '.join(RECIPES)}, or FILE.py:FUNCTION."
+            )
+        chosen = words[1]
+        check_model(chosen, RECIPES)
+    for number, (name, row) in enumerate(RECIPES.items()):
+        if name == chosen:
+            app.command(train_command(name, words[2:]), name=name)
+        elif words[0] == "--install-completion":
+            app.command(train_command(name), name=name)
+        else:
+            app.command(_not_chosen, name=name, help=row.summary, sort_key=number)
+    if is_own(chosen):
+        app.command(train_command(chosen, words[2:]), name=chosen)
+    return app
+
+
+def _not_chosen(*words: str) -> None:
+    """Stands for a recipe that is not imported, in help."""
+
+
+@contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        yield
 
 
 def _show_warning(message: Warning | str, *rest: Any, **more: Any) -> None:
-    if processes.is_first():
+    if _process() == 0:
         print(f"warning: {message}", file=sys.stderr)
 
 
-@app.command(epilog="Example: pyrovae train vae --data mnist --latent-dim 50 --width 400 --out runs/m")
-def train(
-    model: Annotated[str, typer.Argument(help=f"One of {', '.join(MODELS)}.")],
-    out: Annotated[Path, typer.Option(help="The run folder to write.")],
-    data: Annotated[
-        str, typer.Option(help=f"{', '.join(DATASETS)}; or a .npz or .npy file or an image folder.")
-    ] = DEFAULTS["data"],
-    likelihood: Annotated[str, typer.Option(help=f"p(x | z): {', '.join(LIKELIHOODS)}.")] = DEFAULTS[
-        "likelihood"
-    ],
-    posterior: Annotated[str, typer.Option(help=f"q(z | x): {', '.join(POSTERIORS)}.")] = DEFAULTS[
-        "posterior"
-    ],
-    prior: Annotated[str, typer.Option(help=f"p(z): {', '.join(PRIORS)}.")] = DEFAULTS["prior"],
-    network: Annotated[str, typer.Option(help=f"Encoder and decoder: {', '.join(NETWORKS)}.")] = DEFAULTS[
-        "network"
-    ],
-    latent_dim: Annotated[int, typer.Option(help="Dimensions of z.")] = DEFAULTS["latent_dim"],
-    width: Annotated[int, typer.Option(help="Width of the networks.")] = DEFAULTS["width"],
-    flow_steps: Annotated[
-        int | None, typer.Option(help="Steps of a flow posterior; by default as suits the flow.")
-    ] = DEFAULTS["flow_steps"],
-    components: Annotated[
-        int, typer.Option(help="Of a mixture prior; pseudo-inputs of a VampPrior.")
-    ] = DEFAULTS["components"],
-    binarise: Annotated[
-        str, typer.Option(help="; ".join(f"{k}: {v}" for k, v in BINARISATIONS.items()) + ".")
-    ] = DEFAULTS["binarise"],
-    epochs: Annotated[int, typer.Option(help="Passes through the data.")] = DEFAULTS["epochs"],
-    batch_size: Annotated[int, typer.Option(help="Data in a minibatch.")] = DEFAULTS["batch_size"],
-    learning_rate: Annotated[float, typer.Option(help="Adam's.")] = DEFAULTS["learning_rate"],
-    objective: Annotated[
-        str, typer.Option(help="; ".join(f"{k}: {v}" for k, v in OBJECTIVES.items()) + ".")
-    ] = DEFAULTS["objective"],
-    particles: Annotated[int, typer.Option(help="Draws of z for each datum at each step.")] = DEFAULTS[
-        "particles"
-    ],
-    free_bits: Annotated[float, typer.Option(help="The floor, in nats.")] = DEFAULTS["free_bits"],
-    beta: Annotated[float, typer.Option(help="Weight of the KL term.")] = DEFAULTS["beta"],
-    warm_up: Annotated[float, typer.Option(help="Epochs over which beta rises from 0.")] = DEFAULTS[
-        "warm_up"
-    ],
-    cycle: Annotated[
-        float, typer.Option(help="Epochs of a cycle in which beta rises from 0 and stays.")
-    ] = DEFAULTS["cycle"],
-    clip_norm: Annotated[float | None, typer.Option(help="The gradient's largest norm.")] = DEFAULTS[
-        "clip_norm"
-    ],
-    validation_fraction: Annotated[
-        float | None,
-        typer.Option(
-            help="Share of the training data held out to choose the best epoch, by its bound with the last "
-            "one's beta; by default 0.1, and 0 for models with classes (not the VAE beneath one)."
-        ),
-    ] = DEFAULTS["validation_fraction"],
-    patience: Annotated[
-        int | None, typer.Option(help="Stop after so many epochs without a better bound.")
-    ] = DEFAULTS["patience"],
-    shift: Annotated[
-        int, typer.Option(help="Move each image by up to so many pixels at every presentation.")
-    ] = DEFAULTS["shift"],
-    labels: Annotated[
-        int | None,
-        typer.Option(help="Labelled data of each class; all by default."),
-    ] = DEFAULTS["labels"],
-    spread: Annotated[
-        bool,
-        typer.Option(
-            "--spread", help="First train a VAE, spread the labels over its latents, and learn those."
-        ),
-    ] = DEFAULTS["spread"],
-    learn_class_prior: Annotated[
-        bool, typer.Option("--learn-class-prior", help="Learn p(y), rather than keep it uniform.")
-    ] = DEFAULTS["learn_class_prior"],
-    alpha: Annotated[
-        float, typer.Option(help="m2, m1m2: weight of the labelled data's mean log q(y | x).")
-    ] = DEFAULTS["alpha"],
-    prediction: Annotated[
-        float, typer.Option(help="pcvae, cpcvae: lambda, weight of log p(y | z).")
-    ] = DEFAULTS["prediction"],
-    consistency: Annotated[
-        float,
-        typer.Option(help="cpcvae: weight of unlabelled data's agreement after decoding and encoding."),
-    ] = DEFAULTS["consistency"],
-    aggregate: Annotated[
-        float,
-        typer.Option(help="cpcvae: weight of unlabelled data's predicted frequencies."),
-    ] = DEFAULTS["aggregate"],
-    constraint_delay: Annotated[
-        float, typer.Option(help="pcvae, cpcvae: epochs before the constraints count.")
-    ] = DEFAULTS["constraint_delay"],
-    constraint_warm_up: Annotated[
-        float, typer.Option(help="pcvae, cpcvae: epochs over which they rise from then on.")
-    ] = DEFAULTS["constraint_warm_up"],
-    seed: Seed = DEFAULTS["seed"],
-    device: Device = "auto",
-    compile: Compile = DEFAULTS["compile"],
-    download: Annotated[bool, typer.Option("--download", help="Fetch the data set if absent.")] = False,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write scalars.")] = False,
-    quiet: Quiet = False,
-) -> None:
-    """Train a model, and write a run folder."""
-    config = Config(
-        model=model,
-        data=data,
-        likelihood=likelihood,
-        posterior=posterior,
-        prior=prior,
-        network=network,
-        latent_dim=latent_dim,
-        width=width,
-        flow_steps=flow_steps,
-        components=components,
-        binarise=binarise,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        objective=objective,
-        particles=particles,
-        free_bits=free_bits,
-        beta=beta,
-        warm_up=warm_up,
-        cycle=cycle,
-        clip_norm=clip_norm,
-        validation_fraction=validation_fraction,
-        patience=patience,
-        shift=shift,
-        labels=labels,
-        spread=spread,
-        learn_class_prior=learn_class_prior,
-        alpha=alpha,
-        prediction=prediction,
-        consistency=consistency,
-        aggregate=aggregate,
-        constraint_delay=constraint_delay,
-        constraint_warm_up=constraint_warm_up,
-        compile=compile,
-        seed=seed,
-    )
-    run = runs.train(
-        config,
-        out,
-        device=device,
-        download=download,
-        tensorboard=tensorboard,
-        progress=not quiet,
-    )
-    _report_training(run)
+def _fail(message: str, status: int) -> NoReturn:
+    where = f" in process {_process()}" if _process() else ""
+    print(f"error{where}: {message}", file=sys.stderr)
+    sys.exit(status)
 
 
-@app.command(epilog="Example: pyrovae resume runs/first --epochs 500")
-def resume(
-    run: RunFolder,
-    epochs: Annotated[
-        int | None, typer.Option(help="Epochs in all; by default as many as first asked for.")
-    ] = None,
-    patience: Annotated[
-        int | None,
-        typer.Option(help="A run that has stopped early goes on with more; by default what it began with."),
-    ] = None,
-    device: Device = "auto",
-    compile: Annotated[
-        str | None, typer.Option(help="auto, on or off; by default as it was begun, to the same bits.")
-    ] = None,
-    quiet: Quiet = False,
-) -> None:
-    """Go on with a run that was interrupted, or for more epochs."""
-    config = runs.Run.open(run).config
-    asked: dict[str, Any] = {"epochs": epochs, "patience": patience, "compile": compile}
-    config = replace(config, **{name: value for name, value in asked.items() if value is not None})
-    resumed = runs.train(config, run, device=device, resume=True, progress=not quiet)
-    _report_training(resumed)
-
-
-def _report_training(run: runs.Run) -> None:
-    if not processes.is_first():
-        return
-    if run.stands_on_m1:
-        print(f"VAE beneath: {run.m1.history.outcome()}")
-    on = " (of M2, on draws of z1)" if run.config.model == "m1m2" else ""
-    print(f"{run.history.outcome()}{on}")
-    labels = plots.term_labels(run.model)
-    draw(run, plots.learning_curves(run.history, labels=labels), "learning_curves")
-    _save_diagram(diagram_of(run), run.folder / "figures" / "plate_diagram.png")
-
-
-@app.command(epilog="Example: pyrovae evaluate runs/first --num-samples 5000")
-def evaluate(
-    run: RunFolder,
-    num_samples: Annotated[int, typer.Option(help="K, importance samples for each datum.")] = 5000,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many test data.")] = None,
-    device: Device = "auto",
-    precision: Annotated[
-        str, typer.Option(help="Of matrix products: float32; faster, bfloat16 or (on CUDA) tf32.")
-    ] = "float32",
-    compile: Compile = "auto",
-    quiet: Quiet = False,
-) -> None:
-    """Estimate the marginal likelihood of the test data, with error bars and k-hat."""
-    if limit is not None and limit < 1:
-        raise InputError(f"limit is {limit}; it must be at least 1.")
-    opened = runs.Run.open(run)
-    options = {"precision": precision, "compile": compile}
-    print(opened.evaluate(num_samples, limit, device, progress=not quiet, **options))
-    if (metrics := opened.metrics) and "exact_log_likelihood" in metrics:
-        print(f"exact    = {metrics['exact_log_likelihood']:.3f}")
-    if metrics and "test_error" in metrics:
-        print(f"test error = {metrics['test_error']:.2f} %")
-    print(f"written: {run / 'metrics.json'}, {run / 'marginal_likelihood.json'}")
-
-
-@app.command(epilog="Example: pyrovae diagnose runs/first --limit 100")
-def diagnose(
-    run: RunFolder,
-    limit: Annotated[int, typer.Option(help="Only the first so many test data.")] = 100,
-    num_samples: Annotated[int, typer.Option(help="K, importance samples for each datum.")] = 1000,
-    steps: Annotated[int, typer.Option(help="Of the search for each datum's best q.")] = 500,
-    device: Device = "auto",
-    quiet: Quiet = False,
-) -> None:
-    """Where the bound is lost, and what the latents carry: gaps, active units, the KL's parts."""
-    for name, number, least in (("limit", limit, 2), ("num_samples", num_samples, 1), ("steps", steps, 1)):
-        if number < least:
-            raise InputError(f"{name} is {number}; it must be at least {least}.")
-    opened = runs.Run.open(run)
-    model: Any = opened.model.to(resolve_device(device))
-    x = opened.presented(opened.images.x_test)[:limit]
-    search: dict[str, Any] = {"num_samples": num_samples, "steps": steps, "progress": not quiet}
-    analyses: dict[str, Any] = {
-        "active_units": active_units,
-        "kl_decomposition": kl_decomposition,
-        "inference_gaps": partial(inference_gaps, **search),
-    }
-    for name, analyse in analyses.items():
-        try:
-            result = analyse(model, x)
-        except InputError as error:  # not every guide can be taken apart in every way
-            print(f"no {name.replace('_', ' ')} of this guide: {error}")
-            continue
-        print(result)
-        result.to_json(run / f"{name}.json")
-        print(f"written: {run / f'{name}.json'}")
-
-
-@app.command(epilog="Example: pyrovae classify runs/first --labels 10")
-def classify(
-    run: RunFolder,
-    labels: Annotated[
-        int | None,
-        typer.Option(help="Labelled data of each class for M1's classifiers; by default the run's."),
-    ] = None,
-    num_samples: Annotated[
-        int, typer.Option(help="Also p(y | x) by Bayes' rule, with so many samples for each class.")
-    ] = 0,
-    draws: Annotated[
-        bool, typer.Option("--draws", help="Fit M1's classifiers to draws of z rather than to its means.")
-    ] = False,
-    device: Device = "auto",
-) -> None:
-    """Test errors: of the model's own classifier, and of M1's (scikit-learn's) on its latents."""
-    errors = runs.Run.open(run).classify(labels, num_samples, draws, device)
-    for name, error in errors.items():
-        print(f"{name:<16} {error:6.2f} % test error")
-    print(f"written: {run / 'classification.json'}")
-
-
-cli_figures.register(app)
-
-
-@app.command(epilog="Example: pyrovae plates vae --out vae.tex (also .png, .svg, .pdf, .dot)")
-def plates(
-    model: Annotated[str, typer.Argument(help=f"{', '.join(MODELS)}; or a run folder.")],
-    out: Annotated[Path | None, typer.Option(help="A file: .png, .svg, .pdf, .dot or .tex.")] = None,
-) -> None:
-    """Print a model's plate diagram, read off its program; with --out also draw it."""
-    diagram = diagram_of(runs.Run.open(Path(model))) if Path(model).is_dir() else _small_diagram(model)
-    print(diagram)
-    if out is not None:
-        _save_diagram(diagram, out)
-
-
-@app.command(epilog="Example: pyrovae models")
-def models() -> None:
-    """List models, data sets, objectives, and the parts that models are made of."""
-    for title, entries in {
-        "models": MODELS,
-        "data sets": {name: row.summary for name, row in DATASETS.items()},
-        "objectives": OBJECTIVES,
-    }.items():
-        print(f"{title}:")
-        for name, description in entries.items():
-            print(f"  {name:<14} {description}")
-    print(f"posteriors: {', '.join(POSTERIORS)}")
-    print(f"priors: {', '.join(PRIORS)}")
-    print(f"likelihoods: {', '.join(LIKELIHOODS)}")
-    print(f"networks: {', '.join(NETWORKS)}")
-
-
-def _small_diagram(name: str) -> PlateDiagram:
-    model = build_model(name, (4,), latent_dim=2, width=4, num_classes=2)
-    # Three of eight data have a class.
-    classes = (torch.tensor([0, 1, 0, *[-1] * 5]),) if name in CLASSED else ()
-    return plate_diagram(model, torch.zeros(8, 4), *classes)
-
-
-def _save_diagram(diagram: PlateDiagram, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    diagram.save(path)
-    print(f"written: {path}")
+def _process() -> int:
+    """The number of this process. Nothing is imported for it."""
+    processes = sys.modules.get("pyrovae.compute.processes")
+    rank: int = processes.rank() if processes is not None else 0
+    return rank

@@ -1,191 +1,239 @@
-"""The command line's looking tools: each draws a figure of a run into its folder, figures/NAME.png."""
+"""The commands that draw: each writes a figure of a run into its folder, figures/NAME.png."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import torch
-import typer
-from matplotlib.figure import Figure
-from torch import Tensor
+from cyclopts import Parameter
 
-from pyrovae import generation, plots
-from pyrovae.diagrams import PlateDiagram, plate_diagram
-from pyrovae.errors import InputError
-from pyrovae.evaluation import class_probabilities
-from pyrovae.generation import (
-    draw_latents,
-    latent_means,
-    num_classes,
-    posterior_draws,
-    prior_density,
-    prior_site,
-)
-from pyrovae.recipes import runs as runs
+from pyrovae.cli.parameters import NONE_OWN, Limit, Own, RunFolder, Seed, Site
+from pyrovae.errors import InputError, check_counts
 
-RunFolder = Annotated[Path, typer.Argument(help="A run folder, as written by 'train'.")]
-Seed = Annotated[int, typer.Option(help="Seed of the random draws.")]
-Site = Annotated[
-    str | None,
-    typer.Option(help="The latent, by its site's name; by default the one next to the data (m1m2: z1)."),
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+    from pyrovae.diagrams.diagram import PlateDiagram
+    from pyrovae.recipes import Run
+
+AnySite = Annotated[
+    str | None, Parameter(help="The latent to move, by its site's name. By default all move.")
 ]
-Limit = Annotated[int, typer.Option(help="Use at most so many test images.")]
 
-_commands: list[tuple[Callable[..., None], str, str]] = []
-
-
-def register(app: typer.Typer) -> None:
-    """Add every command of this module to the app."""
-    for function, name, example in _commands:
-        app.command(name, epilog=f"Example: pyrovae {name} {example}")(function)
+# Images that the model makes
 
 
-def _command(name: str, example: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    def note(function: Callable[..., None]) -> Callable[..., None]:
-        _commands.append((function, name, example))
-        return function
-
-    return note
-
-
-# What the model makes
-
-
-@_command("sample", "runs/first --count 100")
 def sample(
     run: RunFolder,
-    count: Annotated[int, typer.Option(help="How many images.")] = 100,
+    /,
+    *,
+    count: Annotated[int, Parameter(help="The number of images.")] = 100,
     seed: Seed = 0,
+    own: Own = NONE_OWN,
 ) -> None:
-    """Draw z from the prior, decode it, and write figures/samples.png."""
-    opened = runs.Run.open(run)
-    draw(opened, plots.samples(generation.sample_images(opened.model, count, seed)), "samples")
+    """Draw z from the prior, decode it, and write figures/samples.png.
+
+    Example: pyrovae sample runs/first --count 100
+    """
+    from pyrovae import generation, plots
+
+    opened = own.open(run)
+    draw(opened, plots.samples(generation.sample_images(_pair(opened), count, seed)), "samples")
 
 
-@_command("reconstruct", "runs/first")
 def reconstruct(
-    run: RunFolder, count: Annotated[int, typer.Option(help="How many test images.")] = 10
+    run: RunFolder,
+    /,
+    *,
+    count: Annotated[int, Parameter(help="The number of test images.")] = 10,
+    own: Own = NONE_OWN,
 ) -> None:
-    """Encode and decode test images, and write figures/reconstructions.png."""
-    opened = runs.Run.open(run)
+    """Encode and decode test images, and write figures/reconstructions.png.
+
+    Example: pyrovae reconstruct runs/first
+    """
+    from pyrovae import plots
+
+    opened = own.open(run)
     draw(opened, plots.reconstructions(*_reconstructions(opened, count)), "reconstructions")
 
 
-@_command("interpolate", "runs/first --count 5 --steps 12")
 def interpolate(
     run: RunFolder,
-    count: Annotated[int, typer.Option(help="How many pairs of test images.")] = 5,
-    steps: Annotated[int, typer.Option(help="Images on each line.")] = 12,
-    site: Annotated[str | None, typer.Option(help="The latent to move; by default all.")] = None,
+    /,
+    *,
+    count: Annotated[int, Parameter(help="The number of pairs of test images.")] = 5,
+    steps: Annotated[int, Parameter(help="The number of images on each line.")] = 12,
+    site: AnySite = None,
+    own: Own = NONE_OWN,
 ) -> None:
-    """Decode straight lines between test images, and write figures/interpolation.png."""
-    opened = runs.Run.open(run)
+    """Decode straight lines between test images, and write figures/interpolation.png.
+
+    Example: pyrovae interpolate runs/first --count 5 --steps 12
+    """
+    from pyrovae import generation, plots
+
+    opened = own.open(run)
     x = _test_images(opened, 2 * count)
-    lines = generation.interpolate(opened.model, x[::2], x[1::2], steps, site)
+    lines = generation.interpolate(_pair(opened), x[::2], x[1::2], steps, site)
     draw(opened, plots.interpolations(lines, class_jumps=_class_jumps(opened, site)), "interpolation", site)
 
 
-@_command("interpolation-grid", "runs/first --first 8 --steps 9")
 def interpolation_grid(
     run: RunFolder,
-    first: Annotated[int, typer.Option(help="The corners are this test image and the next three.")] = 0,
-    steps: Annotated[int, typer.Option(help="Images on each side.")] = 9,
-    site: Annotated[str | None, typer.Option(help="The latent to move; by default all.")] = None,
+    /,
+    *,
+    first: Annotated[
+        int, Parameter(help="The test image in the first corner, counted from 0. The next three follow.")
+    ] = 0,
+    steps: Annotated[int, Parameter(help="The number of images on each side.")] = 9,
+    site: AnySite = None,
+    own: Own = NONE_OWN,
 ) -> None:
-    """Decode the square between four test images, and write figures/interpolation_grid.png."""
-    opened = runs.Run.open(run)
+    """Decode the square between four test images, and write figures/interpolation_grid.png.
+
+    Example: pyrovae interpolation-grid runs/first --first 8 --steps 9
+    """
+    from pyrovae import generation, plots
+
+    opened = own.open(run)
     corners = _test_images(opened, 4, first)
-    images = generation.interpolate_grid(opened.model, corners, steps, site)
+    images = generation.interpolate_grid(_pair(opened), corners, steps, site)
     figure = plots.interpolation_grid(images, _class_jumps(opened, site))
     draw(opened, figure, "interpolation_grid", site)
 
 
-@_command("manifold", "runs/plane --steps 20")
 def manifold(
     run: RunFolder,
-    steps: Annotated[int, typer.Option(help="Images on each side.")] = 15,
+    /,
+    *,
+    steps: Annotated[int, Parameter(help="The number of images on each side.")] = 15,
     label: Annotated[
-        int | None, typer.Option(help="The class, for a model whose images depend on one (m2).")
+        int | None, Parameter(help="The class, for a model whose images depend on one (m2).")
     ] = None,
     site: Site = None,
+    own: Own = NONE_OWN,
 ) -> None:
-    """Decode a 2-D latent space at the prior's quantiles, and write figures/manifold.png."""
-    opened = runs.Run.open(run)
-    images = generation.manifold(opened.model, steps, label, site)
-    name = None if label is None else _class_names(opened)[label]
-    draw(opened, plots.manifold(images, prior_site(opened.model, site), name), "manifold", site)
+    """Decode a 2-D latent space at the prior's quantiles, and write figures/manifold.png.
+
+    Example: pyrovae manifold runs/plane --steps 20
+    """
+    from pyrovae import generation, plots
+    from pyrovae.generation import prior_site
+
+    opened = own.open(run)
+    images = generation.manifold(_pair(opened), steps, label, site)
+    name = None if label is None else opened.class_names[label]
+    draw(opened, plots.manifold(images, prior_site(_pair(opened), site), name), "manifold", site)
 
 
-@_command("traverse", "runs/first --image 3 --dimensions 6")
 def traverse(
     run: RunFolder,
-    image: Annotated[int, typer.Option(help="Which test image to start from, counted from 0.")] = 0,
+    /,
+    *,
+    image: Annotated[int, Parameter(help="The test image to start from, counted from 0.")] = 0,
     dimensions: Annotated[
-        int, typer.Option(help="Show so many, those first whose posterior means vary most over images.")
+        int,
+        Parameter(
+            help="The number of dimensions. Those whose posterior means vary most over images come first."
+        ),
     ] = 10,
     site: Site = None,
+    own: Own = NONE_OWN,
 ) -> None:
-    """Move one latent dimension at a time, and write figures/traversals.png."""
-    opened = runs.Run.open(run)
-    model, name = opened.model, prior_site(opened.model, site)
-    x = opened.encoded(_originals(opened, 1, image))
-    shown = _most_active(latent_means(model, _some_encoded(opened, 1000), name), dimensions)
+    """Move one latent dimension at a time, and write figures/traversals.png.
+
+    Example: pyrovae traverse runs/first --image 3 --dimensions 6
+    """
+    from pyrovae import generation, plots
+    from pyrovae.evaluation.ranking import most_active_dimensions
+    from pyrovae.generation import latent_means, prior_site
+
+    opened = own.open(run)
+    pair, name = _pair(opened), prior_site(_pair(opened), site)
+    original = _originals(opened, 1, image)
+    x = opened.presentation.encoded(original)
+    shown = most_active_dimensions(latent_means(pair, _encoded(opened, 1000), name), dimensions)
     figure = plots.traversals(
-        generation.traverse(model, x[0], shown, site=name),
-        _originals(opened, 1, image)[0],
-        generation.reconstruct(model, x)[0],
+        generation.traverse(pair, x[0], shown, site=name),
+        original[0],
+        generation.reconstruct(pair, x)[0],
         _dimension_names(name, shown),
         generation.LEVELS,
     )
     draw(opened, figure, "traversals", site)
 
 
-@_command("class-samples", "runs/m2 --count 10")
 def class_samples(
     run: RunFolder,
-    count: Annotated[int, typer.Option(help="How many images of each class.")] = 10,
+    /,
+    *,
+    count: Annotated[int, Parameter(help="The number of images of each class.")] = 10,
     candidates: Annotated[
-        int, typer.Option(help="Draws for each image, where the class is predicted from z (pcvae).")
+        int, Parameter(help="The number of draws for each image, where z predicts the class (pcvae).")
     ] = 100,
     seed: Seed = 0,
+    own: Own = NONE_OWN,
 ) -> None:
-    """Draw images of each class, and write figures/class_samples.png."""
-    opened = runs.Run.open(run)
-    images = generation.class_samples(opened.model, count, candidates, seed)
-    draw(opened, plots.class_samples(images, _class_names(opened)), "class_samples")
+    """Draw images of each class, and write figures/class_samples.png.
+
+    Example: pyrovae class-samples runs/m2 --count 10
+    """
+    from pyrovae import generation, plots
+
+    opened = own.open(run)
+    images = generation.class_samples(_pair(opened), count, candidates, seed)
+    draw(opened, plots.class_samples(images, opened.class_names), "class_samples")
 
 
-@_command("analogies", "runs/m2 --count 8")
 def analogies(
-    run: RunFolder, count: Annotated[int, typer.Option(help="How many test images.")] = 10
+    run: RunFolder,
+    /,
+    *,
+    count: Annotated[int, Parameter(help="The number of test images.")] = 10,
+    own: Own = NONE_OWN,
 ) -> None:
-    """Show the style of test images in every class, and write figures/analogies.png."""
-    opened = runs.Run.open(run)
+    """Show the style of test images in every class, and write figures/analogies.png.
+
+    Example: pyrovae analogies runs/m2 --count 8
+    """
+    from pyrovae import generation, plots
+
+    opened = own.open(run)
     x = _originals(opened, count)
-    images = generation.analogies(opened.model, opened.encoded(x))
-    draw(opened, plots.analogies(x, images, _class_names(opened)), "analogies")
+    images = generation.analogies(_pair(opened), opened.presentation.encoded(x))
+    draw(opened, plots.analogies(x, images, opened.class_names), "analogies")
 
 
 # Latent space
 
 
-@_command("latent", "runs/first --by tsne")
 def latent(
     run: RunFolder,
-    by: Annotated[str, typer.Option(help="pca, tsne, or direct (2-D latents as they are).")] = "pca",
+    /,
+    *,
+    by: Annotated[
+        Literal["pca", "tsne", "direct"],
+        Parameter(help="The way to the plane. direct shows 2-D latents as they are."),
+    ] = "pca",
     limit: Limit = 2000,
     site: Site = None,
     seed: Seed = 0,
+    own: Own = NONE_OWN,
 ) -> None:
-    """Draw posterior means of test images by class, and write figures/latent_pca.png (_tsne, _direct)."""
-    if by not in ("pca", "tsne", "direct"):
-        raise InputError(f"--by is {by!r}; it must be pca, tsne or direct.")
-    opened = runs.Run.open(run)
-    z = latent_means(opened.model, _some_encoded(opened, limit), site)
+    """Draw posterior means of test images by class, and write figures/latent_pca.png (_tsne, _direct).
+
+    Example: pyrovae latent runs/first --by tsne
+    """
+    from pyrovae import plots
+    from pyrovae.generation import latent_means
+
+    opened = own.open(run)
+    z = latent_means(_pair(opened), _encoded(opened, limit), site)
     y = opened.images.y_test
-    points: Any = (z, None if y is None else y[: len(z)], _class_names(opened) if y is not None else ())
+    points: Any = (z, None, ()) if y is None else (z, y[: len(z)], opened.class_names)
     if by == "pca":
         figure = plots.latent_pca(*points)
     elif by == "tsne":
@@ -195,84 +243,116 @@ def latent(
     draw(opened, figure, f"latent_{by}", site)
 
 
-@_command("histograms", "runs/first --dimensions 6")
 def histograms(
     run: RunFolder,
+    /,
+    *,
     dimensions: Annotated[
-        int, typer.Option(help="Show so many, those first that tell the classes apart best.")
+        int, Parameter(help="The number of dimensions. Those that tell the classes apart best come first.")
     ] = 4,
     limit: Limit = 10_000,
     site: Site = None,
     seed: Seed = 0,
+    own: Own = NONE_OWN,
 ) -> None:
-    """Draw latent dimensions by class against the prior, and write figures/class_histograms.png."""
-    opened = runs.Run.open(run)
-    model, name = opened.model, prior_site(opened.model, site)
-    x, y = _some_test_images(opened, limit), _test_classes(opened, limit)
-    z = posterior_draws(model, x, name, seed)
-    shown = _most_telling(latent_means(model, x, name), y, dimensions)
+    """Draw latent dimensions by class against the prior, and write figures/class_histograms.png.
+
+    Example: pyrovae histograms runs/first --dimensions 6
+    """
+    from pyrovae import plots
+    from pyrovae.evaluation.ranking import most_telling_dimensions
+    from pyrovae.generation import latent_means, posterior_draws, prior_density, prior_site
+
+    opened = own.open(run)
+    pair, name = _pair(opened), prior_site(_pair(opened), site)
+    x, y = _test_images(opened, _at_most(opened, limit)), _test_classes(opened, limit)
+    z = posterior_draws(pair, x, name, seed)
+    shown = most_telling_dimensions(latent_means(pair, x, name), y, dimensions)
     points = _axis(z[:, shown])
-    density = prior_density(model, points, name)[:, shown]
+    density = prior_density(pair, points, name)[:, shown]
     names = _dimension_names(name, shown)
-    figure = plots.class_histograms(z[:, shown], y, points, density, names, _class_names(opened))
+    figure = plots.class_histograms(z[:, shown], y, points, density, names, opened.class_names)
     draw(opened, figure, "class_histograms", site)
 
 
-@_command("aggregate", "runs/first --dimensions 7")
 def aggregate(
     run: RunFolder,
+    /,
+    *,
     dimensions: Annotated[
-        int, typer.Option(help="Show so many: the most active ones, and the least active one.")
+        int, Parameter(help="The number of dimensions: the most active ones, and the least active one.")
     ] = 5,
     limit: Limit = 10_000,
     site: Site = None,
     seed: Seed = 0,
+    own: Own = NONE_OWN,
 ) -> None:
-    """Draw the aggregated posterior against the prior, and write figures/aggregated_posterior.png."""
-    opened = runs.Run.open(run)
-    model, name = opened.model, prior_site(opened.model, site)
-    x = _some_test_images(opened, limit)
-    z, means = posterior_draws(model, x, name, seed), latent_means(model, x, name)
-    ranked = _most_active(means, means.shape[1])
+    """Draw the aggregated posterior against the prior, and write figures/aggregated_posterior.png.
+
+    Example: pyrovae aggregate runs/first --dimensions 7
+    """
+    from pyrovae import plots
+    from pyrovae.evaluation.ranking import most_active_dimensions
+    from pyrovae.generation import draw_latents, latent_means, posterior_draws, prior_density, prior_site
+
+    check_counts(dimensions=dimensions)
+    opened = own.open(run)
+    pair, name = _pair(opened), prior_site(_pair(opened), site)
+    x = _test_images(opened, _at_most(opened, limit))
+    z, means = posterior_draws(pair, x, name, seed), latent_means(pair, x, name)
+    ranked = most_active_dimensions(means, means.shape[1])
     shown = ranked[: max(1, dimensions - 1)] + ranked[-1:] if dimensions < len(ranked) else ranked
     points = _axis(z[:, shown])
     figure = plots.aggregated_posterior(
         z[:, shown],
         means[:, shown],
-        draw_latents(model, len(z), seed=seed)[name][:, shown],
+        draw_latents(pair, len(z), seed=seed)[name][:, shown],
         points,
-        prior_density(model, points, name)[:, shown],
+        prior_density(pair, points, name)[:, shown],
         _dimension_names(name, shown),
     )
     draw(opened, figure, "aggregated_posterior", site)
 
 
-# How it learned, and what it takes for what
+# Training and classification
 
 
-@_command("curves", "runs/first")
-def curves(run: RunFolder) -> None:
-    """Draw the bound and the classification terms by epoch, and write figures/learning_curves.png."""
-    opened = runs.Run.open(run)
-    labels = plots.term_labels(opened.model)
-    draw(opened, plots.learning_curves(opened.history, labels=labels), "learning_curves")
+def curves(run: RunFolder, /, *, own: Own = NONE_OWN) -> None:
+    """Draw the bound and the classification terms by epoch, and write figures/learning_curves.png.
+
+    Example: pyrovae curves runs/first
+    """
+    from pyrovae import plots
+
+    opened = own.open(run)
+    draw(opened, plots.learning_curves(opened.history), "learning_curves")
 
 
-@_command("confusion", "runs/m2")
-def confusion(run: RunFolder, limit: Limit = 10_000) -> None:
-    """Classify test images, and write figures/confusion_matrix.png."""
-    opened = runs.Run.open(run)
-    y, model = _test_classes(opened, limit), opened.model
-    num_classes(model)
-    predicted = class_probabilities(model, _some_encoded(opened, limit))
-    draw(opened, plots.confusion_matrix(y, predicted, _class_names(opened)), "confusion_matrix")
+def confusion(run: RunFolder, /, *, limit: Limit = 10_000, own: Own = NONE_OWN) -> None:
+    """Classify test images, and write figures/confusion_matrix.png.
+
+    Example: pyrovae confusion runs/m2
+    """
+    from pyrovae import plots
+    from pyrovae.evaluation import class_probabilities
+    from pyrovae.generation import num_classes
+
+    opened = own.open(run)
+    y, pair = _test_classes(opened, limit), _pair(opened)
+    num_classes(pair)
+    predicted = class_probabilities(pair, _encoded(opened, limit))
+    draw(opened, plots.confusion_matrix(y, predicted, opened.class_names), "confusion_matrix")
 
 
-@_command("overview", "runs/first")
-def overview(run: RunFolder) -> None:
-    """Write figures/overview.png: plate diagram, learning curves, samples, reconstructions."""
-    opened = runs.Run.open(run)
-    title = f"{opened.config.model.upper()} on {Path(opened.config.data).name}"
+def overview(run: RunFolder, /, *, own: Own = NONE_OWN) -> None:
+    """Write figures/overview.png: plate diagram, learning curves, samples, reconstructions.
+
+    Example: pyrovae overview runs/first
+    """
+    from pyrovae import generation, plots
+
+    opened = own.open(run)
+    title = f"{opened.config.recipe.upper()} on {Path(opened.data.data).name}"
     if metrics := opened.metrics:
         title += (
             f": test log p(x) = {metrics['log_likelihood']:.3f} "
@@ -281,33 +361,54 @@ def overview(run: RunFolder) -> None:
     page = plots.overview(
         diagram_of(opened),
         opened.history,
-        generation.sample_images(opened.model, 50),
+        generation.sample_images(_pair(opened), 50),
         _reconstructions(opened, min(10, len(opened.images.x_test))),
         title,
-        plots.term_labels(opened.model),
     )
     draw(opened, page, "overview")
 
 
-# What the commands have in common
+COMMANDS: dict[str, Callable[..., None]] = {
+    "sample": sample,
+    "reconstruct": reconstruct,
+    "interpolate": interpolate,
+    "interpolation-grid": interpolation_grid,
+    "manifold": manifold,
+    "traverse": traverse,
+    "class-samples": class_samples,
+    "analogies": analogies,
+    "latent": latent,
+    "histograms": histograms,
+    "aggregate": aggregate,
+    "curves": curves,
+    "confusion": confusion,
+    "overview": overview,
+}
+"""The commands that draw, by name, in the order of help."""
 
 
-def draw(run: runs.Run, figure: Figure, name: str, site: str | None = None) -> None:
-    """Write a figure, of a certain latent if one was asked for, into the run's folder, and say so."""
+def draw(run: Run, figure: Figure, name: str, site: str | None = None) -> None:
+    """Write a figure into the run's folder, and say so. A figure of a chosen latent is named after it."""
+    from pyrovae import plots
+
     name = name if site is None else f"{name}_{site}"
     print(f"written: {plots.save(figure, run.folder / 'figures' / f'{name}.png')}")
 
 
-def diagram_of(run: runs.Run) -> PlateDiagram:
-    """The plate diagram of the run's program on its training data."""
-    x, y, _ = run.training_data(run.images)
-    model = run.new_model(run.images)
-    classes = () if y is None else (y,)
-    return plate_diagram(model, x, *classes)
+def diagram_of(run: Run) -> PlateDiagram:
+    """The plate diagram of the run's programs on its training data."""
+    from pyrovae.diagrams import plate_diagram
+
+    x, y, _ = run.training_data()
+    return plate_diagram(run.plan.pair, x, *(() if y is None else (y,)))
 
 
-def _originals(run: runs.Run, count: int, first: int = 0) -> Tensor:
-    """`count` test images as they are, from the one counted `first`, from 0."""
+def _pair(run: Run) -> Any:
+    return run.pair
+
+
+def _originals(run: Run, count: int, first: int = 0) -> Tensor:
+    """`count` test images as they are, from the one with number `first`, counted from 0."""
     x = run.images.x_test
     if not 1 <= count <= len(x):
         raise InputError(f"{count} test images were asked for; there are {len(x)}, and 1 is the least.")
@@ -316,38 +417,29 @@ def _originals(run: runs.Run, count: int, first: int = 0) -> Tensor:
     return x[first : first + count]
 
 
-def _test_images(run: runs.Run, count: int, first: int = 0) -> Tensor:
-    """`count` test images as the model is trained on them, binarised if need be."""
+def _test_images(run: Run, count: int, first: int = 0) -> Tensor:
+    """Test images as the model is evaluated on them, binarised if need be."""
     _originals(run, count, first)
-    return run.presented(run.images.x_test)[first : first + count]
+    return run.presentation.fixed(run.images.x_test)[first : first + count]
 
 
-def _some_test_images(run: runs.Run, limit: int) -> Tensor:
-    return _test_images(run, _at_most(run, limit))
-
-
-def _some_encoded(run: runs.Run, limit: int) -> Tensor:
+def _encoded(run: Run, limit: int) -> Tensor:
     """At most so many test images as they are encoded to be classified."""
-    return run.encoded(_originals(run, _at_most(run, limit)))
+    return run.presentation.encoded(_originals(run, _at_most(run, limit)))
 
 
-def _at_most(run: runs.Run, limit: int) -> int:
-    if limit < 1:
-        raise InputError(f"limit is {limit}; it must be at least 1.")
+def _at_most(run: Run, limit: int) -> int:
+    check_counts(limit=limit)
     return min(limit, len(run.images.x_test))
 
 
-def _test_classes(run: runs.Run, limit: int) -> Tensor:
+def _test_classes(run: Run, limit: int) -> Tensor:
     if run.images.y_test is None:
         raise InputError(
             f"{run.images.name} has no classes to tell apart: give a data set with labels "
-            "(pyrovae train --help, option --data)."
+            "(pyrovae train MODEL --help, option --data)."
         )
     return run.images.y_test[:limit]
-
-
-def _class_names(run: runs.Run) -> list[str]:
-    return [*run.images.class_names]
 
 
 def _dimension_names(site: str, dimensions: list[int]) -> list[str]:
@@ -355,37 +447,22 @@ def _dimension_names(site: str, dimensions: list[int]) -> list[str]:
 
 
 def _axis(z: Tensor) -> Tensor:
-    """Points on the axis of a latent, as far as draws of it go."""
+    """200 points on the axis of a latent, as far as draws of it go."""
+    import torch
+
     return torch.linspace(min(-3.5, float(z.min())), max(3.5, float(z.max())), 200)
 
 
-def _most_active(means: Tensor, count: int) -> list[int]:
-    """The dimensions in which the posterior means vary most over data, largest first."""
-    return _ranked(means.var(0), count)
+def _class_jumps(run: Run, site: str | None) -> bool:
+    from pyrovae import generation
+
+    return bool(generation.classes_behind(_pair(run), site))
 
 
-def _most_telling(means: Tensor, y: Tensor, count: int) -> list[int]:
-    """The dimensions in which most of the variance of posterior means lies between the classes."""
-    between = torch.zeros(means.shape[1])
-    for label in y.unique():
-        members = means[y == label]
-        between += len(members) / len(means) * (members.mean(0) - means.mean(0)).square()
-    return _ranked(between / means.var(0, unbiased=False).clamp(min=1e-12), count)
+def _reconstructions(run: Run, count: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Images as the model is given them, their reconstructions, and the original ones if they differ."""
+    from pyrovae import generation
 
-
-def _ranked(scores: Tensor, count: int) -> list[int]:
-    if count < 1:
-        raise InputError(f"dimensions is {count}; at least 1 must be shown.")
-    order: list[int] = scores.argsort(descending=True)[:count].tolist()
-    return order
-
-
-def _class_jumps(run: runs.Run, site: str | None) -> bool:
-    return bool(generation.classes_behind(run.model, site))
-
-
-def _reconstructions(run: runs.Run, count: int) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Images as the model sees them, their reconstructions, and what they were before, if that differs."""
     x = _test_images(run, count)
-    original = run.images.x_test[:count] if run.config.pixels in ("static", "dynamic") else None
-    return run.shown(x), generation.reconstruct(run.model, x), original
+    original = run.images.x_test[:count] if run.presentation.changes_pixels else None
+    return run.presentation.shown(x), generation.reconstruct(_pair(run), x), original

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
@@ -21,6 +23,10 @@ class Likelihood(nn.Module):
         network: maps z to the parameters of the pixels. It declares its `out_shape`, the event shape of the
             data.
 
+    Attributes:
+        pixels: the values of the data, which recipes prepare: "grey" (as they are), "binary" (0 or 1) or
+            "levels" (0 to 255). A subclass declares its own.
+
     Raises:
         InputError: when the network has no `out_shape`.
 
@@ -37,6 +43,8 @@ class Likelihood(nn.Module):
         >>> Poisson(MLP(2, (1, 8, 8)))(torch.zeros(5, 2)).event_shape
         torch.Size([1, 8, 8])
     """
+
+    pixels: ClassVar[str] = "grey"
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

@@ -28,6 +28,8 @@ class Bernoulli(Likelihood):
         torch.Size([5])
     """
 
+    pixels = "binary"
+
     def forward(self, *context: Tensor) -> TorchDistributionMixin:
         """Return p(x | z), with batch shape `leading` and event shape `x_shape`.
 

@@ -32,6 +32,7 @@ class Categorical(Likelihood):
     """
 
     levels = 256
+    pixels = "levels"
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__(network)

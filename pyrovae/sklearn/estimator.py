@@ -1,110 +1,84 @@
-"""A scikit-learn face of the models that learn from few labels.
-
-What `fit`, `build_model` and `training_task` do with tensors and programs, done with arrays: labels of any
-kind, features in any units, and the conventions of scikit-learn's estimators. It trains in the order of
-a run folder (`runs.train`): a VAE where one is needed, labels spread over its latents, then the model.
-"""
+"""A scikit-learn classifier that learns from few labels, by the recipes of models with classes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassifierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.metrics import accuracy_score
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
-from torch import Tensor, nn
+from torch import Tensor
 
-from pyrovae import data
 from pyrovae.compute.devices import resolve_device
 from pyrovae.data.checks import UNLABELLED
 from pyrovae.errors import InputError, check_choice
 from pyrovae.evaluation import class_probabilities
 from pyrovae.generation import latent_means, sample_images, samples_of_classes
-from pyrovae.models import M1M2, VAE
-from pyrovae.recipes.build import CLASSED, LIKELIHOODS, build_model
-from pyrovae.semi_supervised import (
-    M1_CLASSIFIERS,
-    Supervision,
-    Task,
-    fit_m1_classifier,
-    starting_point,
-    training_task,
-)
-from pyrovae.sklearn.arrays import Scaling, codes_of, encode_labels, given_labels
-from pyrovae.training.fit import fit
-from pyrovae.training.history import History
+from pyrovae.likelihoods.table import LIKELIHOODS
+from pyrovae.recipes import About, Data, Training
+from pyrovae.semi_supervised import fit_m1_classifier, m1_probabilities
+from pyrovae.sklearn.labels import codes_of, encode_labels, given_labels
+from pyrovae.sklearn.parameters import Settings, documents_options, given_options, takes_options
+from pyrovae.sklearn.scaling import Scaling
 
-MODELS = ("m1", *CLASSED)
+WITHOUT_PROBABILITIES = ("linear-svm", "rbf-svm")
+"""The classifiers of M1 that have no `predict_proba`."""
 
 
 def _gives_probabilities(estimator: SemiSupervisedVAEClassifier) -> bool:
-    """Whether the classifier has any; scikit-learn's SVMs have none."""
-    classifier = M1_CLASSIFIERS.get(estimator.m1_classifier)
-    return estimator.model != "m1" or classifier is None or hasattr(classifier(), "predict_proba")
+    return estimator.model != "m1" or estimator.m1_classifier not in WITHOUT_PROBABILITIES
 
 
+@documents_options
 class SemiSupervisedVAEClassifier(
     ClassNamePrefixFeaturesOutMixin, ClassifierMixin, TransformerMixin, BaseEstimator
 ):
     """A classifier that learns from few labels and many data, by a VAE with classes.
 
-    The models are M1, M2 and M1+M2 (Kingma et al. 2014), PC-VAE and CPC-VAE (Hope et al. 2020), as
-    `pyrovae.models` has them. By default labels first spread to unlabelled data over the latent space of a
-    VAE trained on all of them (`semi_supervised.spread_labels`), and the model learns from those.
+    The models are M1, M2 and M1+M2 (Kingma et al. 2014), and PC-VAE and CPC-VAE (Hope et al. 2020). By
+    default labels first spread to unlabelled data over the latents of a VAE that is trained on all data
+    (`pyrovae.semi_supervised.spread_labels`). The model then learns from the spread labels.
 
-    A label of -1 means unlabelled, as in `sklearn.semi_supervised`; among strings it may be the string
-    "-1", which NumPy makes of a mixed list. So do None and NaN. All other values are classes, strings or
-    numbers. A class of which no datum is labelled is not known, and never predicted.
+    The label -1 means "unlabelled", as in `sklearn.semi_supervised`. So do the string "-1", which NumPy
+    makes of a mixed list, None and NaN. All other values are classes, strings or numbers. The classifier
+    knows the classes that have at least one label, and predicts no others.
+
+    All parameters from `latent_dim` on are options of the models, read off their recipes
+    (`pyrovae.recipes`). None stands for the model's own default. `fit` refuses an option that the chosen
+    model lacks, unless it is None.
 
     Args:
         model: "m1", "m2", "m1m2", "pcvae" or "cpcvae".
-        latent_dim: M, dimensions of the latent space.
-        network: "mlp", "residual" or, for images, "conv".
-        width: of hidden layers (`build_model`).
-        likelihood: "bernoulli" (X in [0, 1], drawn to be 0 or 1 afresh at each presentation),
-            "continuous-bernoulli" or "categorical" (X in [0, 1]), "gaussian" (X in any units:
-            standardised by feature, in images by channel), or "auto": Bernoulli if X lies in [0, 1],
-            else Gaussian.
-        image_shape: (C, H, W) of flat data (n, C * H * W); data that are given as (n, C, H, W) have it.
-        spread_labels: whether labels spread first. (An M1 learns the given ones: choose its classifier.)
-        neighbours: of each datum, in the graph along which labels spread.
-        m1_classifier: of M1, one of `semi_supervised.M1_CLASSIFIERS`: "logistic", "linear-svm",
-            "rbf-svm", "label-spreading". The SVMs have no `predict_proba`.
-        epochs: passes through the data.
-        vae_epochs: passes in the training of the VAE: M1's, M1+M2's, or the one that labels spread over.
-        batch_size: data in a minibatch.
-        learning_rate: Adam's, at the start; it falls to 0 along a cosine.
-        beta: the weight of that VAE's KL term. Below 1 more of what tells classes apart stays in z.
-        alpha: weight of log q(y | x) in M2 and M1+M2. Weights are per datum (`Supervision`).
-        prediction: of log p(y | z) in PC-VAE and CPC-VAE.
-        consistency: in CPC-VAE, of the agreement of predictions before and after a reconstruction.
-        aggregate: in CPC-VAE, of predicted class frequencies; both count where labels do not spread.
-        constraint_delay: epochs before the weights of PC-VAE and CPC-VAE count.
-        constraint_warm_up: epochs over which they rise from then on.
-        learn_class_prior: learn the frequencies of classes, which otherwise are taken to be equal.
-        device: where it is trained and run; "auto" takes CUDA where there is one, else the CPU.
-        random_state: an int makes `fit` reproducible and moves no global random state.
-        verbose: show progress bars.
+        likelihood: the likelihood p(x | z). "bernoulli" takes X in [0, 1] and draws each value to be 0 or 1
+            afresh in every minibatch; "continuous-bernoulli" and "categorical" take X in [0, 1];
+            "gaussian" takes X in any units and standardises each feature, in images each channel. "auto" is
+            "bernoulli" if X lies in [0, 1], else "gaussian".
+        image_shape: the shape (C, H, W) of the images in flat data (n, C * H * W). Data that are given as
+            (n, C, H, W) need none.
+        device: the device where the model is trained and run. "auto" takes CUDA where there is one, else
+            the CPU.
+        random_state: the seed of all random draws. An int makes `fit` reproducible. The global random
+            states do not move.
+        verbose: whether to show progress bars.
+        {options}
 
     Attributes:
         classes_: the classes, sorted, `(C,)`.
-        model_: the trained `nn.Module`, with its programs `model` and `guide`, on the CPU. It is given
-            features as tensors: float32, standardised for a Gaussian likelihood.
-        classifier_: M1's scikit-learn classifier, of latent means; None for the other models.
-        history_: `History` of the training of `model_`, of M1+M2's upper part.
-        transduction_: a class for each training datum, `(n,)`: the given one, else the predicted.
-        n_iter_: epochs trained.
-        n_features_in_: features in a datum, C * H * W for images.
-        feature_names_in_: names of the features, if X has them.
+        model_: the trained model, an `nn.Module` with its programs `model` and `guide`, on the CPU. It
+            takes features as 32-bit tensors, standardised for a Gaussian likelihood.
+        classifier_: the scikit-learn classifier of M1's latent means. None for the other models.
+        history_: the `History` of the training of `model_`; for M1+M2, of its upper part.
+        transduction_: a class for each training datum, `(n,)`: the given one, or else the predicted one.
+        n_iter_: the number of epochs in `history_`.
+        n_features_in_: the number of features of a datum, C * H * W for images.
+        feature_names_in_: the names of the features, if X has names.
 
     Example:
         >>> import numpy as np
@@ -112,177 +86,120 @@ class SemiSupervisedVAEClassifier(
         >>> from pyrovae import SemiSupervisedVAEClassifier
         >>> X, y = load_digits(return_X_y=True)
         >>> few = np.where(np.arange(len(y)) < 150, y, -1)
-        >>> classifier = SemiSupervisedVAEClassifier("pcvae", epochs=10, vae_epochs=10, random_state=0)
+        >>> classifier = SemiSupervisedVAEClassifier("pcvae", epochs=2, vae_epochs=2, random_state=0)
         >>> classifier.fit(X / 16, few).transduction_.shape
         (1797,)
         >>> classifier.sample(3, y=7).shape
         (3, 64)
     """
 
+    @takes_options
     def __init__(
         self,
         model: str = "m2",
         *,
-        latent_dim: int = 20,
-        network: str = "mlp",
-        width: int = 256,
         likelihood: str = "auto",
         image_shape: Sequence[int] | None = None,
-        spread_labels: bool = True,
-        neighbours: int = 15,
-        m1_classifier: str = "label-spreading",
-        epochs: int = 50,
-        vae_epochs: int = 50,
-        batch_size: int = 100,
-        learning_rate: float = 2e-3,
-        beta: float = 0.1,
-        alpha: float = 25.0,
-        prediction: float = 25.0,
-        consistency: float = 25.0,
-        aggregate: float = 25.0,
-        constraint_delay: float = 0.0,
-        constraint_warm_up: float = 0.0,
-        learn_class_prior: bool = False,
         device: str = "auto",
         random_state: int | np.random.RandomState | None = None,
         verbose: bool = False,
     ) -> None:
         self.model = model
-        self.latent_dim = latent_dim
-        self.network = network
-        self.width = width
         self.likelihood = likelihood
         self.image_shape = image_shape
-        self.spread_labels = spread_labels
-        self.neighbours = neighbours
-        self.m1_classifier = m1_classifier
-        self.epochs = epochs
-        self.vae_epochs = vae_epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.beta = beta
-        self.alpha = alpha
-        self.prediction = prediction
-        self.consistency = consistency
-        self.aggregate = aggregate
-        self.constraint_delay = constraint_delay
-        self.constraint_warm_up = constraint_warm_up
-        self.learn_class_prior = learn_class_prior
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
 
-    # Training
-
     def fit(self, X: ArrayLike, y: ArrayLike) -> SemiSupervisedVAEClassifier:
-        """Train on all data, and on the labels there are.
+        """Train on all data and on the given labels.
 
         Args:
             X: data, `(n, features)` or `(n, C, H, W)`.
-            y: labels, `(n,)`, -1 where there is none.
+            y: labels, `(n,)`, -1 for unlabelled data.
 
         Raises:
-            InputError: a ValueError; data, labels or parameters that cannot be.
+            InputError: data, labels or parameters do not fit. It is a ValueError.
         """
         array = self._validated(X, reset=True)
         self.classes_, codes = encode_labels(y, len(array))
-        self._scaling = self._new_scaling(array)
-        self._n_features_out = self.latent_dim
-        self.model_, self.classifier_, self.history_ = self._trained(self._events(array), codes)
-        self.model_.cpu().eval()  # where a pickle of it can be read without a GPU
+        likelihood = self._suitable_likelihood(array)
+        settings = Settings.of(self.model, given_options(self) | {"likelihood": likelihood})
+        self._scaling = Scaling.of(array, self._x_shape, likelihood)
+        self._train(settings, self._scaling.transform(array).unflatten(1, self._x_shape), codes)
         self.n_iter_ = len(self.history_.rows)
         self.transduction_ = self.classes_[codes.numpy()]
         if (unlabelled := codes.numpy() == UNLABELLED).any():
             self.transduction_[unlabelled] = self._predict(array[unlabelled])
         return self
 
-    def _trained(self, x: Tensor, y: Tensor) -> tuple[nn.Module, Any, History]:
-        """The model, M1's classifier, and how training went: a VAE first where one is needed."""
-        check_choice("model", self.model, MODELS)
-        check_choice("M1 classifier", self.m1_classifier, M1_CLASSIFIERS)
-        resolve_device(self.device)
-        if self.neighbours < 1:
-            raise InputError(f"neighbours is {self.neighbours}; it must be at least 1.")
+    def _train(self, settings: Settings, x: Tensor, y: Tensor) -> None:
+        """Train the plan of the model's recipe, and M1's classifier on the latents."""
         seed = _seed(self.random_state)
-        supervision = Supervision(
-            *(self.alpha, self.prediction, self.consistency, self.aggregate),
-            *(self.constraint_delay, self.constraint_warm_up),
-        )
-        spread = bool(self.spread_labels and (y == UNLABELLED).any())
-        # Built before the VAE is trained, to fail early if it does.
-        model = None if self.model == "m1" else self._new_model(self.model, seed)
-        vae = None
-        if self.model in ("m1", "m1m2") or spread:
-            vae = self._new_model("vae", seed)
-            starting_point(vae, x)
-            history = self._fit(vae, training_task(vae, None, supervision), x, None, seed)
-        if model is None:
-            z = latent_means(vae, x).numpy()  # type: ignore[arg-type]
-            classifier = fit_m1_classifier(self.m1_classifier, z, y.numpy(), self.neighbours)
-            return vae, classifier, history  # type: ignore[return-value]
-        labels = starting_point(model, x, y, vae, spread, self.neighbours)
-        task = training_task(model, labels, supervision)
-        return model, None, self._fit(model, task, x, labels, seed)
-
-    def _new_model(self, name: str, seed: int) -> nn.Module:
-        return build_model(
-            name,
-            self._x_shape,
-            latent_dim=self.latent_dim,
-            likelihood=self._scaling.likelihood,
-            network=self.network,
-            width=self.width,
-            num_classes=len(self.classes_),
-            learn_class_prior=self.learn_class_prior,
-            seed=seed,
-        )
-
-    def _fit(self, model: nn.Module, task: Task, x: Tensor, y: Tensor | None, seed: int) -> History:
-        epochs, beta = (self.vae_epochs, self.beta) if isinstance(model, VAE) else (self.epochs, 1.0)
-        return fit(
-            task,
+        unlabelled = bool((y == UNLABELLED).any())
+        about = About(self._x_shape, len(self.classes_), unlabelled, seed)
+        plan = settings.recipe(about, **settings.options)
+        fitted = plan.fit(
             x,
             y,
-            epochs=epochs,
-            batch_size=self.batch_size,
-            optimizer=partial(torch.optim.Adam, lr=self.learning_rate, fused=True),
-            scheduler=partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=epochs),
-            beta=beta,
-            transform=self._presentation(model),
-            seed=seed,
+            training=Training(**settings.training, seed=seed),
+            data=Data(**settings.data),
             device=self.device,
             progress=bool(self.verbose),
-            **task.options(),
         )
-
-    def _presentation(self, model: nn.Module) -> data.Transform | None:
-        steps: list[data.Transform] = []
-        if self._scaling.likelihood == "bernoulli":
-            steps.append(data.binarise)
-        if isinstance(model, M1M2):
-            steps.append(model.draw_z1)
-        return data.in_turn(*steps)
-
-    # What a trained one does
+        self.history_, self._presentation = fitted.history, fitted.presentation
+        self._n_features_out = plan.options["latent_dim"]
+        self.classifier_ = None
+        if self.model == "m1":
+            z = latent_means(fitted.pair, self._presentation.encoded(x)).numpy()
+            name, neighbours = plan.options["m1_classifier"], plan.options["neighbours"]
+            self.classifier_ = fit_m1_classifier(name, z, y.numpy(), neighbours)
+        self.model_ = fitted.pair.cpu().eval()  # a pickle of it can then be read without a GPU
 
     def predict(self, X: ArrayLike) -> np.ndarray:
-        """The most probable class of each datum, `(n,)`."""
+        """Predict the most probable class of each datum.
+
+        Args:
+            X: data, `(n, features)` or `(n, C, H, W)`.
+
+        Returns:
+            The classes, `(n,)`.
+        """
         check_is_fitted(self)
         return self._predict(self._validated(X))
 
     @available_if(_gives_probabilities)
     def predict_proba(self, X: ArrayLike) -> np.ndarray:
-        """Probabilities of the classes, in the order of `classes_`: `(n, C)`, float32."""
+        """Compute the probabilities of the classes. M1 has none with a classifier that is an SVM.
+
+        Args:
+            X: data, `(n, features)` or `(n, C, H, W)`.
+
+        Returns:
+            The probabilities, `(n, C)` float32, in the order of `classes_`.
+        """
         check_is_fitted(self)
         return self._probabilities(self._validated(X))
 
     def transform(self, X: ArrayLike) -> np.ndarray:
-        """The posterior's mean of z for each datum, M1+M2's of z1: `(n, latent_dim)`, float32."""
+        """Compute the posterior mean of z for each datum, or of z1 for M1+M2.
+
+        Args:
+            X: data, `(n, features)` or `(n, C, H, W)`.
+
+        Returns:
+            The means, `(n, latent_dim)` float32.
+        """
         check_is_fitted(self)
         return self._latent_means(self._events(self._validated(X)))
 
     def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
-        """Accuracy on the labelled data; nothing can be said of unlabelled ones, which are passed over.
+        """Compute the accuracy on the labelled data. Unlabelled data are left out.
+
+        Args:
+            X: data, `(n, features)` or `(n, C, H, W)`.
+            y: labels, `(n,)`, -1 for unlabelled data.
+            sample_weight: the weight of each datum, `(n,)`. None means equal weights.
 
         Raises:
             InputError: no datum is labelled.
@@ -291,7 +208,7 @@ class SemiSupervisedVAEClassifier(
         array = self._validated(X)
         labels, given = given_labels(y, len(array))
         if not given.any():
-            raise InputError("no datum of y is labelled: there is nothing to compare predictions with.")
+            raise InputError("no datum of y is labelled, but the score needs labels: give at least one.")
         weights = None if sample_weight is None else np.asarray(sample_weight)[given]
         return float(accuracy_score(labels, self._predict(array[given]), sample_weight=weights))
 
@@ -301,30 +218,30 @@ class SemiSupervisedVAEClassifier(
         y: Any = None,
         random_state: int | np.random.RandomState | None = None,
     ) -> np.ndarray:
-        """E[x | z] for draws of z from the model, in the shape and units of the X that it was fitted to.
+        """Generate data: E[x | z] for draws of z, in the shape and units of the X that `fit` was given.
 
         Args:
-            n_samples: how many.
-            y: a class for all of them, or one for each, `(n_samples,)`; by default any.
-            random_state: of the draws; by default the estimator's own.
+            n_samples: the number of samples.
+            y: one class for all samples, or one for each, `(n_samples,)`. None means any class.
+            random_state: the seed of the draws. None stands for the estimator's own.
 
         Returns:
-            `(n_samples, features)` or `(n_samples, C, H, W)`.
+            The samples, `(n_samples, features)` or `(n_samples, C, H, W)`.
 
         Raises:
-            InputError: a class that is not known, or an M1, which makes data without regard to class.
+            InputError: a class is not known, or the model is an M1, which generates data without classes.
         """
         check_is_fitted(self)
         seed = _seed(self.random_state if random_state is None else random_state)
         if y is not None and self.classifier_ is not None:
-            raise InputError("an m1 makes data without regard to class: leave y out, or choose an m2.")
+            raise InputError("the model 'm1' generates data without classes: leave y out, or choose 'm2'.")
         codes = None if y is None else codes_of(y, self.classes_, n_samples)
         with self._on_device() as model:
             if codes is None:
                 x = sample_images(model, n_samples, seed)
             else:
                 x = samples_of_classes(model, codes, seed=seed)
-        return self._scaling.undone(x.flatten(1).numpy()).reshape(len(x), *self._given_shape)
+        return self._scaling.inverse_transform(x.flatten(1).numpy()).reshape(len(x), *self._given_shape)
 
     def _predict(self, array: np.ndarray) -> np.ndarray:
         if self.classifier_ is not None and not hasattr(self.classifier_, "predict_proba"):
@@ -334,7 +251,7 @@ class SemiSupervisedVAEClassifier(
     def _probabilities(self, array: np.ndarray) -> np.ndarray:
         x = self._events(array)
         if self.classifier_ is not None:
-            return _m1_probabilities(self.classifier_, self._latent_means(x))
+            return m1_probabilities(self.classifier_, self._latent_means(x))
         with self._on_device() as model:
             return class_probabilities(model, x).numpy()
 
@@ -349,15 +266,13 @@ class SemiSupervisedVAEClassifier(
         finally:
             self.model_.cpu()
 
-    # Features
-
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
 
     def _validated(self, X: ArrayLike, reset: bool = False) -> np.ndarray:
-        """X as `(n, features)`, checked by scikit-learn's rules; at fit its shape is noted."""
+        """Check X by scikit-learn's rules and flatten it to `(n, features)`. `fit` resets the shape."""
         given_shape = tuple(getattr(X, "shape", None) or np.asarray(X).shape)[1:]
         rows: Any = np.asarray(X).reshape(-1, math.prod(given_shape)) if len(given_shape) > 1 else X
         array = validate_data(self, rows, reset=reset, dtype=[np.float64, np.float32])
@@ -373,25 +288,16 @@ class SemiSupervisedVAEClassifier(
             raise InputError(f"a datum of X has shape {given_shape}; it was fitted to {self._x_shape}.")
         return array
 
-    def _new_scaling(self, array: np.ndarray) -> Scaling:
-        likelihood = self.likelihood
-        if likelihood == "auto":
-            likelihood = "bernoulli" if array.min() >= 0 and array.max() <= 1 else "gaussian"
-        check_choice("likelihood", likelihood, ("auto", *LIKELIHOODS))
-        return Scaling.of(array, self._x_shape, likelihood)
+    def _suitable_likelihood(self, array: np.ndarray) -> str:
+        check_choice("likelihood", self.likelihood, ("auto", *LIKELIHOODS))
+        if self.likelihood != "auto":
+            return self.likelihood
+        return "bernoulli" if array.min() >= 0 and array.max() <= 1 else "gaussian"
 
     def _events(self, array: np.ndarray) -> Tensor:
-        """`(n, features)` as the model has it: `(n, *x_shape)`."""
-        return self._scaling.done(array).unflatten(1, self._x_shape)
+        """Convert `(n, features)` to what the model takes, `(n, *x_shape)`."""
+        return self._presentation.encoded(self._scaling.transform(array).unflatten(1, self._x_shape))
 
 
 def _seed(random_state: int | np.random.RandomState | None) -> int:
     return int(check_random_state(random_state).randint(2**31 - 1))
-
-
-def _m1_probabilities(classifier: Any, z: np.ndarray) -> np.ndarray:
-    """Those of a scikit-learn classifier of latents; equal ones where no label has spread to."""
-    with np.errstate(invalid="ignore"):
-        probabilities = classifier.predict_proba(z)
-    probabilities[np.isnan(probabilities).any(1)] = 1 / probabilities.shape[1]
-    return probabilities.astype(np.float32)

@@ -1,11 +1,11 @@
-"""Reading and splitting data moves no global random state."""
+"""A check that reading, splitting and transforming data move no global random state."""
 
 import numpy as np
 import pytest
 import torch
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def global_state_stays_put():
     before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
     yield

@@ -8,6 +8,8 @@ from PIL import Image
 from pyrovae.data import load
 from pyrovae.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("global_state_stays_put")
+
 
 def write_images(folder, shape=(4, 3), n=5, mode="L"):
     folder.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,8 @@ import torch
 from pyrovae.data import DATASETS, Images, load
 from pyrovae.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("global_state_stays_put")
+
 GREY = np.random.default_rng(0).integers(0, 256, (20, 6, 5), dtype=np.uint8)
 
 

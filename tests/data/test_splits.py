@@ -7,6 +7,8 @@ import torch
 from pyrovae.data import labels_per_class, load, stratified_split
 from pyrovae.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("global_state_stays_put")
+
 
 @pytest.mark.parametrize("fraction", [0.1, 0.2, 0.37, 0.8])
 def test_stratified_split(fraction):

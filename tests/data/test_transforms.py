@@ -6,6 +6,8 @@ import torch
 from pyrovae.data import binarise, binarise_static, from_levels, in_turn, random_shift, to_levels
 from pyrovae.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("global_state_stays_put")
+
 
 @pytest.fixture
 def forked_rng():

@@ -123,7 +123,7 @@ def test_the_fit_gives_the_guide_the_exact_posterior(fitted):
 @pytest.mark.parametrize("latent_dim", [5, 6, 8])
 def test_a_fit_that_leaves_nothing_for_the_noise_is_refused(latent_dim):
     x = torch.randn(40, 5).double() @ torch.randn(5, 6).double()  # varies in 5 of 6 directions
-    with pytest.raises(InputError, match=f"with {latent_dim} latent dimensions no variance .* use fewer"):
+    with pytest.raises(InputError, match=f"with {latent_dim} latent dimensions .* use fewer"):
         PPCA(6, latent_dim).double().fit_closed_form(x)
 
 
@@ -134,7 +134,7 @@ def test_another_posterior_cannot_be_set_to_the_exact_one_but_the_rest_can_be_fi
     ppca.fit_closed_form(x)
     torch.testing.assert_close(ppca.mean.detach(), x.mean(0))
     assert all(torch.equal(value, guide[name]) for name, value in ppca.posterior.state_dict().items())
-    with pytest.raises(InputError, match="DiagonalNormal guide cannot hold the exact posterior"):
+    with pytest.raises(InputError, match=r"DiagonalNormal .*exact posterior"):
         ppca.set_guide_to_exact_posterior()
 
 

@@ -1,0 +1,86 @@
+"""The commands models and plates: what there is, and plate diagrams."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from pyrovae.cli.parameters import NONE_OWN, Own
+from pyrovae.likelihoods.table import LIKELIHOODS
+from pyrovae.networks.table import NETWORKS
+from pyrovae.objectives.table import OBJECTIVES
+from pyrovae.posteriors.table import POSTERIORS
+from pyrovae.priors.table import PRIORS
+from pyrovae.recipes.table import RECIPES
+
+if TYPE_CHECKING:
+    from pyrovae.diagrams.diagram import PlateDiagram
+
+
+def models() -> None:
+    """List models, data sets, and the components that models are made of.
+
+    Example: pyrovae models
+    """
+    from pyrovae.data import DATASETS
+
+    tables = {
+        "models": RECIPES,
+        "posteriors": POSTERIORS,
+        "priors": PRIORS,
+        "likelihoods": LIKELIHOODS,
+        "networks": NETWORKS,
+        "objectives": OBJECTIVES,
+    }
+    for title, table in tables.items():
+        print(f"{title}:")
+        for name, row in table.items():
+            options = "".join(f" (--{option.replace('_', '-')})" for option in row.options)
+            print(f"  {name:<21} {row.summary}{options}")
+    print("data sets:")
+    for name, description in DATASETS.items():
+        print(f"  {name:<21} {description}")
+
+
+def plates(
+    model: Annotated[str, Parameter(help="A model's name, a recipe as FILE.py:FUNCTION, or a run folder.")],
+    /,
+    *,
+    out: Annotated[Path | None, Parameter(help="The file to draw: .png, .svg, .pdf, .dot or .tex.")] = None,
+    own: Own = NONE_OWN,
+) -> None:
+    """Print a model's plate diagram, read off its program. With --out also draw it.
+
+    Example: pyrovae plates vae --out vae.tex
+    """
+    from pyrovae.cli.figures import diagram_of
+
+    diagram = diagram_of(own.open(Path(model))) if Path(model).is_dir() else _small_diagram(model)
+    print(diagram)
+    if out is not None:
+        save_diagram(diagram, out)
+
+
+def save_diagram(diagram: PlateDiagram, path: Path) -> None:
+    """Draw a plate diagram into a file, and say so."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    diagram.save(path)
+    print(f"written: {path}")
+
+
+def _small_diagram(name: str) -> PlateDiagram:
+    """The diagram of a recipe with its default options, on 8 small images of which 3 have a class."""
+    import torch
+
+    from pyrovae.cli.recipe_commands import check_model
+    from pyrovae.diagrams import plate_diagram
+    from pyrovae.recipes import About, load_recipe
+    from pyrovae.recipes.declaration import declaration_of
+
+    check_model(name, RECIPES)
+    recipe = load_recipe(name)
+    pair = recipe(About((1, 8, 8), num_classes=2)).pair
+    classes = (torch.tensor([0, 1, 0, *[-1] * 5]),) if declaration_of(recipe).classes else ()
+    return plate_diagram(pair, torch.zeros(8, 1, 8, 8), *classes)

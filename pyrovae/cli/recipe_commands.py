@@ -1,0 +1,202 @@
+"""The command `pyrovae train MODEL`, made from the options of a recipe."""
+
+from __future__ import annotations
+
+import inspect
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Group, Parameter
+
+from pyrovae.errors import InputError
+from pyrovae.recipes.options import (
+    MODEL,
+    Option,
+    OptionError,
+    check_names,
+    checked_options,
+    options_of,
+    own_options,
+)
+from pyrovae.recipes.own_files import is_own
+from pyrovae.recipes.recipe import load_recipe
+from pyrovae.recipes.settings import SHARED
+
+GROUPS = {name: Group(name, sort_key=number) for number, name in enumerate((MODEL, *SHARED), start=1)}
+RUN = Group("Run", sort_key=4)
+
+Out = Annotated[Path, Parameter(help="The run folder to write.", group=RUN)]
+ConfigFile = Annotated[
+    Path | None,
+    Parameter(help="A TOML file of options. Options on the command line win over it.", group=RUN),
+]
+Device = Annotated[str, Parameter(help="auto (CUDA where there is one), cpu, cuda, cuda:1, ...", group=RUN)]
+Download = Annotated[
+    bool,
+    Parameter(help="Download the data set if it is absent.", group=RUN, negative="", show_default=False),
+]
+TensorBoard = Annotated[
+    bool, Parameter(help="Write scalars for TensorBoard.", group=RUN, negative="", show_default=False)
+]
+Quiet = Annotated[bool, Parameter(help="Show no progress bar.", group=RUN, negative="", show_default=False)]
+
+_RUN_OPTIONS: dict[str, tuple[Any, Any]] = {
+    "out": (Out, inspect.Parameter.empty),
+    "config": (ConfigFile, None),
+    "device": (Device, "auto"),
+    "download": (Download, False),
+    "tensorboard": (TensorBoard, False),
+    "quiet": (Quiet, False),
+}
+
+
+def train_command(name: str, words: Sequence[str] = ()) -> Callable[..., None]:
+    """Make the command that trains a recipe: a function whose signature has the recipe's options.
+
+    Args:
+        name: a name in `RECIPES`, or `"mine.py:build"`.
+        words: the words after the name. They tell which components are chosen, and the configuration file.
+
+    Raises:
+        InputError: there is no such recipe, or its options break the rules.
+        OptionError: the configuration file has a key or a value that does not fit.
+    """
+    recipe = load_recipe(name)
+    file = _word_after(words, "config")
+    from_file = {} if file is None else read_config(Path(file))
+    chosen = from_file | dict(_components_in(words, own_options(recipe)))
+    options = options_of(recipe, chosen)
+    if taken := [option for option in options if option in _RUN_OPTIONS]:
+        raise OptionError(
+            f"{name} has an option {taken[0]}, but --{taken[0]} is an option of the command train: "
+            "rename it."
+        )
+    from_file = checked_options(recipe, from_file, options, str(file))
+    check_names(recipe, _unknown_flags(words, options), options)
+
+    def train(*, out: Path, config: Path | None = None, **given: Any) -> None:
+        from pyrovae.cli.training import train as run_training
+
+        how = {option: given.pop(option) for option in [*given] if option in _RUN_OPTIONS}
+        values = from_file | checked_options(recipe, given, options)
+        by_group = {
+            group: {n: v for n, v in values.items() if options[n].group == group} for group in GROUPS
+        }
+        run_training(name, by_group, out, **how)
+
+    parameters = [
+        inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for n, (annotation, default) in {
+            **_RUN_OPTIONS,
+            **{option.name: (_annotation(option), option.default) for option in options.values()},
+        }.items()
+    ]
+    train.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # read by inspect
+    train.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    train.__doc__ = _without_arguments(inspect.getdoc(recipe) or "")
+    return train
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read the options in a TOML file: at its top, or in tables [model], [training] and [data].
+
+    Dashes and underscores are the same in keys.
+
+    Args:
+        path: the file.
+
+    Raises:
+        OptionError: there is no such file, or it is not TOML.
+    """
+    try:
+        content = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise OptionError(f"{path} cannot be read: {error.strerror or error}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise OptionError(f"{path} is not TOML: {error}.") from None
+    tables = {group.lower() for group in GROUPS}
+    options: dict[str, Any] = {}
+    for key, value in content.items():
+        inner = value if isinstance(value, dict) and key.lower() in tables else {key: value}
+        for name, each in inner.items():
+            if (plain := name.replace("-", "_")) in options:
+                raise OptionError(f"{path}: {name} is given twice: keep one of them.")
+            options[plain] = each
+    return options
+
+
+def _components_in(words: Sequence[str], options: Sequence[Option]) -> Iterator[tuple[str, str]]:
+    """The components that the words choose, by the option's name."""
+    for option in options:
+        if option.table is not None and (value := _word_after(words, option.name)) is not None:
+            option.checked(value)
+            yield option.name, value
+
+
+def _unknown_flags(words: Sequence[str], options: Mapping[str, Option]) -> list[str]:
+    """The options among the words that the command does not have. Our message tells who has them."""
+    known = {*options, *_RUN_OPTIONS, "help", "version"}
+    known |= {f"no_{name}" for name, option in options.items() if option.type is bool}
+    flags = (word.partition("=")[0] for word in words if word.startswith("--") and len(word) > 2)
+    names = (flag[2:].replace("-", "_") for flag in flags)
+    return [name for name in names if name not in known]
+
+
+def _word_after(words: Sequence[str], name: str) -> str | None:
+    """The value of the option `--name` among the words; the last one, as when they are parsed."""
+    flags = {f"--{name}", f"--{name.replace('_', '-')}"}
+    found = None
+    for number, word in enumerate(words):
+        flag, equals, value = word.partition("=")
+        if flag in flags:
+            found = value if equals else next(iter(words[number + 1 : number + 2]), None)
+    return found
+
+
+def _annotation(option: Option) -> Any:
+    kind = option.type if option.default is not None else option.type | None
+    return Annotated[
+        kind,
+        Parameter(
+            help=_help(option),
+            group=GROUPS[option.group],
+            negative_iterable="",
+            show_choices=option.table is None,
+        ),
+    ]
+
+
+def _help(option: Option) -> str:
+    parts = [option.help]
+    if option.table is not None:
+        parts.append(f"One of {', '.join(option.choices)}; or your own, as FILE.py:NAME.")
+    if option.limits:
+        parts.append(f"It is {option.limits}.")
+    if option.component:
+        parts.append(f"(From {option.component}.)")
+    return " ".join(part for part in parts if part)
+
+
+def _without_arguments(docstring: str) -> str:
+    return docstring.partition("\nArgs:")[0].strip()
+
+
+def is_model(word: str) -> bool:
+    """Whether a word can be the name of a model, rather than an option."""
+    return bool(word) and (not word.startswith("-") or is_own(word))
+
+
+def check_model(name: str, known: Mapping[str, Any]) -> None:
+    """Refuse a mistyped model's name before any recipe is imported.
+
+    Raises:
+        OptionError: the name is not known.
+    """
+    if is_own(name):
+        return
+    try:
+        known[name]
+    except InputError as error:
+        raise OptionError(f"{error} A recipe of your own is named as FILE.py:FUNCTION.") from None

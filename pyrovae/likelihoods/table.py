@@ -1,0 +1,15 @@
+"""The table of likelihoods. Each is called as `Likelihood(network)`."""
+
+from pyrovae.tables import Component, Table
+
+LIKELIHOODS = Table(
+    "likelihood",
+    {
+        "bernoulli": Component("Pixels that are 0 or 1.", "pyrovae.likelihoods:Bernoulli"),
+        "continuous-bernoulli": Component(
+            "Grey values in [0, 1].", "pyrovae.likelihoods:ContinuousBernoulli"
+        ),
+        "gaussian": Component("Real values, with one learned scale.", "pyrovae.likelihoods:Gaussian"),
+        "categorical": Component("256 grey levels.", "pyrovae.likelihoods:Categorical"),
+    },
+)

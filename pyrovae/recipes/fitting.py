@@ -1,0 +1,220 @@
+"""Training of a plan: stage after stage, into a run folder if one is asked for."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from pyrovae import data as data_sets
+from pyrovae.compute import processes
+from pyrovae.compute.devices import resolve_device
+from pyrovae.data import in_turn
+from pyrovae.errors import InputError
+from pyrovae.recipes.about import About
+from pyrovae.recipes.own_files import digest_of, is_own
+from pyrovae.recipes.plan import Plan, Stage
+from pyrovae.recipes.presentation import Presentation
+from pyrovae.recipes.settings import Data, Training, plain_values
+from pyrovae.runs import Configuration, RunFolder
+from pyrovae.training import History, fit
+
+
+@dataclass
+class Fitted:
+    """A trained plan.
+
+    Attributes:
+        plan: the plan, whose pairs are trained.
+        histories: the history of each stage by its name, in order.
+        presentation: the way of the data to the model.
+    """
+
+    plan: Plan
+    presentation: Presentation
+    histories: dict[str, History] = field(default_factory=dict)
+
+    @property
+    def pair(self) -> Any:
+        """The pair to evaluate, to sample and to draw."""
+        return self.plan.pair
+
+    @property
+    def history(self) -> History:
+        """The history of the last stage."""
+        return self.histories[self.plan.stages[-1].name]
+
+
+@dataclass(frozen=True)
+class Writing:
+    """Where and how a training runs, and what it writes.
+
+    Args:
+        folder: the run folder, or None.
+        device: "auto" or a device of torch.
+        resume: whether to go on with the run in the folder.
+        tensorboard: whether to write scalars for TensorBoard.
+        progress: whether to show progress bars.
+    """
+
+    folder: str | Path | None = None
+    device: str = "auto"
+    resume: bool = False
+    tensorboard: bool = False
+    progress: bool = False
+
+
+@dataclass(frozen=True)
+class Split:
+    """The training data of a stage.
+
+    Attributes:
+        x: the data to learn, `(N, *x_shape)`.
+        y: their classes `(N,)`, -1 for unlabelled data, or None.
+        validation: the data that choose the best epoch, or None.
+    """
+
+    x: Tensor
+    y: Tensor | None
+    validation: Tensor | None
+
+
+def fit_plan(
+    plan: Plan, x: Tensor, y: Tensor | None, training: Training, data: Data, writing: Writing
+) -> Fitted:
+    """Train the stages of a plan one after another; see `Plan.fit`."""
+    resolve_device(writing.device)
+    training, data = training.over(plan.defaults), data.over(plan.defaults)
+    _check(plan, y, writing)
+    presentation = Presentation.of(plan.pixels, data, training.seed)
+    x = presentation.for_training(x)
+    folder = None if writing.folder is None else RunFolder(Path(writing.folder))
+    if folder is not None:
+        folder.check_free(writing.resume)
+        processes.wait()  # until all processes have looked: the first one writes there next
+    fitted = Fitted(plan, presentation)
+    earlier = [stage.name for stage in plan.stages[:-1]]
+    configuration = configuration_of(plan, x, y, training, data)
+    with nullcontext() if folder is None else folder.prepared(configuration, keep=earlier):
+        for stage in plan.stages:
+            fitted.histories[stage.name] = _fit_stage(stage, x, y, fitted, training, data, writing)
+    return fitted
+
+
+def configuration_of(
+    plan: Plan, x: Tensor, y: Tensor | None, training: Training, data: Data
+) -> Configuration:
+    """Make the configuration of a run folder, as plain values."""
+    about = plan.about or About.of(x, y)
+    names = [plan.recipe, *(value for value in plan.options.values() if is_own(value))]
+    return Configuration(
+        plan.recipe,
+        dict(plan.options),
+        plain_values(training),
+        plain_values(data),
+        {**vars(about), "x_shape": list(about.x_shape)},
+        {name: digest_of(name) for name in names if is_own(name)},
+    )
+
+
+def split_off(x: Tensor, y: Tensor | None, training: Training) -> Split:
+    """Set the validation data of a stage aside.
+
+    Args:
+        x: all training data, `(N, *x_shape)`.
+        y: their classes `(N,)`, or None. If all are known, each class keeps its share.
+        training: the settings of the stage.
+    """
+    if not training.validation_fraction:
+        return Split(x, y, None)
+    classes = y if y is not None and bool((y >= 0).all()) else None
+    kept, others = data_sets.stratified_split(
+        classes, training.validation_fraction, training.seed, n=len(x)
+    )
+    return Split(x[kept], None if y is None else y[kept], x[others])
+
+
+def hidden_labels(y: Tensor | None, training: Training, data: Data) -> Tensor | None:
+    """Hide the labels that the settings do not allow to be used."""
+    return y if y is None or data.labels is None else with_labels_only(y, data.labels, training.seed)
+
+
+def with_labels_only(y: Tensor, per_class: int, seed: int) -> Tensor:
+    """Keep the labels of so many data of each class, drawn at random, and hide all others by -1.
+
+    Args:
+        y: the classes, `(N,)`.
+        per_class: the number of labelled data of each class.
+        seed: the seed of the draw.
+    """
+    from pyrovae.semi_supervised import only_labels_of
+
+    return only_labels_of(data_sets.labels_per_class(y, per_class, seed), y)
+
+
+def settings_of(stage: Stage, training: Training) -> Training:
+    """The settings of a stage: those of the plan, and those that the stage fixes."""
+    return training.changed(**stage.training)
+
+
+def folder_of(stage: Stage, plan: Plan, folder: Path) -> Path:
+    """The folder of a stage within a run folder: the run folder itself for the last stage."""
+    return folder if stage is plan.stages[-1] else folder / stage.name
+
+
+def _fit_stage(
+    stage: Stage,
+    x: Tensor,
+    y: Tensor | None,
+    fitted: Fitted,
+    training: Training,
+    data: Data,
+    writing: Writing,
+) -> History:
+    last = stage is fitted.plan.stages[-1]
+    own = settings_of(stage, training)
+    own.check()
+    split = split_off(x, y, own)
+    if stage.start is not None:
+        stage.start(split.x)
+    classes = hidden_labels(split.y, own, data) if stage.classes else None
+    if stage.labels is not None and classes is not None:
+        classes = stage.labels(split.x, classes)
+    settings: dict[str, Any] = own.fit_settings()
+    if stage.objective is not None:
+        settings["objective"] = stage.objective
+    settings["weights"] = dict(stage.weights)
+    if stage.supervised is not None and classes is not None:
+        settings |= stage.supervised(classes)
+    steps = [*fitted.presentation.transforms(), *([stage.transform] if stage.transform else [])]
+    folder = None if writing.folder is None else folder_of(stage, fitted.plan, Path(writing.folder))
+    history = fit(
+        stage.pair,
+        split.x,
+        classes,
+        **settings,
+        transform=in_turn(*steps),
+        validation=split.validation,
+        device=writing.device,
+        folder=None if folder is None else folder / "checkpoints",
+        resume=folder is not None and (writing.resume or not last),
+        tensorboard=folder / "tensorboard" if folder is not None and writing.tensorboard and last else None,
+        progress=writing.progress,
+    )
+    if folder is not None and processes.is_first():
+        history.save(folder / "history.json")
+    return history
+
+
+def _check(plan: Plan, y: Tensor | None, writing: Writing) -> None:
+    if y is None and any(stage.classes for stage in plan.stages):
+        raise InputError(
+            f"{plan.recipe or 'the plan'} learns classes, but no classes are given: pass y, with -1 for "
+            "data "
+            "whose class is unknown."
+        )
+    if writing.folder is None and (writing.resume or writing.tensorboard):
+        raise InputError("resume and tensorboard need a run folder: pass folder=...")

@@ -1,0 +1,123 @@
+"""The recipe of the consistent prediction-constrained VAE."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pyrovae.recipes.about import About
+from pyrovae.recipes.components import (
+    Count,
+    Likelihood,
+    Network,
+    Parts,
+    Posterior,
+    Prior,
+    Share,
+    Weight,
+    start_at_data,
+)
+from pyrovae.recipes.library.beneath import Beneath, check_classes
+from pyrovae.recipes.plan import Plan, Stage
+from pyrovae.recipes.recipe import recipe
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@recipe(
+    classes=True, epochs=50, batch_size=100, learning_rate=2e-3, decay="cosine", validation_fraction=0.0
+)
+def cpcvae(
+    about: About,
+    *,
+    latent_dim: Count = 20,
+    likelihood: Likelihood = "bernoulli",
+    posterior: Posterior = "normal",
+    prior: Prior = "normal",
+    network: Network = "mlp",
+    width: Count = 256,
+    learn_class_prior: bool = False,
+    prediction: Weight = 25.0,
+    consistency: Weight = 25.0,
+    aggregate: Weight = 25.0,
+    constraint_delay: Weight = 0.0,
+    constraint_warm_up: Weight = 0.0,
+    spread: bool = True,
+    neighbours: Count = 15,
+    vae_epochs: Count = 50,
+    vae_beta: Weight = 0.1,
+    vae_validation_fraction: Share = 0.0,
+    **of_components: Any,
+) -> Plan:
+    """Consistent PC-VAE: its predictions survive decoding and encoding again.
+
+    Args:
+        latent_dim: The number of dimensions of z.
+        likelihood: The likelihood p(x | z).
+        posterior: The posterior q(z | x).
+        prior: The prior p(z).
+        network: The network of encoder and decoder.
+        width: The width of hidden layers. A convolutional network has an eighth of it as its first
+            channels.
+        learn_class_prior: Whether the class prior p(y) is learned. Otherwise it is uniform.
+        prediction: Lambda, the weight of the means of log p(y | z) and log p(y | zbar) over the labelled
+            data.
+        consistency: The weight of the agreement of predictions before and after decoding and encoding, a
+            mean over the unlabelled data.
+        aggregate: The weight of the agreement of predicted class frequencies with p(y), on unlabelled data.
+        constraint_delay: The number of epochs before the constraints count.
+        constraint_warm_up: The number of epochs over which the weights of the constraints rise from then
+            on.
+        spread: Whether labels spread over the latents of a VAE, which is trained first, before the model
+            learns them.
+        neighbours: The number of neighbours of each datum in the graph along which labels spread.
+        vae_epochs: The number of passes through the data in the training of that VAE.
+        vae_beta: The weight of the KL term in the training of that VAE.
+        vae_validation_fraction: The share of the training data that chooses the best epoch of that VAE.
+    """
+    from pyrovae.classifiers import LinearClassifier
+    from pyrovae.models import CPCVAE
+    from pyrovae.priors import Classes
+    from pyrovae.programs import Pair
+
+    check_classes("cpcvae", about.num_classes)
+    parts = Parts(
+        about,
+        likelihood=likelihood,
+        posterior=posterior,
+        prior=prior,
+        network=network,
+        latent_dim=latent_dim,
+        width=width,
+        options=of_components,
+    )
+    q = parts.make_posterior(parts.features())
+    classifier = LinearClassifier(latent_dim, about.num_classes)
+    decoder = parts.make_likelihood(parts.decoder(latent_dim))
+    model = CPCVAE(
+        parts.make_prior(q), decoder, q, classifier, Classes(about.num_classes, learn_class_prior)
+    )
+
+    def supervised(y: Tensor) -> dict[str, Any]:
+        from pyrovae.semi_supervised import constraint_schedule, per_label
+
+        weights = {"y": per_label(prediction, y), "y_again": per_label(prediction, y)}
+        if bool((y < 0).any()):
+            weights |= {"consistency": consistency, "aggregate": aggregate}
+        return {
+            "weights": {
+                site: constraint_schedule(weight, constraint_delay, constraint_warm_up)
+                for site, weight in weights.items()
+            }
+        }
+
+    beneath = Beneath(spread, neighbours, vae_epochs, vae_beta, vae_validation_fraction)
+    first = beneath.stages(parts)
+    stage = Stage(
+        Pair(model.constrained_model, model.guide),
+        classes=True,
+        labels=beneath.labels(first),
+        supervised=supervised,
+        start=start_at_data(model.likelihood, model.prior, about.seed),
+    )
+    return Plan([*first, stage], pair=model, pixels=parts.pixels)

@@ -1,0 +1,134 @@
+"""Measurements of a run: marginal likelihood and test errors, written into its folder."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from pyrovae.compute import processes
+from pyrovae.compute.devices import resolve_device
+from pyrovae.errors import InputError
+from pyrovae.evaluation import (
+    MarginalLikelihood,
+    class_posterior,
+    class_probabilities,
+    error_rate,
+    marginal_likelihood,
+)
+from pyrovae.generation import latent_means, posterior_draws
+from pyrovae.programs.pair import ModelAndGuide
+from pyrovae.programs.parameters import modules_of
+from pyrovae.recipes.fitting import with_labels_only
+from pyrovae.recipes.run import Run
+from pyrovae.storage import write_atomically
+
+
+@runtime_checkable
+class ExactEvidence(Protocol):
+    """A pair that knows its log evidence, as probabilistic PCA does."""
+
+    def log_evidence(self, x: Tensor) -> Tensor:
+        """log p(x) of the data `(N, *x_shape)`: `(N,)`."""
+
+
+def evaluate(
+    run: Run,
+    num_samples: int = 5000,
+    limit: int | None = None,
+    device: str = "auto",
+    progress: bool = True,
+    **options: Any,
+) -> MarginalLikelihood:
+    """Estimate log p(x) of the test data. Write metrics.json and marginal_likelihood.json.
+
+    The metrics include the exact evidence if the model knows it, and the test error if it learns classes.
+
+    Args:
+        run: the run.
+        num_samples: K, the number of importance samples for each datum.
+        limit: the number of test data, from the first. None means all.
+        device: "auto" takes CUDA where there is one, else the CPU.
+        progress: whether to show a progress bar.
+        options: `precision` and `compile` of `marginal_likelihood`.
+
+    Returns:
+        The estimates, in nats.
+
+    Raises:
+        InputError: the model has nothing to integrate out, or an option does not fit.
+    """
+    presentation, images = run.presentation, run.images
+    x = presentation.fixed(images.x_test)[:limit]
+    pair = on_device(run.pair, device)
+    result = marginal_likelihood(
+        pair, x, num_samples=num_samples, seed=run.training.seed, progress=progress, **options
+    )
+    metrics = result.summary() | {"epochs": len(run.history.rows)}
+    if isinstance(pair, ExactEvidence):
+        metrics["exact_log_likelihood"] = pair.log_evidence(x.to(resolve_device(device))).mean().item()
+    if run.classes and images.y_test is not None:
+        probabilities = class_probabilities(pair, presentation.encoded(images.x_test[:limit]))
+        metrics["test_error"] = error_rate(probabilities, images.y_test[:limit])
+    if processes.is_first():
+        result.to_json(run.folder / "marginal_likelihood.json")
+        write_atomically(run.folder / "metrics.json", json.dumps(metrics, indent=1).encode())
+    return result
+
+
+def classify(
+    run: Run, labels: int | None = None, num_samples: int = 0, draws: bool = False, device: str = "auto"
+) -> dict[str, float]:
+    """Measure the test error of each way to classify. Write classification.json.
+
+    The ways are the model's own classifier, if it learns classes; Bayes' rule by the same model; and M1's
+    classifiers, which scikit-learn fits to the latents of the labelled data.
+
+    Args:
+        run: the run.
+        labels: the number of labelled data of each class for M1's classifiers. None means those of the run.
+        num_samples: the number of importance samples for each datum and class in Bayes' rule. 0 leaves it
+            out.
+        draws: whether M1's classifiers learn draws of z ~ q(z | x) rather than its means.
+        device: "auto" takes CUDA where there is one, else the CPU.
+
+    Returns:
+        The test errors in %, by the name of the way.
+
+    Raises:
+        InputError: the data have no classes, or too few data of one.
+    """
+    from pyrovae.semi_supervised import M1_CLASSIFIERS, fit_m1_classifier
+
+    images, seed = run.images, run.training.seed
+    x, y = run.training_classes()
+    if y is None or images.y_test is None:
+        raise InputError(f"{run.data.data} has no classes to compare predictions with.")
+    per_class = run.data.labels if labels is None else labels
+    if per_class is not None:
+        y = with_labels_only(y, per_class, seed)
+    x_test = run.presentation.encoded(images.x_test)
+    pair = on_device(run.pair, device)
+    errors: dict[str, float] = {}
+    if run.classes:
+        errors["own classifier"] = error_rate(class_probabilities(pair, x_test), images.y_test)
+        if num_samples:
+            seen = run.presentation.fixed(images.x_test)
+            by_bayes = class_posterior(pair, seen, images.num_classes, num_samples=num_samples)
+            errors["Bayes' rule"] = error_rate(by_bayes, images.y_test)
+    embed: Any = partial(posterior_draws, seed=seed) if draws else latent_means
+    z, z_test = embed(pair, x).numpy(), embed(pair, x_test).numpy()
+    for name in M1_CLASSIFIERS:
+        predicted = fit_m1_classifier(name, z, y.numpy()).predict(z_test)
+        errors[name] = 100 * float((predicted != images.y_test.numpy()).mean())
+    write_atomically(run.folder / "classification.json", json.dumps(errors, indent=1).encode())
+    return errors
+
+
+def on_device(pair: ModelAndGuide, device: str) -> ModelAndGuide:
+    """Move the modules of a pair to a device, and return the pair."""
+    for module in modules_of(pair):
+        module.to(resolve_device(device))
+    return pair

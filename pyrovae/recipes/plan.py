@@ -1,0 +1,157 @@
+"""A plan: what is built and how it is trained, as one or more stages.
+
+Importing this file imports no torch, so that recipes can be read for help at no cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from pyrovae.errors import InputError
+from pyrovae.recipes.about import About
+from pyrovae.recipes.settings import Data, Training, shared_names
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from pyrovae.objectives import Objective
+    from pyrovae.programs import ModelAndGuide
+    from pyrovae.recipes.fitting import Fitted
+    from pyrovae.schedules import Schedule
+
+Pixels = Literal["grey", "binary", "levels"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training: a pair, and what its training needs beside the settings that all stages share.
+
+    Args:
+        pair: the pair that is trained.
+        name: a word for the stage. It names the folder of a stage before the last one.
+        objective: the objective. None means the ELBO.
+        weights: the weights of further sites by name, numbers or schedules.
+        transform: what happens to each minibatch after binarisation and shifts, `(B, ...) -> (B, ...)`.
+        classes: whether the programs are called with classes.
+        labels: makes the classes that this stage learns from the data `(N, *x_shape)` and the given classes
+            `(N,)`, -1 for unlabelled. It is called when all stages before have been trained.
+        supervised: makes `objective` and `weights`, as a dictionary, from the classes `(N,)` that the stage
+            learns. It is for weights that depend on the number of labels.
+        start: sets initial parameters from the training data `(N, *x_shape)`, before training.
+        training: settings of `Training` that are fixed for this stage, by name.
+
+    Example:
+        >>> Stage(vae, start=vae.likelihood.start_at_marginals)   # doctest: +SKIP
+    """
+
+    pair: ModelAndGuide
+    _: KW_ONLY
+    name: str = "model"
+    objective: Objective | None = None
+    weights: Mapping[str, float | Schedule] = field(default_factory=dict)
+    transform: Callable[[Tensor], Tensor] | None = None
+    classes: bool = False
+    labels: Callable[[Tensor, Tensor], Tensor] | None = None
+    supervised: Callable[[Tensor], Mapping[str, Any]] | None = None
+    start: Callable[[Tensor], None] | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if unknown := self.training.keys() - set(shared_names(Training)):
+            raise InputError(
+                f"the stage '{self.name}' fixes {min(unknown)!r}, which is no setting of Training: there "
+                "are "
+                f"{', '.join(shared_names(Training))}."
+            )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is built and how it is trained.
+
+    Args:
+        stages: the trainings, in order. Later stages may build on the pairs of earlier ones.
+        pair: the pair that is evaluated, sampled and drawn. None means the pair of the last stage.
+        pixels: the values that the model takes. "binary": 0 or 1, drawn from grey values; "levels": whole
+            numbers from 0 to 255; "grey": the data as they are.
+        about: the facts about the data that the pairs were built for. A recipe need not set it.
+        recipe: the name of the recipe. A recipe need not set it.
+        options: the values of the recipe's options, for the run folder. A recipe need not set it.
+        defaults: defaults of the recipe for Training and Data. A recipe need not set it.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.recipes import About, Training, vae
+        >>> x = torch.rand(50, 6).round()
+        >>> fitted = vae(About.of(x), latent_dim=2, width=8).fit(x, training=Training(epochs=2))
+        >>> len(fitted.history.rows)
+        2
+    """
+
+    stages: Sequence[Stage]
+    _: KW_ONLY
+    pair: ModelAndGuide = None  # type: ignore[assignment]  # __post_init__ puts the last stage's there
+    pixels: Pixels = "grey"
+    about: About | None = None
+    recipe: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.stages or len({stage.name for stage in self.stages}) < len(self.stages):
+            names = [stage.name for stage in self.stages]
+            raise InputError(
+                f"the stages of a plan are {names}; it needs at least one, each with its own name."
+            )
+        if self.pair is None:
+            object.__setattr__(self, "pair", self.stages[-1].pair)
+
+    def fit(
+        self,
+        x: Tensor,
+        y: Tensor | None = None,
+        *,
+        training: Training | None = None,
+        data: Data | None = None,
+        folder: str | Path | None = None,
+        device: str = "auto",
+        resume: bool = False,
+        tensorboard: bool = False,
+        progress: bool = False,
+    ) -> Fitted:
+        """Train the stages one after another.
+
+        Args:
+            x: the data, `(N, *x_shape)`, grey values in [0, 1] or vectors.
+            y: their classes `(N,)`, -1 for unlabelled data. If all are known, each class keeps its share
+                in the validation data, also for models that do not learn classes.
+            training: the settings. Those that are not given are the recipe's defaults.
+            data: how the data reach the model, and how many labels are used. The name in it is kept in the
+                run folder and means nothing here.
+            folder: the run folder to write. None means that nothing is written.
+            device: "auto" takes CUDA where there is one, else the CPU.
+            resume: whether to go on with the run in the folder.
+            tensorboard: whether to write scalars for TensorBoard into the folder.
+            progress: whether to show progress bars.
+
+        Returns:
+            The plan with the histories of its stages. The pairs are trained in place.
+
+        Raises:
+            InputError: data or settings do not fit, or the folder is in use. A new folder is removed then.
+            CheckpointError: the folder cannot be resumed with these settings or data.
+        """
+        from pyrovae.recipes.fitting import Writing, fit_plan
+
+        writing = Writing(folder, device, resume, tensorboard, progress)
+        return fit_plan(self, x, y, training or Training(), data or Data(), writing)
+
+    def with_stage(self, number: int, **changes: Any) -> Plan:
+        """Make a copy with changes to one stage, such as another name or fixed settings."""
+        stages = [*self.stages]
+        stages[number] = replace(stages[number], **changes)
+        return replace(self, stages=stages)

@@ -1,0 +1,73 @@
+"""The way of the data to the model: grey values, binarised pixels or 256 levels, shifted or not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+from pyrovae import data
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pyrovae.recipes.plan import Pixels
+    from pyrovae.recipes.settings import Data
+
+
+@dataclass(frozen=True)
+class Presentation:
+    """How data reach a model in training and in evaluation.
+
+    Args:
+        pixels: "none" keeps grey values, "static" draws each pixel once, "dynamic" draws it in every
+            minibatch, "levels" makes 256 levels.
+        shift: the largest number of pixels by which images of a minibatch are moved.
+        seed: the seed of the fixed draw of binary pixels.
+    """
+
+    pixels: Literal["none", "static", "dynamic", "levels"]
+    shift: int = 0
+    seed: int = 0
+
+    @classmethod
+    def of(cls, pixels: Pixels, settings: Data, seed: int = 0) -> Presentation:
+        """Decide it from a plan's `pixels` and the settings."""
+        if pixels == "levels":
+            return cls("levels", settings.shift, seed)
+        if settings.binarise != "auto":
+            return cls(settings.binarise, settings.shift, seed)
+        return cls("dynamic" if pixels == "binary" else "none", settings.shift, seed)
+
+    def for_training(self, x: Tensor) -> Tensor:
+        """Prepare the training data `(N, *x_shape)`, once. `transforms` do what varies by minibatch."""
+        return x if self.pixels == "dynamic" else self.fixed(x)
+
+    def transforms(self) -> list[Callable[[Tensor], Tensor]]:
+        """The steps by which each minibatch goes through in training."""
+        steps: list[Callable[[Tensor], Tensor]] = []
+        if self.shift:
+            steps.append(partial(data.random_shift, pixels=self.shift))
+        if self.pixels == "dynamic":
+            steps.append(data.binarise)
+        return steps
+
+    def fixed(self, x: Tensor) -> Tensor:
+        """Prepare data for evaluation. Pixels are binarised by one fixed draw, so that scores repeat."""
+        if self.pixels in ("static", "dynamic"):
+            return data.binarise_static(x, self.seed)
+        return data.to_levels(x) if self.pixels == "levels" else x
+
+    def encoded(self, x: Tensor) -> Tensor:
+        """Prepare data for the encoder and the classifier: grey values stand for pixels that vary."""
+        return x if self.pixels == "dynamic" else self.fixed(x)
+
+    def shown(self, x: Tensor) -> Tensor:
+        """Turn prepared data back into grey values in [0, 1], to draw them."""
+        return data.from_levels(x) if self.pixels == "levels" else x
+
+    @property
+    def changes_pixels(self) -> bool:
+        """Whether prepared images look different from the original ones."""
+        return self.pixels in ("static", "dynamic")

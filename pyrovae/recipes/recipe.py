@@ -1,0 +1,105 @@
+"""Recipes: functions that build a model by its options and say how it is trained."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, ParamSpec
+
+from pyrovae.recipes.about import About
+from pyrovae.recipes.declaration import ATTRIBUTE, Declaration, declaration_of
+from pyrovae.recipes.options import OptionError, checked_options, model_options, name_of
+from pyrovae.recipes.own_files import is_own, load_own
+from pyrovae.recipes.plan import Plan
+from pyrovae.recipes.settings import SHARED, shared_names
+from pyrovae.recipes.table import RECIPES
+
+P = ParamSpec("P")
+
+
+def recipe(
+    *, classes: bool = False, name: str = "", **defaults: Any
+) -> Callable[[Callable[P, Plan]], Callable[P, Plan]]:
+    """Declare a function to be a recipe.
+
+    A recipe is called as `build(about, *, option=default, ...)` and returns a `Plan`. Calls check all
+    options. They draw initial parameters from `about.seed` and leave the caller's random stream where it
+    was.
+
+    Args:
+        classes: whether the model learns classes. Options about labels are shown only then.
+        name: the recipe's name. Empty means the function's.
+        defaults: other defaults for options of `Training` and `Data`, by name.
+
+    Raises:
+        OptionError: a default is for an option that `Training` and `Data` do not have.
+
+    Example:
+        >>> from pyrovae.recipes import Plan, Stage, recipe
+        >>> @recipe(epochs=20)
+        ... def build(about, *, width: int = 64) -> Plan:
+        ...     '''My model.
+        ...
+        ...     Args:
+        ...         width: The width of the hidden layer.
+        ...     '''
+        ...     return Plan([Stage(MyModel(about.x_shape, width))])
+    """
+
+    def declare(function: Callable[P, Plan]) -> Callable[P, Plan]:
+        declaration = Declaration(name or function.__name__, classes, defaults)
+
+        @functools.wraps(function)
+        def build(*args: P.args, **kwargs: P.kwargs) -> Plan:
+            about = args[0] if args else kwargs["about"]
+            assert isinstance(about, About)
+            return _built(build, function, about, {n: v for n, v in kwargs.items() if n != "about"})
+
+        setattr(build, ATTRIBUTE, declaration)
+        known = [option for cls in SHARED.values() for option in shared_names(cls)]
+        if unknown := defaults.keys() - set(known):
+            raise OptionError(
+                f"the recipe {declaration.name} declares a default for {min(unknown)}, which is no "
+                "option that all "
+                f"recipes share: there are {', '.join(known)}. Its own options have their defaults in "
+                "its signature."
+            )
+        return build
+
+    return declare
+
+
+def load_recipe(name: str) -> Callable[..., Plan]:
+    """Import a recipe by its name in `RECIPES`, or from the user's own file, `"mine.py:build"`.
+
+    Raises:
+        InputError: there is no such recipe.
+    """
+    if not is_own(name):
+        found: Callable[..., Plan] = RECIPES[name].load()
+        return found
+    function = load_own(name).value
+    declared = declaration_of(function)
+    plain = getattr(function, "__wrapped__", function) if declared.name else function
+    return recipe(classes=declared.classes, name=name, **declared.defaults)(plain)
+
+
+def _built(
+    build: Callable[..., Plan], function: Callable[..., Plan], about: About, given: dict[str, Any]
+) -> Plan:
+    from pyrovae.compute.devices import seeded
+
+    options = model_options(build, given)
+    values = {name: option.default for name, option in options.items()}
+    values |= checked_options(build, given, options)
+    with seeded(about.seed):
+        plan = function(about, **values)
+    if not isinstance(plan, Plan):
+        raise OptionError(
+            f"the recipe {name_of(build)} returned a {type(plan).__name__}; a recipe returns a Plan, for "
+            "example "
+            "Plan([Stage(pair)])."
+        )
+    declared = declaration_of(build)
+    return replace(plan, about=about, recipe=declared.name, options=values, defaults=declared.defaults)

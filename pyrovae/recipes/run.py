@@ -1,0 +1,337 @@
+"""Runs: training by a recipe's name into a run folder, and the trained model of a run folder."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from pyrovae import data as data_sets
+from pyrovae.compute import processes
+from pyrovae.compute.devices import resolve_device
+from pyrovae.data import DATASETS, Images
+from pyrovae.errors import InputError
+from pyrovae.programs.pair import ModelAndGuide
+from pyrovae.programs.parameters import modules_of
+from pyrovae.recipes.about import About
+from pyrovae.recipes.declaration import declaration_of
+from pyrovae.recipes.fitting import (
+    Split,
+    Writing,
+    fit_plan,
+    folder_of,
+    hidden_labels,
+    settings_of,
+    split_off,
+)
+from pyrovae.recipes.options import checked_options, model_options, options_of, shared_options
+from pyrovae.recipes.own_files import digest_of, is_own
+from pyrovae.recipes.plan import Plan
+from pyrovae.recipes.presentation import Presentation
+from pyrovae.recipes.recipe import load_recipe
+from pyrovae.recipes.settings import Data, Training
+from pyrovae.runs import Configuration, RunFolder
+from pyrovae.training import History
+from pyrovae.training.checkpoints import load_checkpoint
+from pyrovae.training.state import load_state
+
+
+def train(
+    recipe: str,
+    folder: str | Path,
+    *,
+    options: Mapping[str, Any] | None = None,
+    training: Training | None = None,
+    data: Data | None = None,
+    device: str = "auto",
+    download: bool = False,
+    tensorboard: bool = False,
+    progress: bool = True,
+) -> Run:
+    """Train a model by its recipe's name on a data set by its name, into a run folder.
+
+    Args:
+        recipe: a name in `RECIPES`, or `"mine.py:build"`.
+        folder: the run folder to write.
+        options: the recipe's options by name; the others have their defaults.
+        training: the settings of the training; those that are not given are the recipe's defaults.
+        data: the data set, and how it reaches the model.
+        device: "auto" takes CUDA where there is one, else the CPU.
+        download: whether a named data set may be downloaded.
+        tensorboard: whether to write scalars for TensorBoard.
+        progress: whether to show progress bars.
+
+    Raises:
+        InputError: the folder is in use, or an option does not fit. Nothing is left behind then.
+        OSError: the folder cannot be written.
+
+    Example:
+        >>> from pyrovae.recipes import Training, train
+        >>> run = train("vae", "runs/first", training=Training(epochs=20))   # doctest: +SKIP
+    """
+    build = load_recipe(recipe)
+    defaults = declaration_of(build).defaults
+    training, data = (training or Training()).over(defaults), (data or Data()).over(defaults)
+    _check_values(build, recipe, options or {}, training, data)
+    RunFolder(Path(folder)).check_free()
+    resolve_device(device)
+    data = data.changed(data=_from_anywhere(data.data))
+    with processes.first_before_others():  # which then find what it has fetched
+        images = data_sets.load(data.data, seed=training.seed, download=download)
+    about = About(images.shape, images.num_classes, data.labels is not None, training.seed)
+    plan = build(about, **(options or {}))
+    writing = Writing(folder, device, False, tensorboard, progress)
+    fit_plan(plan, images.x_train, images.y_train, training, data, writing)
+    return Run.open(folder, own_names(recipe, plan.options))
+
+
+def own_names(recipe: str, options: Mapping[str, Any]) -> dict[str, str]:
+    """The user's own files that a model needs, `FILE.py:NAME` by "recipe" or the option's name."""
+    return {name: value for name, value in {"recipe": recipe, **options}.items() if is_own(value)}
+
+
+@dataclass
+class Run:
+    """A run folder, and the trained model in it.
+
+    Args:
+        folder: the folder.
+        config: the configuration.
+        own: the files of the user's own, `FILE.py:NAME` by "recipe" or by the option's name.
+
+    Example:
+        >>> run = Run.open("runs/first")           # doctest: +SKIP
+        >>> samples(run.pair, 10)                  # doctest: +SKIP
+    """
+
+    folder: Path
+    config: Configuration
+    own: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, folder: str | Path, own: Mapping[str, str] | None = None) -> Run:
+        """Open a run folder.
+
+        Args:
+            folder: the folder.
+            own: the files of the user's own that the run was trained with, `FILE.py:NAME` by "recipe" or by
+                the option's name, such as `{"posterior": "mine.py:Mine"}`. They are executed. A file that
+                only the run folder names never is.
+
+        Raises:
+            InputError: the folder is no run folder, its configuration cannot be read, version 0.1 wrote
+                it, or a file of the user's own is not given.
+        """
+        config = RunFolder(Path(folder)).configuration
+        run = cls(Path(folder), config, dict(own or {}))
+        run._check_own()
+        run._checked_values()
+        return run
+
+    @cached_property
+    def recipe(self) -> Callable[..., Plan]:
+        """The recipe that built the model."""
+        name = self.own.get("recipe", self.config.recipe)
+        if not name:
+            raise InputError(
+                f"{self.folder} holds a plan that was made without a recipe: it can be trained and "
+                "resumed in "
+                "Python only."
+            )
+        return load_recipe(name)
+
+    @property
+    def classes(self) -> bool:
+        """Whether the model learns classes."""
+        return declaration_of(self.recipe).classes
+
+    @property
+    def training(self) -> Training:
+        """The settings of the training."""
+        return Training(**self._checked_values()[1])
+
+    @property
+    def data(self) -> Data:
+        """The settings of the data."""
+        return Data(**self._checked_values()[2])
+
+    @property
+    def about(self) -> About:
+        """The facts about the data that the model was built for."""
+        values = self.config.about
+        return About(**{**values, "x_shape": tuple(values["x_shape"])})
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The plan, built anew with initial parameters."""
+        return self.recipe(self.about, **self._checked_values()[0])
+
+    @cached_property
+    def pair(self) -> ModelAndGuide:
+        """The trained model: the best epoch's if there were validation data, else the last one's.
+
+        Raises:
+            CheckpointError: there is no sound checkpoint, or it belongs to another model.
+        """
+        for stage in self.plan.stages:
+            saved = load_checkpoint(folder_of(stage, self.plan, self.folder) / "checkpoints")
+            load_state(stage.pair, {}, saved["best_state"] or saved["state"])
+        for module in modules_of(self.plan.pair):
+            module.eval()
+        return self.plan.pair
+
+    @property
+    def histories(self) -> dict[str, History]:
+        """The history of each stage by its name, as far as the newest checkpoints go."""
+        folders = {stage.name: folder_of(stage, self.plan, self.folder) for stage in self.plan.stages}
+        return {
+            name: History(**load_checkpoint(folder / "checkpoints")["history"])
+            for name, folder in folders.items()
+        }
+
+    @property
+    def history(self) -> History:
+        """The history of the last stage, as far as the newest checkpoint goes."""
+        return History(**load_checkpoint(self.folder / "checkpoints")["history"])
+
+    @property
+    def metrics(self) -> dict[str, Any] | None:
+        """The summary of the last evaluation; None without one, or if the run has been trained on since."""
+        path = self.folder / "metrics.json"
+        if not path.is_file():
+            return None
+        metrics: dict[str, Any] = json.loads(path.read_text())
+        return metrics if metrics.get("epochs") == len(self.history.rows) else None
+
+    @cached_property
+    def images(self) -> Images:
+        """The data set.
+
+        Raises:
+            InputError: it cannot be read, or its data have another shape than those of the training.
+        """
+        images = data_sets.load(self.data.data, seed=self.training.seed)
+        if images.shape != self.about.x_shape:
+            raise InputError(
+                f"one datum of {self.data.data} has shape {images.shape}, but the run was trained on "
+                "data of shape "
+                f"{self.about.x_shape}: put the former data back."
+            )
+        return images
+
+    @property
+    def class_names(self) -> list[str]:
+        """The names of the classes; their numbers if they have no names."""
+        return [*self.images.class_names]
+
+    @property
+    def presentation(self) -> Presentation:
+        """The way of the data to the model."""
+        return Presentation.of(self.plan.pixels, self.data, self.training.seed)
+
+    def training_data(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The data that the last stage learns, the given labels among them, and the validation data.
+
+        Labels are -1 where they are hidden, and None for a model without classes.
+        """
+        split = self._split()
+        y = None if not self.plan.stages[-1].classes else hidden_labels(split.y, self.training, self.data)
+        return split.x, y, split.validation
+
+    def training_classes(self) -> tuple[Tensor, Tensor | None]:
+        """The data that the last stage learns, and all their classes, if the data set has any."""
+        split = self._split()
+        return split.x, split.y
+
+    def _split(self) -> Split:
+        x = self.presentation.for_training(self.images.x_train)
+        return split_off(x, self.images.y_train, settings_of(self.plan.stages[-1], self.training))
+
+    def resume(self, *, device: str = "auto", progress: bool = True, **changes: Any) -> Run:
+        """Go on with the training.
+
+        Args:
+            device: "auto" takes CUDA where there is one, else the CPU.
+            progress: whether to show progress bars.
+            changes: other settings of the training, such as `epochs=200`.
+
+        Returns:
+            The run, opened anew.
+
+        Raises:
+            InputError: a setting does not fit. The run stays as it was.
+            CheckpointError: the run cannot be resumed with these settings, or its data have changed.
+        """
+        resolve_device(device)
+        training = self.training.changed(**changes)
+        _check_values(self.recipe, self.config.recipe, self.plan.options, training, self.data)
+        images = data_sets.load(self.data.data, seed=self.training.seed)
+        fresh = Run(self.folder, self.config, self.own)  # with initial parameters
+        writing = Writing(self.folder, device, True, False, progress)
+        fit_plan(fresh.plan, images.x_train, images.y_train, training, self.data, writing)
+        return Run.open(self.folder, self.own)
+
+    def _checked_values(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        """Options, training and data of the configuration, each value checked and of its type."""
+        path = str(self.folder / "config.json")
+        options = self.config.options | {n: v for n, v in self.own.items() if n != "recipe"}
+        try:
+            return (
+                checked_options(self.recipe, options, model_options(self.recipe, options), path),
+                checked_options(self.recipe, self.config.training, shared_options("Training"), path),
+                checked_options(self.recipe, self.config.data, shared_options("Data"), path),
+            )
+        except (TypeError, AttributeError) as error:
+            raise InputError(f"{path} cannot be read as a run's configuration: {error}.") from error
+
+    def _check_own(self) -> None:
+        needed = own_names(self.config.recipe, self.config.options)
+        for name, recorded in needed.items():
+            if name not in self.own:
+                raise InputError(
+                    f"{self.folder} was trained with a file of your own, {recorded}, and files that a "
+                    "run folder "
+                    f"names are not executed: name it again by --{name} {recorded}."
+                )
+            if self.config.files.get(recorded) != digest_of(self.own[name]):
+                warnings.warn(
+                    f"{self.own[name]} is not the file with which {self.folder} was trained: its SHA-256 "
+                    "differs.",
+                    stacklevel=4,
+                )
+        if unused := self.own.keys() - needed.keys():
+            name = min(unused)
+            raise InputError(
+                f"{self.folder} was not trained with a {name} of your own, but with "
+                f"{self.config.options.get(name, self.config.recipe)!r}: leave --{name} out."
+            )
+
+
+def _check_values(
+    build: Callable[..., Plan], recipe: str, options: Mapping[str, Any], training: Training, data: Data
+) -> None:
+    known = options_of(build, options)
+    checked_options(build, options, known)
+    for settings in (training, data):
+        for name in settings.given:
+            if name in known:
+                known[name].checked(getattr(settings, name))
+    if "labels" in data.given and data.labels is not None and "labels" not in known:
+        raise InputError(
+            f"labels is {data.labels}, but {recipe} learns no classes: leave it out. Its latents can be "
+            "classified "
+            "afterwards: pyrovae classify RUN --labels 10."
+        )
+    training.check()
+
+
+def _from_anywhere(name: str) -> str:
+    """A file's or folder's path in full, so that a run finds it from any working directory."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if name not in DATASETS and name and path.exists() else name

@@ -1,0 +1,206 @@
+"""The options that all recipes share: `Training` and `Data`. They hold shell words only."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+from annotated_types import Ge, Gt, Le, Lt
+
+from pyrovae.errors import InputError
+
+if TYPE_CHECKING:
+    from pyrovae.schedules import Schedule
+
+Settings = TypeVar("Settings", bound="Training | Data")
+Class = TypeVar("Class", bound=type)
+
+
+def _remembers_what_is_given(cls: Class) -> Class:
+    """Let a dataclass keep the names of the arguments that its caller gave.
+
+    `Training(epochs=20)` leaves all but the epochs to the recipe, whose defaults may differ from those of
+    the dataclass. A value equal to a default tells nothing about that, since a caller may mean it.
+    """
+    plain = vars(cls)["__init__"]
+
+    @functools.wraps(plain)
+    def init(self: Any, **values: Any) -> None:
+        plain(self, **values)
+        object.__setattr__(self, "given", frozenset(values))
+
+    type.__setattr__(cls, "__init__", init)
+    return cls
+
+
+@_remembers_what_is_given
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How a plan is trained. Values that are not given are the recipe's defaults, else those written here.
+
+    Args:
+        epochs: The number of passes through the data.
+        batch_size: The number of data in a minibatch.
+        learning_rate: The learning rate of Adam, at the start.
+        decay: "cosine" lets the learning rate fall to 0 at the last epoch, along a cosine.
+        beta: The weight of the KL term.
+        warm_up: The number of epochs over which beta rises from 0.
+        cycle: The number of epochs of a cycle. Beta rises from 0 in its first half and then stays.
+        clip_norm: The largest norm of the gradient. Not set, gradients are not clipped.
+        validation_fraction: The share of the training data that is held out. The epoch with the best bound
+            on it is kept.
+        patience: The number of epochs without a better validation bound after which training stops. Not
+            set, training does not stop early.
+        seed: The seed of all random draws: initial parameters, splits, minibatches and latents.
+        compile: Whether a training step is compiled into one graph. "auto" compiles long runs only.
+
+    Attributes:
+        given: the names of the arguments that the caller gave.
+
+    Example:
+        >>> Training(epochs=20).given
+        frozenset({'epochs'})
+    """
+
+    epochs: Annotated[int, Ge(1)] = 100
+    batch_size: Annotated[int, Ge(1)] = 128
+    learning_rate: Annotated[float, Gt(0)] = 1e-3
+    decay: Literal["none", "cosine"] = "none"
+    beta: Annotated[float, Ge(0)] = 1.0
+    warm_up: Annotated[float, Ge(0)] = 0.0
+    cycle: Annotated[float, Ge(0)] = 0.0
+    clip_norm: Annotated[float, Gt(0)] | None = None
+    validation_fraction: Annotated[float, Ge(0), Lt(1)] = 0.1
+    patience: Annotated[int, Ge(1)] | None = None
+    seed: Annotated[int, Ge(0), Le(2**32 - 1)] = 0
+    compile: Literal["auto", "on", "off"] = "auto"
+    given: frozenset[str] = field(default=frozenset(), init=False, repr=False, compare=False)
+
+    def over(self, defaults: Mapping[str, Any]) -> Training:
+        """Fill in a recipe's defaults for all values that were not given."""
+        return _over(self, defaults)
+
+    def changed(self, **changes: Any) -> Training:
+        """Make a copy with some values changed."""
+        return _changed(self, changes)
+
+    def check(self) -> None:
+        """Check that the values go together.
+
+        Raises:
+            InputError: two values contradict each other. The message names both.
+        """
+        if self.patience is not None and not self.validation_fraction:
+            raise InputError(
+                f"patience is {self.patience}, but no data are held out to measure the bound on: set "
+                "validation_fraction, for example to 0.1."
+            )
+        if self.warm_up and self.cycle:
+            raise InputError(
+                f"warm_up is {self.warm_up} and cycle is {self.cycle}, but beta follows one schedule: "
+                "choose one."
+            )
+
+    def beta_schedule(self) -> Schedule:
+        """Make the schedule of beta over the epochs."""
+        from pyrovae import schedules
+
+        if self.warm_up:
+            return schedules.linear_warm_up(self.warm_up, end=self.beta)
+        if self.cycle:
+            return schedules.cyclical(self.cycle, end=self.beta)
+        return schedules.constant(self.beta)
+
+    def fit_settings(self) -> dict[str, Any]:
+        """Turn these words into the keyword arguments of `pyrovae.fit`, some of which are callables."""
+        import torch
+
+        decay = None
+        if self.decay == "cosine":
+            decay = functools.partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=self.epochs)
+        return {
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "optimizer": functools.partial(torch.optim.Adam, lr=self.learning_rate, fused=True),
+            "scheduler": decay,
+            "beta": self.beta_schedule(),
+            "clip_norm": self.clip_norm,
+            "patience": self.patience,
+            "seed": self.seed,
+            "compile": self.compile,
+        }
+
+
+@_remembers_what_is_given
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Which data are learned, and how they reach the model.
+
+    Args:
+        data: A data set's name (digits, mnist, fashion-mnist, cifar10), a .npz or .npy file, or a folder of
+            images.
+        labels: The number of labelled data of each class. All other labels are hidden from training. Not
+            set, all labels are used.
+        binarise: How grey values become 0 or 1. "dynamic" draws each pixel afresh in every minibatch,
+            "static" draws it once, "none" keeps the grey values. "auto" is "dynamic" for a Bernoulli
+            likelihood and "none" for all others.
+        shift: The largest number of pixels by which each image of a minibatch is moved at random.
+
+    Attributes:
+        given: the names of the arguments that the caller gave.
+    """
+
+    data: str = "digits"
+    labels: Annotated[int, Ge(1)] | None = None
+    binarise: Literal["auto", "none", "static", "dynamic"] = "auto"
+    shift: Annotated[int, Ge(0)] = 0
+    given: frozenset[str] = field(default=frozenset(), init=False, repr=False, compare=False)
+
+    def over(self, defaults: Mapping[str, Any]) -> Data:
+        """Fill in a recipe's defaults for all values that were not given."""
+        return _over(self, defaults)
+
+    def changed(self, **changes: Any) -> Data:
+        """Make a copy with some values changed."""
+        return _changed(self, changes)
+
+
+SHARED: dict[str, type[Training] | type[Data]] = {"Training": Training, "Data": Data}
+"""The groups of options that all recipes share, in the order of help."""
+
+LABELS_ONLY = frozenset({"labels"})
+"""The shared options of recipes whose models learn classes. Other recipes do not have them."""
+
+
+def shared_names(cls: type, classes: bool = True) -> list[str]:
+    """List the options of `Training` or `Data`.
+
+    Args:
+        cls: the dataclass.
+        classes: whether the recipe's model has classes. Options about labels are left out otherwise.
+    """
+    return [f.name for f in fields(cls) if f.init and (classes or f.name not in LABELS_ONLY)]
+
+
+def plain_values(settings: Training | Data) -> dict[str, Any]:
+    """Turn settings into plain values by name, for a run folder's configuration."""
+    values = asdict(settings)
+    del values["given"]
+    return values
+
+
+def _over(settings: Settings, defaults: Mapping[str, Any]) -> Settings:
+    known: Collection[str] = shared_names(type(settings))
+    mine = {name: value for name, value in defaults.items() if name in known}
+    explicit = {name: getattr(settings, name) for name in settings.given}
+    filled = type(settings)(**(mine | explicit))
+    object.__setattr__(filled, "given", settings.given)
+    return filled
+
+
+def _changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
+    changed = type(settings)(**(plain_values(settings) | dict(changes)))
+    object.__setattr__(changed, "given", settings.given | changes.keys())
+    return changed

@@ -1,0 +1,3 @@
+from .estimator import SemiSupervisedVAEClassifier
+
+__all__ = ["SemiSupervisedVAEClassifier"]

@@ -1,0 +1,50 @@
+"""The units of features: those of the user's array, and those that a model is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Scaling:
+    """An affine map from the units of X to those of a model, and back.
+
+    For a Gaussian likelihood each feature is standardised; in images each channel is. For other likelihoods
+    the features lie in [0, 1] and stay as they are.
+
+    Attributes:
+        offset: the offset of each feature, `(features,)` or `(1,)`.
+        scale: the scale of each feature, `(features,)` or `(1,)`.
+    """
+
+    offset: np.ndarray
+    scale: np.ndarray
+
+    @classmethod
+    def of(cls, array: np.ndarray, x_shape: tuple[int, ...], likelihood: str) -> Scaling:
+        """Find the scaling that suits the data and the likelihood.
+
+        Args:
+            array: the data, `(n, features)`.
+            x_shape: the shape of a datum. Images have the shape `(C, H, W)`.
+            likelihood: the likelihood's name.
+        """
+        if likelihood != "gaussian":
+            return cls(np.zeros(1), np.ones(1))
+        pixels = int(np.prod(x_shape[1:])) if len(x_shape) == 3 else 1
+        columns = array.reshape(len(array), -1, pixels).swapaxes(1, 2).reshape(-1, array.shape[1] // pixels)
+        scaler = StandardScaler().fit(columns)  # gives constant features the scale 1
+        return cls(scaler.mean_.repeat(pixels), scaler.scale_.repeat(pixels))
+
+    def transform(self, array: np.ndarray) -> Tensor:
+        """Convert data `(n, features)` to the model's units, in 32-bit floating point."""
+        return torch.from_numpy(((array - self.offset) / self.scale).astype(np.float32))
+
+    def inverse_transform(self, array: np.ndarray) -> np.ndarray:
+        """Convert data that a model has generated, `(n, features)`, to the units of X."""
+        return array * self.scale + self.offset

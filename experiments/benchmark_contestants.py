@@ -20,12 +20,12 @@ from pyrovae.flows import InverseAutoregressive
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.models import M2, PCVAE, VAE
 from pyrovae.networks import MLP, WithClass
-from pyrovae.objectives.elbo import ELBO, Objective, SupervisedELBO
+from pyrovae.objectives import ELBO, Objective, SupervisedELBO
 from pyrovae.posteriors import DiagonalNormal, FlowPosterior
 from pyrovae.priors import Classes, StandardNormal
-from pyrovae.schedules import constant
-from pyrovae.training.batches import Minibatches, parts_of
-from pyrovae.training.loop import TrainingRun
+from pyrovae.training import Settings, TrainingRun
+from pyrovae.training.fit import minibatches_of
+from pyrovae.training.sources import source_of
 
 PIXELS, CLASSES = 784, 10
 Step = Callable[[], Any]
@@ -116,34 +116,27 @@ def ours(p: Problem, compile: str) -> Step:
         assert y is not None
         y[len(y) // 2 :] = -1
         objective = SupervisedELBO(0.1)
-    parts = parts_of(len(p.x), y, p.batch_size)
-    run = TrainingRun(
-        pair=model,
-        data=Minibatches(p.x, y, parts, None, torch.device("cpu")),
-        validation=None,
+    settings = Settings(
         epochs=1,
+        batch_size=p.batch_size,
+        optimizer=partial(torch.optim.Adam, lr=1e-3, fused=True),
         objective=objective,
-        beta=constant(1.0),
-        weights={"y": constant(25.0)} if p.model == "pcvae" else {},
-        clip_norm=None,
-        patience=None,
-        seed=0,
-        device=torch.device("cpu"),
-        folder=None,
+        weights={"y": 25.0} if p.model == "pcvae" else None,
         progress=False,
         compile=compile,
     )
-    run.prepare(partial(torch.optim.Adam, lr=1e-3, fused=True), None)
-    epochs = iter(lambda: list(run.data.shuffled()), None)
+    data = minibatches_of(source_of(p.x, y), y, settings, torch.device("cpu"))
+    run = TrainingRun(model, data, None, settings)
+    epochs = iter(lambda: list(data.epoch(0)), None)
     pending: list[Any] = []
     with pyro.validation_enabled(False):
-        run.choose_gradients()
+        take_step = run.build_step()
 
     def step() -> None:
         if not pending:
             pending.extend(next(epochs))
         with pyro.validation_enabled(False):
-            run.step(0, 0.0, pending.pop())
+            take_step(pending.pop(), run.numbers(0.0))
 
     return step
 

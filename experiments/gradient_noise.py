@@ -37,8 +37,7 @@ from pyrovae import data, fit, plots
 from pyrovae.evaluation import gradient_variance
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.models import VAE
-from pyrovae.objectives.elbo import ELBO, Objective
-from pyrovae.objectives.estimators import IWAE, ScoreFunctionELBO
+from pyrovae.objectives import ELBO, IWAE, Objective, ScoreFunctionELBO
 from pyrovae.plots import COLOURS
 from pyrovae.runs.provenance import git_commit, versions
 from pyrovae.storage import write_atomically

@@ -33,7 +33,7 @@ from torch import nn
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.models import VAE
 from pyrovae.networks import MLP
-from pyrovae.objectives.estimators import IWAE
+from pyrovae.objectives import IWAE
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import StandardNormal
 

@@ -32,10 +32,10 @@ from pyrovae import data, fit
 from pyrovae.evaluation import MarginalLikelihood, marginal_likelihood
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.models import VAE, HierarchicalVAE
-from pyrovae.objectives.elbo import Objective
+from pyrovae.objectives import Objective
 from pyrovae.schedules import Schedule, constant, linear_warm_up
 from pyrovae.storage import write_atomically
-from pyrovae.training.history import History
+from pyrovae.training import History
 
 X_SHAPE = (1, 28, 28)
 VALIDATION = 10_000

@@ -36,7 +36,7 @@ from pyrovae.networks import ResidualMLP
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import StandardNormal
 from pyrovae.schedules import linear_warm_up
-from pyrovae.training.history import History
+from pyrovae.training import History
 
 # The number of epochs that fits the budget, and the published figure for comparison (nats, K = 5,000).
 BUDGETS: dict[str, dict[str, Any]] = {

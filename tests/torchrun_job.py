@@ -15,9 +15,7 @@ import torch
 from torch import nn
 
 from pyrovae import fit
-from pyrovae.cli import app as cli
 from pyrovae.compute import compilation, processes
-from pyrovae.evaluation import class_posterior, marginal_likelihood
 
 
 class FixedNoise(nn.Module):
@@ -77,10 +75,10 @@ def pair(kind, seed=1):
     return kind()
 
 
-def train(module, y=None, epochs=5, **options):
+def train(module, y=None, epochs=5, x=None, **options):
     history = fit(
         module,
-        data()[0],
+        data()[0] if x is None else x,
         y,
         **({"epochs": epochs, "batch_size": 20, "progress": False} | options),
     )
@@ -93,6 +91,9 @@ def trained(kind, epochs=5, **options):
     module = pair(Classed if kind in ("labels", "one label") else FixedNoise, seed=1 + processes.rank())
     if kind == "plain":
         return train(module, epochs=epochs, **options)
+    if kind == "dataset":
+        with_items = {"workers": 1, "epochs": epochs, **options}
+        return train(module, x=torch.utils.data.TensorDataset(data()[0]), **with_items)
     if kind == "compiled":
         with recorded_only():
             return train(module, epochs=epochs, compile="on", **options)
@@ -106,7 +107,7 @@ def trained(kind, epochs=5, **options):
     return train(module, epochs=epochs, **options)
 
 
-KINDS = ("plain", "compiled", "labels", "one label", "validated")
+KINDS = ("plain", "dataset", "compiled", "labels", "one label", "validated")
 
 
 @contextmanager
@@ -119,6 +120,8 @@ def recorded_only():
 
 
 def evaluated():
+    from pyrovae.evaluation import class_posterior, marginal_likelihood
+
     x, _ = data()
     module = pair(Drawn)
     nn.init.zeros_(module.encoder.weight)  # a wide guide, whose weights are reliable
@@ -149,17 +152,45 @@ def drawn(epochs=5, folder=None):
     return result | {"draws": draws.seen[-6:]}
 
 
+def called_back(folder):
+    """Training that a callback stops after its third epoch, and what the callback has seen."""
+    seen = []
+
+    def look(state):
+        seen.append(state.epoch)
+        state.log("rank", processes.rank())
+        if state.epoch == 3:
+            state.stop()
+
+    return train(pair(FixedNoise), callbacks=[look], folder=folder) | {"seen": seen}
+
+
 def everything(folder):
+    # Imported here, as it takes seconds, which a job without the command line need not wait for.
+    from pyrovae.cli import app as cli
+
     results = {kind: trained(kind) for kind in KINDS}
     results["evaluated"] = evaluated()
     # To be gone on with by one process, and one's by these.
     trained("plain", epochs=2, folder=folder / "of-two")
     results["resumed"] = trained("plain", folder=folder / "of-one", resume=True)
+    results["called back"] = called_back(folder / "called-back")
     results["drawn"] = drawn()
     drawn(epochs=2, folder=folder / "drawn")
     results["drawn, resumed"] = drawn(folder=folder / "drawn")
     run = str(folder / "run")
-    sys.argv[1:] = ["train", "m2", "--labels", "5", "--epochs", "2", "--width", "16", "--quiet"]
+    sys.argv[1:] = [
+        "train",
+        "m2",
+        "--labels",
+        "5",
+        "--epochs",
+        "2",
+        "--width",
+        "16",
+        "--quiet",
+        "--no-spread",
+    ]
     sys.argv += ["--out", run]
     cli.main()
     sys.argv[1:] = ["classify", run, "--labels", "5"]
@@ -172,7 +203,7 @@ def main(job, folder):
         if job == "everything":
             torch.save(everything(folder), folder / f"results-{processes.rank()}.pt")
         else:  # "dying", in the second epoch
-            trained("plain", transform=Draws(fatal=14), folder=folder)
+            trained("plain", transform=Draws(fatal=10), folder=folder)
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def save_diagram(diagram: PlateDiagram, path: Path) -> None:
 
 
 def _small_diagram(name: str) -> PlateDiagram:
-    """The diagram of a recipe with its default options, on 8 data of which 3 have a class."""
+    """The diagram of a recipe with its default options, on 8 small images of which 3 have a class."""
     import torch
 
     from pyrovae.cli.recipe_commands import check_model
@@ -81,6 +81,6 @@ def _small_diagram(name: str) -> PlateDiagram:
 
     check_model(name, RECIPES)
     recipe = load_recipe(name)
-    pair = recipe(About((4,), num_classes=2)).pair
+    pair = recipe(About((1, 8, 8), num_classes=2)).pair
     classes = (torch.tensor([0, 1, 0, *[-1] * 5]),) if declaration_of(recipe).classes else ()
-    return plate_diagram(pair, torch.zeros(8, 4), *classes)
+    return plate_diagram(pair, torch.zeros(8, 1, 8, 8), *classes)

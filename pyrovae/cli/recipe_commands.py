@@ -175,7 +175,7 @@ def _help(option: Option) -> str:
     if option.limits:
         parts.append(f"It is {option.limits}.")
     if option.component:
-        parts.append(f"({option.component.capitalize()})")
+        parts.append(f"(From {option.component}.)")
     return " ".join(part for part in parts if part)
 
 

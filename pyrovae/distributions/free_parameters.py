@@ -18,12 +18,10 @@ class HasFreeParameters(Protocol):
     two methods.
     """
 
-    arg_constraints: Any
-
     def free_parameters(self) -> dict[str, Tensor]:
         """Return the parameters of each datum by name, `(*batch_shape, ...)` each.
 
-        Their constraints are in `arg_constraints`.
+        The distribution's `arg_constraints` has the constraints that they keep.
         """
 
     def with_parameters(self, parameters: Mapping[str, Tensor]) -> Any:

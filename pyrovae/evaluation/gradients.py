@@ -17,7 +17,7 @@ from torch import Tensor
 from pyrovae.compute.devices import seeded
 from pyrovae.data.checks import check_data
 from pyrovae.errors import InputError
-from pyrovae.objectives.elbo import Objective
+from pyrovae.objectives import Objective
 from pyrovae.programs.checks import check_pair
 from pyrovae.programs.devices import device_of
 from pyrovae.programs.modes import buffers_kept, in_training

@@ -2,12 +2,12 @@
 
 With w_k = p(x, z_k) / q(z_k | x) and shares v_k = w_k / sum_j w_j, the gradient of log sum_k w_k for the
 guide's parameters phi has two parts: the path through z_k, sum_k v_k (d log w_k / d z_k)(d z_k / d phi),
-and the direct -sum_k v_k d log q(z_k) / d phi. Reparameterised in its turn, the mean of the direct part is
-that of -sum_k v_k (1 - v_k) (d log w_k / d z_k)(d z_k / d phi), which leaves v_k^2 of the path.
+and the direct -sum_k v_k d log q(z_k) / d phi. The direct part can be reparameterised in its turn. Its mean
+is that of -sum_k v_k (1 - v_k) (d log w_k / d z_k)(d z_k / d phi), so that v_k^2 of the path is left.
 
-A class y is a stratum: the w_ky, normalised over particles and classes together, add up as the w_k do and
-their z_ky are drawn one by one, so that the same two steps leave v_ky^2. A draw that all classes of a
-particle share has the particle's share, v_k = sum_y v_ky.
+An enumerated class y is a stratum. The w_ky, normalised over particles and classes together, add up as the
+w_k do, and their z_ky are drawn one by one, so that the same two steps leave v_ky^2. A draw that all
+classes of a particle share has the particle's share, v_k = sum_y v_ky.
 """
 
 from __future__ import annotations
@@ -26,8 +26,11 @@ from pyrovae.programs.running import latent_sites
 
 
 class _ScaledPath(torch.autograd.Function):
-    """The identity, through which the gradient passes multiplied by a factor. The factor is known once
-    the weights are, which is after the values were used: it is looked up on the way back."""
+    """The identity, whose gradient is multiplied by a factor.
+
+    The factor follows from the weights, which are known only after the values were used. So it is looked up
+    when the gradient comes back.
+    """
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, name: str, factors: Mapping[str, Tensor]) -> Tensor:
@@ -40,7 +43,7 @@ class _ScaledPath(torch.autograd.Function):
 
 
 def scaled_paths(drawn: Trace, factors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The draws that depend on parameters, with the gradient's way back to those scaled."""
+    """Return the draws that depend on parameters, by site. Their gradients are multiplied by `factors`."""
     values = {name: drawn.nodes[name]["value"] for name in latent_sites(drawn)}
     return {
         name: _ScaledPath.apply(value, name, factors)
@@ -50,7 +53,7 @@ def scaled_paths(drawn: Trace, factors: Mapping[str, Tensor]) -> dict[str, Tenso
 
 
 def with_values(trace: Trace, values: Mapping[str, Tensor]) -> Trace:
-    """The trace with other values at the named sites."""
+    """Return a copy of the trace with other values at the named sites."""
     copy = trace.copy()
     for name, value in values.items():
         copy.nodes[name] = {**copy.nodes[name], "value": value}
@@ -58,13 +61,12 @@ def with_values(trace: Trace, values: Mapping[str, Tensor]) -> Trace:
 
 
 def shares_of(log_weights: Tensor) -> Tensor:
-    """v of log weights `(*values, K, B)`: of each datum, over particles and classes, they add up to 1."""
+    """Return the shares v of log weights `(*values, K, B)`. Over particles and classes they add up to 1."""
     return (log_weights - log_weights.flatten(0, -2).logsumexp(0)).exp()
 
 
 def with_parameters_fixed(log_q: Tensor, paths: Mapping[str, Tensor]) -> Tensor:
-    """A zero whose gradient is that of the sum of `log_q` along the values, and along nothing else: the
-    parameters within q stay fixed, whoever owns them."""
+    """Return a zero with the gradient of the sum of `log_q` along the values, q's parameters held fixed."""
     if not (paths and log_q.requires_grad):
         return log_q.new_zeros(())
     values = list(paths.values())
@@ -76,10 +78,16 @@ def with_parameters_fixed(log_q: Tensor, paths: Mapping[str, Tensor]) -> Tensor:
 def path_factors(
     paths: Mapping[str, Tensor], guide_trace: Trace, shares: Tensor, layout: Layout
 ) -> dict[str, Tensor]:
-    """v for the values `(*values, K, *plates, *event_shape)` of each site, made to stand beside them.
+    """Return the shares v of each site, in a shape that broadcasts against the site's values.
+
+    Args:
+        paths: the values by site, `(*values, K, *plates, *event_shape)`.
+        guide_trace: the trace of the guide that drew them.
+        shares: the shares, `(*values, K, B)`.
+        layout: the dimensions of the programs' plates.
 
     Raises:
-        InputError: some sites are drawn once for all classes of a particle, and some for each.
+        InputError: some sites are drawn once for all classes of a particle, and some once for each class.
     """
     found, classes = {}, {}
     for name, value in paths.items():
@@ -98,19 +106,23 @@ def path_factors(
         raise InputError(
             f"{enumerated_sites(guide_trace)} is enumerated after some of the latents {sorted(paths)} are "
             "drawn and before others: the doubly reparameterised gradient cannot tell their paths apart. "
-            "Use IWAE(num_samples), whose plain gradient can."
+            "Use the plain gradient, IWAE(num_samples)."
         )
     return found
 
 
 def check_scores(guide_trace: Trace) -> None:
-    """Score the draws, `InputError` if a distribution cannot."""
+    """Score the draws.
+
+    Raises:
+        InputError: a distribution cannot score a value that it has not just drawn.
+    """
     try:
         trace_log_probs(guide_trace)
     except (ValueError, KeyError, NotImplementedError) as error:
         reason = str(error).split("\nTrace Shapes")[0]
         raise InputError(
             "the doubly reparameterised gradient runs the guide a second time, to score the draws of the "
-            f"first, which a flow without an inverse cannot do ({type(error).__name__}: {reason}): use "
-            "IWAE(num_samples) with its plain gradient, or another posterior."
+            f"first, which a flow without an inverse cannot do ({type(error).__name__}: {reason}): use the "
+            "plain gradient, IWAE(num_samples), or another posterior."
         ) from error

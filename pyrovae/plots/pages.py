@@ -10,7 +10,7 @@ from torch import Tensor
 from pyrovae.diagrams import PlateDiagram
 from pyrovae.plots.curves import class_curves, class_terms, learning_curves
 from pyrovae.plots.generated import reconstructions, samples
-from pyrovae.training.history import History
+from pyrovae.training import History
 
 
 def overview(

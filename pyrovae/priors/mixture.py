@@ -39,8 +39,8 @@ class MixtureOfGaussians(nn.Module):
         super().__init__()
         check_counts(latent_dim=latent_dim, components=components)
         self.latent_dim = latent_dim
-        # The squared distance of two means is 2 M between on average, their divergence M between / (1 -
-        # between).
+        # On average two means have the squared distance 2 M between, and their components the divergence
+        # M between / (1 - between).
         between = 4 / (latent_dim + 4)
         self.log_weights = nn.Parameter(torch.zeros(components))
         self.loc = nn.Parameter(math.sqrt(between) * torch.randn(components, latent_dim))

@@ -1,10 +1,16 @@
 from .about import About as About
+from .components import Count as Count
 from .components import Likelihood as Likelihood
 from .components import Network as Network
 from .components import Objective as Objective
 from .components import Parts as Parts
 from .components import Posterior as Posterior
 from .components import Prior as Prior
+from .components import Share as Share
+from .components import Weight as Weight
+from .components import make_component as make_component
+from .components import make_objective as make_objective
+from .components import start_at_data as start_at_data
 from .fitting import Fitted as Fitted
 from .library.autoencoder import autoencoder as autoencoder
 from .library.cpcvae import cpcvae as cpcvae

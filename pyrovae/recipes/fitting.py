@@ -20,8 +20,7 @@ from pyrovae.recipes.plan import Plan, Stage
 from pyrovae.recipes.presentation import Presentation
 from pyrovae.recipes.settings import Data, Training, plain_values
 from pyrovae.runs import Configuration, RunFolder
-from pyrovae.training.fit import fit
-from pyrovae.training.history import History
+from pyrovae.training import History, fit
 
 
 @dataclass

@@ -37,8 +37,8 @@ from pyrovae.recipes.presentation import Presentation
 from pyrovae.recipes.recipe import load_recipe
 from pyrovae.recipes.settings import Data, Training
 from pyrovae.runs import Configuration, RunFolder
+from pyrovae.training import History
 from pyrovae.training.checkpoints import load_checkpoint
-from pyrovae.training.history import History
 from pyrovae.training.state import load_state
 
 

@@ -12,7 +12,7 @@ from pyrovae.data.checks import UNLABELLED
 from pyrovae.errors import InputError
 from pyrovae.generation import latent_means
 from pyrovae.models import CPCVAE, M1M2, M2, PCVAE, VAE
-from pyrovae.objectives.elbo import Objective, SupervisedELBO
+from pyrovae.objectives import Objective, SupervisedELBO
 from pyrovae.priors import VampPrior
 from pyrovae.programs.pair import Program
 from pyrovae.schedules import Schedule, linear_warm_up

@@ -86,7 +86,7 @@ class SemiSupervisedVAEClassifier(
         >>> from pyrovae import SemiSupervisedVAEClassifier
         >>> X, y = load_digits(return_X_y=True)
         >>> few = np.where(np.arange(len(y)) < 150, y, -1)
-        >>> classifier = SemiSupervisedVAEClassifier("pcvae", epochs=10, vae_epochs=10, random_state=0)
+        >>> classifier = SemiSupervisedVAEClassifier("pcvae", epochs=2, vae_epochs=2, random_state=0)
         >>> classifier.fit(X / 16, few).transduction_.shape
         (1797,)
         >>> classifier.sample(3, y=7).shape

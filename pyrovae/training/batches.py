@@ -1,14 +1,14 @@
 """Minibatches of data of which all, some or none have a class.
 
-Labelled and unlabelled data are two parts, each a call of the programs: with and without classes. A
-minibatch has some of both. An epoch is one pass through the part that takes longer; the other part is
+Labelled and unlabelled data are two parts. Each is a call of the programs, with and without classes. A
+minibatch has some data of both. An epoch is one pass through the part that takes longer; the other part is
 shuffled anew each time it has been passed through.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,7 +17,9 @@ from torch import Tensor
 
 from pyrovae.compute import processes
 from pyrovae.data.checks import UNLABELLED
+from pyrovae.data.transforms import Transform
 from pyrovae.errors import InputError
+from pyrovae.training.sources import Items, Source, check_read, item_seeds
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,11 @@ class Part:
     """Data that are given to the programs in one call.
 
     Attributes:
-        indices: which data, `(n,)`.
+        indices: the numbers of the data, `(n,)`.
         labelled: whether the call is given their classes.
-        batch_size: how many are in a minibatch.
-        share: the part's share of all data.
-        weight: of the part's mean loss in a minibatch's loss.
+        batch_size: how many of them are in a minibatch.
+        share: the fraction of all data that are in this part.
+        weight: the weight of the part's mean loss in the loss of a minibatch.
     """
 
     indices: Tensor
@@ -40,87 +42,180 @@ class Part:
 
     @property
     def steps(self) -> int:
-        """Minibatches in a pass."""
+        """The number of minibatches in a pass."""
         return math.ceil(len(self.indices) / self.batch_size)
 
     def shuffled(self, steps: int, device: torch.device) -> tuple[Tensor, ...]:
-        """Indices for so many minibatches, in as many passes as it takes, on the device of the data."""
+        """Draw the numbers of the data for so many minibatches, in as many passes as it takes."""
         needed = len(self.indices) if steps == self.steps else steps * self.batch_size
         passes = [torch.randperm(len(self.indices)) for _ in range(math.ceil(needed / len(self.indices)))]
         return self.indices[torch.cat(passes)[:needed]].to(device).split(self.batch_size)
 
 
-class Call(NamedTuple):
-    """A part's data in a minibatch.
+class Rows(NamedTuple):
+    """Which data of a part are in a minibatch.
 
     Attributes:
-        part: whose they are.
-        args: the arguments of the programs' call: this process's share of these data.
-        total: how many they are in all processes, by which sums over them become means. It is infinite
-            for a process without a share, whose call has a datum that is to count for nothing.
+        indices: the numbers of the data, `(n,)`, those of all processes.
+        seeds: the seed of each item's random draws, `(n,)`; None where reading draws nothing.
+        items: this process's share of the data, where they have been read already.
     """
 
-    part: Part
+    indices: Tensor
+    seeds: Tensor | None = None
+    items: tuple[Tensor, ...] | None = None
+
+
+class Call(NamedTuple):
+    """The data of a part in a minibatch.
+
+    Attributes:
+        number: the number of the part.
+        args: the arguments of the programs' call: this process's share of the data.
+        total: how many data there are in all processes, by which sums over them become means.
+    """
+
+    number: int
     args: tuple[Tensor, ...]
-    total: float
+    total: int
 
 
-Batch = list[Call]
+class Batch(NamedTuple):
+    """A minibatch.
+
+    Attributes:
+        calls: one call for each part of which this process has a share.
+        num_data: how many data there are in all parts and processes.
+    """
+
+    calls: list[Call]
+    num_data: int
+
+    @property
+    def layout(self) -> list[tuple[int, int]]:
+        """The parts and their numbers of data, which two minibatches of the same shapes have in common."""
+        return [(call.number, call.total) for call in self.calls]
 
 
 @dataclass(frozen=True)
 class Minibatches:
-    """Data in one part or two, and how they are presented.
+    """Data in one part or two, and how they become minibatches.
 
     Attributes:
-        x: the data, `(N, *x_shape)`.
-        y: their classes `(N,)`, -1 where there is none; None if the programs are given no classes.
-        parts: labelled data first, if there are both.
-        transform: applied to the data of a call when they are presented, or None.
-        device: where they are presented.
+        source: the data.
+        y: their classes `(N,)`, -1 where there is none; None if the programs are given no classes, or if
+            the source has them.
+        parts: the parts, the labelled one first if there are both.
+        transform: a function that is applied to the data of each call, or None.
+        device: the device of the minibatches.
+        seed: the run's seed, from which the seeds of items follow.
+        workers: how many processes read items in advance. 0 means that the training process reads them.
     """
 
-    x: Tensor
+    source: Source
     y: Tensor | None
     parts: list[Part]
-    transform: Callable[[Tensor], Tensor] | None
+    transform: Transform | None
     device: torch.device
+    seed: int = 0
+    workers: int = 0
 
     @property
     def steps(self) -> int:
-        """Minibatches in an epoch."""
+        """The number of minibatches in an epoch."""
         return max(part.steps for part in self.parts)
 
-    def first(self) -> Batch:
-        """The first data of each part."""
-        return self.presented([part.indices[: part.batch_size] for part in self.parts])
+    def first(self, offset: int = 0, shared: bool = False, check: bool = False) -> Batch:
+        """Return a full minibatch of the first data of each part.
 
-    def shuffled(self) -> Iterator[tuple[Tensor, ...]]:
-        """An epoch: for each step, which data of each part are in the minibatch."""
-        return zip(*(part.shuffled(self.steps, self.x.device) for part in self.parts), strict=True)
+        Args:
+            offset: how many data to leave out at the beginning.
+            shared: return only this process's share.
+            check: check the values that are read from a stream.
+        """
+        rows = [Rows(part.indices.roll(-offset)[: part.batch_size]) for part in self.parts]
+        return self.batch(rows, shared, check)
 
-    def presented(self, indices: Sequence[Tensor]) -> Batch:
-        """A minibatch, given which data of each part are in it."""
-        return [self._call(part, rows) for part, rows in zip(self.parts, indices, strict=True)]
+    def epoch(self, number: int) -> Iterator[tuple[Rows, ...]]:
+        """Draw the order of an epoch now, and return for each step which data are in the minibatch.
 
-    def in_order(self, size: int = 1000) -> Iterator[tuple[Tensor, ...]]:
-        """The arguments of calls that present every datum once."""
-        for part in self.parts:
-            for indices in part.indices.split(size):
-                yield self._arguments(part, indices)
+        Args:
+            number: the number of the epoch, on which the seeds of items depend.
+        """
+        # The order is drawn before this function returns, since each process draws for itself afterwards.
+        order = [part.shuffled(self.steps, self.source.device) for part in self.parts]
+        if not isinstance(self.source, Items):
+            return zip(*([Rows(rows) for rows in of_part] for of_part in order), strict=True)
+        seeds = [
+            item_seeds(self.seed, sum(map(len, rows)), "epoch", number, part).split(list(map(len, rows)))
+            for part, rows in enumerate(order)
+        ]
+        steps = [
+            tuple(map(Rows, rows, of_rows))
+            for rows, of_rows in zip(zip(*order, strict=True), zip(*seeds, strict=True), strict=True)
+        ]
+        return self._read_ahead(self.source, steps) if self.workers else iter(steps)
 
-    def _call(self, part: Part, rows: Tensor) -> Call:
-        if len(share := processes.share_of(rows)):
-            return Call(part, self._arguments(part, share), len(rows))
-        return Call(part, self._arguments(part, rows[:1]), math.inf)
+    def batch(self, rows: Sequence[Rows], shared: bool = True, check: bool = False) -> Batch:
+        """Return the minibatch of these data: read where they are not yet, transformed, on the device.
 
-    def _arguments(self, part: Part, indices: Tensor) -> tuple[Tensor, ...]:
-        # By index_select, which copies whole rows where x[indices] goes number by number.
-        x = self.x.index_select(0, indices.to(self.x.device)).to(self.device)
+        Args:
+            rows: which data of each part are in the minibatch.
+            shared: whether each process takes its share, or all of the data.
+            check: whether to check the values that are read, as in a first pass through a stream.
+        """
+        calls = []
+        for number, of_part in enumerate(rows):
+            own = _share(of_part) if shared else of_part
+            if len(own.indices):
+                args = self._arguments(self.parts[number], own, check)
+                calls.append(Call(number, args, len(of_part.indices)))
+        return Batch(calls, sum(len(of_part.indices) for of_part in rows))
+
+    def in_order(self, size: int = 1000, check: bool = False) -> Iterator[tuple[Tensor, ...]]:
+        """Yield the arguments of calls that go through every datum once, with the same draws each time."""
+        for number, part in enumerate(self.parts):
+            seeds = item_seeds(self.seed, len(part.indices), "in order", number)
+            for indices, of_indices in zip(part.indices.split(size), seeds.split(size), strict=True):
+                yield self._arguments(part, Rows(indices, of_indices), check)
+
+    def _read_ahead(self, source: Items, steps: list[tuple[Rows, ...]]) -> Iterator[tuple[Rows, ...]]:
+        """Read this process's share of each step by the workers."""
+        shares = [[_share(of_part) for of_part in rows] for rows in steps]
+        # Reading ahead is one loader's work, so the parts of a step are read together and split afterwards.
+        keys = [
+            (torch.cat([s.indices for s in of_step]), torch.cat([_seeds(s) for s in of_step]))
+            for of_step in shares
+        ]
+        reading = source.read_ahead([key for key in keys if len(key[0])], self.workers)
+        for rows, of_step, (indices, _) in zip(steps, shares, keys, strict=True):
+            sizes = [len(share.indices) for share in of_step]
+            values = [part.split(sizes) for part in next(reading)] if len(indices) else []
+            items = zip(*values, strict=True) if values else ((),) * len(rows)
+            yield tuple(of_part._replace(items=read) for of_part, read in zip(rows, items, strict=True))
+
+    def _arguments(self, part: Part, rows: Rows, check: bool) -> tuple[Tensor, ...]:
+        values = self.source.read(rows.indices, rows.seeds) if rows.items is None else rows.items
+        if check:
+            check_read(values)
+        x = values[0].to(self.device)
         x = x if self.transform is None else self.transform(x)
-        if self.y is None or not part.labelled:
+        if self.y is None:
+            return (x, *(y.to(self.device) for y in values[1:]))
+        if not part.labelled:
             return (x,)
-        return x, self.y[indices.to(self.y.device)].to(self.device)
+        return x, self.y[rows.indices.to(self.y.device)].to(self.device)
+
+
+def _share(rows: Rows) -> Rows:
+    """This process's share. Items that have been read are a share already."""
+    seeds = None if rows.seeds is None else processes.share_of(rows.seeds)
+    return Rows(processes.share_of(rows.indices), seeds, rows.items)
+
+
+def _seeds(rows: Rows) -> Tensor:
+    assert rows.seeds is not None
+    return rows.seeds
 
 
 def parts_of(
@@ -130,13 +225,20 @@ def parts_of(
     labelled_batch_size: int | None = None,
     data_weights: tuple[float, float] = (1.0, 1.0),
 ) -> list[Part]:
-    """The labelled and the unlabelled part of data with classes `y` `(N,)`, -1 where there is none.
+    """Split data into the labelled and the unlabelled part.
 
-    Each datum counts in the loss as often as any other, times the weight of its kind, labelled first.
-    Unlabelled data that are in the minority are spread over the epoch, rather than presented again and
-    again beside the labelled, unless `labelled_batch_size` says how many are to stand beside each other.
-    Without classes, or if every datum has one, there is one part; also if `y` is real-valued, where -1 is
-    a value like any other.
+    Each datum counts in the loss as often as any other, times the weight of its kind. If the unlabelled
+    data are in the minority, they are spread over the epoch and not repeated beside the labelled ones,
+    unless `labelled_batch_size` is given. There is one part if there are no classes, if every datum has
+    one, or if `y` is real-valued, where -1 is a value like any other.
+
+    Args:
+        num_data: N, the number of data.
+        y: the classes `(N,)`, -1 where there is none; None if there are no classes.
+        batch_size: how many data are in a minibatch, of the unlabelled ones if there are two parts.
+        labelled_batch_size: how many labelled data are in a minibatch. None means `batch_size`, or all of
+            them if they are fewer.
+        data_weights: the weights of a labelled and of an unlabelled datum.
 
     Raises:
         InputError: no datum has a class, though classes are given; or a weight is below 0.

@@ -1,7 +1,8 @@
-"""Checkpoints that are whole or absent: written aside and renamed, named by a digest of their bytes.
+"""Checkpoints that are whole or absent: written aside and renamed, and named by a digest of their bytes.
 
-A file is `epoch-00012-<sha256, 16 digits>.pt`, tensors and plain values in torch's format, read with
-`weights_only=True`, so that loading runs no code. A file whose bytes do not match its name is damaged.
+A file is `epoch-00012-<sha256, 16 digits>.pt`. It holds tensors and plain values in torch's format and is
+read with `weights_only=True`, so that loading runs no code. A file whose bytes do not match its name is
+damaged.
 """
 
 from __future__ import annotations
@@ -14,20 +15,35 @@ from typing import Any
 
 import torch
 
-from pyrovae.errors import CheckpointError
+from pyrovae.errors import CheckpointError, InputError
 from pyrovae.storage import remove_partials, write_atomically
 
 KEPT = 2
+"""The number of checkpoints that stay in a folder."""
+
 FIELDS = ("state", "best_state", "optimizer", "scheduler", "rng", "history", "settings")
+"""What a checkpoint holds."""
 
 
 def save_checkpoint(folder: Path, epoch: int, content: dict[str, Any]) -> Path:
-    """Write a checkpoint of `FIELDS`, then remove all but the newest two and what a crash left."""
+    """Write a checkpoint, then remove all but the newest two and what a crash left behind.
+
+    Args:
+        folder: the folder of the run's checkpoints.
+        epoch: how many epochs are finished.
+        content: a value for each of `FIELDS`.
+
+    Returns:
+        The path of the file.
+    """
     buffer = io.BytesIO()
     torch.save(content, buffer)
     payload = buffer.getvalue()
     path = folder / f"epoch-{epoch:05d}-{_digest(payload)}.pt"
     write_atomically(path, payload)
+    for replaced in folder.glob(f"epoch-{epoch:05d}-*.pt"):
+        if replaced != path:
+            replaced.unlink(missing_ok=True)
     for stale in _newest_first(folder)[KEPT:]:
         stale.unlink(missing_ok=True)
     remove_partials(folder)
@@ -35,11 +51,36 @@ def save_checkpoint(folder: Path, epoch: int, content: dict[str, Any]) -> Path:
 
 
 def has_checkpoint(folder: Path) -> bool:
+    """Return whether there is a checkpoint, sound or not."""
     return bool(_newest_first(folder))
 
 
+def find_checkpoint(folder: Path | None, resume: bool) -> dict[str, Any] | None:
+    """Return the newest checkpoint of a folder, which is made if need be; None if there is none.
+
+    Args:
+        folder: the folder; None means that the run writes no checkpoints.
+        resume: whether the run is to go on from the checkpoint.
+
+    Raises:
+        InputError: there is a checkpoint, and the run is not to go on from it.
+        CheckpointError: no checkpoint is sound.
+    """
+    if folder is None:
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    if not has_checkpoint(folder):
+        return None
+    if not resume:
+        raise InputError(
+            f"{folder} already holds checkpoints: pass resume=True to go on from them, or name "
+            "another folder."
+        )
+    return load_checkpoint(folder)
+
+
 def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read the newest sound checkpoint in `folder`; a damaged one is reported and passed over.
+    """Read the newest sound checkpoint in `folder`. A damaged one is reported and passed over.
 
     Raises:
         CheckpointError: there is none, or none that is sound.
@@ -74,7 +115,7 @@ def _read(path: Path, device: torch.device | str) -> dict[str, Any]:
         content = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
     except Exception as error:  # torch raises its own, pickle's and zip's errors here
         raise CheckpointError(
-            f"{path} is refused: it is no file of tensors and plain values alone, and nothing else is "
+            f"{path} is refused: it holds more than tensors and plain values, and nothing else is "
             f"loaded, lest it run code ({type(error).__name__})."
         ) from error
     if not isinstance(content, dict) or (missing := set(FIELDS) - content.keys()):

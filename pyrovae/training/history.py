@@ -1,13 +1,13 @@
-"""What happened in training: kept, shown and written."""
+"""The history of a training run: one row for each epoch."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pyrovae.storage import write_atomically
 
@@ -25,32 +25,44 @@ _OUTCOME = {
 
 @dataclass
 class History:
-    """What happened in training: one row for each epoch, in nats per datum.
+    """The history of a training run: one row for each epoch, in nats per datum.
 
-    `rows` hold `epoch`, `step`, `elbo` (unweighted), `reconstruction`, `kl`, `loss` (as weighted),
-    `beta`, `learning_rate`, `seconds` and, with validation data, `validation_elbo`, `validation_kl` and, if
-    `IWAE` is trained, `validation_bound`, the importance-weighted one.
-    Sites that have a weight of their own are no part of the ELBO: `y`, say, is a PC-VAE's mean log p(y | z)
-    over labelled data, and `weight of y` its lambda. So is M2's `q(y | x)`, its mean log q(y | x). In
-    `validation_y` the sum over labelled data is divided by the number of all validation data.
+    A row holds `epoch`, `step`, `elbo` (without weights), `reconstruction`, `kl`, `loss` (with weights),
+    `beta`, `learning_rate` and `seconds`. With validation data it holds `validation_elbo`, `validation_kl`
+    and, if `IWAE` is trained, the importance-weighted `validation_bound`. What callbacks log is added under
+    its name.
+
+    A site with a weight of its own is no part of the ELBO. It has a column: `y`, for a PC-VAE, is the mean
+    log p(y | z) over labelled data, and `weight of y` is lambda. So has M2's classification term: `q(y |
+    x)` is the mean log q(y | x) over labelled data. In `validation_y` the sum over labelled data is divided
+    by the number of all validation data.
+
+    Attributes:
+        rows: the rows, the first epoch's first.
+        best_epoch: the number of the epoch with the highest validation bound; None without validation data.
+        stopped_early: whether the run ended before its last epoch, by `patience` or by a callback.
+        stopped_by_callback: whether a callback ended the run.
     """
 
     rows: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int | None = None
     stopped_early: bool = False
+    stopped_by_callback: bool = False
 
     def __getitem__(self, name: str) -> list[float]:
-        """One column, `history["elbo"]`."""
-        return [row[name] for row in self.rows]
+        """Return a column, `history["elbo"]`, with NaN for epochs in which a callback did not log it."""
+        if not any(name in row for row in self.rows):
+            raise KeyError(name)
+        return [row.get(name, math.nan) for row in self.rows]
 
     def exceeds(self, patience: int | None) -> bool:
-        """Whether the best epoch lies so many epochs back, or more."""
+        """Return whether the best epoch lies at least so many epochs back."""
         if patience is None or self.best_epoch is None:
             return False
         return len(self.rows) - self.best_epoch >= patience
 
     def outcome(self) -> str:
-        """How many epochs were trained, and what the best one reached, or the last if none was chosen."""
+        """Return a line for people: the number of epochs, and the figures of the best one or the last."""
         last = self.rows[(self.best_epoch or len(self.rows)) - 1]
         figures = ", ".join(f"{label} {last[key]:.2f}" for key, label in _OUTCOME.items() if key in last)
         which = "best epoch" if self.best_epoch else "last epoch"
@@ -58,13 +70,13 @@ class History:
         return f"trained {len(self.rows)} epochs{why}; {which} {last['epoch']:.0f}: {figures} nats"
 
     def save(self, path: Path) -> None:
-        """Write the rows as JSON."""
+        """Write the history as JSON."""
         write_atomically(path, json.dumps(vars(self), indent=1).encode())
 
 
 @contextmanager
-def tensorboard_scalars(folder: str | Path | None) -> Iterator[Callable[[dict[str, float]], None]]:
-    """A function that writes a row of the history to TensorBoard, or does nothing."""
+def tensorboard_scalars(folder: str | Path | None) -> Iterator[Callable[[Mapping[str, float]], None]]:
+    """Yield a function that writes a history row to TensorBoard. Without a folder it does nothing."""
     if folder is None:
         yield lambda row: None
         return
@@ -72,33 +84,16 @@ def tensorboard_scalars(folder: str | Path | None) -> Iterator[Callable[[dict[st
 
     with SummaryWriter(str(folder)) as writer:
 
-        def write(row: dict[str, float]) -> None:
+        def write(row: Mapping[str, float]) -> None:
             for name in row.keys() - {"epoch", "step"}:
                 writer.add_scalar(name, row[name], int(row["step"]))
 
         yield write
 
 
-def add_terms(
-    terms: dict[str, Any], objective: Any, apart: Collection[str], count: float, share: float
-) -> None:
-    """Add what an objective noted in its last evaluation, on data of which `count` are
-    in the minibatch, of a kind that is a `share` of all.
-
-    The ELBO's two terms are per datum. The sites named in `apart` are no part of the ELBO; they and the
-    classification's term are reported by name, per datum that has them.
-    """
-    observed = dict(getattr(objective, "observed", {}))
-    extra = {name: observed.pop(name) for name in list(observed) if name in apart or name.startswith("q(")}
-    for name, value in getattr(objective, "terms", {}).items():
-        value = value - sum(extra[site] for site in extra if site in apart) * (name == "reconstruction")
-        terms[name] = terms.get(name, 0.0) + share * value / count
-    terms.update({name: value / count for name, value in extra.items()})
-
-
-def shown_terms(values: dict[str, Any]) -> dict[str, str]:
-    """The ELBO and its terms, for the progress bar."""
-    shown = {name: float(value) for name, value in values.items() if name != "loss"}
+def shown_terms(values: Mapping[str, float]) -> dict[str, str]:
+    """Return the ELBO and its terms as text, for the progress bar."""
+    shown = {name: value for name, value in values.items() if name != "loss"}
     if "reconstruction" in shown:
         shown = {"elbo": shown["reconstruction"] - shown["kl"], **shown}
     return {name: f"{value:.2f}" for name, value in shown.items()}

@@ -1,4 +1,4 @@
-"""What went wrong when numbers became infinite, or none at all."""
+"""Explanations of losses and parameters that became infinite, or not a number."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ from pyrovae.programs.running import run_pair
 
 
 def check_finite(parameters: Mapping[str, Tensor], step: int) -> None:
-    """Refuse to go on with (and above all to save) parameters that are not finite."""
+    """Refuse to go on with parameters that are not finite, and above all to save them.
+
+    Raises:
+        NonFiniteError: names the parameters.
+    """
     bad = [name for name, value in parameters.items() if not value.isfinite().all()]
     if bad:
         raise NonFiniteError(
@@ -27,8 +31,13 @@ def check_finite(parameters: Mapping[str, Tensor], step: int) -> None:
 
 
 def explain_non_finite(what: str, pair: ModelAndGuide, *calls: tuple[Tensor, ...]) -> NonFiniteError:
-    """Run the pair on the arguments of each call, as when `what` came out bad, and say at which site the
-    first bad number stands."""
+    """Return an error that names the first site at which a number is bad.
+
+    Args:
+        what: what came out bad, for the message.
+        pair: the pair, which is run again on each call.
+        calls: the arguments of the calls. The random stream must be where it was when they were made.
+    """
     with torch.no_grad(), pyro.validation_enabled(False):
         for args in calls:
             model_trace, guide_trace = run_pair(pair, *args)
@@ -61,7 +70,7 @@ def _describe_site(what: str, role: str, name: str, site: Mapping[str, Any]) -> 
 
 
 def statistics(tensor: Tensor) -> str:
-    """A tensor's shape, range and mean over its finite values, and how many are not finite."""
+    """Return a line with a tensor's shape, its finite values' range and mean, and how many are bad."""
     finite = tensor[tensor.isfinite()].double()
     shape = tuple(tensor.shape)
     bad = f"{int(tensor.isnan().sum())} NaN, {int(tensor.isinf().sum())} infinite of {tensor.numel()}"

@@ -1,20 +1,60 @@
-"""The state of a pair, as plain names and tensors: what a checkpoint holds and puts back."""
+"""The state of a run, as plain names and tensors: what a checkpoint holds and puts back."""
 
 from __future__ import annotations
 
-import hashlib
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from pyrovae.errors import CheckpointError
 from pyrovae.programs.pair import ModelAndGuide
 from pyrovae.programs.parameters import modules_of
 
 
+@dataclass(frozen=True)
+class TrainedState:
+    """Everything that a step changes: parameters, buffers, the optimiser and the random stream.
+
+    Attributes:
+        pair: the pair that is trained.
+        parameters: all of its parameters, by name.
+        optimizer: the optimiser.
+        device: the device of the run.
+    """
+
+    pair: ModelAndGuide
+    parameters: dict[str, Tensor]
+    optimizer: Optimizer
+    device: torch.device
+
+    def of_pair(self) -> dict[str, Any]:
+        """Return the pair's own part: parameters and buffers."""
+        return state(self.pair, self.parameters)
+
+    def saved(self) -> dict[str, Any]:
+        """Return the state. Its tensors are those that training goes on to change."""
+        return {
+            "state": self.of_pair(),
+            "optimizer": self.optimizer.state_dict(),
+            "rng": rng_state(self.device),
+        }
+
+    def put_back(self, saved: dict[str, Any]) -> None:
+        """Put everything back into a saved state.
+
+        Raises:
+            CheckpointError: the state is another model's.
+        """
+        load_state(self.pair, self.parameters, saved["state"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        set_rng_state(saved["rng"], self.device)
+
+
 def state(pair: ModelAndGuide, parameters: dict[str, Tensor]) -> dict[str, Any]:
-    """Everything that training changes in a pair: parameters and buffers, by name."""
+    """Return everything that training changes in a pair: parameters and buffers, by name."""
     modules = {str(n): m.state_dict() for n, m in enumerate(modules_of(pair))}
     inside = {id(p) for module in modules_of(pair) for p in module.parameters()}
     others = {name: p.detach() for name, p in parameters.items() if id(p) not in inside}
@@ -56,17 +96,14 @@ def _check_same_tensors(expected: dict[str, tuple[int, ...]], found: dict[str, t
         raise CheckpointError(f"the checkpoint is another model's ({shown}).")
 
 
-def fingerprint(x: Tensor) -> str:
-    digest = hashlib.sha256(x.detach().cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
-    return f"{tuple(x.shape)} {digest}"
-
-
 def rng_state(device: torch.device) -> dict[str, Tensor]:
+    """Return the state of the CPU's random stream and, on a GPU, of the device's."""
     states = {"cpu": torch.get_rng_state()}
     return states | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
 
 
 def set_rng_state(states: dict[str, Tensor], device: torch.device) -> None:
+    """Put the random streams back into a saved state."""
     torch.set_rng_state(states["cpu"].cpu())
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"].cpu(), device)

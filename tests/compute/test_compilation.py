@@ -16,17 +16,21 @@ import torch
 import torchrun_job
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from pyrovae import recipes
 from pyrovae.compute import compilation
 from pyrovae.compute.compilation import NotTraceable, compile_function, decompositions
 from pyrovae.data import binarise
 from pyrovae.errors import InputError, NonFiniteError
 from pyrovae.evaluation import importance, marginal_likelihood
+from pyrovae.objectives import SupervisedELBO
+from pyrovae.posteriors.table import POSTERIORS
+from pyrovae.priors.table import PRIORS
 from pyrovae.programs.pair import Pair
-from pyrovae.recipes.build import FLOWS, POSTERIORS, PRIORS, build_model, build_objective
+from pyrovae.recipes import About, make_objective
 from pyrovae.schedules import linear_warm_up
-from pyrovae.semi_supervised import Supervision, training_task
-from pyrovae.training import loop as training_loop
-from pyrovae.training.fit import fit
+from pyrovae.semi_supervised import constraint_schedule, per_label
+from pyrovae.training import fit
+from pyrovae.training import step as training_step
 
 
 def settings(**others):
@@ -72,11 +76,18 @@ def test_a_compiled_vae_trains_as_the_eager_one(make_vae, binary_images, recorde
 def test_models_with_classes_train_as_the_eager_ones(name, unlabelled, builders, binary_images, recorded):
     module, x, y = builders[name](), binary_images.double(), torch.arange(24) % 3
     y[24 - unlabelled :] = -1
+    if name == "cpcvae":
+        weights = {"y": per_label(25.0, y), "y_again": per_label(25.0, y)}
+        weights |= {"consistency": 25.0, "aggregate": 25.0} if unlabelled else {}
+        schedules = {site: constraint_schedule(w, delay=1, warm_up=3) for site, w in weights.items()}
+        supervised = {"weights": schedules}
+    else:
+        supervised = {"objective": SupervisedELBO(per_label(0.1, y))}
 
     def train(compile):
         model = copy.deepcopy(module)
-        task = training_task(model, y, Supervision(delay=1, warm_up=3), jointly=True)
-        history = fit(task, x, y, compile=compile, **settings(), **task.options())
+        pair = Pair(model.constrained_model, model.guide) if name == "cpcvae" else model
+        history = fit(pair, x, y, compile=compile, **settings(), **supervised)
         return model.state_dict(), [row | {"seconds": 0.0} for row in history.rows]
 
     assert_close(train("on"), train("off"))
@@ -164,28 +175,26 @@ def test_parameters_of_plain_functions_train_compiled(binary_images, recorded):
     assert_close(compiled, eager, rtol=1e-4)
 
 
-@pytest.mark.parametrize("posterior", POSTERIORS[1:])
+@pytest.mark.parametrize("posterior", [name for name in POSTERIORS if name != "normal"])
 def test_every_posterior_trains_compiled(posterior, binary_images, recorded):
-    steps = 2 if posterior in FLOWS else None
-    vae = build_model("vae", (1, 4, 4), latent_dim=4, width=6, posterior=posterior, flow_steps=steps)
+    steps = dict.fromkeys(POSTERIORS[posterior].options, 2)
+    vae = recipes.vae(About((1, 4, 4)), latent_dim=4, width=6, posterior=posterior, **steps).pair
     train = partial(trained, vae, binary_images, epochs=2)
     assert_close(train(compile="on"), train(compile="off"))
 
 
 @pytest.mark.parametrize("prior", [name for name in PRIORS if name != "normal"])
 def test_every_prior_trains_compiled(prior, binary_images, recorded):
-    components = {"components": 5} if prior in ("mixture", "vamp") else {}
-    vae = build_model("vae", (1, 4, 4), latent_dim=4, width=6, prior=prior, **components)
+    components = dict.fromkeys(PRIORS[prior].options, 5)
+    vae = recipes.vae(About((1, 4, 4)), latent_dim=4, width=6, prior=prior, **components).pair
     train = partial(trained, vae, binary_images, epochs=2)
     assert_close(train(compile="on"), train(compile="off"))
 
 
 @pytest.mark.parametrize("objective", ["iwae", "dreg", "free-bits", "score-function"])
 def test_every_objective_trains_compiled(objective, binary_images, recorded):
-    bound = build_objective(
-        objective, **({"free_bits": 0.5} if objective == "free-bits" else {"particles": 3})
-    )
-    vae = build_model("hvae", (1, 4, 4), latent_dim=2, width=6)
+    bound = make_objective(objective, {"free_bits": 0.5} if objective == "free-bits" else {"particles": 3})
+    vae = recipes.hvae(About((1, 4, 4)), latent_dim=2, width=6).pair
     train = partial(trained, vae, binary_images, epochs=2, objective=bound)
     assert_close(train(compile="on"), train(compile="off"))
 
@@ -196,7 +205,7 @@ def test_a_compiled_evaluation_gives_the_same_estimates(name, builders, binary_i
         module = builders[name]().double()
     else:
         options = {"posterior": "iaf", "flow_steps": 2, "prior": "vamp", "components": 3}
-        module = build_model("vae", (1, 4, 4), latent_dim=3, width=6, **options).double()
+        module = recipes.vae(About((1, 4, 4)), latent_dim=3, width=6, **options).pair.double()
     x = binary_images.double()
 
     def estimate(compile):
@@ -291,7 +300,7 @@ def test_what_cannot_be_compiled_is_said_in_one_line(
     module = Peculiar(make_vae(), peculiarity)
     with pytest.raises(InputError, match=rf"cannot be compiled: .*{reason}.*compile='off'"):
         trained(module, binary_images, compile="on", epochs=1)
-    monkeypatch.setattr(training_loop, "LONG_RUN", 5)
+    monkeypatch.setattr(training_step, "LONG_RUN", 5)
     with pytest.warns(UserWarning, match=f"without being compiled: .*{reason}") as caught:
         trained(module, binary_images, compile="auto", epochs=1)
     assert "\n" not in str(caught[0].message)
@@ -350,7 +359,7 @@ def test_auto_compiles_long_runs_only(make_vae, binary_images, monkeypatch):
         return compile_function(*args, inductor=False)
 
     monkeypatch.setattr(compilation, "compile_function", spy)
-    monkeypatch.setattr(training_loop, "LONG_RUN", 15)
+    monkeypatch.setattr(training_step, "LONG_RUN", 15)
     for epochs, compile, expected in [(2, "auto", 0), (3, "auto", 1), (3, "off", 1), (1, "on", 2)]:
         trained(make_vae(), binary_images, epochs=epochs, compile=compile)
         assert len(calls) == expected

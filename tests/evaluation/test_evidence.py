@@ -298,7 +298,7 @@ def test_a_model_without_latents_has_no_marginal_likelihood(make_vae, binary_ima
         (lambda x: x, {"bounds": (0,)}, "bounds is 0"),
         (lambda x: x.where(torch.arange(24).view(-1, 1, 1, 1) != 5, torch.nan), {}, "the first is datum 5"),
         (lambda x: x[:0], {}, "expected at least one datum"),
-        (lambda x: x[..., :3], {}, r"expects data of shape \(\*, 1, 4, 4\), but was given \(2, 1, 4, 3\)"),
+        (lambda x: x[..., :3], {}, r"\(\*, 1, 4, 4\).*\(2, 1, 4, 3\)"),
         (lambda x: x / 3, {}, "outside the support of the Bernoulli likelihood at site 'x'"),
         (lambda x: x.long(), {}, "expected floating point"),
         (lambda x: x.tolist(), {}, "the data are a list, not a tensor"),
@@ -477,9 +477,9 @@ def test_one_datum_has_no_spread_over_data(make_ppca, draw, tmp_path):
 PEAK = """
 import resource, sys, torch
 torch.set_num_threads(1)
-from pyrovae.recipes.build import build_model
+from pyrovae import recipes
 from pyrovae.evaluation import marginal_likelihood
-vae = build_model("vae", (1, 28, 28), latent_dim=2, width=16)
+vae = recipes.vae(recipes.About((1, 28, 28)), latent_dim=2, width=16).pair
 x = torch.rand(5, 1, 28, 28, generator=torch.Generator().manual_seed(0)).round()
 marginal_likelihood(vae, x, num_samples=int(sys.argv[1]))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -16,7 +16,7 @@ from pyrovae.evaluation.gaps import gap_statistics
 from pyrovae.flows import InverseAutoregressive, Planar
 from pyrovae.models import VAE
 from pyrovae.networks import MLP
-from pyrovae.objectives.elbo import ELBO
+from pyrovae.objectives import ELBO
 from pyrovae.posteriors import FlowPosterior
 
 

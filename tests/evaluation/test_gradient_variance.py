@@ -10,8 +10,7 @@ import torch
 from pyrovae.compute.devices import seeded
 from pyrovae.errors import InputError
 from pyrovae.evaluation.gradients import GradientVariance, gradient_variance
-from pyrovae.objectives.elbo import ELBO
-from pyrovae.objectives.estimators import IWAE, ScoreFunctionELBO
+from pyrovae.objectives import ELBO, IWAE, ScoreFunctionELBO
 from pyrovae.programs.pair import Pair
 
 

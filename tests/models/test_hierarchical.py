@@ -28,7 +28,7 @@ from pyrovae.generation import (
 from pyrovae.likelihoods import Bernoulli, Gaussian
 from pyrovae.models import HierarchicalVAE
 from pyrovae.networks import MLP, GatedMLP, Joined
-from pyrovae.objectives.elbo import ELBO
+from pyrovae.objectives import ELBO
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import StandardNormal, VampPrior
 from pyrovae.programs.densities import trace_log_probs

@@ -7,9 +7,10 @@ from pyro.infer import Trace_ELBO
 
 from pyrovae import data, fit
 from pyrovae.evaluation import class_probabilities, marginal_likelihood
-from pyrovae.objectives.elbo import reweight
+from pyrovae.objectives import reweight
 from pyrovae.programs.pair import Pair
-from pyrovae.recipes.build import build_model
+from pyrovae.recipes import About
+from pyrovae.recipes import cpcvae as cpcvae_recipe
 from pyrovae.schedules import linear_warm_up
 
 SEED = 7
@@ -200,7 +201,7 @@ def test_the_guide_draws_the_same_with_and_without_classes(pcvae, x, classes):
 @pytest.mark.parametrize("constrained", [False, True])
 def test_it_learns_the_classes_of_real_digits_from_ten_of_each(constrained):
     digits = data.load("digits")
-    model = build_model("cpcvae", (1, 8, 8), latent_dim=8, width=64, num_classes=10)
+    model = cpcvae_recipe(About((1, 8, 8), 10), latent_dim=8, width=64, spread=False).pair
     labelled = data.labels_per_class(digits.y_train, 10)
     y = torch.full_like(digits.y_train, -1)
     y[labelled] = digits.y_train[labelled]

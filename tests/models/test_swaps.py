@@ -11,7 +11,7 @@ from pyrovae.evaluation import marginal_likelihood
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.models import M2, PCVAE, VAE
 from pyrovae.networks import MLP, WithClass
-from pyrovae.objectives.elbo import ELBO, SupervisedELBO
+from pyrovae.objectives import ELBO, SupervisedELBO
 from pyrovae.priors import (
     Classes,
 )

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pyrovae.training.history import History
+from pyrovae.training import History
 
 
 def drawn(figure):

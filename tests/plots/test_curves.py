@@ -5,7 +5,7 @@ from figures import history, semi_supervised_history
 
 from pyrovae import plots
 from pyrovae.models import CPCVAE
-from pyrovae.training.history import History
+from pyrovae.training import History
 
 NAMES = ["cat", "dog", "eel"]
 

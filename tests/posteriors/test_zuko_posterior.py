@@ -14,7 +14,7 @@ from pyrovae.evaluation import gradient_variance
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.models import VAE
 from pyrovae.networks import MLP
-from pyrovae.objectives.elbo import ELBO
+from pyrovae.objectives import ELBO
 from pyrovae.posteriors import ZukoPosterior
 from pyrovae.priors import StandardNormal
 

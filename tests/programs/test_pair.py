@@ -11,7 +11,7 @@ import pyrovae
 from pyrovae.errors import InputError
 from pyrovae.evaluation import gradient_variance, marginal_likelihood
 from pyrovae.generation import latent_means, sample_images
-from pyrovae.objectives.elbo import ELBO
+from pyrovae.objectives import ELBO
 from pyrovae.programs.checks import check_pair
 from pyrovae.programs.pair import Pair, data_plate_of, is_pair, name_of_pair, programs_of, with_programs
 

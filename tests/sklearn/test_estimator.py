@@ -1,6 +1,5 @@
 """The estimator keeps scikit-learn's conventions, by scikit-learn's own checks."""
 
-import doctest
 import pickle
 
 import numpy as np
@@ -12,7 +11,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-import pyrovae.sklearn.labels
 from pyrovae import SemiSupervisedVAEClassifier
 from pyrovae.sklearn.parameters import recipes_with_classes
 
@@ -70,9 +68,3 @@ def test_progress_is_shown_on_demand(quick, blobs, few, capsys):
     assert capsys.readouterr().err == ""
     quick(verbose=True).fit(blobs[0], few)
     assert "elbo" in capsys.readouterr().err
-
-
-def test_examples_are_right():
-    failed, tried = doctest.testmod(pyrovae.sklearn.labels)
-    assert tried
-    assert not failed

@@ -12,7 +12,7 @@ from torchrun_job import KINDS, Draws, evaluated, trained
 
 from pyrovae.compute import processes
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 
 
 def torchrun(*words, check=True):
@@ -52,6 +52,14 @@ def test_two_processes_give_the_parameters_of_one(together, kind):
 def test_processes_end_with_the_same_parameters(together):
     for kind in KINDS:
         assert_same(together[0][0][kind]["state"], together[0][1][kind]["state"], 0)
+
+
+def test_a_callback_runs_in_the_first_process_and_stops_all(together):
+    first, second = (result["called back"] for result in together[0])
+    assert (first["seen"], second["seen"]) == ([1, 2, 3], [])
+    assert first["rows"] == second["rows"]
+    assert [row["rank"] for row in second["rows"]] == [0, 0, 0]
+    assert_same(first["state"], second["state"], 0)
 
 
 def test_a_shared_evaluation_is_the_same_number_for_number(together):

@@ -17,8 +17,8 @@ from pyrovae.errors import CheckpointError
 from pyrovae.programs.pair import Pair
 from pyrovae.programs.parameters import named_parameters, own_parameters
 from pyrovae.storage import write_atomically
+from pyrovae.training import fit
 from pyrovae.training.checkpoints import FIELDS, has_checkpoint, load_checkpoint, save_checkpoint
-from pyrovae.training.fit import fit
 from pyrovae.training.state import load_state, state
 
 

@@ -7,9 +7,9 @@ import torch
 
 from pyrovae import data, fit
 from pyrovae.errors import InputError
-from pyrovae.recipes.config import Config
-from pyrovae.recipes.runs import train
+from pyrovae.recipes import Data, Training, train
 from pyrovae.training.batches import Minibatches, parts_of
+from pyrovae.training.sources import InMemory
 
 N, LABELLED = 23, (2, 3, 5, 7, 11, 13)
 
@@ -23,7 +23,13 @@ def y():
 
 def minibatches(y, batch_size=4, labelled_batch_size=2, **options):
     parts = parts_of(N, y, batch_size, labelled_batch_size, **options)
-    return Minibatches(torch.arange(N).float()[:, None], y, parts, None, torch.device("cpu"))
+    source = InMemory(torch.arange(N).float()[:, None])
+    return Minibatches(source, y, parts, None, torch.device("cpu"))
+
+
+def an_epoch(data):
+    """Which data are in each step's minibatch, part by part."""
+    return [tuple(part.indices for part in rows) for rows in data.epoch(0)]
 
 
 def test_labelled_data_come_with_their_classes_and_the_others_without(y):
@@ -32,8 +38,8 @@ def test_labelled_data_come_with_their_classes_and_the_others_without(y):
     assert labelled.indices.tolist() == list(LABELLED)
     assert set(unlabelled.indices.tolist()) == set(range(N)) - set(LABELLED)
     data = minibatches(y)
-    for indices in data.shuffled():
-        (_, with_classes, _), (_, without, _) = data.presented(indices)
+    for rows in data.epoch(0):
+        (_, with_classes, _), (_, without, _) = data.batch(rows).calls
         assert torch.equal(with_classes[1], y[with_classes[0].long().squeeze(1)])
         assert len(without) == 1
         assert (y[without[0].long().squeeze(1)] == -1).all()
@@ -42,7 +48,7 @@ def test_labelled_data_come_with_their_classes_and_the_others_without(y):
 def test_an_epoch_passes_once_through_the_longer_part_and_anew_through_the_other(y):
     data = minibatches(y)  # 17 unlabelled by 4: five steps; 6 labelled by 2: three
     assert data.steps == 5
-    first, again = ([*zip(*data.shuffled(), strict=True)] for _ in range(2))
+    first, again = ([*zip(*an_epoch(data), strict=True)] for _ in range(2))
     for labelled, unlabelled in (first, again):
         assert sorted(torch.cat(unlabelled).tolist()) == sorted(set(range(N)) - set(LABELLED))
         passes = torch.cat(labelled).tolist()
@@ -55,7 +61,7 @@ def test_an_epoch_passes_once_through_the_longer_part_and_anew_through_the_other
 def test_the_labelled_part_may_be_the_longer_one(y):
     data = minibatches(y, batch_size=17, labelled_batch_size=1)
     assert data.steps == 6
-    assert all(len(unlabelled) == 17 for _, unlabelled in data.shuffled())
+    assert all(len(unlabelled) == 17 for _, unlabelled in an_epoch(data))
 
 
 def test_a_few_unlabelled_data_are_spread_over_the_epoch(y):
@@ -64,7 +70,7 @@ def test_a_few_unlabelled_data_are_spread_over_the_epoch(y):
     data = minibatches(mostly, batch_size=2, labelled_batch_size=None)
     assert data.steps == 10
     assert [part.batch_size for part in data.parts] == [2, 1]
-    unlabelled = torch.cat([rows for _, rows in data.shuffled()]).tolist()
+    unlabelled = torch.cat([rows for _, rows in an_epoch(data)]).tolist()
     assert sorted(unlabelled[:4]) == sorted(unlabelled[4:8]) == [0, 1, 4, 6]
 
 
@@ -129,7 +135,8 @@ def test_hidden_labels_leave_no_trace(tmp_path):
     digits = data.load("digits")
     x, classes = digits.x_train[:200], digits.y_train[:200]
     kept = data.labels_per_class(classes, 2, 0)
-    config = Config(model="pcvae", data="digits", labels=2, epochs=2, width=16, latent_dim=2)
+    settings = {"training": Training(epochs=2), "data": Data(labels=2), "device": "cpu", "progress": False}
+    options = {"width": 16, "latent_dim": 2, "vae_epochs": 2}
     states = []
     for shuffled in (False, True):
         others = torch.ones(len(x), dtype=torch.bool)
@@ -143,7 +150,7 @@ def test_hidden_labels_leave_no_trace(tmp_path):
             images = data.Images("digits", x, y, digits.x_test, digits.y_test)
             patch.setattr(data, "load", lambda *args, images=images, **kwargs: images)
             patch.setattr(data, "labels_per_class", lambda *args: kept)
-            states.append(train(config, folder, progress=False, device="cpu").model.state_dict())
+            states.append(train("pcvae", folder, options=options, **settings).pair.state_dict())
     for name, value in states[0].items():
         assert torch.equal(value, states[1][name]), name
 

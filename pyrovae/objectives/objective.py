@@ -1,0 +1,107 @@
+"""What an objective is: it returns a bound, that is, a loss with a gradient and the terms to report."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
+
+from torch import Tensor
+
+from pyrovae.errors import InputError
+from pyrovae.programs.pair import ModelAndGuide
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The value of an objective on a minibatch, in nats, summed over its data.
+
+    Attributes:
+        loss: minus the bound, with every weight applied, as a tensor that has a gradient.
+        terms: sums by name, without weights and without gradients: `reconstruction`, `kl`, and each
+            observed site under its own name. elbo = reconstruction - kl, and the observed sites add up to
+            `reconstruction`. Empty where the objective is Pyro's.
+        added: the names of those terms that the objective adds to the ELBO, such as `q(y | x)`.
+    """
+
+    loss: Tensor
+    terms: Mapping[str, Tensor] = field(default_factory=dict)
+    added: Collection[str] = ()
+
+
+class Objective(Protocol):
+    """An objective of this library, which `fit` minimises and `pyro.infer.SVI` can step by."""
+
+    def evaluate(self, pair: ModelAndGuide, *args: Any, **kwargs: Any) -> Bound:
+        """Run the pair on the arguments, once for each particle, and return the bound."""
+        ...
+
+    def differentiable_loss(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        """The loss of `evaluate` alone, with the arguments of Pyro's objectives."""
+        ...
+
+
+class PyroObjective(Protocol):
+    """An objective that reports no terms, such as Pyro's `TraceMeanField_ELBO`."""
+
+    def differentiable_loss(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        """The loss, summed over the batch, as a tensor that has a gradient."""
+        ...
+
+
+@dataclass(frozen=True)
+class WithoutTerms:
+    """An objective of Pyro's as one of this library's. Its bounds have no terms.
+
+    Args:
+        objective: the objective of Pyro's.
+    """
+
+    objective: PyroObjective
+
+    def evaluate(self, pair: ModelAndGuide, *args: Any, **kwargs: Any) -> Bound:
+        """The loss of Pyro's objective, without terms."""
+        return Bound(self.differentiable_loss(pair.model, pair.guide, *args, **kwargs))
+
+    def differentiable_loss(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        """The loss of Pyro's objective."""
+        return self.objective.differentiable_loss(model, guide, *args, **kwargs)
+
+
+def as_objective(objective: Objective | PyroObjective) -> Objective:
+    """Return an objective that has `evaluate`: the given one, or Pyro's wrapped without terms.
+
+    Raises:
+        InputError: `objective` is a class, or it has no differentiable loss.
+
+    Example:
+        >>> from pyro.infer import TraceMeanField_ELBO
+        >>> as_objective(TraceMeanField_ELBO()).evaluate  # doctest: +ELLIPSIS
+        <bound method WithoutTerms.evaluate of ...>
+    """
+    if inspect.isclass(objective) or not hasattr(objective, "differentiable_loss"):
+        raise InputError(f"objective is {objective!r}; expected an object such as ELBO() or IWAE(50).")
+    if hasattr(objective, "evaluate"):
+        return cast(Objective, objective)
+    return WithoutTerms(objective)
+
+
+def description(objective: Objective | PyroObjective) -> str:
+    """Return an objective's name and settings, as in `IWAE(num_particles=50, ...)`.
+
+    The settings are those numbers and words that the objective keeps under the names of its arguments.
+    """
+    if isinstance(objective, WithoutTerms):
+        return description(objective.objective)
+    names = dict.fromkeys(["num_particles", *inspect.signature(type(objective)).parameters])
+    names.pop("max_plate_nesting", None)  # Pyro's objectives find it out for themselves, later
+    kept = {name: getattr(objective, name, None) for name in names}
+    settings = [f"{name}={value}" for name, value in kept.items() if isinstance(value, int | float | str)]
+    return f"{type(objective).__name__}({', '.join(settings)})"

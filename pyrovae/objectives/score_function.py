@@ -1,0 +1,91 @@
+"""The ELBO with gradients by the score function, which need no reparameterisation."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from pyro import poutine
+from pyro.distributions import TorchDistribution
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor
+
+from pyrovae.errors import InputError
+from pyrovae.objectives.elbo import ELBO
+from pyrovae.programs.densities import enumerated_sites
+from pyrovae.programs.pair import Program
+
+_ONE = torch.Size()
+
+
+class _Unreparameterised(TorchDistribution):
+    """A distribution that hides that it could be reparameterised."""
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+    has_rsample = False
+
+    def __init__(self, base_dist: Any) -> None:
+        self.base_dist = base_dist
+        super().__init__(base_dist.batch_shape, base_dist.event_shape, validate_args=False)
+
+    @property
+    def support(self) -> Any:
+        return self.base_dist.support
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> _Unreparameterised:
+        return _Unreparameterised(self.base_dist.expand(batch_shape))
+
+    def sample(self, sample_shape: Any = _ONE) -> Tensor:
+        with torch.no_grad():
+            # A copy: a flow recognises its own draw and scores it by what it kept from drawing it. As a
+            # function of the parameters that is the density at a moving point, not at this one.
+            return self.base_dist(sample_shape).clone()
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.base_dist.log_prob(value)
+
+
+class _WithoutReparameterisation(Messenger):
+    """Hides from a program that its distributions are reparameterised."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] or msg["done"] or poutine.util.site_is_subsample(msg):
+            return
+        if msg["fn"].has_rsample:
+            msg["fn"] = _Unreparameterised(msg["fn"])
+
+
+class ScoreFunctionELBO(ELBO):
+    """The ELBO with its gradient estimated by the score function (REINFORCE) for every latent of the guide:
+
+        d/dphi E_q[f] = E_q[ f d log q(z | x) / dphi ],    f = log p(x, z) - log q(z | x)
+
+    (Williams 1992; Ranganath et al. 2014). The estimator needs nothing but densities, so it works for
+    discrete latents that are drawn. It sees f as a number only, not in which direction f rises, and is
+    noisier the more latents there are. f is the datum's own, since the plates say what is independent;
+    there is no baseline. Compare it with `ELBO` by `evaluation.gradient_variance` to see what
+    reparameterisation is worth.
+
+    Args:
+        settings: settings of `ELBO`, such as `num_particles`.
+
+    Raises:
+        InputError: on evaluation, when a site is enumerated, or when the guide cannot score a given value
+            (a flow without an inverse).
+    """
+
+    def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
+        unreparameterised: Program = _WithoutReparameterisation()(guide)
+        try:
+            traces = super()._get_trace(model, unreparameterised, args, kwargs)
+        except ValueError as error:
+            if isinstance(error.__cause__, InputError):  # Pyro makes it a ValueError on the way
+                raise InputError(str(error.__cause__)) from error
+            raise
+        if summed_out := enumerated_sites(traces[1]):
+            raise InputError(
+                f"{summed_out} is enumerated, which the score function does not combine with: remove "
+                "infer={'enumerate': 'parallel'} from the guide's site, so that it is drawn."
+            )
+        return traces

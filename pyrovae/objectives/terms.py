@@ -1,0 +1,45 @@
+"""The terms of the ELBO, read off the traces of a pair."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor
+
+from pyrovae.programs.densities import enumeration_weights, unscaled_log_prob, zero_like_densities
+from pyrovae.programs.running import latent_sites, observed_sites
+
+
+@dataclass
+class Terms:
+    """The ELBO's terms, summed over the batch and averaged over particles, without any weight.
+
+    Args:
+        num_particles: how many draws of the latents the average is over. A trace holds one of them, or all.
+    """
+
+    num_particles: int = 1
+    kl: Any = 0.0
+    observed: dict[str, Tensor] = field(default_factory=dict)
+
+    @torch.no_grad()
+    def add(self, model_trace: Trace, guide_trace: Trace) -> None:
+        """Add the terms of one run of the pair. Enumerated values count by their probability."""
+        weights = enumeration_weights(guide_trace)
+
+        def expected(trace: Trace, name: str) -> Tensor:
+            return (weights * unscaled_log_prob(trace.nodes[name])).sum() / self.num_particles
+
+        for name in observed_sites(model_trace):
+            self.observed[name] = self.observed.get(name, 0.0) + expected(model_trace, name)
+        for name in latent_sites(guide_trace):
+            self.kl = self.kl + (expected(guide_trace, name) - expected(model_trace, name))
+        self._zero = zero_like_densities(model_trace)
+
+    def named(self) -> dict[str, Tensor]:
+        """Return the terms by name: those of the observed sites, `kl` and `reconstruction`."""
+        kl = self.kl if isinstance(self.kl, Tensor) else self._zero
+        return self.observed | {"kl": kl, "reconstruction": sum(self.observed.values(), self._zero)}

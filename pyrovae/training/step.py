@@ -1,0 +1,232 @@
+"""A training step: from a minibatch to changed parameters.
+
+A step is built once for a run. It gathers or receives a minibatch, transforms it, computes the loss, its
+terms and its gradients, sums them over processes, clips the gradient, lets the optimiser change the
+parameters, and adds loss and terms to sums that stay on the device. `EagerStep` runs the programs each
+time. `CompiledStep` replays one compiled graph of them for all full minibatches. Another kind of step
+overrides `gradients`, or the whole call.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from pyrovae.compute import processes
+from pyrovae.compute.compilation import compile_if_asked
+from pyrovae.compute.devices import seeded
+from pyrovae.errors import NonFiniteError
+from pyrovae.programs.modes import buffers_kept
+from pyrovae.schedules import Constant
+from pyrovae.training.batches import Batch, Call, Minibatches, Rows
+from pyrovae.training.losses import Weights
+from pyrovae.training.non_finite import explain_non_finite
+from pyrovae.training.preparation import Prepared
+from pyrovae.training.settings import Numbers, Settings
+from pyrovae.training.state import rng_state, set_rng_state
+
+LONG_RUN = 5_000
+"""The number of steps from which on compilation, which takes some ten seconds, repays itself."""
+
+
+class Gradients(NamedTuple):
+    """The result of one evaluation: this process's share of sums over all processes.
+
+    Attributes:
+        loss: the loss per datum.
+        terms: its terms per datum, by name.
+        of_parameters: its gradients, one for each trainable parameter.
+    """
+
+    loss: Tensor
+    terms: dict[str, Tensor]
+    of_parameters: list[Tensor]
+
+
+def reads_losses(device: torch.device) -> bool:
+    """Return whether a step on this device looks at its loss.
+
+    To look at a GPU's loss is to wait for it, so a step there leaves the loss to the end of the epoch.
+    """
+    return device.type == "cpu"
+
+
+class EagerStep:
+    """A step that runs the programs.
+
+    Args:
+        data: the minibatches.
+        prepared: the loss, and the parameters that are trained.
+        optimizer: the optimiser of these parameters.
+        settings: the run's settings, of which `clip_norm` counts here.
+
+    Attributes:
+        watched: whether each loss is looked at, so that a bad one ends the run at once.
+        count: how many data the sums are over.
+    """
+
+    def __init__(
+        self, data: Minibatches, prepared: Prepared, optimizer: Optimizer, settings: Settings
+    ) -> None:
+        self.data, self.loss, self.trainable = data, prepared.loss, prepared.trainable
+        self.optimizer, self.clip_norm = optimizer, settings.clip_norm
+        self.device = data.device
+        self.watched = reads_losses(self.device)
+        self.nothing = Gradients(*prepared.nothing, [torch.zeros_like(p) for p in self.trainable])
+        self.begin(0)
+
+    def begin(self, number: int) -> None:
+        """Set all sums to zero. `number` is the next step's, for messages."""
+        self.number, self.count = number, 0
+        self._sums: dict[str, Tensor] = {}
+
+    def read(self) -> dict[str, float]:
+        """Return the sums of the loss and its terms over the data since `begin`, by name."""
+        return {name: float(total) for name, total in self._sums.items()}
+
+    def __call__(self, rows: Sequence[Rows] | Batch, numbers: Numbers) -> None:
+        """Take a step.
+
+        Args:
+            rows: which data of each part are in the minibatch, or the minibatch.
+            numbers: beta and the weights of sites. The learning rate is the optimiser's own.
+
+        Raises:
+            NonFiniteError: the step is watched and its loss is not finite; names the site.
+        """
+        batch = rows if isinstance(rows, Batch) else self.data.batch(rows)
+        # A tensor as the loss will do, though torch's type asks for a float.
+        self.optimizer.step(_Closure(self, batch, numbers))  # type: ignore[arg-type]
+        self.number += 1
+
+    def gradients(self, batch: Batch, beta: float | Tensor, weights: Weights) -> Gradients:
+        """Return the loss of a minibatch, its terms and its gradients."""
+        if not batch.calls:
+            return self.nothing
+        loss, terms = self.loss(batch, beta, weights)
+        # A process without a share of a part misses the gradients of what that part alone uses.
+        partial = len(batch.calls) < len(self.data.parts)
+        gradients = torch.autograd.grad(loss, self.trainable, materialize_grads=partial)
+        terms = {name: terms.get(name, zero) for name, zero in self.nothing.terms.items()}
+        return Gradients(loss.detach(), terms, list(gradients))
+
+    def add(self, batch: Batch, gradients: Gradients) -> None:
+        """Add the loss and the terms of a minibatch to the sums, on the device."""
+        self.count += batch.num_data
+        for name, value in {"loss": gradients.loss, **gradients.terms}.items():
+            if name not in self._sums:
+                self._sums[name] = torch.zeros_like(value)
+            self._sums[name].add_(value * batch.num_data)
+
+    def apply(self, gradients: Gradients) -> None:
+        """Set the parameters' gradients, clipped."""
+        for parameter, gradient in zip(self.trainable, gradients.of_parameters, strict=True):
+            parameter.grad = gradient
+        if self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.trainable, self.clip_norm)
+
+    def explanation(self, batch: Batch) -> NonFiniteError:
+        """Return an error that names the site at which the loss of this minibatch went bad."""
+        calls = [call.args for call in batch.calls]
+        return explain_non_finite(f"the loss of step {self.number}", self.loss.pair, *calls)
+
+
+class _Closure:
+    """The function by which an optimiser asks for the loss and the gradients of a step.
+
+    An optimiser that asks more than once (LBFGS) sees the same draws each time. The first answer is
+    counted.
+    """
+
+    def __init__(self, step: EagerStep, batch: Batch, numbers: Numbers) -> None:
+        self.step, self.batch, self.numbers = step, batch, numbers
+        self.before = rng_state(step.device)
+        self.first = True
+
+    def __call__(self) -> Tensor:
+        step = self.step
+        if not self.first:
+            set_rng_state(self.before, step.device)
+        found = step.gradients(self.batch, self.numbers.beta, self.numbers.weights)
+        found = processes.summed(found)
+        if step.watched and not math.isfinite(found.loss.item()):
+            set_rng_state(self.before, step.device)
+            raise step.explanation(self.batch)
+        if self.first:
+            step.add(self.batch, found)
+        self.first = False
+        step.apply(found)
+        return found.loss
+
+
+class CompiledStep(EagerStep):
+    """A step that replays one compiled graph for all full minibatches, and runs the programs for others.
+
+    Raises:
+        InputError: `compile` is "on", and the programs cannot be recorded as a graph; says why.
+
+    Warns:
+        UserWarning: `compile` is "auto", and the programs cannot be recorded. They are run each time then.
+    """
+
+    def __init__(
+        self, data: Minibatches, prepared: Prepared, optimizer: Optimizer, settings: Settings
+    ) -> None:
+        super().__init__(data, prepared, optimizer, settings)
+        beta, weights = settings.beta_schedule, settings.weight_schedules
+        self.constant_beta = beta.value if isinstance(beta, Constant) else None
+        self.constants = {site: w.value for site, w in weights.items() if isinstance(w, Constant)}
+        self.varying = [site for site in weights if site not in self.constants]
+        with seeded(settings.seed, self.device):
+            self.full = self.data.first(shared=True)
+        with seeded(settings.seed, self.device), buffers_kept(self.loss.pair):
+            self.graph = compile_if_asked(
+                settings.compile,
+                True,
+                "training",
+                self._of_tensors,
+                lambda: (self._example(0, 1.0), self._example(1, 0.5)),
+            )
+
+    def gradients(self, batch: Batch, beta: float | Tensor, weights: Weights) -> Gradients:
+        """Return the loss, its terms and its gradients, by the graph if the minibatch is full."""
+        if self.graph is None or batch.layout != self.full.layout or not batch.calls:
+            return super().gradients(batch, beta, weights)
+        loss, *values = self.graph(*self._arguments(batch, beta, weights))
+        names = self.nothing.terms
+        return Gradients(loss, dict(zip(names, values, strict=False)), values[len(names) :])
+
+    def _of_tensors(self, *tensors: Tensor) -> list[Tensor]:
+        """Compute the gradients as a function from tensors to tensors, which can be recorded as a graph."""
+        values = iter(tensors)
+        calls = [Call(n, tuple(next(values) for _ in args), total) for n, args, total in self.full.calls]
+        weights: dict[str, Any] = self.constants | {site: next(values) for site in self.varying}
+        beta = next(values) if self.constant_beta is None else self.constant_beta
+        loss, terms, gradients = super().gradients(Batch(calls, self.full.num_data), beta, weights)
+        return [loss, *terms.values(), *gradients]
+
+    def _arguments(self, batch: Batch, beta: Any, weights: Mapping[str, Any]) -> list[Tensor]:
+        numbers = [weights[site] for site in self.varying]
+        numbers += [beta] if self.constant_beta is None else []
+        data = [values for call in batch.calls for values in call.args]
+        # Filled where they are needed, not copied there, for which a GPU would have to be waited for.
+        return data + [torch.full((), n, dtype=torch.float64, device=self.device) for n in numbers]
+
+    def _example(self, offset: int, weight: float) -> list[Tensor]:
+        batch = self.data.first(offset, shared=True)
+        return self._arguments(batch, weight, dict.fromkeys(self.varying, weight))
+
+
+def build_step(
+    data: Minibatches, prepared: Prepared, optimizer: Optimizer, settings: Settings
+) -> EagerStep:
+    """Return the step that the settings ask for: compiled by "on", and in long runs by "auto"."""
+    # By what was asked for, not by what is left or by the clock: a resumed run takes the same path.
+    long = settings.epochs * data.steps >= LONG_RUN
+    compiled = settings.compile == "on" or (settings.compile == "auto" and long)
+    return (CompiledStep if compiled else EagerStep)(data, prepared, optimizer, settings)

@@ -1,0 +1,69 @@
+"""The progress bar, TensorBoard, and devices."""
+
+import math
+
+import pytest
+import torch
+from training_helpers import needs_cuda, same, train
+
+from pyrovae.compute.devices import resolve_device
+from pyrovae.data import binarise
+from pyrovae.errors import InputError
+from pyrovae.evaluation import marginal_likelihood
+
+# What it shows
+
+
+def test_the_progress_bar_shows_the_two_terms_and_can_be_left_out(make_vae, binary_images, capsys):
+    train(make_vae(), binary_images, progress=True)
+    shown = capsys.readouterr().err
+    assert all(f"{name}=" in shown for name in ("elbo", "reconstruction", "kl"))
+    assert "6/6" in shown
+    train(make_vae(), binary_images, progress=False)
+    assert capsys.readouterr().err == ""
+
+
+def test_tensorboard_holds_the_historys_scalars(make_vae, binary_images, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(make_vae(), binary_images, folder=tmp_path / "plain")
+    assert not list(tmp_path.rglob("events.*"))
+    history = train(make_vae(), binary_images, validation=binary_images, tensorboard=tmp_path / "board")
+    events = EventAccumulator(str(tmp_path / "board"))
+    events.Reload()
+    assert set(events.Tags()["scalars"]) == history.rows[0].keys() - {"epoch", "step"}
+    for name in ("elbo", "validation_elbo", "beta"):
+        assert [event.step for event in events.Scalars(name)] == [3, 6]
+        assert [event.value for event in events.Scalars(name)] == pytest.approx(history[name], rel=1e-6)
+
+
+# Devices
+
+
+def test_an_unknown_device_is_refused_before_anything_is_written(make_vae, binary_images, tmp_path):
+    for device in ("gpu", "cuda:x"):
+        with pytest.raises(InputError, match=f"device '{device}' cannot be used.*'auto' or 'cpu'"):
+            train(make_vae(), binary_images, device=device, folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_without_a_cuda_device_is_refused():
+    with pytest.raises(InputError, match="device 'cuda' cannot be used"):
+        resolve_device("cuda")
+    assert resolve_device("auto") == torch.device("cpu")
+
+
+@pytest.mark.cuda
+@needs_cuda
+def test_a_model_trains_resumes_and_is_evaluated_on_cuda(make_vae, binary_images, tmp_path):
+    whole, parts = make_vae(), make_vae()
+    settings = {"device": "cuda", "transform": binarise, "validation": binary_images}
+    history = train(whole, binary_images, epochs=4, folder=tmp_path / "whole", **settings)
+    assert next(whole.parameters()).device.type == "cuda"
+    assert history["elbo"][-1] > history["elbo"][0]
+    train(parts, binary_images, epochs=2, folder=tmp_path / "parts", **settings)
+    train(parts, binary_images, epochs=4, folder=tmp_path / "parts", resume=True, **settings)
+    assert same(whole.state_dict(), parts.state_dict())
+    score = marginal_likelihood(whole, binary_images, num_samples=20, progress=False)
+    assert math.isfinite(score.mean)

@@ -1,0 +1,113 @@
+"""Programs of the user's own: functions, pyro.param and pyro.module."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import nn
+from training_helpers import X_SHAPE, AtCall, same, snapshot
+
+from pyrovae.errors import InputError
+from pyrovae.networks import MLP
+from pyrovae.posteriors import DiagonalNormal
+from pyrovae.programs.pair import Pair
+from pyrovae.training import fit
+
+
+def test_a_pair_of_functions_trains_by_pyro_module_and_pyro_param(param_store, binary_images):
+    decoder = MLP(2, X_SHAPE, hidden=(8,))
+
+    def model(x):
+        pyro.module("decoder", decoder)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=decoder(z)).to_event(3), obs=x)
+
+    def guide(x):
+        loc = pyro.param("loc", torch.zeros(2))
+        scale = pyro.param("scale", torch.ones(2), constraint=dist.constraints.positive)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(loc, scale).to_event(1))
+
+    before = snapshot(decoder)
+    history = fit(Pair(model, guide), binary_images, epochs=30, progress=False)
+    assert history["elbo"][-1] > history["elbo"][0]
+    assert not torch.equal(decoder.state_dict()["layers.0.weight"], before["layers.0.weight"])
+    assert not torch.equal(param_store["scale"], torch.ones(2))
+    assert (param_store["scale"] > 0).all()
+
+
+def test_the_functions_parameters_are_saved_and_resumed(param_store, binary_images, tmp_path):
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(16), 1.0).to_event(1))
+            logits = pyro.param("slope", torch.ones(16)) * z
+            pyro.sample("x", dist.Bernoulli(logits=logits.unflatten(-1, X_SHAPE)).to_event(3), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(pyro.param("loc", torch.zeros(16)), 1.0).to_event(1))
+
+    fit(Pair(model, guide), binary_images, epochs=6, progress=False, folder=tmp_path / "whole")
+    whole = {name: value.detach().clone() for name, value in param_store.items()}
+    param_store.clear()
+    fit(Pair(model, guide), binary_images, epochs=2, progress=False, folder=tmp_path / "parts")
+    param_store.clear()
+    fit(Pair(model, guide), binary_images, epochs=6, progress=False, folder=tmp_path / "parts", resume=True)
+    assert same(whole, {name: value.detach() for name, value in param_store.items()})
+
+
+def test_what_functions_have_learned_before_an_error_is_kept(param_store, binary_images):
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            loc = pyro.param("loc", lambda: torch.zeros(X_SHAPE)) + z[:, None, None, None]
+            pyro.sample("x", dist.Normal(loc, 1.0).to_event(3), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(pyro.param("q", torch.tensor(0.1)), 1.0))
+
+    def interrupt(x):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(
+            Pair(model, guide),
+            binary_images,
+            epochs=2,
+            batch_size=10,
+            progress=False,
+            transform=AtCall(8, interrupt),
+        )
+    assert param_store["loc"].abs().min() > 0
+
+
+def test_functions_over_modules_that_pyro_is_not_shown_are_refused(binary_images, tmp_path):
+    decoder = MLP(2, X_SHAPE, hidden=())
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=decoder(z)).to_event(3), obs=x)
+
+    def fixed_guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+
+    with pytest.raises(InputError, match=r"no parameter to train.*pyro\.module"):
+        fit(Pair(model, fixed_guide), binary_images, folder=tmp_path / "run")
+    posterior = DiagonalNormal(MLP(X_SHAPE, 6, hidden=()), 2)
+
+    class Guide(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.posterior = posterior
+
+        def forward(self, x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", self.posterior(x))
+
+    with pytest.raises(InputError, match=r"2 parameters that are unknown.*\(16, 2\).*pyro\.module"):
+        fit(Pair(model, Guide()), binary_images, folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -122,7 +122,7 @@ SETTINGS = {
         joint_epochs=5,
     ),
 }
-# Options of the recipes. All weights are written out: a change of defaults cannot change the results.
+# Options of the recipes. All weights are written out, so that other defaults do not change the results.
 WEIGHTS: dict[str, dict[str, float]] = {
     "vae": {},
     "m2": {"alpha": 25.0},

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 import torch
 from processes import done, finish, start
+from pyrovae.recipes.build import LIKELIHOODS, MODELS, NETWORKS
+from pyrovae.recipes.runs import Run
 from typer.testing import CliRunner
 
 from pyrovae.cli import app as cli
 from pyrovae.data import DATASETS
 from pyrovae.errors import InputError
-from pyrovae.recipes.build import LIKELIHOODS, MODELS, NETWORKS
-from pyrovae.recipes.runs import Run
 
 SMALL = ["--epochs", 1, "--width", 8, "--latent-dim", 2, "--batch-size", 500, "--device", "cpu"]
 COMMANDS = [

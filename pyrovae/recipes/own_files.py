@@ -61,8 +61,10 @@ def load_own(name: str) -> Own:
             name.
 
     Example:
-        >>> load_own("mine.py:build").value       # doctest: +SKIP
-        <function build at ...>
+        >>> from pathlib import Path
+        >>> _ = Path("mine.py").write_text("def double(n): return 2 * n")
+        >>> load_own("mine.py:double").value(4)
+        8
     """
     path = _path_of(name)
     wanted = name.rpartition(":")[2]

@@ -73,7 +73,10 @@ def train(
 
     Example:
         >>> from pyrovae.recipes import Training, train
-        >>> run = train("vae", "runs/first", training=Training(epochs=20))   # doctest: +SKIP
+        >>> small = {"width": 8, "latent_dim": 2}
+        >>> run = train("vae", "first", options=small, training=Training(epochs=1), progress=False)
+        >>> len(run.history.rows)
+        1
     """
     build = load_recipe(recipe)
     defaults = declaration_of(build).defaults
@@ -106,8 +109,9 @@ class Run:
         own: the files of the user's own, `FILE.py:NAME` by "recipe" or by the option's name.
 
     Example:
-        >>> run = Run.open("runs/first")           # doctest: +SKIP
-        >>> samples(run.pair, 10)                  # doctest: +SKIP
+        >>> from pyrovae.generation import sample_images
+        >>> run = Run.open("runs/first")            # doctest: +SKIP
+        >>> images = sample_images(run.pair, 10)    # doctest: +SKIP
     """
 
     folder: Path

@@ -6,6 +6,9 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from pyrovae.recipes.build import CLASSED
+from pyrovae.recipes.config import Config
+from pyrovae.recipes.runs import Run
 from typer.testing import CliRunner
 
 from pyrovae import data
@@ -14,9 +17,6 @@ from pyrovae.errors import InputError
 from pyrovae.generation import latent_means
 from pyrovae.models import M1M2
 from pyrovae.recipes import runs as runs
-from pyrovae.recipes.build import CLASSED
-from pyrovae.recipes.config import Config
-from pyrovae.recipes.runs import Run
 from pyrovae.semi_supervised import spread_labels, starting_point
 
 SMALL = {"epochs": 2, "width": 8, "latent_dim": 2, "labels": 3}

@@ -1,33 +1,34 @@
-"""Models by name: what is built, from which seed, and which names are refused."""
+"""Models by name: what recipes build, from which seed, and what they refuse."""
 
 import pyro
 import pytest
 import torch
-from pyrovae.recipes.build import (
-    CLASSED,
-    FLOWS,
-    LIKELIHOODS,
-    MODELS,
-    NETWORKS,
-    OBJECTIVES,
-    POSTERIORS,
-    PRIORS,
-    build_model,
-    build_objective,
-)
 
 from pyrovae import likelihoods, networks
-from pyrovae.errors import InputError, check_choice
+from pyrovae.errors import InputError
+from pyrovae.likelihoods.table import LIKELIHOODS
 from pyrovae.models import CPCVAE, M1M2, M2, PCVAE, PPCA, VAE, Autoencoder, HierarchicalVAE
-from pyrovae.objectives import SupervisedELBO
-from pyrovae.semi_supervised import Supervision, training_task
+from pyrovae.networks.table import NETWORKS
+from pyrovae.objectives.table import OBJECTIVES
+from pyrovae.posteriors.table import POSTERIORS
+from pyrovae.priors.table import PRIORS
+from pyrovae.recipes import RECIPES, About, Training, load_recipe, make_objective, options_of
+from pyrovae.recipes.declaration import declaration_of
 from pyrovae.training import fit
 
 X_SHAPE = (3, 4, 4)
+CLASSED = [name for name in RECIPES if declaration_of(load_recipe(name)).classes]
 
 
-def build(model="vae", x_shape=X_SHAPE, **options):
-    return build_model(model, x_shape, **{"latent_dim": 2, "width": 8, "num_classes": 3} | options)
+def plan(model="vae", x_shape=X_SHAPE, num_classes=3, seed=0, **options):
+    recipe = load_recipe(model)
+    known = options_of(recipe, options)
+    small = {name: value for name, value in {"latent_dim": 2, "width": 8}.items() if name in known}
+    return recipe(About(x_shape, num_classes, seed=seed), **(small | options))
+
+
+def build(model="vae", *args, **options):
+    return plan(model, *args, **options).pair
 
 
 KINDS = {
@@ -39,7 +40,7 @@ KINDS = {
 @pytest.mark.parametrize(("name", "kind"), KINDS.items())
 def test_each_name_builds_its_model(name, kind):
     assert type(build(name)) is kind
-    assert KINDS.keys() == MODELS.keys()
+    assert KINDS.keys() == RECIPES.keys()
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -47,7 +48,7 @@ def test_each_name_builds_its_model(name, kind):
 @pytest.mark.parametrize("model", ["vae", "autoencoder"])
 def test_every_combination_makes_data_of_the_given_shape(model, likelihood, network):
     built = build(model, likelihood=likelihood, network=network)
-    assert type(built.likelihood) is LIKELIHOODS[likelihood]
+    assert type(built.likelihood) is LIKELIHOODS[likelihood].load()
     assert built.likelihood(torch.zeros(5, 2)).event_shape == X_SHAPE
     encoder = built.encoder if model == "autoencoder" else built.posterior
     code = encoder(torch.zeros(5, *X_SHAPE))
@@ -88,6 +89,13 @@ def test_parameters_depend_on_the_seed_alone_and_the_callers_stream_stays():
     assert not torch.equal(next(one.parameters()), next(other.parameters()))
 
 
+def test_the_vae_beneath_a_model_is_the_one_that_its_recipe_builds():
+    options = {"latent_dim": 3, "width": 4}
+    beneath = plan("m2", seed=5, **options).stages[0].pair
+    alone = plan("vae", seed=5, **options).pair
+    assert all(map(torch.equal, beneath.parameters(), alone.parameters()))
+
+
 def test_sizes_are_those_asked_for():
     vae = build(latent_dim=5, width=16)
     assert vae.prior().event_shape == (5,)
@@ -98,34 +106,31 @@ def test_sizes_are_those_asked_for():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            {"model": "vea"},
-            "unknown model 'vea'; there are vae, hvae, .*, cpcvae. Did you mean 'vae'",
-        ),
-        ({"likelihood": "gauss"}, "unknown likelihood 'gauss'.*Did you mean 'gaussian'"),
-        ({"network": "transformer"}, "unknown network 'transformer'; there are mlp, gated, residual, conv"),
-        ({"posterior": "planr"}, "unknown posterior 'planr'; there are normal, .*Did you mean 'planar'"),
-        ({"prior": "vampire"}, "unknown prior 'vampire'; there are normal, .*Did you mean 'vamp'"),
-        ({"components": 0}, "components is 0; it must be at least 1"),
-        ({"posterior": "iaf", "flow_steps": 0}, "steps is 0; it must be a whole number of at least 1"),
-        ({"model": "ppca", "posterior": "iaf"}, "posterior is 'iaf', but ppca has its own: leave"),
-        ({"model": "autoencoder", "prior": "vamp"}, "prior is 'vamp', but autoencoder has its own: leave"),
-        ({"posterior": "normal", "flow_steps": 3}, "flow_steps is 3, but the posterior 'normal' has no"),
-        ({"prior": "realnvp", "components": 7}, "components is 7, but the prior 'realnvp' has none"),
-        ({"latent_dim": 0}, "latent_dim is 0; it must be at least 1"),
-        ({"width": -3}, "width is -3; it must be at least 1"),
+        ({"model": "vea"}, "'vea'.* vae, hvae, .*, cpcvae.*'vae'"),
+        ({"likelihood": "gauss"}, "likelihood 'gauss'.*'gaussian'"),
+        ({"network": "transformer"}, "network 'transformer'.* mlp, gated, residual, conv"),
+        ({"posterior": "planr"}, "posterior 'planr'.* normal, .*'planar'"),
+        ({"prior": "vampire"}, "prior 'vampire'.* normal, .*'vamp'"),
+        ({"prior": "vamp", "components": 0}, "components is 0.*at least 1"),
+        ({"posterior": "iaf", "flow_steps": 0}, "flow_steps is 0.*at least 1"),
+        ({"model": "ppca", "posterior": "iaf"}, "ppca has no option posterior"),
+        ({"model": "autoencoder", "prior": "vamp"}, "autoencoder has no option prior"),
+        ({"posterior": "normal", "flow_steps": 3}, "flow_steps is an option of posterior planar, "),
+        ({"prior": "realnvp", "components": 7}, "components is an option of prior mixture, vamp"),
+        ({"alpha": 3.0}, "vae has no option alpha.* m2, m1m2"),
+        ({"model": "m2", "prediction": 3.0}, "m2 has no option prediction.* pcvae, cpcvae"),
+        ({"model": "pcvae", "consistency": 3.0}, "pcvae has no option consistency.* cpcvae"),
+        ({"model": "cpcvae", "consistency": -1.0}, "consistency is -1.0.*at least 0"),
+        ({"latent_dim": 0}, "latent_dim is 0.*at least 1"),
+        ({"latent_dim": 2.5}, "latent_dim is 2.5.*whole number"),
+        ({"width": -3}, "width is -3.*at least 1"),
+        ({"depth": 3}, "vae 'depth'.*latent_dim"),
     ],
     ids=str,
 )
-def test_unknown_names_and_sizes_below_1_are_refused(options, message):
+def test_unknown_names_and_values_that_do_not_fit_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         build(**options)
-
-
-def test_nothing_is_suggested_where_nothing_is_near():
-    with pytest.raises(InputError) as caught:
-        check_choice("model", "xyzzy", MODELS)
-    assert "Did you mean" not in str(caught.value)
 
 
 def test_a_default_gaussian_starts_with_a_scale_of_1():
@@ -133,22 +138,30 @@ def test_a_default_gaussian_starts_with_a_scale_of_1():
     assert isinstance(build("ppca").likelihood, likelihoods.Gaussian)
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", RECIPES)
 def test_no_parameter_of_a_built_model_is_idle(model):
     """fit refuses parameters that no gradient reaches."""
-    built = build(model, likelihood="gaussian")
-    y = torch.arange(8) % 3 if model in CLASSED else None
+    options = {} if model == "ppca" else {"likelihood": "gaussian"}
+    stages = plan(model, **options).stages
+    y = torch.arange(8) % 3
     x = torch.rand(8, *X_SHAPE)
-    history = fit(
-        built, x, y, epochs=2, progress=False, device="cpu",
-        objective=SupervisedELBO(1.0) if model in ("m2", "m1m2") else None,
-    )  # fmt: skip
-    assert len(history.rows) == 2
+    for stage in stages:
+        given = stage.supervised(y) if stage.supervised else {}
+        history = fit(
+            stage.pair,
+            x if stage.transform is None else stage.transform(x),
+            y if stage.classes else None,
+            epochs=2,
+            progress=False,
+            device="cpu",
+            **given,
+        )
+        assert len(history.rows) == 2
 
 
 @pytest.mark.parametrize("model", CLASSED)
 def test_models_with_classes_need_two(model):
-    with pytest.raises(InputError, match=f"num_classes is 1; {model} needs at least 2"):
+    with pytest.raises(InputError, match=f"num_classes is 1; {model} .* at least 2"):
         build(model, num_classes=1)
 
 
@@ -165,16 +178,13 @@ def test_each_posterior_goes_into_each_model(model, posterior):
     q = built.posterior(*context)
     assert (q.batch_shape, q.event_shape) == ((5,), (4,))
     assert q.log_prob(q.rsample()).shape == (5,)
-    if posterior in FLOWS:
-        assert type(built.posterior.flow) is type(FLOWS[posterior](4))
 
 
 @pytest.mark.parametrize("model", ["vae", "m2", "pcvae", "cpcvae", "hvae"])
 @pytest.mark.parametrize("prior", PRIORS)
 def test_each_prior_goes_into_each_model(model, prior):
-    few = {"components": 7} if prior in ("mixture", "vamp") else {}
+    few = dict.fromkeys(PRIORS[prior].options, 7)
     built = build(model, prior=prior, latent_dim=4, **few)
-    assert type(built.prior) is PRIORS[prior]
     p = built.prior()
     assert (p.batch_shape, p.event_shape) == ((), (4,))
     assert p.log_prob(torch.zeros(5, 4)).shape == (5,)
@@ -183,7 +193,7 @@ def test_each_prior_goes_into_each_model(model, prior):
         assert built.prior.posterior is (built.posterior2 if model == "hvae" else built.posterior)
 
 
-@pytest.mark.parametrize("flow", FLOWS)
+@pytest.mark.parametrize("flow", [name for name, row in POSTERIORS.items() if row.options])
 def test_a_flow_has_as_many_steps_as_asked_for(flow):
     few, many = (
         sum(p.numel() for p in build(posterior=flow, latent_dim=4, flow_steps=steps).parameters())
@@ -208,67 +218,60 @@ NUMBERS = {
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_each_objective_trains(objective):
-    vae = build(likelihood="gaussian")
-    history = fit(
-        vae,
-        torch.rand(8, *X_SHAPE),
-        epochs=2,
-        objective=build_objective(objective, **NUMBERS.get(objective, {})),
-        progress=False,
-        device="cpu",
-    )
+    bound = plan(likelihood="gaussian", objective=objective, **NUMBERS.get(objective, {}))
+    history = bound.fit(
+        torch.rand(8, *X_SHAPE), training=Training(epochs=2, validation_fraction=0.0), device="cpu"
+    ).history
     assert len(history.rows) == 2
 
 
 def test_the_importance_weighted_bound_has_as_many_draws_as_asked_for():
-    iwae, dreg = build_objective("iwae", particles=7), build_objective("dreg", particles=3)
+    iwae, dreg = make_objective("iwae", {"particles": 7}), make_objective("dreg", {"particles": 3})
     assert (iwae.num_particles, iwae.doubly_reparameterised) == (7, False)
     assert (dreg.num_particles, dreg.doubly_reparameterised) == (3, True)
-    floors = [build_objective(f"free-bits{of}", free_bits=0.3) for of in ("", "-total")]
+    floors = [make_objective(f"free-bits{of}", {"free_bits": 0.3}) for of in ("", "-total")]
     assert [(floor.nats, floor.per) for floor in floors] == [(0.3, "dimension"), (0.3, "site")]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"objective": "iwea"}, "unknown objective 'iwea'; there are elbo, .*Did you mean 'iwae'"),
-        ({"objective": "iwae", "particles": 0}, "particles is 0; it must be at least 1"),
-        (
-            {"objective": "elbo", "free_bits": 0.1},
-            "free_bits is 0.1, which the objective 'elbo' has no use",
-        ),
-        ({"objective": "iwae"}, "'iwae' with one draw is the ELBO: set particles"),
-        ({"objective": "dreg"}, "'dreg' with one draw is the ELBO: set particles"),
-        ({"objective": "free-bits"}, "'free-bits' needs its floor: set free_bits"),
-        ({"objective": "free-bits-total"}, "'free-bits-total' needs its floor: set free_bits"),
-        ({"objective": "free-bits", "free_bits": -1.0}, "nats is -1.0; a floor"),
-        ({"objective": "free-bits", "particles": 2}, "particles is 2; the objective 'free-bits' takes one"),
+        ({"objective": "iwea"}, "objective 'iwea'.* elbo, .*'iwae'"),
+        ({"objective": "iwae", "particles": 0}, "particles is 0.*at least 1"),
+        ({"objective": "elbo", "free_bits": 0.1}, "free_bits is an option of objective free-bits, "),
+        ({"objective": "iwae"}, "'iwae'.*set particles"),
+        ({"objective": "dreg"}, "'dreg'.*set particles"),
+        ({"objective": "free-bits"}, "'free-bits' .*set free_bits"),
+        ({"objective": "free-bits-total"}, "'free-bits-total' .*set free_bits"),
+        ({"objective": "free-bits", "free_bits": -1.0}, "free_bits is -1.0.*at least 0"),
+        ({"objective": "free-bits", "particles": 2}, "particles is an option of objective elbo, "),
+        ({"model": "m2", "objective": "iwae"}, "m2 has no option objective"),
     ],
     ids=str,
 )
 def test_objectives_that_there_are_not_are_refused(options, message):
     with pytest.raises(InputError, match=message):
-        build_objective(**options)
+        build(**options)
 
 
-EVERYTHING = [{"model": name} for name in MODELS]
+EVERYTHING = [{"model": name} for name in RECIPES]
 EVERYTHING += [{"posterior": name} for name in POSTERIORS] + [{"prior": name} for name in PRIORS]
 EVERYTHING += [{"likelihood": name} for name in LIKELIHOODS] + [{"network": name} for name in NETWORKS]
-EVERYTHING += [{"objective": name} for name in OBJECTIVES]
+EVERYTHING += [{"objective": name} | NUMBERS.get(name, {}) for name in OBJECTIVES]
 
 
-@pytest.mark.parametrize("choice", EVERYTHING, ids=lambda choice: "-".join(*choice.items()))
+@pytest.mark.parametrize("choice", EVERYTHING, ids=lambda choice: "-".join(map(str, choice.values())))
 def test_everything_computes_where_the_data_are(choice):
     """On torch's device without memory, whose tensors do not mix with the CPU's, as a GPU's do not."""
-    options = {"model": "vae", "objective": "elbo"} | choice
-    name = options.pop("objective")
-    objective = build_objective(name, **NUMBERS.get(name, {}))
-    built = build(options.pop("model"), (1, 8, 8), **options).to("meta")
+    made = plan(x_shape=(1, 8, 8), **choice)
+    made.pair.to("meta")
     x, y = torch.zeros(6, 1, 8, 8, device="meta"), torch.zeros(6, dtype=torch.long)
-    task = training_task(built, y if choice.get("model") in CLASSED else None, Supervision(), jointly=True)
-    calls = [(x,), (x, y.to("meta"))] if choice.get("model") in CLASSED else [(x,)]
-    for call in calls:
+    stage = made.stages[-1]
+    settings = stage.supervised(y) if stage.supervised else {}
+    objective = settings.get("objective") or stage.objective or make_objective("elbo", {})
+    pair = stage.pair if stage.transform is None else made.pair  # M1+M2: both layers, on images
+    for call in [(x,), (x, y.to("meta"))] if stage.classes else [(x,)]:
         with pyro.validation_enabled(False):
-            bound = (task.objective or objective).evaluate(task, *call)
+            bound = objective.evaluate(pair, *call)
         for name, value in {"loss": bound.loss, **bound.terms}.items():
             assert value.device.type == "meta", name

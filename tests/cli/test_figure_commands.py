@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
+from pyrovae.recipes.runs import Run
 from typer.testing import CliRunner
 
 from pyrovae.cli import app as cli
 from pyrovae.cli import figures as cli_figures
 from pyrovae.errors import InputError
 from pyrovae.evaluation import class_probabilities
-from pyrovae.recipes.runs import Run
 
 SMALL = ["--epochs", 1, "--width", 8, "--latent-dim", 2, "--batch-size", 500, "--device", "cpu", "--quiet"]
 PNG = b"\x89PNG"

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 from processes import done, finish, start
+from pyrovae.recipes.runs import Config, Run
 
 from pyrovae import data
 from pyrovae.errors import CheckpointError, InputError
 from pyrovae.recipes import runs as runs
-from pyrovae.recipes.runs import Config, Run
 from pyrovae.training.checkpoints import load_checkpoint
 
 SMALL = {"epochs": 2, "width": 8, "latent_dim": 2}

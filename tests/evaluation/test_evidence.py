@@ -477,9 +477,9 @@ def test_one_datum_has_no_spread_over_data(make_ppca, draw, tmp_path):
 PEAK = """
 import resource, sys, torch
 torch.set_num_threads(1)
-from pyrovae.recipes.build import build_model
+from pyrovae.recipes import About, vae as build
 from pyrovae.evaluation import marginal_likelihood
-vae = build_model("vae", (1, 28, 28), latent_dim=2, width=16)
+vae = build(About((1, 28, 28)), latent_dim=2, width=16).pair
 x = torch.rand(5, 1, 28, 28, generator=torch.Generator().manual_seed(0)).round()
 marginal_likelihood(vae, x, num_samples=int(sys.argv[1]))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -1,4 +1,4 @@
-"""What a result's numbers depend on besides its configuration: versions and the commit."""
+"""The versions and the git commit that a result depends on, besides its configuration."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def versions() -> dict[str, str]:
-    """Of Python, this package and what its numbers depend on."""
+    """Return the versions of Python, this package and the packages that its numbers depend on."""
     packages = ("pyrovae", "torch", "pyro-ppl", "numpy", "arviz", "scikit-learn")
     return {"python": platform.python_version()} | {
         name: importlib.metadata.version(name) for name in packages
@@ -17,7 +17,7 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout that the package runs from, marked where it has been changed."""
+    """Return the commit of the checkout that the package runs from, marked as dirty if it has changes."""
     command = [
         "git",
         "-C",

@@ -43,8 +43,7 @@ def vae(
         posterior: The posterior q(z | x).
         prior: The prior p(z).
         network: The network of encoder and decoder.
-        width: The width of hidden layers. A convolutional network has an eighth of it as its first
-            channels.
+        width: The width of hidden layers. A convolutional network begins with an eighth as many channels.
         objective: The objective.
     """
     from pyrovae.models import VAE

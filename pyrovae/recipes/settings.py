@@ -47,8 +47,8 @@ class Training:
         decay: The decay of the learning rate. "cosine" lowers it along a cosine, to 0 at the last epoch.
         beta: The weight of the KL term.
         warm_up: The number of epochs over which beta rises from 0 at the start. 0 means no rise.
-        cycle: The number of epochs in a cycle of beta. Beta rises from 0 in its first half, then stays
-            constant. 0 means no cycles.
+        cycle: The number of epochs in a cycle of beta. In each cycle beta rises from 0, and is constant
+            in the second half. 0 means no cycles.
         clip_norm: The largest norm of the gradient. By default gradients are not clipped.
         validation_fraction: The share of the training data that is held out for validation. The epoch with
             the best validation bound is kept.

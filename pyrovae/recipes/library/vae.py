@@ -35,7 +35,7 @@ def vae(
 ) -> Plan:
     """Variational autoencoder: z ~ p(z), x ~ p(x | z).
 
-    With `beta` it is the beta-VAE.
+    With a `beta` other than 1 it is the beta-VAE.
 
     Args:
         latent_dim: The number of dimensions of z.

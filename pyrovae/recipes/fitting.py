@@ -88,7 +88,7 @@ def fit_plan(
     """Train the stages of a plan one after another; see `Plan.fit`."""
     resolve_device(writing.device)
     training, data = training.over(plan.defaults), data.over(plan.defaults)
-    _check(plan, y, writing)
+    _check(plan, y, training, data, writing)
     presentation = Presentation.of(plan.pixels, data, training.seed)
     x = presentation.for_training(x)
     folder = None if writing.folder is None else RunFolder(Path(writing.folder))
@@ -128,13 +128,19 @@ def split_off(x: Tensor, y: Tensor | None, training: Training) -> Split:
         y: their classes `(N,)`, or None. If all are known, each class keeps its share.
         training: the settings of the stage.
     """
-    if not training.validation_fraction:
+    rows = _rows_of(len(x), y, training)
+    if rows is None:
         return Split(x, y, None)
-    classes = y if y is not None and bool((y >= 0).all()) else None
-    kept, others = data_sets.stratified_split(
-        classes, training.validation_fraction, training.seed, n=len(x)
-    )
+    kept, others = rows
     return Split(x[kept], None if y is None else y[kept], x[others])
+
+
+def _rows_of(num_data: int, y: Tensor | None, training: Training) -> tuple[Tensor, Tensor] | None:
+    """The rows to learn and those to validate on; None if no data are set aside."""
+    if not training.validation_fraction:
+        return None
+    classes = y if y is not None and bool((y >= 0).all()) else None
+    return data_sets.stratified_split(classes, training.validation_fraction, training.seed, n=num_data)
 
 
 def hidden_labels(y: Tensor | None, training: Training, data: Data) -> Tensor | None:
@@ -176,7 +182,6 @@ def _fit_stage(
 ) -> History:
     last = stage is fitted.plan.stages[-1]
     own = settings_of(stage, training)
-    own.check()
     split = split_off(x, y, own)
     if stage.start is not None:
         stage.start(split.x)
@@ -209,7 +214,8 @@ def _fit_stage(
     return history
 
 
-def _check(plan: Plan, y: Tensor | None, writing: Writing) -> None:
+def _check(plan: Plan, y: Tensor | None, training: Training, data: Data, writing: Writing) -> None:
+    """Refuse what can be known not to fit before the first stage is trained."""
     if y is None and any(stage.classes for stage in plan.stages):
         raise InputError(
             f"{plan.recipe or 'the plan'} learns classes, but no classes are given: pass y, with -1 for "
@@ -218,3 +224,9 @@ def _check(plan: Plan, y: Tensor | None, writing: Writing) -> None:
         )
     if writing.folder is None and (writing.resume or writing.tensorboard):
         raise InputError("resume and tensorboard need a run folder: pass folder=...")
+    for stage in plan.stages:
+        own = settings_of(stage, training)
+        own.check()
+        if stage.classes and y is not None:
+            rows = _rows_of(len(y), y, own)
+            hidden_labels(y if rows is None else y[rows[0]], own, data)

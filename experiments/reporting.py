@@ -11,6 +11,7 @@ from typing import Any
 
 from cyclopts import App, Parameter
 
+from pyrovae.cli.help import TwoColumns
 from pyrovae.runs.provenance import git_commit, versions
 from pyrovae.storage import write_atomically
 
@@ -28,7 +29,7 @@ def command_line(docstring: str | None) -> App:
     return App(
         help=re.sub(line_break_in_paragraph, " ", docstring or ""),
         help_format="plaintext",
-        help_formatter="plain",
+        help_formatter=TwoColumns(),
         error_formatter=lambda error: f"Error: {error}",
         version_flags=(),
         default_parameter=Parameter(negative_iterable=()),

@@ -37,7 +37,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -52,14 +52,13 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from pyrovae import data, fit, generation, plots
+from pyrovae import data, fit, generation, plots, recipes
 from pyrovae.evaluation import class_probabilities, error_rate
 from pyrovae.generation import latent_means
-from pyrovae.models import M1M2
-from pyrovae.objectives import SupervisedELBO
+from pyrovae.models import M1M2, M2, VAE
 from pyrovae.programs import ModelAndGuide
-from pyrovae.recipes import About, Plan, load_recipe
-from pyrovae.semi_supervised import fit_m1_classifier, only_labels_of, per_label, spread_labels
+from pyrovae.recipes import About, Plan, Stage
+from pyrovae.semi_supervised import fit_m1_classifier, only_labels_of, spread_labels
 
 
 @dataclass(frozen=True)
@@ -123,9 +122,16 @@ SETTINGS = {
         joint_epochs=5,
     ),
 }
-ALPHA = 25.0  # the weight of log q(y | x) in M2 and M1+M2; lambda is in the settings
-# With the given labels only, the constraints start late, when the latents are already informative.
-LATE = {"constraint_delay": 5.0, "constraint_warm_up": 5.0}
+# Options of the recipes. All weights are written out, so that other defaults do not change the results.
+WEIGHTS: dict[str, dict[str, float]] = {
+    "vae": {},
+    "m2": {"alpha": 25.0},
+    "m1m2": {"alpha": 25.0},
+    "pcvae": {},  # lambda is in the settings
+    "cpcvae": {"consistency": 25.0, "aggregate": 25.0},
+}
+# With the given labels only, the constraint starts late, when the latents are already informative.
+LATE_CONSTRAINT = {"constraint_delay": 5.0, "constraint_warm_up": 5.0}
 LABELLED_BATCH = 100  # labelled data in a minibatch that has unlabelled data too
 NETWORK_STEPS = 3000
 SPLIT = 0  # this number of labels means the 80-20 split
@@ -168,7 +174,7 @@ class Problem:
         return self.y != -1
 
     @cached_property
-    def vae(self) -> Any:
+    def vae(self) -> VAE:
         """The trained VAE (M1)."""
         return trained_vae(self)
 
@@ -206,93 +212,84 @@ def problem(name: str, labels: int, draw: int, runs: Path) -> Problem:
 CIFAR10 = data.data_root() / "cifar10_jpeg_25k.npz"
 
 
-def train(
-    p: Problem, pair: ModelAndGuide, y: Tensor | None, folder: Path, epochs: int, **options: Any
-) -> None:
-    """Train a pair with a cosine learning rate, or continue an interrupted training.
+def new_plan(p: Problem, name: str, **options: float) -> Plan:
+    """Build a model by name. Its pixels start at their frequencies in the training images.
+
+    Only the plan's last stage is used. The VAE before it is trained by `trained_vae`, once for all models.
 
     Args:
         p: the problem.
-        pair: the pair.
-        y: the classes that it learns `(N,)`, -1 for unlabelled images; None for the VAE.
-        folder: the folder of the checkpoints.
-        epochs: the number of epochs.
-        options: other keyword arguments of `fit`.
+        name: the name of the recipe.
+        options: other options of the recipe.
     """
-    settings: dict[str, Any] = {
-        "batch_size": p.setting.batch_size,
-        "optimizer": partial(torch.optim.Adam, lr=p.setting.learning_rate, fused=True),
-        "transform": presentation(p),
-        "seed": p.draw,
-        "compile": "on",
-    }
-    fit(
-        pair,
-        p.x,
-        y,
-        epochs=epochs,
-        scheduler=partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=epochs),
-        folder=folder,
-        resume=True,
-        progress=False,
-        **(settings | options),
-    )
-
-
-def train_last_stage(p: Problem, plan: Plan, y: Tensor, folder: Path, epochs: int, **options: Any) -> None:
-    """Train the last stage of a plan on the classes `(N,)`; see `train`."""
-    stage = plan.stages[-1]
-    assert stage.supervised is not None
-    of_stage = {"transform": presentation(p, plan.pair), **stage.supervised(y)}
-    train(p, stage.pair, y, folder, epochs, **(of_stage | options))
-
-
-def presentation(p: Problem, model: Any = None) -> Callable[[Tensor], Tensor]:
-    """Make the transform of a minibatch: random shifts, then binarisation.
-
-    Args:
-        p: the problem.
-        model: the model. For M1+M2, draws of z1 replace the binarised images; its M2 is trained on them.
-    """
-
-    def present(x: Tensor) -> Tensor:
-        x = data.random_shift(x, p.setting.shift)
-        if isinstance(model, M1M2):
-            return model.draw_z1(x)
-        return data.binarise(x) if p.setting.likelihood == "bernoulli" else x
-
-    return present
-
-
-def new_plan(p: Problem, name: str, **options: Any) -> Plan:
-    """Build a model by its recipe. Its pixels start at their frequencies in the training images."""
     s = p.setting
-    if name in ("m2", "m1m2"):
-        options["alpha"] = ALPHA
     if name in ("pcvae", "cpcvae"):
         options["prediction"] = s.prediction
     if name != "vae":
-        options["spread"] = False  # all models share one VAE, which is trained apart
-    plan = load_recipe(name)(
-        About(tuple(p.x.shape[1:]), num_classes=10, seed=p.draw),
+        options["spread"] = False
+    about = About(tuple(p.x.shape[1:]), num_classes=10, seed=p.draw)
+    plan: Plan = getattr(recipes, name)(
+        about,
         latent_dim=s.latent_dim,
         likelihood=s.likelihood,
         network=s.network,
         width=s.width,
+        **WEIGHTS[name],
         **options,
     )
-    if (start := plan.stages[-1].start) is not None:
-        start(p.x)
+    start = plan.stages[0].start
+    assert start is not None
+    start(p.x)
     return plan
 
 
-def trained_vae(p: Problem) -> Any:
+def train(p: Problem, stage: Stage, y: Tensor | None, folder: Path, epochs: int, **settings: Any) -> None:
+    """Train a stage with a cosine learning rate, or continue an interrupted training.
+
+    Args:
+        p: the problem.
+        stage: the pair, its objective and the weights of the labels.
+        y: the classes that it learns `(N,)`, -1 for unlabelled images; None for the VAE.
+        folder: the folder of the checkpoints.
+        epochs: the number of epochs.
+        settings: keyword arguments of `fit` in place of those written here.
+    """
+    learned = {} if y is None or stage.supervised is None else dict(stage.supervised(y))
+    defaults: dict[str, Any] = {
+        "batch_size": p.setting.batch_size,
+        "optimizer": partial(torch.optim.Adam, lr=p.setting.learning_rate, fused=True),
+        "scheduler": partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=epochs),
+        "objective": stage.objective,
+        "transform": partial(transformed, p, stage.transform),
+        "seed": p.draw,
+        "resume": True,
+        "progress": False,
+        "compile": "on",
+    }
+    fit(stage.pair, p.x, y, epochs=epochs, folder=folder, **(defaults | learned | settings))
+
+
+def transformed(p: Problem, latents: Callable[[Tensor], Tensor] | None, x: Tensor) -> Tensor:
+    """Transform a minibatch of images: random shifts, then draws of latents or binarisation.
+
+    Args:
+        p: the problem.
+        latents: a function that draws latents, for a stage that is trained on them, or None.
+        x: the images `(B, C, H, W)`.
+    """
+    x = data.random_shift(x, p.setting.shift)
+    if latents is not None:
+        return latents(x)
+    return data.binarise(x) if p.setting.likelihood == "bernoulli" else x
+
+
+def trained_vae(p: Problem) -> VAE:
     """Train the VAE: one for all draws of labels, as it uses none, and one for each split."""
     shared = not p.labelled.all()
-    vae: Any = new_plan(p, "vae").pair
+    plan = new_plan(p, "vae")
     train(
         p,
-        vae,
+        plan.stages[-1],
         None,
         p.runs / f"{p.name}-vae" if shared else p.folder / "vae",
         p.setting.vae_epochs,
@@ -300,34 +297,36 @@ def trained_vae(p: Problem) -> Any:
         optimizer=partial(torch.optim.Adam, lr=p.setting.vae_learning_rate, fused=True),
         seed=0 if shared else p.draw,
     )
-    return vae
+    assert isinstance(plan.pair, VAE)
+    return plan.pair
 
 
-def trained_model(p: Problem, name: str) -> Any:
+def trained_model(p: Problem, name: str) -> ModelAndGuide:
     """Train one of `MODELS`; with "-labels-only" in its name, it learns only the given labels."""
     kind, _, labels_only = name.partition("-")
-    plan = new_plan(p, kind, **(LATE if labels_only and kind == "pcvae" else {}))
-    model: Any = plan.pair
-    s, few = p.setting, {"labelled_batch_size": LABELLED_BATCH}
+    folder, s = p.folder / name, p.setting
     if labels_only:
-        train_last_stage(p, plan, p.y, p.folder / name, s.label_epochs[kind], **few)
-        return model
+        plan = new_plan(p, kind, **(LATE_CONSTRAINT if kind == "pcvae" else {}))
+        stage, epochs = plan.stages[-1], s.label_epochs[kind]
+        train(p, stage, p.y, folder, epochs, labelled_batch_size=LABELLED_BATCH)
+        return plan.pair
+    plan = new_plan(p, kind)
+    stage, model = plan.stages[-1], plan.pair
     if isinstance(model, M1M2):
         model.vae.load_state_dict(p.vae.state_dict())
-    train_last_stage(p, plan, p.spread, p.folder / name, s.epochs[kind])
+    train(p, stage, p.spread, folder, s.epochs[kind])
     if isinstance(model, M1M2):
-        objective = SupervisedELBO(per_label(ALPHA, p.spread))
-        folder = p.folder / f"{name}-jointly"
-        train(p, model, p.spread, folder, s.joint_epochs, objective=objective)
+        both_levels = replace(stage, pair=model, transform=None)
+        train(p, both_levels, p.spread, p.folder / f"{name}-jointly", s.joint_epochs)
     if kind == "cpcvae" and not p.labelled.all():
-        train_last_stage(p, plan, p.y, p.folder / f"{name}-2", s.label_epochs[kind] // 2, **few)
+        epochs = s.label_epochs[kind] // 2
+        train(p, stage, p.y, p.folder / f"{name}-2", epochs, labelled_batch_size=LABELLED_BATCH)
     return model
 
 
 def own_error(p: Problem, model: ModelAndGuide) -> float:
     """Return the test error of the model's own classifier, in %."""
-    probabilities = class_probabilities(model, p.x_test)
-    return error_rate(probabilities, p.y_test)
+    return error_rate(class_probabilities(model, p.x_test), p.y_test)
 
 
 def logistic_regression(p: Problem, train: Tensor, test: Tensor) -> float:
@@ -362,8 +361,9 @@ class Discriminative(nn.Module):
 
 def network_error(p: Problem, shift: int) -> float:
     """Train a network like that of M2's q(y | x) on the labelled images. Return its test error in %."""
-    new_m2: Any = new_plan(p, "m2").pair
-    network = Discriminative(new_m2.classifier)
+    m2 = new_plan(p, "m2").pair
+    assert isinstance(m2, M2)
+    network = Discriminative(m2.classifier)
     x, y = p.x[p.labelled], p.y[p.labelled]
     epochs = max(10, NETWORK_STEPS * min(p.setting.batch_size, len(x)) // len(x))
     fit(

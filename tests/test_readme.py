@@ -24,10 +24,29 @@ def commands(text: str) -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in lines if line.strip()]
 
 
+def files_in(text: str) -> dict[str, str]:
+    """The blocks whose first line is a file's name in a comment."""
+    found = {}
+    for block in (*blocks(text, "python"), *blocks(text, "toml")):
+        if name := re.match(r"# (\w+\.(?:py|toml))\n", block):
+            found[name[1]] = block
+    return found
+
+
 def run_python(text: str, page: str) -> None:
     names: dict[str, object] = {"__name__": page}
+    files = files_in(text).values()
     for block in blocks(text, "python"):
-        exec(compile(block, page, "exec"), names)
+        if block not in files:
+            exec(compile(block, page, "exec"), names)
+
+
+def run_commands(text: str, folder: Path) -> int:
+    run = [words for words in commands(text) if words[0] == "pyrovae"]
+    for words in run:
+        result = finish(words[1:], folder / "log")
+        assert result.status == 0, f"{' '.join(words)}\n{result.err}"
+    return len(run)
 
 
 @pytest.fixture
@@ -58,12 +77,17 @@ def test_first_python_block_defines_and_trains_a_model_in_15_lines() -> None:
 
 
 def test_command_line_blocks_run(in_temporary_folder: Path) -> None:
-    run = [words for words in commands(README) if words[0] == "pyrovae"]
-    assert len(run) >= 8
-    for words in run:
-        result = finish(words[1:], in_temporary_folder / "log")
-        assert result.status == 0, f"{' '.join(words)}\n{result.err}"
+    assert run_commands(README, in_temporary_folder) >= 8
     assert (in_temporary_folder / "runs/first/figures/overview.png").stat().st_size > 0
+
+
+def test_commands_with_files_of_ones_own_run(in_temporary_folder: Path) -> None:
+    text = (ROOT / "docs/command-line.md").read_text()
+    for name, content in files_in(text).items():
+        Path(name).write_text(content)
+    assert run_commands(text, in_temporary_folder) >= 8
+    assert Path("runs/mine/figures/samples.png").stat().st_size > 0
+    assert Path("mine.svg").stat().st_size > 0
 
 
 def test_make_targets_exist() -> None:

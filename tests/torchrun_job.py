@@ -15,9 +15,7 @@ import torch
 from torch import nn
 
 from pyrovae import fit
-from pyrovae.cli import app as cli
 from pyrovae.compute import compilation, processes
-from pyrovae.evaluation import class_posterior, marginal_likelihood
 
 
 class FixedNoise(nn.Module):
@@ -122,6 +120,8 @@ def recorded_only():
 
 
 def evaluated():
+    from pyrovae.evaluation import class_posterior, marginal_likelihood
+
     x, _ = data()
     module = pair(Drawn)
     nn.init.zeros_(module.encoder.weight)  # a wide guide, whose weights are reliable
@@ -166,6 +166,9 @@ def called_back(folder):
 
 
 def everything(folder):
+    # Imported here, as it takes seconds, which a job without the command line need not wait for.
+    from pyrovae.cli import app as cli
+
     results = {kind: trained(kind) for kind in KINDS}
     results["evaluated"] = evaluated()
     # To be gone on with by one process, and one's by these.

@@ -26,7 +26,8 @@ from pyrovae.programs.densities import trace_log_probs
 from pyrovae.programs.distributions import factors_of
 from pyrovae.programs.log_weights import PARTICLES, Layout, particle_plate, per_datum
 from pyrovae.programs.pair import ModelAndGuide, Program
-from pyrovae.programs.running import latent_sites, run_pair
+from pyrovae.programs.running import run_pair
+from pyrovae.programs.sites import latent_sites
 
 DATA = 1000  # the number of data that pass through the guide's networks at a time
 _PROBES = 100  # the number of data on which `separate_sites` tries what a density depends on

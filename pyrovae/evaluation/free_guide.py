@@ -25,7 +25,7 @@ from pyrovae.programs.distributions import base_of, layers_of
 from pyrovae.programs.log_weights import Layout, enumerated
 from pyrovae.programs.pair import Program
 from pyrovae.programs.reparameterisation import check_gradient_flows
-from pyrovae.programs.running import latent_sites
+from pyrovae.programs.sites import latent_sites
 
 # The parameters to leave out, as they are derived from another one.
 _DERIVED = {"scale_tril": {"covariance_matrix", "precision_matrix"}, "logits": {"probs"}}

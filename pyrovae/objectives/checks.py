@@ -7,7 +7,7 @@ from pyro.poutine.trace_struct import Trace
 from pyrovae.errors import InputError
 from pyrovae.programs.densities import enumerated_sites
 from pyrovae.programs.reparameterisation import check_gradient_flows
-from pyrovae.programs.running import latent_sites
+from pyrovae.programs.sites import latent_sites
 
 
 def check_enumerable(guide_trace: Trace) -> None:

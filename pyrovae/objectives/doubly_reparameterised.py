@@ -22,7 +22,7 @@ from torch import Tensor
 from pyrovae.errors import InputError
 from pyrovae.programs.densities import enumerated_sites, trace_log_probs
 from pyrovae.programs.log_weights import Layout
-from pyrovae.programs.running import latent_sites
+from pyrovae.programs.sites import latent_sites
 
 
 class _ScaledPath(torch.autograd.Function):

@@ -20,7 +20,7 @@ from pyrovae.objectives.objective import Bound
 from pyrovae.objectives.terms import Terms
 from pyrovae.programs.densities import enumerated_sites, enumeration_weights, sample_sites
 from pyrovae.programs.pair import ModelAndGuide, Pair, Program
-from pyrovae.programs.running import latent_sites
+from pyrovae.programs.sites import latent_sites
 
 
 class ELBO(Trace_ELBO):

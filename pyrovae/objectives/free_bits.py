@@ -23,7 +23,7 @@ from pyrovae.programs.densities import (
 from pyrovae.programs.distributions import factors_of, name_of
 from pyrovae.programs.pair import ModelAndGuide
 from pyrovae.programs.reparameterisation import check_gradient_flows
-from pyrovae.programs.running import latent_sites, observed_sites
+from pyrovae.programs.sites import latent_sites, observed_sites
 
 
 class FreeBits(ELBO):

@@ -10,7 +10,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyrovae.programs.densities import enumeration_weights, unscaled_log_prob, zero_like_densities
-from pyrovae.programs.running import latent_sites, observed_sites
+from pyrovae.programs.sites import latent_sites, observed_sites
 
 
 @dataclass

@@ -1,5 +1,8 @@
-"""Pyro programs: the pair of a model and its guide, what a pair is made of, and how it is run."""
+"""Pyro programs: the pair of a model and its guide, what a pair is made of, and how it is run.
 
-from pyrovae.programs.pair import ModelAndGuide, Pair, Program
+The names load when they are used.
+"""
 
-__all__ = ["ModelAndGuide", "Pair", "Program"]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -12,8 +12,7 @@ from pyro.poutine.trace_struct import Trace
 from pyrovae.errors import InputError
 from pyrovae.programs.distributions import has_mean
 from pyrovae.programs.pair import ModelAndGuide, Program
-from pyrovae.programs.sites import latent_sites as latent_sites
-from pyrovae.programs.sites import observed_sites as observed_sites
+from pyrovae.programs.sites import latent_sites
 
 
 def run_pair(pair: ModelAndGuide, *args: Any) -> tuple[Trace, Trace]:

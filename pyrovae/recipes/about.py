@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pyrovae.training import Data as Source
+
 
 @dataclass(frozen=True)
 class About:
@@ -33,11 +35,11 @@ class About:
     seed: int = 0
 
     @classmethod
-    def of(cls, x: Tensor, y: Tensor | None = None, *, num_classes: int = 0, seed: int = 0) -> About:
+    def of(cls, x: Source, y: Tensor | None = None, *, num_classes: int = 0, seed: int = 0) -> About:
         """Collect the facts from data.
 
         Args:
-            x: the data, `(N, *x_shape)`.
+            x: the data, `(N, *x_shape)`, or a memory map or dataset of such data.
             y: their classes `(N,)`, counted from 0, -1 for unlabelled data. None means that there are none.
             num_classes: C. 0 means the largest class in `y` plus one.
             seed: the seed of the model's initial parameters.
@@ -47,6 +49,9 @@ class About:
             >>> About.of(torch.zeros(3, 5), torch.tensor([0, 1, -1]))
             About(x_shape=(5,), num_classes=2, unlabelled=True, seed=0)
         """
+        from pyrovae.training import few
+
+        x_shape = tuple(few(x, 1).shape[1:])
         counted = 0 if y is None else int(y.max()) + 1
         unlabelled = y is None or bool((y < 0).any())
-        return cls(tuple(x.shape[1:]), num_classes or counted, unlabelled, seed)
+        return cls(x_shape, num_classes or counted, unlabelled, seed)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
+from torch.utils.data import Subset
 
 from pyrovae import data as data_sets
 from pyrovae.compute import processes
@@ -20,7 +21,8 @@ from pyrovae.recipes.plan import Plan, Stage
 from pyrovae.recipes.presentation import Presentation
 from pyrovae.recipes.settings import Data, Training, plain_values
 from pyrovae.runs import Configuration, RunFolder
-from pyrovae.training import History, fit
+from pyrovae.training import Data as Source
+from pyrovae.training import History, few, fit
 
 
 @dataclass
@@ -72,25 +74,25 @@ class Split:
     """The training data of a stage.
 
     Attributes:
-        x: the data to learn, `(N, *x_shape)`.
+        x: the data to learn, `(N, *x_shape)` or a dataset.
         y: their classes `(N,)`, -1 for unlabelled data, or None.
         validation: the data that choose the best epoch, or None.
     """
 
-    x: Tensor
+    x: Source
     y: Tensor | None
-    validation: Tensor | None
+    validation: Source | None
 
 
 def fit_plan(
-    plan: Plan, x: Tensor, y: Tensor | None, training: Training, data: Data, writing: Writing
+    plan: Plan, x: Source, y: Tensor | None, training: Training, data: Data, writing: Writing
 ) -> Fitted:
     """Train the stages of a plan one after another; see `Plan.fit`."""
     resolve_device(writing.device)
     training, data = training.over(plan.defaults), data.over(plan.defaults)
     _check(plan, y, training, data, writing)
     presentation = Presentation.of(plan.pixels, data, training.seed)
-    x = presentation.for_training(x)
+    x = _prepared(x, presentation)
     folder = None if writing.folder is None else RunFolder(Path(writing.folder))
     if folder is not None:
         folder.check_free(writing.resume)
@@ -105,7 +107,7 @@ def fit_plan(
 
 
 def configuration_of(
-    plan: Plan, x: Tensor, y: Tensor | None, training: Training, data: Data
+    plan: Plan, x: Source, y: Tensor | None, training: Training, data: Data
 ) -> Configuration:
     """Make the configuration of a run folder, as plain values."""
     about = plan.about or About.of(x, y)
@@ -120,19 +122,41 @@ def configuration_of(
     )
 
 
-def split_off(x: Tensor, y: Tensor | None, training: Training) -> Split:
+def _prepared(x: Source, presentation: Presentation) -> Source:
+    """Prepare the training data once, if they are in memory."""
+    if isinstance(x, Tensor):
+        return presentation.for_training(x)
+    if presentation.pixels in ("static", "levels"):
+        raise InputError(
+            f"the pixels are '{presentation.pixels}', which prepares all data before training, but a "
+            f"{type(x).__name__} is read item by item: prepare the items in the dataset, or choose a "
+            "likelihood and binarise='dynamic' or 'none'."
+        )
+    return x
+
+
+def split_off(x: Source, y: Tensor | None, training: Training) -> Split:
     """Set the validation data of a stage aside.
 
     Args:
-        x: all training data, `(N, *x_shape)`.
+        x: all training data, `(N, *x_shape)` or a dataset.
         y: their classes `(N,)`, or None. If all are known, each class keeps its share.
         training: the settings of the stage.
     """
-    rows = _rows_of(len(x), y, training)
+    rows = _rows_of(_length(x), y, training)
     if rows is None:
         return Split(x, y, None)
     kept, others = rows
-    return Split(x[kept], None if y is None else y[kept], x[others])
+    return Split(_taken(x, kept), None if y is None else y[kept], _taken(x, others))
+
+
+def _length(x: Any) -> int:
+    return len(x)
+
+
+def _taken(x: Source, indices: Tensor) -> Source:
+    """The data with these numbers; of a dataset a view, which reads them when they are used."""
+    return x[indices] if isinstance(x, Tensor) else Subset(cast(Any, x), indices.tolist())
 
 
 def _rows_of(num_data: int, y: Tensor | None, training: Training) -> tuple[Tensor, Tensor] | None:
@@ -173,7 +197,7 @@ def folder_of(stage: Stage, plan: Plan, folder: Path) -> Path:
 
 def _fit_stage(
     stage: Stage,
-    x: Tensor,
+    x: Source,
     y: Tensor | None,
     fitted: Fitted,
     training: Training,
@@ -184,9 +208,15 @@ def _fit_stage(
     own = settings_of(stage, training)
     split = split_off(x, y, own)
     if stage.start is not None:
-        stage.start(split.x)
+        stage.start(split.x if isinstance(split.x, Tensor) else few(split.x))
     classes = hidden_labels(split.y, own, data) if stage.classes else None
     if stage.labels is not None and classes is not None:
+        if not isinstance(split.x, Tensor):
+            raise InputError(
+                f"the labels of stage '{stage.name}' spread over the latents of all data, but a "
+                f"{type(x).__name__} is read item by item: give a tensor, or leave the spreading out "
+                "(spread=False)."
+            )
         classes = stage.labels(split.x, classes)
     settings: dict[str, Any] = own.fit_settings()
     if stage.objective is not None:

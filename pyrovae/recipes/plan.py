@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pyrovae.programs import ModelAndGuide
     from pyrovae.recipes.fitting import Fitted
     from pyrovae.schedules import Schedule
+    from pyrovae.training import Data as Source
 
 Pixels = Literal["grey", "binary", "levels"]
 
@@ -112,7 +113,7 @@ class Plan:
 
     def fit(
         self,
-        x: Tensor,
+        x: Source,
         y: Tensor | None = None,
         *,
         training: Training | None = None,
@@ -126,7 +127,9 @@ class Plan:
         """Train the stages one after another.
 
         Args:
-            x: the data, `(N, *x_shape)`, grey values in [0, 1] or vectors.
+            x: the data, `(N, *x_shape)`, grey values in [0, 1] or vectors; or a memory map or a map-style
+                `torch.utils.data.Dataset` of such data, as `fit` takes them. What a recipe learns from all
+                data before training, such as the pixels' frequencies, it then learns from 10,000 of them.
             y: their classes `(N,)`, -1 for unlabelled data. If all are known, each class keeps its share
                 in the validation data, also for models that do not learn classes.
             training: the settings. Those that are not given are the recipe's defaults.

@@ -256,12 +256,12 @@ class Run:
         """
         split = self._split()
         y = None if not self.plan.stages[-1].classes else hidden_labels(split.y, self.training, self.data)
-        return split.x, y, split.validation
+        return _tensor(split.x), y, None if split.validation is None else _tensor(split.validation)
 
     def training_classes(self) -> tuple[Tensor, Tensor | None]:
         """The data that the last stage learns, and all their classes, if the data set has any."""
         split = self._split()
-        return split.x, split.y
+        return _tensor(split.x), split.y
 
     def _split(self) -> Split:
         x = self.presentation.for_training(self.images.x_train)
@@ -353,3 +353,9 @@ def _from_anywhere(name: str) -> str:
     """A file's or folder's path in full, so that a run finds it from any working directory."""
     path = Path(name).expanduser()
     return str(path.resolve()) if name not in DATASETS and name and path.exists() else name
+
+
+def _tensor(x: Any) -> Tensor:
+    """A run's own data are always in memory."""
+    assert isinstance(x, Tensor)
+    return x

@@ -1,14 +1,11 @@
 from .labels import data_per_label, only_labels_of
 from .m1 import M1_CLASSIFIERS, fit_m1_classifier, m1_probabilities
 from .spreading import LocalNeighbours, label_spreading, normalise_class_mass, spread_labels
-from .supervision import Supervision, Task, starting_point, training_task
 from .weights import constraint_schedule, per_label
 
 __all__ = [
     "M1_CLASSIFIERS",
     "LocalNeighbours",
-    "Supervision",
-    "Task",
     "constraint_schedule",
     "data_per_label",
     "fit_m1_classifier",
@@ -18,6 +15,4 @@ __all__ = [
     "only_labels_of",
     "per_label",
     "spread_labels",
-    "starting_point",
-    "training_task",
 ]

@@ -103,6 +103,7 @@ class SemiSupervisedVAEClassifier(
         device: str = "auto",
         random_state: int | np.random.RandomState | None = None,
         verbose: bool = False,
+        **options: Any,
     ) -> None:
         self.model = model
         self.likelihood = likelihood

@@ -105,13 +105,14 @@ def options_by_name() -> dict[str, dict[str, Option]]:
 def takes_options(constructor: Constructor) -> Constructor:
     """Give an estimator's constructor the options of all recipes with classes as parameters.
 
-    They are None by default. The constructor's own parameters come first, and keep their defaults where an
-    option has the same name.
+    They are None by default, and become attributes. The constructor's own parameters come first, and keep
+    their defaults where an option has the same name. Its `**options` stand for the others and stay empty.
 
     Raises:
         TypeError: when the constructor is called with a name that is no parameter.
     """
-    own = inspect.signature(constructor).parameters
+    parameters = inspect.signature(constructor).parameters.values()
+    own = {p.name: p for p in parameters if p.kind is not p.VAR_KEYWORD}
     added = [name for name in options_by_name() if name not in own]
 
     @functools.wraps(constructor)
@@ -127,7 +128,8 @@ def takes_options(constructor: Constructor) -> Constructor:
 
     options = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in added]
     signature = inspect.Signature([*own.values(), *options])
-    init.__signature__ = signature  # type: ignore[attr-defined]  # inspect reads it, functions do not declare it
+    # inspect reads __signature__, but functions do not declare it.
+    init.__signature__ = signature  # type: ignore[attr-defined]
     return cast(Constructor, init)
 
 

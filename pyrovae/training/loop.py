@@ -192,9 +192,8 @@ class TrainingRun:
         check_finite(self.parameters, int(row["step"]))
         if self.validation is not None:
             row |= self.validation.bounds(int(row["epoch"]))
-        row = processes.from_first(
-            row
-        )  # other processes round differently, and must not decide differently
+        # Other processes round differently, and must not decide differently.
+        row = processes.from_first(row)
         self.history.rows.append(row)
         if self.validation is not None:
             self.validation.note(self.history, self.trained)

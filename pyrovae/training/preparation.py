@@ -12,7 +12,8 @@ from pyrovae.programs.gradient_checks import check_gradients
 from pyrovae.programs.modes import buffers_kept
 from pyrovae.programs.pair import ModelAndGuide
 from pyrovae.programs.parameters import modules_of, named_parameters, replaced_parameters
-from pyrovae.programs.running import latent_sites, observed_sites, run_pair
+from pyrovae.programs.running import run_pair
+from pyrovae.programs.sites import latent_sites, observed_sites
 from pyrovae.training.batches import Minibatches
 from pyrovae.training.losses import MinibatchLoss
 from pyrovae.training.settings import Settings

@@ -20,6 +20,13 @@ def test_an_import_loads_neither_arviz_nor_matplotlib(package):
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
 
 
+@pytest.mark.parametrize("package", ["evaluation", "generation"])
+def test_a_package_alone_loads_no_torch(package):
+    code = f"import pyrovae.{package}, sys; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 @pytest.mark.parametrize("package", [pyrovae.evaluation, pyrovae.generation])
 def test_every_public_name_is_there(package):
     for name in package.__all__:

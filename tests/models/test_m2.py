@@ -253,7 +253,7 @@ def test_alpha_weighs_a_classifier_of_the_guide(m2, x, classes, make_cpcvae):
     with pytest.raises(InputError, match="alpha is -1"):
         SupervisedELBO(-1)
     pcvae = make_cpcvae().double()
-    with pytest.raises(InputError, match=r"the guide has no site 'y' .*weights=\{'y': lambda_\}"):
+    with pytest.raises(InputError, match=r"the guide has no site 'y'.*weights=\{'y': lambda_\}"):
         fit(pcvae, x, classes, objective=SupervisedELBO(1.0), epochs=1)
     with pytest.raises(InputError, match=r"no gradient reaches classifier.*SupervisedELBO"):
         fit(m2, x, classes, epochs=1)

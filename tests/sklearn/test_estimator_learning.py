@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from pyrovae.generation.latents import latent_means
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from pyrovae import SemiSupervisedVAEClassifier
 from pyrovae.errors import InputError
+from pyrovae.generation import latent_means
 from pyrovae.semi_supervised import M1_CLASSIFIERS
 from pyrovae.sklearn.parameters import recipes_with_classes
 

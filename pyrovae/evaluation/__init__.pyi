@@ -1,0 +1,15 @@
+from .classification import class_posterior as class_posterior
+from .classification import class_probabilities as class_probabilities
+from .classification import error_rate as error_rate
+from .evidence import MarginalLikelihood as MarginalLikelihood
+from .evidence import marginal_likelihood as marginal_likelihood
+from .evidence import prior_marginal_likelihood as prior_marginal_likelihood
+from .gaps import InferenceGaps as InferenceGaps
+from .gaps import inference_gaps as inference_gaps
+from .gradients import GradientVariance as GradientVariance
+from .gradients import gradient_variance as gradient_variance
+from .guide_search import best_guide as best_guide
+from .kl import KLDecomposition as KLDecomposition
+from .kl import kl_decomposition as kl_decomposition
+from .units import ActiveUnits as ActiveUnits
+from .units import active_units as active_units

@@ -1,0 +1,11 @@
+from .elbo import ELBO as ELBO
+from .free_bits import FreeBits as FreeBits
+from .importance import IWAE as IWAE
+from .objective import Bound as Bound
+from .objective import Objective as Objective
+from .objective import PyroObjective as PyroObjective
+from .objective import as_objective as as_objective
+from .objective import description as description
+from .score_function import ScoreFunctionELBO as ScoreFunctionELBO
+from .supervised import SupervisedELBO as SupervisedELBO
+from .weights import reweight as reweight

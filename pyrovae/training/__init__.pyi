@@ -1,0 +1,9 @@
+from .callbacks import Callback as Callback
+from .callbacks import EpochEnd as EpochEnd
+from .fit import fit as fit
+from .history import History as History
+from .loop import TrainingRun as TrainingRun
+from .settings import Settings as Settings
+from .settings import adam as adam
+from .sources import Data as Data
+from .sources import few as few

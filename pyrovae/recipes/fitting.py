@@ -209,15 +209,7 @@ def _fit_stage(
     split = split_off(x, y, own)
     if stage.start is not None:
         stage.start(split.x if isinstance(split.x, Tensor) else few(split.x))
-    classes = hidden_labels(split.y, own, data) if stage.classes else None
-    if stage.labels is not None and classes is not None:
-        if not isinstance(split.x, Tensor):
-            raise InputError(
-                f"the labels of stage '{stage.name}' spread over the latents of all data, but a "
-                f"{type(x).__name__} is read item by item: give a tensor, or leave the spreading out "
-                "(spread=False)."
-            )
-        classes = stage.labels(split.x, classes)
+    classes = _classes_of(stage, split, own, data)
     settings: dict[str, Any] = own.fit_settings()
     if stage.objective is not None:
         settings["objective"] = stage.objective
@@ -244,13 +236,26 @@ def _fit_stage(
     return history
 
 
+def _classes_of(stage: Stage, split: Split, training: Training, data: Data) -> Tensor | None:
+    """Hide and spread labels: the classes that a stage learns, `(N,)`, or None if it learns none."""
+    classes = hidden_labels(split.y, training, data) if stage.classes else None
+    if stage.labels is None or classes is None:
+        return classes
+    if not isinstance(split.x, Tensor):
+        raise InputError(
+            f"the labels of stage '{stage.name}' spread over the latents of all data, but these are read "
+            "item by "
+            "item: give a tensor, or leave the spreading out (spread=False)."
+        )
+    return stage.labels(split.x, classes)
+
+
 def _check(plan: Plan, y: Tensor | None, training: Training, data: Data, writing: Writing) -> None:
     """Refuse what can be known not to fit before the first stage is trained."""
     if y is None and any(stage.classes for stage in plan.stages):
         raise InputError(
             f"{plan.recipe or 'the plan'} learns classes, but no classes are given: pass y, with -1 for "
-            "data "
-            "whose class is unknown."
+            "data whose class is unknown."
         )
     if writing.folder is None and (writing.resume or writing.tensorboard):
         raise InputError("resume and tensorboard need a run folder: pass folder=...")

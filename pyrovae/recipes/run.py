@@ -10,15 +10,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pyrovae import data as data_sets
 from pyrovae.compute import processes
-from pyrovae.compute.devices import resolve_device
+from pyrovae.compute.devices import resolve_device, seeded
 from pyrovae.data import DATASETS, Images
 from pyrovae.errors import InputError
 from pyrovae.programs.pair import ModelAndGuide
-from pyrovae.programs.parameters import modules_of
+from pyrovae.programs.parameters import modules_of, named_parameters, own_parameters
 from pyrovae.recipes.about import About
 from pyrovae.recipes.declaration import declaration_of
 from pyrovae.recipes.fitting import (
@@ -32,7 +33,7 @@ from pyrovae.recipes.fitting import (
 )
 from pyrovae.recipes.options import checked_options, model_options, options_of, shared_options
 from pyrovae.recipes.own_files import digest_of, is_own
-from pyrovae.recipes.plan import Plan
+from pyrovae.recipes.plan import Plan, Stage
 from pyrovae.recipes.presentation import Presentation
 from pyrovae.recipes.recipe import load_recipe
 from pyrovae.recipes.settings import Data, Training
@@ -195,7 +196,7 @@ class Run:
         """
         for stage in self.plan.stages:
             saved = load_checkpoint(folder_of(stage, self.plan, self.folder) / "checkpoints")
-            load_state(stage.pair, {}, saved["best_state"] or saved["state"])
+            _load(stage, self.about, saved["best_state"] or saved["state"])
         for module in modules_of(self.plan.pair):
             module.eval()
         return self.plan.pair
@@ -329,6 +330,20 @@ class Run:
                 f"{self.folder} was not trained with a {name} of your own, but with "
                 f"{self.config.options.get(name, self.config.recipe)!r}: leave --{name} out."
             )
+
+
+def _load(stage: Stage, about: About, saved: Mapping[str, Any]) -> None:
+    """Load the parameters of a stage's pair.
+
+    Those of `pyro.param` and `pyro.module` in plain functions are known only after the functions have run.
+    """
+    if not saved["parameters"]:
+        load_state(stage.pair, {}, dict(saved))
+        return
+    x = torch.zeros(2, *about.x_shape)
+    with own_parameters(), seeded(about.seed), torch.no_grad():
+        named = named_parameters(stage.pair, x if stage.transform is None else stage.transform(x))
+        load_state(stage.pair, named, dict(saved))
 
 
 def _check_values(

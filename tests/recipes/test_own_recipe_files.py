@@ -10,6 +10,7 @@ from small_runs import train_small
 
 from pyrovae.errors import InputError
 from pyrovae.recipes import Run, load_recipe, options_of
+from pyrovae.recipes.measuring import evaluate
 from pyrovae.recipes.own_files import is_own, load_own
 
 POSTERIOR = '''
@@ -201,3 +202,39 @@ def test_a_component_that_asks_for_a_part_that_is_not_given_is_refused(write, tm
     write(POSTERIOR.replace("sharpness: float = 1.0", "sharpness"))
     with pytest.raises(InputError, match=r"posterior mine.py:Mine asks for 'sharpness'.*default"):
         train_small(tmp_path / "run", posterior="mine.py:Mine")
+
+
+GUIDE = """
+import pyro
+import pyro.distributions as dist
+import torch
+from pyrovae import Pair
+from pyrovae.recipes import Plan, Stage
+from pyrovae.recipes import vae as vae_recipe
+
+
+def build(about, *, width: int = 8) -> Plan:
+    plan = vae_recipe(about, width=width, latent_dim=2)
+    vae, head = plan.pair, torch.nn.Linear(64, 4)
+
+    def guide(x):
+        pyro.module("my_head", head)
+        scale = pyro.param("my_scale", torch.tensor(0.5), constraint=dist.constraints.positive)
+        loc = head(x.flatten(1))[:, :2]
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(loc, scale).to_event(1))
+
+    return Plan([Stage(Pair(vae.model, guide))], pixels=plan.pixels)
+"""
+
+
+def test_the_parameters_of_plain_functions_are_in_the_run_too(write, tmp_path, param_store):
+    write(GUIDE)
+    run = train_small(tmp_path / "run", "mine.py:build")
+    trained = param_store["my_scale"].item()
+    assert trained != 0.5
+    first = evaluate(run, num_samples=20, limit=30, progress=False)
+    param_store.clear()
+    again = Run.open(tmp_path / "run", {"recipe": "mine.py:build"})
+    assert evaluate(again, num_samples=20, limit=30, progress=False).summary() == first.summary()
+    assert param_store["my_scale"].item() == pytest.approx(trained)

@@ -70,8 +70,11 @@ def train_command(name: str, words: Sequence[str] = ()) -> Callable[..., None]:
     recipe = load_recipe(name)
     file = _word_after(words, "config")
     from_file = {} if file is None else read_config(Path(file))
-    chosen = from_file | dict(_components_in(words, own_options(recipe)))
-    options = options_of(recipe, chosen)
+    naming = [option for option in own_options(recipe) if option.table is not None]
+    for option in naming:
+        if option.name in from_file:
+            option.checked(from_file[option.name], str(file))
+    options = options_of(recipe, from_file | dict(_components_in(words, naming)))
     if taken := [option for option in options if option in _RUN_OPTIONS]:
         raise OptionError(
             f"{name} has an option {taken[0]}, but the command train has an option --{taken[0]}: rename "
@@ -134,7 +137,7 @@ def read_config(path: Path) -> dict[str, Any]:
 def _components_in(words: Sequence[str], options: Sequence[Option]) -> Iterator[tuple[str, str]]:
     """Yield the options that name components, with their values among the words."""
     for option in options:
-        if option.table is not None and (value := _word_after(words, option.name)) is not None:
+        if (value := _word_after(words, option.name)) is not None:
             option.checked(value)
             yield option.name, value
 

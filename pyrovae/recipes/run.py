@@ -10,15 +10,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pyrovae import data as data_sets
 from pyrovae.compute import processes
-from pyrovae.compute.devices import resolve_device
+from pyrovae.compute.devices import resolve_device, seeded
 from pyrovae.data import DATASETS, Images
 from pyrovae.errors import InputError
 from pyrovae.programs.pair import ModelAndGuide
-from pyrovae.programs.parameters import modules_of
+from pyrovae.programs.parameters import modules_of, named_parameters, own_parameters
 from pyrovae.recipes.about import About
 from pyrovae.recipes.declaration import declaration_of
 from pyrovae.recipes.fitting import (
@@ -32,7 +33,7 @@ from pyrovae.recipes.fitting import (
 )
 from pyrovae.recipes.options import checked_options, model_options, options_of, shared_options
 from pyrovae.recipes.own_files import digest_of, is_own
-from pyrovae.recipes.plan import Plan
+from pyrovae.recipes.plan import Plan, Stage
 from pyrovae.recipes.presentation import Presentation
 from pyrovae.recipes.recipe import load_recipe
 from pyrovae.recipes.settings import Data, Training
@@ -136,6 +137,7 @@ class Run:
         run = cls(Path(folder), config, dict(own or {}))
         run._check_own()
         run._checked_values()
+        _ = run.about
         return run
 
     @cached_property
@@ -147,7 +149,10 @@ class Run:
                 f"{self.folder} holds a plan that was made without a recipe: it can be trained and "
                 "resumed in Python only."
             )
-        return load_recipe(name)
+        try:
+            return load_recipe(name)
+        except InputError as error:
+            raise error if is_own(name) else self._damaged(error) from None
 
     @property
     def classes(self) -> bool:
@@ -157,18 +162,24 @@ class Run:
     @property
     def training(self) -> Training:
         """The settings of the training."""
-        return Training(**self._checked_values()[1])
+        return Training(**self._checked_values()[1]).over(declaration_of(self.recipe).defaults)
 
     @property
     def data(self) -> Data:
         """The settings of the data."""
-        return Data(**self._checked_values()[2])
+        return Data(**self._checked_values()[2]).over(declaration_of(self.recipe).defaults)
 
     @property
     def about(self) -> About:
         """The facts about the data that the model was built for."""
         values = self.config.about
-        return About(**{**values, "x_shape": tuple(values["x_shape"])})
+        try:
+            about = About(**{**values, "x_shape": tuple(values["x_shape"])})
+            if not all(type(size) is int for size in (*about.x_shape, about.num_classes, about.seed)):
+                raise TypeError(f"the facts about the data are {values}")
+        except (TypeError, KeyError) as error:
+            raise self._damaged(error) from None
+        return about
 
     @cached_property
     def plan(self) -> Plan:
@@ -184,7 +195,7 @@ class Run:
         """
         for stage in self.plan.stages:
             saved = load_checkpoint(folder_of(stage, self.plan, self.folder) / "checkpoints")
-            load_state(stage.pair, {}, saved["best_state"] or saved["state"])
+            _load(stage, self.about, saved["best_state"] or saved["state"])
         for module in modules_of(self.plan.pair):
             module.eval()
         return self.plan.pair
@@ -273,7 +284,7 @@ class Run:
         resolve_device(device)
         training = self.training.changed(**changes)
         _check_values(self.recipe, self.config.recipe, self.plan.options, training, self.data)
-        images = data_sets.load(self.data.data, seed=self.training.seed)
+        images = self.images
         fresh = Run(self.folder, self.config, self.own)  # with initial parameters
         writing = Writing(self.folder, device, True, False, progress)
         fit_plan(fresh.plan, images.x_train, images.y_train, training, self.data, writing)
@@ -290,7 +301,11 @@ class Run:
                 checked_options(self.recipe, self.config.data, shared_options("Data"), path),
             )
         except (TypeError, AttributeError) as error:
-            raise InputError(f"{path} cannot be read as a run's configuration: {error}.") from error
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> InputError:
+        path = self.folder / "config.json"
+        return InputError(f"{path} cannot be read as a run's configuration: {error}")
 
     def _check_own(self) -> None:
         needed = own_names(self.config.recipe, self.config.options)
@@ -312,6 +327,20 @@ class Run:
                 f"{self.folder} was not trained with a {name} of your own, but with "
                 f"{self.config.options.get(name, self.config.recipe)!r}: leave --{name} out."
             )
+
+
+def _load(stage: Stage, about: About, saved: Mapping[str, Any]) -> None:
+    """Load the parameters of a stage's pair.
+
+    Parameters of `pyro.param` and `pyro.module` in plain functions are known only after the functions ran.
+    """
+    if not saved["parameters"]:
+        load_state(stage.pair, {}, dict(saved))
+        return
+    x = torch.zeros(2, *about.x_shape)
+    with own_parameters(), seeded(about.seed), torch.no_grad():
+        named = named_parameters(stage.pair, x if stage.transform is None else stage.transform(x))
+        load_state(stage.pair, named, dict(saved))
 
 
 def _check_values(

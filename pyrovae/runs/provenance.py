@@ -17,7 +17,11 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """Return the commit of the checkout that the package runs from, marked as dirty if it has changes."""
+    """Return the commit of the checkout that the package runs from, with "-dirty" if it has changes.
+
+    Returns:
+        The commit, or None if the package does not run from a checkout.
+    """
     command = [
         "git",
         "-C",

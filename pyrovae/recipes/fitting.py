@@ -237,7 +237,7 @@ def _fit_stage(
 
 
 def _classes_of(stage: Stage, split: Split, training: Training, data: Data) -> Tensor | None:
-    """Hide and spread labels, and return the classes that a stage learns, `(N,)`, or None without classes."""
+    """Hide and spread labels, and return the classes that a stage learns, `(N,)`, or None."""
     classes = hidden_labels(split.y, training, data) if stage.classes else None
     if stage.labels is None or classes is None:
         return classes

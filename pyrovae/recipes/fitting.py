@@ -57,7 +57,7 @@ class Writing:
     Args:
         folder: the run folder, or None.
         device: "auto" or a device of torch.
-        resume: whether to go on with the run in the folder.
+        resume: whether to continue the run in the folder.
         tensorboard: whether to write scalars for TensorBoard.
         progress: whether to show progress bars.
     """

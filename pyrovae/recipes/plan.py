@@ -139,7 +139,7 @@ class Plan:
                 only recorded in the run folder.
             folder: the run folder to write. None means that nothing is written.
             device: the device. "auto" means CUDA if it is available, else the CPU.
-            resume: whether to go on with the run in the folder.
+            resume: whether to continue the run in the folder.
             tensorboard: whether to write scalars for TensorBoard into the folder.
             progress: whether to show progress bars.
 

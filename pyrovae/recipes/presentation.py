@@ -23,7 +23,7 @@ class Presentation:
     Args:
         pixels: "none" keeps grey values, "static" draws each pixel once, "dynamic" draws it in every
             minibatch, "levels" makes 256 levels.
-        shift: the largest number of pixels by which images of a minibatch are moved.
+        shift: the largest random shift of each image of a minibatch, in pixels.
         seed: the seed of the fixed draw of binary pixels.
     """
 

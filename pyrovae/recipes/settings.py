@@ -147,7 +147,7 @@ class Data:
         binarise: The binarisation of grey values. "dynamic" draws each pixel anew in every minibatch,
             "static" draws it once, "none" keeps the grey values. "auto" is "dynamic" for a Bernoulli
             likelihood and "none" for all others.
-        shift: The largest number of pixels by which each image of a minibatch is moved at random.
+        shift: The largest random shift of each image of a minibatch, in pixels.
 
     Attributes:
         given: the names of the arguments that the caller gave.

@@ -46,7 +46,7 @@ class RunFolder:
         """The configuration.
 
         Raises:
-            InputError: the folder is no run folder, or its configuration cannot be read.
+            InputError: the folder is not a run folder, or its configuration cannot be read.
         """
         if not self.config_path.is_file():
             raise InputError(

@@ -1,6 +1,6 @@
 """Labels spread to unlabelled data, from neighbour to neighbour in a latent space.
 
-A network learns a hundred labels by heart long before it has seen what the classes look like. The latent
+A network memorises a hundred labels long before it has learned the shape of the classes. The latent
 space of a VAE that was trained on all data keeps the data of one class together. Labels spread there along
 a graph of neighbours (`spread_labels`), and the models learn from the spread labels.
 """

@@ -109,7 +109,7 @@ def takes_options(constructor: Constructor) -> Constructor:
     their defaults where an option has the same name. Its `**options` stays empty.
 
     Raises:
-        TypeError: when the constructor is called with a name that is no parameter.
+        TypeError: when the constructor is called with an unknown parameter.
     """
     parameters = inspect.signature(constructor).parameters.values()
     own = {p.name: p for p in parameters if p.kind is not p.VAR_KEYWORD}

@@ -84,7 +84,7 @@ class Batch(NamedTuple):
     """A minibatch.
 
     Attributes:
-        calls: one call for each part of which this process has a share.
+        calls: one call for each part, if this process has a share of it.
         num_data: the number of data in all parts and processes.
     """
 

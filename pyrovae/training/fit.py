@@ -66,7 +66,7 @@ def fit(
     every minibatch. Checkpoints do not depend on the number of processes.
 
     Args:
-        pair: the model `model(x)`, or `model(x, y)` where there are classes, and the guide with the same
+        pair: the model `model(x)`, or `model(x, y)` for data with classes, and the guide with the same
             latent sites. `fit` trains the parameters of the `nn.Module`s that have the two as methods, and
             the parameters that the programs declare by `pyro.param` and `pyro.module`.
         x: the data: a tensor, NumPy array or memory map `(N, *x_shape)`, or a map-style

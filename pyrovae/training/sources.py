@@ -286,7 +286,7 @@ def check_read(values: Sequence[Tensor]) -> None:
             raise InputError(
                 f"{unknown} of {len(values[1])} items of the dataset have class {UNLABELLED}, unlabelled. "
                 "Training must know in advance which data are labelled: give a dataset of x, and the "
-                f"classes by y=... with {UNLABELLED} where there is none."
+                f"classes by y=... with {UNLABELLED} for unlabelled data."
             )
 
 

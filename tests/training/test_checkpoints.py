@@ -93,7 +93,7 @@ def test_when_all_are_damaged_each_is_named(damage, folder):
     [
         (content(4) | {"state": 1}, None),
         ({"weights": torch.ones(2)}, "it lacks best_state"),
-        ([1], "no table"),
+        ([1], "no dictionary"),
     ],
     ids=["whole", "foreign", "list"],
 )

@@ -136,14 +136,14 @@ def test_a_schedule_that_goes_bad_is_named_before_training(value, make_vae, bina
 def test_a_weighted_site_that_is_named_as_a_column_of_the_history_is_refused(
     name, make_vae, binary_images, tmp_path
 ):
-    message = f"the site '{name}' has a weight, but the history"
+    message = f"the site '{name}' has a weight .*history"
     refused(make_vae(), binary_images, message, tmp_path, weights={name: 2.0})
 
 
 def test_patience_without_validation_data_is_refused(make_vae, binary_images, tmp_path):
-    refused(make_vae(), binary_images, "patience needs validation data", tmp_path, patience=2)
+    refused(make_vae(), binary_images, "patience is 2, .*validation=", tmp_path, patience=2)
 
 
 @pytest.mark.parametrize("beta", [-1, math.nan, math.inf, "1"])
 def test_a_beta_that_is_no_weight_is_refused(beta, make_vae, binary_images, tmp_path):
-    refused(make_vae(), binary_images, f"a weight of {beta!r} is not possible", tmp_path, beta=beta)
+    refused(make_vae(), binary_images, f"the weight is {beta!r}; .*at least 0", tmp_path, beta=beta)

@@ -115,7 +115,7 @@ def class_posterior(
         x: the data, `(N, *x_shape)`.
         num_classes: C; the classes are 0, 1, ..., C - 1.
         num_samples: K, the number of draws of z for each datum and class.
-        seed: the seed of the random draws. The caller's random stream does not move.
+        seed: the seed of the random draws. The caller's random stream does not change.
         progress: show a progress bar for each class.
 
     Returns:

@@ -168,7 +168,7 @@ def marginal_likelihood(
             sum_y p(x, y, z_y) / q(z_y | x, y) for each draw. If false, these sites are drawn too.
         bounds: the numbers of draws whose importance-weighted bounds are reported beside the ELBO; those
             above K are left out.
-        seed: the seed of the random draws. The caller's random stream does not move.
+        seed: the seed of the random draws. The caller's random stream does not change.
         progress: show a progress bar.
         compile: "on" scores draws by one compiled graph. "auto" does so from 10 million draws on, and warns
             if it is not possible. "off" never compiles.
@@ -230,7 +230,7 @@ def prior_marginal_likelihood(
         num_samples: K, the number of draws for each datum.
         bounds: the numbers of draws whose importance-weighted bounds are reported; those above K are left
             out.
-        seed: the seed of the random draws. The caller's random stream does not move.
+        seed: the seed of the random draws. The caller's random stream does not change.
         progress: show a progress bar.
 
     Returns:

@@ -79,11 +79,11 @@ class FreeGuide:
             return self.guide(*args)
 
     def parameters(self) -> list[Tensor]:
-        """The free parameters, unconstrained; the data's dimension is the last of the batch shape."""
+        """Return the free parameters, unconstrained. The batch shape ends with the data's dimension."""
         return [leaf for leaves in self.leaves.values() for leaf in leaves.values()]
 
     def state(self) -> list[Tensor]:
-        """A copy of the free parameters."""
+        """Return a copy of the free parameters."""
         return [leaf.detach().clone() for leaf in self.parameters()]
 
     @torch.no_grad()

@@ -197,7 +197,7 @@ def inference_gaps(
         particles: the number of draws for each datum in each step.
         learning_rate: the learning rate of the first step.
         batch_size: the number of data that are optimised at a time. It affects memory and speed only.
-        seed: the seed of the random draws. The caller's random stream does not move.
+        seed: the seed of the random draws. The caller's random stream does not change.
         progress: show a progress bar.
 
     Returns:

@@ -50,7 +50,7 @@ def best_guide(
         steps: the number of steps of the optimisation. If twice as many change the result, use more.
         particles: the number of draws for each datum in each step.
         learning_rate: the learning rate of the first step; it falls to 0 by a half cosine.
-        seed: the seed of the random draws. The caller's random stream does not move.
+        seed: the seed of the random draws. The caller's random stream does not change.
 
     Returns:
         A guide with these best members. It can be called only with the same `x` (and `y`).

@@ -143,7 +143,7 @@ def kl_decomposition(
         y: classes `(N,)`; the prior must not depend on them. None means that the programs are called
             without classes.
         num_samples: the number of draws for each datum. With one draw the standard errors are NaN.
-        seed: the seed of the random draws. The caller's random stream does not move.
+        seed: the seed of the random draws. The caller's random stream does not change.
         progress: show a progress bar.
 
     Returns:

@@ -99,7 +99,7 @@ def active_units(
         num_samples: the number of draws over which E_q[z | x] is averaged. The mean of the site's
             distribution is averaged where it is known (which is exact unless it depends on other latents),
             else the draws themselves. The variance that a finite number of draws adds is subtracted.
-        seed: the seed of the random draws. The caller's random stream does not move.
+        seed: the seed of the random draws. The caller's random stream does not change.
 
     Returns:
         The variances of all continuous latents, on the CPU in 64-bit. Classes have no mean and are left

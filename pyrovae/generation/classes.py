@@ -49,7 +49,7 @@ def class_samples(pair: ModelAndGuide, count: int = 10, candidates: int = 100, s
         pair: a trained pair.
         count: N, the number of draws of each class.
         candidates: the number of draws from which one is kept, if the class is predicted from z.
-        seed: the seed of the random draws. The caller's random stream does not move.
+        seed: the seed of the random draws. The caller's random stream does not change.
 
     Returns:
         `(C, N, *x_shape)`, on the CPU.
@@ -74,7 +74,7 @@ def samples_of_classes(pair: ModelAndGuide, y: Tensor, candidates: int = 100, se
         pair: a trained pair.
         y: classes `(N,)`.
         candidates: the number of draws from which one is kept, if the class is predicted from z.
-        seed: the seed of the random draws. The caller's random stream does not move.
+        seed: the seed of the random draws. The caller's random stream does not change.
 
     Returns:
         `(N, *x_shape)`, on the CPU.

@@ -79,7 +79,7 @@ def posterior_draws(pair: ModelAndGuide, x: Tensor, site: str | None = None, see
         pair: a trained pair.
         x: the data, `(N, *x_shape)`.
         site: the latent. None means the one that the model samples last before the data.
-        seed: the seed of the random draws. The caller's random stream does not move.
+        seed: the seed of the random draws. The caller's random stream does not change.
 
     Returns:
         `(N, M)`, on the CPU.

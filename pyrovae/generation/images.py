@@ -34,7 +34,7 @@ def sample_images(pair: ModelAndGuide, count: int, seed: int = 0) -> Tensor:
     Args:
         pair: a trained pair.
         count: N, the number of draws.
-        seed: the seed of the random draws. The caller's random stream does not move.
+        seed: the seed of the random draws. The caller's random stream does not change.
 
     Returns:
         `(N, *x_shape)`, on the CPU.

@@ -47,7 +47,7 @@ def draw_latents(
         count: N, the number of draws.
         label: the class. None means that it is drawn like the other latents.
         candidates: the number of draws from which one is kept, if the class is predicted from z.
-        seed: the seed of the random draws. The caller's random stream does not move.
+        seed: the seed of the random draws. The caller's random stream does not change.
 
     Returns:
         Each latent's values by site, `(N, *event_shape)`, on the CPU.
@@ -124,7 +124,7 @@ def prior_quantiles(
         levels: the Q levels of the quantiles, between 0 and 1.
         site: the latent. None means the one that the model samples last before the data.
         draws: the number of draws.
-        seed: the seed of the random draws. The caller's random stream does not move.
+        seed: the seed of the random draws. The caller's random stream does not change.
 
     Returns:
         `(Q, M)`, on the CPU.
@@ -163,7 +163,7 @@ def prior_density(
         points: points on the axis, `(P,)`.
         site: the latent. None means the one that the model samples last before the data.
         draws: the number of draws.
-        seed: the seed of the random draws. The caller's random stream does not move.
+        seed: the seed of the random draws. The caller's random stream does not change.
 
     Returns:
         `(P, M)`, on the CPU.

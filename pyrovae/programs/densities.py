@@ -49,11 +49,7 @@ def unscaled_log_prob(site: Mapping[str, Any]) -> Tensor:
 def trace_log_probs(trace: Trace) -> dict[str, Tensor]:
     """Return the unscaled log density of every sample site, by name. The sites of plates are left out."""
     trace.compute_log_prob()
-    return {
-        name: unscaled_log_prob(site)
-        for name, site in trace.nodes.items()
-        if is_sample(site)
-    }
+    return {name: unscaled_log_prob(site) for name, site in trace.nodes.items() if is_sample(site)}
 
 
 def log_prob_per_datum(log_prob: Tensor, data_dim: int | None) -> Tensor:

@@ -20,7 +20,7 @@ def layers_of(distribution: Any) -> Iterator[Any]:
 
 
 def base_of(distribution: Any) -> Any:
-    """The distribution under all wrappers (`Independent`, `MaskedDistribution`, `ExpandedDistribution`).
+    """Return the distribution under all of Pyro's wrappers, such as `Independent`.
 
     Example:
         >>> import pyro.distributions as dist, torch

@@ -270,7 +270,7 @@ def test_vectors_are_trained_and_evaluated_but_not_drawn(tmp_path):
     train(tmp_path / "run", "vae", "--data", tmp_path / "x.npy", "--likelihood", "gaussian")
     assert "log p(x)" in pyrovae("evaluate", tmp_path / "run", "--num-samples", 20, "--quiet")
     before = files(tmp_path / "run")
-    with pytest.raises(InputError, match=r"data of shape \(6,\) are no images"):
+    with pytest.raises(InputError, match=r"data of shape \(6,\) are not images"):
         pyrovae("sample", tmp_path / "run")
     assert files(tmp_path / "run") == before
 

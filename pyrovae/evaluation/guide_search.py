@@ -117,7 +117,7 @@ def _keep_the_better(
     args: tuple[Tensor, ...],
     layout: Layout,
 ) -> None:
-    """Put the start back for data whose bound has not risen.
+    """Put the starting values back for data whose bound has not risen.
 
     Where the start was the best q already, the noise of the gradients has moved it away. The draws used
     here are not those of the reported figures, so the figures stay unbiased.

@@ -89,7 +89,7 @@ class _Distributions(Messenger):
             raise InputError(
                 f"the {self.program}'s site '{msg['name']}' has a {type(msg['fn']).__name__} in the place "
                 "of a distribution: as prior, likelihood or posterior use a module whose forward returns a "
-                "Pyro distribution. A distribution itself does not serve, because calling it draws a value."
+                "Pyro distribution. A distribution itself does not work, because calling it draws a value."
             )
 
 

@@ -1,6 +1,6 @@
 """The structure of a pair, found by running its programs.
 
-`structure(pair, x)` knows of each site its role, its plates, its treatment by the guide, its parents, and
+`structure(pair, x)` finds the role of each site, its plates, its treatment by the guide, its parents, and
 its log density for each datum. Each fact is computed when it is first asked for:
 
     facts                                                cost

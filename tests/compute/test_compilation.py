@@ -397,7 +397,7 @@ def test_a_graph_sees_parameters_as_they_are_and_draws_as_the_function_does():
 
 def test_a_graph_that_computes_something_else_is_not_used():
     numbers = iter(range(100))
-    with pytest.raises(NotTraceable, match="depends on something that is no tensor"):
+    with pytest.raises(NotTraceable, match="depends on something that is not a tensor"):
         compile_function(lambda x: [x * next(numbers)], [torch.ones(2)], [torch.ones(2)], inductor=False)
 
 

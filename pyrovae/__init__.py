@@ -1,7 +1,7 @@
 """Variational autoencoders as probabilistic programs.
 
-The names load when they are used: `import pyrovae` imports no torch, and nothing imports matplotlib or
-scikit-learn before it is needed.
+Names are imported when they are first used. `import pyrovae` alone imports neither torch nor matplotlib nor
+scikit-learn.
 """
 
 import lazy_loader

@@ -26,9 +26,9 @@ def check_choice(what: str, name: object, known: Collection[str]) -> None:
     """Refuse an unknown name, and suggest the known name that is closest.
 
     Args:
-        what: the kind of thing that is named, for the message: "posterior".
+        what: the kind of thing that has the name, for the message, such as "posterior".
         name: the name to check.
-        known: the names that there are.
+        known: the known names.
 
     Raises:
         InputError: `name` is not in `known`.
@@ -36,14 +36,14 @@ def check_choice(what: str, name: object, known: Collection[str]) -> None:
     if name not in known:
         close = difflib.get_close_matches(str(name), list(known), n=1)
         hint = f" Did you mean '{close[0]}'?" if close else ""
-        raise InputError(f"unknown {what} '{name}'; there are {', '.join(known)}.{hint}")
+        raise InputError(f"unknown {what} '{name}'; choose from {', '.join(known)}.{hint}")
 
 
 def check_counts(**counts: object) -> None:
     """Refuse counts that are not whole numbers of at least 1.
 
     Args:
-        **counts: the counts by the names of the arguments that they were given as.
+        **counts: the counts, by the names of the arguments that hold them.
 
     Raises:
         InputError: a count is not a whole number, or is below 1.
@@ -59,14 +59,14 @@ def check_counts(**counts: object) -> None:
 def cause(error: Exception) -> str:
     """Return an error's message on one line, without its final full stop.
 
-    For an OSError this is the system's message; for an error without a message, the name of its type.
+    For an OSError this is the system's message. For an error without a message it is the name of its type.
     """
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split()).rstrip(".") or type(error).__name__
 
 
 def warn(message: str) -> None:
-    """Warn with the line of the user's code that called this package as the warning's place."""
+    """Issue a warning that points to the line of the user's code that called this package."""
     level, frame = 1, sys._getframe(0)
     while frame.f_back and Path(frame.f_code.co_filename).is_relative_to(Path(__file__).parent):
         level, frame = level + 1, frame.f_back

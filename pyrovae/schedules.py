@@ -1,4 +1,6 @@
-"""Schedules: pure functions from the training time, in epochs (fractions included), to a weight.
+"""Schedules: pure functions from the training time to a weight. The time is in epochs, with fractions.
+
+For example,
 
     fit(vae, x, beta=linear_warm_up(10))
 
@@ -45,7 +47,7 @@ def constant(value: float) -> Schedule:
 
 
 def linear_warm_up(epochs: float, end: float = 1.0, delay: float = 0.0) -> Schedule:
-    """Return a schedule that rises linearly from 0 and then stays (Bowman et al. 2016, without delay).
+    """Return a schedule that rises linearly from 0, then is constant (Bowman et al. 2016, without delay).
 
     Args:
         epochs: the length of the rise, in epochs.
@@ -53,7 +55,7 @@ def linear_warm_up(epochs: float, end: float = 1.0, delay: float = 0.0) -> Sched
         delay: the number of epochs at weight 0 before the rise.
 
     Raises:
-        InputError: `epochs` is not above 0, `delay` is negative, or `end` is not a weight.
+        InputError: `epochs` is not above 0, `delay` is negative, or `end` is not finite and at least 0.
 
     Example:
         >>> beta = linear_warm_up(10)
@@ -68,7 +70,7 @@ def linear_warm_up(epochs: float, end: float = 1.0, delay: float = 0.0) -> Sched
 
 
 def cyclical(period: float, end: float = 1.0, rise: float = 0.5) -> Schedule:
-    """Return a schedule that rises linearly from 0 in every period and then stays (Fu et al. 2019).
+    """Return a schedule that in every period rises linearly from 0, then is constant (Fu et al. 2019).
 
     Args:
         period: the length of a period, in epochs.
@@ -76,7 +78,8 @@ def cyclical(period: float, end: float = 1.0, rise: float = 0.5) -> Schedule:
         rise: the fraction of the period that the rise takes, above 0 and at most 1.
 
     Raises:
-        InputError: `period` is not above 0, `rise` is not such a fraction, or `end` is not a weight.
+        InputError: `period` is not above 0, `rise` is not above 0 and at most 1, or `end` is not finite and
+            at least 0.
 
     Example:
         >>> beta = cyclical(4)
@@ -86,7 +89,7 @@ def cyclical(period: float, end: float = 1.0, rise: float = 0.5) -> Schedule:
     _check_positive("period", period)
     _check_weight(end)
     if not 0 < rise <= 1:
-        raise InputError(f"rise is {rise}; it is a fraction of the period, above 0 and at most 1.")
+        raise InputError(f"rise is {rise}; it must be a fraction of the period, above 0 and at most 1.")
     return lambda epoch: end * min(1.0, (epoch % period) / (rise * period))
 
 
@@ -94,14 +97,14 @@ def as_schedule(weight: float | Schedule) -> Schedule:
     """Return a schedule as it is, and a number as a constant schedule.
 
     Raises:
-        InputError: the number is not a weight.
+        InputError: the number is negative, infinite, or NaN.
     """
     return weight if callable(weight) else constant(weight)
 
 
 def _check_weight(value: float) -> None:
     if not isinstance(value, Real) or not 0 <= value < math.inf:
-        raise InputError(f"a weight of {value!r} is not possible: give a finite number of at least 0.")
+        raise InputError(f"the weight is {value!r}; it must be a finite number of at least 0.")
 
 
 def _check_positive(name: str, value: float) -> None:

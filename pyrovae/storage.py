@@ -1,4 +1,4 @@
-"""Write files so that each appears whole or not at all: into a temporary file, which is then renamed."""
+"""Atomic writes of files. A file is written under a temporary name and then renamed."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write a file that appears whole or not at all, even after a crash or with a full disk.
 
     Args:
-        path: the file; its folder exists. A former file of this name is replaced.
+        path: the file, in a folder that exists. An existing file is replaced.
         content: the bytes to write.
 
     Raises:
-        OSError: the file cannot be written. A former file of this name is left as it was.
+        OSError: the file cannot be written. An existing file stays as it was.
     """
     temporary = path.parent / f"{PARTIAL}{secrets.token_hex(8)}"
-    # Not tempfile.mkstemp: only the owner could ever read its files.
+    # Not tempfile.mkstemp, since only the owner can read its files.
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -35,7 +35,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def is_partial(path: Path) -> bool:
-    """Whether the path is a temporary file, which only a crash leaves behind."""
+    """Whether the path is a temporary file. Only a crash leaves one behind."""
     return path.name.startswith(PARTIAL)
 
 

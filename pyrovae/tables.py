@@ -1,7 +1,7 @@
 """Tables of components by name. The choices of options, the help and the error messages come from them.
 
-A table is plain words. It knows the place of each component and imports it only on demand, so that help
-does not import torch.
+A table holds plain strings. It knows the module of each component and imports it only on demand, so that
+help does not import torch.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ class Component:
 
     Attributes:
         summary: the component in one line of help.
-        where: the place it is imported from, `"package.module:name"`.
+        where: the place that it is imported from, `"package.module:name"`.
         options: the names of its own options, that is, of its keyword-only parameters with a default. They
-            stand here too, so that help and errors need not import the component. A test compares them.
+            are repeated here, so that help and error messages need not import the component. A test checks
+            that they agree with the component.
     """
 
     summary: str

@@ -54,7 +54,7 @@ def test_a_number_is_a_constant_schedule_and_a_schedule_stays_itself():
     ],
 )
 def test_a_negative_weight_is_refused(make):
-    with pytest.raises(InputError, match="give a finite number of at least 0"):
+    with pytest.raises(InputError, match="finite number of at least 0"):
         make()
 
 
@@ -64,8 +64,8 @@ def test_a_negative_weight_is_refused(make):
         (lambda: linear_warm_up(0), "epochs is 0; it must be above 0"),
         (lambda: linear_warm_up(5, delay=-2), "delay is -2; it must be at least 0"),
         (lambda: cyclical(-1), "period is -1; it must be above 0"),
-        (lambda: cyclical(5, rise=0), "rise is 0; it is a fraction"),
-        (lambda: cyclical(5, rise=1.5), r"rise is 1\.5; it is a fraction"),
+        (lambda: cyclical(5, rise=0), "rise is 0; .*a fraction"),
+        (lambda: cyclical(5, rise=1.5), r"rise is 1\.5; .*a fraction"),
     ],
 )
 def test_a_length_of_nothing_is_refused(make, message):

@@ -1,4 +1,4 @@
-"""The program `pyrovae`: its commands, and how errors and warnings are told.
+"""The program `pyrovae`: its commands, and the output of its errors and warnings.
 
 Nothing heavy is imported before a command runs. Help, version, the list of models and shell completion need
 no torch.
@@ -37,7 +37,7 @@ LIGHT = (models.models,)
 
 TRAIN_HELP = """Train a model, and write a run folder.
 
-'pyrovae train MODEL --help' lists the options of a model. A recipe of your own is named as
+'pyrovae train MODEL --help' lists the options of a model. Name a recipe of your own as
 FILE.py:FUNCTION.
 
 Example: pyrovae train vae --data mnist --latent-dim 50 --width 400 --out runs/first
@@ -49,7 +49,7 @@ Example: pyrovae train vae --data digits --epochs 300 --out runs/first && pyrova
 
 
 def main() -> None:
-    """Run the command line. An error that a user can mend is told in one line.
+    """Run the command line, and print an error that a user can correct on one line.
 
     The exit status is 2 for a command line that cannot be read, and 1 for all other errors.
     """
@@ -63,11 +63,11 @@ def main() -> None:
         except OSError as error:
             _fail(f"{error.filename or 'a file'}: {error.strerror or error}.", 1)
         except KeyboardInterrupt:
-            _fail("interrupted; 'pyrovae resume' goes on from the last finished epoch.", 1)
+            _fail("interrupted; 'pyrovae resume' continues from the last finished epoch.", 1)
 
 
 def run(words: Sequence[str]) -> None:
-    """Run a command in this process; errors are raised.
+    """Run a command in this process, and raise its errors.
 
     Args:
         words: the words after `pyrovae`.
@@ -90,7 +90,7 @@ def run(words: Sequence[str]) -> None:
 
 
 def build_app(words: Sequence[str]) -> App:
-    """Build the program as far as the words need it: of the recipes only the one that they train.
+    """Build the program with the parts that the words need. Only the recipe that they name is imported.
 
     Raises:
         InputError: the words name a recipe that cannot be used.
@@ -120,7 +120,7 @@ def _train_app(words: Sequence[str]) -> App:
     if words[0] == "train" and words[1:2] not in (["--help"], ["-h"]):
         if not words[1:] or not is_model(words[1]):
             raise OptionError(
-                f"train needs the name of a model first: {', '.join(RECIPES)}, or FILE.py:FUNCTION."
+                f"train needs the name of a model first: one of {', '.join(RECIPES)}, or FILE.py:FUNCTION."
             )
         chosen = words[1]
         check_model(chosen, RECIPES)
@@ -137,7 +137,7 @@ def _train_app(words: Sequence[str]) -> App:
 
 
 def _not_chosen(*words: str) -> None:
-    """Stands for a recipe that is not imported, in help."""
+    """Do nothing. In help, this function takes the place of a recipe that is not imported."""
 
 
 @contextmanager
@@ -159,7 +159,7 @@ def _fail(message: str, status: int) -> NoReturn:
 
 
 def _process() -> int:
-    """The number of this process. Nothing is imported for it."""
+    """Return the number of this process, without importing anything."""
     processes = sys.modules.get("pyrovae.compute.processes")
     rank: int = processes.rank() if processes is not None else 0
     return rank

@@ -1,4 +1,4 @@
-"""The commands that draw: each writes a figure of a run into its folder, figures/NAME.png."""
+"""The commands that draw. Each writes a figure into the run folder, as figures/NAME.png."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pyrovae.recipes import Run
 
 AnySite = Annotated[
-    str | None, Parameter(help="The latent to move, by its site's name. By default all move.")
+    str | None, Parameter(help="The name of the latent site to move. By default all latents move.")
 ]
 
 # Images that the model makes
@@ -86,7 +86,10 @@ def interpolation_grid(
     /,
     *,
     first: Annotated[
-        int, Parameter(help="The test image in the first corner, counted from 0. The next three follow.")
+        int,
+        Parameter(
+            help="The test image in the first corner, counted from 0. The next three are the others."
+        ),
     ] = 0,
     steps: Annotated[int, Parameter(help="The number of images on each side.")] = 9,
     site: AnySite = None,
@@ -111,7 +114,7 @@ def manifold(
     *,
     steps: Annotated[int, Parameter(help="The number of images on each side.")] = 15,
     label: Annotated[
-        int | None, Parameter(help="The class, for a model whose images depend on one (m2).")
+        int | None, Parameter(help="The class, for a model whose images depend on it (m2).")
     ] = None,
     site: Site = None,
     own: Own = NONE_OWN,
@@ -137,7 +140,7 @@ def traverse(
     dimensions: Annotated[
         int,
         Parameter(
-            help="The number of dimensions. Those whose posterior means vary most over images come first."
+            help="The number of dimensions. Those with the most variable posterior means come first."
         ),
     ] = 10,
     site: Site = None,
@@ -172,7 +175,10 @@ def class_samples(
     *,
     count: Annotated[int, Parameter(help="The number of images of each class.")] = 10,
     candidates: Annotated[
-        int, Parameter(help="The number of draws for each image, where z predicts the class (pcvae).")
+        int,
+        Parameter(
+            help="The number of draws for each image, for a model whose z predicts the class (pcvae)."
+        ),
     ] = 100,
     seed: Seed = 0,
     own: Own = NONE_OWN,
@@ -195,7 +201,7 @@ def analogies(
     count: Annotated[int, Parameter(help="The number of test images.")] = 10,
     own: Own = NONE_OWN,
 ) -> None:
-    """Show the style of test images in every class, and write figures/analogies.png.
+    """Decode the style of test images with every class, and write figures/analogies.png.
 
     Example: pyrovae analogies runs/m2 --count 8
     """
@@ -216,7 +222,7 @@ def latent(
     *,
     by: Annotated[
         Literal["pca", "tsne", "direct"],
-        Parameter(help="The way to the plane. direct shows 2-D latents as they are."),
+        Parameter(help="The projection to the plane. direct shows 2-D latents as they are."),
     ] = "pca",
     limit: Limit = 2000,
     site: Site = None,
@@ -248,7 +254,7 @@ def histograms(
     /,
     *,
     dimensions: Annotated[
-        int, Parameter(help="The number of dimensions. Those that tell the classes apart best come first.")
+        int, Parameter(help="The number of dimensions. Those that separate the classes best come first.")
     ] = 4,
     limit: Limit = 10_000,
     site: Site = None,
@@ -388,7 +394,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 
 def draw(run: Run, figure: Figure, name: str, site: str | None = None) -> None:
-    """Write a figure into the run's folder, and say so. A figure of a chosen latent is named after it."""
+    """Write a figure into the run folder, and print its path. It includes the name of a chosen latent."""
     from pyrovae import plots
 
     name = name if site is None else f"{name}_{site}"
@@ -396,7 +402,7 @@ def draw(run: Run, figure: Figure, name: str, site: str | None = None) -> None:
 
 
 def diagram_of(run: Run) -> PlateDiagram:
-    """The plate diagram of the run's programs on its training data."""
+    """Return the plate diagram of the run's programs on its training data."""
     from pyrovae.diagrams import plate_diagram
 
     x, y, _ = run.training_data()
@@ -404,23 +410,23 @@ def diagram_of(run: Run) -> PlateDiagram:
 
 
 def _originals(run: Run, count: int, first: int = 0) -> Tensor:
-    """`count` test images as they are, from the one with number `first`, counted from 0."""
+    """Return `count` unprepared test images. `first` is the number of the first one, counted from 0."""
     x = run.images.x_test
     if not 1 <= count <= len(x):
-        raise InputError(f"{count} test images were asked for; there are {len(x)}, and 1 is the least.")
+        raise InputError(f"{count} test images were asked for; ask for 1 to {len(x)}.")
     if not 0 <= first <= len(x) - count:
-        raise InputError(f"test image {first} was asked for; the last one to begin at is {len(x) - count}.")
+        raise InputError(f"test image {first} was asked for; choose from 0 to {len(x) - count}.")
     return x[first : first + count]
 
 
 def _test_images(run: Run, count: int, first: int = 0) -> Tensor:
-    """Test images as the model is evaluated on them, binarised if need be."""
+    """Return test images as in evaluation, binarised if the model takes binary pixels."""
     _originals(run, count, first)
     return run.presentation.fixed(run.images.x_test)[first : first + count]
 
 
 def _encoded(run: Run, limit: int) -> Tensor:
-    """At most so many test images as they are encoded to be classified."""
+    """Return at most `limit` test images, prepared for the encoder."""
     return run.presentation.encoded(_originals(run, _at_most(run, limit)))
 
 
@@ -432,7 +438,7 @@ def _at_most(run: Run, limit: int) -> int:
 def _test_classes(run: Run, limit: int) -> Tensor:
     if run.images.y_test is None:
         raise InputError(
-            f"{run.images.name} has no classes to tell apart: give a data set with labels "
+            f"{run.images.name} has no classes to tell apart: train on a data set with classes "
             "(pyrovae train MODEL --help, option --data)."
         )
     return run.images.y_test[:limit]
@@ -449,7 +455,7 @@ def _class_jumps(run: Run, site: str | None) -> bool:
 
 
 def _reconstructions(run: Run, count: int) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Images as the model is given them, their reconstructions, and the original ones if they differ."""
+    """Return images as the model gets them, their reconstructions, and the originals if they differ."""
     from pyrovae import generation
 
     x = _test_images(run, count)

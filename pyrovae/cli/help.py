@@ -17,15 +17,15 @@ LABELS = 30
 
 
 class TwoColumns(PlainFormatter):
-    """Names on the left, their descriptions on the right."""
+    """The formatter of help: names on the left, their descriptions on the right."""
 
     def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
         """Print a group of commands or options.
 
         Args:
-            console: the console that it is printed on.
+            console: the console to print on.
             options: the settings of the console.
-            panel: the group.
+            panel: the group of commands or options.
         """
         if not panel.entries:
             return

@@ -17,11 +17,11 @@ def evaluate(
     /,
     *,
     num_samples: NumSamples = 5000,
-    limit: Annotated[int | None, Parameter(help="The number of test data, from the first.")] = None,
+    limit: Annotated[int | None, Parameter(help="The number of test data. By default all.")] = None,
     device: Device = "auto",
     precision: Annotated[
         str,
-        Parameter(help="The precision of matrix products: float32; faster, bfloat16 or (on CUDA) tf32."),
+        Parameter(help="The precision of matrix products: float32, bfloat16, or tf32 on CUDA."),
     ] = "float32",
     compile: Compile = "auto",
     quiet: Quiet = False,
@@ -49,16 +49,16 @@ def diagnose(
     run: RunFolder,
     /,
     *,
-    limit: Annotated[int, Parameter(help="The number of test data, from the first.")] = 100,
+    limit: Annotated[int, Parameter(help="The number of test data.")] = 100,
     num_samples: NumSamples = 1000,
     steps: Annotated[
-        int, Parameter(help="The number of steps of the search for each datum's best posterior.")
+        int, Parameter(help="The number of steps in the search for each datum's best posterior.")
     ] = 500,
     device: Device = "auto",
     quiet: Quiet = False,
     own: Own = NONE_OWN,
 ) -> None:
-    """Find out where the bound is lost and what the latents carry: gaps, active units, the parts of the KL.
+    """Measure the inference gaps, the active units and the parts of the KL.
 
     Example: pyrovae diagnose runs/first --limit 100
     """
@@ -81,8 +81,8 @@ def diagnose(
     for name, analyse in analyses.items():
         try:
             result = analyse()
-        except InputError as error:  # not every guide can be taken apart in every way
-            print(f"no {name.replace('_', ' ')} of this guide: {error}")
+        except InputError as error:  # some guides do not support every analysis
+            print(f"{name.replace('_', ' ')} is not possible for this guide: {error}")
             continue
         print(result)
         result.to_json(run / f"{name}.json")
@@ -96,12 +96,12 @@ def classify(
     labels: Annotated[
         int | None,
         Parameter(
-            help="The number of labelled data of each class for M1's classifiers. By default the run's."
+            help="The number of labelled data of each class for M1's classifiers. By default the run's own."
         ),
     ] = None,
     num_samples: Annotated[
         int,
-        Parameter(help="The number of samples for each class of p(y | x) by Bayes' rule. 0 leaves it out."),
+        Parameter(help="The number of samples for each class in Bayes' rule. 0 leaves Bayes' rule out."),
     ] = 0,
     draws: Annotated[
         bool,
@@ -114,7 +114,7 @@ def classify(
     device: Device = "auto",
     own: Own = NONE_OWN,
 ) -> None:
-    """Measure test errors: of the model's own classifier, and of M1's (scikit-learn's) on its latents.
+    """Measure the test errors of the model's own classifier, and of M1's (scikit-learn's) on its latents.
 
     Example: pyrovae classify runs/first --labels 10
     """

@@ -1,4 +1,4 @@
-"""The commands models and plates: what there is, and plate diagrams."""
+"""The commands models and plates, which list the models and print plate diagrams."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def plates(
     out: Annotated[Path | None, Parameter(help="The file to draw: .png, .svg, .pdf, .dot or .tex.")] = None,
     own: Own = NONE_OWN,
 ) -> None:
-    """Print a model's plate diagram, read off its program. With --out also draw it.
+    """Print a model's plate diagram, which follows from its program. With --out, also draw it.
 
     Example: pyrovae plates vae --out vae.tex
     """
@@ -64,14 +64,14 @@ def plates(
 
 
 def save_diagram(diagram: PlateDiagram, path: Path) -> None:
-    """Draw a plate diagram into a file, and say so."""
+    """Draw a plate diagram into a file, and print the file's path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     diagram.save(path)
     print(f"written: {path}")
 
 
 def _small_diagram(name: str) -> PlateDiagram:
-    """The diagram of a recipe with its default options, on 8 small images of which 3 have a class."""
+    """Return the diagram of a recipe with its default options, on 8 small images, 3 with a class."""
     import torch
 
     from pyrovae.cli.recipe_commands import check_model

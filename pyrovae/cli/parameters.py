@@ -1,6 +1,6 @@
 """The parameters that several commands have in common.
 
-Nothing in the modules of commands imports torch before a command runs, so that help costs nothing.
+The modules of the commands import torch only when a command runs, so that help is fast.
 """
 
 from __future__ import annotations
@@ -18,25 +18,26 @@ if TYPE_CHECKING:
 
 OWN_FILES = Group("Files of your own", sort_key=8)
 
-RunFolder = Annotated[Path, Parameter(help="The run folder, which 'train' has written.")]
+RunFolder = Annotated[Path, Parameter(help="The run folder that 'train' has written.")]
 Seed = Annotated[int, Parameter(help="The seed of the random draws.")]
-Device = Annotated[str, Parameter(help="auto (CUDA where there is one), cpu, cuda, cuda:1, ...")]
+Device = Annotated[str, Parameter(help="The device: auto (CUDA if available), cpu, cuda, cuda:1, ...")]
 Compile = Annotated[
     str, Parameter(help="Whether repeated steps are compiled into one graph: auto, on or off.")
 ]
 Quiet = Annotated[bool, Parameter(help="Show no progress bar.", negative="", show_default=False)]
 Site = Annotated[
     str | None,
-    Parameter(help="The latent by its site's name. By default it is the one next to the data (m1m2: z1)."),
+    Parameter(help="The name of the latent site. By default the one next to the data (m1m2: z1)."),
 ]
-Limit = Annotated[int, Parameter(help="The largest number of test images that are used.")]
+Limit = Annotated[int, Parameter(help="The largest number of test images to use.")]
 
 
 @Parameter(name="*", group=OWN_FILES)
 @dataclass(frozen=True)
 class Own:
-    """The files of your own with which the run was trained. They are named again, since no file is executed
-    only because a run folder names it.
+    """The user's own files with which a run was trained.
+
+    They must be named again, since no file is executed only because a run folder names it.
 
     Args:
         recipe: The recipe, as FILE.py:FUNCTION.
@@ -58,7 +59,7 @@ class Own:
         """Open a run folder with these files.
 
         Raises:
-            InputError: a value is not of the form FILE.py:NAME, or what `Run.open` raises.
+            InputError: a value does not have the form FILE.py:NAME, or `Run.open` refuses the folder.
         """
         from pyrovae.recipes import Run
         from pyrovae.recipes.own_files import is_own
@@ -67,9 +68,8 @@ class Own:
         for name, value in given.items():
             if not is_own(value):
                 raise InputError(
-                    f"--{name} is {value!r}; here it names a file of your own, as FILE.py:NAME. "
-                    "Everything else the "
-                    "run folder knows."
+                    f"--{name} is {value!r}; it must name a file of your own, as FILE.py:NAME. Leave it "
+                    "out if the run used no file of your own: the run folder knows everything else."
                 )
         return Run.open(folder, given)
 

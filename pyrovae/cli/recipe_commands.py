@@ -30,12 +30,16 @@ RUN = Group("Run", sort_key=4)
 Out = Annotated[Path, Parameter(help="The run folder to write.", group=RUN)]
 ConfigFile = Annotated[
     Path | None,
-    Parameter(help="A TOML file of options. Options on the command line win over it.", group=RUN),
+    Parameter(help="A TOML file with options. Options on the command line override it.", group=RUN),
 ]
-Device = Annotated[str, Parameter(help="auto (CUDA where there is one), cpu, cuda, cuda:1, ...", group=RUN)]
+Device = Annotated[
+    str, Parameter(help="The device: auto (CUDA if available), cpu, cuda, cuda:1, ...", group=RUN)
+]
 Download = Annotated[
     bool,
-    Parameter(help="Download the data set if it is absent.", group=RUN, negative="", show_default=False),
+    Parameter(
+        help="Download the data set if it is not there yet.", group=RUN, negative="", show_default=False
+    ),
 ]
 TensorBoard = Annotated[
     bool, Parameter(help="Write scalars for TensorBoard.", group=RUN, negative="", show_default=False)
@@ -53,11 +57,11 @@ _RUN_OPTIONS: dict[str, tuple[Any, Any]] = {
 
 
 def train_command(name: str, words: Sequence[str] = ()) -> Callable[..., None]:
-    """Make the command that trains a recipe: a function whose signature has the recipe's options.
+    """Make the command that trains by a recipe: a function whose signature has the recipe's options.
 
     Args:
         name: a name in `RECIPES`, or `"mine.py:build"`.
-        words: the words after the name. They tell which components are chosen, and the configuration file.
+        words: the words after the name. They name the chosen components and the configuration file.
 
     Raises:
         InputError: there is no such recipe, or its options break the rules.
@@ -73,8 +77,8 @@ def train_command(name: str, words: Sequence[str] = ()) -> Callable[..., None]:
     options = options_of(recipe, from_file | dict(_components_in(words, naming)))
     if taken := [option for option in options if option in _RUN_OPTIONS]:
         raise OptionError(
-            f"{name} has an option {taken[0]}, but --{taken[0]} is an option of the command train: "
-            "rename it."
+            f"{name} has an option {taken[0]}, but the command train has an option --{taken[0]}: rename "
+            "the recipe's option."
         )
     from_file = checked_options(recipe, from_file, options, str(file))
     check_names(recipe, _unknown_flags(words, options), options)
@@ -103,15 +107,15 @@ def train_command(name: str, words: Sequence[str] = ()) -> Callable[..., None]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read the options in a TOML file: at its top, or in tables [model], [training] and [data].
+    """Read options from a TOML file: its top level, and its tables [model], [training] and [data].
 
-    Dashes and underscores are the same in keys.
+    In keys, dashes and underscores mean the same.
 
     Args:
         path: the file.
 
     Raises:
-        OptionError: there is no such file, or it is not TOML.
+        OptionError: the file cannot be read, it is not TOML, or it gives an option twice.
     """
     try:
         content = tomllib.loads(path.read_text())
@@ -131,7 +135,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def _components_in(words: Sequence[str], options: Sequence[Option]) -> Iterator[tuple[str, str]]:
-    """The components that the words choose, by the option's name, of options that name one."""
+    """Yield the options that name components, with their values among the words."""
     for option in options:
         if (value := _word_after(words, option.name)) is not None:
             option.checked(value)
@@ -139,7 +143,7 @@ def _components_in(words: Sequence[str], options: Sequence[Option]) -> Iterator[
 
 
 def _unknown_flags(words: Sequence[str], options: Mapping[str, Option]) -> list[str]:
-    """The options among the words that the command does not have. Our message tells who has them."""
+    """Return the options among the words that the command lacks, so that an error can say what has them."""
     known = {*options, *_RUN_OPTIONS, "help", "version"}
     known |= {f"no_{name}" for name, option in options.items() if option.type is bool}
     flags = (word.partition("=")[0] for word in words if word.startswith("--") and len(word) > 2)
@@ -148,7 +152,7 @@ def _unknown_flags(words: Sequence[str], options: Mapping[str, Option]) -> list[
 
 
 def _word_after(words: Sequence[str], name: str) -> str | None:
-    """The value of the option `--name` among the words; the last one, as when they are parsed."""
+    """Return the value of the option `--name` among the words. The last one counts, as in parsing."""
     flags = {f"--{name}", f"--{name.replace('_', '-')}"}
     found = None
     for number, word in enumerate(words):
@@ -174,11 +178,11 @@ def _annotation(option: Option) -> Any:
 def _help(option: Option) -> str:
     parts = [option.help]
     if option.table is not None:
-        parts.append(f"One of {', '.join(option.choices)}; or your own, as FILE.py:NAME.")
+        parts.append(f"One of {', '.join(option.choices)}, or your own as FILE.py:NAME.")
     if option.limits:
-        parts.append(f"It is {option.limits}.")
+        parts.append(f"{option.limits.capitalize()}.")
     if option.component:
-        parts.append(f"(From {option.component}.)")
+        parts.append(f"(For {option.component}.)")
     return " ".join(part for part in parts if part)
 
 
@@ -192,7 +196,7 @@ def is_model(word: str) -> bool:
 
 
 def check_model(name: str, known: Mapping[str, Any]) -> None:
-    """Refuse a mistyped model's name before any recipe is imported.
+    """Refuse an unknown model before any recipe is imported.
 
     Raises:
         OptionError: the name is not known.
@@ -202,4 +206,4 @@ def check_model(name: str, known: Mapping[str, Any]) -> None:
     try:
         known[name]
     except InputError as error:
-        raise OptionError(f"{error} A recipe of your own is named as FILE.py:FUNCTION.") from None
+        raise OptionError(f"{error} Name a recipe of your own as FILE.py:FUNCTION.") from None

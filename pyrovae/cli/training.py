@@ -1,4 +1,4 @@
-"""The commands that train: resume, and what train does when its options are known."""
+"""The command resume, and the training that the command train starts."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ def resume(
     /,
     *,
     epochs: Annotated[
-        int | None, Parameter(help="The number of epochs in all. By default it stays as it was.")
+        int | None, Parameter(help="The total number of epochs. By default unchanged.")
     ] = None,
     patience: Annotated[
-        int | None, Parameter(help="The patience, with which a run that has stopped early can go on.")
+        int | None,
+        Parameter(help="A new patience. With a larger one a run that has stopped early goes on."),
     ] = None,
     device: Device = "auto",
     compile: Annotated[
-        str | None, Parameter(help="auto, on or off. By default it stays as it was, to the same bits.")
+        str | None, Parameter(help="Whether steps are compiled: auto, on or off. By default unchanged.")
     ] = None,
     quiet: Quiet = False,
     own: Own = NONE_OWN,
 ) -> None:
-    """Go on with a run that was interrupted, or for more epochs.
+    """Continue a run that was interrupted, or train it for more epochs.
 
     Example: pyrovae resume runs/first --epochs 500
     """
@@ -40,7 +41,7 @@ def resume(
 
 
 def report(run: Run) -> None:
-    """Print how training went, and draw learning curves and the plate diagram."""
+    """Print the outcome of training, and draw learning curves and the plate diagram."""
     from pyrovae import plots
     from pyrovae.cli.figures import diagram_of, draw
     from pyrovae.cli.models import save_diagram
@@ -65,7 +66,7 @@ def train(
     tensorboard: bool = False,
     quiet: bool = False,
 ) -> None:
-    """Train by a recipe's name.
+    """Train a recipe's model by its name.
 
     Args:
         recipe: a name in `RECIPES`, or `"mine.py:build"`.

@@ -6,8 +6,8 @@
     ScoreFunctionELBO   the ELBO with gradients that need no reparameterisation
     FreeBits            the ELBO with a floor under the divergence
 
-Each runs any model/guide pair and is an objective for `fit`, for Pyro's `SVI` and for
-`evaluation.gradient_variance`. Names are imported when they are used.
+Each takes any model/guide pair. `fit`, Pyro's `SVI` and `evaluation.gradient_variance` take it as their
+objective. Names are imported when they are first used.
 """
 
 import lazy_loader

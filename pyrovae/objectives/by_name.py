@@ -1,4 +1,4 @@
-"""Objectives as `objective(*, particles)` or `objective(*, free_bits)`, for the table of objectives.
+"""The functions in the table of objectives. They build objectives from the options of recipes.
 
 Importing this file imports no torch, so that help can read the options.
 """
@@ -93,9 +93,8 @@ def free_bits_total(*, free_bits: Nats = 0.0) -> FreeBits:
 def _check_several(name: str, particles: int) -> None:
     if particles == 1:
         raise InputError(
-            f"particles is 1, with which the objective '{name}' is the ELBO: set particles, for example "
-            "to 50, or "
-            "choose 'elbo'."
+            f"particles is 1, but with 1 particle the objective '{name}' is the ELBO: set particles, for "
+            "example to 50, or choose 'elbo'."
         )
 
 

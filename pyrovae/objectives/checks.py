@@ -1,4 +1,4 @@
-"""What an objective asks of the latent sites of a guide."""
+"""A check of the latent sites of a guide, for objectives that sum out enumerated sites."""
 
 from __future__ import annotations
 

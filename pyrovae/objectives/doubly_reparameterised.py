@@ -2,12 +2,13 @@
 
 With w_k = p(x, z_k) / q(z_k | x) and shares v_k = w_k / sum_j w_j, the gradient of log sum_k w_k for the
 guide's parameters phi has two parts: the path through z_k, sum_k v_k (d log w_k / d z_k)(d z_k / d phi),
-and the direct -sum_k v_k d log q(z_k) / d phi. The direct part can be reparameterised in its turn. Its mean
-is that of -sum_k v_k (1 - v_k) (d log w_k / d z_k)(d z_k / d phi), so that v_k^2 of the path is left.
+and the direct -sum_k v_k d log q(z_k) / d phi. The direct part can be reparameterised in turn. It has
+the mean of -sum_k v_k (1 - v_k) (d log w_k / d z_k)(d z_k / d phi). The sum of both parts is then the path
+with the factors v_k^2.
 
-An enumerated class y is a stratum. The w_ky, normalised over particles and classes together, add up as the
-w_k do, and their z_ky are drawn one by one, so that the same two steps leave v_ky^2. A draw that all
-classes of a particle share has the particle's share, v_k = sum_y v_ky.
+An enumerated class y is a stratum. The w_ky are normalised over particles and classes together, and add up
+as the w_k do. Each z_ky is a draw of its own. So the same two steps give the factors v_ky^2. A draw that
+all classes of a particle share has the particle's share, v_k = sum_y v_ky.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from pyrovae.programs.sites import latent_sites
 class _ScaledPath(torch.autograd.Function):
     """The identity, whose gradient is multiplied by a factor.
 
-    The factor follows from the weights, which are known only after the values were used. So it is looked up
-    when the gradient comes back.
+    The factor depends on the weights, which are known only after the values have been used. So the backward
+    pass looks it up.
     """
 
     @staticmethod
@@ -66,7 +67,7 @@ def shares_of(log_weights: Tensor) -> Tensor:
 
 
 def with_parameters_fixed(log_q: Tensor, paths: Mapping[str, Tensor]) -> Tensor:
-    """Return a zero with the gradient of the sum of `log_q` along the values, q's parameters held fixed."""
+    """Return a zero with the gradient of `log_q.sum()` along the values, with q's parameters held fixed."""
     if not (paths and log_q.requires_grad):
         return log_q.new_zeros(())
     values = list(paths.values())
@@ -100,8 +101,8 @@ def path_factors(
         share = shares.unflatten(-1, (*[1] * (layout.depth - 1), -1))
         share = share.sum_to_size(leading) if layout.depth == 1 else share
         found[name] = share.reshape((*share.shape, *[1] * event_dim))
-    # Through a draw for one class, the gradient for a draw that all classes share would be scaled by the
-    # share of the class, where it needs the particle's.
+    # The gradient of a draw that all classes share needs the particle's share. On its way through a draw
+    # for one class it would get the share of the class.
     if len(set(map(tuple, classes.values()))) > 1:
         raise InputError(
             f"{enumerated_sites(guide_trace)} is enumerated after some of the latents {sorted(paths)} are "
@@ -112,10 +113,10 @@ def path_factors(
 
 
 def check_scores(guide_trace: Trace) -> None:
-    """Score the draws.
+    """Check that the guide can score its draws.
 
     Raises:
-        InputError: a distribution cannot score a value that it has not just drawn.
+        InputError: a distribution can score only a value that it has just drawn.
     """
     try:
         trace_log_probs(guide_trace)
@@ -123,6 +124,6 @@ def check_scores(guide_trace: Trace) -> None:
         reason = str(error).split("\nTrace Shapes")[0]
         raise InputError(
             "the doubly reparameterised gradient runs the guide a second time, to score the draws of the "
-            f"first, which a flow without an inverse cannot do ({type(error).__name__}: {reason}): use the "
-            "plain gradient, IWAE(num_samples), or another posterior."
+            f"first run, but a flow without an inverse cannot score them ({type(error).__name__}: {reason})"
+            ": use the plain gradient, IWAE(num_samples), or another posterior."
         ) from error

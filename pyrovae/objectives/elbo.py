@@ -24,28 +24,28 @@ from pyrovae.programs.sites import latent_sites
 
 
 class ELBO(Trace_ELBO):
-    """The evidence lower bound: Pyro's `Trace_ELBO`, with enumerated classes summed out and with terms.
+    """The evidence lower bound: Pyro's `Trace_ELBO`, which also sums out enumerated classes and has terms.
 
     The guide marks a discrete site, such as M2's class, with `infer={"enumerate": "parallel"}`. Such a site
-    is not sampled: both programs run once for all of its values y side by side, and the bound is
+    is not sampled. Both programs run once, for all of its values y in parallel, and the bound is
 
         sum_y q(y | x) E_q(z | x, y) [ log p(x, y, z) - log q(y, z | x) ]
 
-    (Kingma et al. 2014, equation 7), the number that `TraceEnum_ELBO` computes. The data's plate must then
-    be the only one, and every other latent must be reparameterised.
+    (Kingma et al. 2014, equation 7), the same number as `TraceEnum_ELBO` computes. The data's plate must
+    then be the only one, and every other latent must be reparameterised.
 
-    The terms of `evaluate` are `reconstruction`, E_q[log p(x | z)] over all observed sites, each observed
-    site's part of it, and `kl`, E_q[log q(z | x) - log p(z)].
+    The terms of `evaluate` are `kl`, E_q[log q(z | x) - log p(z)], and `reconstruction`, E_q[log p(x | z)]
+    over all observed sites. Each observed site's part of it is a term too, under the site's name.
 
-    A subclass that changes the bound overrides `evaluate`, on which the other methods are built.
+    A subclass that changes the bound overrides `evaluate`. The other methods call it.
 
     Args:
         num_particles: the number of draws of the latents for each datum. The bound is averaged over them.
         settings: further settings of `Trace_ELBO`, such as `vectorize_particles`.
 
     Raises:
-        InputError: `num_particles` is not a whole number of at least 1; on evaluation, when a site is
-            enumerated beside another plate, or beside a latent that is not reparameterised.
+        InputError: `num_particles` is not a whole number of at least 1. On evaluation: a site is enumerated
+            beside another plate, or beside a latent that is not reparameterised.
 
     Example:
         >>> import torch
@@ -58,11 +58,14 @@ class ELBO(Trace_ELBO):
 
     def __init__(self, num_particles: int = 1, **settings: Any) -> None:
         if not isinstance(num_particles, Integral) or num_particles < 1:
-            raise InputError(f"{num_particles!r} draws for each datum: use a whole number, at least 1.")
+            raise InputError(
+                f"the number of draws for each datum is {num_particles!r}; it must be a whole number of at "
+                "least 1."
+            )
         super().__init__(num_particles=num_particles, **settings)
 
     def __init_subclass__(cls, **settings: Any) -> None:
-        """Refuse a subclass whose `differentiable_loss` training would pass by.
+        """Refuse a subclass whose own `differentiable_loss` training would not call.
 
         Raises:
             InputError: the subclass overrides `differentiable_loss` without `evaluate`.
@@ -77,8 +80,8 @@ class ELBO(Trace_ELBO):
     def evaluate(self, pair: ModelAndGuide, *args: Any, **kwargs: Any) -> Bound:
         """Return the bound on a minibatch, in nats, summed over its data.
 
-        The gradient of the loss is the estimate of the bound's. Nothing in the loss waits for a number on
-        the device, so that it can be traced into a graph.
+        The gradient of the loss is an estimate of the gradient of minus the bound. Nothing waits for a
+        number on the device, so that the computation can be recorded as a graph.
         """
         total: Any = 0.0
         terms = Terms(self.num_particles)
@@ -98,7 +101,7 @@ class ELBO(Trace_ELBO):
         return self.evaluate(Pair(model, guide), *args, **kwargs).loss
 
     def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
-        """Add the loss's gradients to the parameters', and return the loss. Pyro's `SVI` steps by it."""
+        """Add the gradients of the loss to the parameters', and return the loss. Pyro's `SVI` calls it."""
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         if loss.requires_grad:
             loss.backward()
@@ -129,7 +132,7 @@ def _surrogate(model_trace: Trace, guide_trace: Trace) -> Any:
     """Return a number whose gradient is the bound's, also for latents that are not reparameterised.
 
     Those get the score function's gradient, as in Pyro's `Trace_ELBO`. Pyro's own code waits for the value
-    of every site and so cannot be traced.
+    of every site, and so cannot be recorded as a graph.
     """
     total = sum(site["log_prob"].sum() for site in sample_sites(model_trace))
     log_ratio = _compute_log_r(model_trace, guide_trace)

@@ -34,11 +34,11 @@ class FreeBits(ELBO):
     with means over the minibatch (Kingma et al. 2016, section C.8). Below the floor a divergence has no
     gradient, so training has no reason to push it further down.
 
-    KL_j is torch's closed form where torch knows it for the two distributions, and where the guide has
-    drawn before the site all that the model draws before it. Otherwise it is log q(z) - log p(z) at the
-    draw. Enumerated classes are summed out, as by `ELBO`, and have a floor like any latent.
+    KL_j is a closed form if torch has one for the two distributions, and if the guide draws before the site
+    all latents that the model draws before it. Otherwise KL_j is log q(z) - log p(z) at the draw.
+    Enumerated classes are summed out, as in `ELBO`, and have a floor like any latent.
 
-    The term `kl` is the divergence itself, not the floor. beta multiplies the floored divergence.
+    The term `kl` is the divergence without the floor. beta multiplies the floored divergence.
 
     Args:
         nats: the floor, in nats, at least 0.
@@ -46,14 +46,14 @@ class FreeBits(ELBO):
             The latter needs distributions that are independent over dimensions, in model and guide.
 
     Raises:
-        InputError: a negative floor, or another `per`; on evaluation, when a latent is neither enumerated
-            nor reparameterised, has different weights in the two programs, or is not independent over its
-            dimensions though each has a floor.
+        InputError: `nats` is negative, or `per` is something else. On evaluation: a latent is neither
+            enumerated nor reparameterised, it has different weights in the two programs, or each dimension
+            has a floor but the latent is not independent over its dimensions.
     """
 
     def __init__(self, nats: float, per: str = "site") -> None:
         if not nats >= 0:
-            raise InputError(f"nats is {nats}; a floor under a divergence is at least 0.")
+            raise InputError(f"nats is {nats}; a floor under a divergence must be at least 0.")
         if per not in ("site", "dimension"):
             raise InputError(f"per is '{per}'; expected 'site' or 'dimension'.")
         super().__init__()
@@ -80,7 +80,7 @@ class FreeBits(ELBO):
         return Bound(loss, terms.named())
 
     def _divergence(self, name: str, model_trace: Trace, guide_trace: Trace, weights: Any) -> Tensor:
-        """KL(q || p) of a site, summed over the batch: `()`, or `event_shape` per dimension."""
+        """Return KL(q || p) of a site, summed over the batch: `()`, or `event_shape` per dimension."""
         p, q = model_trace.nodes[name], guide_trace.nodes[name]
         fns, event_dim = (p["fn"], q["fn"]), 0
         if self.per == "dimension":
@@ -105,11 +105,11 @@ class FreeBits(ELBO):
 
 
 def _closed_form(fns: tuple[Any, Any], given: bool) -> Tensor | None:
-    """KL(q || p) of the distributions `(p, q)` where torch knows it, else None.
+    """Return KL(q || p) of the distributions `(p, q)` in closed form, or None if torch has none.
 
-    The closed form holds p's parameters fixed while z varies. It is the divergence only if q has settled
-    what they depend on (`given`). In M1+M2 the guide draws z1 first, and z2, behind p(z1 | z2), then
-    depends on it.
+    The closed form holds p's parameters fixed while z varies. It is the divergence only if the guide has
+    already drawn the latents that p's parameters depend on (`given`). In M1+M2 it has not: p(z1 | z2)
+    depends on z2, which the guide draws after z1.
     """
     if not given:
         return None
@@ -126,19 +126,19 @@ def _drawn_before(name: str, trace: Trace) -> set[str]:
 
 
 def _factorised(name: str, fn: Any) -> Any:
-    """The univariate distributions whose product a site's is, with `event_shape` in the batch shape."""
+    """Return the univariate factors of a site's distribution, with `event_shape` in the batch shape."""
     factors = factors_of(fn)
     if factors is None:
         raise InputError(
-            f"site '{name}' has a {name_of(fn)}, which is not independent over its dimensions, so "
-            "that none has a divergence of its own: use FreeBits(nats, per='site'), or on the command line "
+            f"site '{name}' has a {name_of(fn)}, which is not independent over its dimensions, so no "
+            "dimension has a divergence of its own: use FreeBits(nats, per='site'), or on the command line "
             "--objective free-bits-total."
         )
     return factors
 
 
 def _before_events(tensor: Any, event_dim: int) -> Any:
-    """A mask or weight of data, which broadcasts against values with `event_dim` further dimensions."""
+    """Return a mask or weight of data that broadcasts against values with `event_dim` more dimensions."""
     if not isinstance(tensor, Tensor):
         return tensor
     return tensor.reshape((*tensor.shape, *[1] * event_dim))
@@ -146,11 +146,11 @@ def _before_events(tensor: Any, event_dim: int) -> Any:
 
 def _weight_in_both(name: str, *traces: Trace) -> Any:
     in_model, in_guide = (trace.nodes[name]["scale"] for trace in traces)
-    # To look at a tensor would be to wait for it, and training weighs both programs by the same one.
+    # Reading a tensor would wait for the device. Training gives both programs the same tensor.
     alike = isinstance(in_model, Tensor) and isinstance(in_guide, Tensor)
     if not alike and in_model != in_guide:
         raise InputError(
-            f"site '{name}' has weight {in_model} in the model and {in_guide} in the guide, so that its "
-            "divergence has none: give the site the same weight in both."
+            f"site '{name}' has weight {in_model} in the model and {in_guide} in the guide, but its "
+            "divergence needs a single weight: give the site the same weight in both."
         )
     return in_guide

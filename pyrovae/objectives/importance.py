@@ -43,14 +43,15 @@ class IWAE(ELBO):
     (`m2.classifier.requires_grad_(False)`), or train it apart from the bound. Every other latent must be
     reparameterised.
 
-    The plain gradient for the guide drowns in noise as K grows (Rainforth et al. 2018). The doubly
+    The plain gradient for the guide becomes noise as K grows (Rainforth et al. 2018). The doubly
     reparameterised gradient (DReG; Tucker et al. 2019, equation 8) has the same mean and less noise. With
     normalised weights v_k = w_k / sum_j w_j, the model's parameters get sum_k v_k d log w_k, and the
     guide's get sum_k v_k^2 (d log w_k / d z_k) (d z_k / d phi), along the path through z alone. DReG runs
-    the guide a second time to score the draws, which a flow without an inverse cannot do. A parameter that
-    model and guide share gets both: v_k where the model uses it, as a VampPrior uses the encoder, and v_k^2
-    where the guide uses it. DReG saves more the less the weights vary, and is free of noise with an exact
-    guide. Far from that, in the first steps for example, it can be the noisier one.
+    the guide a second time to score the draws, but a flow without an inverse cannot score them. A parameter
+    that model and guide share gets both: v_k where the model uses it, as a VampPrior uses the encoder, and
+    v_k^2 where the guide uses it. DReG reduces the noise more if the weights vary less, and has no noise
+    with an exact guide. With a poor guide, as in the first steps, it can be noisier than the plain
+    gradient.
 
     The terms are those of the ELBO, averaged over the same K draws. Weights of single sites, beta among
     them, do not combine with the bound: they would turn w_k into something else. A weight that all sites
@@ -61,9 +62,9 @@ class IWAE(ELBO):
         doubly_reparameterised: estimate the guide's gradient by DReG. False means the plain gradient.
 
     Raises:
-        InputError: K is below 1; on evaluation, when sites have different weights, when a latent is neither
-            enumerated nor reparameterised, or when `log_weights.layout_of` raises. With DReG also when the
-            guide cannot score a given value, or when some latents are drawn before an enumerated site and
+        InputError: K is below 1. On evaluation: sites have different weights, a latent is neither
+            enumerated nor reparameterised, or `log_weights.layout_of` refuses the programs. With DReG also:
+            the guide cannot score a given value, or some latents are drawn before an enumerated site and
             some after it (as in M1+M2 without labels).
     """
 
@@ -80,7 +81,7 @@ class IWAE(ELBO):
             model, guide = functools.partial(model, **kwargs), functools.partial(guide, **kwargs)
         drawing = enumerated(guide, layout)
         double = self.doubly_reparameterised and torch.is_grad_enabled()
-        paths: dict[str, torch.Tensor] = {}  # the draws, and the factors of the gradient on its way back
+        paths: dict[str, torch.Tensor] = {}  # the draws, and the factors of their gradients
         factors: dict[str, torch.Tensor] = {}
         with particle_plate(self.num_particles, layout):
             if double:
@@ -106,7 +107,7 @@ class IWAE(ELBO):
 
 
 class _Layouts:
-    """The layouts of the pairs that an objective has met. A pair is not kept alive."""
+    """The layouts of the pairs that an objective has evaluated. It does not keep a pair alive."""
 
     def __init__(self) -> None:
         self._known: dict[Any, tuple[list[weakref.ref[Any]], Layout]] = {}
@@ -120,7 +121,7 @@ class _Layouts:
         functions = [getattr(program, "__func__", None) for program in (model, guide)]
         key = (*map(id, owners), *functions, len(args), *kwargs, absent)
         references, layout = self._known.get(key, ([], None))
-        # An id is given to another object once its first owner is gone.
+        # Another object may get the id of one that is gone.
         if layout is None or any(r() is not o for r, o in zip(references, owners, strict=True)):
             layout = _layout(model, guide, args, kwargs)
             self._forget_the_dead()
@@ -132,7 +133,7 @@ class _Layouts:
 
     def _forget_the_dead(self) -> None:
         alive = {key: kept for key, kept in self._known.items() if all(r() is not None for r in kept[0])}
-        self._known = alive if len(alive) < 8 else {}  # programs that are made anew for each call
+        self._known = alive if len(alive) < 8 else {}  # for programs that are made anew for each call
 
 
 def _layout(model: Program, guide: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Layout:
@@ -143,14 +144,14 @@ def _layout(model: Program, guide: Program, args: tuple[Any, ...], kwargs: Mappi
 
 
 def _common_scale(*traces: Trace) -> Any:
-    """The weight that every site has, such as a plate's N/B."""
+    """Return the weight that all sites have in common, such as a plate's N/B."""
     nodes = (node for trace in traces for node in trace.nodes.items())
     scales = [(name, site["scale"]) for name, site in nodes if site["type"] == "sample"]
     first = scales[0][1]
     if any(scale is not first and scale != first for _, scale in scales):
         raise InputError(
             f"the sites are weighted differently ({', '.join(f'{n}: {s}' for n, s in scales)}), but "
-            "importance weights are ratios of densities, into which beta and weights of sites cannot "
-            "enter: leave them at 1 (no beta, no warm-up, no weights), or use the ELBO."
+            "importance weights cannot be combined with beta and weights of sites: leave them at 1 (no "
+            "beta, no warm-up, no weights), or use the ELBO."
         )
     return first

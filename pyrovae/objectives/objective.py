@@ -1,4 +1,4 @@
-"""What an objective is: it returns a bound, that is, a loss with a gradient and the terms to report."""
+"""The interface of objectives. An objective returns a bound: a loss with a gradient, and its terms."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Bound:
         loss: minus the bound, with every weight applied, as a tensor that has a gradient.
         terms: sums by name, without weights and without gradients: `reconstruction`, `kl`, and each
             observed site under its own name. elbo = reconstruction - kl, and the observed sites add up to
-            `reconstruction`. Empty where the objective is Pyro's.
-        added: the names of those terms that the objective adds to the ELBO, such as `q(y | x)`.
+            `reconstruction`. Empty for an objective of Pyro.
+        added: the names of the terms that the objective adds to the ELBO, such as `q(y | x)`.
     """
 
     loss: Tensor
@@ -40,7 +40,7 @@ class Objective(Protocol):
     def differentiable_loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Any:
-        """The loss of `evaluate` alone, with the arguments of Pyro's objectives."""
+        """Return the loss of `evaluate` alone, with the arguments of Pyro's objectives."""
         ...
 
 
@@ -50,28 +50,28 @@ class PyroObjective(Protocol):
     def differentiable_loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Any:
-        """The loss, summed over the batch, as a tensor that has a gradient."""
+        """Return the loss, summed over the batch, as a tensor that has a gradient."""
         ...
 
 
 @dataclass(frozen=True)
 class WithoutTerms:
-    """An objective of Pyro's as one of this library's. Its bounds have no terms.
+    """An adapter from an objective of Pyro to one of this library. Its bounds have no terms.
 
     Args:
-        objective: the objective of Pyro's.
+        objective: the objective of Pyro.
     """
 
     objective: PyroObjective
 
     def evaluate(self, pair: ModelAndGuide, *args: Any, **kwargs: Any) -> Bound:
-        """The loss of Pyro's objective, without terms."""
+        """Return a bound with the loss of Pyro's objective, without terms."""
         return Bound(self.differentiable_loss(pair.model, pair.guide, *args, **kwargs))
 
     def differentiable_loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Any:
-        """The loss of Pyro's objective."""
+        """Return the loss of Pyro's objective."""
         return self.objective.differentiable_loss(model, guide, *args, **kwargs)
 
 
@@ -96,12 +96,12 @@ def as_objective(objective: Objective | PyroObjective) -> Objective:
 def description(objective: Objective | PyroObjective) -> str:
     """Return an objective's name and settings, as in `IWAE(num_particles=50, ...)`.
 
-    The settings are those numbers and words that the objective keeps under the names of its arguments.
+    The settings are the numbers and strings that the objective keeps under the names of its arguments.
     """
     if isinstance(objective, WithoutTerms):
         return description(objective.objective)
     names = dict.fromkeys(["num_particles", *inspect.signature(type(objective)).parameters])
-    names.pop("max_plate_nesting", None)  # Pyro's objectives find it out for themselves, later
+    names.pop("max_plate_nesting", None)  # Pyro's objectives find it out when they run
     kept = {name: getattr(objective, name, None) for name in names}
     settings = [f"{name}={value}" for name, value in kept.items() if isinstance(value, int | float | str)]
     return f"{type(objective).__name__}({', '.join(settings)})"

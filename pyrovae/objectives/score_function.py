@@ -1,4 +1,4 @@
-"""The ELBO with gradients by the score function, which need no reparameterisation."""
+"""The ELBO with the score-function gradient, which needs no reparameterisation."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class _Unreparameterised(TorchDistribution):
 
     def sample(self, sample_shape: Any = _ONE) -> Tensor:
         with torch.no_grad():
-            # A copy: a flow recognises its own draw and scores it by what it kept from drawing it. As a
-            # function of the parameters that is the density at a moving point, not at this one.
+            # A copy, since a flow recognises its own draw and scores it by cached values. These give the
+            # density at a point that moves with the parameters, not at this fixed point.
             return self.base_dist(sample_shape).clone()
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ class _Unreparameterised(TorchDistribution):
 
 
 class _WithoutReparameterisation(Messenger):
-    """Hides from a program that its distributions are reparameterised."""
+    """A handler that hides from a program that its distributions are reparameterised."""
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["is_observed"] or msg["done"] or poutine.util.site_is_subsample(msg):
@@ -61,18 +61,18 @@ class ScoreFunctionELBO(ELBO):
 
         d/dphi E_q[f] = E_q[ f d log q(z | x) / dphi ],    f = log p(x, z) - log q(z | x)
 
-    (Williams 1992; Ranganath et al. 2014). The estimator needs nothing but densities, so it works for
-    discrete latents that are drawn. It sees f as a number only, not in which direction f rises, and is
-    noisier the more latents there are. f is the datum's own, since the plates say what is independent;
-    there is no baseline. Compare it with `ELBO` by `evaluation.gradient_variance` to see what
-    reparameterisation is worth.
+    (Williams 1992; Ranganath et al. 2014). The estimator needs only densities, so it works for discrete
+    latents that are drawn. It uses the value of f but not the gradient of f, and its noise grows with the
+    number of latents. Each datum has its own f, since the plates declare the data independent. There is no
+    baseline. To see the effect of reparameterisation, compare it with `ELBO` by
+    `evaluation.gradient_variance`.
 
     Args:
         settings: settings of `ELBO`, such as `num_particles`.
 
     Raises:
-        InputError: on evaluation, when a site is enumerated, or when the guide cannot score a given value
-            (a flow without an inverse).
+        InputError: on evaluation, if a site is enumerated, or if the guide cannot score a given value (a
+            flow without an inverse).
     """
 
     def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
@@ -80,12 +80,12 @@ class ScoreFunctionELBO(ELBO):
         try:
             traces = super()._get_trace(model, unreparameterised, args, kwargs)
         except ValueError as error:
-            if isinstance(error.__cause__, InputError):  # Pyro makes it a ValueError on the way
+            if isinstance(error.__cause__, InputError):  # Pyro has wrapped it in a ValueError
                 raise InputError(str(error.__cause__)) from error
             raise
         if summed_out := enumerated_sites(traces[1]):
             raise InputError(
-                f"{summed_out} is enumerated, which the score function does not combine with: remove "
+                f"{summed_out} is enumerated, but the score function needs drawn latents: remove "
                 "infer={'enumerate': 'parallel'} from the guide's site, so that it is drawn."
             )
         return traces

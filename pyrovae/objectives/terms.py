@@ -1,4 +1,4 @@
-"""The terms of the ELBO, read off the traces of a pair."""
+"""The terms of the ELBO, computed from the traces of a pair."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Terms:
     """The ELBO's terms, summed over the batch and averaged over particles, without any weight.
 
     Args:
-        num_particles: how many draws of the latents the average is over. A trace holds one of them, or all.
+        num_particles: the number of draws of the latents in the average. A trace holds one of them, or all.
     """
 
     num_particles: int = 1
@@ -27,7 +27,7 @@ class Terms:
 
     @torch.no_grad()
     def add(self, model_trace: Trace, guide_trace: Trace) -> None:
-        """Add the terms of one run of the pair. Enumerated values count by their probability."""
+        """Add the terms of one run of the pair. Enumerated values are weighted by their probability."""
         weights = enumeration_weights(guide_trace)
 
         def expected(trace: Trace, name: str) -> Tensor:

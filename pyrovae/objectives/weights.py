@@ -1,5 +1,7 @@
-"""Weights of sites. A model is a proper joint, so weights such as beta belong to the objective, and to
-training only."""
+"""Weights of sites, such as beta.
+
+A model is a proper joint distribution, so the weights belong to the objective, and to training only.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +15,14 @@ from pyrovae.programs.pair import ModelAndGuide, Pair, Program
 
 
 class _Reweight(Messenger):
-    """Multiplies the log densities of the named sites."""
+    """A handler that multiplies the log densities of the named sites by their weights."""
 
     def __init__(self, weights: Mapping[str, float | Tensor]) -> None:
         super().__init__()
         self.weights = weights
 
     def _pyro_sample(self, msg: Any) -> None:
-        # Not poutine.scale, which refuses the weight 0 that every warm-up begins with.
+        # Not poutine.scale, which refuses 0, the first weight of every warm-up.
         msg["scale"] = self.weights.get(msg["name"], 1.0) * msg["scale"]
 
 
@@ -31,7 +33,7 @@ def reweight(program: Program, weights: Mapping[str, float | Tensor]) -> Program
 
     Args:
         program: a Pyro program.
-        weights: numbers, or tensors `()`, by the name of a site. A site without a weight counts once.
+        weights: numbers, or tensors `()`, by the name of a site. A site that is not named has weight 1.
     """
     if all(not isinstance(weight, Tensor) and weight == 1.0 for weight in weights.values()):
         return program

@@ -19,7 +19,7 @@ from pyrovae.plots.style import COLOURS, GREY, hide_top_and_right
 
 
 def latent_axis(z: Tensor) -> Tensor:
-    """Return 200 points on the axis of a latent, as far as draws of it go, and at least from -3.5 to 3.5.
+    """Return 200 points that cover the range of the draws of a latent, and at least -3.5 to 3.5.
 
     Args:
         z: the draws, of any shape.

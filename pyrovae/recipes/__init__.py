@@ -1,6 +1,6 @@
 """Recipes: models by name, with their options, and the plans that train them.
 
-The names load when they are used, so that help costs no import of torch.
+Names are imported when they are first used, so that help does not import torch.
 """
 
 import lazy_loader

@@ -40,7 +40,7 @@ class About:
 
         Args:
             x: the data, `(N, *x_shape)`, or a memory map or dataset of such data.
-            y: their classes `(N,)`, counted from 0, -1 for unlabelled data. None means that there are none.
+            y: their classes `(N,)`, counted from 0, -1 for unlabelled data. None means no classes.
             num_classes: C. 0 means the largest class in `y` plus one.
             seed: the seed of the model's initial parameters.
 

@@ -39,7 +39,7 @@ Objective = Annotated[str, OBJECTIVES]
 
 @dataclass(frozen=True)
 class Parts:
-    """Builds the components that the options of a recipe name.
+    """The builder of the components that a recipe's options name.
 
     Args:
         about: the facts about the data.
@@ -67,7 +67,7 @@ class Parts:
         return self._network(self.about.x_shape, size, "encoder")
 
     def features(self) -> nn.Module:
-        """Build a network from x to features `(width,)`, from which affine heads go on."""
+        """Build a network from x to features `(width,)`, the input of affine heads."""
         return self._network(self.about.x_shape, self.width, "features")
 
     def decoder(self, inputs: int) -> nn.Module:
@@ -77,7 +77,7 @@ class Parts:
         return self._network(inputs, out_shape, "decoder")
 
     def mixer(self, inputs: int) -> nn.Module:
-        """Build a small network from `(inputs,)`, several things side by side, to features `(width,)`."""
+        """Build a small network from joined vectors, `(inputs,)` in all, to features `(width,)`."""
         from pyrovae.networks import MLP
 
         return MLP(inputs, self.width, hidden=(self.width,))
@@ -101,7 +101,7 @@ class Parts:
         """Build p(z).
 
         Args:
-            posterior: the model's posterior, for priors that are made of it.
+            posterior: the model's posterior, for priors that use it, such as the VampPrior.
             num_classes: C if the posterior takes a class beside x, else None.
         """
         given = {
@@ -143,20 +143,20 @@ def make_component(
     options: Mapping[str, Any],
     given: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Call a component as its kind is called.
+    """Call a component with the arguments of its kind, its options and the parts that it asks for.
 
-    Its keyword-only parameters with a default are options. Those without a default ask the recipe for a
-    part of the model, as the VampPrior asks for the posterior.
+    A keyword-only parameter with a default is an option. One without a default asks for a part of the
+    model: the VampPrior, for example, asks for the posterior.
 
     Args:
         table: the table of its kind.
         name: its name in the table, or `"file.py:Name"`.
         arguments: the positional arguments of its kind, such as `(network, latent_dim)`.
-        options: values of options; those of other components are passed over.
-        given: the parts that it may ask for.
+        options: the values of options by name. Those of other components are ignored.
+        given: the parts that it may ask for, by name.
 
     Raises:
-        OptionError: it asks for something that is not there.
+        OptionError: it asks for a part that is not in `given`.
     """
     component = load_component(table, name)
     chosen = {}
@@ -167,10 +167,9 @@ def make_component(
             if parameter.name not in (given or {}):
                 raise OptionError(
                     f"the {table.kind} {name} asks for {parameter.name!r}, a keyword-only parameter "
-                    "without a default, "
-                    f"but a {table.kind} is given {', '.join(given or {}) or 'nothing by name'}: give it "
-                    "a default, "
-                    "which makes it an option."
+                    f"without a default, but a {table.kind} may ask for "
+                    f"{', '.join(given or {}) or 'nothing'}: give the parameter a default, which makes it "
+                    "an option."
                 )
             chosen[parameter.name] = (given or {})[parameter.name]
         elif parameter.name in options:
@@ -185,9 +184,9 @@ def start_at_data(likelihood: Any, prior: Any = None, seed: int = 0) -> Callable
     VampPrior, starts at data drawn at random.
 
     Args:
-        likelihood: the likelihood. It is left alone if it or its network cannot start at the frequencies.
-        prior: the prior. One without `start_at` is left alone.
-        seed: the seed of the choice of data.
+        likelihood: the likelihood. It stays as it is if it or its network cannot start at frequencies.
+        prior: the prior. One without `start_at` stays as it is.
+        seed: the seed of the random choice of data.
     """
 
     def start(x: Tensor) -> None:
@@ -203,7 +202,7 @@ def start_at_data(likelihood: Any, prior: Any = None, seed: int = 0) -> Callable
 
 
 def _can_start_at_marginals(likelihood: Any) -> bool:
-    """Whether a likelihood and its network define what `start_at_marginals` needs, as one's own may not."""
+    """Whether a likelihood and its network support `start_at_marginals`. A user's own may not."""
     from pyrovae.likelihoods import Likelihood as Base
     from pyrovae.networks import output_bias_of
 

@@ -1,4 +1,4 @@
-"""The declaration of a recipe: what it says about itself beside its signature."""
+"""The declaration of a recipe: the facts that its signature does not tell."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ ATTRIBUTE = "__recipe__"
 
 @dataclass(frozen=True)
 class Declaration:
-    """What a recipe says about itself beside its signature.
+    """The facts about a recipe that its signature does not tell.
 
     Attributes:
-        name: the recipe's name, `m2` or `mine.py:build`.
+        name: the recipe's name, such as `m2` or `mine.py:build`.
         classes: whether its model learns classes.
-        defaults: other defaults for options that all recipes share, by name.
+        defaults: the recipe's own defaults for options that all recipes share, by name.
     """
 
     name: str = ""
@@ -25,7 +25,7 @@ class Declaration:
 
 
 def declaration_of(recipe: Callable[..., Any]) -> Declaration:
-    """The declaration of a recipe; an empty one for a plain function."""
+    """Return the declaration of a recipe, or an empty one for a plain function."""
     found = getattr(recipe, ATTRIBUTE, Declaration())
     assert isinstance(found, Declaration)
     return found

@@ -1,4 +1,4 @@
-"""Training of a plan: stage after stage, into a run folder if one is asked for."""
+"""The training of a plan, stage after stage, with or without a run folder."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Fitted:
     Attributes:
         plan: the plan, whose pairs are trained.
         histories: the history of each stage by its name, in order.
-        presentation: the way of the data to the model.
+        presentation: the preparation of the data for the model.
     """
 
     plan: Plan
@@ -52,7 +52,7 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Writing:
-    """Where and how a training runs, and what it writes.
+    """The device of a training, its run folder and its output.
 
     Args:
         folder: the run folder, or None.
@@ -96,7 +96,7 @@ def fit_plan(
     folder = None if writing.folder is None else RunFolder(Path(writing.folder))
     if folder is not None:
         folder.check_free(writing.resume)
-        processes.wait()  # until all processes have looked: the first one writes there next
+        processes.wait()  # until all processes have checked, since the first one writes there next
     fitted = Fitted(plan, presentation)
     earlier = [stage.name for stage in plan.stages[:-1]]
     configuration = configuration_of(plan, x, y, training, data)
@@ -128,15 +128,15 @@ def _prepared(x: Source, presentation: Presentation) -> Source:
         return presentation.for_training(x)
     if presentation.pixels in ("static", "levels"):
         raise InputError(
-            f"the pixels are '{presentation.pixels}', which prepares all data before training, but a "
-            f"{type(x).__name__} is read item by item: prepare the items in the dataset, or choose a "
-            "likelihood and binarise='dynamic' or 'none'."
+            f"the pixels are '{presentation.pixels}', so all data are prepared before training, but a "
+            f"{type(x).__name__} is read item by item: prepare the items in the dataset, or choose another "
+            "likelihood, or binarise='dynamic' or 'none'."
         )
     return x
 
 
 def split_off(x: Source, y: Tensor | None, training: Training) -> Split:
-    """Set the validation data of a stage aside.
+    """Split the training data of a stage into data to learn and validation data.
 
     Args:
         x: all training data, `(N, *x_shape)` or a dataset.
@@ -155,12 +155,12 @@ def _length(x: Any) -> int:
 
 
 def _taken(x: Source, indices: Tensor) -> Source:
-    """The data with these numbers; of a dataset a view, which reads them when they are used."""
+    """Return the data with these indices. For a dataset this is a view, which reads them on use."""
     return x[indices] if isinstance(x, Tensor) else Subset(cast(Any, x), indices.tolist())
 
 
 def _rows_of(num_data: int, y: Tensor | None, training: Training) -> tuple[Tensor, Tensor] | None:
-    """The rows to learn and those to validate on; None if no data are set aside."""
+    """Return the rows to learn and those to validate on, or None if no data are held out."""
     if not training.validation_fraction:
         return None
     classes = y if y is not None and bool((y >= 0).all()) else None
@@ -168,17 +168,17 @@ def _rows_of(num_data: int, y: Tensor | None, training: Training) -> tuple[Tenso
 
 
 def hidden_labels(y: Tensor | None, training: Training, data: Data) -> Tensor | None:
-    """Hide the labels that the settings do not allow to be used."""
+    """Keep the labels that the settings let training use, and hide the others."""
     return y if y is None or data.labels is None else with_labels_only(y, data.labels, training.seed)
 
 
 def with_labels_only(y: Tensor, per_class: int, seed: int) -> Tensor:
-    """Keep the labels of so many data of each class, drawn at random, and hide all others by -1.
+    """Keep `per_class` labels of each class, drawn at random, and replace all others by -1.
 
     Args:
         y: the classes, `(N,)`.
         per_class: the number of labelled data of each class.
-        seed: the seed of the draw.
+        seed: the seed of the random draw.
     """
     from pyrovae.semi_supervised import only_labels_of
 
@@ -186,12 +186,12 @@ def with_labels_only(y: Tensor, per_class: int, seed: int) -> Tensor:
 
 
 def settings_of(stage: Stage, training: Training) -> Training:
-    """The settings of a stage: those of the plan, and those that the stage fixes."""
+    """Return the settings of a stage: those of the plan, except where the stage fixes its own."""
     return training.changed(**stage.training)
 
 
 def folder_of(stage: Stage, plan: Plan, folder: Path) -> Path:
-    """The folder of a stage within a run folder: the run folder itself for the last stage."""
+    """Return the folder of a stage within a run folder. The last stage has the run folder itself."""
     return folder if stage is plan.stages[-1] else folder / stage.name
 
 
@@ -237,25 +237,24 @@ def _fit_stage(
 
 
 def _classes_of(stage: Stage, split: Split, training: Training, data: Data) -> Tensor | None:
-    """Hide and spread labels: the classes that a stage learns, `(N,)`, or None if it learns none."""
+    """Hide and spread labels, and return the classes that a stage learns, `(N,)`, or None."""
     classes = hidden_labels(split.y, training, data) if stage.classes else None
     if stage.labels is None or classes is None:
         return classes
     if not isinstance(split.x, Tensor):
         raise InputError(
             f"the labels of stage '{stage.name}' spread over the latents of all data, but these are read "
-            "item by "
-            "item: give a tensor, or leave the spreading out (spread=False)."
+            "item by item: give a tensor, or switch the spreading off (spread=False)."
         )
     return stage.labels(split.x, classes)
 
 
 def _check(plan: Plan, y: Tensor | None, training: Training, data: Data, writing: Writing) -> None:
-    """Refuse what can be known not to fit before the first stage is trained."""
+    """Refuse settings and data that do not fit, before the first stage is trained."""
     if y is None and any(stage.classes for stage in plan.stages):
         raise InputError(
             f"{plan.recipe or 'the plan'} learns classes, but no classes are given: pass y, with -1 for "
-            "data whose class is unknown."
+            "unlabelled data."
         )
     if writing.folder is None and (writing.resume or writing.tensorboard):
         raise InputError("resume and tensorboard need a run folder: pass folder=...")

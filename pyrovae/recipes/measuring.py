@@ -31,7 +31,7 @@ class ExactEvidence(Protocol):
     """A pair that knows its log evidence, as probabilistic PCA does."""
 
     def log_evidence(self, x: Tensor) -> Tensor:
-        """log p(x) of the data `(N, *x_shape)`: `(N,)`."""
+        """Return log p(x) of data `(N, *x_shape)`, as `(N,)`."""
 
 
 def evaluate(
@@ -49,10 +49,10 @@ def evaluate(
     Args:
         run: the run.
         num_samples: K, the number of importance samples for each datum.
-        limit: the number of test data, from the first. None means all.
-        device: "auto" takes CUDA where there is one, else the CPU.
+        limit: the largest number of test data. None means all.
+        device: the device. "auto" means CUDA if it is available, else the CPU.
         progress: whether to show a progress bar.
-        options: `precision` and `compile` of `marginal_likelihood`.
+        options: the arguments `precision` and `compile` of `marginal_likelihood`.
 
     Returns:
         The estimates, in nats.
@@ -81,24 +81,24 @@ def evaluate(
 def classify(
     run: Run, labels: int | None = None, num_samples: int = 0, draws: bool = False, device: str = "auto"
 ) -> dict[str, float]:
-    """Measure the test error of each way to classify. Write classification.json.
+    """Measure the test error of each classifier. Write classification.json.
 
-    The ways are the model's own classifier, if it learns classes; Bayes' rule by the same model; and M1's
-    classifiers, which scikit-learn fits to the latents of the labelled data.
+    A model that learns classes is measured with its own classifier and with Bayes' rule. Every model is
+    measured with M1's classifiers, which scikit-learn fits to the latents.
 
     Args:
         run: the run.
-        labels: the number of labelled data of each class for M1's classifiers. None means those of the run.
-        num_samples: the number of importance samples for each datum and class in Bayes' rule. 0 leaves it
-            out.
+        labels: the number of labelled data of each class for M1's classifiers. None means the run's own.
+        num_samples: the number of importance samples for each datum and class in Bayes' rule. 0 leaves
+            Bayes' rule out.
         draws: whether M1's classifiers learn draws of z ~ q(z | x) rather than its means.
-        device: "auto" takes CUDA where there is one, else the CPU.
+        device: the device. "auto" means CUDA if it is available, else the CPU.
 
     Returns:
-        The test errors in %, by the name of the way.
+        The test errors in %, by the name of the classifier.
 
     Raises:
-        InputError: the data have no classes, or too few data of one.
+        InputError: the data have no classes, or a class has too few data.
     """
     from pyrovae.semi_supervised import M1_CLASSIFIERS, fit_m1_classifier
 

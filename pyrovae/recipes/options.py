@@ -1,14 +1,14 @@
-"""The options of recipes and components, read off functions: name, type, default, help, group and bounds.
+"""The options of recipes and components: name, type, default, help, group and bounds.
 
-The command line's help, the configuration in run folders, configuration files and the scikit-learn
-estimators all ask `options_of` and nothing else.
+They are read from signatures and docstrings by `options_of`, which the command line, the configuration in
+run folders, configuration files and the scikit-learn estimators all use.
 
 An option is a keyword-only parameter with a default. Its type is int, float, bool, str, a Literal or a
-tuple of these. `| None` is allowed where None is the default and means "not set". `annotated_types` such as
-`Annotated[int, Ge(1)]` give bounds. `Annotated[str, POSTERIORS]` names a component of a table; the options
-of the chosen component join those of the recipe. Help comes from the docstring's `Args:`.
+tuple of these. `| None` is allowed if None is the default, and then means "not set". `annotated_types` give
+bounds, as in `Annotated[int, Ge(1)]`. `Annotated[str, POSTERIORS]` names a component of a table; the
+options of the chosen component join those of the recipe. Help comes from the docstring's `Args:`.
 
-Nothing here imports torch, as long as the functions that are read do not.
+This module does not import torch, unless a function that it reads does.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _PLAIN = (int, float, bool, str)
 
 
 class OptionError(InputError):
-    """An option that does not exist, or a value that it cannot take. It is an error of usage."""
+    """Raised for an option that does not exist, or a value that it cannot take: an error of usage."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,13 @@ class Option:
     Attributes:
         name: the Python name, such as `latent_dim`.
         type: int, float, bool, str, a Literal or a tuple type, without `None` and without annotations.
-        default: the value that is used where none is given. None means "not set".
+        default: the value if none is given. None means "not set".
         help: one or more sentences from the docstring.
         group: "Model", "Training" or "Data".
         bounds: the limits of the value, or of a tuple's elements.
-        table: the table of components that the value names, if it does.
-        component: the component that brings the option, such as "posterior iaf". Empty for the recipe's
-            own.
+        table: the table that has the value as a name. None if the value does not name a component.
+        component: the component that has the option, such as "posterior iaf". Empty for the recipe's own
+            options.
     """
 
     name: str
@@ -72,21 +72,21 @@ class Option:
 
     @property
     def choices(self) -> tuple[Any, ...]:
-        """The allowed values of a Literal; the names in a table of components; else nothing."""
+        """The allowed values: those of a Literal, or the names in a table. Empty for other types."""
         if self.table is not None:
             return tuple(self.table)
         return get_args(self.type) if get_origin(self.type) is Literal else ()
 
     def checked(self, value: Any, source: str = "") -> Any:
-        """Check a value and bring it to the option's type: 1 becomes 1.0 for a float, a list a tuple.
+        """Check a value and convert it to the option's type: an int to a float, a list to a tuple.
 
         Args:
             value: a value from Python, JSON, TOML or the shell.
             source: the file that the value comes from, for the message.
 
         Raises:
-            OptionError: the value has another type, is out of bounds or is no choice. The message names
-                source, option, value and what was expected.
+            OptionError: the value has the wrong type, is out of bounds or is not an allowed choice. The
+                message names source, option, value and the expectation.
         """
         where = f"{source}: {self.name}" if source else self.name
         if value is None and self.default is None:
@@ -115,17 +115,17 @@ class Option:
         try:
             check_choice(kind, value, [str(choice) for choice in self.choices])
         except InputError as error:
-            own = " Your own is named as FILE.py:NAME." if self.table is not None else ""
+            own = " Name your own as FILE.py:NAME." if self.table is not None else ""
             raise OptionError(f"{error}{own}") from None
 
 
 def options_of(recipe: Callable[..., Any], chosen: Mapping[str, Any] | None = None) -> dict[str, Option]:
-    """Tell all options of a recipe by name: its own, those of its components, training and data.
+    """Collect all options of a recipe by name: its own, its components', and those of training and data.
 
     Args:
         recipe: the recipe, a function `recipe(about, *, ...)`.
-        chosen: values of options as far as they are known. Those that name components decide which
-            component's options are told. The defaults stand for the others.
+        chosen: the known values of options. Other options have their defaults. The components that these
+            values name decide which components' options are collected.
 
     Raises:
         OptionError: the recipe breaks the rules for options. The message names recipe and option.
@@ -143,8 +143,8 @@ def options_of(recipe: Callable[..., Any], chosen: Mapping[str, Any] | None = No
             if name in options:
                 owner = options[name].component or f"the recipe {name_of(recipe)}"
                 raise OptionError(
-                    f"{owner} has an option {name}, which all recipes share ({group}): rename it. Another "
-                    f"default for the shared option is declared by @recipe({name}=...)."
+                    f"{owner} has an option {name}, which all recipes share ({group}): rename it. To "
+                    f"change the default of the shared option, use @recipe({name}=...)."
                 )
             options[name] = option
     return options
@@ -153,12 +153,12 @@ def options_of(recipe: Callable[..., Any], chosen: Mapping[str, Any] | None = No
 def shared_options(
     group: str, classes: bool = True, defaults: Mapping[str, Any] | None = None
 ) -> dict[str, Option]:
-    """Tell the options of `Training` or `Data` by name.
+    """Collect the options of `Training` or `Data` by name.
 
     Args:
         group: "Training" or "Data".
-        classes: whether the recipe's model has classes. Options about labels are left out otherwise.
-        defaults: other defaults by name.
+        classes: whether the recipe's model has classes. If not, options about labels are left out.
+        defaults: the recipe's own defaults by name.
     """
     cls = SHARED[group]
     shown = shared_names(cls, classes)
@@ -169,11 +169,11 @@ def shared_options(
 
 
 def model_options(recipe: Callable[..., Any], chosen: Mapping[str, Any] | None = None) -> dict[str, Option]:
-    """Tell the options of a recipe in the group "Model": its own and those of its components.
+    """Collect the options of a recipe in the group "Model": its own and those of its components.
 
     Args:
         recipe: the recipe, a function `recipe(about, *, ...)`.
-        chosen: values of options as far as they are known.
+        chosen: the known values of options. Other options have their defaults.
 
     Raises:
         OptionError: the recipe breaks the rules for options.
@@ -185,20 +185,20 @@ def model_options(recipe: Callable[..., Any], chosen: Mapping[str, Any] | None =
             if added.name in options:
                 other = options[added.name].component or f"the recipe {name_of(recipe)}"
                 raise OptionError(
-                    f"the {added.component} has an option {added.name}, but so has {other}: rename one "
-                    "of them."
+                    f"the {added.component} has an option {added.name}, and {other} has one of the same "
+                    "name: rename one of them."
                 )
             options[added.name] = added
     return options
 
 
 def own_options(function: Callable[..., Any]) -> list[Option]:
-    """Tell the options in a function's or a class's own signature."""
+    """Collect the options in the signature of a function or class."""
     return list(_read(function, MODEL, lambda p: p.kind is p.KEYWORD_ONLY))
 
 
 def component_options(table: Table[Any], name: str) -> list[Option]:
-    """Tell the options that a component adds: its keyword-only parameters that have a default.
+    """Collect the options that a component adds: its keyword-only parameters that have a default.
 
     Args:
         table: the table of its kind.
@@ -209,7 +209,7 @@ def component_options(table: Table[Any], name: str) -> list[Option]:
         OptionError: its options break the rules.
     """
     if not is_own(name) and not table[name].options:
-        return []  # without importing the component
+        return []  # without an import of the component
     component = load_component(table, name)
     read = _read(component, MODEL, lambda p: p.kind is p.KEYWORD_ONLY and p.default is not p.empty)
     return [replace(option, component=f"{table.kind} {name}") for option in read]
@@ -224,7 +224,7 @@ def load_component(table: Table[Any], name: str) -> Callable[..., Any]:
 def check_names(
     recipe: Callable[..., Any], given: Iterable[str], options: Mapping[str, Option], source: str = ""
 ) -> None:
-    """Refuse names that are no options of a recipe.
+    """Refuse names that are not options of a recipe.
 
     Args:
         recipe: the recipe.
@@ -233,7 +233,7 @@ def check_names(
         source: the file that the names come from, for the message.
 
     Raises:
-        OptionError: a name is no option. The message says which component has it, or suggests a name.
+        OptionError: a name is not an option. The message says which component has it, or suggests a name.
     """
     for name in given:
         if name in options:
@@ -243,13 +243,13 @@ def check_names(
             owners = [n for n, row in (option.table or {}).items() if name in row.options]
             if owners:
                 raise OptionError(
-                    f"{where}{name} is an option of {option.name} {', '.join(owners)}, none of which is "
-                    "chosen: "
-                    f"choose one of them, or leave {name} out."
+                    f"{where}{name} needs {option.name} {' or '.join(owners)}: choose such a "
+                    f"{option.name}, or leave {name} out."
                 )
         if others := _recipes_with(name):
             raise OptionError(
-                f"{where}{name_of(recipe)} has no option {name}: it is an option of {', '.join(others)}."
+                f"{where}{name_of(recipe)} has no option {name}: leave it out, or choose "
+                f"{' or '.join(others)}, which has it."
             )
         try:
             check_choice(f"option of {name_of(recipe)}", name, options)
@@ -260,33 +260,33 @@ def check_names(
 def checked_options(
     recipe: Callable[..., Any], values: Mapping[str, Any], options: Mapping[str, Option], source: str = ""
 ) -> dict[str, Any]:
-    """Check names and values of a recipe's options, and bring the values to their types.
+    """Check names and values of a recipe's options, and convert the values to their types.
 
     Args:
         recipe: the recipe.
         values: the values by name.
         options: the recipe's options.
-        source: the file that they come from, for messages.
+        source: the file that the values come from, for messages.
 
     Raises:
-        OptionError: a name is no option, or a value does not fit.
+        OptionError: a name is not an option, or a value does not fit.
     """
     check_names(recipe, values, options, source)
     return {name: options[name].checked(value, source) for name, value in values.items()}
 
 
 def name_of(recipe: Callable[..., Any]) -> str:
-    """The name of a recipe for messages."""
+    """Return the name of a recipe for messages."""
     return declaration_of(recipe).name or getattr(recipe, "__name__", str(recipe))
 
 
 def summary_of(recipe: Callable[..., Any]) -> str:
-    """The first line of a recipe's docstring."""
+    """Return the first line of a recipe's docstring."""
     return parse(inspect.getdoc(recipe) or "").short_description or ""
 
 
 def _recipes_with(name: str) -> list[str]:
-    """The recipes of the table that have an option of their own, or one about labels, of that name."""
+    """Return the recipes of the table that have an option of this name: their own, or one about labels."""
     recipes = {known: row.load() for known, row in RECIPES.items()}
     return [
         known
@@ -317,9 +317,8 @@ def _read(
         if not _allowed(bare) or optional is not (parameter.default is None):
             raise OptionError(
                 f"{name}: the option {parameter.name} is of type {hints[parameter.name]} with the default "
-                f"{parameter.default!r}; options are int, float, bool, str, a Literal or a tuple of "
-                "these, and "
-                "`| None` is for options whose default is None."
+                f"{parameter.default!r}; the type must be int, float, bool, str, a Literal or a tuple of "
+                "these, with `| None` if the default is None, and only then."
             )
         yield Option(
             parameter.name,
@@ -333,7 +332,7 @@ def _read(
 
 
 def _hints(function: Callable[..., Any], names: Iterable[str]) -> dict[str, Any]:
-    """The types of some parameters, without a look at the other annotations."""
+    """Return the types of the named parameters. Other annotations are not evaluated."""
     source = function.__init__ if inspect.isclass(function) and "__init__" in vars(function) else function
     source = inspect.unwrap(source)
     found = {name: source.__annotations__[name] for name in names if name in source.__annotations__}
@@ -356,7 +355,7 @@ def _docstring(function: Callable[..., Any]) -> str:
 
 
 def _unwrapped(hint: Any) -> tuple[Any, list[Any], bool]:
-    """The type without annotations and None; the annotations; whether None was allowed."""
+    """Return the type without annotations and None, the annotations, and whether None was allowed."""
     if get_origin(hint) is Annotated:
         inner, *marks = get_args(hint)
         bare, more, optional = _unwrapped(inner)
@@ -409,7 +408,7 @@ def _holds(bound: Gt | Ge | Lt | Le, value: Any) -> bool:
 
 
 def _converted(value: Any, wanted: Any) -> Any:
-    """The value in the wanted type; None if it does not fit."""
+    """Return the value in the wanted type, or None if it does not fit."""
     if get_origin(wanted) is tuple:
         if not isinstance(value, list | tuple):
             return None
@@ -426,5 +425,5 @@ def _converted(value: Any, wanted: Any) -> Any:
 
 
 def _in_words(wanted: Any) -> str:
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
     return words.get(wanted) or f"of type {wanted}"

@@ -1,7 +1,7 @@
 """A user's own recipes and components, named as `FILE.py:NAME`.
 
-A file is executed only when the user names it in a command or a call. A file that a run folder names is
-never executed by itself; the folder holds its SHA-256 instead, so that a change is noticed.
+A file is executed only when the user names it in a command or a call, never because a run folder names it.
+The run folder holds the SHA-256 of the file, so that a change is noticed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pyrovae.errors import InputError
 
 @dataclass(frozen=True)
 class Own:
-    """Something of the user's own, and the file that it comes from.
+    """A user's own function or class, and the file that it comes from.
 
     Attributes:
         value: the function or class.
@@ -39,7 +39,7 @@ def is_own(name: object) -> bool:
 
 
 def digest_of(name: str) -> str:
-    """The SHA-256 of the file in `FILE.py:NAME`.
+    """Return the SHA-256 of the file in `FILE.py:NAME`.
 
     Raises:
         InputError: there is no such file.
@@ -48,17 +48,17 @@ def digest_of(name: str) -> str:
 
 
 def load_own(name: str) -> Own:
-    """Execute a user's file and take a function or class from it.
+    """Execute a user's file and return a function or class from it.
 
-    The file's folder is put on `sys.path`, as for a script, so that it can import its siblings. A file that
-    has been executed in this process and has not changed is not executed again.
+    As for a script, the file's folder is put on `sys.path`, so that the file can import its neighbours. A
+    file that has been executed in this process and has not changed is not executed again.
 
     Args:
         name: `"FILE.py:NAME"`.
 
     Raises:
-        InputError: there is no such file, it fails when it is executed, or it has nothing callable of that
-            name.
+        InputError: the file cannot be read, it fails when it is executed, or it has no function or class of
+            that name.
 
     Example:
         >>> from pathlib import Path
@@ -76,7 +76,10 @@ def load_own(name: str) -> Own:
         there = ", ".join(
             n for n, v in vars(module).items() if callable(v) and v.__module__ == module.__name__
         )
-        raise InputError(f"{path} has no function or class {wanted!r}; there are {there or 'none'}.")
+        raise InputError(
+            f"{path} has no function or class {wanted!r}; it has {there or 'none'}. Name one of "
+            "these, or add it."
+        )
     return Own(value, path, digest)
 
 
@@ -104,7 +107,7 @@ def _module(path: Path, content: bytes, digest: str) -> Any:
     folder = str(path.resolve().parent)
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    sys.modules[name] = module  # before it is executed: dataclasses look their module up there
+    sys.modules[name] = module  # before the execution, in which dataclasses look their module up
     try:
         exec(compile(content, str(path), "exec"), vars(module))
     except Exception as error:

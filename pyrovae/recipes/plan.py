@@ -1,6 +1,6 @@
-"""A plan: what is built and how it is trained, as one or more stages.
+"""A plan: the pairs that a recipe has built, and the stages that train them.
 
-Importing this file imports no torch, so that recipes can be read for help at no cost.
+Importing this file imports no torch, so that help, which reads the recipes, is fast.
 """
 
 from __future__ import annotations
@@ -29,20 +29,22 @@ Pixels = Literal["grey", "binary", "levels"]
 
 @dataclass(frozen=True)
 class Stage:
-    """One training: a pair, and what its training needs beside the settings that all stages share.
+    """One training: a pair, and all that its training needs beside the settings that all stages share.
 
     Args:
-        pair: the pair that is trained.
+        pair: the pair to train.
         name: a word for the stage. It names the folder of a stage before the last one.
         objective: the objective. None means the ELBO.
         weights: the weights of further sites by name, numbers or schedules.
-        transform: what happens to each minibatch after binarisation and shifts, `(B, ...) -> (B, ...)`.
+        transform: a function that each minibatch passes through after shifts and binarisation,
+            `(B, ...) -> (B, ...)`. None means no function.
         classes: whether the programs are called with classes.
-        labels: makes the classes that this stage learns from the data `(N, *x_shape)` and the given classes
-            `(N,)`, -1 for unlabelled. It is called when all stages before have been trained.
-        supervised: makes `objective` and `weights`, as a dictionary, from the classes `(N,)` that the stage
-            learns. It is for weights that depend on the number of labels.
-        start: sets initial parameters from the training data `(N, *x_shape)`, before training.
+        labels: a function from the data `(N, *x_shape)` and the given classes `(N,)`, -1 for unlabelled, to
+            the classes that this stage learns, `(N,)`. It is called after the training of all earlier
+            stages. None means the given classes.
+        supervised: a function from the classes `(N,)` that this stage learns to a dictionary with
+            `objective` or `weights`. Use it for weights that depend on the number of labels.
+        start: a function that sets initial parameters from the training data `(N, *x_shape)`.
         training: settings of `Training` that are fixed for this stage, by name.
 
     Example:
@@ -64,25 +66,24 @@ class Stage:
     def __post_init__(self) -> None:
         if unknown := self.training.keys() - set(shared_names(Training)):
             raise InputError(
-                f"the stage '{self.name}' fixes {min(unknown)!r}, which is no setting of Training: there "
-                "are "
-                f"{', '.join(shared_names(Training))}."
+                f"the stage '{self.name}' fixes {min(unknown)!r}, which is not a setting of Training: "
+                f"choose from {', '.join(shared_names(Training))}."
             )
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is built and how it is trained.
+    """The pairs that a recipe has built, and the stages that train them.
 
     Args:
         stages: the trainings, in order. Later stages may build on the pairs of earlier ones.
         pair: the pair that is evaluated, sampled and drawn. None means the pair of the last stage.
         pixels: the values that the model takes. "binary": 0 or 1, drawn from grey values; "levels": whole
             numbers from 0 to 255; "grey": the data as they are.
-        about: the facts about the data that the pairs were built for. A recipe need not set it.
-        recipe: the name of the recipe. A recipe need not set it.
-        options: the values of the recipe's options, for the run folder. A recipe need not set it.
-        defaults: defaults of the recipe for Training and Data. A recipe need not set it.
+        about: the facts about the data that the pairs were built for. The decorator `recipe` sets it.
+        recipe: the name of the recipe. The decorator `recipe` sets it.
+        options: the values of the recipe's options, for the run folder. The decorator `recipe` sets it.
+        defaults: the recipe's defaults for Training and Data. The decorator `recipe` sets it.
 
     Example:
         >>> import torch
@@ -106,7 +107,7 @@ class Plan:
         if not self.stages or len({stage.name for stage in self.stages}) < len(self.stages):
             names = [stage.name for stage in self.stages]
             raise InputError(
-                f"the stages of a plan are {names}; it needs at least one, each with its own name."
+                f"the stages of a plan are {names}; give at least one, and each stage its own name."
             )
         if self.pair is None:
             object.__setattr__(self, "pair", self.stages[-1].pair)
@@ -128,15 +129,16 @@ class Plan:
 
         Args:
             x: the data, `(N, *x_shape)`, grey values in [0, 1] or vectors; or a memory map or a map-style
-                `torch.utils.data.Dataset` of such data, as `fit` takes them. What a recipe learns from all
-                data before training, such as the pixels' frequencies, it then learns from 10,000 of them.
+                `torch.utils.data.Dataset` of such data, as `fit` takes them. From a map or a
+                dataset, a recipe takes only 10,000 data for the start of training, such as the pixels'
+                frequencies.
             y: their classes `(N,)`, -1 for unlabelled data. If all are known, each class keeps its share
                 in the validation data, also for models that do not learn classes.
-            training: the settings. Those that are not given are the recipe's defaults.
-            data: how the data reach the model, and how many labels are used. The name in it is kept in the
-                run folder and means nothing here.
+            training: the settings. Those that are not given take the recipe's defaults.
+            data: the preparation of the data, and the number of labels to use. The data set's name in it is
+                only recorded in the run folder.
             folder: the run folder to write. None means that nothing is written.
-            device: "auto" takes CUDA where there is one, else the CPU.
+            device: the device. "auto" means CUDA if it is available, else the CPU.
             resume: whether to go on with the run in the folder.
             tensorboard: whether to write scalars for TensorBoard into the folder.
             progress: whether to show progress bars.
@@ -154,7 +156,7 @@ class Plan:
         return fit_plan(self, x, y, training or Training(), data or Data(), writing)
 
     def with_stage(self, number: int, **changes: Any) -> Plan:
-        """Make a copy with changes to one stage, such as another name or fixed settings."""
+        """Return a copy with changes to one stage, such as another name or fixed settings."""
         stages = [*self.stages]
         stages[number] = replace(stages[number], **changes)
         return replace(self, stages=stages)

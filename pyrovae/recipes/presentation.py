@@ -1,4 +1,4 @@
-"""The way of the data to the model: grey values, binarised pixels or 256 levels, shifted or not."""
+"""The preparation of data for a model: grey values, binarised pixels or 256 levels, shifted or not."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Presentation:
-    """How data reach a model in training and in evaluation.
+    """The preparation of data for a model, in training and in evaluation.
 
     Args:
         pixels: "none" keeps grey values, "static" draws each pixel once, "dynamic" draws it in every
@@ -33,7 +33,7 @@ class Presentation:
 
     @classmethod
     def of(cls, pixels: Pixels, settings: Data, seed: int = 0) -> Presentation:
-        """Decide it from a plan's `pixels` and the settings."""
+        """Choose the preparation from a plan's `pixels` and the settings of the data."""
         if pixels == "levels":
             return cls("levels", settings.shift, seed)
         if settings.binarise != "auto":
@@ -41,11 +41,11 @@ class Presentation:
         return cls("dynamic" if pixels == "binary" else "none", settings.shift, seed)
 
     def for_training(self, x: Tensor) -> Tensor:
-        """Prepare the training data `(N, *x_shape)`, once. `transforms` do what varies by minibatch."""
+        """Prepare the training data `(N, *x_shape)` once. `transforms` then prepares each minibatch."""
         return x if self.pixels == "dynamic" else self.fixed(x)
 
     def transforms(self) -> list[Callable[[Tensor], Tensor]]:
-        """The steps by which each minibatch goes through in training."""
+        """Return the functions that each minibatch passes through in training."""
         steps: list[Callable[[Tensor], Tensor]] = []
         if self.shift:
             steps.append(partial(data.random_shift, pixels=self.shift))
@@ -60,11 +60,11 @@ class Presentation:
         return data.to_levels(x) if self.pixels == "levels" else x
 
     def encoded(self, x: Tensor) -> Tensor:
-        """Prepare data for the encoder and the classifier: grey values stand for pixels that vary."""
+        """Prepare data for the encoder and the classifier. Pixels that training draws anew stay grey."""
         return x if self.pixels == "dynamic" else self.fixed(x)
 
     def shown(self, x: Tensor) -> Tensor:
-        """Turn prepared data back into grey values in [0, 1], to draw them."""
+        """Convert prepared data back to grey values in [0, 1], for figures."""
         return data.from_levels(x) if self.pixels == "levels" else x
 
     @property

@@ -1,4 +1,4 @@
-"""Recipes: functions that build a model by its options and say how it is trained."""
+"""Recipes: functions that build a model from options, and the plan of its training."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def recipe(
 ) -> Callable[[Callable[P, Plan]], Callable[P, Plan]]:
     """Declare a function to be a recipe.
 
-    A recipe is called as `build(about, *, option=default, ...)` and returns a `Plan`. Calls check all
-    options. They draw initial parameters from `about.seed` and leave the caller's random stream where it
-    was.
+    A recipe is called as `build(about, *, option=default, ...)` and returns a `Plan`. Each
+    call checks all options. It draws initial parameters with the seed `about.seed`, and does not change the
+    caller's random stream.
 
     Args:
-        classes: whether the model learns classes. Options about labels are shown only then.
+        classes: whether the model learns classes. Only then does the recipe have options about labels.
         name: the recipe's name. Empty means the function's.
-        defaults: other defaults for options of `Training` and `Data`, by name.
+        defaults: the recipe's own defaults for options of `Training` and `Data`, by name.
 
     Raises:
         OptionError: a default is for an option that `Training` and `Data` do not have.
@@ -60,10 +60,9 @@ def recipe(
         known = [option for cls in SHARED.values() for option in shared_names(cls)]
         if unknown := defaults.keys() - set(known):
             raise OptionError(
-                f"the recipe {declaration.name} declares a default for {min(unknown)}, which is no "
-                "option that all "
-                f"recipes share: there are {', '.join(known)}. Its own options have their defaults in "
-                "its signature."
+                f"the recipe {declaration.name} declares a default for {min(unknown)}, which is not an "
+                f"option that all recipes share: choose from {', '.join(known)}. Give an option of its own "
+                "the default in its signature."
             )
         return build
 
@@ -97,9 +96,8 @@ def _built(
         plan = function(about, **values)
     if not isinstance(plan, Plan):
         raise OptionError(
-            f"the recipe {name_of(build)} returned a {type(plan).__name__}; a recipe returns a Plan, for "
-            "example "
-            "Plan([Stage(pair)])."
+            f"the recipe {name_of(build)} returned a {type(plan).__name__}; it must return a Plan, for "
+            "example Plan([Stage(pair)])."
         )
     declared = declaration_of(build)
     return replace(plan, about=about, recipe=declared.name, options=values, defaults=declared.defaults)

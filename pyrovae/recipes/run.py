@@ -1,4 +1,4 @@
-"""Runs: training by a recipe's name into a run folder, and the trained model of a run folder."""
+"""Runs: training with a recipe, by its name, into a run folder; and the trained model of a run folder."""
 
 from __future__ import annotations
 
@@ -55,15 +55,15 @@ def train(
     tensorboard: bool = False,
     progress: bool = True,
 ) -> Run:
-    """Train a model by its recipe's name on a data set by its name, into a run folder.
+    """Train a recipe's model on a data set, both given by name, and write a run folder.
 
     Args:
         recipe: a name in `RECIPES`, or `"mine.py:build"`.
         folder: the run folder to write.
-        options: the recipe's options by name; the others have their defaults.
-        training: the settings of the training; those that are not given are the recipe's defaults.
-        data: the data set, and how it reaches the model.
-        device: "auto" takes CUDA where there is one, else the CPU.
+        options: the recipe's options by name. Those that are not given take their defaults.
+        training: the settings of the training. Those that are not given take the recipe's defaults.
+        data: the data set, and its preparation for the model.
+        device: the device. "auto" means CUDA if it is available, else the CPU.
         download: whether a named data set may be downloaded.
         tensorboard: whether to write scalars for TensorBoard.
         progress: whether to show progress bars.
@@ -86,7 +86,7 @@ def train(
     RunFolder(Path(folder)).check_free()
     resolve_device(device)
     data = data.changed(data=_from_anywhere(data.data))
-    with processes.first_before_others():  # which then find what it has fetched
+    with processes.first_before_others():  # only the first process downloads the data
         images = data_sets.load(data.data, seed=training.seed, download=download)
     about = About(images.shape, images.num_classes, data.labels is not None, training.seed)
     plan = build(about, **(options or {}))
@@ -96,7 +96,7 @@ def train(
 
 
 def own_names(recipe: str, options: Mapping[str, Any]) -> dict[str, str]:
-    """The user's own files that a model needs, `FILE.py:NAME` by "recipe" or the option's name."""
+    """Return the user's own files that a model needs, `FILE.py:NAME` by "recipe" or the option's name."""
     return {name: value for name, value in {"recipe": recipe, **options}.items() if is_own(value)}
 
 
@@ -107,7 +107,7 @@ class Run:
     Args:
         folder: the folder.
         config: the configuration.
-        own: the files of the user's own, `FILE.py:NAME` by "recipe" or by the option's name.
+        own: the user's own files, `FILE.py:NAME` by "recipe" or by the option's name.
 
     Example:
         >>> from pyrovae.generation import sample_images
@@ -125,13 +125,13 @@ class Run:
 
         Args:
             folder: the folder.
-            own: the files of the user's own that the run was trained with, `FILE.py:NAME` by "recipe" or by
-                the option's name, such as `{"posterior": "mine.py:Mine"}`. They are executed. A file that
-                only the run folder names never is.
+            own: the user's own files that the run was trained with, `FILE.py:NAME` by "recipe" or by the
+                option's name, such as `{"posterior": "mine.py:Mine"}`. They are executed. A file that only
+                the run folder names is never executed.
 
         Raises:
-            InputError: the folder is no run folder, its configuration cannot be read, version 0.1 wrote
-                it, or a file of the user's own is not given.
+            InputError: the folder is not a run folder, its configuration cannot be read, version 0.1
+                wrote it, or one of the user's own files is not given.
         """
         config = RunFolder(Path(folder)).configuration
         run = cls(Path(folder), config, dict(own or {}))
@@ -147,8 +147,7 @@ class Run:
         if not name:
             raise InputError(
                 f"{self.folder} holds a plan that was made without a recipe: it can be trained and "
-                "resumed in "
-                "Python only."
+                "resumed in Python only."
             )
         try:
             return load_recipe(name)
@@ -184,15 +183,15 @@ class Run:
 
     @cached_property
     def plan(self) -> Plan:
-        """The plan, built anew with initial parameters."""
+        """The plan, newly built, with initial parameters."""
         return self.recipe(self.about, **self._checked_values()[0])
 
     @cached_property
     def pair(self) -> ModelAndGuide:
-        """The trained model: the best epoch's if there were validation data, else the last one's.
+        """The trained pair, with the parameters of the best epoch, or of the last one without validation.
 
         Raises:
-            CheckpointError: there is no sound checkpoint, or it belongs to another model.
+            CheckpointError: all checkpoints are damaged or absent, or they belong to another model.
         """
         for stage in self.plan.stages:
             saved = load_checkpoint(folder_of(stage, self.plan, self.folder) / "checkpoints")
@@ -203,7 +202,7 @@ class Run:
 
     @property
     def histories(self) -> dict[str, History]:
-        """The history of each stage by its name, as far as the newest checkpoints go."""
+        """The history of each stage by its name, up to the newest checkpoints."""
         folders = {stage.name: folder_of(stage, self.plan, self.folder) for stage in self.plan.stages}
         return {
             name: History(**load_checkpoint(folder / "checkpoints")["history"])
@@ -212,12 +211,12 @@ class Run:
 
     @property
     def history(self) -> History:
-        """The history of the last stage, as far as the newest checkpoint goes."""
+        """The history of the last stage, up to the newest checkpoint."""
         return History(**load_checkpoint(self.folder / "checkpoints")["history"])
 
     @property
     def metrics(self) -> dict[str, Any] | None:
-        """The summary of the last evaluation; None without one, or if the run has been trained on since."""
+        """The summary of the last evaluation. None without one, or if the run was trained further since."""
         path = self.folder / "metrics.json"
         if not path.is_file():
             return None
@@ -229,38 +228,37 @@ class Run:
         """The data set.
 
         Raises:
-            InputError: it cannot be read, or its data have another shape than those of the training.
+            InputError: it cannot be read, or its data do not have the shape of the training data.
         """
         images = data_sets.load(self.data.data, seed=self.training.seed)
         if images.shape != self.about.x_shape:
             raise InputError(
                 f"one datum of {self.data.data} has shape {images.shape}, but the run was trained on "
-                "data of shape "
-                f"{self.about.x_shape}: put the former data back."
+                f"data of shape {self.about.x_shape}: restore the data of the training."
             )
         return images
 
     @property
     def class_names(self) -> list[str]:
-        """The names of the classes; their numbers if they have no names."""
+        """The names of the classes, or their numbers if they have no names."""
         return [*self.images.class_names]
 
     @property
     def presentation(self) -> Presentation:
-        """The way of the data to the model."""
+        """The preparation of the data for the model."""
         return Presentation.of(self.plan.pixels, self.data, self.training.seed)
 
     def training_data(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """The data that the last stage learns, the given labels among them, and the validation data.
+        """Return the data that the last stage learns, their labels, and the validation data.
 
-        Labels are -1 where they are hidden, and None for a model without classes.
+        Hidden labels are -1. The labels are None for a model without classes.
         """
         split = self._split()
         y = None if not self.plan.stages[-1].classes else hidden_labels(split.y, self.training, self.data)
         return _tensor(split.x), y, None if split.validation is None else _tensor(split.validation)
 
     def training_classes(self) -> tuple[Tensor, Tensor | None]:
-        """The data that the last stage learns, and all their classes, if the data set has any."""
+        """Return the data that the last stage learns, and all their classes, if the data set has any."""
         split = self._split()
         return _tensor(split.x), split.y
 
@@ -269,15 +267,15 @@ class Run:
         return split_off(x, self.images.y_train, settings_of(self.plan.stages[-1], self.training))
 
     def resume(self, *, device: str = "auto", progress: bool = True, **changes: Any) -> Run:
-        """Go on with the training.
+        """Continue the training.
 
         Args:
-            device: "auto" takes CUDA where there is one, else the CPU.
+            device: the device. "auto" means CUDA if it is available, else the CPU.
             progress: whether to show progress bars.
-            changes: other settings of the training, such as `epochs=200`.
+            changes: new values of settings of the training, such as `epochs=200`.
 
         Returns:
-            The run, opened anew.
+            The run, opened again.
 
         Raises:
             InputError: a setting does not fit. The run stays as it was.
@@ -293,7 +291,7 @@ class Run:
         return Run.open(self.folder, self.own)
 
     def _checked_values(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        """Options, training and data of the configuration, each value checked and of its type."""
+        """Return options, training and data of the configuration, checked and converted to their types."""
         path = str(self.folder / "config.json")
         options = self.config.options | {n: v for n, v in self.own.items() if n != "recipe"}
         try:
@@ -314,9 +312,8 @@ class Run:
         for name, recorded in needed.items():
             if name not in self.own:
                 raise InputError(
-                    f"{self.folder} was trained with a file of your own, {recorded}, and files that a "
-                    "run folder "
-                    f"names are not executed: name it again by --{name} {recorded}."
+                    f"{self.folder} was trained with a file of your own, {recorded}. No file is executed "
+                    f"only because a run folder names it: name it again by --{name} {recorded}."
                 )
             if self.config.files.get(recorded) != digest_of(self.own[name]):
                 warnings.warn(
@@ -335,7 +332,7 @@ class Run:
 def _load(stage: Stage, about: About, saved: Mapping[str, Any]) -> None:
     """Load the parameters of a stage's pair.
 
-    Those of `pyro.param` and `pyro.module` in plain functions are known only after the functions have run.
+    Parameters of `pyro.param` and `pyro.module` in plain functions are known only after the functions ran.
     """
     if not saved["parameters"]:
         load_state(stage.pair, {}, dict(saved))
@@ -357,20 +354,19 @@ def _check_values(
                 known[name].checked(getattr(settings, name))
     if "labels" in data.given and data.labels is not None and "labels" not in known:
         raise InputError(
-            f"labels is {data.labels}, but {recipe} learns no classes: leave it out. Its latents can be "
-            "classified "
-            "afterwards: pyrovae classify RUN --labels 10."
+            f"labels is {data.labels}, but {recipe} learns no classes: leave labels out. To classify its "
+            "latents after training, use: pyrovae classify RUN --labels 10."
         )
     training.check()
 
 
 def _from_anywhere(name: str) -> str:
-    """A file's or folder's path in full, so that a run finds it from any working directory."""
+    """Return the full path of a file or folder, so that a run finds it from any working directory."""
     path = Path(name).expanduser()
     return str(path.resolve()) if name not in DATASETS and name and path.exists() else name
 
 
 def _tensor(x: Any) -> Tensor:
-    """A run's own data are always in memory."""
+    """Return a run's data as the tensor that they are: they are always in memory."""
     assert isinstance(x, Tensor)
     return x

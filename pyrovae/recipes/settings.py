@@ -1,4 +1,4 @@
-"""The options that all recipes share: `Training` and `Data`. They hold shell words only."""
+"""The options that all recipes share: `Training` and `Data`. Their values are plain words and numbers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _remembers_what_is_given(cls: Class) -> Class:
     """Let a dataclass keep the names of the arguments that its caller gave.
 
     `Training(epochs=20)` leaves all but the epochs to the recipe, whose defaults may differ from those of
-    the dataclass. A value equal to a default tells nothing about that, since a caller may mean it.
+    the dataclass. A comparison with the defaults would not do, since a caller may give a default.
     """
     plain = vars(cls)["__init__"]
 
@@ -38,21 +38,22 @@ def _remembers_what_is_given(cls: Class) -> Class:
 @_remembers_what_is_given
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """How a plan is trained. Values that are not given are the recipe's defaults, else those written here.
+    """The settings of a training. Values that are not given are the recipe's defaults, or else those below.
 
     Args:
         epochs: The number of passes through the data.
         batch_size: The number of data in a minibatch.
-        learning_rate: The learning rate of Adam, at the start.
-        decay: "cosine" lets the learning rate fall to 0 at the last epoch, along a cosine.
+        learning_rate: The initial learning rate of Adam.
+        decay: The decay of the learning rate. "cosine" lowers it along a cosine, to 0 at the last epoch.
         beta: The weight of the KL term.
-        warm_up: The number of epochs over which beta rises from 0.
-        cycle: The number of epochs of a cycle. Beta rises from 0 in its first half and then stays.
-        clip_norm: The largest norm of the gradient. Not set, gradients are not clipped.
-        validation_fraction: The share of the training data that is held out. The epoch with the best bound
-            on it is kept.
-        patience: The number of epochs without a better validation bound after which training stops. Not
-            set, training does not stop early.
+        warm_up: The number of epochs over which beta rises from 0 at the start. 0 means no rise.
+        cycle: The number of epochs in a cycle of beta. In each cycle beta rises from 0, and is constant
+            in the second half. 0 means no cycles.
+        clip_norm: The largest norm of the gradient. By default gradients are not clipped.
+        validation_fraction: The share of the training data that is held out for validation. The epoch with
+            the best validation bound is kept.
+        patience: The number of epochs without a better validation bound after which training stops. By
+            default training does not stop early.
         seed: The seed of all random draws: initial parameters, splits, minibatches and latents.
         compile: Whether a training step is compiled into one graph. "auto" compiles long runs only.
 
@@ -79,32 +80,32 @@ class Training:
     given: frozenset[str] = field(default=frozenset(), init=False, repr=False, compare=False)
 
     def over(self, defaults: Mapping[str, Any]) -> Training:
-        """Fill in a recipe's defaults for all values that were not given."""
+        """Return a copy with a recipe's defaults for all values that were not given."""
         return _over(self, defaults)
 
     def changed(self, **changes: Any) -> Training:
-        """Make a copy with some values changed."""
+        """Return a copy with some values changed."""
         return _changed(self, changes)
 
     def check(self) -> None:
-        """Check that the values go together.
+        """Check that the values are consistent.
 
         Raises:
             InputError: two values contradict each other. The message names both.
         """
         if self.patience is not None and not self.validation_fraction:
             raise InputError(
-                f"patience is {self.patience}, but no data are held out to measure the bound on: set "
+                f"patience is {self.patience}, but no data are held out for validation: set "
                 "validation_fraction, for example to 0.1."
             )
         if self.warm_up and self.cycle:
             raise InputError(
-                f"warm_up is {self.warm_up} and cycle is {self.cycle}, but beta follows one schedule: "
-                "choose one."
+                f"warm_up is {self.warm_up} and cycle is {self.cycle}, but beta follows only one schedule: "
+                "set one of the two."
             )
 
     def beta_schedule(self) -> Schedule:
-        """Make the schedule of beta over the epochs."""
+        """Return the schedule of beta over the epochs."""
         from pyrovae import schedules
 
         if self.warm_up:
@@ -114,7 +115,7 @@ class Training:
         return schedules.constant(self.beta)
 
     def fit_settings(self) -> dict[str, Any]:
-        """Turn these words into the keyword arguments of `pyrovae.fit`, some of which are callables."""
+        """Return the keyword arguments of `pyrovae.fit` that these settings stand for."""
         import torch
 
         decay = None
@@ -136,14 +137,14 @@ class Training:
 @_remembers_what_is_given
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """Which data are learned, and how they reach the model.
+    """The data set, and the preparation of the data for the model.
 
     Args:
         data: A data set's name (digits, mnist, fashion-mnist, cifar10), a .npz or .npy file, or a folder of
             images.
-        labels: The number of labelled data of each class. All other labels are hidden from training. Not
-            set, all labels are used.
-        binarise: How grey values become 0 or 1. "dynamic" draws each pixel afresh in every minibatch,
+        labels: The number of labelled data of each class. All other labels are hidden from training. By
+            default all labels are used.
+        binarise: The binarisation of grey values. "dynamic" draws each pixel anew in every minibatch,
             "static" draws it once, "none" keeps the grey values. "auto" is "dynamic" for a Bernoulli
             likelihood and "none" for all others.
         shift: The largest number of pixels by which each image of a minibatch is moved at random.
@@ -159,11 +160,11 @@ class Data:
     given: frozenset[str] = field(default=frozenset(), init=False, repr=False, compare=False)
 
     def over(self, defaults: Mapping[str, Any]) -> Data:
-        """Fill in a recipe's defaults for all values that were not given."""
+        """Return a copy with a recipe's defaults for all values that were not given."""
         return _over(self, defaults)
 
     def changed(self, **changes: Any) -> Data:
-        """Make a copy with some values changed."""
+        """Return a copy with some values changed."""
         return _changed(self, changes)
 
 
@@ -171,7 +172,7 @@ SHARED: dict[str, type[Training] | type[Data]] = {"Training": Training, "Data": 
 """The groups of options that all recipes share, in the order of help."""
 
 LABELS_ONLY = frozenset({"labels"})
-"""The shared options of recipes whose models learn classes. Other recipes do not have them."""
+"""The shared options that only recipes of models with classes have."""
 
 
 def shared_names(cls: type, classes: bool = True) -> list[str]:
@@ -179,13 +180,13 @@ def shared_names(cls: type, classes: bool = True) -> list[str]:
 
     Args:
         cls: the dataclass.
-        classes: whether the recipe's model has classes. Options about labels are left out otherwise.
+        classes: whether the recipe's model has classes. If not, options about labels are left out.
     """
     return [f.name for f in fields(cls) if f.init and (classes or f.name not in LABELS_ONLY)]
 
 
 def plain_values(settings: Training | Data) -> dict[str, Any]:
-    """Turn settings into plain values by name, for a run folder's configuration."""
+    """Return settings as plain values by name, for a run folder's configuration."""
     values = asdict(settings)
     del values["given"]
     return values

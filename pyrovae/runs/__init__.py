@@ -1,6 +1,6 @@
 """Run folders: configuration as plain values, and the files of one training.
 
-Nothing here knows a model or a recipe.
+This package imports no model and no recipe.
 """
 
 from pyrovae.runs.configuration import Configuration

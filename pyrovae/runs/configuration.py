@@ -1,4 +1,4 @@
-"""The configuration of a run, as plain values: what was asked for."""
+"""The configuration of a run: the requested recipe, options and settings, as plain values."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class Configuration:
-    """What was asked of a training, as plain values.
+    """The requested recipe, options and settings of a training, as plain values.
 
     Args:
-        recipe: the recipe's name, `m2` or `mine.py:build`. Empty for a plan that was made without a recipe.
+        recipe: the recipe's name, such as `m2` or `mine.py:build`. Empty for a plan without a recipe.
         options: the recipe's options by name.
         training: the settings of the training by name.
         data: the settings of the data by name.
         about: the facts about the data that the model was built for.
-        files: the SHA-256 of each file of the user's own, by the name that was given, `mine.py:build`.
+        files: the SHA-256 of each of the user's own files, by the given name, such as `mine.py:build`.
     """
 
     recipe: str
@@ -37,7 +37,7 @@ class Configuration:
         return replace(self, training=self.training | training)
 
     def plain(self) -> dict[str, Any]:
-        """The values as JSON writes them."""
+        """Return the values as JSON holds them."""
         values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return values
 
@@ -61,12 +61,12 @@ class Configuration:
             values = content["config"]
             expected = {f.name for f in fields(cls)}
             if not isinstance(values, dict) or values.keys() != expected:
-                raise ValueError(f"its parts are not {', '.join(sorted(expected))}")
+                raise ValueError(f"its parts must be {', '.join(sorted(expected))}")
             if not isinstance(values["recipe"], str):
-                raise ValueError("the recipe is no text")
+                raise ValueError("the recipe is not a string")
             for name in expected - {"recipe"}:
                 if not isinstance(values[name], dict):
-                    raise ValueError(f"{name} holds no values by name")
+                    raise ValueError(f"{name} is not a table of values by name")
         except (ValueError, UnicodeDecodeError) as error:
             if isinstance(error, InputError):
                 raise
@@ -80,11 +80,9 @@ def _other_format(content: dict[str, Any], path: str) -> str:
     if "format" not in content:
         return (
             f"{path} was written by pyrovae {version or '0.1'}, in the format of version 0.1, which this "
-            "version "
-            "does not read: train again, or use pyrovae 0.1."
+            "version does not read: train again, or use pyrovae 0.1."
         )
     return (
         f"{path} has the format {content['format']!r} of pyrovae {version or 'another version'}; this "
-        "version reads "
-        f"format {FORMAT}: use that version, or train again."
+        f"version reads format {FORMAT}: use that version, or train again."
     )

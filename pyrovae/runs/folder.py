@@ -1,9 +1,9 @@
 """Run folders: the files of one training, and enough to evaluate, sample and resume it.
 
-config.json     what was asked for, with versions, git commit and command, and those of each resumption
+config.json     the configuration, with versions, git commit and command, also those of each resumption
 checkpoints/    the newest two
 history.json    one row for each epoch
-metrics.json    the last evaluation's summary (marginal_likelihood.json: datum by datum)
+metrics.json    the summary of the last evaluation (marginal_likelihood.json has its single data)
 figures/        drawings
 NAME/           checkpoints and history of an earlier stage, such as vae/, the VAE beneath an M1+M2
 """
@@ -49,20 +49,24 @@ class RunFolder:
             InputError: the folder is no run folder, or its configuration cannot be read.
         """
         if not self.config_path.is_file():
-            raise InputError(f"{self.path} is no run folder: there is no config.json. Train one first.")
+            raise InputError(
+                f"{self.path} is not a run folder: it has no config.json. Train a model first."
+            )
         return Configuration.read(self.config_path.read_bytes(), str(self.config_path))
 
     def check_free(self, resume: bool = False) -> None:
         """Check that a new run can be written here.
 
         Args:
-            resume: whether a run that is here already is to be resumed.
+            resume: whether to resume a run that is here already.
 
         Raises:
             InputError: the folder is in use.
         """
         if not resume and self._in_use():
-            raise InputError(f"{self.path} is in use: name another folder, or go on with it by 'resume'.")
+            raise InputError(
+                f"{self.path} is in use: name another folder, or continue the run in it with 'resume'."
+            )
 
     @contextmanager
     def prepared(self, configuration: Configuration, keep: Collection[str] = ()) -> Iterator[None]:
@@ -70,8 +74,8 @@ class RunFolder:
 
         Args:
             configuration: the configuration to write.
-            keep: the names of earlier stages. If one of them has been trained, its folder stays, to be
-                resumed upon.
+            keep: the names of earlier stages. If one of them has been trained, the run folder stays, so
+                that the run can be resumed.
         """
         if not processes.is_first():
             yield
@@ -91,7 +95,7 @@ class RunFolder:
             raise
 
     def _write(self, configuration: Configuration) -> None:
-        """Write config.json. A resumed run keeps the record of its beginning and gets one of today."""
+        """Write config.json. A resumed run keeps its first record and gets a new one."""
         begun = json.loads(self.config_path.read_text()) if self.config_path.is_file() else None
         now = {
             "format": FORMAT,
@@ -113,6 +117,6 @@ class RunFolder:
 
 
 def _first_missing(folder: Path) -> Path | None:
-    """The topmost of the folders that making `folder` would make."""
+    """Return the topmost folder that must be created for `folder` to exist, or None."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     return missing[-1] if missing else None

@@ -1,4 +1,4 @@
-"""The versions and the commit, on which results depend beside their configuration."""
+"""The versions and the git commit that a result depends on, besides its configuration."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def versions() -> dict[str, str]:
-    """Tell the versions of Python, of this package and of the packages that change its numbers."""
+    """Return the versions of Python, this package and the packages that its numbers depend on."""
     packages = ("pyrovae", "torch", "pyro-ppl", "numpy", "arviz", "scikit-learn")
     return {"python": platform.python_version()} | {
         name: importlib.metadata.version(name) for name in packages
@@ -17,7 +17,7 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """Tell the commit of the checkout that the package runs from, with "-dirty" if it has changes.
+    """Return the commit of the checkout that the package runs from, with "-dirty" if it has changes.
 
     Returns:
         The commit, or None if the package does not run from a checkout.

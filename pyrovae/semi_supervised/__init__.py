@@ -1,6 +1,6 @@
 """Learning from few labels: labels and their spreading, M1's classifiers, and the weights of labels.
 
-The names load when they are used: only spreading and M1's classifiers import scikit-learn.
+Names are imported when they are first used. Only spreading and M1's classifiers import scikit-learn.
 """
 
 import lazy_loader

@@ -37,7 +37,7 @@ def only_labels_of(indices: Tensor, y: Tensor) -> Tensor:
 
 
 def data_per_label(y: Tensor) -> float:
-    """Count the data for each labelled datum, N / L.
+    """Return N / L, the number of data divided by the number of labelled data.
 
     `fit` minimises a mean over all data. A term of the labelled data alone becomes a mean over them when it
     is multiplied by N / L. Its weight then means the same for any number of data and labels.
@@ -56,6 +56,7 @@ def data_per_label(y: Tensor) -> float:
     labelled = int((y != UNLABELLED).sum())
     if not labelled:
         raise InputError(
-            f"all {len(y)} classes are {UNLABELLED}, unlabelled: give the class of at least one datum."
+            f"all {len(y)} classes are {UNLABELLED}, which means unlabelled: give the class of at least "
+            "one datum."
         )
     return len(y) / labelled

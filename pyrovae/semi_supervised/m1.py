@@ -73,7 +73,8 @@ def m1_probabilities(classifier: Any, z: np.ndarray) -> np.ndarray:
         z: latents, `(N, M)`.
 
     Returns:
-        The probabilities `(N, C)`, float32. All classes are equally probable where no label has spread to.
+        The probabilities `(N, C)`, float32. For data that no label has reached, all classes are equally
+        probable.
     """
     with np.errstate(invalid="ignore"):  # scikit-learn divides 0 by 0 where no label has arrived
         probabilities = classifier.predict_proba(z)

@@ -29,9 +29,9 @@ def spread_labels(z: Tensor, y: Tensor, neighbours: int = 10, class_prior: Tenso
         z: latents, `(N, M)`, such as the posterior means of a VAE that was trained on all data.
         y: classes `(N,)`, -1 for unlabelled data.
         neighbours: the number of neighbours of each datum in the graph along which labels spread.
-        class_prior: the class frequencies p(y), `(C,)`, where they are known. Each class then gets as many
-            data as its frequency says (class mass normalisation, Zhu et al. 2003), so that none floods its
-            surroundings. None takes the spread labels as they are.
+        class_prior: the class frequencies p(y), `(C,)`, if they are known. Each class then gets as many
+            data as its frequency says (class mass normalisation, Zhu et al. 2003), so that no class takes
+            over the data of others. None means no normalisation.
 
     Returns:
         The classes `(N,)`. Given labels stay; -1 marks data that no label has reached.
@@ -99,9 +99,9 @@ class LocalNeighbours:
 
         w_ij = exp(-d_ij^2 / (s_i s_j)),    s_i the distance from i to its k-th neighbour
 
-    if i is among the k nearest neighbours of j, or j among those of i; otherwise 0 (Zelnik-Manor & Perona
-    2004). This graph is symmetric. scikit-learn's own graph of neighbours is not: labels cannot leave its
-    sparse regions.
+    (Zelnik-Manor & Perona 2004). The weight is 0 unless i is among the k nearest neighbours of j, or j
+    among those of i. This graph is symmetric. scikit-learn's own graph of neighbours is not, and its labels
+    cannot leave sparse regions.
 
     Args:
         neighbours: k, the number of neighbours.
@@ -114,14 +114,14 @@ class LocalNeighbours:
 
         Args:
             x: the data, `(N, M)`.
-            other: other data, `(P, M)`. None stands for the data themselves.
+            other: other data, `(P, M)`. None means the data themselves.
 
         Returns:
             The weights, `(N, P)`, or `(N, N)` if `other` is None.
         """
         k = min(self.neighbours, len(x) - 1)
         search = NearestNeighbors(n_neighbors=k).fit(x)
-        distances, indices = search.kneighbors()  # without argument: no datum is its own neighbour
+        distances, indices = search.kneighbors()  # without an argument, no datum is its own neighbour
         scales = distances[:, -1]
         if other is None:
             graph = _sparse(_weights(distances, scales[:, None], scales[indices]), indices, len(x))

@@ -1,4 +1,4 @@
-"""How much labels weigh in training, beside the bound."""
+"""The weights of labels in training, beside the bound."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def constraint_schedule(weight: float, delay: float = 0.0, warm_up: float = 0.0)
     Args:
         weight: the final weight.
         delay: the number of epochs during which the weight is 0.
-        warm_up: the number of epochs during which it rises from then on. 0 means that it jumps.
+        warm_up: the number of epochs after the delay during which the weight rises. 0 means that it jumps.
 
     Raises:
         InputError: one of the three is negative.

@@ -40,32 +40,32 @@ def _gives_probabilities(estimator: SemiSupervisedVAEClassifier) -> bool:
 class SemiSupervisedVAEClassifier(
     ClassNamePrefixFeaturesOutMixin, ClassifierMixin, TransformerMixin, BaseEstimator
 ):
-    """A classifier that learns from few labels and many data, by a VAE with classes.
+    """A classifier that learns from few labels and many data, with a VAE and classes.
 
     The models are M1, M2 and M1+M2 (Kingma et al. 2014), and PC-VAE and CPC-VAE (Hope et al. 2020). By
     default labels first spread to unlabelled data over the latents of a VAE that is trained on all data
     (`pyrovae.semi_supervised.spread_labels`). The model then learns from the spread labels.
 
-    The label -1 means "unlabelled", as in `sklearn.semi_supervised`. So do the string "-1", which NumPy
-    makes of a mixed list, None and NaN. All other values are classes, strings or numbers. The classifier
-    knows the classes that have at least one label, and predicts no others.
+    The label -1 means "unlabelled", as in `sklearn.semi_supervised`. None, NaN and the string "-1", which
+    NumPy makes of a mixed list, mean the same. All other values, strings or numbers, are classes. The
+    classifier knows the classes that have at least one label, and predicts no others.
 
-    All parameters from `latent_dim` on are options of the models, read off their recipes
-    (`pyrovae.recipes`). None stands for the model's own default. `fit` refuses an option that the chosen
+    All parameters from `latent_dim` on are options of the models, read from their recipes
+    (`pyrovae.recipes`). None means the model's own default. `fit` refuses an option that the chosen
     model lacks, unless it is None.
 
     Args:
         model: "m1", "m2", "m1m2", "pcvae" or "cpcvae".
         likelihood: the likelihood p(x | z). "bernoulli" takes X in [0, 1] and draws each value to be 0 or 1
             afresh in every minibatch; "continuous-bernoulli" and "categorical" take X in [0, 1];
-            "gaussian" takes X in any units and standardises each feature, in images each channel. "auto" is
-            "bernoulli" if X lies in [0, 1], else "gaussian".
-        image_shape: the shape (C, H, W) of the images in flat data (n, C * H * W). Data that are given as
-            (n, C, H, W) need none.
-        device: the device where the model is trained and run. "auto" takes CUDA where there is one, else
-            the CPU.
-        random_state: the seed of all random draws. An int makes `fit` reproducible. The global random
-            states do not move.
+            "gaussian" takes X in any units and standardises each feature or, in images, each channel.
+            "auto" is "bernoulli" if X lies in [0, 1], else "gaussian".
+        image_shape: the shape (C, H, W) of the images in flat data (n, C * H * W). It is not needed for
+            data of shape (n, C, H, W).
+        device: the device that trains and runs the model. "auto" means CUDA if it is available, else the
+            CPU.
+        random_state: the seed of all random draws. An int makes `fit` reproducible. Global random
+            states are not changed.
         verbose: whether to show progress bars.
         {options}
 
@@ -74,7 +74,7 @@ class SemiSupervisedVAEClassifier(
         model_: the trained model, an `nn.Module` with its programs `model` and `guide`, on the CPU. It
             takes features as 32-bit tensors, standardised for a Gaussian likelihood.
         classifier_: the scikit-learn classifier of M1's latent means. None for the other models.
-        history_: the `History` of the training of `model_`; for M1+M2, of its upper part.
+        history_: the `History` of the training of `model_`. For M1+M2 it is that of the upper part.
         transduction_: a class for each training datum, `(n,)`: the given one, or else the predicted one.
         n_iter_: the number of epochs in `history_`.
         n_features_in_: the number of features of a datum, C * H * W for images.
@@ -155,7 +155,7 @@ class SemiSupervisedVAEClassifier(
             z = latent_means(fitted.pair, self._presentation.encoded(x)).numpy()
             name, neighbours = plan.options["m1_classifier"], plan.options["neighbours"]
             self.classifier_ = fit_m1_classifier(name, z, y.numpy(), neighbours)
-        self.model_ = fitted.pair.cpu().eval()  # a pickle of it can then be read without a GPU
+        self.model_ = fitted.pair.cpu().eval()  # so that a pickle can be read without a GPU
 
     def predict(self, X: ArrayLike) -> np.ndarray:
         """Predict the most probable class of each datum.
@@ -171,7 +171,7 @@ class SemiSupervisedVAEClassifier(
 
     @available_if(_gives_probabilities)
     def predict_proba(self, X: ArrayLike) -> np.ndarray:
-        """Compute the probabilities of the classes. M1 has none with a classifier that is an SVM.
+        """Compute the probabilities of the classes. M1 with an SVM has none.
 
         Args:
             X: data, `(n, features)` or `(n, C, H, W)`.
@@ -224,7 +224,7 @@ class SemiSupervisedVAEClassifier(
         Args:
             n_samples: the number of samples.
             y: one class for all samples, or one for each, `(n_samples,)`. None means any class.
-            random_state: the seed of the draws. None stands for the estimator's own.
+            random_state: the seed of the draws. None means the estimator's own.
 
         Returns:
             The samples, `(n_samples, features)` or `(n_samples, C, H, W)`.
@@ -286,7 +286,10 @@ class SemiSupervisedVAEClassifier(
                     f"its {array.shape[1]} values must be C * H * W."
                 )
         elif len(given_shape) > 1 and given_shape not in (self._x_shape, self._given_shape):
-            raise InputError(f"a datum of X has shape {given_shape}; it was fitted to {self._x_shape}.")
+            raise InputError(
+                f"a datum of X has shape {given_shape}; it must have the shape of the training "
+                f"data, {self._x_shape}."
+            )
         return array
 
     def _suitable_likelihood(self, array: np.ndarray) -> str:
@@ -296,7 +299,7 @@ class SemiSupervisedVAEClassifier(
         return "bernoulli" if array.min() >= 0 and array.max() <= 1 else "gaussian"
 
     def _events(self, array: np.ndarray) -> Tensor:
-        """Convert `(n, features)` to what the model takes, `(n, *x_shape)`."""
+        """Convert data `(n, features)` to the model's input, `(n, *x_shape)`."""
         return self._presentation.encoded(self._scaling.transform(array).unflatten(1, self._x_shape))
 
 

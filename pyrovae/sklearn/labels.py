@@ -1,4 +1,4 @@
-"""Labels as users of scikit-learn have them, and the classes 0, 1, ..., C - 1 that a model is given."""
+"""The conversion of scikit-learn users' labels to the classes 0, 1, ..., C - 1 of a model."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def encode_labels(y: Any, num_data: int) -> tuple[np.ndarray, Tensor]:
 
     Raises:
         InputError: there are fewer than 2 classes, or `given_labels` refuses y.
-        ValueError: scikit-learn finds that the labels are no classes.
+        ValueError: scikit-learn does not accept the labels as classes.
 
     Example:
         >>> classes, codes = encode_labels(["dog", -1, "cat"], 3)
@@ -97,7 +97,7 @@ def encode_labels(y: Any, num_data: int) -> tuple[np.ndarray, Tensor]:
 
 
 def codes_of(asked: Any, classes: np.ndarray, count: int) -> Tensor:
-    """Look up the numbers of the classes that samples are asked for.
+    """Look up the numbers of the classes that a user asks samples of.
 
     Args:
         asked: one class for all samples, or one for each, `(count,)`.
@@ -119,5 +119,5 @@ def codes_of(asked: Any, classes: np.ndarray, count: int) -> Tensor:
         raise InputError(f"y has shape {labels.shape}: give one class, or {count}, one for each sample.")
     labels = np.broadcast_to(labels, (count,))
     if unknown := [label for label in labels.tolist() if label not in classes.tolist()]:
-        raise InputError(f"class {unknown[0]!r} is not known; there are {classes.tolist()}.")
+        raise InputError(f"class {unknown[0]!r} is not known; choose from {classes.tolist()}.")
     return torch.from_numpy(np.searchsorted(classes, labels.astype(classes.dtype)))

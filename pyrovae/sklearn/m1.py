@@ -33,7 +33,8 @@ def m1(
 ) -> Plan:
     """M1, a VAE and a classifier of its latents: z ~ p(z), x ~ p(x | z).
 
-    The plan trains the VAE. `m1_classifier` and `neighbours` are for `fit_m1_classifier`, afterwards.
+    The plan trains the VAE. Afterwards the estimator gives `m1_classifier` and `neighbours` to
+    `fit_m1_classifier`.
 
     Args:
         latent_dim: The number of dimensions of z.
@@ -41,8 +42,7 @@ def m1(
         posterior: The posterior q(z | x).
         prior: The prior p(z).
         network: The network of encoder and decoder.
-        width: The width of hidden layers. A convolutional network has an eighth of it as its first
-            channels.
+        width: The width of hidden layers. A convolutional network begins with an eighth as many channels.
         objective: The objective.
         m1_classifier: The classifier of latents. The SVMs have no `predict_proba`.
         neighbours: The number of neighbours of each datum in the graph along which labels spread.

@@ -1,8 +1,8 @@
-"""The estimators' parameters: the options of all recipes with classes, read off the recipes themselves.
+"""The estimators' parameters: the options of all recipes with classes, read from the recipes.
 
-scikit-learn reads an estimator's parameters off its constructor's signature. The models have different
+scikit-learn reads an estimator's parameters from its constructor's signature. The models have different
 options, and different defaults for the same option. So the signature has the options of all models. Each of
-them is None by default, which stands for the chosen model's own default.
+them is None by default, which means the chosen model's own default.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ class Settings:
 
     @classmethod
     def of(cls, model: str, values: Mapping[str, Any]) -> Settings:
-        """Check values and sort them by what they are for.
+        """Check values, and sort them into options, training and data.
 
         Args:
             model: the name of a recipe with classes.
-            values: the parameters' values by name. None leaves an option at the model's default.
+            values: the parameters' values by name. None means the model's default.
 
         Raises:
             InputError: the model is not known, it lacks an option, or a value does not fit.
@@ -80,7 +80,7 @@ class Settings:
 
 @functools.cache
 def options_by_name() -> dict[str, dict[str, Option]]:
-    """Collect the options of all recipes with classes, and of all components that these may have.
+    """Collect the options of all recipes with classes, and of all components that they may have.
 
     Returns:
         For each option's name, the option in each model that has it, by the model's name.
@@ -106,7 +106,7 @@ def takes_options(constructor: Constructor) -> Constructor:
     """Give an estimator's constructor the options of all recipes with classes as parameters.
 
     They are None by default, and become attributes. The constructor's own parameters come first, and keep
-    their defaults where an option has the same name. Its `**options` stand for the others and stay empty.
+    their defaults where an option has the same name. Its `**options` stays empty.
 
     Raises:
         TypeError: when the constructor is called with a name that is no parameter.
@@ -142,12 +142,12 @@ def documents_options(cls: Class) -> Class:
 
 
 def given_options(estimator: Any) -> dict[str, Any]:
-    """Read an estimator's values of all options, None where the model's default is taken."""
+    """Return an estimator's values of all options. None means the model's default."""
     return {name: getattr(estimator, name) for name in options_by_name()}
 
 
 def _plain(value: Any) -> Any:
-    """Turn NumPy's numbers and strings, which grids are often made of, into Python's."""
+    """Convert a NumPy scalar, which a parameter grid may hold, to a Python value."""
     return value.item() if isinstance(value, np.generic) else value
 
 

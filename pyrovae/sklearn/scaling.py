@@ -1,4 +1,4 @@
-"""The units of features: those of the user's array, and those that a model is given."""
+"""The conversion of features between the units of the user's array and those of a model."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import Tensor
 class Scaling:
     """An affine map from the units of X to those of a model, and back.
 
-    For a Gaussian likelihood each feature is standardised; in images each channel is. For other likelihoods
-    the features lie in [0, 1] and stay as they are.
+    For a Gaussian likelihood each feature, or each channel of images, is standardised. For other
+    likelihoods the features lie in [0, 1] and stay as they are.
 
     Attributes:
         offset: the offset of each feature, `(features,)` or `(1,)`.

@@ -1,4 +1,4 @@
-"""Training: `fit`, and the parts of which its loop is made. Names are imported when they are used."""
+"""Training: `fit`, and the parts of its loop. Names are imported when they are first used."""
 
 import lazy_loader
 

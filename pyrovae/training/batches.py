@@ -1,8 +1,8 @@
-"""Minibatches of data of which all, some or none have a class.
+"""Minibatches of data. All, some or none of the data have a class.
 
-Labelled and unlabelled data are two parts. Each is a call of the programs, with and without classes. A
-minibatch has some data of both. An epoch is one pass through the part that takes longer; the other part is
-shuffled anew each time it has been passed through.
+Labelled and unlabelled data are two parts. The programs are called once for each part, with classes for the
+labelled data and without for the others. A minibatch has some data of both. An epoch is one pass through
+the part that takes longer. The other part is shuffled again after each pass through it.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Part:
     """Data that are given to the programs in one call.
 
     Attributes:
-        indices: the numbers of the data, `(n,)`.
-        labelled: whether the call is given their classes.
-        batch_size: how many of them are in a minibatch.
+        indices: the indices of the data, `(n,)`.
+        labelled: whether the programs are called with their classes.
+        batch_size: the number of these data in a minibatch.
         share: the fraction of all data that are in this part.
         weight: the weight of the part's mean loss in the loss of a minibatch.
     """
@@ -42,23 +42,23 @@ class Part:
 
     @property
     def steps(self) -> int:
-        """The number of minibatches in a pass."""
+        """The number of minibatches in a pass through the part."""
         return math.ceil(len(self.indices) / self.batch_size)
 
     def shuffled(self, steps: int, device: torch.device) -> tuple[Tensor, ...]:
-        """Draw the numbers of the data for so many minibatches, in as many passes as it takes."""
+        """Draw the indices of the data for `steps` minibatches, in as many passes as they take."""
         needed = len(self.indices) if steps == self.steps else steps * self.batch_size
         passes = [torch.randperm(len(self.indices)) for _ in range(math.ceil(needed / len(self.indices)))]
         return self.indices[torch.cat(passes)[:needed]].to(device).split(self.batch_size)
 
 
 class Rows(NamedTuple):
-    """Which data of a part are in a minibatch.
+    """The data of a part that are in a minibatch.
 
     Attributes:
-        indices: the numbers of the data, `(n,)`, those of all processes.
-        seeds: the seed of each item's random draws, `(n,)`; None where reading draws nothing.
-        items: this process's share of the data, where they have been read already.
+        indices: the indices of the data, `(n,)`, for all processes.
+        seeds: the seed of each item's random draws, `(n,)`; None if reading makes no random draws.
+        items: this process's share of the data, if they have been read already.
     """
 
     indices: Tensor
@@ -72,7 +72,7 @@ class Call(NamedTuple):
     Attributes:
         number: the number of the part.
         args: the arguments of the programs' call: this process's share of the data.
-        total: how many data there are in all processes, by which sums over them become means.
+        total: the number of data in all processes. Division by it turns sums into means.
     """
 
     number: int
@@ -85,7 +85,7 @@ class Batch(NamedTuple):
 
     Attributes:
         calls: one call for each part of which this process has a share.
-        num_data: how many data there are in all parts and processes.
+        num_data: the number of data in all parts and processes.
     """
 
     calls: list[Call]
@@ -93,23 +93,23 @@ class Batch(NamedTuple):
 
     @property
     def layout(self) -> list[tuple[int, int]]:
-        """The parts and their numbers of data, which two minibatches of the same shapes have in common."""
+        """The number of each part and its size. Minibatches with equal layouts have equal shapes."""
         return [(call.number, call.total) for call in self.calls]
 
 
 @dataclass(frozen=True)
 class Minibatches:
-    """Data in one part or two, and how they become minibatches.
+    """Data in one or two parts, and the minibatches made from them.
 
     Attributes:
         source: the data.
-        y: their classes `(N,)`, -1 where there is none; None if the programs are given no classes, or if
-            the source has them.
+        y: their classes `(N,)`, -1 for unlabelled data. None means that the programs take no classes, or
+            that the source has them.
         parts: the parts, the labelled one first if there are both.
         transform: a function that is applied to the data of each call, or None.
         device: the device of the minibatches.
-        seed: the run's seed, from which the seeds of items follow.
-        workers: how many processes read items in advance. 0 means that the training process reads them.
+        seed: the run's seed, on which the seeds of items depend.
+        workers: the number of processes that read items in advance. 0 means that the training process does.
     """
 
     source: Source
@@ -129,15 +129,15 @@ class Minibatches:
         """Return a full minibatch of the first data of each part.
 
         Args:
-            offset: how many data to leave out at the beginning.
-            shared: return only this process's share.
-            check: check the values that are read from a stream.
+            offset: the number of data to leave out at the beginning.
+            shared: whether to return only this process's share.
+            check: whether to check the values that are read from a stream.
         """
         rows = [Rows(part.indices.roll(-offset)[: part.batch_size]) for part in self.parts]
         return self.batch(rows, shared, check)
 
     def epoch(self, number: int) -> Iterator[tuple[Rows, ...]]:
-        """Draw the order of an epoch now, and return for each step which data are in the minibatch.
+        """Draw the order of an epoch at once, and return the rows of each step's minibatch.
 
         Args:
             number: the number of the epoch, on which the seeds of items depend.
@@ -157,11 +157,11 @@ class Minibatches:
         return self._read_ahead(self.source, steps) if self.workers else iter(steps)
 
     def batch(self, rows: Sequence[Rows], shared: bool = True, check: bool = False) -> Batch:
-        """Return the minibatch of these data: read where they are not yet, transformed, on the device.
+        """Return the minibatch of these rows: read if necessary, transformed, and on the device.
 
         Args:
-            rows: which data of each part are in the minibatch.
-            shared: whether each process takes its share, or all of the data.
+            rows: the rows of each part that form the minibatch.
+            shared: whether to take only this process's share, rather than all data.
             check: whether to check the values that are read, as in a first pass through a stream.
         """
         calls = []
@@ -173,16 +173,16 @@ class Minibatches:
         return Batch(calls, sum(len(of_part.indices) for of_part in rows))
 
     def in_order(self, size: int = 1000, check: bool = False) -> Iterator[tuple[Tensor, ...]]:
-        """Yield the arguments of calls that go through every datum once, with the same draws each time."""
+        """Yield the arguments of calls with every datum once, with the same random draws each time."""
         for number, part in enumerate(self.parts):
             seeds = item_seeds(self.seed, len(part.indices), "in order", number)
             for indices, of_indices in zip(part.indices.split(size), seeds.split(size), strict=True):
                 yield self._arguments(part, Rows(indices, of_indices), check)
 
     def _read_ahead(self, source: Items, steps: list[tuple[Rows, ...]]) -> Iterator[tuple[Rows, ...]]:
-        """Read this process's share of each step by the workers."""
+        """Let the workers read this process's share of each step in advance."""
         shares = [[_share(of_part) for of_part in rows] for rows in steps]
-        # Reading ahead is one loader's work, so the parts of a step are read together and split afterwards.
+        # One loader reads ahead, so it reads the parts of a step together. They are split afterwards.
         keys = [
             (torch.cat([s.indices for s in of_step]), torch.cat([_seeds(s) for s in of_step]))
             for of_step in shares
@@ -208,7 +208,7 @@ class Minibatches:
 
 
 def _share(rows: Rows) -> Rows:
-    """This process's share. Items that have been read are a share already."""
+    """Return this process's share. Items that have been read are a share already."""
     seeds = None if rows.seeds is None else processes.share_of(rows.seeds)
     return Rows(processes.share_of(rows.indices), seeds, rows.items)
 
@@ -227,21 +227,21 @@ def parts_of(
 ) -> list[Part]:
     """Split data into the labelled and the unlabelled part.
 
-    Each datum counts in the loss as often as any other, times the weight of its kind. If the unlabelled
-    data are in the minority, they are spread over the epoch and not repeated beside the labelled ones,
-    unless `labelled_batch_size` is given. There is one part if there are no classes, if every datum has
-    one, or if `y` is real-valued, where -1 is a value like any other.
+    Each datum has the same weight in the loss, times the weight of its kind. If the unlabelled data are in
+    the minority, they are spread over the epoch and not repeated beside the labelled ones, unless
+    `labelled_batch_size` is given. There is one part if there are no classes, if every datum has one, or if
+    `y` is real-valued, since -1 is then an ordinary value.
 
     Args:
         num_data: N, the number of data.
-        y: the classes `(N,)`, -1 where there is none; None if there are no classes.
-        batch_size: how many data are in a minibatch, of the unlabelled ones if there are two parts.
-        labelled_batch_size: how many labelled data are in a minibatch. None means `batch_size`, or all of
-            them if they are fewer.
+        y: the classes `(N,)`, -1 for unlabelled data. None means no classes.
+        batch_size: the number of data in a minibatch, or of its unlabelled data if there are two parts.
+        labelled_batch_size: the number of labelled data in a minibatch. None means `batch_size`, or all
+            labelled data if they are fewer.
         data_weights: the weights of a labelled and of an unlabelled datum.
 
     Raises:
-        InputError: no datum has a class, though classes are given; or a weight is below 0.
+        InputError: all given classes are -1, or a weight is below 0.
     """
     if not min(data_weights) >= 0:
         raise InputError(f"data_weights are {data_weights}; each must be at least 0.")

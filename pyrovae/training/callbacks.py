@@ -39,7 +39,7 @@ class EpochEnd:
         """Add a number to the epoch's row of the history, and so to TensorBoard.
 
         The number is saved with the next checkpoint, or at the end of the run. If the run is killed before,
-        it is lost, since callbacks do not run again for an epoch that is finished.
+        the number is lost, since callbacks do not run again for a finished epoch.
 
         Args:
             name: the name of the column.
@@ -64,11 +64,11 @@ class EpochEnd:
 
 
 class Callback(Protocol):
-    """An object that `fit` calls at the end of each epoch. A function of the state will do as well.
+    """An object that `fit` calls at the end of each epoch. A function of the state is a callback too.
 
     It runs in the first process only, after the epoch's checkpoint has been written. Its random draws
-    follow from the run's seed and the epoch, and leave the run's random stream where it is. If it raises,
-    the run ends, and can be resumed from the checkpoint.
+    depend on the run's seed and the epoch, and do not change the run's random stream. If it raises an
+    error, the run ends, and can be resumed from the checkpoint.
 
     Example:
         >>> def stop_at_100_nats(state):
@@ -85,19 +85,19 @@ AnyCallback = Callback | Callable[[EpochEnd], object]
 
 
 def check_callbacks(callbacks: Sequence[AnyCallback]) -> None:
-    """Refuse what is not a callback.
+    """Check that all callbacks are callbacks.
 
     Raises:
-        InputError: `callbacks` is not a list or tuple, or one of them has no `on_epoch_end` and is no
-            function.
+        InputError: `callbacks` is not a list or tuple, or one of them is neither a function nor has
+            `on_epoch_end`.
     """
     if not isinstance(callbacks, list | tuple):
         raise InputError(f"callbacks is {callbacks!r}; expected a list or tuple of callbacks.")
     for callback in callbacks:
         if inspect.isclass(callback) or not callable(_function_of(callback)):
             raise InputError(
-                f"the callback {callback!r} is no function and has no method on_epoch_end: give a function "
-                "of the state, or an object with that method."
+                f"the callback {callback!r} is not a function and has no method on_epoch_end: give a "
+                "function of the state, or an object with that method."
             )
 
 
@@ -119,10 +119,10 @@ def call_all(
         pair: the pair that is trained.
         row: the epoch's row of the history.
         seed: the run's seed.
-        device: the device of the run, whose random stream stays where it is.
+        device: the device of the run. Its random stream is not changed.
 
     Returns:
-        What was logged, and whether the run is to stop, in all processes.
+        The logged numbers, and whether the run must stop, the same in all processes.
     """
     epoch = int(row["epoch"])
     state = EpochEnd(pair, MappingProxyType(dict(row)), epoch)

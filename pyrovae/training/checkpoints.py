@@ -22,15 +22,15 @@ KEPT = 2
 """The number of checkpoints that stay in a folder."""
 
 FIELDS = ("state", "best_state", "optimizer", "scheduler", "rng", "history", "settings")
-"""What a checkpoint holds."""
+"""The names of the values in a checkpoint."""
 
 
 def save_checkpoint(folder: Path, epoch: int, content: dict[str, Any]) -> Path:
-    """Write a checkpoint, then remove all but the newest two and what a crash left behind.
+    """Write a checkpoint, then remove all but the newest two, and temporary files of crashes.
 
     Args:
         folder: the folder of the run's checkpoints.
-        epoch: how many epochs are finished.
+        epoch: the number of finished epochs.
         content: a value for each of `FIELDS`.
 
     Returns:
@@ -56,15 +56,15 @@ def has_checkpoint(folder: Path) -> bool:
 
 
 def find_checkpoint(folder: Path | None, resume: bool) -> dict[str, Any] | None:
-    """Return the newest checkpoint of a folder, which is made if need be; None if there is none.
+    """Return the newest checkpoint of a folder, or None. A missing folder is created.
 
     Args:
         folder: the folder; None means that the run writes no checkpoints.
-        resume: whether the run is to go on from the checkpoint.
+        resume: whether the run continues from the checkpoint.
 
     Raises:
-        InputError: there is a checkpoint, and the run is not to go on from it.
-        CheckpointError: no checkpoint is sound.
+        InputError: there is a checkpoint, but `resume` is False.
+        CheckpointError: all checkpoints are damaged.
     """
     if folder is None:
         return None
@@ -73,17 +73,17 @@ def find_checkpoint(folder: Path | None, resume: bool) -> dict[str, Any] | None:
         return None
     if not resume:
         raise InputError(
-            f"{folder} already holds checkpoints: pass resume=True to go on from them, or name "
+            f"{folder} already holds checkpoints: pass resume=True to continue from them, or name "
             "another folder."
         )
     return load_checkpoint(folder)
 
 
 def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read the newest sound checkpoint in `folder`. A damaged one is reported and passed over.
+    """Read the newest sound checkpoint in `folder`. Damaged ones are skipped with a warning.
 
     Raises:
-        CheckpointError: there is none, or none that is sound.
+        CheckpointError: there are no checkpoints, or all are damaged.
     """
     paths = _newest_first(folder)
     if not paths:
@@ -115,12 +115,14 @@ def _read(path: Path, device: torch.device | str) -> dict[str, Any]:
         content = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
     except Exception as error:  # torch raises its own, pickle's and zip's errors here
         raise CheckpointError(
-            f"{path} is refused: it holds more than tensors and plain values, and nothing else is "
-            f"loaded, lest it run code ({type(error).__name__})."
+            f"{path} is refused: it cannot be read as tensors and plain values alone, and nothing "
+            f"else is loaded, since it could run code ({type(error).__name__})."
         ) from error
     if not isinstance(content, dict) or (missing := set(FIELDS) - content.keys()):
-        lacks = f"it lacks {', '.join(sorted(missing))}" if isinstance(content, dict) else "it is no table"
-        raise CheckpointError(f"{path} is refused: it is no checkpoint of a training run ({lacks}).")
+        lacks = (
+            f"it lacks {', '.join(sorted(missing))}" if isinstance(content, dict) else "it is no dictionary"
+        )
+        raise CheckpointError(f"{path} is refused: it is not a checkpoint of a training run ({lacks}).")
     return content
 
 

@@ -1,4 +1,4 @@
-"""fit(): train a model/guide pair by stochastic variational inference."""
+"""`fit`, which trains a model/guide pair by stochastic variational inference."""
 
 from __future__ import annotations
 
@@ -63,65 +63,65 @@ def fit(
     """Train a model/guide pair by stochastic variational inference.
 
     Within `processes.joined()` all processes that torchrun started train together. Each takes its share of
-    every minibatch, and checkpoints do not depend on how many processes there are.
+    every minibatch. Checkpoints do not depend on the number of processes.
 
     Args:
         pair: the model `model(x)`, or `model(x, y)` where there are classes, and the guide with the same
-            latent sites. Trained are the parameters of the `nn.Module`s whose methods the two are, and
-            those shown by `pyro.param` and `pyro.module`.
+            latent sites. `fit` trains the parameters of the `nn.Module`s that have the two as methods, and
+            the parameters that the programs declare by `pyro.param` and `pyro.module`.
         x: the data: a tensor, NumPy array or memory map `(N, *x_shape)`, or a map-style
             `torch.utils.data.Dataset` whose items are `x`, or `(x, y)` if every datum has a class. A memory
             map and a dataset need not fit in memory. Their values are checked when they are first read, and
             a run is tied to their length and to a digest of 256 of their items.
-        y: the classes `(N,)`, -1 where the class is not known; None if the programs take no classes. A
-            minibatch then has labelled data, given to the programs as `(x, y)`, and unlabelled data, given
-            as `(x)`.
-        epochs: the number of passes through the data, in all, also when a run is resumed.
-        batch_size: how many data are in a minibatch. The last one of an epoch may be smaller.
-        optimizer: a function from the parameters to a torch optimiser, Adam by default. `functools.partial`
-            fixes its settings.
-        scheduler: a function from the optimiser to a learning-rate scheduler, which is stepped after each
-            epoch. None keeps the learning rate.
-        objective: the objective that is optimised, of this library or of Pyro. None means `ELBO()`.
+        y: the classes `(N,)`, -1 where the class is unknown. None means that the programs take no classes.
+            With classes, a minibatch has labelled data, given to the programs as `(x, y)`, and unlabelled
+            data, given as `(x)`.
+        epochs: the number of passes through the data. For a resumed run it includes the earlier passes.
+        batch_size: the number of data in a minibatch. The last minibatch of an epoch may be smaller.
+        optimizer: a function from the parameters to a torch optimiser, Adam by default. Use
+            `functools.partial` to fix its settings.
+        scheduler: a function from the optimiser to a learning-rate scheduler, which steps after each epoch.
+            None means a constant learning rate.
+        objective: the objective to optimise, of this library or of Pyro. None means `ELBO()`.
         beta: the weight of the latent sites: a number, or a schedule of the epoch (see `schedules`).
         weights: the weights of further sites by name, numbers or schedules. `{"y": 25}` is a PC-VAE's
             lambda.
-        labelled_batch_size: how many labelled data are in a minibatch, beside `batch_size` unlabelled ones.
-            None means as many, or all of them if they are fewer. Unlabelled data that are in the minority
-            are then spread over the epoch.
-        data_weights: the weights of a labelled and of an unlabelled datum. The mean loss of a minibatch is,
-            on average, that of all data, whatever the sizes of its two parts.
+        labelled_batch_size: the number of labelled data in a minibatch, beside `batch_size` unlabelled
+            ones. None means `batch_size` too, or all labelled data if they are fewer. If unlabelled data
+            are in the minority, they are then spread over the epoch.
+        data_weights: the weights of a labelled and of an unlabelled datum. On average, the
+            loss of a minibatch is the mean loss over all data, whatever the sizes of its two parts.
         transform: a function that is applied to each minibatch, such as `data.binarise` for dynamic
             binarisation. Checks and compilation call it before the first step too. None leaves the data as
             they are.
-        clip_norm: the largest norm of the gradient. A larger one is scaled down. None means no bound.
+        clip_norm: the largest norm of the gradient. A larger gradient is scaled down. None means no limit.
         validation: data, or data and their classes, on which the bound is measured after each epoch, with
             the same random draws each time. At the end the parameters of the best epoch are put back.
             Epochs compete by the bound that is trained: the importance-weighted one with `IWAE`, otherwise
             the ELBO with the last epoch's beta and weights of observed sites.
-        patience: stop when the validation bound has not risen for so many epochs. A run that has stopped
-            goes on when it is resumed with more patience. None means never.
-        seed: the seed of minibatches, transforms and latent draws. The caller's random stream stays where
-            it is.
-        device: "auto" for CUDA where there is one, otherwise the CPU; or any of torch's devices. The
-            modules behind the programs are moved there. What plain functions use must be there already; for
-            them "auto" is the device of `x`.
-        folder: the folder in which a checkpoint is written after each epoch. None writes nothing.
-        resume: go on from the folder's newest checkpoint, if it has one, to the same final parameters as
-            without an interruption: bit for bit, if `compile` comes to the same.
-        tensorboard: a folder for TensorBoard scalars. None writes none.
-        progress: show a progress bar with the ELBO's two terms.
+        patience: the number of epochs without a rise of the validation bound after which training stops. A
+            run that has stopped goes on when it is resumed with more patience. None means that it never
+            stops early.
+        seed: the seed of minibatches, transforms and latent draws. The caller's random stream is not
+            changed.
+        device: the device of the training. "auto" means CUDA if it is available, else the CPU. The modules
+            behind the programs are moved there. Tensors that plain functions use must be there already; for
+            plain functions "auto" means the device of `x`.
+        folder: the folder in which a checkpoint is written after each epoch. None means no checkpoints.
+        resume: whether to continue from the folder's newest checkpoint, if it has one. The final parameters
+            are those of a run without interruption, bit for bit if both runs compile the same steps.
+        tensorboard: a folder for TensorBoard scalars. None means no scalars.
+        progress: whether to show a progress bar with the ELBO's two terms.
         compile: "on" records a step once as a graph of tensor operations and compiles it. The numbers are
-            the same up to rounding, and no Python runs in between. "auto" does so where a run is long
-            enough (5,000 steps) to repay the seconds that it takes, and says so if it is not possible.
-            "off" never does. A program that reads values, or that computes something else at every call, is
-            refused.
+            the same up to rounding, and no Python runs in between. "auto" does so for
+            runs of at least 5,000 steps, and warns if it is not possible. "off" never does. A program that
+            reads values, or that computes something else at every call, cannot be compiled.
         callbacks: functions of the state, or objects with a method `on_epoch_end(state)`, that run after
             each epoch's checkpoint, in the first process only. They may look at `state.pair`, `state.row`
             and `state.epoch`, add to the history by `state.log(name, value)` and end the run by
             `state.stop()`.
-        workers: how many processes read the items of a `Dataset` in advance. 0 reads them in this process.
-            The result does not depend on it.
+        workers: the number of processes that read the items of a `Dataset` in advance. 0 means this process
+            only. The result does not depend on it.
 
     Returns:
         The history. The trained parameters are in the pair's modules, and in Pyro's parameter store if the
@@ -130,8 +130,9 @@ def fit(
     Raises:
         InputError: data, settings or programs do not fit together. Nothing has been written then, except
             where the values of a stream are found to be bad in the first epoch.
-        NonFiniteError: a loss, gradient or parameter is not finite; names the step and the site.
-        CheckpointError: `folder` cannot be resumed from.
+        NonFiniteError: a loss, gradient or parameter is not finite. The message names the step and the
+            site.
+        CheckpointError: the run in `folder` cannot be resumed.
     """
     settings = Settings(
         epochs=epochs,
@@ -179,7 +180,7 @@ def minibatches_of(
 
     Args:
         source: the data.
-        y: their classes `(N,)`, -1 where there is none; None if there are none, or if the source has them.
+        y: their classes `(N,)`, -1 for unlabelled data. None means no classes, or that the source has them.
         settings: the run's settings.
         device: the device of the minibatches.
     """
@@ -188,7 +189,7 @@ def minibatches_of(
     )
     if source.with_classes:
         parts = [replace(part, labelled=True) for part in parts]
-    if isinstance(source, InMemory) and _fits(source, device):  # moved once, and not batch by batch
+    if isinstance(source, InMemory) and _fits(source, device):  # moved once, not batch by batch
         source, y = InMemory(source.x.to(device)), None if y is None else y.to(device)
     return Minibatches(source, y, parts, settings.transform, device, settings.seed, settings.workers)
 
@@ -206,7 +207,7 @@ def _validation_source(settings: Settings) -> tuple[Source, Tensor | None] | Non
 
 
 def _all_at_once(source: Source, y: Tensor | None, settings: Settings, device: torch.device) -> Minibatches:
-    """Validation data, whose parts are gone through in order."""
+    """Return the minibatches of validation data, which are read in order."""
     return Minibatches(
         source, y, parts_of(len(source), y, len(source)), settings.transform, device, settings.seed
     )
@@ -216,6 +217,6 @@ def _all_at_once(source: Source, y: Tensor | None, settings: Settings, device: t
 def _training(pair: ModelAndGuide) -> Iterator[None]:
     """Put the modules in training mode within, and back into their former modes after."""
     with in_training(pair), warnings.catch_warnings():
-        # Pyro's warning would come before the error that says at which site, and why.
+        # Pyro's warning would come before our error, which names the site and the cause.
         warnings.filterwarnings("ignore", message="Encountered NaN")
         yield

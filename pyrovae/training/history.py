@@ -29,13 +29,13 @@ class History:
 
     A row holds `epoch`, `step`, `elbo` (without weights), `reconstruction`, `kl`, `loss` (with weights),
     `beta`, `learning_rate` and `seconds`. With validation data it holds `validation_elbo`, `validation_kl`
-    and, if `IWAE` is trained, the importance-weighted `validation_bound`. What callbacks log is added under
-    its name.
+    and, if `IWAE` is trained, the importance-weighted `validation_bound`. Numbers that callbacks log are
+    added under their names.
 
-    A site with a weight of its own is no part of the ELBO. It has a column: `y`, for a PC-VAE, is the mean
-    log p(y | z) over labelled data, and `weight of y` is lambda. So has M2's classification term: `q(y |
-    x)` is the mean log q(y | x) over labelled data. In `validation_y` the sum over labelled data is divided
-    by the number of all validation data.
+    A site with a weight of its own is not part of the ELBO, and has its own column. For a PC-VAE, `y` is
+    the mean log p(y | z) over labelled data, and `weight of y` is lambda. M2's classification term has a
+    column too: `q(y | x)` is the mean log q(y | x) over labelled data. For `validation_y` the sum over
+    labelled data is divided by the number of all validation data.
 
     Attributes:
         rows: the rows, the first epoch's first.
@@ -56,13 +56,13 @@ class History:
         return [row.get(name, math.nan) for row in self.rows]
 
     def exceeds(self, patience: int | None) -> bool:
-        """Return whether the best epoch lies at least so many epochs back."""
+        """Return whether at least `patience` epochs have passed since the best epoch."""
         if patience is None or self.best_epoch is None:
             return False
         return len(self.rows) - self.best_epoch >= patience
 
     def outcome(self) -> str:
-        """Return a line for people: the number of epochs, and the figures of the best one or the last."""
+        """Return a line of text: the number of epochs, and the figures of the best epoch or the last."""
         last = self.rows[(self.best_epoch or len(self.rows)) - 1]
         figures = ", ".join(f"{label} {last[key]:.2f}" for key, label in _OUTCOME.items() if key in last)
         which = "best epoch" if self.best_epoch else "last epoch"
@@ -80,7 +80,7 @@ def tensorboard_scalars(folder: str | Path | None) -> Iterator[Callable[[Mapping
     if folder is None:
         yield lambda row: None
         return
-    from torch.utils.tensorboard import SummaryWriter  # slow to import, and seldom wanted
+    from torch.utils.tensorboard import SummaryWriter  # slow to import, and rarely needed
 
     with SummaryWriter(str(folder)) as writer:
 

@@ -1,4 +1,4 @@
-"""What makes a run this run: the settings and data that must not change when it is resumed."""
+"""The identity of a run: the settings and data that must not change when it is resumed."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from pyrovae.training.sources import fingerprint
 def identity_of(
     settings: Settings, data: Minibatches, validation: Minibatches | None, optimizer: Any, scheduler: Any
 ) -> dict[str, Any]:
-    """Return what must not change when a run is resumed, as plain values by name.
+    """Return the settings and digests of the data that must not change when a run is resumed.
 
-    Data in memory are digested whole, which takes a while: call it once.
+    They are plain values by name. A digest of all data in memory takes a while, so call this once.
     """
     return {
         "batch_size": data.parts[-1].batch_size,
@@ -41,24 +41,24 @@ def check_same_run(
 
     Args:
         saved: the checkpoint.
-        identity: what `identity_of` returns for this run.
-        epochs: how many epochs this run is to have.
+        identity: the identity of this run, from `identity_of`.
+        epochs: the total number of epochs of this run.
         folder: the checkpoint's folder, for messages.
 
     Raises:
-        CheckpointError: a setting or the data are not those with which the run was begun.
-        InputError: the run has more epochs already than it is to have.
+        CheckpointError: a setting or the data differ from those at the beginning of the run.
+        InputError: the checkpoint has more epochs than `epochs`.
     """
     for name, now in identity.items():
-        if (begun := saved["settings"].get(name, now)) != now:  # older runs did not note the objective
+        if (begun := saved["settings"].get(name, now)) != now:  # older runs did not record the objective
             raise CheckpointError(
                 f"the run in {folder} was begun with {name} = {begun}, "
-                f"not {now}: resume it with what it was begun with, or name another folder."
+                f"not {now}: resume it with the same {name} as at its beginning, or name another folder."
             )
     if (done := len(saved["history"]["rows"])) > epochs:
         raise InputError(
             f"the run in {folder} has {done} epochs already, and {epochs} are asked for "
-            "in all: ask for more, or name another folder."
+            "in all: ask for more epochs, or name another folder."
         )
 
 

@@ -38,7 +38,7 @@ WriteRow = Callable[[Mapping[str, float]], None]
 class TrainingRun:
     """A training run: its parts, built and checked, and the loop over epochs.
 
-    Use it where `fit` does too much, for example to take single steps:
+    Use it if `fit` does too much, for example to take single steps:
 
         with own_parameters(), in_training(pair):
             run = TrainingRun(pair, data, None, Settings(compile="off"))
@@ -49,8 +49,8 @@ class TrainingRun:
     Args:
         pair: the pair to train.
         data: the minibatches of the training data, on the run's device.
-        validation: those of the validation data, or None.
-        settings: the settings. Data and device are taken from the arguments above.
+        validation: the minibatches of the validation data, or None.
+        settings: the settings. Validation data and device are taken from the arguments above.
 
     Raises:
         InputError: data, settings or programs do not fit together.
@@ -81,17 +81,17 @@ class TrainingRun:
         return build_step(self.data, self.prepared, self.optimizer, self.settings)
 
     def numbers(self, epoch: float) -> Numbers:
-        """Return the numbers of a step at this time, in epochs."""
+        """Return the numbers of a step at the time `epoch`, which may have a fraction."""
         return self.settings.numbers(epoch, self.optimizer.param_groups[0]["lr"])
 
     # Beginning and end
 
     def start_or_resume(self) -> None:
-        """Seed the run, or put everything back as it was after the last finished epoch.
+        """Seed a new run, or restore the state after the last finished epoch.
 
         Raises:
-            CheckpointError: the folder's checkpoint is damaged, or another run's.
-            InputError: the folder holds a checkpoint, and the run is not to be resumed.
+            CheckpointError: the folder's checkpoint is damaged, or belongs to another run.
+            InputError: the folder holds a checkpoint, but `resume` is False.
         """
         torch.manual_seed(self.settings.seed)
         buffers = [b for module in modules_of(self.pair) for b in module.buffers()]
@@ -101,10 +101,10 @@ class TrainingRun:
             self._load(saved)
 
     def train(self, write_row: WriteRow) -> None:
-        """Train to the last epoch, and put the best epoch's parameters back if there are validation data.
+        """Train to the last epoch. With validation data, then restore the parameters of the best epoch.
 
         Args:
-            write_row: a function that is given each epoch's row of the history.
+            write_row: a function that is called with each epoch's row of the history.
         """
         steps, epochs = self.data.steps, self.settings.epochs
         first = len(self.history.rows)
@@ -134,8 +134,8 @@ class TrainingRun:
     ) -> dict[str, float]:
         """Train for an epoch.
 
-        If its steps were not watched and the loss went bad, the epoch is repeated with watched steps, to
-        find the step and the site.
+        If the steps were not watched and the loss is not finite, the epoch is repeated with watched steps,
+        to find the step and the site.
         """
         before = None if step.watched else copy.deepcopy(self.trained.saved())
         row = self._pass_through_data(step, epoch, bar, stop_if_asked)
@@ -143,7 +143,10 @@ class TrainingRun:
             self.trained.put_back(before)
             step.watched, bar.n = True, epoch * self.data.steps
             self._pass_through_data(step, epoch, bar, stop_if_asked)
-            raise NonFiniteError(f"the loss of epoch {epoch + 1} was not finite, but is when repeated.")
+            raise NonFiniteError(
+                f"the loss of epoch {epoch + 1} was not finite, but it was when the epoch was repeated: "
+                "lower the learning rate, or clip the gradient's norm."
+            )
         return row
 
     def _pass_through_data(
@@ -188,11 +191,11 @@ class TrainingRun:
         return batch
 
     def _end_epoch(self, row: dict[str, float]) -> None:
-        """Validate, move the learning rate and save, unless the parameters are not finite."""
+        """Validate, change the learning rate and save, unless the parameters are not finite."""
         check_finite(self.parameters, int(row["step"]))
         if self.validation is not None:
             row |= self.validation.bounds(int(row["epoch"]))
-        # Other processes round differently, and must not decide differently.
+        # Processes may round differently, but they must decide alike.
         row = processes.from_first(row)
         self.history.rows.append(row)
         if self.validation is not None:
@@ -204,7 +207,7 @@ class TrainingRun:
         self._save()
 
     def _call_back(self) -> bool:
-        """Run the callbacks, and return whether the checkpoint lacks what they did."""
+        """Run the callbacks, and return whether they changed what the checkpoint must hold."""
         callbacks, row = self.settings.callbacks, self.history.rows[-1]
         if not callbacks:
             return False

@@ -26,8 +26,8 @@ class MinibatchLoss:
         pair: the model and the guide.
         objective: the objective that is evaluated on each call.
         parts: the parts of the data.
-        latents: the names of the latent sites in a call of each part. beta is their weight.
-        apart: the sites that have weights of their own, which are no part of the reported ELBO.
+        latents: the names of the latent sites in a call of each part. Their weight is beta.
+        apart: the sites that have weights of their own. They are not part of the reported ELBO.
     """
 
     pair: ModelAndGuide
@@ -56,8 +56,8 @@ class MinibatchLoss:
     def _add(self, terms: dict[str, Any], bound: Bound, total: int, share: float) -> None:
         """Add the terms of a call on `total` data of a part, which is a `share` of all data.
 
-        The ELBO's two terms are per datum. Sites with weights of their own, and what the objective adds to
-        the ELBO, are reported by name, per datum that has them.
+        The ELBO's two terms are per datum. Sites with weights of their own, and terms that the objective
+        adds to the ELBO, are reported by name, per datum of this call.
         """
         extra = {
             name: value

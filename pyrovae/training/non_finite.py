@@ -17,26 +17,26 @@ from pyrovae.programs.running import run_pair
 
 
 def check_finite(parameters: Mapping[str, Tensor], step: int) -> None:
-    """Refuse to go on with parameters that are not finite, and above all to save them.
+    """Check that parameters are finite, before a run goes on with them and saves them.
 
     Raises:
-        NonFiniteError: names the parameters.
+        NonFiniteError: a parameter is not finite. The message names it.
     """
     bad = [name for name, value in parameters.items() if not value.isfinite().all()]
     if bad:
         raise NonFiniteError(
-            f"after step {step} the parameters {', '.join(bad)} are not finite: the last gradient was "
-            "not. Lower the learning rate, or clip the gradient's norm."
+            f"after step {step} the parameters {', '.join(bad)} are not finite, since the last gradient "
+            "was not: lower the learning rate, or clip the gradient's norm."
         )
 
 
 def explain_non_finite(what: str, pair: ModelAndGuide, *calls: tuple[Tensor, ...]) -> NonFiniteError:
-    """Return an error that names the first site at which a number is bad.
+    """Return an error that names the first site at which a number is not finite.
 
     Args:
-        what: what came out bad, for the message.
+        what: a name of the number that is not finite, for the message.
         pair: the pair, which is run again on each call.
-        calls: the arguments of the calls. The random stream must be where it was when they were made.
+        calls: the arguments of the calls. The random stream must be in the state in which they were made.
     """
     with torch.no_grad(), pyro.validation_enabled(False):
         for args in calls:
@@ -46,7 +46,7 @@ def explain_non_finite(what: str, pair: ModelAndGuide, *calls: tuple[Tensor, ...
                 for name, site in trace.nodes.items():
                     if site["type"] == "sample" and not _site_is_finite(site):
                         return NonFiniteError(_describe_site(what, role, name, site))
-    return NonFiniteError(f"{what} is not finite, though every site's log density is: its sum overflowed.")
+    return NonFiniteError(f"{what} is not finite, but every site's log density is: their sum overflowed.")
 
 
 def _site_is_finite(site: Mapping[str, Any]) -> bool:
@@ -58,7 +58,7 @@ def _describe_site(what: str, role: str, name: str, site: Mapping[str, Any]) -> 
     fn = base_of(site["fn"])
     tensors = {"value": site["value"], "log density": site["unscaled_log_prob"]}
     for parameter in fn.arg_constraints:
-        # Of probs and logits only the one that was given; the other is derived from it.
+        # Only the given one of probs and logits: torch derives the other from it.
         if parameter in vars(fn):
             tensors[parameter] = getattr(fn, parameter)
     lines = "\n".join(f"  {label}: {statistics(tensor)}" for label, tensor in tensors.items())
@@ -70,7 +70,7 @@ def _describe_site(what: str, role: str, name: str, site: Mapping[str, Any]) -> 
 
 
 def statistics(tensor: Tensor) -> str:
-    """Return a line with a tensor's shape, its finite values' range and mean, and how many are bad."""
+    """Return a line with a tensor's shape, its finite values' range and mean, and the count of others."""
     finite = tensor[tensor.isfinite()].double()
     shape = tuple(tensor.shape)
     bad = f"{int(tensor.isnan().sum())} NaN, {int(tensor.isinf().sum())} infinite of {tensor.numel()}"

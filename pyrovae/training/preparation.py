@@ -1,4 +1,4 @@
-"""Everything that can be found out and checked about a run before its first step."""
+"""The preparation of a run: everything that is found out and checked before its first step."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Prepared:
     Attributes:
         loss: the loss of a minibatch.
         parameters: all parameters of the pair, by name.
-        trainable: those of them that are trained.
-        nothing: a loss of zero and terms of zero, the part of a process that has no share of a minibatch.
+        trainable: the parameters that are trained.
+        nothing: a loss of zero and terms of zero, for a process that has no share of a minibatch.
     """
 
     loss: MinibatchLoss
@@ -41,8 +41,8 @@ def prepare(
 ) -> Prepared:
     """Move a pair to the device, find its parameters, and check everything that can be checked.
 
-    Of data in memory every datum is checked. Of a stream only the first minibatch is, and the others when
-    they are first read.
+    All data in memory are checked. Of a stream only the first minibatch is checked here, and the others
+    when they are first read.
 
     Raises:
         InputError: data, settings or programs do not fit together.

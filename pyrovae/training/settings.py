@@ -47,10 +47,10 @@ class Numbers:
 
 @dataclass(frozen=True, eq=False)
 class Settings:
-    """The settings of a training run: the keyword arguments of `fit`, where they are described.
+    """The settings of a training run: the keyword arguments of `fit`, which describes them.
 
     Raises:
-        InputError: a setting is not possible, or two do not go together.
+        InputError: a setting is not possible, or two contradict each other.
 
     Example:
         >>> Settings(epochs=20).numbers(epoch=0.5).beta
@@ -93,7 +93,9 @@ class Settings:
                 f"validation has {len(self.validation)} parts; give data, or data and their classes."
             )
         if self.patience is not None and self.validation is None:
-            raise InputError("patience needs validation data to measure the bound on: pass validation=...")
+            raise InputError(
+                f"patience is {self.patience}, but there are no validation data: pass validation=..."
+            )
         check_callbacks(self.callbacks)
         _check_weights(self.beta_schedule, self.weight_schedules, self.epochs, self.bound)
 
@@ -113,34 +115,34 @@ class Settings:
         return {site: as_schedule(weight) for site, weight in (self.weights or {}).items()}
 
     def numbers(self, epoch: float, learning_rate: float = math.nan) -> Numbers:
-        """Return the numbers of a step at this time, in epochs."""
+        """Return the numbers of a step at the time `epoch`, which may have a fraction."""
         weights = {site: weight(epoch) for site, weight in self.weight_schedules.items()}
         return Numbers(self.beta_schedule(epoch), weights, learning_rate)
 
     def final_numbers(self) -> Numbers:
-        """Return the numbers with which the last epoch ends."""
-        # Just before the end, where a cyclical schedule would begin anew.
+        """Return the numbers at the end of the last epoch."""
+        # Just before the end, since at the end a cyclical schedule would begin again.
         return self.numbers(math.nextafter(self.epochs, 0.0))
 
 
 def _check_weights(
     beta: Schedule, weights: Mapping[str, Schedule], epochs: int, objective: Objective
 ) -> None:
-    if taken := {*COLUMNS, "bound"} & set(weights):  # bound: of `validation_bound`
+    if taken := {*COLUMNS, "bound"} & set(weights):  # "bound" for `validation_bound`
         raise InputError(
-            f"the site '{min(taken)}' has a weight, but the history, where it would be shown by its name, "
-            "has another column of that name: rename the site."
+            f"the site '{min(taken)}' has a weight and needs a column in the history, but the history has "
+            "another column of that name: rename the site."
         )
     for name, schedule in {"beta": beta, **{f"the weight of '{s}'": w for s, w in weights.items()}}.items():
         for epoch in range(1 if isinstance(schedule, Constant) else epochs):
             value = schedule(epoch)
             if not 0 <= value < math.inf:
                 raise InputError(
-                    f"{name} is {value} at epoch {epoch}; a weight is a finite number of at least 0."
+                    f"{name} is {value} at epoch {epoch}; it must be a finite number of at least 0."
                 )
             if isinstance(objective, IWAE) and value != 1:
                 raise InputError(
-                    f"{name} is {value} at epoch {epoch}, but IWAE's importance weights are ratios of "
-                    "densities, into which weights of sites cannot enter: leave them at 1 (no beta, no "
-                    "warm-up, no weights), or use the ELBO."
+                    f"{name} is {value} at epoch {epoch}, but IWAE cannot combine weights of sites with "
+                    "its importance weights: leave them at 1 (no beta, no warm-up, no weights), or use the "
+                    "ELBO."
                 )

@@ -1,11 +1,12 @@
-"""Where data come from: a tensor, a NumPy array or memory map, or a map-style `Dataset`.
+"""Sources of data: a tensor, a NumPy array or memory map, or a map-style `Dataset`.
 
-A source reads data by their numbers. What does not fit in memory is a *stream*: its values are checked when
-they are first read, and a run is tied to its length and to a digest of 256 fixed items, not to all of it.
+A source reads data by their indices. Data outside of memory are a *stream*. The values of a stream are
+checked when they are first read. When a run is resumed, the length of the stream and a digest of 256 fixed
+items are compared, not all values.
 
-Items of a `Dataset` may be random, as with augmentation. Each item is read under a seed of its own, which
-follows from the run's seed, the epoch and the item's place in it. So it does not depend on the number of
-workers or processes, and leaves the run's random stream where it is.
+Items of a `Dataset` may be random, as with augmentation. Each item is read with a seed of its own, which
+depends on the run's seed, the epoch and the item's position in the epoch. So the item does not depend on
+the number of workers or processes, and reading it does not change the run's random stream.
 """
 
 from __future__ import annotations
@@ -26,31 +27,31 @@ from pyrovae.data.checks import UNLABELLED, check_classes, check_data
 from pyrovae.errors import InputError
 
 Data = Tensor | NDArray[Any] | Dataset[Any]
-"""What `fit` takes as data: `(N, *x_shape)`, or a map-style dataset of `x` or of `(x, y)`."""
+"""The data that `fit` takes: `(N, *x_shape)`, or a map-style dataset of `x` or of `(x, y)`."""
 
 DIGESTED = 256
 """The number of items that a stream's fingerprint covers."""
 
 FEW = 10_000
-"""The number of data that stand for all of a stream where a method needs all data at once."""
+"""The number of data of a stream that are used if a method needs all data at once."""
 
 
 class Source(Protocol):
-    """Data that are read by their numbers."""
+    """Data that are read by their indices."""
 
     @property
     def stream(self) -> bool:
-        """Whether the values are read from outside of memory, and so are not checked in advance."""
+        """Whether the values are outside of memory, and so are not checked in advance."""
         ...
 
     @property
     def with_classes(self) -> bool:
-        """Whether `read` returns `(x, y)`, and not `(x,)`."""
+        """Whether `read` returns `(x, y)` rather than `(x,)`."""
         ...
 
     @property
     def device(self) -> torch.device:
-        """The device of what `read` returns."""
+        """The device of the tensors that `read` returns."""
         ...
 
     def __len__(self) -> int:
@@ -58,21 +59,21 @@ class Source(Protocol):
         ...
 
     def read(self, indices: Tensor, seeds: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Return the data with these numbers, `(x,)` or `(x, y)`, in this order.
+        """Return the data with these indices, `(x,)` or `(x, y)`, in this order.
 
         Args:
-            indices: the numbers of the data, `(n,)`.
+            indices: the indices of the data, `(n,)`.
             seeds: the seed of each item's random draws, `(n,)`.
         """
         ...
 
     def fingerprint(self) -> str:
-        """Return a digest that tells these data from others."""
+        """Return a digest that identifies these data."""
         ...
 
 
 class InMemory:
-    """Data that are a tensor `(N, *x_shape)`, on any device."""
+    """A source of data in a tensor `(N, *x_shape)`, on any device."""
 
     stream = False
     with_classes = False
@@ -89,8 +90,8 @@ class InMemory:
         return len(self.x)
 
     def read(self, indices: Tensor, seeds: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Return the rows with these numbers."""
-        # By index_select, which copies whole rows where x[indices] goes number by number.
+        """Return the rows with these indices."""
+        # index_select copies whole rows, and is faster than x[indices], which copies single numbers.
         return (self.x.index_select(0, indices.to(self.x.device)),)
 
     def fingerprint(self) -> str:
@@ -99,7 +100,7 @@ class InMemory:
 
 
 class MemoryMapped:
-    """Data that are a NumPy memory map `(N, *x_shape)`, of which only the rows that are used are read."""
+    """A source of data in a NumPy memory map `(N, *x_shape)`. It reads only the rows that are used."""
 
     stream = True
     with_classes = False
@@ -112,7 +113,7 @@ class MemoryMapped:
         return len(self.array)
 
     def read(self, indices: Tensor, seeds: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Return copies of the rows with these numbers."""
+        """Return copies of the rows with these indices."""
         return (torch.from_numpy(np.array(self.array[indices.cpu().numpy()])),)
 
     def fingerprint(self) -> str:
@@ -121,10 +122,10 @@ class MemoryMapped:
 
 
 class Items:
-    """Data that are a map-style `torch.utils.data.Dataset`.
+    """A source of data in a map-style `torch.utils.data.Dataset`.
 
     Args:
-        dataset: a dataset whose items are `x`, or all are `(x, y)`, as tensors, arrays or numbers.
+        dataset: a dataset whose items are all `x`, or all `(x, y)`, as tensors, arrays or numbers.
 
     Raises:
         InputError: the dataset has no length, cannot be indexed, or its items are something else.
@@ -156,7 +157,7 @@ class Items:
         return self.length
 
     def read(self, indices: Tensor, seeds: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Return the items with these numbers, stacked."""
+        """Return the items with these indices, stacked."""
         seeds = torch.zeros_like(indices) if seeds is None else seeds
         with _streams_kept():
             keys = zip(indices.tolist(), seeds.tolist(), strict=True)
@@ -165,9 +166,9 @@ class Items:
     def read_ahead(
         self, batches: Sequence[tuple[Tensor, Tensor]], workers: int
     ) -> Iterator[tuple[Tensor, ...]]:
-        """Yield the items of each batch `(indices, seeds)`, read by so many worker processes in advance."""
+        """Yield the items of each batch `(indices, seeds)`, which worker processes read in advance."""
         keys = [[*zip(i.tolist(), s.tolist(), strict=True)] for i, s in batches]
-        # The loader draws a seed for its workers, which no item uses, and not from the run's stream.
+        # The loader draws a seed that no item uses. It must not draw it from the run's stream.
         aside = torch.Generator()
         yield from DataLoader(
             cast("Dataset[Any]", self.items),
@@ -183,9 +184,9 @@ class Items:
 
 
 class _SeededItems:
-    """The items of a dataset, each read under a seed: `items[index, seed]` is `(x,)` or `(x, y)`.
+    """The items of a dataset, each read with a seed: `items[index, seed]` is `(x,)` or `(x, y)`.
 
-    Reading an item moves the random streams. A worker's process has streams of its own.
+    Reading an item changes the random streams. A worker process has streams of its own.
     """
 
     def __init__(self, dataset: Any) -> None:
@@ -210,7 +211,7 @@ class _SeededItems:
 
 @contextmanager
 def _streams_kept() -> Iterator[None]:
-    """Put the random streams of torch, NumPy and Python back where they were."""
+    """Restore the random streams of torch, NumPy and Python at the end."""
     before = torch.get_rng_state(), np.random.get_state(), random.getstate()
     try:
         yield
@@ -234,7 +235,9 @@ def _stacked(items: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
             f"the dataset's items have different shapes ({sorted(shapes)}): make them of one shape."
         )
     if len({len(item) for item in items}) > 1:
-        raise InputError("some of the dataset's items are x, and some (x, y): give all or none a class.")
+        raise InputError(
+            "some of the dataset's items are x, and some are (x, y): give all a class, or none."
+        )
     return tuple(torch.stack(parts) for parts in zip(*items, strict=True))
 
 
@@ -243,7 +246,7 @@ def source_of(x: Data, y: Tensor | None = None) -> Source:
 
     Args:
         x: the data: a tensor or array `(N, *x_shape)`, a memory map of that shape, or a map-style dataset.
-        y: the classes `(N,)`, -1 where there is none; None if the programs are given no classes.
+        y: the classes `(N,)`, -1 for unlabelled data. None means that the programs take no classes.
 
     Raises:
         InputError: the data cannot be used, or `y` cannot belong to them.
@@ -254,7 +257,7 @@ def source_of(x: Data, y: Tensor | None = None) -> Source:
     elif isinstance(x, np.ndarray):
         source = InMemory(torch.from_numpy(x if x.flags.writeable else x.copy()))
     elif isinstance(x, Tensor) or not isinstance(x, Dataset):
-        source = InMemory(cast(Tensor, x))  # or something that check_data refuses
+        source = InMemory(cast(Tensor, x))  # check_data refuses anything but a tensor
     else:
         source = Items(x)
     if isinstance(source, InMemory):
@@ -263,8 +266,8 @@ def source_of(x: Data, y: Tensor | None = None) -> Source:
         check_classes(y, len(source))
     if y is not None and source.with_classes:
         raise InputError(
-            "classes are given twice, by the dataset's items (x, y) and by y: give a dataset of x "
-            "beside y, or leave y out."
+            "classes are given twice, by the dataset's items (x, y) and by y: give a dataset whose items "
+            "are x, or leave y out."
         )
     return source
 
@@ -273,7 +276,8 @@ def check_read(values: Sequence[Tensor]) -> None:
     """Check data that have just been read from a stream, `(x,)` or `(x, y)`.
 
     Raises:
-        InputError: values are not finite, or a datum is unlabelled, which must be known before it is read.
+        InputError: values are not finite, or an item is unlabelled. Training must know that before it reads
+            it.
     """
     check_data(values[0])
     if len(values) > 1:
@@ -291,14 +295,14 @@ def few(x: Data, count: int = FEW) -> Tensor:
 
     Args:
         x: the data, as `fit` takes them.
-        count: how many data to return at most.
+        count: the largest number of data to return.
     """
     source = source_of(x)
     return source.read(_spread(len(source), count))[0]
 
 
 def item_seeds(seed: int, count: int, *purpose: int | str) -> Tensor:
-    """Return `count` seeds `(count,)` that follow from the run's seed and from what they are for."""
+    """Return `count` seeds `(count,)`, which depend on the run's seed and on their purpose."""
     words = " ".join(map(str, (seed, *purpose))).encode()
     generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(words).digest()[:7], "big"))
     return torch.randint(2**62, (count,), generator=generator)
@@ -311,7 +315,7 @@ def fingerprint(x: Tensor) -> str:
 
 
 def _spread(length: int, count: int) -> Tensor:
-    """Up to `count` numbers, evenly spread over `length`, the first and the last one among them."""
+    """Return up to `count` indices, evenly spread over `length`, with the first and the last one."""
     return torch.linspace(0, length - 1, min(length, count), dtype=torch.float64).round().long()
 
 

@@ -1,4 +1,4 @@
-"""The state of a run, as plain names and tensors: what a checkpoint holds and puts back."""
+"""The state of a run as names and tensors, which a checkpoint saves and restores."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class TrainedState:
         return state(self.pair, self.parameters)
 
     def saved(self) -> dict[str, Any]:
-        """Return the state. Its tensors are those that training goes on to change."""
+        """Return the state. Its tensors are no copies, so further training changes them."""
         return {
             "state": self.of_pair(),
             "optimizer": self.optimizer.state_dict(),
@@ -43,10 +43,10 @@ class TrainedState:
         }
 
     def put_back(self, saved: dict[str, Any]) -> None:
-        """Put everything back into a saved state.
+        """Restore a saved state.
 
         Raises:
-            CheckpointError: the state is another model's.
+            CheckpointError: the state belongs to another model.
         """
         load_state(self.pair, self.parameters, saved["state"])
         self.optimizer.load_state_dict(saved["optimizer"])
@@ -63,10 +63,11 @@ def state(pair: ModelAndGuide, parameters: dict[str, Tensor]) -> dict[str, Any]:
 
 @torch.no_grad()
 def load_state(pair: ModelAndGuide, parameters: dict[str, Tensor], saved: dict[str, Any]) -> None:
-    """Put a pair back into a saved state.
+    """Restore a saved state of a pair.
 
     Raises:
-        CheckpointError: the state is another model's; names what differs. Nothing is changed then.
+        CheckpointError: the state belongs to another model. The message names the differences. Nothing is
+            changed then.
     """
     now = state(pair, parameters)
     _check_same_tensors(_flatten(now), _flatten(saved))
@@ -93,17 +94,17 @@ def _check_same_tensors(expected: dict[str, tuple[int, ...]], found: dict[str, t
     ]
     if differences:
         shown = "; ".join(differences[:5]) + ("; ..." if len(differences) > 5 else "")
-        raise CheckpointError(f"the checkpoint is another model's ({shown}).")
+        raise CheckpointError(f"the checkpoint is another model's ({shown}): use the model that wrote it.")
 
 
 def rng_state(device: torch.device) -> dict[str, Tensor]:
-    """Return the state of the CPU's random stream and, on a GPU, of the device's."""
+    """Return the state of the CPU's random stream and, for a GPU, also that of the GPU's."""
     states = {"cpu": torch.get_rng_state()}
     return states | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
 
 
 def set_rng_state(states: dict[str, Tensor], device: torch.device) -> None:
-    """Put the random streams back into a saved state."""
+    """Restore a saved state of the random streams."""
     torch.set_rng_state(states["cpu"].cpu())
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"].cpu(), device)

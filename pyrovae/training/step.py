@@ -1,10 +1,11 @@
 """A training step: from a minibatch to changed parameters.
 
-A step is built once for a run. It gathers or receives a minibatch, transforms it, computes the loss, its
-terms and its gradients, sums them over processes, clips the gradient, lets the optimiser change the
-parameters, and adds loss and terms to sums that stay on the device. `EagerStep` runs the programs each
-time. `CompiledStep` replays one compiled graph of them for all full minibatches. Another kind of step
-overrides `gradients`, or the whole call.
+A step is built once for a run. It gets a minibatch and transforms it. It computes the loss, its terms and
+its gradients, and sums them over processes. It clips the gradient, and lets the optimiser change the
+parameters. It adds loss and terms to sums that stay on the device.
+
+`EagerStep` runs the programs each time. `CompiledStep` replays one compiled graph of them for all full
+minibatches. Another kind of step overrides `gradients`, or the whole call.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from pyrovae.training.settings import Numbers, Settings
 from pyrovae.training.state import rng_state, set_rng_state
 
 LONG_RUN = 5_000
-"""The number of steps from which on compilation, which takes some ten seconds, repays itself."""
+"""The number of steps of a run from which compilation is worthwhile. It takes about ten seconds."""
 
 
 class Gradients(NamedTuple):
@@ -49,9 +50,9 @@ class Gradients(NamedTuple):
 
 
 def reads_losses(device: torch.device) -> bool:
-    """Return whether a step on this device looks at its loss.
+    """Return whether a step on this device reads its loss at once.
 
-    To look at a GPU's loss is to wait for it, so a step there leaves the loss to the end of the epoch.
+    Reading a loss from a GPU means waiting for the GPU, so there the loss is read at the end of the epoch.
     """
     return device.type == "cpu"
 
@@ -63,11 +64,11 @@ class EagerStep:
         data: the minibatches.
         prepared: the loss, and the parameters that are trained.
         optimizer: the optimiser of these parameters.
-        settings: the run's settings, of which `clip_norm` counts here.
+        settings: the run's settings. Only `clip_norm` is used.
 
     Attributes:
-        watched: whether each loss is looked at, so that a bad one ends the run at once.
-        count: how many data the sums are over.
+        watched: whether each loss is read, so that one that is not finite ends the run at once.
+        count: the number of data in the sums.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class EagerStep:
         self.begin(0)
 
     def begin(self, number: int) -> None:
-        """Set all sums to zero. `number` is the next step's, for messages."""
+        """Set all sums to zero. `number` is that of the next step, for messages."""
         self.number, self.count = number, 0
         self._sums: dict[str, Tensor] = {}
 
@@ -93,14 +94,14 @@ class EagerStep:
         """Take a step.
 
         Args:
-            rows: which data of each part are in the minibatch, or the minibatch.
+            rows: the rows of each part that form the minibatch, or the minibatch itself.
             numbers: beta and the weights of sites. The learning rate is the optimiser's own.
 
         Raises:
-            NonFiniteError: the step is watched and its loss is not finite; names the site.
+            NonFiniteError: the step is watched and its loss is not finite. The message names the site.
         """
         batch = rows if isinstance(rows, Batch) else self.data.batch(rows)
-        # A tensor as the loss will do, though torch's type asks for a float.
+        # torch's type asks for a float as the loss, but a tensor works as well.
         self.optimizer.step(_Closure(self, batch, numbers))  # type: ignore[arg-type]
         self.number += 1
 
@@ -109,7 +110,7 @@ class EagerStep:
         if not batch.calls:
             return self.nothing
         loss, terms = self.loss(batch, beta, weights)
-        # A process without a share of a part misses the gradients of what that part alone uses.
+        # A process without data of a part gets no gradients of parameters that only this part uses.
         partial = len(batch.calls) < len(self.data.parts)
         gradients = torch.autograd.grad(loss, self.trainable, materialize_grads=partial)
         terms = {name: terms.get(name, zero) for name, zero in self.nothing.terms.items()}
@@ -131,16 +132,16 @@ class EagerStep:
             nn.utils.clip_grad_norm_(self.trainable, self.clip_norm)
 
     def explanation(self, batch: Batch) -> NonFiniteError:
-        """Return an error that names the site at which the loss of this minibatch went bad."""
+        """Return an error that names the site at which the loss of this minibatch is not finite."""
         calls = [call.args for call in batch.calls]
         return explain_non_finite(f"the loss of step {self.number}", self.loss.pair, *calls)
 
 
 class _Closure:
-    """The function by which an optimiser asks for the loss and the gradients of a step.
+    """The function that an optimiser calls for the loss and the gradients of a step.
 
-    An optimiser that asks more than once (LBFGS) sees the same draws each time. The first answer is
-    counted.
+    An optimiser that calls it more than once (LBFGS) gets the same random draws each time. Only the first
+    loss is added to the sums.
     """
 
     def __init__(self, step: EagerStep, batch: Batch, numbers: Numbers) -> None:
@@ -168,10 +169,10 @@ class CompiledStep(EagerStep):
     """A step that replays one compiled graph for all full minibatches, and runs the programs for others.
 
     Raises:
-        InputError: `compile` is "on", and the programs cannot be recorded as a graph; says why.
+        InputError: `compile` is "on", and the programs cannot be recorded as a graph. The message says why.
 
     Warns:
-        UserWarning: `compile` is "auto", and the programs cannot be recorded. They are run each time then.
+        UserWarning: `compile` is "auto", and the programs cannot be recorded. They then run each time.
     """
 
     def __init__(
@@ -194,7 +195,7 @@ class CompiledStep(EagerStep):
             )
 
     def gradients(self, batch: Batch, beta: float | Tensor, weights: Weights) -> Gradients:
-        """Return the loss, its terms and its gradients, by the graph if the minibatch is full."""
+        """Return the loss, its terms and its gradients. The graph computes them for full minibatches."""
         if self.graph is None or batch.layout != self.full.layout or not batch.calls:
             return super().gradients(batch, beta, weights)
         loss, *values = self.graph(*self._arguments(batch, beta, weights))
@@ -214,7 +215,7 @@ class CompiledStep(EagerStep):
         numbers = [weights[site] for site in self.varying]
         numbers += [beta] if self.constant_beta is None else []
         data = [values for call in batch.calls for values in call.args]
-        # Filled where they are needed, not copied there, for which a GPU would have to be waited for.
+        # torch.full fills the numbers in on the device. A copy from the CPU would wait for a GPU.
         return data + [torch.full((), n, dtype=torch.float64, device=self.device) for n in numbers]
 
     def _example(self, offset: int, weight: float) -> list[Tensor]:
@@ -226,7 +227,7 @@ def build_step(
     data: Minibatches, prepared: Prepared, optimizer: Optimizer, settings: Settings
 ) -> EagerStep:
     """Return the step that the settings ask for: compiled by "on", and in long runs by "auto"."""
-    # By what was asked for, not by what is left or by the clock: a resumed run takes the same path.
+    # The choice depends on the settings alone, so that a resumed run makes the same one.
     long = settings.epochs * data.steps >= LONG_RUN
     compiled = settings.compile == "on" or (settings.compile == "auto" and long)
     return (CompiledStep if compiled else EagerStep)(data, prepared, optimizer, settings)

@@ -1,4 +1,4 @@
-"""Validation: the bound on data that are not trained on, and the best epoch by it."""
+"""Validation: the bound on held-out data, and the choice of the best epoch by it."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from pyrovae.training.state import TrainedState
 
 
 def competing_bound(row: Mapping[str, float], numbers: Numbers) -> float:
-    """Return the bound that is trained, on validation data, at these weights of sites.
+    """Return the bound on validation data that training maximises, with these weights of sites.
 
-    A latent site's own weight has no part in it: only the sum of all divergences is kept, and beta is its
-    weight.
+    A latent site's own weight does not enter it. The history has only the sum of all divergences, and its
+    weight is beta.
 
     Args:
         row: a row of the history.
         numbers: beta and the weights of sites.
     """
-    if "validation_bound" in row:  # of importance weights, into which no weights of sites enter
+    if "validation_bound" in row:  # an importance-weighted bound, which has no weights of sites
         return row["validation_bound"]
     weighted = sum(weight * row.get(f"validation_{site}", 0.0) for site, weight in numbers.weights.items())
     return row["validation_elbo"] + (1 - numbers.beta) * row["validation_kl"] + weighted
@@ -41,13 +41,13 @@ def competing_bound(row: Mapping[str, float], numbers: Numbers) -> float:
 
 @dataclass
 class Validation:
-    """Measures the bound on validation data after each epoch, and keeps the best epoch's parameters.
+    """The bound on validation data after each epoch, and the best epoch's parameters.
 
     Attributes:
         pair: the pair that is trained.
         data: the validation data.
         settings: the run's settings.
-        batch_size: how many data an importance-weighted bound is measured on at once.
+        batch_size: the number of data on which an importance-weighted bound is measured at once.
         best_state: the state of the pair after the best epoch; None before there is one.
     """
 
@@ -60,16 +60,16 @@ class Validation:
     def bounds(self, epoch: int) -> dict[str, float]:
         """Return the columns of the history that the validation data give, in nats per datum.
 
-        They are `validation_elbo`, `validation_kl` and, where importance weights are trained,
-        `validation_bound`, the importance-weighted bound, which may rise while the ELBO falls. The ELBO is
-        then that of the same K draws. As there are so many draws, it is measured on minibatches of the
-        training's size. The random draws are the same at every call.
+        They are `validation_elbo` and `validation_kl`. With `IWAE` there is also `validation_bound`, the
+        importance-weighted bound, which may rise while the ELBO falls. Both are then measured with the same
+        K draws, on minibatches of the training's size, since K draws need much memory. The random draws are
+        the same at every call.
 
-        Observed sites with weights of their own are no part of the ELBO. `validation_y` is y's sum,
-        divided, as all are, by the number of all validation data.
+        Observed sites with weights of their own are not part of the ELBO. `validation_y` is the sum of y's
+        log densities, divided by the number of all validation data, like all other columns.
 
         Raises:
-            NonFiniteError: the bound is not finite; names the epoch and the site.
+            NonFiniteError: the bound is not finite. The message names the epoch and the site.
         """
         objective = self.settings.bound
         importance = objective if isinstance(objective, IWAE) else None
@@ -97,11 +97,11 @@ class Validation:
         return row | {"validation_bound": bound / num_data} if importance else row
 
     def competing(self, row: Mapping[str, float]) -> float:
-        """Return the bound by which an epoch competes: at the weights with which the last epoch ends."""
+        """Return the bound that ranks the epochs, with the weights at the end of the last epoch."""
         return competing_bound(row, self.settings.final_numbers())
 
     def note(self, history: History, trained: TrainedState) -> None:
-        """Keep the newest epoch if it is the best one, and stop the run when patience is at its end."""
+        """Keep the newest epoch if it is the best one, and stop the run if patience has run out."""
         row, best = history.rows[-1], history.best_epoch
         if best is None or self.competing(row) > self.competing(history.rows[best - 1]):
             history.best_epoch = int(row["epoch"])

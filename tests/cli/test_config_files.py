@@ -52,7 +52,7 @@ def test_help_shows_the_options_of_the_component_that_the_file_chooses(settings)
         ("epochs = 1.5", r"settings\.toml: epochs is 1\.5"),
         ("learning_rate = -1", r"settings\.toml: learning_rate is -1"),
         ("posterior = 'iff'", r"settings\.toml: .*posterior 'iff'"),
-        ("flow_steps = 3", r"settings\.toml: flow_steps is an option of posterior planar"),
+        ("flow_steps = 3", r"settings\.toml: flow_steps needs posterior planar"),
         ("alpha = 3.0", r"settings\.toml: vae has no option alpha"),
         ("epochs = 1\n[training]\nepochs = 2", "settings.toml: epochs is given twice"),
         ("[modle]\nlatent_dim = 3", r"settings\.toml.*'modle'"),

@@ -82,7 +82,7 @@ def test_ctrl_c_ends_training_in_one_line_and_resume_goes_on(log, tmp_path):
     process.join(30)
     result = done(process, log)
     assert result.status == 1
-    assert result.err == "error: interrupted; 'pyrovae resume' goes on from the last finished epoch.\n"
+    assert result.err == "error: interrupted; 'pyrovae resume' continues from the last finished epoch.\n"
     epochs = len(Run.open(tmp_path / "run").history.rows)
     assert f"trained {epochs + 1} epochs" in pyrovae(
         "resume", tmp_path / "run", "--epochs", epochs + 1, "--quiet"

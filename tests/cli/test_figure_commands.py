@@ -127,7 +127,7 @@ def test_the_confusion_matrix_is_the_models_own_on_the_test_data(copy_of, monkey
     [
         (["latent", "--limit", 0], "limit is 0"),
         (["latent", "--site", "w"], "no continuous latent 'w'; there are: 'z'"),
-        (["traverse", "--image", 360], "test image 360 was asked for; the last one to begin at is 359"),
+        (["traverse", "--image", 360], "test image 360 was asked for; .*to 359"),
         (["traverse", "--dimensions", 0], "dimensions is 0"),
         (["interpolation-grid", "--first", -1], "test image -1 was asked for"),
         (["interpolation-grid", "--steps", 1], "steps is 1"),
@@ -163,7 +163,7 @@ def test_data_without_classes_are_drawn_in_one_colour(tmp_path):
     train_by_words(run, "vae", "--data", tmp_path / "x.npy")
     for command in ("latent", "aggregate", "traverse"):
         pyrovae(command, run)
-    with pytest.raises(InputError, match="x has no classes to tell apart: give a data set with labels"):
+    with pytest.raises(InputError, match=r"x has no classes .*data set with classes"):
         pyrovae("histograms", run)
 
 
@@ -179,7 +179,7 @@ def test_each_commands_help_has_an_example_that_it_understands():
         (words,) = re.findall(rf"Example: pyrovae {command} (\S+.*?) Arguments:", printed)
         assert words.startswith("runs/")
         assert f"figures/{name}.png" in printed
-        with pytest.raises(InputError, match="is no run folder"):  # it was understood
+        with pytest.raises(InputError, match="is not a run folder"):  # it was understood
             pyrovae(command, *words.split())
         for option in options[::2]:
             text = printed[printed.index(f"{option} ", printed.index("Options:")) :]

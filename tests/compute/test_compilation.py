@@ -367,7 +367,7 @@ def test_auto_compiles_long_runs_only(make_vae, binary_images, monkeypatch):
 
 def test_a_way_of_compiling_that_there_is_not(make_vae, binary_images):
     for unknown in ("yes", True, None):
-        message = f"unknown way to compile '{unknown}'; there are auto, on, off"
+        message = f"unknown way to compile '{unknown}'; choose from auto, on, off"
         with pytest.raises(InputError, match=message):
             trained(make_vae(), binary_images, compile=unknown)
 

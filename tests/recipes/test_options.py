@@ -237,7 +237,7 @@ def test_equal_settings_are_equal_however_they_were_given():
     ("values", "message"),
     [
         ({"patience": 3, "validation_fraction": 0.0}, "patience is 3, .*validation_fraction"),
-        ({"warm_up": 1.0, "cycle": 2.0}, "warm_up is 1.0 and cycle is 2.0.*choose one"),
+        ({"warm_up": 1.0, "cycle": 2.0}, "warm_up is 1.0 and cycle is 2.0.*set one"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(values, message):

@@ -169,7 +169,7 @@ def test_binary_pixels_are_evaluated_on_one_draw_and_encoded_at_their_means():
         ("vae", {"training": {"beta": -1.0}}, "beta is -1"),
         ("vae", {"training": {"beta": float("inf")}}, "inf"),
         ("vae", {"training": {"warm_up": -1.0}}, "warm_up is -1"),
-        ("vae", {"training": {"warm_up": 1.0, "cycle": 1.0}}, "choose one"),
+        ("vae", {"training": {"warm_up": 1.0, "cycle": 1.0}}, "warm_up is 1.0 and cycle is 1.0"),
         ("vae", {"training": {"validation_fraction": 1.0}}, "validation_fraction is 1"),
         ("vae", {"training": {"validation_fraction": 0.0, "patience": 3}}, "patience is 3, but no data"),
         ("vae", {"training": {"clip_norm": 0.0}}, "clip_norm is 0"),
@@ -257,7 +257,7 @@ def test_numbers_that_a_person_wrote_without_a_point_are_taken(run):
 
 def test_a_folder_without_config_is_no_run(tmp_path):
     for folder in (tmp_path, tmp_path / "none"):
-        with pytest.raises(InputError, match=r"is no run folder: there is no config\.json"):
+        with pytest.raises(InputError, match=r"is not a run folder: .*config\.json"):
             Run.open(folder)
 
 

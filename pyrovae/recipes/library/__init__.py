@@ -1,1 +1,1 @@
-"""The recipes of this library, one to a file. Each imports what it builds when it runs."""
+"""The recipes of this library, one in each file. A recipe imports its model only when it is called."""

@@ -35,8 +35,7 @@ def autoencoder(
         latent_dim: The number of dimensions of z.
         likelihood: The likelihood p(x | z).
         network: The network of encoder and decoder.
-        width: The width of hidden layers. A convolutional network has an eighth of it as its first
-            channels.
+        width: The width of hidden layers. A convolutional network begins with an eighth as many channels.
         objective: The objective.
     """
     from pyrovae.models import Autoencoder

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Beneath:
-    """How the VAE beneath a model with classes is trained, and how labels spread over its latents.
+    """The settings of the VAE beneath a model with classes, and of the spreading over its latents.
 
     Args:
         spread: whether the labels spread.
@@ -34,7 +34,7 @@ class Beneath:
     validation_fraction: float
 
     def stages(self, parts: Parts) -> list[Stage]:
-        """The stage that trains the VAE, if labels spread and some data are unlabelled."""
+        """Return the stage that trains the VAE, if labels spread and some data are unlabelled."""
         if not (self.spread and parts.about.unlabelled):
             return []
         plan = vae(
@@ -50,7 +50,7 @@ class Beneath:
         return [self.stage(plan.stages[0])]
 
     def stage(self, stage: Stage) -> Stage:
-        """Give a VAE's stage these settings and the name of its folder."""
+        """Return a VAE's stage with these settings and the name of its folder."""
         fixed: dict[str, Any] = {
             "epochs": self.epochs,
             "beta": self.beta,
@@ -61,7 +61,7 @@ class Beneath:
         return replace(stage, name="vae", training=fixed)
 
     def labels(self, stages: list[Stage]) -> Callable[[Tensor, Tensor], Tensor] | None:
-        """The function that spreads the labels over the latents of the VAE in `stages`."""
+        """Return the function that spreads labels over the latents of the VAE in `stages`, or None."""
         if not (self.spread and stages):
             return None
         return _spreading(stages[0].pair, self.neighbours)
@@ -76,8 +76,8 @@ def check_classes(model: str, num_classes: int) -> None:
     if num_classes < 2:
         raise InputError(
             f"num_classes is {num_classes}; {model} learns classes and needs at least 2 of them: give "
-            "data with "
-            "classes (y_train and y_test, or y, in the .npz; or images in one folder for each class)."
+            "data with classes (y_train and y_test, or y, in the .npz file; or images in a folder for each "
+            "class)."
         )
 
 

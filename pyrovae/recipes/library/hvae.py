@@ -41,8 +41,7 @@ def hvae(
         posterior: The posterior q(z2 | x) of the upper level.
         prior: The prior p(z2) of the upper level.
         network: The network of encoder and decoder.
-        width: The width of hidden layers. A convolutional network has an eighth of it as its first
-            channels.
+        width: The width of hidden layers. A convolutional network begins with an eighth as many channels.
         objective: The objective.
     """
     from pyrovae.models import HierarchicalVAE

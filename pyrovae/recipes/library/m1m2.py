@@ -55,8 +55,7 @@ def m1m2(
         posterior: The posterior q(z1 | x).
         prior: The prior p(z1) of M1.
         network: The network of encoder and decoder.
-        width: The width of hidden layers. A convolutional network has an eighth of it as its first
-            channels.
+        width: The width of hidden layers. A convolutional network begins with an eighth as many channels.
         learn_class_prior: Whether the class prior p(y) is learned. Otherwise it is uniform.
         alpha: The weight of the mean of log q(y | z1) over the labelled data.
         spread: Whether labels spread over the latents of M1 before M2 learns them.

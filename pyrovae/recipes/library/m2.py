@@ -53,16 +53,16 @@ def m2(
         posterior: The posterior q(z | x, y).
         prior: The prior p(z).
         network: The network of encoder and decoder.
-        width: The width of hidden layers. A convolutional network has an eighth of it as its first
-            channels.
+        width: The width of hidden layers. A convolutional network begins with an eighth as many channels.
         learn_class_prior: Whether the class prior p(y) is learned. Otherwise it is uniform.
         alpha: The weight of the mean of log q(y | x) over the labelled data.
-        spread: Whether labels spread over the latents of a VAE, which is trained first, before the model
-            learns them.
+        spread: Whether labels first spread to unlabelled data, over the latents of a VAE that is trained
+            before the model.
         neighbours: The number of neighbours of each datum in the graph along which labels spread.
-        vae_epochs: The number of passes through the data in the training of that VAE.
-        vae_beta: The weight of the KL term in the training of that VAE.
-        vae_validation_fraction: The share of the training data that chooses the best epoch of that VAE.
+        vae_epochs: The number of passes through the data in the training of the VAE for spreading.
+        vae_beta: The weight of the KL term in the training of the VAE for spreading.
+        vae_validation_fraction: The share of the training data that chooses the best epoch of the VAE for
+            spreading.
     """
     from pyrovae.classifiers import Classifier
     from pyrovae.models import M2

@@ -54,18 +54,17 @@ def pcvae(
         posterior: The posterior q(z | x).
         prior: The prior p(z).
         network: The network of encoder and decoder.
-        width: The width of hidden layers. A convolutional network has an eighth of it as its first
-            channels.
+        width: The width of hidden layers. A convolutional network begins with an eighth as many channels.
         prediction: Lambda, the weight of the mean of log p(y | z) over the labelled data.
-        constraint_delay: The number of epochs before the constraints count.
-        constraint_warm_up: The number of epochs over which the weights of the constraints rise from then
-            on.
-        spread: Whether labels spread over the latents of a VAE, which is trained first, before the model
-            learns them.
+        constraint_delay: The number of epochs at the start in which the constraints have no weight.
+        constraint_warm_up: The number of epochs after the delay over which the constraints' weights rise.
+        spread: Whether labels first spread to unlabelled data, over the latents of a VAE that is trained
+            before the model.
         neighbours: The number of neighbours of each datum in the graph along which labels spread.
-        vae_epochs: The number of passes through the data in the training of that VAE.
-        vae_beta: The weight of the KL term in the training of that VAE.
-        vae_validation_fraction: The share of the training data that chooses the best epoch of that VAE.
+        vae_epochs: The number of passes through the data in the training of the VAE for spreading.
+        vae_beta: The weight of the KL term in the training of the VAE for spreading.
+        vae_validation_fraction: The share of the training data that chooses the best epoch of the VAE for
+            spreading.
     """
     from pyrovae.classifiers import LinearClassifier
     from pyrovae.models import PCVAE

@@ -35,7 +35,7 @@ def vae(
 ) -> Plan:
     """Variational autoencoder: z ~ p(z), x ~ p(x | z).
 
-    With `beta` it is the beta-VAE.
+    With a `beta` other than 1 it is the beta-VAE.
 
     Args:
         latent_dim: The number of dimensions of z.
@@ -43,8 +43,7 @@ def vae(
         posterior: The posterior q(z | x).
         prior: The prior p(z).
         network: The network of encoder and decoder.
-        width: The width of hidden layers. A convolutional network has an eighth of it as its first
-            channels.
+        width: The width of hidden layers. A convolutional network begins with an eighth as many channels.
         objective: The objective.
     """
     from pyrovae.models import VAE

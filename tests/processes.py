@@ -18,6 +18,9 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
     [
         "pyrovae.cli.app",
+        "pyrovae.evaluation.importance",
+        "pyrovae.plots.pages",
+        "pyrovae.recipes.measuring",
         "torch._dynamo",
         "matplotlib.backends.backend_agg",
         "sklearn.datasets",

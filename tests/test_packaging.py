@@ -1,5 +1,6 @@
 """pyproject.toml, requirements.lock and environment.yml say the same."""
 
+import ast
 import re
 import tomllib
 from pathlib import Path
@@ -61,7 +62,11 @@ def test_what_the_package_imports_is_declared() -> None:
     declared = requirements(PROJECT["dependencies"]).keys()
     imported = set()
     for path in (ROOT / "pyrovae").rglob("*.py"):
-        imported |= set(re.findall(r"^\s*(?:from|import) ([A-Za-z_]\w*)", path.read_text(), re.M))
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                imported.add(node.module.partition(".")[0])
     standard = __import__("sys").stdlib_module_names
     third_party = imported - standard - {"pyrovae", "arviz_stats"}
     assert {canonicalize_name(distributions.get(name, name)) for name in third_party} <= set(declared)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import Any, NoReturn
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Parameter
 
 from pyrovae._version import __version__
 from pyrovae.cli import figures, measuring, models, training
@@ -99,6 +99,8 @@ def build_app(words: Sequence[str]) -> App:
         "pyrovae",
         help=HELP,
         version=__version__,
+        group_parameters="Options",
+        default_parameter=Parameter(allow_repeating=True),  # the last one counts
         help_format="plaintext",
         help_formatter=TwoColumns(),
         result_action="return_value",

@@ -40,7 +40,7 @@ def sample(
     from pyrovae import generation, plots
 
     opened = own.open(run)
-    draw(opened, plots.samples(generation.sample_images(_pair(opened), count, seed)), "samples")
+    draw(opened, plots.samples(generation.sample_images(opened.pair, count, seed)), "samples")
 
 
 def reconstruct(
@@ -77,7 +77,7 @@ def interpolate(
 
     opened = own.open(run)
     x = _test_images(opened, 2 * count)
-    lines = generation.interpolate(_pair(opened), x[::2], x[1::2], steps, site)
+    lines = generation.interpolate(opened.pair, x[::2], x[1::2], steps, site)
     draw(opened, plots.interpolations(lines, class_jumps=_class_jumps(opened, site)), "interpolation", site)
 
 
@@ -100,7 +100,7 @@ def interpolation_grid(
 
     opened = own.open(run)
     corners = _test_images(opened, 4, first)
-    images = generation.interpolate_grid(_pair(opened), corners, steps, site)
+    images = generation.interpolate_grid(opened.pair, corners, steps, site)
     figure = plots.interpolation_grid(images, _class_jumps(opened, site))
     draw(opened, figure, "interpolation_grid", site)
 
@@ -124,9 +124,9 @@ def manifold(
     from pyrovae.generation import prior_site
 
     opened = own.open(run)
-    images = generation.manifold(_pair(opened), steps, label, site)
+    images = generation.manifold(opened.pair, steps, label, site)
     name = None if label is None else opened.class_names[label]
-    draw(opened, plots.manifold(images, prior_site(_pair(opened), site), name), "manifold", site)
+    draw(opened, plots.manifold(images, prior_site(opened.pair, site), name), "manifold", site)
 
 
 def traverse(
@@ -148,11 +148,11 @@ def traverse(
     Example: pyrovae traverse runs/first --image 3 --dimensions 6
     """
     from pyrovae import generation, plots
-    from pyrovae.evaluation.ranking import most_active_dimensions
+    from pyrovae.evaluation import most_active_dimensions
     from pyrovae.generation import latent_means, prior_site
 
     opened = own.open(run)
-    pair, name = _pair(opened), prior_site(_pair(opened), site)
+    pair, name = opened.pair, prior_site(opened.pair, site)
     original = _originals(opened, 1, image)
     x = opened.presentation.encoded(original)
     shown = most_active_dimensions(latent_means(pair, _encoded(opened, 1000), name), dimensions)
@@ -184,7 +184,7 @@ def class_samples(
     from pyrovae import generation, plots
 
     opened = own.open(run)
-    images = generation.class_samples(_pair(opened), count, candidates, seed)
+    images = generation.class_samples(opened.pair, count, candidates, seed)
     draw(opened, plots.class_samples(images, opened.class_names), "class_samples")
 
 
@@ -203,7 +203,7 @@ def analogies(
 
     opened = own.open(run)
     x = _originals(opened, count)
-    images = generation.analogies(_pair(opened), opened.presentation.encoded(x))
+    images = generation.analogies(opened.pair, opened.presentation.encoded(x))
     draw(opened, plots.analogies(x, images, opened.class_names), "analogies")
 
 
@@ -231,7 +231,7 @@ def latent(
     from pyrovae.generation import latent_means
 
     opened = own.open(run)
-    z = latent_means(_pair(opened), _encoded(opened, limit), site)
+    z = latent_means(opened.pair, _encoded(opened, limit), site)
     y = opened.images.y_test
     points: Any = (z, None, ()) if y is None else (z, y[: len(z)], opened.class_names)
     if by == "pca":
@@ -260,15 +260,15 @@ def histograms(
     Example: pyrovae histograms runs/first --dimensions 6
     """
     from pyrovae import plots
-    from pyrovae.evaluation.ranking import most_telling_dimensions
+    from pyrovae.evaluation import most_telling_dimensions
     from pyrovae.generation import latent_means, posterior_draws, prior_density, prior_site
 
     opened = own.open(run)
-    pair, name = _pair(opened), prior_site(_pair(opened), site)
+    pair, name = opened.pair, prior_site(opened.pair, site)
     x, y = _test_images(opened, _at_most(opened, limit)), _test_classes(opened, limit)
     z = posterior_draws(pair, x, name, seed)
     shown = most_telling_dimensions(latent_means(pair, x, name), y, dimensions)
-    points = _axis(z[:, shown])
+    points = plots.latent_axis(z[:, shown])
     density = prior_density(pair, points, name)[:, shown]
     names = _dimension_names(name, shown)
     figure = plots.class_histograms(z[:, shown], y, points, density, names, opened.class_names)
@@ -292,17 +292,17 @@ def aggregate(
     Example: pyrovae aggregate runs/first --dimensions 7
     """
     from pyrovae import plots
-    from pyrovae.evaluation.ranking import most_active_dimensions
+    from pyrovae.evaluation import most_active_dimensions
     from pyrovae.generation import draw_latents, latent_means, posterior_draws, prior_density, prior_site
 
     check_counts(dimensions=dimensions)
     opened = own.open(run)
-    pair, name = _pair(opened), prior_site(_pair(opened), site)
+    pair, name = opened.pair, prior_site(opened.pair, site)
     x = _test_images(opened, _at_most(opened, limit))
     z, means = posterior_draws(pair, x, name, seed), latent_means(pair, x, name)
     ranked = most_active_dimensions(means, means.shape[1])
     shown = ranked[: max(1, dimensions - 1)] + ranked[-1:] if dimensions < len(ranked) else ranked
-    points = _axis(z[:, shown])
+    points = plots.latent_axis(z[:, shown])
     figure = plots.aggregated_posterior(
         z[:, shown],
         means[:, shown],
@@ -338,7 +338,7 @@ def confusion(run: RunFolder, /, *, limit: Limit = 10_000, own: Own = NONE_OWN) 
     from pyrovae.generation import num_classes
 
     opened = own.open(run)
-    y, pair = _test_classes(opened, limit), _pair(opened)
+    y, pair = _test_classes(opened, limit), opened.pair
     num_classes(pair)
     predicted = class_probabilities(pair, _encoded(opened, limit))
     draw(opened, plots.confusion_matrix(y, predicted, opened.class_names), "confusion_matrix")
@@ -361,7 +361,7 @@ def overview(run: RunFolder, /, *, own: Own = NONE_OWN) -> None:
     page = plots.overview(
         diagram_of(opened),
         opened.history,
-        generation.sample_images(_pair(opened), 50),
+        generation.sample_images(opened.pair, 50),
         _reconstructions(opened, min(10, len(opened.images.x_test))),
         title,
     )
@@ -403,10 +403,6 @@ def diagram_of(run: Run) -> PlateDiagram:
     return plate_diagram(run.plan.pair, x, *(() if y is None else (y,)))
 
 
-def _pair(run: Run) -> Any:
-    return run.pair
-
-
 def _originals(run: Run, count: int, first: int = 0) -> Tensor:
     """`count` test images as they are, from the one with number `first`, counted from 0."""
     x = run.images.x_test
@@ -446,17 +442,10 @@ def _dimension_names(site: str, dimensions: list[int]) -> list[str]:
     return [f"{site}[{dimension}]" for dimension in dimensions]
 
 
-def _axis(z: Tensor) -> Tensor:
-    """200 points on the axis of a latent, as far as draws of it go."""
-    import torch
-
-    return torch.linspace(min(-3.5, float(z.min())), max(3.5, float(z.max())), 200)
-
-
 def _class_jumps(run: Run, site: str | None) -> bool:
     from pyrovae import generation
 
-    return bool(generation.classes_behind(_pair(run), site))
+    return bool(generation.classes_behind(run.pair, site))
 
 
 def _reconstructions(run: Run, count: int) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -465,4 +454,4 @@ def _reconstructions(run: Run, count: int) -> tuple[Tensor, Tensor, Tensor | Non
 
     x = _test_images(run, count)
     original = run.images.x_test[:count] if run.presentation.changes_pixels else None
-    return run.presentation.shown(x), generation.reconstruct(_pair(run), x), original
+    return run.presentation.shown(x), generation.reconstruct(run.pair, x), original

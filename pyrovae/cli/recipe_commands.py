@@ -66,8 +66,11 @@ def train_command(name: str, words: Sequence[str] = ()) -> Callable[..., None]:
     recipe = load_recipe(name)
     file = _word_after(words, "config")
     from_file = {} if file is None else read_config(Path(file))
-    chosen = from_file | dict(_components_in(words, own_options(recipe)))
-    options = options_of(recipe, chosen)
+    naming = [option for option in own_options(recipe) if option.table is not None]
+    for option in naming:
+        if option.name in from_file:
+            option.checked(from_file[option.name], str(file))
+    options = options_of(recipe, from_file | dict(_components_in(words, naming)))
     if taken := [option for option in options if option in _RUN_OPTIONS]:
         raise OptionError(
             f"{name} has an option {taken[0]}, but --{taken[0]} is an option of the command train: "
@@ -128,9 +131,9 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def _components_in(words: Sequence[str], options: Sequence[Option]) -> Iterator[tuple[str, str]]:
-    """The components that the words choose, by the option's name."""
+    """The components that the words choose, by the option's name, of options that name one."""
     for option in options:
-        if option.table is not None and (value := _word_after(words, option.name)) is not None:
+        if (value := _word_after(words, option.name)) is not None:
             option.checked(value)
             yield option.name, value
 

@@ -11,5 +11,7 @@ from .gradients import gradient_variance as gradient_variance
 from .guide_search import best_guide as best_guide
 from .kl import KLDecomposition as KLDecomposition
 from .kl import kl_decomposition as kl_decomposition
+from .ranking import most_active_dimensions as most_active_dimensions
+from .ranking import most_telling_dimensions as most_telling_dimensions
 from .units import ActiveUnits as ActiveUnits
 from .units import active_units as active_units

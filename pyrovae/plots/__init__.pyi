@@ -5,6 +5,7 @@ from .curves import learning_curves as learning_curves
 from .curves import term_labels as term_labels
 from .dimensions import aggregated_posterior as aggregated_posterior
 from .dimensions import class_histograms as class_histograms
+from .dimensions import latent_axis as latent_axis
 from .generated import analogies as analogies
 from .generated import class_samples as class_samples
 from .generated import interpolation_grid as interpolation_grid

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -15,6 +16,15 @@ from torch import Tensor
 from pyrovae.plots.classes import named_classes
 from pyrovae.plots.planes import point_area
 from pyrovae.plots.style import COLOURS, GREY, hide_top_and_right
+
+
+def latent_axis(z: Tensor) -> Tensor:
+    """Return 200 points on the axis of a latent, as far as draws of it go, and at least from -3.5 to 3.5.
+
+    Args:
+        z: the draws, of any shape.
+    """
+    return torch.linspace(min(-3.5, float(z.min())), max(3.5, float(z.max())), 200)
 
 
 def class_histograms(

@@ -90,7 +90,7 @@ def fit_plan(
     """Train the stages of a plan one after another; see `Plan.fit`."""
     resolve_device(writing.device)
     training, data = training.over(plan.defaults), data.over(plan.defaults)
-    _check(plan, y, writing)
+    _check(plan, y, training, data, writing)
     presentation = Presentation.of(plan.pixels, data, training.seed)
     x = _prepared(x, presentation)
     folder = None if writing.folder is None else RunFolder(Path(writing.folder))
@@ -143,22 +143,28 @@ def split_off(x: Source, y: Tensor | None, training: Training) -> Split:
         y: their classes `(N,)`, or None. If all are known, each class keeps its share.
         training: the settings of the stage.
     """
-    if not training.validation_fraction:
+    rows = _rows_of(_length(x), y, training)
+    if rows is None:
         return Split(x, y, None)
-    classes = y if y is not None and bool((y >= 0).all()) else None
-    kept, others = data_sets.stratified_split(
-        classes, training.validation_fraction, training.seed, n=_length(x)
-    )
-    return Split(_rows(x, kept), None if y is None else y[kept], _rows(x, others))
+    kept, others = rows
+    return Split(_taken(x, kept), None if y is None else y[kept], _taken(x, others))
 
 
 def _length(x: Any) -> int:
     return len(x)
 
 
-def _rows(x: Source, indices: Tensor) -> Source:
+def _taken(x: Source, indices: Tensor) -> Source:
     """The data with these numbers; of a dataset a view, which reads them when they are used."""
     return x[indices] if isinstance(x, Tensor) else Subset(cast(Any, x), indices.tolist())
+
+
+def _rows_of(num_data: int, y: Tensor | None, training: Training) -> tuple[Tensor, Tensor] | None:
+    """The rows to learn and those to validate on; None if no data are set aside."""
+    if not training.validation_fraction:
+        return None
+    classes = y if y is not None and bool((y >= 0).all()) else None
+    return data_sets.stratified_split(classes, training.validation_fraction, training.seed, n=num_data)
 
 
 def hidden_labels(y: Tensor | None, training: Training, data: Data) -> Tensor | None:
@@ -200,19 +206,10 @@ def _fit_stage(
 ) -> History:
     last = stage is fitted.plan.stages[-1]
     own = settings_of(stage, training)
-    own.check()
     split = split_off(x, y, own)
     if stage.start is not None:
         stage.start(split.x if isinstance(split.x, Tensor) else few(split.x))
-    classes = hidden_labels(split.y, own, data) if stage.classes else None
-    if stage.labels is not None and classes is not None:
-        if not isinstance(split.x, Tensor):
-            raise InputError(
-                f"the labels of stage '{stage.name}' spread over the latents of all data, but a "
-                f"{type(x).__name__} is read item by item: give a tensor, or leave the spreading out "
-                "(spread=False)."
-            )
-        classes = stage.labels(split.x, classes)
+    classes = _classes_of(stage, split, own, data)
     settings: dict[str, Any] = own.fit_settings()
     if stage.objective is not None:
         settings["objective"] = stage.objective
@@ -239,12 +236,32 @@ def _fit_stage(
     return history
 
 
-def _check(plan: Plan, y: Tensor | None, writing: Writing) -> None:
+def _classes_of(stage: Stage, split: Split, training: Training, data: Data) -> Tensor | None:
+    """Hide and spread labels: the classes that a stage learns, `(N,)`, or None if it learns none."""
+    classes = hidden_labels(split.y, training, data) if stage.classes else None
+    if stage.labels is None or classes is None:
+        return classes
+    if not isinstance(split.x, Tensor):
+        raise InputError(
+            f"the labels of stage '{stage.name}' spread over the latents of all data, but these are read "
+            "item by "
+            "item: give a tensor, or leave the spreading out (spread=False)."
+        )
+    return stage.labels(split.x, classes)
+
+
+def _check(plan: Plan, y: Tensor | None, training: Training, data: Data, writing: Writing) -> None:
+    """Refuse what can be known not to fit before the first stage is trained."""
     if y is None and any(stage.classes for stage in plan.stages):
         raise InputError(
             f"{plan.recipe or 'the plan'} learns classes, but no classes are given: pass y, with -1 for "
-            "data "
-            "whose class is unknown."
+            "data whose class is unknown."
         )
     if writing.folder is None and (writing.resume or writing.tensorboard):
         raise InputError("resume and tensorboard need a run folder: pass folder=...")
+    for stage in plan.stages:
+        own = settings_of(stage, training)
+        own.check()
+        if stage.classes and y is not None:
+            rows = _rows_of(len(y), y, own)
+            hidden_labels(y if rows is None else y[rows[0]], own, data)

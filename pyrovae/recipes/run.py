@@ -136,6 +136,7 @@ class Run:
         run = cls(Path(folder), config, dict(own or {}))
         run._check_own()
         run._checked_values()
+        _ = run.about
         return run
 
     @cached_property
@@ -148,7 +149,10 @@ class Run:
                 "resumed in "
                 "Python only."
             )
-        return load_recipe(name)
+        try:
+            return load_recipe(name)
+        except InputError as error:
+            raise error if is_own(name) else self._damaged(error) from None
 
     @property
     def classes(self) -> bool:
@@ -158,18 +162,24 @@ class Run:
     @property
     def training(self) -> Training:
         """The settings of the training."""
-        return Training(**self._checked_values()[1])
+        return Training(**self._checked_values()[1]).over(declaration_of(self.recipe).defaults)
 
     @property
     def data(self) -> Data:
         """The settings of the data."""
-        return Data(**self._checked_values()[2])
+        return Data(**self._checked_values()[2]).over(declaration_of(self.recipe).defaults)
 
     @property
     def about(self) -> About:
         """The facts about the data that the model was built for."""
         values = self.config.about
-        return About(**{**values, "x_shape": tuple(values["x_shape"])})
+        try:
+            about = About(**{**values, "x_shape": tuple(values["x_shape"])})
+            if not all(type(size) is int for size in (*about.x_shape, about.num_classes, about.seed)):
+                raise TypeError(f"the facts about the data are {values}")
+        except (TypeError, KeyError) as error:
+            raise self._damaged(error) from None
+        return about
 
     @cached_property
     def plan(self) -> Plan:
@@ -275,7 +285,7 @@ class Run:
         resolve_device(device)
         training = self.training.changed(**changes)
         _check_values(self.recipe, self.config.recipe, self.plan.options, training, self.data)
-        images = data_sets.load(self.data.data, seed=self.training.seed)
+        images = self.images
         fresh = Run(self.folder, self.config, self.own)  # with initial parameters
         writing = Writing(self.folder, device, True, False, progress)
         fit_plan(fresh.plan, images.x_train, images.y_train, training, self.data, writing)
@@ -292,7 +302,11 @@ class Run:
                 checked_options(self.recipe, self.config.data, shared_options("Data"), path),
             )
         except (TypeError, AttributeError) as error:
-            raise InputError(f"{path} cannot be read as a run's configuration: {error}.") from error
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> InputError:
+        path = self.folder / "config.json"
+        return InputError(f"{path} cannot be read as a run's configuration: {error}")
 
     def _check_own(self) -> None:
         needed = own_names(self.config.recipe, self.config.options)

@@ -1,4 +1,4 @@
-"""What a result's numbers depend on besides its configuration: versions and the commit."""
+"""The versions and the commit, on which results depend beside their configuration."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def versions() -> dict[str, str]:
-    """Of Python, this package and what its numbers depend on."""
+    """Tell the versions of Python, of this package and of the packages that change its numbers."""
     packages = ("pyrovae", "torch", "pyro-ppl", "numpy", "arviz", "scikit-learn")
     return {"python": platform.python_version()} | {
         name: importlib.metadata.version(name) for name in packages
@@ -17,7 +17,11 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout that the package runs from, marked where it has been changed."""
+    """Tell the commit of the checkout that the package runs from, with "-dirty" if it has changes.
+
+    Returns:
+        The commit, or None if the package does not run from a checkout.
+    """
     command = [
         "git",
         "-C",

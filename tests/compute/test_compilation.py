@@ -288,9 +288,9 @@ class Counts:
     ("peculiarity", "reason"),
     [
         (looks_at_a_value, r"reads the value of a tensor at test_compilation\.py:\d+ \(`return 1\.0 if x"),
-        (draws_by_numpy, "depends on something that is no tensor"),
-        (Counts(), "depends on something that is no tensor"),
-        (Counts(1e-9), "depends on something that is no tensor"),
+        (draws_by_numpy, "depends on something that is not a tensor"),
+        (Counts(), "depends on something that is not a tensor"),
+        (Counts(1e-9), "depends on something that is not a tensor"),
     ],
     ids=["a branch on a value", "numpy's draws", "a counter", "a slow counter"],
 )

@@ -82,7 +82,7 @@ def diagnose(
         try:
             result = analyse()
         except InputError as error:  # some guides do not support every analysis
-            print(f"{name.replace('_', ' ')} is not possible for this guide: {error}")
+            print(f"no {name.replace('_', ' ')} for this guide: {error}")
             continue
         print(result)
         result.to_json(run / f"{name}.json")

@@ -77,8 +77,8 @@ def load_own(name: str) -> Own:
             n for n, v in vars(module).items() if callable(v) and v.__module__ == module.__name__
         )
         raise InputError(
-            f"{path} has no function or class {wanted!r}; it has {there or 'none'}. Name one of "
-            "these, or add it."
+            f"{path} has no function or class {wanted!r}; it has {there or 'none'}. Correct the "
+            f"name, or define {wanted}."
         )
     return Own(value, path, digest)
 

@@ -48,7 +48,7 @@ def test_help_of_a_model_shows_its_options_and_no_others_with_defaults(model):
     assert shown.keys() == options.keys() | run
     for name, option in options.items():
         assert option.help in shown[name]
-        assert option.limits in shown[name]
+        assert option.limits.capitalize() in shown[name]
         if option.default is not None:
             assert f"[default: {option.default}]" in shown[name]
     groups = re.findall(r"^(\w+):$", printed, re.M)

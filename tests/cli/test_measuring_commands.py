@@ -54,9 +54,9 @@ def test_diagnose_prints_where_the_bound_is_lost_and_what_latents_carry(run):
     [
         (
             ["vae", "--posterior", "planar", "--flow-steps", "2"],
-            "no kl decomposition of this guide: .*Planar",
+            "no kl decomposition for this guide: .*Planar",
         ),
-        (["hvae"], "no inference gaps of this guide: .*'z1'"),
+        (["hvae"], "no inference gaps for this guide: .*'z1'"),
     ],
 )
 def test_diagnose_says_what_a_guide_cannot_be_asked(options, missing, tmp_path):

@@ -89,8 +89,8 @@ def test_a_file_is_executed_once_and_again_when_it_has_changed(write):
     ("text", "name", "message"),
     [
         (None, "none.py:build", "none.py cannot be read"),
-        ("x = 1", "mine.py:build", "mine.py has no function or class 'build'; there are none"),
-        ("def other(): ...", "mine.py:build", "'build'; there are other"),
+        ("x = 1", "mine.py:build", "mine.py has no function or class 'build'; it has none"),
+        ("def other(): ...", "mine.py:build", "'build'; it has other"),
         ("build = 3", "mine.py:build", "'build'"),
         ("import nothing_of_that_name", "mine.py:build", r"mine.py:1: ModuleNotFoundError"),
         ("def f(:", "mine.py:build", "SyntaxError"),

@@ -178,8 +178,8 @@ def _check_same(graph: Any, again: Any) -> None:
             changed = "a tensor that it makes changes"
     if changed:
         raise NotTraceable(
-            f"{changed} from call to call: the program depends on something that is no tensor, such as a "
-            "counter or NumPy's random numbers"
+            f"{changed} from call to call: the program depends on something that is not a tensor, such as "
+            "a counter or NumPy's random numbers"
         )
 
 

@@ -7,9 +7,9 @@ starts four processes of the command line. A script that torchrun starts calls `
 whole model, and computes its share of each minibatch, or of the data to evaluate. Then the processes add
 their sums, or join their lists. Only the first process writes files.
 
-One all-reduce sums all gradients. DistributedDataParallel is not used: it acts inside of `backward()`,
-which a compiled step does not call, and on the parameters of modules, which parameters of `pyro.param` are
-not.
+One all-reduce sums all gradients. DistributedDataParallel is not used, for two reasons. It acts inside of
+`backward()`, which a compiled step does not call. It acts on the parameters of modules only, not on those
+of `pyro.param`.
 """
 
 from __future__ import annotations

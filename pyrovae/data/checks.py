@@ -7,6 +7,7 @@ from torch import Tensor
 from pyrovae.errors import InputError
 
 UNLABELLED = -1
+"""The class of an unlabelled datum."""
 
 
 def check_data(x: Tensor, y: Tensor | None = None, *, unlabelled: bool = False) -> None:
@@ -79,7 +80,7 @@ def check_classes(y: Tensor, num_data: int) -> None:
 
 
 def check_lengths(x: Tensor, y: Tensor | None, what: str) -> None:
-    """Refuse labels of another number than the data.
+    """Refuse labels if there is not one for each datum.
 
     Args:
         x: data `(N, ...)`.

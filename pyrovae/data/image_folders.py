@@ -81,7 +81,7 @@ def _read_image(file: Path) -> np.ndarray:
         raise InputError(
             f"{file} cannot be read as an image: {cause(error)}. Replace or remove it."
         ) from None
-    if transparent or mode[0] in "IF":  # the conversion would lose part of such pixels without a word
+    if transparent or mode[0] in "IF":  # the conversion would silently lose part of such pixels
         problem = "has transparent pixels" if transparent else f"has more than 8 bits a pixel ({mode})"
         raise InputError(f"{file} {problem}: save it as an opaque 8-bit grey or RGB image.")
     return np.moveaxis(np.atleast_3d(pixels), -1, 0)

@@ -54,6 +54,6 @@ class Images:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The names of the classes: those of `DATASETS` if it has this data set's, else the numbers."""
+        """The names of the classes: those in `DATASETS` if it names them, else their numbers."""
         known = DATASETS[self.name].class_names if self.name in DATASETS else ()
         return known or tuple(str(label) for label in range(self.num_classes))

@@ -20,7 +20,7 @@ from pyrovae.errors import InputError, cause
 
 
 def data_root() -> Path:
-    """The folder of the data sets that are known by name: $PYROVAE_DATA, else `~/.cache/pyrovae`."""
+    """Return the folder of the data sets that are known by name: $PYROVAE_DATA, else `~/.cache/pyrovae`."""
     return Path(os.environ.get("PYROVAE_DATA") or "~/.cache/pyrovae").expanduser()
 
 

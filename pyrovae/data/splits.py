@@ -61,13 +61,13 @@ def stratified_split(
 
 
 def labels_per_class(y: Labels, per_class: int, seed: int = 0) -> Tensor:
-    """Choose the same number of data of each class, whose labels a semi-supervised model may see.
+    """Choose the same number of data from each class, for example those that keep their labels.
 
     Args:
         y: classes `(N,)`.
         per_class: the number of data to choose from each class.
-        seed: the seed of the choice, from 0 to 2**32 - 1. For one seed, a smaller choice is part of a
-            larger one.
+        seed: the seed of the choice, from 0 to 2**32 - 1. With the same seed, a larger choice contains a
+            smaller one.
 
     Returns:
         The indices of the chosen data, int64 `(per_class * classes,)`, sorted. The global random state

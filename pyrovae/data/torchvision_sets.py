@@ -17,7 +17,7 @@ from pyrovae.data.table import DATASETS
 from pyrovae.errors import InputError, cause
 
 _INSTEAD = "or use the embedded 'digits' or your own .npz, .npy or image folder"
-_SILENCE = 60.0  # a download is given up after so many seconds without a byte
+_SILENCE = 60.0  # seconds without a byte, after which a download is given up
 
 
 def read_torchvision(name: str, root: Path, download: bool) -> dict[str, np.ndarray]:

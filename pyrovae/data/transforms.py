@@ -55,7 +55,7 @@ def binarise(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
 
 
 def binarise_static(x: Tensor, seed: int = 0) -> Tensor:
-    """Binarise once for all: a fixed draw of `binarise`, the same on every device.
+    """Binarise once and for all: a fixed draw of `binarise`, the same on every device.
 
     Args:
         x: floats in [0, 1], of any shape.

@@ -1,4 +1,4 @@
-"""Which calls of a program show all of its diagram: one for labelled and one for unlabelled data."""
+"""Choose the calls of a program that show all of its diagram: on labelled and on unlabelled data."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def calls_for(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Call]:
         kwargs: its keyword arguments.
 
     Returns:
-        If the arguments are data and, last, their classes `(N,)`, of which some are -1: the call with the
-        labelled data and their classes, if there are any, and the call with the unlabelled data alone.
+        If the arguments are data and, last, their classes `(N,)`, and some classes are -1: the call with
+        the labelled data and their classes, if there are any, and the call with the unlabelled data alone.
         Otherwise the one call with the arguments as they are.
 
     Raises:
-        InputError: of classes that are partly -1, there is not one for each datum, or one is below -1.
+        InputError: some classes are -1, and there is not one class for each datum, or one is below -1.
     """
     named: dict[Any, Any] = dict(enumerate(args)) | kwargs
     last = [key for key in named if key in kwargs or key == len(args) - 1]

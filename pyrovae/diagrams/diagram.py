@@ -142,7 +142,7 @@ class PlateDiagram:
     # Questions about the graph
 
     def members(self, plate: str) -> tuple[str, ...]:
-        """The names of the nodes inside a plate, including those in plates nested in it."""
+        """Return the names of the nodes inside a plate, including those in plates nested in it."""
         return tuple(node.name for node in self.nodes.values() if plate in node.plates)
 
     def in_order(self, edges: frozenset[Edge]) -> list[Edge]:
@@ -151,15 +151,15 @@ class PlateDiagram:
         return sorted(edges, key=lambda edge: (order.index(edge[0]), order.index(edge[1])))
 
     def plate_rank(self, plate: str) -> tuple[int, int]:
-        """A sort key for the nesting order: plates with more nodes come first, then as in `plates`."""
+        """Return a key for the nesting order: plates with more nodes come first, then as in `plates`."""
         return -len(self.members(plate)), list(self.plates).index(plate)
 
     def plates_around(self, name: str) -> list[str]:
-        """The plates around a node by rank: plates nest in one order, whatever the order in the program."""
+        """Return the plates around a node by rank: they nest in one order, whatever the program's order."""
         return sorted(self.nodes[name].plates, key=self.plate_rank)
 
     def plates_inside(self, plate: str, among: Iterable[str]) -> list[str]:
-        """Of the plates `among`, those whose nodes all lie in `plate`."""
+        """Return those of the plates `among` whose nodes all lie in `plate`."""
         members = set(self.members(plate))
         return [inner for inner in among if set(self.members(inner)) <= members]
 
@@ -182,10 +182,10 @@ class PlateDiagram:
     # Sizes of plates
 
     def sizes(self, plate: str) -> list[str]:
-        """The size of a plate in words.
+        """Return the size of a plate in words.
 
-        Where runs on different data were merged, there is a size for each run, with the nodes that the run
-        has and others lack. For M2 on labelled and unlabelled data:
+        Where runs on different data were merged, there is a size for each run. It names the nodes that this
+        run has and others lack. For M2 on labelled and unlabelled data:
         `["100 with y", "59,900 without y"]`.
         """
         sizes = self.run_sizes(plate)
@@ -202,7 +202,7 @@ class PlateDiagram:
         return words
 
     def run_sizes(self, plate: str) -> list[int]:
-        """The size of a plate in each run that has it; a single size if the runs may share their data."""
+        """Return the size of a plate in each run that has it; only one if the runs may share their data."""
         if not self.runs:
             return [self.plates[plate]]
         runs = self._runs_with(plate)

@@ -17,7 +17,7 @@ Point = tuple[float, float]
 
 # Lengths are in the units of the drawing.
 RADIUS, MARGIN, _PAD, _CAPTION, _ARROW = 0.36, 0.25, 0.3, 0.22, 0.75
-CARD = 0.14, 0.32  # how far each card sticks out of the one above it, to the right and below
+CARD = 0.14, 0.32  # the width and height of the part of a card that sticks out to the right and below
 _CHARACTER = 0.12  # the width of a character in a caption
 # Bends of an arrow, in the order in which they are tried.
 _BENDS = [0.0, 0.3, -0.3, 0.45, -0.45, 0.6, -0.6, 0.8, -0.8]
@@ -32,7 +32,7 @@ class Box(NamedTuple):
     top: float
 
     def moved(self, cards: int) -> Box:
-        """Return the box of the card that lies so many cards further down the stack."""
+        """Return the box of the card that lies `cards` places further down the stack."""
         right, down = cards * CARD[0], cards * CARD[1]
         return Box(self.left + right, self.bottom - down, self.right + right, self.top - down)
 
@@ -43,7 +43,7 @@ class Arrow(NamedTuple):
     Attributes:
         start: the name of the node where it starts.
         end: the name of the node where it ends.
-        bend: how far it bends to the right, in units of the distance, as in matplotlib's arc3.
+        bend: its bend to the right, as a fraction of the distance, as in matplotlib's arc3.
         dashed: whether it is dashed.
         head: whether it has a head; lines to factors have none.
     """
@@ -187,7 +187,7 @@ def _block(
     side, plates to the right of nodes. Shorter rows are centred.
     """
     slot = 2 * (RADIUS + MARGIN)
-    edge = dict.fromkeys(layers.values(), 0.0)  # how far each row is filled from the left
+    edge = dict.fromkeys(layers.values(), 0.0)  # the position up to which each row is filled
     bands = {layer: {layer} for layer in edge}  # rows that a plate ties together
     columns: dict[str, float] = {}
     direct, inner = diagram.split_by_plate(names, depth)

@@ -1,4 +1,4 @@
-"""Merge the plate diagrams of several runs of the same programs, say on labelled and on unlabelled data."""
+"""Merge the plate diagrams of several runs of the same programs, as on labelled and on unlabelled data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pyrovae.errors import InputError
 
 
 def merge_diagrams(*diagrams: PlateDiagram) -> PlateDiagram:
-    """Merge the diagrams of runs on different data, say with and without labels.
+    """Merge the diagrams of runs on different data, such as data with and without labels.
 
     Args:
         *diagrams: two or more diagrams of the same programs.
@@ -62,7 +62,7 @@ def _merged_node(found: list[Node | None]) -> Node:
     _check_same_kind(nodes)
     _check_same_plates(sites)
     node = min(nodes, key=lambda node: ("model", "guide", "argument").index(node.origin))
-    if not sites:  # an argument's plates are guessed from its shape: keep those that all runs agree in
+    if not sites:  # an argument's plates are guessed from its shape, so keep those of all runs
         shared = set.intersection(*(set(node.plates) for node in nodes))
         node = replace(node, plates=tuple(plate for plate in node.plates if plate in shared))
     statuses = {node.status for node in nodes}

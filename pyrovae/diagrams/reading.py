@@ -1,8 +1,8 @@
 """Read the plate diagram of a model and its guide off the running programs.
 
-Both programs run once, and an edge is there because a program computed with it. Where some data have a
-class and others do not, the programs run once on the labelled and once on the unlabelled data, and the two
-diagrams are merged.
+Both programs run once. There is an edge where a program used the parent to compute the child. If some data
+have a class and others do not, the programs run once on the labelled and once on the unlabelled data, and
+the two diagrams are merged.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from torch import Tensor
 from pyrovae.diagrams.calls import calls_for
 from pyrovae.diagrams.diagram import Node, PlateDiagram
 from pyrovae.diagrams.merging import merge_diagrams
-from pyrovae.errors import InputError
 from pyrovae.programs.dependence import Argument, edges_of, observed_arguments, record
 from pyrovae.programs.dependence import RecordedSite as Site
-from pyrovae.programs.pair import ModelAndGuide, Program, is_pair, what_to_write
+from pyrovae.programs.pair import ModelAndGuide, Program, check_pair_or_program, programs_of
 
 
 def plate_diagram(pair: ModelAndGuide | Program, *args: Any, **kwargs: Any) -> PlateDiagram:
@@ -26,15 +25,15 @@ def plate_diagram(pair: ModelAndGuide | Program, *args: Any, **kwargs: Any) -> P
     The programs run in evaluation mode. Afterwards the modules' modes, the random state and Pyro's
     parameter store are as before.
 
-    An argument is shown as the observed site of the model whose value it is, or is computed from it. An
-    argument that a program uses, but that is no observed site, is a node of its own. A deterministic site
-    is not a node: dependence passes through it.
+    If the model observes an argument, or a value computed from it, the diagram shows that observed site.
+    Any other argument that a program uses is a node of its own. A deterministic site is not a node:
+    dependence passes through it.
 
     Args:
         pair: a model and its guide, or a single program, which is drawn as a model without a guide.
-        *args: the arguments of the programs. If they are data and their classes, whole numbers `(N,)` of
-            which some are -1 for unlabelled data, the programs run on the labelled data with their classes
-            and on the unlabelled data without, and the two diagrams are merged (`merge_diagrams`).
+        *args: the arguments of the programs. If they are data and their classes, whole numbers `(N,)`, and
+            some classes are -1 for unlabelled data, the programs run on the labelled data with their
+            classes and on the unlabelled data without. Then the two diagrams are merged (`merge_diagrams`).
         **kwargs: the keyword arguments of the programs.
 
     Returns:
@@ -42,20 +41,12 @@ def plate_diagram(pair: ModelAndGuide | Program, *args: Any, **kwargs: Any) -> P
 
     Raises:
         InputError: the first argument is neither a pair nor a program, or a second program follows it; or
-            of classes that are partly -1, there is not one for each datum, or one is below -1.
+            some classes are -1, and there is not one class for each datum, or one is below -1.
     """
-    model, guide = _programs_of(pair, args)
+    check_pair_or_program("plate_diagram", pair, args)
+    model, guide = programs_of(pair)
     runs = [_diagram_of_call(model, guide, *call) for call in calls_for(args, kwargs)]
     return merge_diagrams(*runs) if len(runs) > 1 else runs[0]
-
-
-def _programs_of(pair: ModelAndGuide | Program, args: tuple[Any, ...]) -> tuple[Program, Program | None]:
-    if is_pair(pair):
-        return pair.model, pair.guide
-    followed_by_guide = bool(args) and (args[0] is None or callable(args[0]))
-    if not callable(pair) or followed_by_guide:
-        raise InputError(what_to_write("plate_diagram", pair, args))
-    return pair, None
 
 
 def _diagram_of_call(

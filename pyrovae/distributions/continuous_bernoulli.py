@@ -17,8 +17,8 @@ class ContinuousBernoulli(dist.ContinuousBernoulli):
     The normaliser is C(t) = t / tanh(t/2) (Loaiza-Ganem & Cunningham 2019, equation 7).
 
     PyTorch computes C from clamped probabilities. In 32-bit its C stops growing at |t| = 16. Trained
-    decoders exceed that on black pixels, and the log density is then too small: by 0.6 nats a pixel at |t|
-    = 30.
+    decoders exceed that on black pixels, and then PyTorch's log density is too small. At |t| = 30 the error
+    is 0.6 nats for each pixel.
 
     Args:
         probs: sigmoid(t), `(*batch_shape,)`. Give either this or `logits`.

@@ -15,9 +15,9 @@ from pyrovae.distributions.scored_draw import ScoredDraw
 class MultivariateNormal(dist.MultivariateNormal):
     """The normal distribution with covariance L L^T. It scores its draw loc + L e by the noise e.
 
-    For any other value, e is the solution of a triangular system. Where L is badly conditioned, that
-    solution, and with it the density, is wrong by orders of magnitude. In 40 dimensions, entries of 2 or 3
-    in L are enough.
+    For any other value, e is the solution of a triangular system. If L is badly conditioned, the solution
+    is wrong by orders of magnitude, and so is the density. In 40 dimensions, entries of 2 or 3 in L are
+    enough for this.
 
     Args:
         loc: the mean, `(*batch_shape, M)`.
@@ -46,8 +46,8 @@ class MultivariateNormal(dist.MultivariateNormal):
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log density of `z`, `(*leading, M)`.
 
-        For the most recent draw, if `value` is that very tensor, it is known already. For another value,
-        and for the gradient at a draw that is held fixed, it takes the triangular system.
+        If `value` is the most recent draw, the very tensor, its log density is known already. For any other
+        value, and for the gradient at a draw that is held fixed, a triangular system is solved.
         """
         last = self._last
         if last is not None and last.is_of(value) and (last.differentiable or not torch.is_grad_enabled()):

@@ -18,8 +18,8 @@ from pyrovae.errors import InputError
 class Pushforward(dist.TorchDistribution):
     """The distribution of z = f_K(... f_1(z_0)) with z_0 ~ base.
 
-    It keeps its most recent draw and the log density of it. `log_prob` recognises that draw by the tensor's
-    identity. Any other value goes back through the inverses of the transforms.
+    It keeps its most recent draw with its log density. `log_prob` recognises this draw by the identity of
+    the tensor. Any other value goes back through the inverses of the transforms.
 
     Args:
         base: the distribution of z_0, with event shape `(M,)`.
@@ -71,9 +71,9 @@ class Pushforward(dist.TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log density of `z`, `(*leading, M)`.
 
-        For the most recent draw, if `value` is that very tensor, it is known already. For another value it
-        takes the inverses. So does the gradient at a point that is held fixed: the score function needs it
-        for what `sample` returned.
+        If `value` is the most recent draw, the very tensor, its log density is known already. For any other
+        value it is computed through the inverses. So is the gradient at a point that is held fixed, which
+        the score function needs for the draws of `sample`.
 
         Raises:
             InputError: when the flow has no inverse and `value` is not the most recent draw. For the most
@@ -105,7 +105,7 @@ class Pushforward(dist.TorchDistribution):
             for transform in reversed(self.transforms):
                 z, log_determinant = _value_and_ladj(transform.inv, z)
                 change = change + log_determinant
-        except (NotImplementedError, KeyError) as error:  # torch raises the one, Pyro the other
+        except (NotImplementedError, KeyError) as error:  # torch raises the first, Pyro the second
             raise InputError(
                 f"the {self._name} flow has no inverse: it scores only its most recent draw, the very "
                 "tensor that was returned. For other values, and for the gradient of the score function, "
@@ -124,7 +124,7 @@ def _value_and_ladj(transform: Any, z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _WithoutGradient(torch.autograd.Function):
-    """A number of unknown gradient: its backward pass raises an error, where a constant would give 0."""
+    """A number whose gradient is unknown. The backward pass raises an error; a constant would give 0."""
 
     @staticmethod
     def forward(ctx: Any, number: Tensor, reason: str, *inputs: Tensor) -> Tensor:

@@ -1,8 +1,7 @@
-"""The aggregated posterior q(z) = mean_n q(z | x_n): draws from it, and their densities under every q(z |
-x_m).
+"""The aggregated posterior q(z) = mean_n q(z | x_n): draws from it, and their densities.
 
-The guide of any pair is conditioned on the draws and run for all data at once. z stands for all latents
-together. Classes are drawn and scored like any other latent.
+Each draw is scored under q(z | x_m) for every datum m: the guide is conditioned on the draws and run for
+all data at once. z stands for all latents together. Classes are drawn and scored like any other latent.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ from pyrovae.programs.densities import trace_log_probs
 from pyrovae.programs.distributions import factors_of
 from pyrovae.programs.log_weights import PARTICLES, Layout, particle_plate, per_datum
 from pyrovae.programs.pair import ModelAndGuide, Program
-from pyrovae.programs.running import run_pair
+from pyrovae.programs.running import run_pair, traced
 from pyrovae.programs.sites import latent_sites
 
 DATA = 1000  # the number of data that pass through the guide's networks at a time
-_PROBES = 100  # the number of data on which `separate_sites` tries what a density depends on
+_PROBES = 100  # the number of data with which `separate_sites` tests what a density depends on
 
 Codes = dict[str, Tensor]
 """Values of latents by site, `(R, *inner_plates, *event_shape)` for R draws."""
@@ -38,7 +37,7 @@ Codes = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Draws:
-    """R draws of all latents: some of the first datum, the second one, ... in turn.
+    """R draws of all latents: one for each datum in order, then another one for each, and so on.
 
     Attributes:
         codes: the draws by site.
@@ -100,7 +99,7 @@ def _data_second(site: Mapping[str, Any], values: Tensor) -> Tensor:
 
 
 def _independent_factors(site: Mapping[str, Any]) -> Any:
-    """The distribution of each dimension if they are independent and not masked, else None."""
+    """Return the distribution of each dimension if they are independent and not masked, else None."""
     factors = factors_of(site["fn"])
     masked = site["mask"] is not None or isinstance(factors, MaskedDistribution)
     return None if masked else factors
@@ -154,16 +153,16 @@ def _for_all(codes: Tensor, event_dim: int, num_data: int, layout: Layout) -> Te
 
 
 def separate_sites(pair: ModelAndGuide, args: tuple[Tensor, ...]) -> tuple[str, ...]:
-    """The latents whose density, in model and guide, does not depend on the values of other latents.
+    """Return the latents whose density, in model and guide, does not depend on other latents.
 
-    The other values are draws from the prior.
+    To test this, the values of the other latents are replaced by draws from the prior.
 
     Raises:
         InputError: the model's prior differs between data.
     """
     some = tuple(values[torch.arange(_PROBES) % len(values)] for values in args)
-    drawn = _latents(poutine.trace(pair.guide).get_trace(*some))
-    elsewhere = _latents(poutine.trace(pair.model).get_trace(*some))
+    drawn = _latents(traced(pair.guide, *some))
+    elsewhere = _latents(traced(pair.model, *some))
 
     def densities(program: Program, codes: Codes, *data: Tensor) -> dict[str, Tensor]:
         with pyro.validation_enabled(False):  # the prior may draw what the guide never would
@@ -187,7 +186,6 @@ def separate_sites(pair: ModelAndGuide, args: tuple[Tensor, ...]) -> tuple[str, 
 
 
 def _latents(trace: Trace) -> Codes:
-    trace = poutine.util.prune_subsample_sites(trace)
     return {name: trace.nodes[name]["value"] for name in latent_sites(trace)}
 
 

@@ -1,4 +1,4 @@
-"""The one place that speaks to ArviZ, whose 0.x and 1.x interfaces differ (Python 3.11 gets 0.x)."""
+"""All calls of ArviZ, in one place since its interfaces 0.x and 1.x differ (Python 3.11 gets 0.x)."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _NO_SPREAD = 1e-6  # log weights this close are equal up to rounding
 
 
 def pareto_khat(log_weights: Tensor) -> Tensor:
-    """Pareto k-hat of the importance weights of each column (Vehtari et al. 2024).
+    """Compute Pareto k-hat of the importance weights of each column (Vehtari et al. 2024).
 
     Args:
         log_weights: `(K, B)`, not normalised.
 
     Returns:
-        `(B,)`: NaN where there is no tail to fit, because the largest weights are equal or K is below
-        30. Infinity where so few draws outweigh all others that no tail can be fitted.
+        `(B,)`. It is NaN where there is no tail to fit, because the largest weights are equal or K is below
+        30. It is infinite where a few draws outweigh all others, so that no tail can be fitted.
     """
     rows = log_weights.T.double().cpu().contiguous()
     if log_weights.shape[0] < _SMALLEST_SAMPLE:
@@ -44,8 +44,8 @@ def _psislw_khat(log_weights: NDArray[np.float64]) -> NDArray[np.float64]:
             from arviz.stats import psislw
 
             return np.asarray(psislw(log_weights)[1])
-        # ArviZ 1.x takes the negative (it expects log likelihoods to be left out), and gives up on all
-        # rows where a single one has no tail.
+        # ArviZ 1.x takes negative log weights, as it is made for leave-one-out log likelihoods. It gives up
+        # on all rows if a single one has no tail, so it gets one row at a time.
         khat = np.full(len(log_weights), np.nan)
         for row, weights in enumerate(log_weights):
             with contextlib.suppress(ValueError):
@@ -54,12 +54,12 @@ def _psislw_khat(log_weights: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def to_group(name: str, values: Mapping[str, Any], coordinates: Mapping[str, Any]) -> Any:
-    """ArviZ's data structure with one group: `InferenceData` in 0.x, `xarray.DataTree` in 1.x.
+    """Make ArviZ's data structure with one group: `InferenceData` in 0.x, `xarray.DataTree` in 1.x.
 
     Args:
-        name: the group's.
-        values: for each variable its dimensions and its array, as xarray takes them.
-        coordinates: the dimensions' labels.
+        name: the name of the group.
+        values: the dimensions and the array of each variable by name, as xarray takes them.
+        coordinates: the labels along each dimension by name.
     """
     import xarray  # like ArviZ, slow to import
 

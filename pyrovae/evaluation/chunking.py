@@ -1,4 +1,4 @@
-"""Data and particles in chunks, as cache and memory allow."""
+"""Split data and particles into chunks that fit into cache and memory."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pyrovae.programs.log_weights import Layout
 
 _CPU_ROWS, _CPU_MEMORY = 2_000, 2**28  # rows that stay in the cache; bytes
 _CUDA_ROWS = 200_000
-_LAYERS = 16  # the memory of one pass through the networks, in sizes of a datum
+_LAYERS = 16  # the memory of one pass through the networks, as a multiple of a datum's
 
 
 def particles_at_once(x: Tensor, layout: Layout) -> int:
-    """The number of particles of the data `(B, *x_shape)` that pass through the networks together: at
-    least 1.
+    """Return the number of particles that pass through the networks together, at least 1.
 
-    It is chosen such that they fit into the cache (CPU) or into a quarter of the free memory (CUDA).
+    The particles of the data `(B, *x_shape)` fit into the cache (CPU) or into a quarter of the free memory
+    (CUDA).
     """
     if x.is_cuda:
         most, memory = _CUDA_ROWS, torch.cuda.mem_get_info(x.device)[0] // 4
@@ -29,12 +29,12 @@ def particles_at_once(x: Tensor, layout: Layout) -> int:
 
 
 def slices(total: int, size: int) -> Iterator[slice]:
-    """Slices of at most `size` that cover `range(total)` in order."""
+    """Return slices of at most `size` that cover `range(total)` in order."""
     return (slice(start, min(start + size, total)) for start in range(0, total, size))
 
 
 def arguments_of(
     rows: slice | Tensor, device: torch.device, x: Tensor, y: Tensor | None
 ) -> tuple[Tensor, ...]:
-    """The arguments `(x,)` or `(x, y)` of a call with some rows of the data, on a device."""
+    """Return the arguments `(x,)` or `(x, y)` of a call with some rows of the data, on a device."""
     return tuple(values[rows].to(device) for values in (x, y) if values is not None)

@@ -24,10 +24,10 @@ from pyrovae.programs.structure import structure
 def class_probabilities(
     pair: ModelAndGuide, x: Tensor, *, site: str | None = None, batch_size: int = 1000
 ) -> Tensor:
-    """The class probabilities by the pair's own classifier.
+    """Return the class probabilities of the pair's own classifier.
 
-    It is the guide's q(y | x), or the model's p(y | z) if the guide has no class. Other latents that the
-    classifier depends on are set to the guide's means: a PC-VAE's z, M1+M2's z1.
+    The classifier is the guide's q(y | x), or the model's p(y | z) if the guide has no class. Other latents
+    that the classifier depends on are set to the guide's means: a PC-VAE's z, M1+M2's z1.
 
     Args:
         pair: a pair whose programs are called as `model(x, y)` and `guide(x)`.
@@ -82,7 +82,7 @@ def _probabilities(pair: ModelAndGuide, x: Tensor, site: str) -> Tensor:
 
 
 def error_rate(probabilities: Tensor, y: Tensor) -> float:
-    """The error rate in %: the share of data whose most probable class is not their class.
+    """Return the error rate in %: the share of data whose most probable class is wrong.
 
     Args:
         probabilities: `(N, C)`.
@@ -105,25 +105,25 @@ def class_posterior(
     seed: int = 0,
     progress: bool = False,
 ) -> Tensor:
-    """p(y | x) = p(x, y) / sum_c p(x, c), each term importance-sampled over z with its class given.
+    """Estimate p(y | x) = p(x, y) / sum_c p(x, c), where each term is importance-sampled over z.
 
     M2's guide has a q(y | x) of its own. A difference between the two is an error of the guide. All classes
-    share the same random numbers.
+    use the same random numbers.
 
     Args:
         pair: a pair whose programs are called as `model(x, y)` and `guide(x, y)`.
         x: the data, `(N, *x_shape)`.
         num_classes: C; the classes are 0, 1, ..., C - 1.
         num_samples: K, the number of draws of z for each datum and class.
-        seed: the seed of the random draws. The caller's random stream does not move.
+        seed: the seed of the random draws. The caller's random stream does not change.
         progress: show a progress bar for each class.
 
     Returns:
         Probabilities, `(N, C)` in 64-bit, on the CPU.
 
     Raises:
-        InputError: `num_classes` is below 2 or not the model's; the model does not use the class; or what
-            `marginal_likelihood` raises.
+        InputError: `num_classes` is below 2 or not that of the model; the model does not use the class; or
+            for the reasons given at `marginal_likelihood`.
     """
     if num_classes < 2:
         raise InputError(f"num_classes is {num_classes}; it must be at least 2.")
@@ -135,12 +135,15 @@ def class_posterior(
         y = torch.full((len(x),), label, device=x.device)
         log_joint.append(torch.cat(over_log_weights(log_mean, pair, x, y, sampling)))
     if all(torch.equal(log_joint[0], other) for other in log_joint):
-        raise InputError("log p(x, y) is the same for every class y: the model does not use the class.")
+        raise InputError(
+            "log p(x, y) is the same for every class y, so the model does not use the class: give a model "
+            "whose likelihood or classifier does, such as M2 or PCVAE."
+        )
     return torch.stack(log_joint, -1).softmax(-1)
 
 
 def _check_num_classes(pair: ModelAndGuide, x: Tensor, num_classes: int) -> None:
-    """Refuse a number of classes that is not that of the categorical site which observes them."""
+    """Refuse a number of classes that differs from that of the site that observes them."""
     x = x.to(device_of(pair, otherwise=x.device))
     y = torch.zeros(len(x), dtype=torch.long, device=x.device)
     with evaluating(pair):

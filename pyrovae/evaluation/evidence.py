@@ -86,7 +86,7 @@ class MarginalLikelihood:
         return num_unreliable(self.khat)
 
     def summary(self) -> dict[str, Any]:
-        """The figures to report, as plain numbers."""
+        """Return the figures to report, as plain numbers."""
         finite = self.khat[self.khat.isfinite()]
         return {
             "log_likelihood": self.mean,
@@ -109,8 +109,11 @@ class MarginalLikelihood:
         write_json(path, {"summary": self.summary(), "data": columns | {"bounds": bounds}})
 
     def to_arviz(self) -> Any:
-        """The values for each datum as ArviZ's data structure (`InferenceData`, or `DataTree` from
-        ArviZ 1.0 on), in a group `marginal_likelihood` with dimensions `datum` and `bound_samples`."""
+        """Return the values for each datum as ArviZ's data structure.
+
+        It is an `InferenceData`, or a `DataTree` from ArviZ 1.0 on. Its group `marginal_likelihood` has the
+        dimensions `datum` and `bound_samples`.
+        """
         values = {name: ("datum", getattr(self, name).numpy()) for name in _COLUMNS}
         bounds = (("bound_samples", "datum"), torch.stack(list(self.bounds.values())).numpy())
         coordinates = {"datum": range(len(self.log_px)), "bound_samples": list(self.bounds)}
@@ -165,10 +168,10 @@ def marginal_likelihood(
             sum_y p(x, y, z_y) / q(z_y | x, y) for each draw. If false, these sites are drawn too.
         bounds: the numbers of draws whose importance-weighted bounds are reported beside the ELBO; those
             above K are left out.
-        seed: the seed of the random draws. The caller's random stream does not move.
+        seed: the seed of the random draws. The caller's random stream does not change.
         progress: show a progress bar.
-        compile: "on" scores draws by one compiled graph. "auto" does so from 10 million draws on, and says
-            so if it is not possible. "off" never compiles.
+        compile: "on" scores draws by one compiled graph. "auto" does so from 10 million draws on, and warns
+            if it is not possible. "off" never compiles.
         precision: the precision of matrix products and convolutions. "tf32" (on CUDA) and "bfloat16" are
             faster than "float32"; `precision_error` of the result says what they change.
 
@@ -176,8 +179,8 @@ def marginal_likelihood(
         Estimates, errors and diagnostics for each datum, on the CPU in 64-bit.
 
     Raises:
-        InputError: K or a bound is below 1; there is no such precision or way to compile; the data are not
-            usable; the pair does not run on them; a latent site is in one program only; a site lies outside
+        InputError: K or a bound is below 1; `precision` or `compile` is unknown; the data are not usable;
+            the pair does not run on them; a latent site is in one program only; a site lies outside
             of the data's plate; or there are other plates beside an enumerated site.
 
     Warns:
@@ -216,9 +219,9 @@ def prior_marginal_likelihood(
 ) -> MarginalLikelihood:
     """Estimate log p(x) with draws from the prior, log mean_k p(x | z_k).
 
-    The estimate is right in the limit of many draws and of little use before. Almost no draw explains the
-    datum, the fewer the larger M is, so the estimate is far too low at any affordable K. Its k-hat tells
-    so.
+    The estimate is right in the limit of many draws, and of little use before. Almost no draw explains the
+    datum, and the number of draws that do falls quickly with M. So the estimate is far too low at any
+    affordable K. A large k-hat shows this.
 
     Args:
         pair: a pair; its guide is not used.
@@ -227,14 +230,14 @@ def prior_marginal_likelihood(
         num_samples: K, the number of draws for each datum.
         bounds: the numbers of draws whose importance-weighted bounds are reported; those above K are left
             out.
-        seed: the seed of the random draws. The caller's random stream does not move.
+        seed: the seed of the random draws. The caller's random stream does not change.
         progress: show a progress bar.
 
     Returns:
-        As `marginal_likelihood`.
+        Estimates, errors and diagnostics for each datum, as `marginal_likelihood` returns them.
 
     Raises:
-        InputError: what `marginal_likelihood` raises.
+        InputError: for the reasons given at `marginal_likelihood`.
     """
     prior = poutine.block(pair.model, hide_fn=lambda site: bool(site.get("is_observed")))
     result = _estimate(

@@ -1,8 +1,8 @@
-"""A guide with free parameters: the guide's families, with parameters of each datum's own.
+"""A guide with free parameters: the guide's families of distributions, with parameters for each datum.
 
 A handler replaces the distribution of each latent site of any guide by one of the same family. Its
-parameters are leaf tensors, one set for each datum, that start at the networks' outputs. Each datum can
-then have its best q, in place of the q that one function gives to all data.
+parameters are leaf tensors, one set for each datum, that start at the networks' outputs. Then each datum
+can have its own best q. In the original guide, one function computes the q of all data.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
-from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
@@ -25,9 +24,10 @@ from pyrovae.programs.distributions import base_of, layers_of
 from pyrovae.programs.log_weights import Layout, enumerated
 from pyrovae.programs.pair import Program
 from pyrovae.programs.reparameterisation import check_gradient_flows
+from pyrovae.programs.running import traced
 from pyrovae.programs.sites import latent_sites
 
-# The parameters to leave out, as they are derived from another one.
+# Parameters that are left out because they are derived from another one.
 _DERIVED = {"scale_tril": {"covariance_matrix", "precision_matrix"}, "logits": {"probs"}}
 
 
@@ -79,16 +79,16 @@ class FreeGuide:
             return self.guide(*args)
 
     def parameters(self) -> list[Tensor]:
-        """The free parameters, unconstrained; the data's dimension is the last of the batch shape."""
+        """Return the free parameters, unconstrained. The batch shape ends with the data's dimension."""
         return [leaf for leaves in self.leaves.values() for leaf in leaves.values()]
 
     def state(self) -> list[Tensor]:
-        """A copy of the free parameters."""
+        """Return a copy of the free parameters."""
         return [leaf.detach().clone() for leaf in self.parameters()]
 
     @torch.no_grad()
     def put_back(self, state: list[Tensor], where: Tensor) -> None:
-        """Set the free parameters to an earlier state, for the data where `where`, `(B,)`, is true."""
+        """Set the free parameters to an earlier state, for the data at which `where`, `(B,)`, is true."""
         dims = [self._data_dims[name] for name, leaves in self.leaves.items() for _ in leaves]
         for leaf, old, dim in zip(self.parameters(), state, dims, strict=True):
             mask = where.to(leaf.device).reshape(-1, *[1] * (leaf.dim() - dim - 1))
@@ -96,14 +96,14 @@ class FreeGuide:
 
     @staticmethod
     def _check_independent(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
-        """Refuse a guide whose distributions differ between two runs, as their draws do."""
+        """Refuse a guide whose distributions differ between two runs: they depend on the draws."""
         for name, fn in one.items():
             again = _parameters(name, other[name])
             for key, value in _parameters(name, fn).items():
                 if value.shape != again[key].shape or not torch.allclose(value, again[key], rtol=1e-5):
                     raise InputError(
                         f"the guide's site '{name}' depends on what was drawn at another site "
-                        f"({key} differs between two runs). With parameters of its own it would leave the "
+                        f"({key} differs between two runs). With free parameters this site would leave the "
                         "guide's family, so there is no best q to compare with: use a guide whose latents "
                         "are independent given the data and the enumerated classes."
                     )
@@ -124,9 +124,9 @@ class _Replace(Messenger):
 def stick_the_landing(guide_trace: Trace) -> None:
     """Let the gradient of log q reach the parameters through the draws only (Roeder et al. 2017).
 
-    The remaining part of the gradient has expectation 0. Without it the gradient has no noise where q is
-    the posterior, so the search finds an exact q exactly. A flow keeps that part, because it scores its
-    own draw in the pass that made it.
+    The part of the gradient that is left out has expectation 0. Without it the gradient has no noise where
+    q is the posterior, so the search finds an exact q exactly. A flow keeps that part, because it scores
+    its own draw in the pass that made it.
     """
     for name in set(latent_sites(guide_trace)) - set(enumerated_sites(guide_trace)):
         site = guide_trace.nodes[name]
@@ -136,16 +136,15 @@ def stick_the_landing(guide_trace: Trace) -> None:
 
 
 def _distributions(guide: Program, args: tuple[Any, ...], layout: Layout) -> dict[str, Any]:
-    """The distribution of each latent as the guide's own plates have made it."""
+    """Return the distribution of each latent, expanded by the guide's own plates."""
     with torch.no_grad():
-        trace = poutine.trace(enumerated(guide, layout)).get_trace(*args)
-    trace = poutine.util.prune_subsample_sites(trace)
+        trace = traced(enumerated(guide, layout), *args)
     check_gradient_flows(trace)
     return {name: trace.nodes[name]["fn"] for name in latent_sites(trace)}
 
 
 def _base(fn: Any) -> Any:
-    """The distribution that has the parameters."""
+    """Return the layer of a distribution that has the parameters."""
     return next((layer for layer in layers_of(fn) if _offers_parameters(layer)), base_of(fn))
 
 
@@ -154,7 +153,7 @@ def _offers_parameters(fn: Any) -> bool:
 
 
 def _parameters(name: str, fn: Any) -> dict[str, Tensor]:
-    """The parameters that a datum may have for itself, `(*batch_shape, ...)` each."""
+    """Return the parameters that each datum may have of its own, `(*batch_shape, ...)` each."""
     base = _base(fn)
     if any(isinstance(layer, dist.ExpandedDistribution) for layer in layers_of(fn)):
         raise _unknown(name, fn)  # its parameters are shared by data
@@ -169,7 +168,7 @@ def _parameters(name: str, fn: Any) -> dict[str, Tensor]:
 
 
 def _transform(name: str, fn: Any, key: str) -> Any:
-    """The transform from the reals, where Adam searches, to the values that a parameter may have."""
+    """Return the transform from the reals, where Adam searches, to the values that a parameter may have."""
     try:
         return transform_to(getattr(_base(fn), "arg_constraints", {}).get(key, constraints.real))
     except NotImplementedError as error:
@@ -181,7 +180,7 @@ def _leaf(value: Tensor) -> Tensor:
 
 
 def _rebuilt(fn: Any, parameters: Mapping[str, Tensor]) -> Any:
-    """The distribution with other parameters."""
+    """Return the distribution with other parameters."""
     if _offers_parameters(fn):
         return fn.with_parameters(dict(parameters))
     if isinstance(fn, dist.Independent):
@@ -194,6 +193,6 @@ def _rebuilt(fn: Any, parameters: Mapping[str, Tensor]) -> Any:
 def _unknown(name: str, fn: Any) -> InputError:
     return InputError(
         f"the guide's site '{name}' has a {type(_base(fn)).__name__}, and it is not known which of its "
-        "parameters a datum may have for itself: use a distribution whose `arg_constraints` names them "
+        "parameters each datum may have of its own: use a distribution whose `arg_constraints` names them "
         "all, or give it free_parameters() -> dict of tensors and with_parameters(dict) -> distribution."
     )

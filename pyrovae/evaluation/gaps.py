@@ -64,12 +64,12 @@ class InferenceGaps:
         log_px_by_guide: log p(x) with the guide as proposal, `(N,)`. It enters no gap. If it differs from
             `log_px` by more than the errors of both, these errors are not reliable.
         elbo: the guide's ELBO, `(N,)`.
-        best_elbo: the ELBO of the best q of the guide's family, `(N,)`. An optimisation that falls short of
-            the optimum makes the approximation gap too large by as much.
+        best_elbo: the ELBO of the best q of the guide's family, `(N,)`. If the optimisation falls short of
+            the optimum, the approximation gap is too large by the same amount.
         std_error: Monte-Carlo standard errors, `(N,)` each, of the four bounds and of `approximation`,
             `amortisation` and `total`; NaN with one draw.
-        khat: Pareto k-hat of the importance weights, `(N,)`. Above 0.7 log p(x), and with it the
-            approximation gap, is likely too small, and its error too.
+        khat: Pareto k-hat of the importance weights, `(N,)`. Above 0.7, log p(x) is likely too small, and
+            so are the approximation gap and its error.
         num_samples: K, the number of draws for each datum.
         steps: the number of steps of the optimisation.
         particles: the number of draws for each datum in each step.
@@ -106,7 +106,7 @@ class InferenceGaps:
         return num_unreliable(self.khat)
 
     def mean(self, name: str) -> float:
-        """The mean of a quantity over these data, in nats per datum.
+        """Return the mean of a quantity over these data, in nats per datum.
 
         Args:
             name: `"approximation"`, `"amortisation"`, `"total"`, or the name of a bound's attribute.
@@ -114,15 +114,15 @@ class InferenceGaps:
         return getattr(self, name).mean().item()
 
     def mean_std_error(self, name: str) -> float:
-        """The Monte-Carlo standard error of a mean, due to the draws of z."""
+        """Return the Monte-Carlo standard error of a mean, due to the draws of z."""
         return mean_std_error(self.std_error[name])
 
     def data_std_error(self, name: str) -> float:
-        """The standard error of a mean due to the choice of the data."""
+        """Return the standard error of a mean due to the choice of the data."""
         return data_std_error(getattr(self, name))
 
     def summary(self) -> dict[str, Any]:
-        """The mean and the standard errors of each quantity, as plain numbers."""
+        """Return the mean and the standard errors of each quantity, as plain numbers."""
         figures: dict[str, Any] = {
             name: {
                 "mean": self.mean(name),
@@ -179,26 +179,25 @@ def inference_gaps(
 ) -> InferenceGaps:
     """Split log p(x) - ELBO of each datum into approximation and amortisation gap (Cremer et al. 2018).
 
-    The guide's networks are replaced by parameters of each datum's own. These are unconstrained, start at
-    the networks' outputs, and are optimised by Adam with a learning rate that falls to 0 by a half cosine.
-    Where a datum's q* has no higher ELBO than its q on further draws, q is kept. The parameters of model
-    and guide do not change.
+    The guide's networks are replaced by separate parameters for each datum. These are unconstrained, start
+    at the networks' outputs, and are optimised by Adam with a learning rate that falls to 0 by a half
+    cosine. Where a datum's q* has no higher ELBO than its q on further draws, q is kept. The parameters of
+    model and guide do not change.
 
     Args:
         pair: a pair whose programs are called as `model(x)`, or `model(x, y)` where `y` is given. All of
-            its sites lie under a plate of the data at dimension -1.
-            The guide's latents are independent of one another given the data. Sites that the guide marks
-            for enumeration, such as M2's class, are summed out; a site that depends on them has free
-            parameters for each of their values.
+            its sites lie under a plate of the data at dimension -1. The guide's latents are independent of
+            one another given the data. Sites that the guide marks for enumeration, such as M2's class, are
+            summed out; a site that depends on them has free parameters for each of their values.
         x: the data, `(N, *x_shape)`.
         y: classes `(N,)`. Where the model observes them, all bounds are of log p(x, y). None means that the
             programs are called without classes.
         num_samples: K, the number of draws for each datum from which the figures are computed.
-        steps: the number of steps of the optimisation. Twice as many should change no figure.
+        steps: the number of steps of the optimisation. If twice as many change a figure, use more.
         particles: the number of draws for each datum in each step.
         learning_rate: the learning rate of the first step.
         batch_size: the number of data that are optimised at a time. It affects memory and speed only.
-        seed: the seed of the random draws. The caller's random stream does not move.
+        seed: the seed of the random draws. The caller's random stream does not change.
         progress: show a progress bar.
 
     Returns:
@@ -207,7 +206,7 @@ def inference_gaps(
     Raises:
         InputError: a setting is out of range; a latent of the guide depends on the draw of another one, is
             neither reparameterised nor enumerated, or is of a family whose parameters are not known; or
-            what `marginal_likelihood` raises.
+            for the reasons given at `marginal_likelihood`.
 
     Warns:
         UserWarning: k-hat is above 0.7 for some data. The warning says for how many.
@@ -239,19 +238,19 @@ def inference_gaps(
 
 
 def gap_statistics(by_guide: tuple[Tensor, Tensor], by_best: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-    """Estimates and errors of the bounds and gaps.
+    """Compute estimates and errors of the bounds and gaps.
 
     Args:
         by_guide: log weights and terms of the ELBO, `(K, B)` each, of the guide's draws
             (`guide_search.compare`).
-        by_best: the same of the draws of the best q.
+        by_best: the same for the draws of the best q.
 
     Returns:
         The four bounds, k-hat, and the error of each quantity under the name `"error of ..."`, `(B,)` each.
     """
     (guide_weights, terms), (log_weights, best_terms) = by_guide, by_best
     log_px_by_guide, log_px = log_mean(guide_weights), log_mean(log_weights)
-    weights = (log_weights - log_px).exp()  # of mean 1: log p(x) moves with their mean (delta method)
+    weights = (log_weights - log_px).exp()  # mean 1; log p(x) changes as their mean does (delta method)
     draws: Mapping[str, Tensor] = {
         "log_px": weights,
         "log_px_by_guide": (guide_weights - log_px_by_guide).exp(),

@@ -1,8 +1,8 @@
 """The noise of an objective's gradient: its mean and variance over draws, for one minibatch.
 
-It measures, for example, that reparameterised gradients have less noise than the score function's, and
-that the noise of the importance-weighted bound's gradient for the guide grows with K, unless it is doubly
-reparameterised (Rainforth et al. 2018; Tucker et al. 2019).
+Two examples: Reparameterised gradients have less noise than those of the score function. The noise of the
+importance-weighted bound's gradient for the guide grows with K relative to the gradient itself, unless it
+is doubly reparameterised (Rainforth et al. 2018; Tucker et al. 2019).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor
 from pyrovae.compute.devices import seeded
 from pyrovae.data.checks import check_data
 from pyrovae.errors import InputError
+from pyrovae.evaluation.chunking import arguments_of
 from pyrovae.objectives import Objective
 from pyrovae.programs.checks import check_pair
 from pyrovae.programs.devices import device_of
@@ -40,10 +41,10 @@ class GradientVariance:
     repeats: int
 
     def of(self, *prefixes: str) -> GradientVariance:
-        """The moments of the parameters whose names begin with a prefix.
+        """Return the moments of the parameters whose names begin with a prefix.
 
-        `of("posterior")` are those of a VAE's guide; `of("prior.posterior")` where it has a VampPrior,
-        which owns the posterior.
+        `of("posterior")` selects a VAE's guide. With a VampPrior, which owns the posterior, it is
+        `of("prior.posterior")`.
 
         Raises:
             InputError: no name begins with a prefix.
@@ -78,7 +79,7 @@ class GradientVariance:
         return signal / math.sqrt(self.total_variance)
 
     def summary(self) -> dict[str, Any]:
-        """The figures to report, as plain numbers."""
+        """Return the figures to report, as plain numbers."""
         return {
             "total_variance": self.total_variance,
             "signal_to_noise": self.signal_to_noise,
@@ -97,10 +98,10 @@ def gradient_variance(
     repeats: int = 100,
     seed: int = 0,
 ) -> GradientVariance:
-    """The mean and variance of an objective's gradient over draws of the latents, for one minibatch.
+    """Measure the mean and variance of an objective's gradient over draws of the latents.
 
-    Modules are in training mode, as these are the gradients of training: where there is dropout, it is
-    part of the noise. Modes, buffers, the caller's random stream, the parameters' `.grad` and Pyro's
+    Modules are in training mode, as these are the gradients of training: dropout, for example, is part of
+    the noise. Modes, buffers, the caller's random stream, the parameters' `.grad` and Pyro's
     parameter store stay as they are.
 
     Args:
@@ -117,27 +118,29 @@ def gradient_variance(
         that the loss does not depend on.
 
     Raises:
-        InputError: fewer than 2 repeats; data that are not usable; a pair that does not run on them, or
-            without a parameter that requires a gradient.
+        InputError: `repeats` is below 2; the data are not usable; or the pair does not run on them, or has
+            no parameter that requires a gradient.
     """
     if repeats < 2:
         raise InputError(f"repeats is {repeats}; a variance needs at least 2.")
     check_data(x, y)
     device = device_of(pair, otherwise=x.device)
-    args = tuple(values.to(device) for values in (x, y) if values is not None)
+    args = arguments_of(slice(None), device, x, y)
     with own_parameters(hand_back=False), in_training(pair), buffers_kept(pair):
         with seeded(seed, device):
             check_pair(pair, *args)
             parameters = named_parameters(pair, *args)
         parameters = {name: value for name, value in parameters.items() if value.requires_grad}
         if not parameters:
-            raise InputError("the pair has no parameter that asks for a gradient (requires_grad).")
+            raise InputError(
+                "no parameter of the pair requires a gradient: call requires_grad_() on those to train."
+            )
         mean = {name: torch.zeros_like(p, dtype=torch.double) for name, p in parameters.items()}
         squares = {name: torch.zeros_like(value) for name, value in mean.items()}
         with seeded(seed, device):
             for count in range(1, repeats + 1):
                 gradients = _gradients(objective, pair, args, parameters)
-                for name, gradient in gradients.items():  # Welford's update: no difference of large sums
+                for name, gradient in gradients.items():  # Welford: no difference of large sums
                     away = gradient - mean[name]
                     mean[name] += away / count
                     squares[name] += away * (gradient - mean[name])

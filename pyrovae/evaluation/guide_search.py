@@ -22,13 +22,12 @@ from pyrovae.evaluation.validation import check_scorable
 from pyrovae.programs.checks import check_pair
 from pyrovae.programs.densities import enumerated_sites, unscaled_log_prob
 from pyrovae.programs.devices import device_of
-from pyrovae.programs.log_weights import Layout, enumerated, log_densities, particle_plate, sum_out
+from pyrovae.programs.log_weights import Layout, log_densities, run_under_particles, sum_out
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide, Program, takes_pair, with_programs
 from pyrovae.programs.parameters import own_parameters
-from pyrovae.programs.running import run_pair
 
-_SELECTION_DRAWS = 200  # for each datum, to tell whether its q* is better than its q
+_SELECTION_DRAWS = 200  # draws for each datum that decide whether its q* is better than its q
 
 
 @takes_pair
@@ -42,22 +41,22 @@ def best_guide(
     learning_rate: float = 0.03,
     seed: int = 0,
 ) -> FreeGuide:
-    """The best member of the guide's family for each of these data, as a guide: the q* of `inference_gaps`.
+    """Find the best member of the guide's family for each of these data: the q* of `inference_gaps`.
 
     Args:
         pair: a pair, as for `inference_gaps`.
         x: the data, `(B, *x_shape)`, which are optimised side by side.
         y: classes `(B,)`, or None.
-        steps: the number of steps of the optimisation. Twice as many should change nothing.
+        steps: the number of steps of the optimisation. If twice as many change the result, use more.
         particles: the number of draws for each datum in each step.
         learning_rate: the learning rate of the first step; it falls to 0 by a half cosine.
-        seed: the seed of the random draws. The caller's random stream does not move.
+        seed: the seed of the random draws. The caller's random stream does not change.
 
     Returns:
-        A guide that is called with the same `x` (and `y`) and with nothing else.
+        A guide with these best members. It can be called only with the same `x` (and `y`).
 
     Raises:
-        InputError: what `inference_gaps` raises.
+        InputError: for the reasons given at `inference_gaps`.
     """
     check_search(steps, particles, learning_rate)
     check_data(x, y)
@@ -118,10 +117,10 @@ def _keep_the_better(
     args: tuple[Tensor, ...],
     layout: Layout,
 ) -> None:
-    """Put the start back for data whose bound has not risen.
+    """Put the starting values back for data whose bound has not risen.
 
-    Where q was the best already, the noise of the gradients has moved it away. The draws are not those of
-    the reported figures, so these stay unbiased.
+    Where the start was the best q already, the noise of the gradients has moved it away. The draws used
+    here are not those of the reported figures, so the figures stay unbiased.
     """
     (_, before), (_, after) = compare(pair, (pair.guide, free), args, _SELECTION_DRAWS, layout)
     free.put_back(start, ~(after.mean(0) > before.mean(0)))  # also where the end is not finite
@@ -134,7 +133,7 @@ def compare(
     num_samples: int,
     layout: Layout,
 ) -> list[tuple[Tensor, Tensor]]:
-    """Log weights and terms of the ELBO, `(K, B)` each, of each guide, with the same random numbers."""
+    """Return log weights and ELBO terms, `(K, B)` each, of each guide, from the same random numbers."""
     seed = int(torch.randint(2**62, ()))
     drawn = []
     for guide in guides:
@@ -147,7 +146,7 @@ def compare(
 def _draw(
     pair: ModelAndGuide, args: tuple[Tensor, ...], num_samples: int, layout: Layout
 ) -> tuple[Tensor, Tensor]:
-    """The `_scores` of K draws, computed in chunks, in 64-bit on the CPU."""
+    """Return the `_scores` of K draws, computed in chunks, in 64-bit on the CPU."""
     size = particles_at_once(args[0], layout)
     chunks = [_scores(pair, args, rows.stop - rows.start, layout) for rows in slices(num_samples, size)]
     log_weights, bounds = zip(*chunks, strict=True)
@@ -161,16 +160,14 @@ def _scores(
     layout: Layout,
     land: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Log weights and terms of the ELBO, `(K, B)` each, for K = `particles` draws of each of B data.
+    """Return log weights and terms of the ELBO, `(K, B)` each, for K = `particles` draws of each of B data.
 
     Without enumeration both are log p(x, z) - log q(z | x). With a site y that is summed out, the log
     weight is log sum_y p(x, y, z_y) / q(z_y | x, y), without q(y | x), and the term of the ELBO is
     sum_y q(y | x) [log p(x, y, z_y) - log q(z_y | x, y) - log q(y | x)].
     """
-    with pyro.validation_enabled(False), particle_plate(particles, layout):
-        model_trace, guide_trace = run_pair(
-            with_programs(pair, guide=enumerated(pair.guide, layout)), *args
-        )
+    with pyro.validation_enabled(False):
+        model_trace, guide_trace = run_under_particles(pair, args, particles, layout)
     if land:
         stick_the_landing(guide_trace)
     log_p, log_q = log_densities(model_trace, guide_trace, args[0], layout)

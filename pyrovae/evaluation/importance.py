@@ -1,7 +1,8 @@
 """Log importance weights of many draws for many data, in chunks.
 
-The pair runs under a plate of particles. One number is kept of every draw, its log weight, and as many data
-are taken at once as keep that buffer at a fixed size. Memory does not grow with K.
+The pair runs under a plate of particles. Only the log weight of each draw is kept. The more draws a datum
+has, the fewer data are taken at once, so that the buffer of log weights has a fixed size. Memory does not
+grow with K.
 """
 
 from __future__ import annotations
@@ -47,11 +48,11 @@ class Sampling:
         seed: the seed of the random draws.
         enumerate: sum out the sites that the guide marks for enumeration.
         progress: show a progress bar.
-        compile: "on" scores draws by one compiled graph, "off" never does; "auto" does for many draws.
+        compile: "on" scores draws by one compiled graph; "auto" does so for many draws, "off" never.
         precision: the precision of matrix products and convolutions, "float32", "tf32" or "bfloat16".
 
     Raises:
-        InputError: K is no whole number of at least 1, or there is no such way to compile.
+        InputError: K is not a whole number of at least 1, or `compile` is unknown.
     """
 
     num_samples: int
@@ -82,7 +83,7 @@ def over_log_weights(
         The summaries, in the order of the data.
 
     Raises:
-        InputError: what `marginal_likelihood` raises.
+        InputError: for the reasons given at `marginal_likelihood`.
     """
     check_data(x, y)
     device = device_of(pair, otherwise=x.device)
@@ -124,7 +125,7 @@ class _Scorer:
         self.graph_shapes: list[Any] | None = None
 
     def in_chunks(self, args: tuple[Tensor, ...], num_samples: int) -> Tensor:
-        """The log weights of `num_samples` draws of each of B data: `(K, B)`."""
+        """Return the log weights of `num_samples` draws of each of B data: `(K, B)`."""
         size = min(num_samples, particles_at_once(args[0], self.layout))
         if self.graph_shapes is None:
             self._compile(args, size)

@@ -56,8 +56,8 @@ class KLDecomposition:
 
     Attributes:
         average_kl: mean_n KL(q(z | x_n) || p(z)), the ELBO's KL term.
-        mutual_information: I_q(n; z), the information of z about which of the N data it codes. It is at
-            most log N, however informative the code is. A value near log N says only that N is too small.
+        mutual_information: I_q(n; z), the information in z about the index n of its datum. It is at most
+            log N, however informative the code is. A value near log N says only that N is too small.
         marginal_kl: KL(q(z) || p(z)), the part that a better prior could save.
         total_correlation: KL(q(z) || prod_d q(z_d)). None unless prior and guide are both independent over
             dimensions.
@@ -65,8 +65,8 @@ class KLDecomposition:
         per_dimension: the terms of `dimension_wise_kl` by site, in the latent's own shape. None in the same
             case.
         std_error: standard errors over the draws, by name. They hold for these N data.
-        sites: the decomposition of each latent by itself, where there are several, for the latents that
-            depend on no other one in model and guide.
+        sites: if there are several latents, the decomposition of each one that depends on no other, in
+            model and guide.
         num_data: N, the number of data.
         num_samples: the number of draws for each datum.
     """
@@ -88,7 +88,7 @@ class KLDecomposition:
         return math.log(self.num_data)
 
     def summary(self) -> dict[str, Any]:
-        """The figures to report, as plain numbers."""
+        """Return the figures to report, as plain numbers."""
         figures: dict[str, Any] = {name: getattr(self, name) for name in FIGURES}
         if self.per_dimension is not None:
             figures["per_dimension"] = {name: kl.tolist() for name, kl in self.per_dimension.items()}
@@ -131,9 +131,9 @@ def kl_decomposition(
 ) -> KLDecomposition:
     """Decompose the averaged KL of a pair (Hoffman & Johnson 2016; Chen et al. 2018).
 
-    Every draw z ~ q(z | x_n) is scored under q(z | x_m) for all data m, by running the guide conditioned
-    on it. These are N^2 times `num_samples` densities in all, of which memory holds a fixed number. All
-    figures come from the same draws, so the parts add up exactly. A class is drawn and scored like any
+    Every draw z ~ q(z | x_n) is scored under q(z | x_m) for all data m, by running the guide conditioned on
+    it. These are N^2 times `num_samples` densities in all; memory holds a fixed number of them at a time.
+    All figures come from the same draws, so the parts add up exactly. A class is drawn and scored like any
     other latent.
 
     Args:
@@ -143,7 +143,7 @@ def kl_decomposition(
         y: classes `(N,)`; the prior must not depend on them. None means that the programs are called
             without classes.
         num_samples: the number of draws for each datum. With one draw the standard errors are NaN.
-        seed: the seed of the random draws. The caller's random stream does not move.
+        seed: the seed of the random draws. The caller's random stream does not change.
         progress: show a progress bar.
 
     Returns:
@@ -151,8 +151,8 @@ def kl_decomposition(
 
     Raises:
         InputError: `num_samples` is below 1; the data are not usable; the pair does not run on them; a site
-            lies outside of the data's plate; the model's prior differs between data; or the guide cannot
-            score a value that it did not draw, as some flows cannot (the error is theirs).
+            lies outside of the data's plate; the model's prior differs between data; or the guide scores
+            only its own draws, as some flows do (the flow raises the error).
     """
     check_counts(num_samples=num_samples)
     check_data(x, y)
@@ -177,12 +177,12 @@ def kl_decomposition(
 
 
 def _groups(draws: Draws) -> dict[str, list[str]]:
-    """The groups of sites whose KL is decomposed, by name."""
+    """Return the groups of sites whose KL is decomposed, by name."""
     return {_ALL: list(draws.codes)} | {name: [name] for name in draws.separate}
 
 
 def _terms(draws: Draws, guide: Program, args: tuple[Tensor, ...], rows: slice, layout: Layout) -> _Terms:
-    """The contributions of some draws to the figures.
+    """Compute the contributions of some draws to the figures.
 
     Returns:
         For each (group of sites, figure) the terms `(c,)`, and for each (site, "per_dimension") the terms
@@ -209,7 +209,7 @@ def _terms(draws: Draws, guide: Program, args: tuple[Tensor, ...], rows: slice, 
 
 
 def _summed(values: Tensor) -> Tensor:
-    """The sum over all dimensions but the first."""
+    """Sum over all dimensions but the first."""
     return values.reshape(len(values), -1).sum(1)
 
 
@@ -219,7 +219,7 @@ def _decomposition(
     names: Sequence[str],
     sites: dict[str, KLDecomposition],
 ) -> KLDecomposition:
-    """The decomposition of a group's KL: the means over draws and data of its terms, `(S, N)` each."""
+    """Make the decomposition of a group's KL from its terms, `(S, N)` each for S draws and N data."""
     terms = {name: columns[group, name] for name in FIGURES if (group, name) in columns}
     means = {name: values.mean().item() for name, values in terms.items()}
     per_dimension = None
@@ -241,7 +241,7 @@ def _decomposition(
 
 
 def _std_error(terms: Tensor) -> float:
-    """The standard error of the mean of `(S, N)` terms, whose N columns are strata with S draws each."""
+    """Return the standard error of the mean of terms `(S, N)`. The N columns are strata of S draws each."""
     num_samples, num_data = terms.shape
     if num_samples == 1:
         return math.nan

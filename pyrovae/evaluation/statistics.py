@@ -18,16 +18,16 @@ from pyrovae.evaluation.arviz_adapter import pareto_khat
 KHAT_LIMIT = 0.7  # above it, the estimate's error is not reliable (Vehtari et al. 2024)
 
 
-# Of weights
+# Statistics of weights
 
 
 def log_mean(log_weights: Tensor) -> Tensor:
-    """The logarithm of the mean weight of each datum: `(K, B)` to `(B,)`."""
+    """Return the logarithm of the mean weight of each datum: `(K, B)` to `(B,)`."""
     return log_weights.logsumexp(0) - math.log(len(log_weights))
 
 
 def importance_statistics(log_weights: Tensor, sizes: Sequence[int]) -> dict[str, Any]:
-    """Estimates and diagnostics from log weights `(K, B)`.
+    """Compute estimates and diagnostics from log weights `(K, B)`.
 
     Args:
         log_weights: log p(x, z_k) - log q(z_k | x).
@@ -53,14 +53,14 @@ def importance_statistics(log_weights: Tensor, sizes: Sequence[int]) -> dict[str
 
 
 def importance_weighted_bound(log_weights: Tensor, size: int) -> Tensor:
-    """The bound L_k for k = `size`, averaged over the disjoint groups of k draws: `(K, B)` to `(B,)`."""
+    """Return the bound L_k for k = `size`, averaged over disjoint groups of k draws: `(K, B)` to `(B,)`."""
     groups = len(log_weights) // size
     grouped = log_weights[: groups * size].unflatten(0, (groups, size))
     return (grouped.logsumexp(1) - math.log(size)).mean(0)
 
 
 def num_unreliable(khat: Tensor) -> int:
-    """The number of data with k-hat above 0.7."""
+    """Return the number of data with k-hat above 0.7."""
     return int((khat > KHAT_LIMIT).sum())
 
 
@@ -69,8 +69,8 @@ def warn_if_unreliable(khat: Tensor, consequence: str) -> None:
 
     Args:
         khat: Pareto k-hat, `(N,)`.
-        consequence: what is wrong for these data then, for example "their standard errors are not
-            reliable".
+        consequence: the effect on the results of these data, a clause of the message, for example "their
+            standard errors are not reliable".
     """
     if count := num_unreliable(khat):
         warn(
@@ -79,21 +79,21 @@ def warn_if_unreliable(khat: Tensor, consequence: str) -> None:
         )
 
 
-# Of means
+# Standard errors of means
 
 
 def std_error_of_draws(values: Tensor) -> Tensor:
-    """The Monte-Carlo standard error of the mean over draws: `(K, B)` to `(B,)`, NaN for one draw."""
+    """Return the Monte-Carlo error of the mean over draws: `(K, B)` to `(B,)`, NaN for one draw."""
     if len(values) == 1:  # the variance of one draw is not known: it is not 0
         return torch.full_like(values[0], math.nan)
     return values.std(0) / math.sqrt(len(values))
 
 
 def mean_std_error(std_error: Tensor) -> float:
-    """The Monte-Carlo standard error of a mean over data, from the errors `(N,)` of its terms."""
+    """Return the Monte-Carlo standard error of a mean over data, from the errors `(N,)` of its terms."""
     return std_error.square().sum().sqrt().item() / len(std_error)
 
 
 def data_std_error(values: Tensor) -> float:
-    """The standard error of the mean of values `(N,)` due to the choice of the data; NaN for one datum."""
+    """Return the standard error of a mean of values `(N,)` due to the choice of data; NaN if N is 1."""
     return values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.nan

@@ -9,8 +9,6 @@ from typing import Any
 
 import pyro
 import torch
-from pyro import poutine
-from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyrovae.compute.devices import seeded
@@ -26,6 +24,7 @@ from pyrovae.programs.log_weights import particle_plate
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
 from pyrovae.programs.parameters import own_parameters
+from pyrovae.programs.running import traced
 from pyrovae.programs.sites import continuous_latents
 
 _ROWS = 20_000  # the number of data times particles that pass through the networks at once
@@ -47,7 +46,7 @@ class ActiveUnits:
 
     @property
     def active(self) -> dict[str, Tensor]:
-        """For each site, true for the units that are active."""
+        """Whether each unit is active: a tensor of booleans for each site, in the latent's own shape."""
         return {name: values > self.threshold for name, values in self.variances.items()}
 
     @property
@@ -56,7 +55,7 @@ class ActiveUnits:
         return {name: int(active.sum()) for name, active in self.active.items()}
 
     def summary(self) -> dict[str, Any]:
-        """The figures to report, as plain numbers."""
+        """Return the figures to report, as plain numbers."""
         return {
             "active_units": self.counts,
             "units": {name: values.numel() for name, values in self.variances.items()},
@@ -100,15 +99,15 @@ def active_units(
         num_samples: the number of draws over which E_q[z | x] is averaged. The mean of the site's
             distribution is averaged where it is known (which is exact unless it depends on other latents),
             else the draws themselves. The variance that a finite number of draws adds is subtracted.
-        seed: the seed of the random draws. The caller's random stream does not move.
+        seed: the seed of the random draws. The caller's random stream does not change.
 
     Returns:
         The variances of all continuous latents, on the CPU in 64-bit. Classes have no mean and are left
         out.
 
     Raises:
-        InputError: fewer than two data or draws, or a threshold below 0; the data are not usable; the pair
-            does not run on them; or it has no continuous latent under a plate of the data.
+        InputError: there are fewer than two data or draws; `threshold` is below 0; the data are not usable;
+            the pair does not run on them; or it has no continuous latent under a plate of the data.
     """
     check_data(x, y)
     if not threshold >= 0:
@@ -124,10 +123,10 @@ def active_units(
             args = arguments_of(rows, device, x, y)
             check_pair(pair, *args)
             with pyro.validation_enabled(False), particle_plate(num_samples, layout):
-                trace = poutine.trace(pair.guide).get_trace(*args)
-            parts.append({name: _mean_and_noise(trace.nodes[name]) for name in _continuous(trace)})
+                trace = traced(pair.guide, *args)
+            parts.append({name: _mean_and_noise(trace.nodes[name]) for name in continuous_latents(trace)})
     if not parts[0]:
-        raise InputError("the pair has no continuous latent, whose units could be active.")
+        raise InputError("the pair has no continuous latent, so it has no units: give a pair with one.")
     variances = {}
     for name in parts[0]:
         means, noise = (torch.cat([part[name][i] for part in parts]) for i in (0, 1))
@@ -135,12 +134,8 @@ def active_units(
     return ActiveUnits(variances, threshold, len(x))
 
 
-def _continuous(trace: Trace) -> list[str]:
-    return continuous_latents(poutine.util.prune_subsample_sites(trace))
-
-
 def _mean_and_noise(site: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-    """E_q[z | x] of each datum, averaged over the particles, and its variance: data first."""
+    """Return E_q[z | x] of each datum, averaged over the particles, and its variance: data first."""
     fn, value = site["fn"], site["value"]
     centres = (fn.mean if has_mean(fn) else value).expand(value.shape).double().cpu()
     centres = centres.movedim(-1 - fn.event_dim, 1)

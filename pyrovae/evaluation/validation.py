@@ -14,7 +14,7 @@ from pyrovae.programs.pair import ModelAndGuide
 def check_scorable(
     pair: ModelAndGuide, device: torch.device, x: Tensor, y: Tensor | None, enumerate: bool
 ) -> Layout:
-    """Run the pair on a few data and refuse it if it has no evidence for each datum.
+    """Run the pair on a few data and refuse it unless it has a log density for each datum.
 
     Args:
         pair: a pair.
@@ -27,9 +27,9 @@ def check_scorable(
         The layout of the pair's log densities.
 
     Raises:
-        InputError: what `check_pair` and `layout_of` raise.
+        InputError: for the reasons given at `check_pair` and `layout_of`.
     """
-    # Two numbers of data: a plate over something else may have the size of one of them by chance.
+    # With one number of data only, a plate over something else could have the same size by chance.
     for num_data in (2, 3):
         args = arguments_of(torch.arange(num_data) % len(x), device, x, y)
         check_pair(pair, *args)

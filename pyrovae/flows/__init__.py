@@ -5,8 +5,8 @@
     z_0 ~ N(loc(x), diag(scale(x)^2)),   z_k = f_k(z_k-1; context(x)),
     log q(z_K | x) = log N(z_0) - sum_k log |det df_k / dz_k-1|         (Rezende & Mohamed 2015, equation 7)
 
-A posterior scores what it has just drawn. So the direction from z_0 to z_K is the cheap one in each flow
-here. To score any other z takes the inverse:
+A posterior scores what it has just drawn. So the cheap direction of each flow here is the one from z_0 to
+z_K. Any other z is scored through the inverse:
 
 | flow                  | `has_inverse` | cost of the inverse                          |
 | --------------------- | ------------- | -------------------------------------------- |

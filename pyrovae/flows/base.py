@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
 BELOW_ONE = 0.999
-"""Bounds what a determinant subtracts from 1. In 32-bit a determinant below 0.001 might be rounded to 0."""
+"""The most that is subtracted from 1 in a determinant. In 32-bit, one below 0.001 might round to 0."""
 
 START_STRENGTH = 0.1
 """The strength of a flow before training, relative to torch's usual initialisation."""
@@ -36,7 +36,7 @@ class Flow(nn.Module):
     """
 
     has_inverse: ClassVar[bool] = True
-    """Whether the transforms have inverses. Without, the flow scores only its own most recent draw."""
+    """Whether the transforms have inverses. A flow without them scores only its most recent draw."""
 
     def __init__(self, latent_dim: int, context_dim: int) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Flow(nn.Module):
         raise NotImplementedError
 
     def strengths(self, context: Tensor) -> Tensor | None:
-        """Return a view of those numbers of the context that are 0 where the flow is the identity.
+        """Return a view of the numbers in the context that are 0 if the flow is the identity.
 
         By default there are none, and `start_near_identity` does nothing.
         """
@@ -58,10 +58,10 @@ class Flow(nn.Module):
 
     @torch.no_grad()
     def start_near_identity(self, head: nn.Linear) -> None:
-        """Let the flow begin near the identity.
+        """Make the flow begin near the identity.
 
         Args:
-            head: the affine map that computes the context. Its weights and biases that make the flow's
+            head: the affine map that computes the context. The weights and biases that compute the flow's
                 `strengths` are multiplied by 0.1.
         """
         for values in (head.weight.T, head.bias):
@@ -89,7 +89,7 @@ class ForwardOnly(Transform):
 
 @torch.no_grad()
 def near_identity(zuko_module: nn.Module) -> nn.Module:
-    """Let the transforms of Zuko within a module begin near the identity, and return the module.
+    """Make the transforms in a module of Zuko begin near the identity, and return the module.
 
     Zuko's affine and spline transforms are the identity where the output of their network is 0. At 0 itself
     no gradient would reach the earlier layers, so the last layer is multiplied by 0.1.

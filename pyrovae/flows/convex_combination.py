@@ -49,9 +49,8 @@ class ConvexCombination(Flow):
     def forward(self, context: Tensor) -> list[Transform]:
         """Return one transform, for a context `(*leading, context_dim)`."""
         entries, logits = self._split(context)
-        mixed = (logits.softmax(-2) * entries).sum(
-            -2
-        )  # of the entries below the diagonal: the ones stay ones
+        # The weights sum to 1, so the ones on the diagonal stay ones, and only the entries below are mixed.
+        mixed = (logits.softmax(-2) * entries).sum(-2)
         return [UnitTriangular(self.identity + lower_triangle(mixed, self.cells, self.latent_dim))]
 
     def strengths(self, context: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from pyrovae.flows.base import Flow
 class Householder(Flow):
     """Reflections f(z) = z - 2 v (v^T z) / |v|^2, one after another (Tomczak & Welling 2016).
 
-    The flow preserves volumes, and its inverse costs no more than itself. With the diagonal covariance of
+    The flow preserves volumes, and its inverse costs as much as the flow. With the diagonal covariance of
     the base it gives a normal distribution whose axes are rotated.
 
     Args:

@@ -1,8 +1,8 @@
 """Orthonormal columns Q, computed from numbers of the context in three ways. The Sylvester flow needs them.
 
-Each of the three classes says how many numbers one Q takes, and turns the numbers of all steps into the
-steps' Q. A Q is never made as a matrix where its product with a vector is cheaper: a reflection takes M
-operations, not M^2.
+Each of the three classes has a `size`, the count of numbers that one Q takes, and a method `bases`, which
+turns the numbers of all steps into a Q for each step. Q is not made as a matrix if its product with a
+vector is cheaper without: a reflection takes M operations, not M^2.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class GramSchmidt:
         columns: the number of columns, from 1 to M. By default M / 2.
 
     Raises:
-        InputError: when there cannot be so many columns.
+        InputError: when `columns` is not between 1 and M.
     """
 
     def __init__(self, latent_dim: int, columns: int | None = None) -> None:

@@ -58,10 +58,10 @@ class PlanarStep(ForwardOnly):
     """One planar step. It moves u along w so that w^T u > -1, which makes it invertible.
 
     Pyro's `ConditionedPlanar` is not used. As in appendix A.1 of the paper, it sets w^T u to m(w^T u) with
-    m(a) = -1 + softplus(a). Since m(0) is not 0, that moves u by -0.3 w / |w|^2: at u = 0 the step is no
-    identity, and near w = 0 it and its gradient have a pole. In 32-bit m is rounded to -1, where the
-    log-determinant can be minus infinity. Here m(0) = 0 and m'(0) = 1, so u moves by O(|u|^2 |w|), and m
-    stays above -1.
+    m(a) = -1 + softplus(a). Since m(0) is not 0, that moves u by -0.3 w / |w|^2. So the step is not the
+    identity at u = 0, and near w = 0 it and its gradient have a pole. In 32-bit m can be rounded to -1,
+    where the log-determinant can be minus infinity. Here m(0) = 0 and m'(0) = 1, so u moves by
+    O(|u|^2 |w|), and m stays above -1.
 
     Args:
         u: `(*leading, M)`.

@@ -29,7 +29,7 @@ class SplineCoupling(Flow):
         hidden: the widths of the hidden layers of each network.
         bins: the number of pieces of each spline.
         context: the size of the context that the encoder computes for the networks.
-        bound: the end of the splines.
+        bound: the upper end of the interval [-bound, bound].
 
     Raises:
         InputError: when a count is below 1, or `bound` is not above 0.
@@ -78,7 +78,7 @@ class SplineCoupling(Flow):
 
 
 def _second_half_sees_first(latent_dim: int, turn: int) -> Tensor:
-    """Return which dimension depends on which, `(M, M)`.
+    """Return whether each dimension (row) depends on each dimension (column), `(M, M)`.
 
     The second half are the odd dimensions in even turns, and the even dimensions in odd turns.
     """

@@ -37,8 +37,8 @@ class Sylvester(Flow):
         latent_dim: the number of latent dimensions M.
         steps: the number of steps K.
         orthogonal: the kind of Q. "orthogonal": any orthonormal columns. "householder": a product of
-            reflections, M x M. "triangular": the identity and the reversal of all dimensions in turn, M x
-            M; only R1 and R2 depend on the datum.
+            reflections, M x M. "triangular": the identity and the reversal of all dimensions in turn,
+            M x M; only R1 and R2 depend on the datum.
         columns: the number of columns of Q, at most M. By default M / 2 for "orthogonal"; the other kinds
             always have M.
         reflections: the number of reflections of a "householder" Q.

@@ -22,7 +22,7 @@ def triangle_cells(size: int, diagonal: bool = True) -> Tensor:
 
 
 def lower_triangle(entries: Tensor, cells: Tensor, size: int) -> Tensor:
-    """Return matrices `(*leading, size, size)` that are 0 but for the given entries.
+    """Return matrices `(*leading, size, size)` with the given entries and zeros elsewhere.
 
     Args:
         entries: the entries, `(*leading, len(cells))`.

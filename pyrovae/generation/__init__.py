@@ -1,7 +1,6 @@
-"""Images, samples and codes of a trained pair: everything here runs the programs and knows no particular
-model.
+"""Images, samples and codes of a trained pair.
 
-Names are loaded when they are used.
+Everything here runs the programs and knows no particular model. Names are loaded when they are used.
 """
 
 import lazy_loader

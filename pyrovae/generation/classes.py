@@ -13,7 +13,7 @@ from pyrovae.programs.pair import ModelAndGuide, takes_pair
 
 @takes_pair
 def num_classes(pair: ModelAndGuide) -> int:
-    """C, the number of classes of a model.
+    """Return C, the number of classes of a model.
 
     Raises:
         InputError: the model has no classes.
@@ -23,7 +23,7 @@ def num_classes(pair: ModelAndGuide) -> int:
 
 @takes_pair
 def classes_behind(pair: ModelAndGuide, site: str | None = None) -> set[str]:
-    """The class sites that x depends on when a latent is given.
+    """Return the class sites that x depends on when a latent is given.
 
     Args:
         pair: a pair.
@@ -36,26 +36,26 @@ def classes_behind(pair: ModelAndGuide, site: str | None = None) -> set[str]:
 
 
 def classes_for(generator: Generator, site: str | None) -> set[str]:
-    """As `classes_behind`, for a generator that has been made already."""
+    """Do the work of `classes_behind` with an existing generator."""
     given = {generator.code_site(site)}
     return generator.ancestors(generator.data_site, given) & generator.classes
 
 
 @takes_pair
 def class_samples(pair: ModelAndGuide, count: int = 10, candidates: int = 100, seed: int = 0) -> Tensor:
-    """E[x | y, z] for draws z ~ p(z | y) of each class.
+    """Return E[x | y, z] for draws z ~ p(z | y) of each class.
 
     Args:
         pair: a trained pair.
         count: N, the number of draws of each class.
-        candidates: the number of draws for each that is kept, where the class is predicted from z.
-        seed: the seed of the random draws. The caller's random stream does not move.
+        candidates: the number of draws from which one is kept, if the class is predicted from z.
+        seed: the seed of the random draws. The caller's random stream does not change.
 
     Returns:
         `(C, N, *x_shape)`, on the CPU.
 
     Raises:
-        InputError: the model has no classes, or what `draw_latents` raises.
+        InputError: the model has no classes, or for the reasons given at `draw_latents`.
     """
     generator = Generator(pair)
     site, classes = generator.known_class_site()
@@ -68,19 +68,19 @@ def class_samples(pair: ModelAndGuide, count: int = 10, candidates: int = 100, s
 
 @takes_pair
 def samples_of_classes(pair: ModelAndGuide, y: Tensor, candidates: int = 100, seed: int = 0) -> Tensor:
-    """E[x | y, z] for one draw z ~ p(z | y) for each of the given classes.
+    """Return E[x | y, z] for each of the given classes, with one draw z ~ p(z | y) for each.
 
     Args:
         pair: a trained pair.
         y: classes `(N,)`.
-        candidates: the number of draws for each that is kept, where the class is predicted from z.
-        seed: the seed of the random draws. The caller's random stream does not move.
+        candidates: the number of draws from which one is kept, if the class is predicted from z.
+        seed: the seed of the random draws. The caller's random stream does not change.
 
     Returns:
         `(N, *x_shape)`, on the CPU.
 
     Raises:
-        InputError: the model has no classes, or what `draw_latents` raises.
+        InputError: the model has no classes, or for the reasons given at `draw_latents`.
     """
     generator = Generator(pair)
     site, _ = generator.known_class_site()
@@ -94,7 +94,7 @@ def samples_of_classes(pair: ModelAndGuide, y: Tensor, candidates: int = 100, se
 
 @takes_pair
 def analogies(pair: ModelAndGuide, x: Tensor) -> Tensor:
-    """Each datum's style in every class (Kingma et al. 2014, figure 1).
+    """Decode each datum's style in every class (Kingma et al. 2014, figure 1).
 
     The latents are at the guide's means for the datum, and the class is set to 0, 1, ..., C - 1.
 

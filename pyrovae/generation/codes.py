@@ -14,7 +14,7 @@ from pyrovae.programs.pair import ModelAndGuide, takes_pair
 
 @takes_pair
 def code_site(pair: ModelAndGuide, site: str | None = None) -> str:
-    """The name of a continuous latent.
+    """Return the name of a continuous latent.
 
     Args:
         pair: a pair.
@@ -28,9 +28,9 @@ def code_site(pair: ModelAndGuide, site: str | None = None) -> str:
 
 @takes_pair
 def latent_codes(pair: ModelAndGuide, x: Tensor) -> Codes:
-    """Every latent of data at the guide's mean, a class at its mode.
+    """Return the latents of data at the guide's means, and classes at their modes.
 
-    A model without latents, such as an autoencoder, has as codes its `pyro.deterministic` sites.
+    In a model without latents, such as an autoencoder, the codes are its `pyro.deterministic` sites.
 
     Args:
         pair: a trained pair.
@@ -44,7 +44,7 @@ def latent_codes(pair: ModelAndGuide, x: Tensor) -> Codes:
 
 @takes_pair
 def latent_means(pair: ModelAndGuide, x: Tensor, site: str | None = None) -> Tensor:
-    """The posterior mean of a latent for each datum (of an autoencoder, the code).
+    """Return the posterior mean of a latent for each datum (of an autoencoder, the code).
 
     Other latents that it depends on are at their own means, classes at their modes.
 
@@ -73,13 +73,13 @@ def latent_means(pair: ModelAndGuide, x: Tensor, site: str | None = None) -> Ten
 @torch.no_grad()
 @takes_pair
 def posterior_draws(pair: ModelAndGuide, x: Tensor, site: str | None = None, seed: int = 0) -> Tensor:
-    """One draw from the guide for each datum. Together they are draws of the aggregated posterior.
+    """Draw once from the guide for each datum. Together these are draws of the aggregated posterior.
 
     Args:
         pair: a trained pair.
         x: the data, `(N, *x_shape)`.
         site: the latent. None means the one that the model samples last before the data.
-        seed: the seed of the random draws. The caller's random stream does not move.
+        seed: the seed of the random draws. The caller's random stream does not change.
 
     Returns:
         `(N, M)`, on the CPU.

@@ -1,9 +1,9 @@
-"""A pair run as a generator: nothing is observed but the latents that are given.
+"""Run a pair as a generator: some latents may be given, and nothing else is observed.
 
-An image is the mean of the distribution at the site that observes the data, in a run of the model in which
-some latents are given and the others are at their means. The code of a datum is the mean that the guide
-gives to its latents, for a class the mode. A changed latent changes those that depend on it: with another
-class y, the z1 of M1+M2 is the mean of p(z1 | z2, y).
+To make an image, the model runs with some latents given and the others at their means. The image is the
+mean of the distribution at the site that observes the data. The code of a datum consists of the guide's
+means of its latents, and of the modes of its classes. A changed latent changes those that depend on it:
+with another class y, the z1 of M1+M2 is the mean of p(z1 | z2, y).
 
 Where a function takes a `site`, None means the continuous latent that the model samples last before the
 data: z, or z1 in M1+M2.
@@ -26,9 +26,9 @@ from pyrovae.programs.classes import ClassSite, class_site
 from pyrovae.programs.devices import device_of
 from pyrovae.programs.distributions import base_of
 from pyrovae.programs.modes import evaluating
-from pyrovae.programs.pair import ModelAndGuide, Program, name_of_pair
+from pyrovae.programs.pair import ModelAndGuide, name_of_pair
 from pyrovae.programs.parameters import modules_of
-from pyrovae.programs.running import at_means
+from pyrovae.programs.running import at_means, traced
 from pyrovae.programs.structure import Structure, structure
 
 Codes = dict[str, Tensor]
@@ -40,11 +40,11 @@ ROWS = 1000  # the number of data that pass through a program at a time
 class Generator:
     """The programs of a pair, run to generate, with the facts about them that generation needs.
 
-    Each fact is computed when it is first asked for, so a function makes one generator and asks it
-    everything.
+    Each fact is computed once, when it is first asked for. So a function makes one generator and passes it
+    on.
 
     Args:
-        pair: a trained pair. Its programs need no more of the data than their number to run as a generator.
+        pair: a trained pair. To generate, its programs need only the number of the data.
     """
 
     def __init__(self, pair: ModelAndGuide) -> None:
@@ -85,7 +85,7 @@ class Generator:
         return class_site(self.pair.model, self.placeholder(1))
 
     def known_class_site(self) -> ClassSite:
-        """As `class_site`, for a model that must have one.
+        """Return `class_site` for a model that must have one.
 
         Raises:
             InputError: the model has no classes.
@@ -97,17 +97,17 @@ class Generator:
         return self.class_site
 
     def descendants(self, name: str) -> set[str]:
-        """The sites that depend on a site, directly or through others."""
+        """Return the sites that depend on a site, directly or through others."""
         with evaluating(self.pair):
             return self.unobserved.descendants(name)
 
     def ancestors(self, name: str, given: Iterable[str]) -> set[str]:
-        """The sites that a site depends on, directly or through sites that are not given."""
+        """Return the sites that a site depends on, directly or through sites that are not given."""
         with evaluating(self.pair):
             return self.unobserved.ancestors(name, given)
 
     def code_site(self, site: str | None = None) -> str:
-        """The continuous latent of that name. None means the one that is sampled last before the data.
+        """Return the name of a continuous latent. None means the one that is sampled last before the data.
 
         Raises:
             InputError: there is no such latent.
@@ -120,7 +120,7 @@ class Generator:
         return site or names[-1]
 
     def prior_site(self, site: str | None = None) -> str:
-        """As `code_site`, for a latent with a prior.
+        """Return the name of a latent as `code_site` does, and check that it has a prior.
 
         Raises:
             InputError: there is no such latent, or it has no prior because it is a function of the datum.
@@ -135,10 +135,10 @@ class Generator:
     # Runs
 
     def placeholder(self, count: int) -> Tensor:
-        """`count` data of zeros, for programs that need only their number.
+        """Return `count` data of zeros, for programs that need only their number.
 
-        A model's `likelihood.x_shape` is their shape where there is one: an autoencoder encodes the
-        placeholder, although the code is replaced.
+        If the model has a `likelihood.x_shape`, this is their shape, since an autoencoder encodes the
+        placeholder even where the code is then replaced.
         """
         modules = modules_of(self.pair)
         likelihoods: Any = (getattr(module, "likelihood", None) for module in modules)
@@ -157,17 +157,17 @@ class Generator:
         Args:
             count: N, the number of data.
             given: values `(N, *event_shape)` of latents.
-            y: classes `(N,)` for the call, for models that have their site only then. To set the class,
-                put it into `given` too.
+            y: classes `(N,)`, the second argument of models that have a class site only if they are called
+                with classes. To set the class, put it into `given` too.
             means: put the other latents at their means, classes at their modes. If false, they are drawn.
         """
         program = poutine.condition(poutine.uncondition(self.pair.model), data=dict(given))
         x = self.placeholder(count)
-        return _traced(at_means(program) if means else program, *((x,) if y is None else (x, y)))
+        return traced(at_means(program) if means else program, *((x,) if y is None else (x, y)))
 
     @torch.no_grad()
     def codes(self, x: Tensor) -> Codes:
-        """The codes of data `(N, *x_shape)`, on the CPU. See `generation.latent_codes`."""
+        """Return the codes of data `(N, *x_shape)`, on the CPU. See `generation.latent_codes`."""
         with evaluating(self.pair):
             return joined(self._codes(part.to(self.device)) for part in x.split(ROWS))
 
@@ -178,7 +178,7 @@ class Generator:
 
     @torch.no_grad()
     def images(self, codes: Mapping[str, Tensor]) -> Tensor:
-        """E[x | codes], `(N, *x_shape)`, on the CPU. See `generation.images_of`."""
+        """Return E[x | codes], `(N, *x_shape)`, on the CPU. See `generation.images_of`."""
         parts = zip(*(values.to(self.device).split(ROWS) for values in codes.values()), strict=True)
         images = []
         with evaluating(self.pair):
@@ -188,17 +188,13 @@ class Generator:
         return torch.cat(images)
 
     def without_descendants(self, codes: Codes, changed: str) -> Codes:
-        """The codes that stay valid when one of them is changed: those that do not depend on it."""
+        """Return the codes that stay valid when one of them is changed: those that do not depend on it."""
         gone = self.descendants(changed)
         return {name: values for name, values in codes.items() if name not in gone}
 
 
-def _traced(program: Program, *args: Tensor) -> Trace:
-    return poutine.util.prune_subsample_sites(poutine.trace(program).get_trace(*args))
-
-
 def _grey(fn: Any) -> Tensor:
-    """A distribution's mean. For levels 0, 1, ..., L - 1 it is the mean divided by L - 1."""
+    """Return a distribution's mean. For levels 0, 1, ..., L - 1 it is divided by L - 1."""
     pixels = base_of(fn)
     if not isinstance(pixels, Categorical):
         return fn.mean
@@ -206,6 +202,6 @@ def _grey(fn: Any) -> Tensor:
 
 
 def joined(parts: Iterable[Codes]) -> Codes:
-    """The codes of several parts of the data, one after another."""
+    """Join the codes of several parts of the data."""
     whole = list(parts)
     return {name: torch.cat([part[name] for part in whole]) for name in whole[0]}

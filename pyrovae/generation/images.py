@@ -15,7 +15,7 @@ from pyrovae.programs.pair import ModelAndGuide, takes_pair
 
 @takes_pair
 def images_of(pair: ModelAndGuide, codes: Mapping[str, Tensor]) -> Tensor:
-    """E[x | codes]. Latents without a code are at their means, classes at their modes.
+    """Return E[x | codes]. Latents without a code are at their means, classes at their modes.
 
     Args:
         pair: a trained pair.
@@ -29,12 +29,12 @@ def images_of(pair: ModelAndGuide, codes: Mapping[str, Tensor]) -> Tensor:
 
 @takes_pair
 def sample_images(pair: ModelAndGuide, count: int, seed: int = 0) -> Tensor:
-    """E[x | z] for draws z ~ p(z).
+    """Return E[x | z] for draws z ~ p(z).
 
     Args:
         pair: a trained pair.
         count: N, the number of draws.
-        seed: the seed of the random draws. The caller's random stream does not move.
+        seed: the seed of the random draws. The caller's random stream does not change.
 
     Returns:
         `(N, *x_shape)`, on the CPU.
@@ -54,7 +54,7 @@ def sample_images(pair: ModelAndGuide, count: int, seed: int = 0) -> Tensor:
 
 @takes_pair
 def reconstruct(pair: ModelAndGuide, x: Tensor) -> Tensor:
-    """E[x | z] at the posterior mean of each datum, in its most probable class.
+    """Return E[x | z] at the posterior mean of each datum, in its most probable class.
 
     Args:
         pair: a trained pair.
@@ -69,7 +69,7 @@ def reconstruct(pair: ModelAndGuide, x: Tensor) -> Tensor:
 
 @takes_pair
 def decode(pair: ModelAndGuide, z: Tensor, y: Tensor | None = None, site: str | None = None) -> Tensor:
-    """E[x | z], or E[x | z, y] for a model such as M2 whose images depend on a class too.
+    """Return E[x | z], or E[x | z, y] for a model such as M2 whose images depend on a class too.
 
     Args:
         pair: a trained pair.
@@ -88,7 +88,7 @@ def decode(pair: ModelAndGuide, z: Tensor, y: Tensor | None = None, site: str | 
 
 
 def decoded(generator: Generator, z: Tensor, y: Tensor | None, site: str | None) -> Tensor:
-    """As `decode`, for a generator that has been made already."""
+    """Do the work of `decode` with an existing generator."""
     site = generator.code_site(site)
     classes = classes_for(generator, site)
     if y is None and classes:

@@ -29,7 +29,7 @@ def interpolate(
         `(N, steps, *x_shape)`, on the CPU.
 
     Raises:
-        InputError: the numbers of starts and ends differ, fewer than 2 steps, or there is no such latent.
+        InputError: `start` and `end` differ in shape, `steps` is below 2, or there is no such latent.
     """
     if start.shape != end.shape:
         raise InputError(
@@ -59,7 +59,7 @@ def interpolate_grid(
         `(steps, steps, *x_shape)`, on the CPU.
 
     Raises:
-        InputError: not 4 corners, fewer than 2 steps, or there is no such latent.
+        InputError: there are not 4 corners, `steps` is below 2, or there is no such latent.
     """
     if len(corners) != 4:
         raise InputError(f"there are {len(corners)} images; a square has 4 corners.")
@@ -73,7 +73,17 @@ def interpolate_grid(
 
 
 def _mixtures(generator: Generator, x: Tensor, weights: Tensor, site: str | None) -> Tensor:
-    """Decode P weighted means, weights `(P, K)`, of the codes of each K data: `(N, P, *x_shape)`."""
+    """Decode weighted means of codes.
+
+    Args:
+        generator: the generator.
+        x: N groups of K data, `(N * K, *x_shape)`.
+        weights: the weights of P means, `(P, K)`.
+        site: the latent to average. None means all latents.
+
+    Returns:
+        The images of the P means of each group, `(N, P, *x_shape)`.
+    """
     codes = generator.codes(x)
     if site is not None:
         codes = generator.without_descendants(codes, generator.code_site(site))

@@ -1,4 +1,4 @@
-"""Draws from the prior, given a class if one is asked for; the prior's quantiles and density."""
+"""Draws from the prior, also given a class; quantiles and density of the prior."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pyrovae.programs.pair import ModelAndGuide, takes_pair
 
 @takes_pair
 def prior_site(pair: ModelAndGuide, site: str | None = None) -> str:
-    """The name of a continuous latent with a prior.
+    """Return the name of a continuous latent with a prior.
 
     Args:
         pair: a pair.
@@ -36,17 +36,18 @@ def draw_latents(
 ) -> Codes:
     """Draw all latents from the model, given a class if `label` is given.
 
-    Draws given a class are made by sampling-importance-resampling (Rubin 1987): of `count * candidates`
-    draws with the class set, each is kept in proportion to the probability of the class at its site. Where
-    the class comes first (M2), all probabilities are equal and `count` draws are exact. Where the class is
-    predicted from z (PC-VAE), the draws approach p(z | y) as `candidates` grows.
+    Draws given a class are made by sampling-importance-resampling (Rubin 1987). The class is set, and
+    `count * candidates` draws are made; `count` of them are kept, in proportion to the probability of the
+    class at its site. Where the class comes first (M2), all probabilities are equal, and `count` draws are
+    exact without resampling. Where the class is predicted from z (PC-VAE), the draws approach p(z | y) as
+    `candidates` grows.
 
     Args:
         pair: a trained pair.
         count: N, the number of draws.
         label: the class. None means that it is drawn like the other latents.
-        candidates: the number of draws for each that is kept.
-        seed: the seed of the random draws. The caller's random stream does not move.
+        candidates: the number of draws from which one is kept, if the class is predicted from z.
+        seed: the seed of the random draws. The caller's random stream does not change.
 
     Returns:
         Each latent's values by site, `(N, *event_shape)`, on the CPU.
@@ -62,7 +63,7 @@ def draw_latents(
 def draws(
     generator: Generator, count: int, label: int | None = None, candidates: int = 100, seed: int = 0
 ) -> Codes:
-    """As `draw_latents`, for a generator that has been made already."""
+    """Do the work of `draw_latents` with an existing generator."""
     check_counts(count=count, candidates=candidates)
     generator.prior_site()
     if label is not None:
@@ -84,7 +85,7 @@ def check_class(generator: Generator, label: int) -> None:
 
 
 def _draws(generator: Generator, count: int, label: int | None) -> tuple[Codes, Tensor]:
-    """Ancestral draws, and the log probability of the class in each (0 if none is given)."""
+    """Return ancestral draws, and the log probability of the class in each (0 if no class is given)."""
     parts, log_weights = [], []
     for rows in torch.zeros(count).split(ROWS):
         y, given = None, {}
@@ -116,14 +117,14 @@ def prior_quantiles(
     draws: int = 10_000,
     seed: int = 0,
 ) -> Tensor:
-    """The prior's quantiles in each dimension of a latent, estimated from draws.
+    """Estimate the prior's quantiles in each dimension of a latent from draws.
 
     Args:
         pair: a trained pair.
         levels: the Q levels of the quantiles, between 0 and 1.
         site: the latent. None means the one that the model samples last before the data.
         draws: the number of draws.
-        seed: the seed of the random draws. The caller's random stream does not move.
+        seed: the seed of the random draws. The caller's random stream does not change.
 
     Returns:
         `(Q, M)`, on the CPU.
@@ -141,7 +142,7 @@ def quantiles(
     num_draws: int = 10_000,
     seed: int = 0,
 ) -> Tensor:
-    """As `prior_quantiles`, for a generator that has been made already."""
+    """Do the work of `prior_quantiles` with an existing generator."""
     values = draws(generator, num_draws, seed=seed)[generator.prior_site(site)]
     return values.quantile(torch.tensor(levels).to(values), dim=0)
 
@@ -151,18 +152,18 @@ def quantiles(
 def prior_density(
     pair: ModelAndGuide, points: Tensor, site: str | None = None, draws: int = 1000, seed: int = 0
 ) -> Tensor:
-    """The prior's density in each dimension of a latent.
+    """Return the prior's density in each dimension of a latent.
 
     It is the mean of the site's densities over draws of the latents that the site depends on, so it is
-    exact where the site depends on nothing. If the densities do not factorise over dimensions, it is
-    estimated by a histogram of the draws.
+    exact where the site depends on no other latent. If the densities do not factorise over dimensions, it
+    is estimated by a histogram of the draws.
 
     Args:
         pair: a trained pair.
         points: points on the axis, `(P,)`.
         site: the latent. None means the one that the model samples last before the data.
         draws: the number of draws.
-        seed: the seed of the random draws. The caller's random stream does not move.
+        seed: the seed of the random draws. The caller's random stream does not change.
 
     Returns:
         `(P, M)`, on the CPU.

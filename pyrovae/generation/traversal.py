@@ -1,4 +1,4 @@
-"""Latent dimensions moved through the prior's quantiles: one at a time, or both of a plane."""
+"""Move latent dimensions through the prior's quantiles: one at a time, or both of a plane."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def manifold(
         `(steps, steps, *x_shape)`, on the CPU.
 
     Raises:
-        InputError: the latent is not 2-D or has no prior, fewer than 2 steps, or a class is missing.
+        InputError: the latent is not 2-D or has no prior, `steps` is below 2, or a class is missing.
     """
     if steps < 2:
         raise InputError(f"steps is {steps}; a grid has at least 2 on each side.")

@@ -38,11 +38,11 @@ class Autoencoder(nn.Module):
 
     @program
     def model(self, x: Tensor, y: Tensor | None = None) -> None:
-        """log p(x | encoder(x)), the reconstruction term, for data `(B, *x_shape)`."""
+        """Define log p(x | encoder(x)), the reconstruction term, for data `(B, *x_shape)`."""
         with pyro.plate("data", len(x)):
             z = pyro.deterministic("z", self.encoder(x), event_dim=1)
             pyro.sample("x", self.likelihood(z), obs=x)
 
     @program
     def guide(self, x: Tensor, y: Tensor | None = None) -> None:
-        """The empty program: there is nothing to infer."""
+        """Do nothing, since there is nothing to infer."""

@@ -8,14 +8,12 @@ prediction must also be right after z is decoded and encoded again. Training use
     zbar_n ~ q(z | xbar_n)          a draw of the posterior of that image
     factor `y_again`                log p(y_n | zbar_n), where the class is given
     factor `consistency`            sum_y p(y | z_n) log p(y | zbar_n), where it is not
-    factor `aggregate`              -KL(p(y) || mean over n of p(y | zbar_n)), where it is not: the
-    predictions
-                                    have the class frequencies of p(y)
+    factor `aggregate`              -KL(p(y) || mean over n of p(y | zbar_n)), where it is not: so that the
+                                    predictions have the class frequencies of p(y)
 
 The objective weights each of them: `weights={"y": 25, "y_again": 25, "consistency": 1, "aggregate": 1}`.
 All are smooth in the parameters, since predictions enter as probabilities. They constrain training and are
-no part of the
-distribution: log p(x), samples and predictions come from `model`.
+not part of the distribution: log p(x), samples and predictions come from `model`.
 """
 
 from __future__ import annotations
@@ -77,7 +75,7 @@ class CPCVAE(PCVAE):
 
     @program
     def constrained_model(self, x: Tensor, y: Tensor | None = None) -> None:
-        """`model` with the constraints of training, for data `(B, *x_shape)` and classes `(B,)`."""
+        """Define `model` with the constraints of training, for data `(B, *x_shape)` and classes `(B,)`."""
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", self.prior())
             pixels = self.likelihood(z)

@@ -59,7 +59,7 @@ class HierarchicalVAE(nn.Module):
 
     @program
     def model(self, x: Tensor, y: Tensor | None = None) -> None:
-        """p(x, z1, z2) for data `(B, *x_shape)`. The classes `y` are not used."""
+        """Define p(x, z1, z2) for data `(B, *x_shape)`. The classes `y` are not used."""
         with pyro.plate("data", len(x)):
             z2 = pyro.sample("z2", self.prior())
             z1 = pyro.sample("z1", self.latent(z2))
@@ -67,7 +67,7 @@ class HierarchicalVAE(nn.Module):
 
     @program
     def guide(self, x: Tensor, y: Tensor | None = None) -> None:
-        """q(z1, z2 | x) for data `(B, *x_shape)`."""
+        """Define q(z1, z2 | x) for data `(B, *x_shape)`."""
         with pyro.plate("data", len(x)):
             z2 = pyro.sample("z2", self.posterior2(x))
             pyro.sample("z1", self.posterior1(x, z2))

@@ -57,7 +57,7 @@ class M1M2(nn.Module):
 
     @program
     def model(self, x: Tensor, y: Tensor | None = None) -> None:
-        """p(x, y, z1, z2) for data `(B, *x_shape)` and their classes `(B,)` where they are known."""
+        """Define p(x, y, z1, z2) for data `(B, *x_shape)` and their classes `(B,)` where they are known."""
         with pyro.plate("data", len(x)):
             y = pyro.sample("y", self.m2.class_prior(), obs=y)
             z2 = pyro.sample("z2", self.m2.prior())
@@ -66,7 +66,7 @@ class M1M2(nn.Module):
 
     @program
     def guide(self, x: Tensor, y: Tensor | None = None) -> None:
-        """q(z1, y, z2 | x), or q(z1, z2 | x, y) where the classes are known."""
+        """Define q(z1, y, z2 | x), or q(z1, z2 | x, y) where the classes are known."""
         with pyro.plate("data", len(x)):
             z1 = pyro.sample("z1", self.vae.posterior(x))
             if y is None:

@@ -60,7 +60,7 @@ class M2(nn.Module):
 
     @program
     def model(self, x: Tensor, y: Tensor | None = None) -> None:
-        """p(x, y, z) for data `(B, *x_shape)` and, where they are known, their classes `(B,)`."""
+        """Define p(x, y, z) for data `(B, *x_shape)` and, where they are known, their classes `(B,)`."""
         with pyro.plate("data", len(x)):
             y = pyro.sample("y", self.class_prior(), obs=y)
             z = pyro.sample("z", self.prior())
@@ -68,7 +68,7 @@ class M2(nn.Module):
 
     @program
     def guide(self, x: Tensor, y: Tensor | None = None) -> None:
-        """q(y, z | x), or q(z | x, y) where the classes are known."""
+        """Define q(y, z | x), or q(z | x, y) where the classes are known."""
         with pyro.plate("data", len(x)):
             if y is None:
                 y = pyro.sample("y", self.classifier(x), infer={"enumerate": "parallel"})

@@ -9,7 +9,7 @@
 
 The class is predicted from z alone, so z must contain it. The objective weights the prediction by lambda:
 `fit(pcvae, x, y, weights={"y": lambda})`. With lambda = 1 this is a supervised VAE. A large lambda is the
-Lagrange multiplier of the constraint that predictions are good. The prediction is no part of log p(x).
+Lagrange multiplier of the constraint that predictions are good. The prediction is not part of log p(x).
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class PCVAE(nn.Module):
 
     @program
     def model(self, x: Tensor, y: Tensor | None = None) -> None:
-        """p(x, z) for data `(B, *x_shape)`, times p(y | z) where their classes `(B,)` are known."""
+        """Define p(x, z) for data `(B, *x_shape)`, times p(y | z) where their classes `(B,)` are known."""
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", self.prior())
             pyro.sample("x", self.likelihood(z), obs=x)
@@ -67,6 +67,6 @@ class PCVAE(nn.Module):
 
     @program
     def guide(self, x: Tensor, y: Tensor | None = None) -> None:
-        """q(z | x) for data `(B, *x_shape)`. The classes `y` are not used."""
+        """Define q(z | x) for data `(B, *x_shape)`. The classes `y` are not used."""
         with pyro.plate("data", len(x)):
             pyro.sample("z", self.posterior(x))

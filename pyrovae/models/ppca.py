@@ -55,14 +55,14 @@ class PPCA(nn.Module):
 
     @program
     def model(self, x: Tensor, y: Tensor | None = None) -> None:
-        """p(x, z) for data `(B, *x_shape)`. The classes `y` are not used."""
+        """Define p(x, z) for data `(B, *x_shape)`. The classes `y` are not used."""
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", self.prior())
             pyro.sample("x", self.likelihood(z), obs=x)
 
     @program
     def guide(self, x: Tensor, y: Tensor | None = None) -> None:
-        """q(z | x) for data `(B, *x_shape)`."""
+        """Define q(z | x) for data `(B, *x_shape)`."""
         with pyro.plate("data", len(x)):
             pyro.sample("z", self.posterior(x))
 

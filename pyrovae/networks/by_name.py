@@ -1,7 +1,8 @@
 """Networks as `network(in_shape, out_shape, *, width, role)`, for the table of networks.
 
-The role tells where the network stands. An "encoder" maps the data to a final output, such as logits. One
-for "features" maps the data to features, from which affine heads go on. A "decoder" maps latents to data.
+The role is the network's place in the model. An "encoder" maps the data to a final output, such as logits.
+A network for "features" maps the data to features, which affine heads take. A "decoder" maps latents to
+data.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def mlp(in_shape: Shape, out_shape: Shape, *, width: int, role: Role) -> nn.Modu
 
 
 def gated(in_shape: Shape, out_shape: Shape, *, width: int, role: Role) -> nn.Module:
-    """Make a perceptron with two gated layers. As features it gives the second one."""
+    """Make a perceptron with two gated layers. For "features", the second one is the output."""
     from pyrovae.networks import GatedMLP
 
     if role == "features":
@@ -40,7 +41,7 @@ def residual(in_shape: Shape, out_shape: Shape, *, width: int, role: Role) -> nn
 
 
 def conv(in_shape: tuple[int, ...], out_shape: tuple[int, ...], *, width: int, role: Role) -> nn.Module:
-    """Make a convolutional encoder or decoder, with an eighth of the width as its first channels."""
+    """Make a convolutional encoder or decoder. The least number of channels is an eighth of the width."""
     from pyrovae.networks import ConvDecoder, ConvEncoder
 
     kind = ConvDecoder if role == "decoder" else ConvEncoder

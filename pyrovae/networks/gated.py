@@ -64,7 +64,7 @@ class GatedMLP(nn.Module):
 
 
 def _gated_layer(before: int, after: int) -> nn.Sequential:
-    """W x + b and V x + c in one product; `nn.GLU` multiplies the one by the sigmoid of the other."""
+    """Return a gated layer. It computes W x + b and V x + c in one product, and `nn.GLU` combines them."""
     both = nn.Linear(before, 2 * after)
     # The scale of He et al. for a ReLU: the gates, which are about 0.5, shrink their input as a ReLU does.
     nn.init.kaiming_normal_(both.weight, nonlinearity="relu")

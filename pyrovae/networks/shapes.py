@@ -90,5 +90,5 @@ def check_event(x: Tensor, in_shape: tuple[int, ...]) -> None:
     if tuple(x.shape[-len(in_shape) :]) != in_shape:
         raise InputError(
             f"the network expects data of shape (*, {', '.join(map(str, in_shape))}), but the data have "
-            f"shape {tuple(x.shape)}."
+            f"shape {tuple(x.shape)}: reshape the data, or build the network for their shape."
         )

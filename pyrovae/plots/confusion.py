@@ -17,8 +17,8 @@ def confusion_matrix(y: Tensor, predicted: Tensor, class_names: Sequence[str] = 
 
     Args:
         y: the true classes `(N,)`.
-        predicted: the predicted classes `(N,)`, or the probabilities of all classes, `(N, C)`, of which the
-            largest is the prediction.
+        predicted: the predicted classes `(N,)`, or the probabilities of all classes, `(N, C)`. The class
+            with the largest probability is then the prediction.
         class_names: the names of the classes; by default their numbers.
 
     Raises:

@@ -70,8 +70,8 @@ def class_curves(history: History, axes: Axes, labels: Mapping[str, str] | None 
     Args:
         history: the history of the training.
         axes: the axes to draw in.
-        labels: labels for some of the columns, say `term_labels(model)`. A term q(y | x) of the guide needs
-            none; other columns without a label are called by their names.
+        labels: labels for some of the columns, such as `term_labels(model)`. A term q(y | x) of the guide
+            needs none; other columns without a label are called by their names.
     """
     labels, shown = labels or {}, []
     for name, style in zip(class_terms(history), itertools.cycle(["-", "--", "-.", ":"])):

@@ -39,8 +39,8 @@ def image_grid(
     """
     if images.dim() != 5 or images.shape[2] not in (1, 3):
         raise InputError(
-            f"data of shape {tuple(images.shape[2:])} are no images (C, H, W) with 1 or 3 channels, "
-            "so they cannot be drawn."
+            f"data of shape {tuple(images.shape[2:])} are not images (C, H, W) with 1 or 3 "
+            "channels: give images, or vectors reshaped to images."
         )
     rows, columns, _, height, width = images.shape
     if axes is None:

@@ -52,7 +52,7 @@ class ZukoPosterior(nn.Module):
 
     @torch.no_grad()
     def _check_context(self) -> None:
-        if getattr(self.network, "out_shape", None) is None:  # the first datum will show
+        if getattr(self.network, "out_shape", None) is None:  # the first call shows if sizes agree
             return
         features = out_shape_of(self.network)
         like = next(self.flow.parameters(), torch.zeros(()))

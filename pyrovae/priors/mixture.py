@@ -39,8 +39,8 @@ class MixtureOfGaussians(nn.Module):
         super().__init__()
         check_counts(latent_dim=latent_dim, components=components)
         self.latent_dim = latent_dim
-        # On average two means have the squared distance 2 M between, and their components the divergence
-        # M between / (1 - between).
+        # On average the squared distance of two means is 2 * M * between, and the divergence of their
+        # components is M * between / (1 - between), which is 4.
         between = 4 / (latent_dim + 4)
         self.log_weights = nn.Parameter(torch.zeros(components))
         self.loc = nn.Parameter(math.sqrt(between) * torch.randn(components, latent_dim))

@@ -23,8 +23,8 @@ class VampPrior(nn.Module):
     The pseudo-inputs are low + (high - low) sigmoid(4 v - 2) with free parameters v, so they stay within
     the range of the data. The slope is 1 in the middle, so a learning rate moves them as it would move
     pixels. The paper clamps instead. A clamp agrees in the middle, but lets no gradient through at black
-    and white: a pixel that has once got there stays, and in pseudo-inputs that start as binary images all
-    pixels are there.
+    and white: a pixel that has once got there stays there, and pseudo-inputs that start as binary images
+    have no other pixels.
 
     The pseudo-inputs start as grey noise. `start_at(x)` lets them start as data.
 
@@ -119,8 +119,8 @@ class VampPrior(nn.Module):
         count = len(self.free)
         if tuple(x.shape[1:]) != self.x_shape or len(x) < count:
             raise InputError(
-                f"the data have shape {tuple(x.shape)}; to start {count} pseudo-inputs as data takes data "
-                f"of shape ({count}, {', '.join(map(str, self.x_shape))}) at least: pass more data, or "
+                f"the data have shape {tuple(x.shape)}; {count} pseudo-inputs can start as data of shape "
+                f"(N, {', '.join(map(str, self.x_shape))}) with N of at least {count}: pass more data, or "
                 "build the prior with fewer pseudo_inputs."
             )
         chosen = x[torch.randperm(len(x))[:count]].to(self.free)

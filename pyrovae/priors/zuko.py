@@ -47,6 +47,6 @@ class ZukoPrior(nn.Module):
             distribution.log_prob(like.new_zeros(latent_dim))
         except (AttributeError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(
-                f"{type(self.flow).__name__} is no prior over vectors ({error}): pass a flow of zuko.flows "
-                "that is built with features=M and without a context."
+                f"{type(self.flow).__name__} is not a prior over vectors ({error}): pass a flow of "
+                "zuko.flows that is built with features=M and without a context."
             ) from error

@@ -1,4 +1,4 @@
-"""Pyro programs: the pair of a model and its guide, what a pair is made of, and how it is run.
+"""Pyro programs: the pair of a model and its guide, its structure, and its runs.
 
 The names load when they are used.
 """

@@ -22,8 +22,7 @@ from pyrovae.programs.support_checks import check_observed, check_same_support
 
 
 def check_pair(pair: ModelAndGuide, *args: Any) -> None:
-    """Run the pair once with validation and refuse programs that do not fit together or do not fit the
-    data.
+    """Run the pair once with validation, and refuse programs that do not fit together or to the data.
 
     Args:
         pair: a pair.
@@ -32,9 +31,9 @@ def check_pair(pair: ModelAndGuide, *args: Any) -> None:
     Raises:
         InputError: the pair does not run on these arguments; a site has no distribution; the model observes
             nothing, or the guide observes a site that the model observes; a latent site is in one program
-            only; a latent has other plates, another shape or fewer classes in the guide than in the model,
-            or values there that have no density in the model; or observed values have the wrong shape or
-            lie outside of the support of their distribution.
+            only; a latent has other plates, another shape or fewer classes in the guide than in the model;
+            the guide draws values that have no density in the model; or observed values have the wrong
+            shape or lie outside of the support of their distribution.
     """
     noted = poutine.trace(_Distributions("guide")(pair.guide))
     try:
@@ -60,7 +59,7 @@ def check_pair(pair: ModelAndGuide, *args: Any) -> None:
 
 
 def _type_problem(args: tuple[Any, ...], *programs: Program | ModelAndGuide) -> str:
-    """The part of a message about data of another type than the parameters; empty if the types agree."""
+    """Describe data of another type than the parameters, for a message; empty if the types agree."""
     parameters = (p for module in modules_of(*programs) for p in module.parameters())
     types = {p.dtype for p in parameters if p.is_floating_point()}
     of_data = next((a.dtype for a in args if isinstance(a, Tensor)), None)
@@ -73,13 +72,13 @@ def _check_roles(in_model: Collection[str], in_guide: Collection[str]) -> None:
     if not in_model or set(in_model) & set(in_guide):
         model, guide = (", ".join(map(repr, sites)) or "no site" for sites in (in_model, in_guide))
         raise InputError(
-            f"the model observes {model}, and the guide observes {guide}: only the model observes the "
-            "data, with obs=x, and the guide samples the latents. Give them in this order, model and guide."
+            f"the model observes {model}, and the guide observes {guide}: the model must observe the data, "
+            "with obs=x, and the guide must only sample the latents. Give them in this order: model, guide."
         )
 
 
 class _Distributions(Messenger):
-    """Refuses a site whose distribution is not one."""
+    """Refuses a site that samples from something other than a distribution."""
 
     def __init__(self, program: str) -> None:
         super().__init__()
@@ -89,15 +88,16 @@ class _Distributions(Messenger):
         if not hasattr(msg["fn"], "log_prob"):
             raise InputError(
                 f"the {self.program}'s site '{msg['name']}' has a {type(msg['fn']).__name__} in the place "
-                "of a distribution: use a module whose forward returns a distribution of Pyro's as prior, "
-                "likelihood or posterior, not a distribution itself (a call of it draws a value)."
+                "of a distribution: as prior, likelihood or posterior use a module whose forward returns a "
+                "Pyro distribution. A distribution itself does not work, because calling it draws a value."
             )
 
 
 class _CompareLatents(Messenger):
     """Compares each latent of the model with the guide's as soon as it is sampled.
 
-    A later statement would fail for a reason that is harder to read, or broadcast and not fail at all.
+    Without this check, a later statement would fail with an error that is harder to understand, or the
+    shapes would broadcast and nothing would fail.
     """
 
     def __init__(self, guide: Any) -> None:
@@ -114,17 +114,17 @@ class _CompareLatents(Messenger):
 
 
 def check_site_names(weights: Collection[str], sites: Collection[str]) -> None:
-    """Refuse weights of sites that no call of the programs has. They would be ignored.
+    """Refuse weights for sites that the programs do not have. Such weights would be ignored.
 
     Args:
         weights: the names of the weighted sites.
         sites: the names of the sites that the programs have.
 
     Raises:
-        InputError: names the unknown site and the known ones.
+        InputError: a weight is for an unknown site. The message names it and the known sites.
     """
     if unknown := sorted(set(weights) - set(sites)):
         raise InputError(
-            f"there is no site {', '.join(map(repr, unknown))} to weigh; the programs have "
-            f"{', '.join(sorted(sites))}."
+            f"there is no site {', '.join(map(repr, unknown))} to give a weight to: use a site that the "
+            f"programs have, {', '.join(sorted(sites))}."
         )

@@ -15,7 +15,7 @@ from pyrovae.programs.structure import Structure, structure
 
 
 class ClassSite(NamedTuple):
-    """A categorical site and C, its number of classes."""
+    """A categorical site and its number of classes, C."""
 
     name: str
     num_classes: int
@@ -27,7 +27,7 @@ def takes_classes(model: Program) -> bool:
 
 
 def class_site(pair: ModelAndGuide | Program, x: Tensor) -> ClassSite | None:
-    """The site that observes the classes when the model is called with them.
+    """Find the site that observes the classes when the model is called with them.
 
     It is the first categorical site that the model observes in a call `model(x, y)` and not in `model(x)`.
 
@@ -51,7 +51,7 @@ def class_site(pair: ModelAndGuide | Program, x: Tensor) -> ClassSite | None:
 
 
 def categorical_latents(of: Structure) -> list[str]:
-    """The names of the latents that are one class for each datum, the guide's own included."""
+    """Return the names of the latents that hold one class for each datum, also those of the guide only."""
     found = []
     for name in (*of.latents, *of.auxiliary):
         trace = of.traces.guide or of.traces.model

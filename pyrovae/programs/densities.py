@@ -6,24 +6,25 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
+from pyrovae.programs.sites import is_sample
+
 
 def sample_sites(trace: Trace) -> list[Any]:
-    """The nodes of all sample statements of a trace, those of plates included."""
+    """Return the nodes of all sample statements of a trace, including those of plates."""
     return [site for site in trace.nodes.values() if site["type"] == "sample"]
 
 
 def enumerated_sites(trace: Trace) -> list[str]:
-    """The names of the sites that ran for all of their values side by side."""
+    """Return the names of the enumerated sites, which ran for all of their values side by side."""
     return [name for name, site in trace.nodes.items() if site.get("infer", {}).get("_enumerate_dim")]
 
 
 def enumeration_weights(guide_trace: Trace) -> Tensor | float:
-    """The guide's probability of each enumerated value: `(C, 1..., B)`, or 1 if nothing is enumerated."""
+    """Return the guide's probability of each enumerated value, `(C, 1..., B)`; 1 if there is none."""
     sites = [guide_trace.nodes[name] for name in enumerated_sites(guide_trace)]
     if not sites:
         return 1.0
@@ -32,31 +33,27 @@ def enumeration_weights(guide_trace: Trace) -> Tensor | float:
 
 
 def zero_like_densities(trace: Trace) -> Tensor:
-    """A 0 on the device of a trace's log densities, to begin their sum with."""
+    """Return a 0 of the type and on the device of a trace's log densities, as the start of their sum."""
     densities = (site["log_prob"] for site in sample_sites(trace))
     return next(densities, torch.zeros(())).new_zeros(())
 
 
 def unscaled_log_prob(site: Mapping[str, Any]) -> Tensor:
-    """A site's log density with its mask and without its scale. Call `trace.compute_log_prob` before.
+    """Return a site's log density with its mask, but without its scale (a beta, a plate's N/B).
 
-    A reported log density contains no scale, neither a beta nor a plate's N/B.
+    `trace.compute_log_prob` must have been called before.
     """
     return scale_and_mask(site["unscaled_log_prob"], mask=site["mask"])
 
 
 def trace_log_probs(trace: Trace) -> dict[str, Tensor]:
-    """The unscaled log density of every sample site, by name. The sites of plates are left out."""
+    """Return the unscaled log density of every sample site, by name. The sites of plates are left out."""
     trace.compute_log_prob()
-    return {
-        name: unscaled_log_prob(site)
-        for name, site in trace.nodes.items()
-        if site["type"] == "sample" and not poutine.util.site_is_subsample(site)
-    }
+    return {name: unscaled_log_prob(site) for name, site in trace.nodes.items() if is_sample(site)}
 
 
 def log_prob_per_datum(log_prob: Tensor, data_dim: int | None) -> Tensor:
-    """A site's log density summed over all plates but the data's.
+    """Sum a site's log density over all plates but the data's.
 
     Args:
         log_prob: the log density, one dimension for each plate.

@@ -1,11 +1,11 @@
 """The sites and arguments that each site of a program depends on.
 
 Every tensor remembers which sites and arguments it was computed from (`pyro.ops.provenance`), whatever
-network stands in between. Provenance ends at a sample site, so the dependence that is found is direct.
+network stands in between. Provenance ends at a sample site, so only direct dependence is found.
 
-Pyro's `get_model_relations` works the same way. It is not called, because it knows no arguments (so
-no q(z | x)), hands tracked copies of the parameters to `pyro.module`, and scores a copy of each
-draw, which flows without a closed-form inverse refuse.
+Pyro's `get_model_relations` works the same way. It is not used here, for three reasons. It does not know
+arguments, and so no q(z | x). It passes tracked copies of the parameters to `pyro.module`. It scores a copy
+of each draw, which a flow without a closed-form inverse refuses.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ class RecordedSite(NamedTuple):
         observed: whether its value was given.
         distribution: the class name of its distribution.
         parents: the names of the sites, and the arguments, from which its distribution was computed.
-        computed_from: the same for the observed value itself; empty for a latent.
+        computed_from: the sites and arguments that its observed value was computed from; empty for a
+            latent.
         frames: Pyro's frames of its plates, outermost first.
         value: the value.
         factor: whether it is a `pyro.factor`.
@@ -64,7 +65,7 @@ Run = dict[str, RecordedSite]
 
 
 class _Recorder(Messenger):
-    """Records each sample site with what its distribution was computed from."""
+    """Records each sample site, and the sites and arguments that its distribution was computed from."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,10 +96,10 @@ def record(
 ) -> tuple[list[Run], dict[Argument, Tensor]]:
     """Run each of the programs once and record what each site depends on.
 
-    Nothing moves: modes, parameters, buffers and the random stream are put back.
+    The runs have no side effects: modes, parameters, buffers and the random stream stay as they are.
 
     Returns:
-        A run for each program, and the tensors among the arguments.
+        The recorded run of each program, and the tensors among the arguments.
     """
     names = max((positional_names(program, len(args)) for program in programs), key=len)
     names += [f"argument {number}" for number in range(len(names) + 1, len(args) + 1)]
@@ -118,22 +119,22 @@ def run_recorded(program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]
 
 
 def observed_arguments(model: Run) -> dict[Argument, list[str]]:
-    """For each argument that the model observes, the names of the sites whose value it is."""
+    """Return the arguments that the model observes, each with the names of the sites that observe it."""
     stands_for: dict[Argument, list[str]] = {}
     for name, site in model.items():
         arguments = [part for part in site.computed_from if isinstance(part, Argument)]
-        # If several arguments make up the value (data and a mask, say), the one of that name is it.
+        # If the value comes from several arguments, such as data and a mask, the one with its name counts.
         for argument in [part for part in arguments if part.name == name] or arguments:
             stands_for.setdefault(argument, []).append(name)
     return stands_for
 
 
 def edges_of(run: Run, stands_for: Mapping[Argument, list[str]]) -> frozenset[Edge]:
-    """The pairs (parent, child) of direct dependence in a run.
+    """Return the pairs (parent, child) of direct dependence in a run.
 
     Args:
         run: a recorded run.
-        stands_for: the names that an argument goes by as a parent. An argument without a name is left out.
+        stands_for: the names that each argument has as a parent. An argument without a name is left out.
     """
     return frozenset(
         (end, name)
@@ -145,7 +146,7 @@ def edges_of(run: Run, stands_for: Mapping[Argument, list[str]]) -> frozenset[Ed
 
 
 def positional_names(program: Program, count: int) -> list[str]:
-    """The names of a program's first `count` positional parameters, as far as it shows them."""
+    """Return the names of a program's first `count` positional parameters, or of those that it shows."""
     called = program.forward if isinstance(program, nn.Module) else program
     try:
         parameters = inspect.signature(called).parameters.values()

@@ -1,4 +1,4 @@
-"""The device on which a pair lies."""
+"""The device of a pair."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pyrovae.programs.parameters import modules_of
 
 
 def device_of(*programs: Program | ModelAndGuide, otherwise: torch.device | str = "cpu") -> torch.device:
-    """The device of the parameters of the programs' modules, or `otherwise` for plain functions."""
+    """Return the device of the programs' modules, or `otherwise` for plain functions."""
     for module in modules_of(*programs):
         for tensor in itertools.chain(module.parameters(), module.buffers()):
             return tensor.device
@@ -22,9 +22,9 @@ def device_of(*programs: Program | ModelAndGuide, otherwise: torch.device | str 
 def device_for(
     device: str | torch.device, *programs: Program | ModelAndGuide, otherwise: torch.device | str
 ) -> torch.device:
-    """The device on which to train programs.
+    """Choose the device on which to train programs.
 
-    Plain functions cannot be moved: for them "auto" means `otherwise`.
+    Plain functions cannot be moved to a device, so "auto" means `otherwise` for them.
     """
     if device == "auto" and not modules_of(*programs):
         return torch.device(otherwise)

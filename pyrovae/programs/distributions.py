@@ -20,7 +20,7 @@ def layers_of(distribution: Any) -> Iterator[Any]:
 
 
 def base_of(distribution: Any) -> Any:
-    """The distribution under all wrappers (`Independent`, `MaskedDistribution`, `ExpandedDistribution`).
+    """Return the distribution under all of Pyro's wrappers, such as `Independent`.
 
     Example:
         >>> import pyro.distributions as dist, torch
@@ -32,17 +32,16 @@ def base_of(distribution: Any) -> Any:
 
 
 def name_of(distribution: Any) -> str:
-    """The class name of the distribution under all wrappers, to be shown to a reader."""
+    """Return the class name of the distribution under all wrappers, for messages and diagrams."""
     return type(base_of(distribution)).__name__
 
 
 def factors_of(distribution: Any) -> Any | None:
-    """The univariate distributions whose product is this distribution.
+    """Split a distribution into independent univariate distributions, one for each dimension.
 
     Returns:
-        A distribution whose batch shape ends with the event shape of the given one, or None if the
-        dimensions of an event are not independent. A mask outside of the event's dimensions counts as
-        dependence.
+        A distribution whose batch shape ends with the event shape of the given one. None if the dimensions
+        of an event are not independent, or if a mask lies around them.
     """
     while isinstance(distribution, Independent):
         distribution = distribution.base_dist
@@ -50,7 +49,7 @@ def factors_of(distribution: Any) -> Any | None:
 
 
 def has_mean(distribution: Any) -> bool:
-    """Whether the distribution has a mean that is known and finite. A class has none."""
+    """Whether the distribution has a mean that is known and finite. A categorical distribution has none."""
     try:
         return bool(distribution.mean.isfinite().all())
     except (NotImplementedError, AttributeError):

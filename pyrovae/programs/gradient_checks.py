@@ -25,7 +25,7 @@ def check_gradients(
 
     Raises:
         InputError: the loss does not depend on a parameter that would be trained; it depends on a tensor
-            that requires a gradient and is no known parameter; or there is no parameter to train.
+            that requires a gradient but is not a known parameter; or there is no parameter to train.
     """
     trainable = {name: value for name, value in parameters.items() if value.requires_grad}
     first = loss()
@@ -44,19 +44,19 @@ def check_gradients(
             "modules to Pyro with pyro.module(name, module)."
         )
     stray = reached.keys() - {id(value) for value in trained.values()}
-    if stray:  # Zuko's flows make such tensors as they run, another one each time: these are no parameters
+    if stray:  # Zuko's flows create such tensors anew in every run: these are not parameters
         stray &= {id(leaf) for leaf in _leaves(loss())}
     if stray:
         shapes = ", ".join(str(tuple(reached[key].shape)) for key in stray)
         raise InputError(
-            f"the loss depends on {len(stray)} parameters that are unknown to fit (shapes {shapes}): call "
+            f"the loss depends on {len(stray)} parameters that fit does not know (shapes {shapes}): call "
             "pyro.module(name, module) in the function that uses them, so that they are trained and saved."
         )
     return list(trained.values())
 
 
 def _leaves(loss: Tensor) -> Iterable[Tensor]:
-    """The tensors at which backpropagation from the loss ends."""
+    """Return the tensors at which backpropagation from the loss ends."""
     seen, stack = set(), [loss.grad_fn]
     while stack:
         node = stack.pop()

@@ -6,8 +6,8 @@ Sites that the guide marks for enumeration, such as M2's class y, are summed out
 
     log w_k = log sum_y p(x, y, z_ky) / q(z_ky | x, y),    z_ky ~ q(z | x, y)
 
-Log densities enter without any scale: neither a beta nor a plate's N/B has a place in a weight. Evaluation
-and the importance-weighted objectives use these weights.
+Log densities enter without any scale: a weight contains neither a beta nor a plate's N/B. Evaluation and
+the importance-weighted objectives use these weights.
 """
 
 from __future__ import annotations
@@ -52,19 +52,19 @@ def layout_of(pair: ModelAndGuide, args: tuple[Any, ...], enumerate: bool = True
         enumerate: whether the sites that the guide marks for enumeration will be summed out.
 
     Raises:
-        InputError: the pair has no weight for each datum: it has no latent site, a latent site is in one
-            program only, a site lies outside of the data's plate, or there are other plates beside an
-            enumerated site.
+        InputError: the pair has no importance weight for each datum, because it has no latent site, a
+            latent site is in one program only, a site lies outside of the data's plate, or there are other
+            plates beside an enumerated site.
     """
     return layout(Structure(pair, args, traces=Traces(*run_pair(pair, *args))), enumerate)
 
 
 def layout(of: Structure, enumerate: bool = True) -> Layout:
-    """The layout of the log densities of a pair whose structure is known; see `layout_of`."""
+    """Return the layout of the log densities of a pair whose structure is known; see `layout_of`."""
     if not of.latents:
         raise InputError(
-            "the model has no latent site, so there is nothing to integrate out: a deterministic "
-            "autoencoder, for one, has no marginal likelihood."
+            "the model has no latent site, so there is nothing to integrate out (a deterministic "
+            "autoencoder, for example, has no marginal likelihood): use a model with a latent, such as VAE."
         )
     check_under_data_plate(of)
     depth = max(-plate.dim for plate in of.plates.values() if plate.dim is not None)
@@ -72,8 +72,8 @@ def layout(of: Structure, enumerate: bool = True) -> Layout:
         return Layout(depth, None)
     if depth > 1:
         raise InputError(
-            "the guide has an enumerated site beside plates other than the data's, so that it cannot be "
-            "summed out datum by datum: draw it instead, enumerate=False."
+            "the guide has an enumerated site, and there are plates other than the data's, so the site "
+            "cannot be summed out for each datum: draw it instead, with enumerate=False."
         )
     trace = of.traces.guide or of.traces.model
     distributions = [trace.nodes[name]["fn"] for name in of.enumerated]
@@ -84,7 +84,7 @@ def check_under_data_plate(of: Structure) -> None:
     """Refuse programs with a site that is not under the data's plate at dimension -1.
 
     Raises:
-        InputError: names the site and what to do.
+        InputError: a site lies elsewhere. The message names it and says what to do.
     """
     plate = of.data_plate
     fits = plate is not None and plate.dim == -1 and plate.size == of.num_data
@@ -96,23 +96,35 @@ def check_under_data_plate(of: Structure) -> None:
 
 
 def particle_plate(num_particles: int, layout: Layout) -> AbstractContextManager[Any]:
-    """The plate of K particles, outside of all plates of the pair."""
+    """Return the plate of K particles, outside of all plates of the pair."""
     plate: AbstractContextManager[Any] = pyro.plate(PARTICLES, num_particles, dim=-1 - layout.depth)
     return plate
 
 
 def enumerated(guide: Program, layout: Layout) -> Program:
-    """The guide, run for all values of its enumerated sites side by side, outside of the particles."""
+    """Return the guide, run for all values of its enumerated sites, outside of the particles' plate."""
     if not layout.values:
         return guide
     handled: Program = poutine.enum(guide, first_available_dim=-2 - layout.depth)
     return handled
 
 
+def run_under_particles(
+    pair: ModelAndGuide, args: tuple[Any, ...], num_particles: int, layout: Layout
+) -> tuple[Trace, Trace]:
+    """Run the pair under a plate of K particles, for all values of its enumerated sites.
+
+    Returns:
+        The model's trace and the guide's.
+    """
+    with particle_plate(num_particles, layout):
+        return run_pair(with_programs(pair, guide=enumerated(pair.guide, layout)), *args)
+
+
 def log_densities(
     model_trace: Trace, guide_trace: Trace, x: Tensor, layout: Layout
 ) -> tuple[Tensor, Tensor]:
-    """log p(x, z) and log q(z | x) of a run of the pair under particles, `(*values, K, B)` each.
+    """Return log p(x, z) and log q(z | x) of a run under particles, `(*values, K, B)` each.
 
     `values` are the dimensions of enumerated sites. These sites are summed over, not drawn, so their
     probability q has no part in log q(z | x).
@@ -131,7 +143,7 @@ def log_densities(
 
 
 def log_weights(pair: ModelAndGuide, args: tuple[Any, ...], num_particles: int, layout: Layout) -> Tensor:
-    """The log weights of one run under K particles, with enumerated sites summed out: `(K, B)`.
+    """Return the log weights of one run under K particles, with enumerated sites summed out: `(K, B)`.
 
     Args:
         pair: a pair.
@@ -139,16 +151,13 @@ def log_weights(pair: ModelAndGuide, args: tuple[Any, ...], num_particles: int, 
         num_particles: K.
         layout: the result of `layout_of`.
     """
-    with particle_plate(num_particles, layout):
-        model_trace, guide_trace = run_pair(
-            with_programs(pair, guide=enumerated(pair.guide, layout)), *args
-        )
+    model_trace, guide_trace = run_under_particles(pair, args, num_particles, layout)
     log_p, log_q = log_densities(model_trace, guide_trace, args[0], layout)
     return sum_out(log_p - log_q)
 
 
 def sum_out(log_weights: Tensor) -> Tensor:
-    """Log weights `(*values, K, B)` summed over the enumerated values: `(K, B)`."""
+    """Sum weights over the enumerated values, given their logarithms: `(*values, K, B)` to `(K, B)`."""
     return log_weights if log_weights.dim() == 2 else log_weights.flatten(0, -3).logsumexp(0)
 
 

@@ -1,4 +1,4 @@
-"""Modes, buffers, parameters and the random stream, put back after programs have run."""
+"""Run programs and then put back modes, buffers, parameters and the random stream."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def buffers_kept(*programs: Program | ModelAndGuide) -> Iterator[None]:
 
 @contextmanager
 def nothing_moves(*programs: Program | ModelAndGuide) -> Iterator[None]:
-    """Run programs only to look at them.
+    """Run programs without side effects, to look at what they do.
 
     Modules are in evaluation mode, also those that a plain function calls. There are no gradients and no
     validation. Modes, Pyro's parameter store and the random stream are put back.
@@ -75,7 +75,7 @@ def nothing_moves(*programs: Program | ModelAndGuide) -> Iterator[None]:
 
 @contextmanager
 def _evaluating_when_called() -> Iterator[None]:
-    """Evaluation mode for the modules that a plain function calls, which cannot be known before."""
+    """Put the modules that a plain function calls into evaluation mode. A hook finds them when they run."""
     was_training: list[nn.Module] = []
 
     def switch(module: nn.Module, _: object) -> None:

@@ -1,8 +1,8 @@
 """The pair: a model and its guide, which everything in this library takes as one argument.
 
-A pair is whatever has `model` and `guide`, both Pyro programs that are called with the data. Every class of
-`pyrovae.models` is one. `Pair` joins two programs of different origin, such as a library model and your own
-guide.
+A pair is any object with `model` and `guide`, both Pyro programs that are called with the data. Every class
+of `pyrovae.models` is one. `Pair` joins two programs of different origin, such as a library model and your
+own guide.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any, Protocol, TypeGuard, TypeVar, cast
 from pyrovae.errors import InputError
 
 Program = Callable[..., Any]
-"""A function with Pyro's `sample` statements in it, or a method or a module that is one when called."""
+"""A callable that runs Pyro's `sample` statements: a function, a method or a module."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 class ModelAndGuide(Protocol):
-    """Whatever has a `model` and a `guide`."""
+    """Any object with a `model` and a `guide`."""
 
     @property
     def model(self) -> Program: ...
@@ -38,7 +38,8 @@ class Pair:
     Args:
         model: a Pyro program `model(x)`, or `model(x, y)` if it is called with classes.
         guide: a Pyro program with the same arguments and the model's latent sites.
-        data_plate: the name of the plate over the data. None means that the pair has only one candidate.
+        data_plate: the name of the plate over the data. None means the plate at dimension -1 that has as
+            many members as there are data.
 
     Raises:
         InputError: `model` or `guide` is not callable.
@@ -75,33 +76,33 @@ def is_pair(candidate: object) -> TypeGuard[ModelAndGuide]:
 
 
 def programs_of(pair: ModelAndGuide | Program) -> tuple[Program, Program | None]:
-    """The model and the guide of a pair, or a model alone and None."""
+    """Return the model and the guide of a pair; for a model alone, the model and None."""
     return (pair.model, pair.guide) if is_pair(pair) else (cast(Program, pair), None)
 
 
 def with_programs(pair: ModelAndGuide, model: Program | None = None, guide: Program | None = None) -> Pair:
-    """The pair with another model or another guide in the place of its own, and the same data plate."""
+    """Return the pair with another model or guide in the place of its own, and the same data plate."""
     return Pair(model or pair.model, guide or pair.guide, data_plate_of(pair))
 
 
 def data_plate_of(pair: object) -> str | None:
-    """The name of the plate over the data, where the pair has one in its attribute `data_plate`."""
+    """Return the name in the pair's attribute `data_plate`, or None if it has none."""
     name = getattr(pair, "data_plate", None)
     return name if isinstance(name, str) else None
 
 
 def name_of_pair(pair: ModelAndGuide) -> str:
-    """The class of the pair, or of the object whose method its model is, for messages."""
+    """Return the class name of the pair, or of the object whose method its model is, for messages."""
     owner = pair if not isinstance(pair, Pair) else getattr(pair.model, "__self__", pair)
     return type(owner).__name__
 
 
 def takes_pair(function: F) -> F:
-    """Let a public function check its argument `pair`: the first one, or the second after an objective.
+    """Make a public function check its argument `pair`: the first one, or the second after an objective.
 
     Raises:
-        InputError: when the function is called with something else. A call with two programs, as in version
-            0.1, is answered with the line that replaces it.
+        InputError: the function is called with something else. For a call with two programs, as in version
+            0.1, the message shows the line that replaces it.
     """
     names = list(inspect.signature(function).parameters)
     before = names[: names.index("pair")]
@@ -117,8 +118,24 @@ def takes_pair(function: F) -> F:
     return cast(F, checked)
 
 
+def check_pair_or_program(function: str, pair: object, args: Sequence[Any]) -> None:
+    """Refuse a call that gives neither a pair nor a program first, or a second program after it.
+
+    Args:
+        function: the name of the function that was called, for the message.
+        pair: its first argument.
+        args: the arguments after it.
+
+    Raises:
+        InputError: the call is one of these. The message shows the line to write instead.
+    """
+    followed_by_guide = bool(args) and (args[0] is None or callable(args[0]))
+    if not is_pair(pair) and (not callable(pair) or followed_by_guide):
+        raise InputError(what_to_write(function, pair, args))
+
+
 def what_to_write(function: str, first: object, others: Sequence[Any], before: Sequence[str] = ()) -> str:
-    """The message for a call whose first argument is not a pair: the line to write instead.
+    """Return the message for a call whose first argument is not a pair. It shows the line to write instead.
 
     Args:
         function: the name of the function that was called.
@@ -145,7 +162,7 @@ def what_to_write(function: str, first: object, others: Sequence[Any], before: S
             f"{line('Pair(model, guide)')} with Pair from pyrovae.programs."
         )
     return (
-        f"{function} takes a pair, that is, whatever has `model` and `guide`, but was given a "
+        f"{function} takes a pair, that is, an object with `model` and `guide`, but was given a "
         f"{type(first).__name__}: write {line('vae')}, or {line('Pair(model, guide)')} "
         "with Pair from pyrovae.programs."
     )

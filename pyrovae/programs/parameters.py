@@ -19,10 +19,7 @@ from pyrovae.programs.pair import ModelAndGuide, Program, is_pair
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-
 _names: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
-
-
 _counter = itertools.count()
 
 
@@ -86,14 +83,14 @@ def _without_modules(state: Any) -> Any:
 
 
 def modules_of(*programs: Program | ModelAndGuide) -> list[nn.Module]:
-    """The modules behind the programs, each once: a program is a method of a module, or a module itself."""
+    """Return the modules behind the programs, each once. A program is a module, or a method of one."""
     single = [p for each in programs for p in ((each.model, each.guide) if is_pair(each) else (each,))]
     owners = [p if isinstance(p, nn.Module) else getattr(p, "__self__", None) for p in single]
     return list(dict.fromkeys(owner for owner in owners if isinstance(owner, nn.Module)))
 
 
 def named_parameters(pair: ModelAndGuide, *args: Any) -> dict[str, Tensor]:
-    """Every parameter of the pair by name: leaf tensors that an optimiser may change.
+    """Return every parameter of the pair by name: the leaf tensors that an optimiser may change.
 
     They are the parameters of the modules behind the programs, and those that a run of the programs shows
     to Pyro by `pyro.param` and `pyro.module`, in unconstrained space. Call this function, and use its
@@ -117,11 +114,11 @@ def named_parameters(pair: ModelAndGuide, *args: Any) -> dict[str, Tensor]:
 
 
 def replaced_parameters(pair: ModelAndGuide) -> set[int]:
-    """The ids of the parameters that the pair may no longer use.
+    """Return the ids of the parameters that the pair may no longer use.
 
-    A pair may join one program of a library model with another one's, for example a VAE's model with the
-    user's own guide. Then the parameters of the replaced program are idle. All parameters of such a
-    library model are returned.
+    A pair may join one program of a library model with another program, for example a VAE's model with the
+    user's own guide. Then the parameters of the replaced program are not used. The result contains all
+    parameters of such a library model.
     """
     owners = modules_of(pair)
     if modules_of(pair.model) == modules_of(pair.guide):

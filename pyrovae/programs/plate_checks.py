@@ -16,6 +16,7 @@ from pyrovae.programs.pair import Program
 
 
 def check_same_plates(name: str, in_model: Mapping[str, Any], in_guide: Mapping[str, Any]) -> None:
+    """Refuse a latent that has other plates in the guide than in the model. Both sites are trace nodes."""
     frames = [
         {(frame.dim, frame.size): frame.name for frame in site["cond_indep_stack"] if frame.vectorized}
         for site in (in_model, in_guide)
@@ -34,6 +35,7 @@ def check_same_plates(name: str, in_model: Mapping[str, Any], in_guide: Mapping[
 
 
 def check_same_shapes(name: str, in_model: Any, in_guide: Any) -> None:
+    """Refuse a latent whose distribution has other shapes in the guide than in the model."""
     model, guide = ((tuple(fn.batch_shape), tuple(fn.event_shape)) for fn in (in_model, in_guide))
     if model == guide:
         return
@@ -53,7 +55,7 @@ _MISFIT = re.compile(r"Shape mismatch inside plate\('(.*)'\) at site (.*) dim (-
 
 
 def plate_problem(error: str, guide: Any, model: Program, args: tuple[Any, ...]) -> str | None:
-    """The message for an error of Pyro about a distribution that does not fit its plate, else None."""
+    """Return the message for Pyro's error about a distribution that does not fit its plate, else None."""
     if not (found := _MISFIT.search(error)):
         return None
     plate, name, dim, size, length = found.groups()

@@ -25,25 +25,31 @@ def run_pair(pair: ModelAndGuide, *args: Any) -> tuple[Trace, Trace]:
         InputError: the model has a latent site that the guide lacks, or the other way round.
     """
     guide_trace = poutine.trace(pair.guide).get_trace(*args)
-    model_trace = poutine.trace(poutine.replay(pair.model, trace=guide_trace)).get_trace(*args)
+    model_trace = traced(poutine.replay(pair.model, trace=guide_trace), *args)
     guide_trace = poutine.util.prune_subsample_sites(guide_trace)
-    model_trace = poutine.util.prune_subsample_sites(model_trace)
     _check_same_latents(set(latent_sites(model_trace)), set(latent_sites(guide_trace)))
     return model_trace, guide_trace
 
 
+def traced(program: Program, /, *args: Any, **kwargs: Any) -> Trace:
+    """Run a program and return its trace, without the sites of `pyro.plate` itself."""
+    return poutine.util.prune_subsample_sites(poutine.trace(program).get_trace(*args, **kwargs))
+
+
 class _AtMeans(Messenger):
+    """Sets each latent to the mean of its distribution, or to the mode if it is a class."""
+
     def _pyro_sample(self, msg: Any) -> None:
         if msg["is_observed"] or msg["value"] is not None or poutine.util.site_is_subsample(msg):
             return
         if isinstance(fn := msg["fn"], Categorical):
-            msg["value"] = fn.probs.argmax(-1)  # which has no mean
+            msg["value"] = fn.probs.argmax(-1)  # the mode, since a class has no mean
         elif has_mean(fn):
             msg["value"] = fn.mean
 
 
 def at_means(program: Program) -> Program:
-    """The program with each latent at its mean, and each class at its mode.
+    """Return the program with each latent at its mean, and each class at its mode.
 
     A latent with neither, such as a Cauchy variable, is drawn.
     """

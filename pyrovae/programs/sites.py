@@ -16,10 +16,10 @@ Role = Literal["latent", "observed", "factor", "deterministic"]
 
 
 def role_of(site: Mapping[str, Any]) -> Role:
-    """The role of a sample site.
+    """Return the role of a sample site.
 
-    A site of `pyro.deterministic` is "deterministic", one of `pyro.factor` is a "factor". Of the others,
-    those with `obs` are "observed", and those without are "latent".
+    A site of `pyro.deterministic` is "deterministic", and one of `pyro.factor` is a "factor". Any other
+    site is "observed" if it has `obs`, else "latent".
     """
     if site_is_deterministic(site):
         return "deterministic"
@@ -29,20 +29,20 @@ def role_of(site: Mapping[str, Any]) -> Role:
 
 
 def is_sample(site: Mapping[str, Any]) -> bool:
-    """Whether a node of a trace is a sample statement, not a plate's own and not a parameter."""
+    """Whether a node of a trace is a sample statement, and neither a parameter nor the site of a plate."""
     return site["type"] == "sample" and not poutine.util.site_is_subsample(site)
 
 
 def latent_sites(trace: Trace) -> list[str]:
-    """The names of the latent sites of a pruned trace, in the order in which they are sampled."""
+    """Return the names of the latent sites of a pruned trace, in the order in which they are sampled."""
     return list(trace.stochastic_nodes)
 
 
 def observed_sites(trace: Trace) -> list[str]:
-    """The names of the sites whose value is given, factors included, in the order of the program."""
+    """Return the names of the sites whose value is given, with the factors, in the order of the program."""
     return [name for name in trace.observation_nodes if not site_is_deterministic(trace.nodes[name])]
 
 
 def continuous_latents(trace: Trace) -> list[str]:
-    """The names of the latents whose values are floating-point numbers. Classes are whole numbers."""
+    """Return the names of the latents with floating-point values. Classes are whole numbers."""
     return [name for name in latent_sites(trace) if trace.nodes[name]["value"].is_floating_point()]

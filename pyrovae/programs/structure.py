@@ -1,14 +1,14 @@
-"""The structure of a pair: what its programs say of themselves when they run.
+"""The structure of a pair, found by running its programs.
 
-`structure(pair, x)` tells of each site its role, its plates, how the guide treats it, what it depends on,
-and its log density for each datum. Each fact is computed when it is first asked for:
+`structure(pair, x)` finds the role of each site, its plates, its treatment by the guide, its parents, and
+its log density for each datum. Each fact is computed when it is first asked for:
 
     facts                                                cost
     sites, roles, plates, enumerated, ...                one run of the guide and one of the model
     generative_edges, inference_edges, parents, ...      one recorded run of each (`programs.dependence`)
     log_p, log_q                                         the log densities of the first run
 
-Nothing moves: modes, Pyro's parameter store and the random stream stay as they are.
+The runs have no side effects: modes, Pyro's parameter store and the random stream stay as they are.
 """
 
 from __future__ import annotations
@@ -27,8 +27,15 @@ from pyrovae.programs.densities import log_prob_per_datum, trace_log_probs
 from pyrovae.programs.dependence import Edge, Run, edges_of, observed_arguments, record
 from pyrovae.programs.distributions import name_of
 from pyrovae.programs.modes import nothing_moves
-from pyrovae.programs.pair import ModelAndGuide, Program, data_plate_of, is_pair, programs_of, what_to_write
+from pyrovae.programs.pair import (
+    ModelAndGuide,
+    Program,
+    check_pair_or_program,
+    data_plate_of,
+    programs_of,
+)
 from pyrovae.programs.reparameterisation import is_marked_for_enumeration, is_reparameterised
+from pyrovae.programs.running import traced
 from pyrovae.programs.sites import Role, continuous_latents, is_sample, role_of
 
 Scope = Literal["local", "nested", "global"]
@@ -40,8 +47,8 @@ class Plate:
 
     Attributes:
         name: its name.
-        size: how many of its members take part in the run.
-        full_size: how many members it has; more than `size` if the program subsamples.
+        size: the number of its members that take part in the run.
+        full_size: the number of all its members; more than `size` if the program subsamples.
         dim: its dimension, counted from the right, -1, -2, ...; None for a plate that is iterated over.
         is_data: whether it is the plate over the data.
     """
@@ -88,7 +95,7 @@ class Traces(NamedTuple):
 
 
 def structure(pair: ModelAndGuide | Program, *args: Any, **kwargs: Any) -> Structure:
-    """The structure of a pair, or of a model without a guide, when called with these arguments.
+    """Find the structure of a pair, or of a model without a guide, when called with these arguments.
 
     Args:
         pair: a model and a guide, or a model alone.
@@ -115,20 +122,18 @@ def structure(pair: ModelAndGuide | Program, *args: Any, **kwargs: Any) -> Struc
         >>> found.latents, found.observed, found.data_plate.name
         (('z',), ('x',), 'data')
     """
-    followed_by_guide = bool(args) and (args[0] is None or callable(args[0]))
-    if not is_pair(pair) and (not callable(pair) or followed_by_guide):
-        raise InputError(what_to_write("structure", pair, args))
+    check_pair_or_program("structure", pair, args)
     return Structure(pair, args, kwargs)
 
 
 class Structure:
-    """What a pair says of itself, each fact computed when it is first asked for. See `structure`.
+    """The facts about a pair, each computed when it is first asked for. See `structure`.
 
     Args:
         pair: a model and a guide, or a model alone.
         args: the arguments of both programs, the data first.
         kwargs: their keyword arguments.
-        traces: the traces of a run that has been made already. None means to run the programs when needed.
+        traces: the traces of an earlier run. None means that the programs are run when a fact needs it.
     """
 
     def __init__(
@@ -148,12 +153,12 @@ class Structure:
 
     @cached_property
     def traces(self) -> Traces:
-        """The guide's trace, and that of the model replayed on the guide's draws."""
+        """The trace of the model, replayed on the guide's draws, and the trace of the guide."""
         with nothing_moves(*self._programs), poutine.block():
             if self.guide is None:
-                return Traces(_traced(self.model, self.args, self.kwargs), None)
-            guide = _traced(self.guide, self.args, self.kwargs)
-            model = _traced(poutine.replay(self.model, trace=guide), self.args, self.kwargs)
+                return Traces(traced(self.model, *self.args, **self.kwargs), None)
+            guide = traced(self.guide, *self.args, **self.kwargs)
+            model = traced(poutine.replay(self.model, trace=guide), *self.args, **self.kwargs)
         return Traces(model, guide)
 
     @property
@@ -277,7 +282,7 @@ class Structure:
 
     @property
     def drawn(self) -> tuple[str, ...]:
-        """The latents that are drawn, the guide's own included."""
+        """The latents that are drawn, including those that only the guide has."""
         return tuple(name for name, site in self.sites.items() if site.reparameterised is not None)
 
     @property
@@ -291,7 +296,7 @@ class Structure:
         return tuple(continuous_latents(self.traces.model))
 
     def in_scope(self, scope: Scope) -> tuple[str, ...]:
-        """The sites of one scope, in order: "local", "nested" or "global" (see `Site.scope`)."""
+        """Return the sites of one scope, in order: "local", "nested" or "global" (see `Site.scope`)."""
         return tuple(name for name, site in self.sites.items() if site.scope == scope)
 
     # Dependence
@@ -312,20 +317,20 @@ class Structure:
 
     @cached_property
     def inference_edges(self) -> frozenset[Edge]:
-        """As `generative_edges`, for the guide. An argument counts as the model's site that observes it."""
+        """The pairs (parent, child) of the guide. An argument counts as the site that observes it."""
         runs, stands_for = self._runs
         return edges_of(runs[1], stands_for) if len(runs) > 1 else frozenset()
 
     def parents(self, name: str) -> set[str]:
-        """The sites from which the model computes a site's distribution."""
+        """Return the sites from which the model computes a site's distribution."""
         return {parent for parent, child in self.generative_edges if child == name}
 
     def descendants(self, name: str) -> set[str]:
-        """The sites of the model that depend on a site, directly or through others."""
+        """Return the sites of the model that depend on a site, directly or through others."""
         return _reach(name, self.generative_edges, frozenset())
 
     def ancestors(self, name: str, given: Iterable[str] = ()) -> set[str]:
-        """The sites of the model that a site depends on, directly or through sites that are not given."""
+        """Return the model's sites that a site depends on, directly or through sites that are not given."""
         reversed_edges = {(child, parent) for parent, child in self.generative_edges}
         return _reach(name, reversed_edges, frozenset(given))
 
@@ -341,7 +346,7 @@ class Structure:
 
     @cached_property
     def log_q(self) -> dict[str, Tensor]:
-        """As `log_p`, for the guide's sites; empty without a guide."""
+        """The log density of each of the guide's sites, in the form of `log_p`; empty without a guide."""
         return {} if self.traces.guide is None else self._log_densities(self.traces.guide)
 
     def _log_densities(self, trace: Trace) -> dict[str, Tensor]:
@@ -366,10 +371,6 @@ class Structure:
             for row in rows
         ]
         return "\n".join([*map(_plate_line, self.plates.values()), *lines])
-
-
-def _traced(program: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Trace:
-    return poutine.util.prune_subsample_sites(poutine.trace(program).get_trace(*args, **kwargs))
 
 
 def _reach(start: str, edges: Iterable[Edge], shut: frozenset[str]) -> set[str]:

@@ -26,6 +26,17 @@ _REMEDIES: dict[type, str] = {
 
 
 def check_same_support(name: str, in_model: Any, in_guide: Any, value: Tensor) -> None:
+    """Refuse a latent that the guide may draw outside of its support in the model.
+
+    Args:
+        name: the name of the site.
+        in_model: the site's distribution in the model.
+        in_guide: the site's distribution in the guide.
+        value: the guide's draw.
+
+    Raises:
+        InputError: the guide has fewer classes than the model, or the larger support.
+    """
     families = [base_of(fn) for fn in (in_model, in_guide)]
     classes = [family.probs.shape[-1] for family in families if isinstance(family, dist.Categorical)]
     if len(classes) == 2 and classes[1] < classes[0]:
@@ -46,12 +57,13 @@ def check_same_support(name: str, in_model: Any, in_guide: Any, value: Tensor) -
         )
 
 
-# Numbers between and beyond the usual bounds, but not bounds: there supports may differ by one point.
+# Numbers between and beyond the usual bounds. No bound is among them, because two supports may agree but
+# for their end points.
 _PROBES = (-3.0, -2.0, -1.5, -1.0, -0.5, 0.25, 0.5, 1.5, 2.0, 3.0)
 
 
 def _reaches_beyond(in_guide: Any, in_model: Any, value: Tensor) -> bool:
-    """Whether the guide's support has a number that the model's lacks, for supports of numbers."""
+    """Whether some number is in the guide's support but not in the model's. Vectors are not compared."""
     drawn, supported = _each(in_guide), _each(in_model)
     if isinstance(base_of(in_guide), dist.Delta):  # it draws one point only
         return False
@@ -67,7 +79,7 @@ def _reaches_beyond(in_guide: Any, in_model: Any, value: Tensor) -> bool:
 
 
 def _each(fn: Any) -> Any:
-    """The support of one value of an event with independent values."""
+    """Return the support of a single value, if the values of an event are independent."""
     support = fn.support
     while isinstance(support, constraints.independent):
         support = support.base_constraint
@@ -75,6 +87,15 @@ def _each(fn: Any) -> Any:
 
 
 def check_observed(name: str, site: Mapping[str, Any]) -> None:
+    """Refuse observed values of the wrong shape, or outside of the support of their distribution.
+
+    Args:
+        name: the name of the site.
+        site: the site, a node of the model's trace.
+
+    Raises:
+        InputError: the values do not fit the distribution. The message says how to change them.
+    """
     fn, value = site["fn"], site["value"]
     expected = tuple(fn.event_shape)
     found = tuple(value.shape[value.dim() - len(expected) :])

@@ -288,9 +288,9 @@ class Counts:
     ("peculiarity", "reason"),
     [
         (looks_at_a_value, r"reads the value of a tensor at test_compilation\.py:\d+ \(`return 1\.0 if x"),
-        (draws_by_numpy, "depends on something that is no tensor"),
-        (Counts(), "depends on something that is no tensor"),
-        (Counts(1e-9), "depends on something that is no tensor"),
+        (draws_by_numpy, "depends on something that is not a tensor"),
+        (Counts(), "depends on something that is not a tensor"),
+        (Counts(1e-9), "depends on something that is not a tensor"),
     ],
     ids=["a branch on a value", "numpy's draws", "a counter", "a slow counter"],
 )
@@ -397,7 +397,7 @@ def test_a_graph_sees_parameters_as_they_are_and_draws_as_the_function_does():
 
 def test_a_graph_that_computes_something_else_is_not_used():
     numbers = iter(range(100))
-    with pytest.raises(NotTraceable, match="depends on something that is no tensor"):
+    with pytest.raises(NotTraceable, match="depends on something that is not a tensor"):
         compile_function(lambda x: [x * next(numbers)], [torch.ones(2)], [torch.ones(2)], inductor=False)
 
 

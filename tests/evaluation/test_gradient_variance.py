@@ -124,5 +124,5 @@ def test_what_has_no_variance_is_refused(vae, x):
     with pytest.raises(InputError, match="outside the support of the Bernoulli"):
         gradient_variance(ELBO(), vae, x / 3)
     vae.requires_grad_(False)
-    with pytest.raises(InputError, match="no parameter that asks for a gradient"):
+    with pytest.raises(InputError, match=r"no parameter .* requires a gradient"):
         gradient_variance(ELBO(), vae, x)

@@ -54,7 +54,7 @@ def test_data_that_are_no_images_are_refused(shape):
         lambda x: plots.reconstructions(x, x),
         lambda x: plots.interpolations(x[None]),
     ):
-        with pytest.raises(InputError, match="are no images"):
+        with pytest.raises(InputError, match="not images"):
             draw(x)
 
 

@@ -175,10 +175,10 @@ def test_a_mixture_begins_at_the_standard_normals_covariance_with_components_fou
             lambda: ZukoPrior(zuko.flows.MAF(3, context=2)),
             "MAF .*without a context",
         ),
-        (lambda: ZukoPrior(torch.nn.Linear(2, 2)), "Linear is no prior"),
+        (lambda: ZukoPrior(torch.nn.Linear(2, 2)), "Linear is not a prior"),
         (
             lambda: VampPrior(encoder(), IMAGE, 5).start_at(torch.zeros(4, *IMAGE)),
-            r"shape \(4, 1, 4, 4\).*\(5, 1, 4, 4\).*pseudo_inputs",
+            r"shape \(4, 1, 4, 4\).*at least 5.*pseudo_inputs",
         ),
         (
             lambda: VampPrior(encoder(), IMAGE, 2).start_at(torch.full((3, *IMAGE), 255.0)),

@@ -20,7 +20,7 @@ def test_idle_unknown_and_missing_parameters_are_told_apart():
     with pytest.raises(InputError, match="no gradient reaches idle:"):
         check_gradients(lambda: used.sum(), {"used": used, "idle": idle})
     assert check_gradients(lambda: used.sum(), {"used": used, "idle": idle}, {id(idle)}) == [used]
-    with pytest.raises(InputError, match=r"1 parameters that are unknown to fit \(shapes \(3,\)\)"):
+    with pytest.raises(InputError, match=r"1 parameters .*\(shapes \(3,\)\)"):
         check_gradients(lambda: used.sum() + unknown.sum(), {"used": used})
     with pytest.raises(InputError, match="no parameter to train"):
         check_gradients(lambda: torch.ones(()), {"frozen": frozen})

@@ -83,5 +83,5 @@ def test_the_call_with_two_programs_is_answered_with_the_new_line(make_vae, bina
 
 
 def test_programs_in_each_others_place_are_named():
-    with pytest.raises(InputError, match="Give them in this order, model and guide"):
+    with pytest.raises(InputError, match="in this order: model, guide"):
         check_pair(Pair(guide, model), X)

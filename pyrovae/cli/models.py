@@ -40,8 +40,8 @@ def models() -> None:
             options = "".join(f" (--{option.replace('_', '-')})" for option in row.options)
             print(f"  {name:<21} {row.summary}{options}")
     print("data sets:")
-    for name, description in DATASETS.items():
-        print(f"  {name:<21} {description}")
+    for name, data_set in DATASETS.items():
+        print(f"  {name:<21} {data_set.summary}")
 
 
 def plates(

@@ -23,7 +23,11 @@ def check_data(x: Tensor, y: Tensor | None = None, *, unlabelled: bool = False) 
             not one class for each datum; or a datum is unlabelled though `unlabelled` is False.
     """
     if not isinstance(x, Tensor):
-        raise InputError(f"the data are a {type(x).__name__}, not a tensor: use torch.as_tensor(data).")
+        kind = type(x).__name__
+        raise InputError(
+            f"the data are a {kind}, not a tensor `(N, *x_shape)`: use torch.as_tensor(data) for arrays "
+            "and lists, images.x_train for a loaded data set, loader.dataset for a DataLoader."
+        )
     if x.dim() < 2 or x.numel() == 0:
         raise InputError(
             f"the data have shape {tuple(x.shape)}; expected at least one datum, (N, *x_shape)."

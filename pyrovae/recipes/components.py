@@ -156,7 +156,7 @@ def make_component(
         given: the parts that it may ask for, by name.
 
     Raises:
-        OptionError: it asks for a part that is not in `given`.
+        OptionError: it asks for a part that is not in `given`, or does not take its kind's arguments.
     """
     component = load_component(table, name)
     chosen = {}
@@ -174,6 +174,14 @@ def make_component(
             chosen[parameter.name] = (given or {})[parameter.name]
         elif parameter.name in options:
             chosen[parameter.name] = options[parameter.name]
+    try:
+        inspect.signature(component).bind(*arguments, **chosen)
+    except TypeError as error:
+        kinds = ", ".join(type(argument).__name__ for argument in arguments)
+        raise OptionError(
+            f"{name} cannot be called as a {table.kind}, with {len(arguments)} positional arguments "
+            f"({kinds}): {error}. Check that it is a {table.kind}, and its parameters."
+        ) from None
     return component(*arguments, **chosen)
 
 

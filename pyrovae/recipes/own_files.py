@@ -113,8 +113,10 @@ def _module(path: Path, content: bytes, digest: str) -> Any:
     except Exception as error:
         del sys.modules[name]
         line = traceback.extract_tb(error.__traceback__)[-1]
+        at = f"{Path(line.filename).name}:{line.lineno}"
+        if isinstance(error, SyntaxError):
+            at = f"{Path(error.filename or path).name}:{error.lineno}"
         raise InputError(
-            f"{path} fails when it is executed, at {Path(line.filename).name}:{line.lineno}: "
-            f"{type(error).__name__}: {error}."
+            f"{path} fails when it is executed, at {at}: {type(error).__name__}: {error}."
         ) from error
     return module

@@ -152,6 +152,13 @@ class Plan:
         """
         from pyrovae.recipes.fitting import Writing, fit_plan
 
+        for name, given, kind in (("training", training, Training), ("data", data, Data)):
+            if given is not None and not isinstance(given, kind):
+                raise InputError(
+                    f"{name} is a {type(given).__name__}; expected settings: write "
+                    f"{name}={kind.__name__}(...)."
+                )
+
         writing = Writing(folder, device, resume, tensorboard, progress)
         return fit_plan(self, x, y, training or Training(), data or Data(), writing)
 

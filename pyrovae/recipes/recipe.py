@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ParamSpec
@@ -19,7 +20,7 @@ P = ParamSpec("P")
 
 
 def recipe(
-    *, classes: bool = False, name: str = "", **defaults: Any
+    *without_parentheses: Any, classes: bool = False, name: str = "", **defaults: Any
 ) -> Callable[[Callable[P, Plan]], Callable[P, Plan]]:
     """Declare a function to be a recipe.
 
@@ -33,7 +34,8 @@ def recipe(
         defaults: the recipe's own defaults for options of `Training` and `Data`, by name.
 
     Raises:
-        OptionError: a default is for an option that `Training` and `Data` do not have.
+        OptionError: a default is for an option that `Training` and `Data` do not have, or the decorator is
+            written without parentheses.
 
     Example:
         >>> from pyrovae.recipes import Plan, Stage, recipe
@@ -47,13 +49,20 @@ def recipe(
         ...     return Plan([Stage(MyModel(about.x_shape, width))])
     """
 
+    if without_parentheses:
+        raise OptionError("the decorator recipe has no parentheses: write @recipe() above the function.")
+
     def declare(function: Callable[P, Plan]) -> Callable[P, Plan]:
         declaration = Declaration(name or function.__name__, classes, defaults)
 
         @functools.wraps(function)
         def build(*args: P.args, **kwargs: P.kwargs) -> Plan:
-            about = args[0] if args else kwargs["about"]
-            assert isinstance(about, About)
+            about = args[0] if args else kwargs.get("about")
+            if not isinstance(about, About):
+                raise OptionError(
+                    f"the recipe {declaration.name} was given a {type(about).__name__} for `about`; "
+                    f"expected the facts about the data: write {declaration.name}(About.of(x), ...)."
+                )
             return _built(build, function, about, {n: v for n, v in kwargs.items() if n != "about"})
 
         setattr(build, ATTRIBUTE, declaration)
@@ -79,6 +88,13 @@ def load_recipe(name: str) -> Callable[..., Plan]:
         found: Callable[..., Plan] = RECIPES[name].load()
         return found
     function = load_own(name).value
+    if not inspect.isfunction(function) or not inspect.signature(function).parameters:
+        kind = "a class" if inspect.isclass(function) else "no function with a parameter"
+        raise OptionError(
+            f"{name} is {kind}, but a recipe is a function build(about, *, option=default, ...) that "
+            "returns a Plan. Name a posterior, prior, likelihood or network of your own by its option, for "
+            f"example --posterior {name}."
+        )
     declared = declaration_of(function)
     plain = getattr(function, "__wrapped__", function) if declared.name else function
     return recipe(classes=declared.classes, name=name, **declared.defaults)(plain)

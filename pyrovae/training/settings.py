@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -92,6 +93,19 @@ class Settings:
             raise InputError(
                 f"validation has {len(self.validation)} parts; give data, or data and their classes."
             )
+        if not callable(self.optimizer):
+            raise InputError(
+                f"optimizer is a {type(self.optimizer).__name__} object; expected a function that makes an "
+                "optimiser of torch from the parameters: write "
+                "optimizer=functools.partial(torch.optim.Adam, lr=1e-3)."
+            )
+        if isinstance(self.optimizer, PyroOptim):
+            raise InputError(
+                "optimizer is an optimiser of Pyro, which works in Pyro's SVI only: write "
+                "optimizer=functools.partial(torch.optim.Adam, lr=1e-3)."
+            )
+        if self.resume and self.folder is None:
+            raise InputError("resume is True, but there is no folder to resume from: pass folder=...")
         if self.patience is not None and self.validation is None:
             raise InputError(
                 f"patience is {self.patience}, but there are no validation data: pass validation=..."

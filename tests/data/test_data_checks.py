@@ -16,7 +16,7 @@ def test_sound_data_pass():
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        ([1.0], "the data are a list, not a tensor: use torch.as_tensor"),
+        ([1.0], "the data are a list, not a tensor .*use torch.as_tensor"),
         (torch.rand(3), r"shape \(3,\); expected at least one datum, \(N, \*x_shape\)"),
         (torch.rand(0, 3), r"shape \(0, 3\); expected at least one datum"),
         (torch.rand(3, 0), r"shape \(3, 0\)"),

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
 from pyro import poutine
 from pyro.distributions import Unit
 from pyro.infer.inspect import site_is_deterministic
@@ -22,6 +23,7 @@ from pyro.ops.provenance import detach_provenance, get_provenance, track_provena
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from pyrovae.programs.distributions import base_of, name_of
 from pyrovae.programs.modes import nothing_moves
@@ -91,6 +93,21 @@ class _Recorder(Messenger):
         msg["value"] = track_provenance(detach_provenance(value), frozenset({msg["name"]}))
 
 
+class _NewBySize(TorchFunctionMode):
+    """Let `tensor.new(size)` make a tensor of that size for tracked tensors too.
+
+    Pyro's tracking hands the size on as a tuple, which `new` takes for values. Laplace, Cauchy and
+    HalfCauchy draw in this way.
+    """
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if function is Tensor.new and len(args) == 2 and isinstance(args[1], torch.Size):
+            return detach_provenance(args[0]).new_empty(args[1])
+        return function(*args, **(kwargs or {}))
+
+
 def record(
     programs: tuple[Program, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> tuple[list[Run], dict[Argument, Tensor]]:
@@ -112,7 +129,7 @@ def record(
 
 def run_recorded(program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Run:
     """Run a program on tracked arguments and record its sample sites."""
-    with poutine.block(), _Recorder() as recorder:
+    with poutine.block(), _NewBySize(), _Recorder() as recorder:
         program(*args, **kwargs)
     sites: Run = recorder.sites
     return sites

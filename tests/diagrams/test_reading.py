@@ -236,3 +236,23 @@ def test_latent_that_the_guide_lacks_is_drawn(x: Tensor) -> None:
 def test_data_in_place_of_the_guide_is_refused(x: Tensor) -> None:
     with pytest.raises(InputError, match="guide of a Pair is a Tensor"):
         plate_diagram(Pair(VAE().model, x))
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        lambda loc: dist.Laplace(loc, loc.exp()),
+        lambda loc: dist.Cauchy(loc, loc.exp()),
+        lambda loc: dist.HalfCauchy(loc.exp()),
+    ],
+    ids=["Laplace", "Cauchy", "HalfCauchy"],
+)
+def test_distributions_that_draw_into_a_new_tensor(family) -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", dist.Normal(torch.zeros(5), 1.0).to_event(1))
+            b = pyro.sample("b", family(a).to_event(1))
+            pyro.sample("x", dist.Normal(b, 1.0).to_event(1), obs=x)
+
+    found = plate_diagram(model, torch.zeros(3, 5))
+    assert found.generative_edges == {("a", "b"), ("b", "x")}

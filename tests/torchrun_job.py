@@ -148,7 +148,7 @@ class Draws:
 def drawn(epochs=5, folder=None):
     """Training with random numbers, and the last of those that each process drew for its data."""
     draws = Draws()
-    result = train(pair(Drawn), transform=draws, epochs=epochs, folder=folder, resume=True)
+    result = train(pair(Drawn), transform=draws, epochs=epochs, folder=folder, resume=folder is not None)
     return result | {"draws": draws.seen[-6:]}
 
 

@@ -143,15 +143,11 @@ def split_off(x: Source, y: Tensor | None, training: Training) -> Split:
         y: their classes `(N,)`, or None. If all are known, each class keeps its share.
         training: the settings of the stage.
     """
-    rows = _rows_of(_length(x), y, training)
+    rows = _rows_of(len(cast(Any, x)), y, training)
     if rows is None:
         return Split(x, y, None)
     kept, others = rows
     return Split(_taken(x, kept), None if y is None else y[kept], _taken(x, others))
-
-
-def _length(x: Any) -> int:
-    return len(x)
 
 
 def _taken(x: Source, indices: Tensor) -> Source:

@@ -1,17 +1,65 @@
-"""Weights of sites, such as beta.
+"""Weights of sites: beta and others that training gives, and what each site counts in a minibatch.
 
 A model is a proper joint distribution, so the weights belong to the objective, and to training only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyrovae.programs.pair import ModelAndGuide, Pair, Program
+from pyrovae.programs.densities import unscaled_log_prob
+from pyrovae.programs.pair import ModelAndGuide, Program, with_programs
+
+_COUNTS = "counts"  # the key of a site's node under which `counted_log_prob` finds what the site counts
+
+
+@dataclass(frozen=True)
+class Counting:
+    """What the sites of a call count, so that the bound is this call's share of a sum over all data.
+
+    Each datum counts 1, also where the program scales its sites up to all data. A site outside of the
+    data's plate counts `outside`.
+
+    Attributes:
+        num_data: the number of data in the call.
+        data_plates: the names of the plates over the data.
+        outside: the factor of sites outside of these plates.
+        outside_in_terms: their factor in the reported terms.
+        scaled_by_hand: whether the program itself scales all sites of the data by N/B (`poutine.scale`).
+    """
+
+    num_data: int
+    data_plates: Collection[str]
+    outside: float
+    outside_in_terms: float
+    scaled_by_hand: bool = False
+
+    def apply(self, msg: Any) -> None:
+        """Set the scale of a site, and note what it counts in the terms."""
+        in_plates, to_call, local = 1.0, 1.0, False
+        for frame in msg["cond_indep_stack"]:
+            full_size = frame.full_size if frame.full_size is not None else frame.size
+            if full_size != frame.size:
+                in_plates *= full_size / frame.size
+            if frame.name in self.data_plates:
+                local = True
+                # From all data, to which the plate scales up, down to those of this call.
+                to_call = 1.0 if full_size < 0 else self.num_data / full_size
+        if not local:
+            msg["scale"] = self.outside * msg["scale"]
+            msg[_COUNTS] = self.outside_in_terms * in_plates
+            return
+        if self.scaled_by_hand:
+            msg["scale"] = in_plates
+        if to_call != 1.0:
+            msg["scale"] = to_call * msg["scale"]
+        msg[_COUNTS] = to_call * in_plates
 
 
 class _Reweight(Messenger):
@@ -21,9 +69,43 @@ class _Reweight(Messenger):
         super().__init__()
         self.weights = weights
 
+    def weight_of(self, msg: Any) -> float | Tensor:
+        return self.weights.get(msg["name"], 1.0)
+
     def _pyro_sample(self, msg: Any) -> None:
         # Not poutine.scale, which refuses 0, the first weight of every warm-up.
-        msg["scale"] = self.weights.get(msg["name"], 1.0) * msg["scale"]
+        msg["scale"] = self.weight_of(msg) * msg["scale"]
+
+
+class _ReweightOne(_Reweight):
+    """The same for one program of a pair, where all latents that the guide samples have a weight.
+
+    The guide runs first and notes its latents. So a latent that joins in the course of training has its
+    weight too.
+    """
+
+    def __init__(
+        self,
+        weights: Mapping[str, float | Tensor],
+        beta: float | Tensor,
+        counting: Counting | None,
+        noted: set[str],
+        is_guide: bool,
+    ) -> None:
+        super().__init__(weights)
+        self.beta, self.counting, self.noted, self.is_guide = beta, counting, noted, is_guide
+
+    def weight_of(self, msg: Any) -> float | Tensor:
+        if self.is_guide and not msg["is_observed"]:
+            self.noted.add(msg["name"])
+        return self.weights.get(msg["name"], self.beta if msg["name"] in self.noted else 1.0)
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if poutine.util.site_is_subsample(msg):
+            return
+        if self.counting is not None:
+            self.counting.apply(msg)
+        super()._pyro_sample(msg)
 
 
 def reweight(program: Program, weights: Mapping[str, float | Tensor]) -> Program:
@@ -35,11 +117,42 @@ def reweight(program: Program, weights: Mapping[str, float | Tensor]) -> Program
         program: a Pyro program.
         weights: numbers, or tensors `()`, by the name of a site. A site that is not named has weight 1.
     """
-    if all(not isinstance(weight, Tensor) and weight == 1.0 for weight in weights.values()):
+    if all(map(_is_one, weights.values())):
         return program
     return _Reweight(weights)(program)
 
 
-def reweight_pair(pair: ModelAndGuide, weights: Mapping[str, float | Tensor]) -> Pair:
-    """Return the pair with the sites of both programs weighted, as by `reweight`."""
-    return Pair(reweight(pair.model, weights), reweight(pair.guide, weights))
+def reweight_pair(
+    pair: ModelAndGuide,
+    weights: Mapping[str, float | Tensor],
+    beta: float | Tensor = 1.0,
+    counting: Counting | None = None,
+) -> ModelAndGuide:
+    """Return the pair with the sites of both programs weighted.
+
+    Args:
+        pair: a pair.
+        weights: numbers, or tensors `()`, by the name of a site.
+        beta: the weight of the latents that the guide samples and that are not named.
+        counting: what the sites count in a minibatch. None means that each counts as in the program.
+    """
+    if counting is None and all(map(_is_one, (beta, *weights.values()))):
+        return pair
+    noted: set[str] = set()
+    return with_programs(
+        pair,
+        _ReweightOne(weights, beta, counting, noted, is_guide=False)(pair.model),
+        _ReweightOne(weights, beta, counting, noted, is_guide=True)(pair.guide),
+    )
+
+
+def _is_one(weight: float | Tensor) -> bool:
+    return not isinstance(weight, Tensor) and weight == 1.0
+
+
+def counted_log_prob(site: Mapping[str, Any]) -> Tensor:
+    """Return a site's log density without its weights, times what it counts in a minibatch.
+
+    `trace.compute_log_prob` must have been called before.
+    """
+    return unscaled_log_prob(site) * site.get(_COUNTS, 1.0)

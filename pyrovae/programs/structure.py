@@ -203,7 +203,7 @@ class Structure:
     def _is_data(self, frame: Any) -> bool:
         if self._named_data_plate is not None:
             return bool(frame.name == self._named_data_plate)
-        return bool(frame.dim == -1 and frame.size == self.num_data)
+        return bool(frame.dim == -1 and self.num_data in (frame.size, frame.full_size))
 
     @property
     def data_plate(self) -> Plate | None:

@@ -71,7 +71,7 @@ class TrainingRun:
         self.validation = (
             None
             if validation is None
-            else Validation(pair, validation, settings, batch_size=data.parts[-1].batch_size)
+            else Validation(pair, validation, settings, self.prepared.loss.unit, data.parts[-1].batch_size)
         )
         self._validation_data = validation
         self._identity: dict[str, Any] | None = None

@@ -17,6 +17,7 @@ from pyrovae.programs.sites import latent_sites, observed_sites
 from pyrovae.training.batches import Minibatches
 from pyrovae.training.losses import MinibatchLoss
 from pyrovae.training.settings import Settings
+from pyrovae.training.unit import unit_of
 
 
 @dataclass(frozen=True)
@@ -50,24 +51,23 @@ def prepare(
     for module in modules_of(pair):
         module.to(data.device)
     batch = data.first(check=data.source.stream)
-    latents: list[list[str]] = []
     sites: set[str] = set()
     parameters: dict[str, Tensor] = {}
     for call in batch.calls:
         check_pair(pair, *call.args)
         traces = run_pair(pair, *call.args)
-        latents.append(latent_sites(traces[1]))
         parameters |= named_parameters(pair, *call.args)
-        sites |= {*observed_sites(traces[0]), *latents[-1]}
+        sites |= {*observed_sites(traces[0]), *latent_sites(traces[1])}
     check_site_names(settings.weight_schedules, sites)
-    loss = MinibatchLoss(pair, settings.bound, data.parts, latents, frozenset(settings.weight_schedules))
+    unit = unit_of(pair, data, batch, settings.bound)
+    loss = MinibatchLoss(pair, settings.bound, data.parts, unit, frozenset(settings.weight_schedules))
     with buffers_kept(pair):
         trainable = check_gradients(lambda: loss(batch, 1.0, {})[0], parameters, replaced_parameters(pair))
         with torch.no_grad():
             nothing = loss(batch, 1.0, {})
     for each in (data, validation):
         if each is not None and not each.source.stream:
-            for args in each.in_order():
+            for args in each.in_order(unit.chunk(1000)):
                 check_pair(pair, *args)
     zeros = {name: torch.zeros_like(value) for name, value in nothing[1].items()}
     return Prepared(loss, parameters, trainable, (torch.zeros_like(nothing[0]), zeros))

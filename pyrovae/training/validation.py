@@ -13,6 +13,7 @@ import torch
 from pyrovae.compute.devices import seeded
 from pyrovae.objectives.elbo import ELBO
 from pyrovae.objectives.importance import IWAE
+from pyrovae.objectives.weights import reweight_pair
 from pyrovae.programs.checks import check_pair
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide
@@ -21,6 +22,7 @@ from pyrovae.training.history import History
 from pyrovae.training.non_finite import explain_non_finite
 from pyrovae.training.settings import Numbers, Settings
 from pyrovae.training.state import TrainedState
+from pyrovae.training.unit import Unit
 
 
 def competing_bound(row: Mapping[str, float], numbers: Numbers) -> float:
@@ -47,6 +49,7 @@ class Validation:
         pair: the pair that is trained.
         data: the validation data.
         settings: the run's settings.
+        unit: what each site counts.
         batch_size: the number of data on which an importance-weighted bound is measured at once.
         best_state: the state of the pair after the best epoch; None before there is one.
     """
@@ -54,6 +57,7 @@ class Validation:
     pair: ModelAndGuide
     data: Minibatches
     settings: Settings
+    unit: Unit
     batch_size: int
     best_state: dict[str, Any] | None = None
 
@@ -63,7 +67,7 @@ class Validation:
         They are `validation_elbo` and `validation_kl`. With `IWAE` there is also `validation_bound`, the
         importance-weighted bound, which may rise while the ELBO falls. Both are then measured with the same
         K draws, on minibatches of the training's size, since K draws need much memory. The random draws are
-        the same at every call.
+        the same at every call. What lies outside of the data's plate counts 1/N, with N training data.
 
         Observed sites with weights of their own are not part of the ELBO. `validation_y` is the sum of y's
         log densities, divided by the number of all validation data, like all other columns.
@@ -78,11 +82,13 @@ class Validation:
         bound = 0.0
         sums = {"elbo": 0.0, "kl": 0.0}
         with torch.no_grad(), evaluating(self.pair), seeded(self.settings.seed, self.data.device):
-            for args in self.data.in_order(self.batch_size if importance else 1000, check):
+            size = self.batch_size if importance else self.unit.chunk(1000)
+            for args in self.data.in_order(size, check):
                 if check:
                     with seeded(0, self.data.device):
                         check_pair(self.pair, *args)
-                found = scored.evaluate(self.pair, *args)
+                counting = self.unit.counting(len(args[0]), in_training=False)
+                found = scored.evaluate(reweight_pair(self.pair, {}, counting=counting), *args)
                 if not math.isfinite(value := -float(found.loss)):
                     raise explain_non_finite(f"the validation bound of epoch {epoch}", self.pair, args)
                 bound += value

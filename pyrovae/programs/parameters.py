@@ -51,14 +51,17 @@ def _unique_name(module: nn.Module) -> str:
 
 
 @contextmanager
-def own_parameters(hand_back: bool = True) -> Iterator[None]:
+def own_parameters(*programs: Program | ModelAndGuide, hand_back: bool = True) -> Iterator[None]:
     """Run Pyro programs with a parameter store of their own.
 
     The values of `pyro.param` in the caller's store are visible inside. At the end of the block, also
-    after an error, its values are written back. The tensors of `pyro.module` are neither visible nor
-    written back: they belong to their modules, and two modules of one name must not be confused.
+    after an error, its values are written back. The tensors of `pyro.module` and the parameters of a
+    `PyroModule`, such as an autoguide, are neither visible nor written back: they belong to their modules,
+    and two modules of one name must not be confused.
 
     Args:
+        programs: the programs that run inside. With them, `pyro.param` may be given a `torch.nn.Parameter`
+            that belongs to no module of theirs.
         hand_back: write the values of `pyro.param` back to the caller's store.
     """
     store = pyro.get_param_store()
@@ -69,16 +72,25 @@ def own_parameters(hand_back: bool = True) -> Iterator[None]:
         yield
     finally:
         inside = store.get_state()
+        of_modules = {id(value) for module in modules_of(*programs) for value in module.parameters()}
         store.clear()
         store.set_state(before)
         if hand_back:
-            store.set_state(_without_modules(inside))
+            store.set_state(_without_modules(inside, of_modules if programs else None))
 
 
-def _without_modules(state: Any) -> Any:
+def _without_modules(state: Any, of_modules: set[int] | None = None) -> Any:
+    """Leave out the tensors of modules: these given ones, or else every Parameter in the store."""
+    kept = {
+        name: value
+        for name, value in state["params"].items()
+        if "$$$" not in name
+        and not (isinstance(value, nn.Parameter) if of_modules is None else id(value) in of_modules)
+    }
     return {
-        part: {name: value for name, value in values.items() if "$$$" not in name}
-        for part, values in state.items()
+        # A Parameter is made a plain tensor, so that it is visible to the next block.
+        "params": {name: value.detach().requires_grad_() for name, value in kept.items()},
+        "constraints": {name: state["constraints"][name] for name in kept},
     }
 
 

@@ -27,7 +27,9 @@ def run_pair(pair: ModelAndGuide, *args: Any) -> tuple[Trace, Trace]:
     guide_trace = poutine.trace(pair.guide).get_trace(*args)
     model_trace = traced(poutine.replay(pair.model, trace=guide_trace), *args)
     guide_trace = poutine.util.prune_subsample_sites(guide_trace)
-    auxiliary = {name for name, site in guide_trace.nodes.items() if site.get("infer", {}).get("is_auxiliary")}
+    auxiliary = {
+        name for name, site in guide_trace.nodes.items() if site.get("infer", {}).get("is_auxiliary")
+    }
     _check_same_latents(set(latent_sites(model_trace)), set(latent_sites(guide_trace)) - auxiliary)
     return model_trace, guide_trace
 

@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +60,12 @@ class TrainingRun:
     def __init__(
         self, pair: ModelAndGuide, data: Minibatches, validation: Minibatches | None, settings: Settings
     ) -> None:
-        self.pair, self.data, self.settings = pair, data, settings
+        self.pair, self.settings = pair, settings
         self.device = data.device
         self.folder = None if settings.folder is None else Path(settings.folder)
         self.history = History()
         self.prepared = prepare(pair, data, validation, settings)
+        self.data = replace(data, shuffle=not self.prepared.in_order)
         self.parameters = self.prepared.parameters
         self.optimizer = settings.optimizer(self.prepared.trainable)
         self.scheduler = settings.scheduler(self.optimizer) if settings.scheduler else None

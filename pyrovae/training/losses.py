@@ -42,7 +42,8 @@ class MinibatchLoss:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss per datum, weighted and with a gradient, and its terms per datum, unweighted.
 
-        Both are of the bound on all data, whatever the size of the minibatch (see `Unit`). They are this process's share of sums over all processes.
+        Both are of the bound on all data, whatever the size of the minibatch (see `Unit`). They are this
+        process's share of sums over all processes.
         """
         mean: Any = 0.0
         terms: dict[str, Any] = {}

@@ -14,10 +14,11 @@ from pyrovae.programs.pair import ModelAndGuide
 from pyrovae.programs.parameters import modules_of, named_parameters, replaced_parameters
 from pyrovae.programs.running import run_pair
 from pyrovae.programs.sites import latent_sites, observed_sites
+from pyrovae.training.autoguides import check_autoguides, check_positions
 from pyrovae.training.batches import Minibatches
 from pyrovae.training.losses import MinibatchLoss
 from pyrovae.training.settings import Settings
-from pyrovae.training.unit import unit_of
+from pyrovae.training.unit import holds_all_data, unit_of
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,14 @@ class Prepared:
         parameters: all parameters of the pair, by name.
         trainable: the parameters that are trained.
         nothing: a loss of zero and terms of zero, for a process that has no share of a minibatch.
+        in_order: whether the data must keep their order, since the guide has parameters for each position.
     """
 
     loss: MinibatchLoss
     parameters: dict[str, Tensor]
     trainable: list[Tensor]
     nothing: tuple[Tensor, dict[str, Tensor]]
+    in_order: bool
 
 
 def prepare(
@@ -53,10 +56,14 @@ def prepare(
     batch = data.first(check=data.source.stream)
     sites: set[str] = set()
     parameters: dict[str, Tensor] = {}
+    all_data = len(data.source) if holds_all_data(data) and len(data.parts) == 1 else None
+    in_order = False
     for call in batch.calls:
+        in_order |= check_autoguides(pair, call.args, all_data, validation is not None)
         check_pair(pair, *call.args)
         traces = run_pair(pair, *call.args)
         parameters |= named_parameters(pair, *call.args)
+        in_order |= check_positions(pair, call.args, parameters, all_data, validation is not None)
         sites |= {*observed_sites(traces[0]), *latent_sites(traces[1])}
     check_site_names(settings.weight_schedules, sites)
     unit = unit_of(pair, data, batch, settings.bound)
@@ -67,7 +74,7 @@ def prepare(
             nothing = loss(batch, 1.0, {})
     for each in (data, validation):
         if each is not None and not each.source.stream:
-            for args in each.in_order(unit.chunk(1000)):
+            for args in each.in_order(len(each.source) if in_order else unit.chunk(1000)):
                 check_pair(pair, *args)
     zeros = {name: torch.zeros_like(value) for name, value in nothing[1].items()}
-    return Prepared(loss, parameters, trainable, (torch.zeros_like(nothing[0]), zeros))
+    return Prepared(loss, parameters, trainable, (torch.zeros_like(nothing[0]), zeros), in_order)

@@ -13,14 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pyro.infer import RenyiELBO
 from pyro.infer.inspect import site_is_deterministic
 from torch import Tensor
 
 from pyrovae.compute import processes
 from pyrovae.errors import InputError
 from pyrovae.objectives.importance import IWAE
-from pyrovae.objectives.objective import Objective, WithoutTerms
+from pyrovae.objectives.objective import Objective
 from pyrovae.objectives.weights import Counting
 from pyrovae.programs.dependence import Argument, Run, record
 from pyrovae.programs.pair import ModelAndGuide
@@ -95,7 +94,7 @@ def unit_of(pair: ModelAndGuide, data: Minibatches, batch: Batch, objective: Obj
         max((size for size in of_call if size > len(call.args[0])), default=None)
         for of_call, call in zip(scaled_up, batch.calls, strict=True)
     ]
-    full = processes.count() == 1 and all(part.batch_size >= len(part.indices) for part in data.parts)
+    full = holds_all_data(data)
     if not full:
         if outside:
             _check_sums_over_data(objective, next(iter(outside)))
@@ -113,6 +112,11 @@ def unit_of(pair: ModelAndGuide, data: Minibatches, batch: Batch, objective: Obj
     )
 
 
+def holds_all_data(data: Minibatches) -> bool:
+    """Whether each minibatch holds all data, in one process."""
+    return processes.count() == 1 and all(part.batch_size >= len(part.indices) for part in data.parts)
+
+
 def _outside(found: Structure) -> list[str]:
     return [name for name in found.in_scope("global") if found[name].role != "deterministic"]
 
@@ -125,13 +129,11 @@ def _all_data(claimed: Sequence[int], sizes: Sequence[int]) -> int:
 
 
 def _check_sums_over_data(objective: Objective, site: str) -> None:
-    of_pyro = objective.objective if isinstance(objective, WithoutTerms) else None
-    if isinstance(objective, IWAE) or isinstance(of_pyro, RenyiELBO):
-        name = type(of_pyro or objective).__name__
+    if isinstance(objective, IWAE):
         raise InputError(
-            f"site '{site}' lies outside of the data's plate, but {name} is no sum over data, so a minibatch "
-            "says nothing about its value on all data: use ELBO(), or minibatches of all data "
-            "(batch_size=len(x), in one process)."
+            f"site '{site}' lies outside of the data's plate, but the importance-weighted bound is no sum "
+            "over data, so a minibatch says nothing about its value on all data: use ELBO(), or minibatches "
+            "of all data (batch_size=len(x), in one process)."
         )
 
 
@@ -145,10 +147,10 @@ def _check_data_in_plate(pair: ModelAndGuide, batch: Batch, structures: Sequence
                 if name in run and _depends_on_data(name, run, found):
                     does = "observes" if run[name].observed and not run[name].factor else "computes"
                     raise InputError(
-                        f"the {program} {does} '{name}' from the data, but outside of a plate over the data, "
-                        f"so a minibatch of {len(call.args[0])} data does not say what it is for all data: "
-                        'sample it within pyro.plate("data", len(x)), once for each datum, or train with all '
-                        "data at once (batch_size=len(x), in one process)."
+                        f"the {program} {does} '{name}' from the data, but outside of a plate over the data, so "
+                        f"a minibatch of {len(call.args[0])} data does not say what it is for all data: "
+                        'sample it within pyro.plate("data", len(x)), once for each datum, or train with '
+                        "all data at once (batch_size=len(x), in one process)."
                     )
 
 
@@ -187,14 +189,13 @@ def _scaled_by_hand(
         common = rest and all(_near(scale, next(iter(local.values()))) for scale in rest.values())
         by_hand.append(all(as_said) and not common)
         if rest and not common and not all(as_said):
-            name, scale = next(
-                each for each, said in zip(local.items(), as_said, strict=True) if not said
-            )
+            name, scale = next(each for each, said in zip(local.items(), as_said, strict=True) if not said)
             shown = f"{float(scale):g}" if _is_number(scale) else "a tensor"
             raise InputError(
                 f"the scale of site '{name}' is {shown}, where N/B is {ratios[0]:g} for minibatches of "
-                f"{part.batch_size} of {len(data.source)} data, so it is not clear how much '{outside[0]}', "
-                "which lies outside of the data's plate, counts in a minibatch: write pyro.plate(\"data\", "
+                f"{part.batch_size} of {len(data.source)} data, so it is not clear how much "
+                f"'{outside[0]}', which lies "
+                'outside of the data\'s plate, counts in a minibatch: write pyro.plate("data", '
                 f"{len(data.source)}, subsample_size=len(x)), which says N, and keep poutine.scale for "
                 "weights."
             )

@@ -6,7 +6,8 @@ has the same data in the same order, or if the plate tells it which data a call 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -136,17 +137,34 @@ def check_positions(
             validation data.
     """
     size = len(args[0])
-    suspected = [name for name, value in parameters.items() if size in value.shape]
-    if size == 1 or not suspected or not _by_position(pair, args):
-        return False
+    suspected = {name: value for name, value in parameters.items() if size in value.shape}
+    with _moved(suspected.values()):
+        if size == 1 or not suspected or not _by_position(pair, args):
+            return False
     if all_data is None or validated:
+        name, value = next(iter(suspected.items()))
         raise InputError(
             f"the guide has a parameter for each of the {size} data of a call, by their position (see "
-            f"'{suspected[0]}', {tuple(parameters[suspected[0]].shape)}), so another minibatch or validation "
-            "data would get the parameters of these: train with all data at once (batch_size=len(x), no "
+            f"'{name}', {tuple(value.shape)}), so other data would "
+            "get the parameters of these: train with all data at once (batch_size=len(x), no "
             "validation data, one process), or compute the parameters from x by a network."
         )
     return True
+
+
+@contextmanager
+def _moved(parameters: Iterable[Tensor]) -> Iterator[None]:
+    """Move parameters a little within, since equal values, such as zeros, show no difference."""
+    kept = [(value, value.detach().clone()) for value in parameters]
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for value, _ in kept:
+            value += 0.1 * torch.randn(value.shape, generator=generator).to(value)
+        try:
+            yield
+        finally:
+            for value, before in kept:
+                value.copy_(before)
 
 
 def _by_position(pair: ModelAndGuide, args: tuple[Tensor, ...]) -> bool:

@@ -131,9 +131,9 @@ def _all_data(claimed: Sequence[int], sizes: Sequence[int]) -> int:
 def _check_sums_over_data(objective: Objective, site: str) -> None:
     if isinstance(objective, IWAE):
         raise InputError(
-            f"site '{site}' lies outside of the data's plate, but the importance-weighted bound is no sum "
-            "over data, so a minibatch says nothing about its value on all data: use ELBO(), or minibatches "
-            "of all data (batch_size=len(x), in one process)."
+            f"site '{site}' lies outside of the data's plate, but the importance-weighted bound is no "
+            "sum over data, so a minibatch says nothing about its value on all data: use ELBO(), or "
+            "minibatches of all data (batch_size=len(x), in one process)."
         )
 
 
@@ -147,8 +147,8 @@ def _check_data_in_plate(pair: ModelAndGuide, batch: Batch, structures: Sequence
                 if name in run and _depends_on_data(name, run, found):
                     does = "observes" if run[name].observed and not run[name].factor else "computes"
                     raise InputError(
-                        f"the {program} {does} '{name}' from the data, but outside of a plate over the data, so "
-                        f"a minibatch of {len(call.args[0])} data does not say what it is for all data: "
+                        f"the {program} {does} '{name}' from the data, but outside of a plate over data, "
+                        f"so a minibatch of {len(call.args[0])} data does not say what it is for all data: "
                         'sample it within pyro.plate("data", len(x)), once for each datum, or train with '
                         "all data at once (batch_size=len(x), in one process)."
                     )

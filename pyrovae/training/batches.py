@@ -183,6 +183,10 @@ class Minibatches:
             for indices, of_indices in zip(part.indices.split(size), seeds.split(size), strict=True):
                 yield self._arguments(part, Rows(indices, of_indices), check)
 
+    def arguments(self, number: int, indices: Tensor) -> tuple[Tensor, ...]:
+        """Return the arguments of a call with these data of a part."""
+        return self._arguments(self.parts[number], Rows(indices), check=False)
+
     def _read_ahead(self, source: Items, steps: list[tuple[Rows, ...]]) -> Iterator[tuple[Rows, ...]]:
         """Let the workers read this process's share of each step in advance."""
         shares = [[_share(of_part) for of_part in rows] for rows in steps]

@@ -13,7 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from pyro import poutine
 from pyro.infer.inspect import site_is_deterministic
+from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyrovae.compute import processes
@@ -22,10 +25,11 @@ from pyrovae.objectives.importance import IWAE
 from pyrovae.objectives.objective import Objective
 from pyrovae.objectives.weights import Counting
 from pyrovae.programs.dependence import Argument, Run, record
+from pyrovae.programs.modes import nothing_moves
 from pyrovae.programs.pair import ModelAndGuide
 from pyrovae.programs.sites import is_sample
 from pyrovae.programs.structure import Structure
-from pyrovae.training.batches import Batch, Minibatches
+from pyrovae.training.batches import Batch, Call, Minibatches
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ def unit_of(pair: ModelAndGuide, data: Minibatches, batch: Batch, objective: Obj
     if not full:
         if outside:
             _check_sums_over_data(objective, next(iter(outside)))
-        _check_data_in_plate(pair, batch, structures)
+        _check_data_in_plate(pair, data, batch, structures)
     by_hand = not any(scaled_up) and _scaled_by_hand(structures, data, full, tuple(outside))
     return Unit(
         _all_data([size or n for size, n in zip(beyond, sizes, strict=True)], sizes),
@@ -137,21 +141,63 @@ def _check_sums_over_data(objective: Objective, site: str) -> None:
         )
 
 
-def _check_data_in_plate(pair: ModelAndGuide, batch: Batch, structures: Sequence[Structure]) -> None:
+def _check_data_in_plate(
+    pair: ModelAndGuide, data: Minibatches, batch: Batch, structures: Sequence[Structure]
+) -> None:
     """Refuse sites outside of the data's plate that depend on the data of a minibatch."""
     for call, found in zip(batch.calls, structures, strict=True):
         outside = _outside(found)
         runs, _ = record((pair.model, pair.guide), call.args, {}) if outside else ([], None)
-        for program, run in zip(("model", "guide"), runs, strict=False):
-            for name in outside:
-                if name in run and _depends_on_data(name, run, found):
-                    does = "observes" if run[name].observed and not run[name].factor else "computes"
-                    raise InputError(
-                        f"the {program} {does} '{name}' from the data, but outside of a plate over data, "
-                        f"so a minibatch of {len(call.args[0])} data does not say what it is for all data: "
-                        'sample it within pyro.plate("data", len(x)), once for each datum, or train with '
-                        "all data at once (batch_size=len(x), in one process)."
-                    )
+        for number, run in enumerate(runs):
+            suspects = [name for name in outside if name in run and _depends_on_data(name, run, found)]
+            for name in _changed_by_data(pair, data, call, outside, number, suspects) if suspects else ():
+                does = "observes" if run[name].observed and not run[name].factor else "computes"
+                raise InputError(
+                    f"the {('model', 'guide')[number]} {does} '{name}' from the data, but outside of a "
+                    f"plate over data, so a minibatch of {len(call.args[0])} data does not say what it is "
+                    'for all data: sample it within pyro.plate("data", len(x)), once for each datum, or train '
+                    "with all data at once (batch_size=len(x), in one process)."
+                )
+
+
+def _changed_by_data(
+    pair: ModelAndGuide,
+    data: Minibatches,
+    call: Call,
+    outside: Sequence[str],
+    program: int,
+    suspects: Sequence[str],
+) -> list[str]:
+    """Return the sites of a program whose values or densities differ between two minibatches.
+
+    Both have the same values outside of the data's plate. Not every site whose computation uses the data
+    depends on their values: `x.new_zeros(2)` does not.
+    """
+    rows = data.parts[call.number].indices[-len(call.args[0]) :]
+    other = data.arguments(call.number, rows)
+    with nothing_moves(pair), poutine.block():
+        first = poutine.trace(pair.guide).get_trace(*call.args)
+        shared = first.copy()
+        for name in first.nodes.keys() - set(outside):
+            shared.remove_node(name)
+        second = poutine.trace(poutine.replay(pair.guide, trace=shared)).get_trace(*other)
+        models = (
+            poutine.trace(poutine.replay(pair.model, trace=guide)).get_trace(*args)
+            for guide, args in ((first, call.args), (second, other))
+        )
+        one, two = (first, second) if program else models
+        one.compute_log_prob()
+        two.compute_log_prob()
+    return [name for name in suspects if name in one.nodes and not _same(one, two, name)]
+
+
+def _same(one: Trace, two: Trace, name: str) -> bool:
+    """Whether a site has the same value and log density in two traces."""
+    if name not in two.nodes:
+        return False
+    sites = one.nodes[name], two.nodes[name]
+    pairs = [[site[part] for site in sites] for part in ("value", "log_prob")]
+    return all(a.shape == b.shape and torch.allclose(a, b, equal_nan=True) for a, b in pairs)
 
 
 def _depends_on_data(name: str, run: Run, found: Structure) -> bool:

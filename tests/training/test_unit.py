@@ -18,7 +18,7 @@ from pyrovae.programs import Pair
 from pyrovae.training import fit
 
 N = 1000
-PLATES = ("len(x)", "N", "by hand", "fixed by hand")
+PLATES = ("len(x)", "N", "without a size", "by hand", "fixed by hand")
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +28,14 @@ def x():
 
 def observe(x, loc, plate, batch_size=100):
     """x ~ N(loc, 1) under a plate that says N or not, or with the scale written by hand."""
-    size = {"N": N}.get(plate, len(x))
+    size = {"N": N, "without a size": None}.get(plate, len(x))
     scale = {"by hand": N / len(x), "fixed by hand": N / batch_size}.get(plate, 1.0)
-    with pyro.plate("data", size, subsample_size=len(x)), poutine.scale(scale=scale):
+    with pyro.plate("data", size, subsample_size=size and len(x)), poutine.scale(scale=scale):
         pyro.sample("x", dist.Normal(loc.expand(x.shape), 1.0).to_event(1), obs=x)
+
+
+def prior(x):
+    return dist.Normal(x.new_zeros(()), 10.0)
 
 
 def mean_of_all(plate, batch_size=100, draws=None):
@@ -42,7 +46,7 @@ def mean_of_all(plate, batch_size=100, draws=None):
     noise = None if draws is None else itertools.cycle(draws)
 
     def model(x, y=None):
-        observe(x, pyro.sample("mu", dist.Normal(0.0, 10.0)), plate, batch_size)
+        observe(x, pyro.sample("mu", prior(x)), plate, batch_size)
 
     def guide(x, y=None):
         loc, scale = pyro.param("loc", torch.tensor(1.9)), pyro.param("scale", torch.tensor(0.1))

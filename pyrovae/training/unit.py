@@ -155,8 +155,8 @@ def _check_data_in_plate(
                 raise InputError(
                     f"the {('model', 'guide')[number]} {does} '{name}' from the data, but outside of a "
                     f"plate over data, so a minibatch of {len(call.args[0])} data does not say what it is "
-                    'for all data: sample it within pyro.plate("data", len(x)), once for each datum, or train '
-                    "with all data at once (batch_size=len(x), in one process)."
+                    'for all data: sample it within pyro.plate("data", len(x)), once for each datum, '
+                    "or train with all data at once (batch_size=len(x), in one process)."
                 )
 
 

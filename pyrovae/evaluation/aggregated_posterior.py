@@ -71,7 +71,7 @@ def draws_of_guide(
         for name in latent_sites(guide_trace):
             site = model_trace.nodes[name]
             codes[name] = _data_second(site, site["value"])
-            densities[name] = per_datum(log_p[name].double(), layout.depth)
+            densities[name] = per_datum(log_p[name].double(), layout)
             if (
                 name in separate
                 and _independent_factors(site)
@@ -127,7 +127,7 @@ def log_q_of_all(
             trace = trace.get_trace(*(values[part] for values in args))
         log_q = trace_log_probs(trace)
         for name, parts in scores.items():
-            parts.append(per_datum(log_q[name].double(), layout.depth))
+            parts.append(per_datum(log_q[name].double(), layout))
         for name, parts in dims.items():
             site = trace.nodes[name]
             each = _data_second(site, _independent_factors(site).log_prob(site["value"]))

@@ -7,6 +7,7 @@ sharper q is worth the search (semi-amortised inference).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pyro
 import torch
@@ -166,6 +167,8 @@ def _scores(
     weight is log sum_y p(x, y, z_y) / q(z_y | x, y), without q(y | x), and the term of the ELBO is
     sum_y q(y | x) [log p(x, y, z_y) - log q(z_y | x, y) - log q(y | x)].
     """
+    if isinstance(pair.guide, FreeGuide):  # its distributions have no networks
+        layout = replace(layout, ways=layout.ways._replace(guide="leading"))
     with pyro.validation_enabled(False):
         model_trace, guide_trace = run_under_particles(pair, args, particles, layout)
     if land:

@@ -96,10 +96,10 @@ def over_log_weights(
         torch.no_grad(),
         products_in(sampling.precision, device, x.dtype),
     ):
-        layout = check_scorable(pair, device, x, y, sampling.enumerate)
         parts = slices(len(x), max(1, min(MOST_DATA, _WEIGHTS // num_samples)))
         # Each part has a random stream of its own, so the result does not depend on its process.
         seeded_parts = [(rows, int(torch.randint(2**62, ()).item())) for rows in parts]
+        layout = check_scorable(pair, device, x, y, sampling.enumerate)
         mine = seeded_parts[processes.rank() :: processes.count()]
         total = sum(rows.stop - rows.start for rows, _ in mine)
         score = _Scorer(pair, layout, sampling.compile, total * num_samples >= LONG_EVALUATION)

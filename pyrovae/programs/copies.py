@@ -1,0 +1,306 @@
+"""Run K copies of a program on the same data, for each value of an enumerated site.
+
+There are three ways, the fastest first. Every way returns a trace in the layout of the first one:
+
+    leading    a plate of particles, whose dimension stands left of all plates: `(*values, K, *plates)`
+    rows       the data are repeated, one copy after the other, so that networks see `(R * B, ...)`
+    single     the program runs on the data as they are, once for each copy
+
+`single` is what the program means. The other ways give the same densities only if its networks treat the
+leading dimensions, or the rows, independently; `ways.py` finds out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Literal, NamedTuple
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions import MaskedDistribution
+from pyro.distributions.score_parts import ScoreParts
+from pyro.poutine.indep_messenger import CondIndepStackFrame
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor
+
+from pyrovae.programs.pair import Program
+from pyrovae.programs.rows import Arguments
+from pyrovae.programs.sites import is_sample
+
+PARTICLES = "_particles"  # the name of the plate of particles
+
+Way = Literal["leading", "rows", "single"]
+
+
+class Copies(NamedTuple):
+    """The copies of a program in one run.
+
+    Attributes:
+        particles: K, the number of copies for each enumerated value.
+        depth: the number of dimensions that the program's plates take.
+        data_dim: the dimension of the data's plate, counted from the right; None if there is none.
+        values: C, the number of values of the enumerated site; 1 if nothing is enumerated.
+        enumerated: the names of the sites that this program enumerates. Ways other than "leading" take one
+            at most.
+    """
+
+    particles: int
+    depth: int
+    data_dim: int | None
+    values: int = 1
+    enumerated: tuple[str, ...] = ()
+
+    @property
+    def plate(self) -> AbstractContextManager[Any]:
+        """The plate of particles, outside of all plates of the program."""
+        plate: AbstractContextManager[Any] = pyro.plate(PARTICLES, self.particles, dim=-1 - self.depth)
+        return plate
+
+    @property
+    def frame(self) -> CondIndepStackFrame:
+        """The frame of the plate of particles."""
+        return CondIndepStackFrame(PARTICLES, -1 - self.depth, self.particles, 0)
+
+
+def run_copies(
+    way: Way, program: Program, arguments: Arguments, copies: Copies, given: Trace | None = None
+) -> Trace:
+    """Run copies of a program.
+
+    Args:
+        way: the way to run them.
+        program: the program.
+        arguments: its arguments.
+        copies: the number and the kind of the copies.
+        given: a trace in the layout of leading dimensions, whose latents the program takes over.
+
+    Returns:
+        A trace with its log densities, in the layout of leading dimensions. Its sites have other shapes
+        than their distributions (`fn`) unless the way is "leading".
+    """
+    run = {"leading": _leading, "rows": _rows, "single": _single}[way]
+    return run(program, arguments, copies, given)
+
+
+def _leading(program: Program, arguments: Arguments, copies: Copies, given: Trace | None) -> Trace:
+    program = enumerating(program, copies)
+    if given is not None:
+        program = poutine.replay(program, trace=given)
+    with copies.plate:
+        trace = poutine.trace(program).get_trace(*arguments.args, **arguments.kwargs)
+    _score(trace, given)
+    return trace
+
+
+def enumerating(program: Program, copies: Copies) -> Program:
+    """Return the program, run for all values of its enumerated sites, left of the particles' plate."""
+    if not copies.enumerated:
+        return program
+    handled: Program = poutine.enum(
+        _Mark(copies.enumerated)(program), first_available_dim=-2 - copies.depth
+    )
+    return handled
+
+
+class _Mark(Messenger):
+    """Marks the named sites for enumeration in parallel, and no others."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self.names = names
+
+    def _pyro_sample(self, msg: Any) -> None:
+        summed_out = msg["name"] in self.names
+        msg["infer"] = {**msg["infer"], "enumerate": "parallel" if summed_out else None}
+        msg["infer"].pop("num_samples", None)
+        if summed_out:
+            _lift_mask(msg)
+
+
+def _lift_mask(msg: Any) -> None:
+    """Turn the mask of a site's distribution into the mask of the site, which leaves the density whole."""
+    if isinstance(msg["fn"], MaskedDistribution):
+        mask = msg["fn"]._mask
+        msg["mask"] = mask if msg["mask"] is None else msg["mask"] & mask
+        msg["fn"] = msg["fn"].base_dist
+
+
+def _rows(program: Program, arguments: Arguments, copies: Copies, given: Trace | None) -> Trace:
+    repeated = arguments.repeated(copies.values * copies.particles)
+    values = {} if given is None else {name: _to_rows(site, copies) for name, site in _latents(given)}
+    blocks = torch.arange(copies.values).repeat_interleave(copies.particles)
+    with _Assign(values, copies, blocks):
+        trace = poutine.trace(program).get_trace(*repeated.args, **repeated.kwargs)
+    _score(trace, given)
+    for name, site in trace.nodes.items():
+        if is_sample(site):
+            trace.nodes[name] = _changed(site, copies)
+    return trace
+
+
+def _single(program: Program, arguments: Arguments, copies: Copies, given: Trace | None) -> Trace:
+    runs = [
+        run_one(program, arguments, copies, (value, particle), given)
+        for value in range(copies.values)
+        for particle in range(copies.particles)
+    ]
+    return joined(runs, copies)
+
+
+def run_one(
+    program: Program,
+    arguments: Arguments,
+    copies: Copies,
+    number: tuple[int, int],
+    given: Trace | None = None,
+) -> Trace:
+    """Run one copy: the one of an enumerated value and a particle, by their numbers."""
+    values = {} if given is None else {n: _of_copy(site, copies, *number) for n, site in _latents(given)}
+    with _Assign(values, copies, torch.tensor(number[:1])):
+        trace = poutine.trace(program).get_trace(*arguments.args, **arguments.kwargs)
+    _score(trace, given)
+    return trace
+
+
+def joined(runs: Sequence[Trace], copies: Copies) -> Trace:
+    """Join the traces of all copies, value by value and particle by particle, in the leading layout."""
+    trace = runs[0]
+    for name, site in trace.nodes.items():
+        if is_sample(site):
+            trace.nodes[name] = _stacked([run.nodes[name] for run in runs], copies)
+    return trace
+
+
+def _score(trace: Trace, given: Trace | None) -> None:
+    if given is None:  # draws, which may need the score function
+        trace.compute_score_parts()
+    trace.compute_log_prob()
+
+
+def _latents(trace: Trace) -> list[tuple[str, Any]]:
+    return [
+        (name, site) for name, site in trace.nodes.items() if is_sample(site) and not site["is_observed"]
+    ]
+
+
+class _Assign(Messenger):
+    """Sets latents to given values, and the enumerated site to its values, block by block.
+
+    Args:
+        values: the values of latents, with leading ones where a site has fewer plates.
+        copies: the kind of the copies.
+        blocks: the number of the enumerated value in each copy of the data in this run, `(R,)`.
+    """
+
+    def __init__(self, values: Mapping[str, Tensor], copies: Copies, blocks: Tensor) -> None:
+        super().__init__()
+        self.values, self.copies, self.blocks = values, copies, blocks
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] or poutine.util.site_is_subsample(msg):
+            return
+        name, fn = msg["name"], msg["fn"]
+        if name in self.values:
+            value, dims = self.values[name], len(fn.batch_shape) + fn.event_dim
+            msg["value"], msg["done"] = value.reshape(value.shape[max(0, value.dim() - dims) :]), True
+        elif name in self.copies.enumerated:
+            _lift_mask(msg)
+            msg["value"], msg["done"] = self._blocks_of(msg["fn"]), True
+
+    def _blocks_of(self, fn: Any) -> Tensor:
+        """Return the enumerated values, each for the rows of its block: `(*batch_shape, *event_shape)`."""
+        support = fn.enumerate_support(expand=False)
+        event = support.shape[support.dim() - fn.event_dim :]
+        support = support.reshape(len(support), *event)
+        dim = self.copies.data_dim or -1
+        rows = fn.batch_shape[dim] // len(self.blocks)
+        values = support[self.blocks.to(support.device)].repeat_interleave(rows, 0)
+        values = values.reshape(len(values), *[1] * (-dim - 1), *event)
+        return values.expand(*fn.batch_shape, *event)
+
+
+def _to_rows(site: Mapping[str, Any], copies: Copies) -> Tensor:
+    """Turn a value `(*values, K, *plates, *event_shape)` into one of rows: the data's dimension grows."""
+    value = _with_copies(site["value"], site["fn"].event_dim, copies)
+    value = value.expand(copies.values, copies.particles, *value.shape[2:])
+    axis = _axis(copies)
+    return value.movedim((0, 1), (axis - 2, axis - 1)).flatten(axis - 2, axis)
+
+
+def _axis(copies: Copies) -> int:
+    """Return the data's axis in a tensor `(C, K, *plates, ...)`."""
+    return 2 + copies.depth + (copies.data_dim or -1)
+
+
+def _with_copies(tensor: Tensor, event_dim: int, copies: Copies) -> Tensor:
+    """Give a tensor the shape `(C or 1, K or 1, *plates, *event_shape)` by adding dimensions of one."""
+    missing = 2 + copies.depth - (tensor.dim() - event_dim)
+    return tensor.reshape(*[1] * missing, *tensor.shape)
+
+
+def _from_rows(tensor: Tensor, event_dim: int, copies: Copies) -> Tensor:
+    """Turn a tensor of rows `(*plates, *event_shape)` into `(C, K, *plates, *event_shape)`."""
+    tensor = tensor.reshape(*[1] * (copies.depth - (tensor.dim() - event_dim)), *tensor.shape)
+    axis = copies.depth + (copies.data_dim or -1)
+    if tensor.shape[axis] == 1:  # one value for all data
+        return tensor.reshape(1, 1, *tensor.shape)
+    tensor = tensor.unflatten(axis, (copies.values, copies.particles, -1))
+    return tensor.movedim((axis, axis + 1), (0, 1))
+
+
+def _of_copy(site: Mapping[str, Any], copies: Copies, value: int, particle: int) -> Tensor:
+    """Return the value of a site in one copy."""
+    values = _with_copies(site["value"], site["fn"].event_dim, copies)
+    return values[min(value, len(values) - 1), min(particle, values.shape[1] - 1)]
+
+
+_PARTS = ("log_prob", "unscaled_log_prob", "mask", "scale")
+
+
+def _changed(site: Mapping[str, Any], copies: Copies) -> dict[str, Any]:
+    """Return the site of a run of rows in the leading layout."""
+
+    def changed(part: Any) -> Any:
+        return _from_rows(part, 0, copies) if isinstance(part, Tensor) else part
+
+    new = dict(site)
+    new["value"] = _from_rows(site["value"], site["fn"].event_dim, copies)
+    new |= {part: changed(site[part]) for part in _PARTS}
+    if "score_parts" in site:
+        new["score_parts"] = ScoreParts(*map(changed, site["score_parts"]))
+    return _in_layout(new, copies)
+
+
+def _stacked(sites: Sequence[Mapping[str, Any]], copies: Copies) -> dict[str, Any]:
+    """Return the site of a run of all copies from the sites of their runs."""
+
+    def stacked(parts: Sequence[Any], event_dim: int = 0) -> Any:
+        if not isinstance(parts[0], Tensor):
+            return parts[0]
+        depth = copies.depth + event_dim
+        padded = [part.reshape(*[1] * (depth - part.dim()), *part.shape) for part in parts]
+        return torch.stack(padded).unflatten(0, (copies.values, copies.particles))
+
+    new = dict(sites[0])
+    new["value"] = stacked([site["value"] for site in sites], sites[0]["fn"].event_dim)
+    new |= {part: stacked([site[part] for site in sites]) for part in _PARTS}
+    if "score_parts" in new:
+        parts = zip(*(site["score_parts"] for site in sites), strict=True)
+        new["score_parts"] = ScoreParts(*map(stacked, parts))
+    return _in_layout(new, copies)
+
+
+def _in_layout(site: dict[str, Any], copies: Copies) -> dict[str, Any]:
+    """Give a site the frames and the mark of enumeration that it would have in the leading layout."""
+    frames = []
+    for frame in site["cond_indep_stack"]:
+        of_data = frame.dim == copies.data_dim and frame.dim is not None
+        size = site["log_prob"].shape[frame.dim] if of_data else frame.size
+        frames.append(frame._replace(size=size))
+    site["cond_indep_stack"] = (copies.frame, *frames)
+    if site["name"] in copies.enumerated:
+        site["infer"] = {**site["infer"], "_enumerate_dim": -2 - copies.depth}
+    return site

@@ -64,7 +64,7 @@ class FreeGuide:
             self.leaves[name] = {
                 key: _leaf(self._transforms[name][key].inv(value)) for key, value in values.items()
             }
-            inner = layout.data_dim or -1  # the parameters' own dimensions stand right of the batch's
+            inner = layout.data_dim  # the parameters' own dimensions stand right of the batch's
             self._data_dims[name] = len(fn.batch_shape) + inner + _leading(values, fn)
 
     def __call__(self, *args: Any) -> Any:

@@ -42,19 +42,17 @@ def summed_over_values(
     """
     guide_trace.pack_tensors()
     model_trace.pack_tensors(guide_trace.plate_to_symbol)
-    factors: OrderedDict[frozenset[Any], list[Tensor]] = OrderedDict()
+    symbols = model_trace.plate_to_symbol
+    factors: OrderedDict[frozenset[str], list[Tensor]] = OrderedDict()
     dims: set[str] = set()
-    frames: dict[str, Any] = {}
     for trace, names, sign in ((model_trace, log_p, 1), (guide_trace, log_q, -1)):
         for name in names:
             site = trace.nodes[name]
-            plates = [frame for frame in site["cond_indep_stack"] if frame.vectorized]
-            frames |= {frame.name: frame for frame in plates}
+            plates = [frame.name for frame in site["cond_indep_stack"] if frame.vectorized]
             factor = packed.pack(sign * density(site), site["infer"]["_dim_to_symbol"])
-            factors.setdefault(frozenset(plates), []).append(factor)
-            dims |= set(factor._pyro_dims) - set(model_trace.plate_to_symbol.values())
-    target = frozenset(frames[name] for name in kept)
+            factors.setdefault(frozenset(symbols[name] for name in plates), []).append(factor)
+            dims |= set(factor._pyro_dims) - set(symbols.values())
+    target = [symbols[name] for name in kept]
     with shared_intermediates() as cache:
-        result = contract_to_tensor(factors, dims, target_ordinal=target, cache=cache)
-    order = "".join(model_trace.plate_to_symbol[name] for name in kept)
-    return result.permute([result._pyro_dims.index(symbol) for symbol in order])
+        result = contract_to_tensor(factors, dims, target_ordinal=frozenset(target), cache=cache)
+    return result.permute([result._pyro_dims.index(symbol) for symbol in target])

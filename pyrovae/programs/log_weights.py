@@ -27,7 +27,7 @@ from torch import Tensor
 from pyrovae.errors import InputError
 from pyrovae.programs.accounting import Accounting, accounting
 from pyrovae.programs.contraction import summed_over_values
-from pyrovae.programs.copies import PARTICLES, Copies, enumerating, run_copies
+from pyrovae.programs.copies import PARTICLES, Copies, Extra, enumerating, run_copies
 from pyrovae.programs.densities import unscaled_log_prob
 from pyrovae.programs.pair import ModelAndGuide, Program
 from pyrovae.programs.rows import Arguments
@@ -41,9 +41,8 @@ class Layout:
 
     Attributes:
         depth: the number of dimensions that the plates take.
-        data_dim: the dimension of the data's plate, counted from the right; None if one weight is for all
-            data together.
-        data_plate: the name of that plate in each program: the model's, then the guide's.
+        data_dim: the dimension of the data's plate, counted from the right.
+        data_plate: the name of that plate; None if one weight is for all data together.
         sites: the part of each site in the weights.
         values: the number of values that are summed out; None if nothing is enumerated.
         in_model: whether the model alone has the enumerated site.
@@ -53,7 +52,7 @@ class Layout:
     """
 
     depth: int
-    data_dim: int | None
+    data_dim: int
     data_plate: str | None
     sites: Accounting
     values: int | None = None
@@ -63,14 +62,22 @@ class Layout:
 
     def of_guide(self, particles: int = 1) -> Copies:
         """Return the kind of the guide's copies."""
-        mine = not self.in_model
+        values = 1 if self.in_model else self.values or 1
         names = tuple(name for name in self.sites.summed_out if name not in self.sites.in_model_alone)
-        return Copies(particles, self.depth, self.data_dim, (self.values or 1) if mine else 1, names)
+        return Copies(particles, self.depth, self.data_dim, values, names, self.several)
 
     def of_model(self, particles: int = 1) -> Copies:
         """Return the kind of the model's copies."""
         names = self.sites.in_model_alone
-        return Copies(particles, self.depth, self.data_dim, self.values or 1, names)
+        return Copies(
+            particles,
+            self.depth,
+            self.data_dim,
+            self.values or 1,
+            names,
+            self.several,
+            first=not self.several,
+        )
 
 
 def layout_of(
@@ -118,11 +125,10 @@ def _without_ways(of: Structure, sites: Accounting, joint: bool) -> Layout:
     if summed and not several:
         trace = of.traces.model if sites.in_model_alone else of.traces.guide or of.traces.model
         values = len(trace.nodes[summed[0]]["fn"].enumerate_support(expand=False))
-    name = None if data is None else data.name
     return Layout(
         depth,
-        None if data is None else data.dim,
-        name,
+        -1 if data is None or data.dim is None else data.dim,
+        None if data is None else data.name,
         sites,
         values,
         bool(sites.in_model_alone) and not several,
@@ -134,8 +140,8 @@ def _ways(pair: ModelAndGuide, of: Structure, found: Layout) -> Ways:
     sizes = {plate.size for plate in of.plates.values()} | {found.values or 1}
     guide, model = found.of_guide(), found.of_model()
     if found.several:  # contraction needs the leading layout; drawn classes show whether it is right
-        guide, model = (copies._replace(values=1, enumerated=()) for copies in (guide, model))
-    rows = found.data_dim is not None and not found.several
+        guide, model = (copies._replace(enumerated=(), several=False) for copies in (guide, model))
+    rows = found.data_plate is not None and not found.several
     ways = ways_of(pair, of.arguments, guide, model, rows, sizes)
     if found.several and ways != LEADING:
         program = "guide" if ways.guide != "leading" else "model"
@@ -204,11 +210,16 @@ def run_under_particles(
 
 
 def run_model(
-    pair: ModelAndGuide, arguments: Arguments, num_particles: int, layout: Layout, by_guide: Trace
+    pair: ModelAndGuide,
+    arguments: Arguments,
+    num_particles: int,
+    layout: Layout,
+    by_guide: Trace,
+    extras: Mapping[str, Extra] | None = None,
 ) -> tuple[Trace, Trace]:
     """Run K copies of the model on the guide's draws, and return both traces without plates' own sites."""
     copies = layout.of_model(num_particles)
-    by_model = run_copies(layout.ways.model, pair.model, arguments, copies, by_guide)
+    by_model = run_copies(layout.ways.model, pair.model, arguments, copies, by_guide, extras)
     model_trace, guide_trace = map(poutine.util.prune_subsample_sites, (by_model, by_guide))
     return model_trace, guide_trace
 
@@ -293,10 +304,10 @@ def per_datum(log_prob: Tensor, layout: Layout) -> Tensor:
     """
     missing = max(0, layout.depth + 1 - log_prob.dim())
     full = log_prob.reshape(*[1] * missing, *log_prob.shape)
-    if layout.depth == 1 and layout.data_dim == -1:
+    if layout.depth == 1 and layout.data_plate is not None:
         return full
     plates = full.flatten(-layout.depth) if layout.depth else full.unsqueeze(-1)
-    if layout.data_dim is None:
+    if layout.data_plate is None:
         return plates.sum(-1, keepdim=True)
     full = full.movedim(layout.data_dim, -1)
     return full.flatten(-layout.depth, -2).sum(-2)

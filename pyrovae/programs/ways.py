@@ -71,7 +71,8 @@ def ways_of(
                 for way in possible["model"]
                 if _agrees(way, pair.model, few, model, by_guide, by_model, model_noise)
             ]
-    return Ways(*(next(iter(possible[program]), "single") for program in ("guide", "model")))
+    fastest: dict[str, Way] = {program: next(iter(ways), "single") for program, ways in possible.items()}
+    return Ways(**fastest)
 
 
 def _needs_all(pair: ModelAndGuide, arguments: Arguments, num_data: int) -> bool:

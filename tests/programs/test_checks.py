@@ -376,4 +376,5 @@ def test_a_site_outside_of_the_datas_plate_is_named():
     x = torch.ones(4, 3)
     with pytest.raises(InputError, match="site 'z' is not under a plate of 4 data"):
         layout_of(Pair(without, guide), (x,))
-    assert layout_of(Pair(*pair(bernoulli)), (x,)) == (1, None)
+    found = layout_of(Pair(*pair(bernoulli)), (x,))
+    assert (found.depth, found.values, found.data_plate) == (1, None, "data")

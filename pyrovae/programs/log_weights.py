@@ -4,7 +4,11 @@
 
 Sites that the guide marks for enumeration, such as M2's class y, are summed out within each particle:
 
-    log w_k = log sum_y p(x, y, z_ky) / q(z_ky | x, y),    z_ky ~ q(z | x, y)
+    log w_k = log sum_y w_ky,    w_ky = p(x, y, z_ky) / q(z_ky | x, y),    z_ky ~ q(z | x, y)
+
+q(y | x) has no part in these weights. It has a part in the ELBO, whose terms come from the same draws:
+
+    e_k = sum_y q(y | x) [ log w_ky - log q(y | x) ],    ELBO = E[ e_k ]  <=  E[ log w_k ]  <=  log p(x)
 
 Log densities enter without any scale: a weight contains neither a beta nor a plate's N/B. Evaluation and
 the importance-weighted objectives use these weights.
@@ -23,8 +27,9 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyrovae.errors import InputError
-from pyrovae.programs.densities import enumerated_sites, trace_log_probs
+from pyrovae.programs.densities import enumerated_sites, enumeration_weights, trace_log_probs
 from pyrovae.programs.pair import ModelAndGuide, Program, with_programs
+from pyrovae.programs.repeats import fingerprints
 from pyrovae.programs.running import run_pair
 from pyrovae.programs.structure import Structure, Traces
 
@@ -142,8 +147,24 @@ def log_densities(
     return log_p, log_q
 
 
-def log_weights(pair: ModelAndGuide, args: tuple[Any, ...], num_particles: int, layout: Layout) -> Tensor:
-    """Return the log weights of one run under K particles, with enumerated sites summed out: `(K, B)`.
+class Scores(NamedTuple):
+    """What the draws of some data are worth, `(K, B)` each.
+
+    Attributes:
+        log_weights: the log importance weights, with enumerated sites summed out.
+        elbo_terms: the terms whose mean over the draws is the ELBO; the log weights themselves if no site
+            is enumerated.
+        fingerprints: numbers that are equal where the draws of all discrete latents and points are equal;
+            None if there are no such latents (see `programs.repeats`).
+    """
+
+    log_weights: Tensor
+    elbo_terms: Tensor
+    fingerprints: Tensor | None
+
+
+def scores(pair: ModelAndGuide, args: tuple[Any, ...], num_particles: int, layout: Layout) -> Scores:
+    """Score the draws of one run under K particles.
 
     Args:
         pair: a pair.
@@ -151,14 +172,36 @@ def log_weights(pair: ModelAndGuide, args: tuple[Any, ...], num_particles: int, 
         num_particles: K.
         layout: the result of `layout_of`.
     """
-    model_trace, guide_trace = run_under_particles(pair, args, num_particles, layout)
-    log_p, log_q = log_densities(model_trace, guide_trace, args[0], layout)
-    return sum_out(log_p - log_q)
+    return scores_of(*run_under_particles(pair, args, num_particles, layout), args[0], layout)
+
+
+def scores_of(model_trace: Trace, guide_trace: Trace, x: Tensor, layout: Layout) -> Scores:
+    """Score the draws of a run under particles, from its traces."""
+    log_p, log_q = log_densities(model_trace, guide_trace, x, layout)
+    log_ratio, repeated = log_p - log_q, fingerprints(guide_trace, layout.depth)
+    probabilities = enumeration_weights(guide_trace)
+    if not isinstance(probabilities, Tensor):  # nothing is enumerated
+        return Scores(log_ratio, log_ratio, repeated)
+    return Scores(sum_out(log_ratio), elbo_terms(log_ratio, probabilities), repeated)
 
 
 def sum_out(log_weights: Tensor) -> Tensor:
     """Sum weights over the enumerated values, given their logarithms: `(*values, K, B)` to `(K, B)`."""
     return log_weights if log_weights.dim() == 2 else log_weights.flatten(0, -3).logsumexp(0)
+
+
+def elbo_terms(log_weights: Tensor, probabilities: Tensor) -> Tensor:
+    """Return the terms of the ELBO, sum_y q(y | x) [log w_y - log q(y | x)]: `(K, B)`.
+
+    Args:
+        log_weights: log w_y for each enumerated value, `(*values, K, B)`.
+        probabilities: q(y | x), in a shape that broadcasts against the weights. A value of probability 0 has
+            no part in the sum, even if its weight is 0.
+    """
+    possible = probabilities > 0
+    log_ratio = log_weights - probabilities.where(possible, 1.0).log()
+    terms = (probabilities * log_ratio.where(possible, 0.0)).broadcast_to(log_weights.shape)
+    return terms if terms.dim() == 2 else terms.flatten(0, -3).sum(0)
 
 
 def per_datum(log_prob: Tensor, depth: int) -> Tensor:

@@ -1,0 +1,75 @@
+"""Draws that may repeat: those of discrete latents, and points.
+
+Draws of a continuous latent differ. If its importance weights do not vary, each draw says the same of log
+p(x), and the guide is exact. Draws of a discrete latent, or the point of a `Delta`, may be one value again
+and again. Then equal weights say nothing of the values that were not drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pyro.distributions import Delta
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor
+
+from pyrovae.programs.densities import enumerated_sites
+from pyrovae.programs.distributions import base_of
+from pyrovae.programs.sites import latent_sites
+
+_SAME = 1e-9  # fingerprints this close, relative to their size, are of equal values
+
+
+def repeatable_sites(trace: Trace) -> list[str]:
+    """Return the latents under a plate whose draws may repeat, in order. Enumerated sites are not drawn."""
+    summed_out = enumerated_sites(trace)
+    return [
+        name
+        for name in latent_sites(trace)
+        if name not in summed_out
+        and trace.nodes[name]["cond_indep_stack"]
+        and _may_repeat(trace.nodes[name])
+    ]
+
+
+def _may_repeat(site: Mapping[str, Any]) -> bool:
+    base = base_of(site["fn"])
+    if isinstance(base, Delta) or not site["value"].is_floating_point():
+        return True
+    try:
+        return bool(base.support.is_discrete)
+    except (NotImplementedError, AttributeError):
+        return False
+
+
+def fingerprints(trace: Trace, depth: int) -> Tensor | None:
+    """Return a number for each draw that is the same for draws with the same values at repeatable sites.
+
+    Args:
+        trace: a trace of the guide under K particles.
+        depth: the number of dimensions that the plates take, without the particles'.
+
+    Returns:
+        `(K, B)` in 64-bit; None if no site is repeatable.
+    """
+    total: Tensor | None = None
+    for number, name in enumerate(repeatable_sites(trace), start=1):
+        site = trace.nodes[name]
+        event_dim = site["fn"].event_dim
+        value = site["value"].double()
+        value = value.reshape(*[1] * max(0, depth + 1 + event_dim - value.dim()), *value.shape)
+        data = value.dim() - event_dim - 1
+        parts = value.movedim((data - depth, data), (0, 1)).flatten(2)  # (K, B, all else)
+        # No two sets of values have the same sum, but by a coincidence.
+        weights = torch.arange(1, parts.shape[-1] + 1, dtype=parts.dtype, device=parts.device).sin()
+        of_site = number**0.5 * (parts * weights).sum(-1)
+        total = of_site if total is None else total + of_site
+    return total
+
+
+def all_equal(fingerprints: Tensor) -> Tensor:
+    """Return whether all draws of a datum have one fingerprint: `(K, B)` to `(B,)`."""
+    low, high = fingerprints.aminmax(dim=0)
+    return high - low <= _SAME * (1 + high.abs())

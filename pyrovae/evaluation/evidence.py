@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +114,7 @@ class MarginalLikelihood:
 
     @property
     def is_poor_proposal(self) -> bool:
-        """Whether k-hat is above its limit for more than a tenth of the data.
+        """Whether k-hat is above its limit for more than a fifth of the data.
 
         Then the guide is a poor proposal, and the standard errors are too small. This holds for all data:
         one whose draws miss the largest weights has a small k-hat too.
@@ -164,15 +163,14 @@ class MarginalLikelihood:
     def __str__(self) -> str:
         rounding = f"; rounding moves it by {self.precision_error:.4f}" if self.precision_error else ""
         collapsed = "(classes summed out) " if self.enumerated else ""
-        bounds = [
-            f"L_{k} = {bound.mean():.3f}" for k, bound in self.bounds.items() if k > 1 or self.enumerated
-        ]
+        sizes = [k for k in self.bounds if k > 1 or self.enumerated]
+        bounds = ", ".join(f"L_{k} = {self.bounds[k].mean():.3f}" for k in sizes)
         lines = [
             f"log p(x) = {self.mean:.3f} +- {shown(self.mean_std_error)} nats per datum "
             f"(Monte Carlo, K = {self.num_samples}); +- {shown(self.data_std_error, 2)} over the "
             f"{len(self.log_px)} data{rounding}",
             f"ELBO     = {self.elbo:.3f} +- {shown(self.elbo_std_error)}"
-            + (f"; {collapsed}{', '.join(bounds)}" if bounds else ""),
+            + (f"; {collapsed}{bounds}" if bounds else ""),
             f"k-hat    : {khat_line(self.khat, self.num_samples)}; effective samples: median "
             f"{self.ess.median():.0f} of {self.num_samples}",
         ]
@@ -183,8 +181,8 @@ class MarginalLikelihood:
 
 def _repeats(count: int, num_data: int) -> str:
     return (
-        f"for {count} of {num_data} data all draws of the discrete latents are the same; what was not drawn "
-        "does not enter the estimate, nor its error"
+        f"for {count} of {num_data} data all draws of the discrete latents are the same; the values that "
+        "were not drawn enter neither the estimate nor its error"
     )
 
 
@@ -234,8 +232,8 @@ def marginal_likelihood(
             of the data's plate; or there are other plates beside an enumerated site.
 
     Warns:
-        UserWarning: k-hat is above its limit for some data, or K is below 30, too few draws for k-hat; or all
-            draws of the discrete latents of a datum are the same. The warning says for how many data.
+        UserWarning: k-hat is above its limit for some data, or K is below 30, too few draws for k-hat; or
+            all draws of the discrete latents are the same for some data. The warning says for how many.
 
     Example:
         >>> import torch
@@ -306,8 +304,9 @@ def _estimate(
     sizes = [1, *(k for k in bounds if 1 < k < sampling.num_samples)]
     if sampling.num_samples > 1:
         sizes.append(sampling.num_samples)
-    summarise = partial(importance_statistics, sizes=sizes, dtype=x.dtype)
-    parts = over_log_weights(summarise, pair, x, y, sampling)
+    parts = over_log_weights(
+        lambda scores: importance_statistics(scores, sizes, x.dtype), pair, x, y, sampling
+    )
     columns: dict[str, Any] = {name: torch.cat([part[name] for part in parts]) for name in _COLUMNS}
     return MarginalLikelihood(
         **columns,

@@ -73,9 +73,10 @@ class InferenceGaps:
             the optimum, the approximation gap is too large by the same amount.
         std_error: Monte-Carlo standard errors, `(N,)` each, of the four bounds and of `approximation`,
             `amortisation` and `total`; NaN with one draw.
-        khat: Pareto k-hat of the best q's importance weights, `(N,)`. Many values above `khat_limit` say that
-            the family is a poor proposal. Then log p(x) is likely too small, and so are the approximation
-            gap and its error, for all data. It is NaN where the weights do not vary, or K is below 30.
+        khat: Pareto k-hat of the best q's importance weights, `(N,)`. Many values above `khat_limit` say
+            that the family is a poor proposal. Then log p(x) is likely too small, and so are the
+            approximation gap and its error, for all data. It is NaN where the weights do not vary, or K is
+            below 30.
         num_samples: K, the number of draws for each datum.
         steps: the number of steps of the optimisation.
         particles: the number of draws for each datum in each step.
@@ -118,7 +119,7 @@ class InferenceGaps:
 
     @property
     def is_poor_proposal(self) -> bool:
-        """Whether k-hat is above its limit for more than a tenth of the data: all errors are too small."""
+        """Whether k-hat is above its limit for more than a fifth of the data: all errors are too small."""
         return is_poor_proposal(self.khat, self.num_samples)
 
     def mean(self, name: str) -> float:
@@ -253,8 +254,8 @@ def inference_gaps(
     warn_if_unreliable(
         result.khat,
         num_samples,
-        "the best q is a poor proposal, so log p(x), and with it the approximation gap, is likely too small, "
-        "for all data"
+        "the best q is a poor proposal, so log p(x), and with it the approximation gap, is likely too "
+        "small, for all data"
         if result.is_poor_proposal
         else "log p(x) of single data, and with it their approximation gap, may be too small",
     )

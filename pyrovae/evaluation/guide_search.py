@@ -159,7 +159,7 @@ def _scores(
     layout: Layout,
     land: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Return log weights and terms of the ELBO, `(K, B)` each, for K = `particles` draws of each of B data."""
+    """Return log weights and terms of the ELBO, `(K, B)` each, for K = `particles` draws of B data."""
     with pyro.validation_enabled(False):
         model_trace, guide_trace = run_under_particles(pair, args, particles, layout)
     if land:

@@ -17,7 +17,7 @@ from pyrovae.evaluation.arviz_adapter import SMALLEST_SAMPLE, pareto_khat
 from pyrovae.programs.log_weights import Scores
 from pyrovae.programs.repeats import all_equal
 
-_MANY = 0.1  # the share of data above k-hat's limit from which on the guide is a poor proposal for all
+_MANY = 0.2  # the share of data above k-hat's limit from which on the guide is a poor proposal for all
 _ROUNDINGS = 32  # roundings that the sum of a log weight is allowed
 
 
@@ -62,7 +62,7 @@ def importance_statistics(
     if scores.fingerprints is not None:
         error = unknown_if_constant(error, log_weights, rounding)
         elbo_error = unknown_if_constant(elbo_error, scores.elbo_terms, rounding)
-        repeated = all_equal(scores.fingerprints)
+        repeated = all_equal(scores.fingerprints) & (len(log_weights) > 1)
     return {
         "log_px": log_mean(log_weights),
         "std_error": error,
@@ -159,14 +159,14 @@ def warn_if_unreliable(khat: Tensor, num_samples: int, consequence: str) -> None
     """
     if num_samples < SMALLEST_SAMPLE:
         warn(
-            f"k-hat needs at least {SMALLEST_SAMPLE} draws, and num_samples is {num_samples}: nothing tells "
+            f"k-hat needs at least {SMALLEST_SAMPLE} draws, and num_samples is {num_samples}: nothing says "
             "whether the guide is a good proposal and the standard errors are reliable. Use more samples."
         )
     elif count := num_unreliable(khat, num_samples):
         limit = khat_limit(num_samples)
         warn(
-            f"k-hat is above {limit:.2f}, its limit for K = {num_samples}, for {count} of {len(khat)} data: "
-            f"{consequence}. Use more samples, or a guide with heavier tails."
+            f"k-hat is above {limit:.2f}, its limit for K = {num_samples}, for {count} of {len(khat)} "
+            f"data: {consequence}. Use more samples, or a guide with heavier tails."
         )
 
 

@@ -195,8 +195,8 @@ def elbo_terms(log_weights: Tensor, probabilities: Tensor) -> Tensor:
 
     Args:
         log_weights: log w_y for each enumerated value, `(*values, K, B)`.
-        probabilities: q(y | x), in a shape that broadcasts against the weights. A value of probability 0 has
-            no part in the sum, even if its weight is 0.
+        probabilities: q(y | x), in a shape that broadcasts against the weights. A value of probability 0
+            has no part in the sum, even if its weight is 0.
     """
     possible = probabilities > 0
     log_ratio = log_weights - probabilities.where(possible, 1.0).log()

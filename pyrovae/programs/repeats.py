@@ -22,19 +22,8 @@ from pyrovae.programs.sites import latent_sites
 _SAME = 1e-9  # fingerprints this close, relative to their size, are of equal values
 
 
-def repeatable_sites(trace: Trace) -> list[str]:
-    """Return the latents under a plate whose draws may repeat, in order. Enumerated sites are not drawn."""
-    summed_out = enumerated_sites(trace)
-    return [
-        name
-        for name in latent_sites(trace)
-        if name not in summed_out
-        and trace.nodes[name]["cond_indep_stack"]
-        and _may_repeat(trace.nodes[name])
-    ]
-
-
-def _may_repeat(site: Mapping[str, Any]) -> bool:
+def may_repeat(site: Mapping[str, Any]) -> bool:
+    """Whether draws at a latent site may be equal: its values are discrete, or it is a point."""
     base = base_of(site["fn"])
     if isinstance(base, Delta) or not site["value"].is_floating_point():
         return True
@@ -45,23 +34,30 @@ def _may_repeat(site: Mapping[str, Any]) -> bool:
 
 
 def fingerprints(trace: Trace, depth: int) -> Tensor | None:
-    """Return a number for each draw that is the same for draws with the same values at repeatable sites.
+    """Return a number for each draw that is the same for draws with equal values at discrete sites.
+
+    These are the guide's sites whose draws may repeat, under the plates. Enumerated sites are not drawn.
 
     Args:
         trace: a trace of the guide under K particles.
         depth: the number of dimensions that the plates take, without the particles'.
 
     Returns:
-        `(K, B)` in 64-bit; None if no site is repeatable.
+        `(K, B)` in 64-bit; None if there is no such site.
     """
     total: Tensor | None = None
-    for number, name in enumerate(repeatable_sites(trace), start=1):
+    summed_out = enumerated_sites(trace)
+    for number, name in enumerate(latent_sites(trace), start=1):
         site = trace.nodes[name]
+        # A global latent is the same for all data: it is a parameter if it is a point.
+        is_local = any(-frame.dim <= depth for frame in site["cond_indep_stack"])
+        if name in summed_out or not is_local or not may_repeat(site):
+            continue
         event_dim = site["fn"].event_dim
         value = site["value"].double()
         value = value.reshape(*[1] * max(0, depth + 1 + event_dim - value.dim()), *value.shape)
         data = value.dim() - event_dim - 1
-        parts = value.movedim((data - depth, data), (0, 1)).flatten(2)  # (K, B, all else)
+        parts = value.movedim((data - depth, data), (0, 1)).unsqueeze(-1).flatten(2)  # (K, B, all else)
         # No two sets of values have the same sum, but by a coincidence.
         weights = torch.arange(1, parts.shape[-1] + 1, dtype=parts.dtype, device=parts.device).sin()
         of_site = number**0.5 * (parts * weights).sum(-1)

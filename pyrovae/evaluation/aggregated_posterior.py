@@ -25,6 +25,7 @@ from pyrovae.programs.densities import trace_log_probs
 from pyrovae.programs.distributions import factors_of
 from pyrovae.programs.log_weights import PARTICLES, Layout, particle_plate, per_datum
 from pyrovae.programs.pair import ModelAndGuide, Program
+from pyrovae.programs.repeats import may_repeat
 from pyrovae.programs.running import run_pair, traced
 from pyrovae.programs.sites import latent_sites
 
@@ -46,6 +47,7 @@ class Draws:
         log_p_dims: the log density of each dimension, in the shape of the codes, for the sites that depend
             on no other site and are independent over dimensions, in model and guide.
         separate: the sites that depend on no other site.
+        repeatable: the sites whose draws may repeat, since they are discrete or points.
     """
 
     codes: Codes
@@ -53,6 +55,7 @@ class Draws:
     log_p: dict[str, Tensor]
     log_p_dims: dict[str, Tensor]
     separate: tuple[str, ...]
+    repeatable: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(next(iter(self.log_p.values())))
@@ -84,7 +87,8 @@ def draws_of_guide(
         for i in range(3)
     ]
     event_dims = {name: model_trace.nodes[name]["fn"].event_dim for name in joined[0]}
-    return Draws(joined[0], event_dims, joined[1], joined[2], separate)
+    repeatable = tuple(name for name in joined[0] if may_repeat(guide_trace.nodes[name]))
+    return Draws(joined[0], event_dims, joined[1], joined[2], separate, repeatable)
 
 
 def _data_second(site: Mapping[str, Any], values: Tensor) -> Tensor:

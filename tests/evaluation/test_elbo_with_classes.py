@@ -1,10 +1,9 @@
-"""The ELBO beside the evidence: with classes q(y | x) is in it, and the weights' own L_1 is another number."""
+"""The ELBO beside the evidence: with classes q(y | x) is in it; the weights' own L_1 is another number."""
 
 import math
 
 import pyro
 import pyro.distributions as dist
-import pytest
 import torch
 from torch.distributions import kl_divergence
 

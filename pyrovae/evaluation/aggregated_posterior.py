@@ -26,6 +26,7 @@ from pyrovae.programs.densities import trace_log_probs
 from pyrovae.programs.distributions import factors_of
 from pyrovae.programs.log_weights import Layout, per_datum, run_model
 from pyrovae.programs.pair import ModelAndGuide, Program
+from pyrovae.programs.repeats import may_repeat
 from pyrovae.programs.rows import Arguments
 from pyrovae.programs.running import traced
 from pyrovae.programs.sites import latent_sites
@@ -49,6 +50,7 @@ class Draws:
         log_p_dims: the log density of each dimension, in the shape of the codes, for the sites that depend
             on no other site and are independent over dimensions, in model and guide.
         separate: the sites that depend on no other site.
+        repeatable: the sites whose draws may repeat, since they are discrete or points.
     """
 
     codes: Codes
@@ -57,6 +59,7 @@ class Draws:
     log_p: dict[str, Tensor]
     log_p_dims: dict[str, Tensor]
     separate: tuple[str, ...]
+    repeatable: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(next(iter(self.log_p.values())))
@@ -91,7 +94,8 @@ def draws_of_guide(
     sites = {name: model_trace.nodes[name] for name in joined[0]}
     event_dims = {name: site["fn"].event_dim for name, site in sites.items()}
     inner_plates = {name: _inner_plates(site, layout) for name, site in sites.items()}
-    return Draws(joined[0], event_dims, inner_plates, joined[1], joined[2], separate)
+    repeatable = tuple(name for name in joined[0] if may_repeat(guide_trace.nodes[name]))
+    return Draws(joined[0], event_dims, inner_plates, joined[1], joined[2], separate, repeatable)
 
 
 def _data_second(site: Mapping[str, Any], values: Tensor, layout: Layout) -> Tensor:

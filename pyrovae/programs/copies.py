@@ -165,7 +165,9 @@ def _rows(
     extras: Mapping[str, Extra],
 ) -> Trace:
     repeated = arguments.repeated(copies.values * copies.particles)
-    values = {} if given is None else {name: _to_rows(site, copies) for name, site in _latents(given)}
+    num_data = arguments.num_data or 1
+    latents = [] if given is None else _latents(given)
+    values = {name: _to_rows(site, copies, num_data) for name, site in latents}
     blocks = torch.arange(copies.values).repeat_interleave(copies.particles)
     with _Assign(values, copies, blocks):
         trace = poutine.trace(program).get_trace(*repeated.args, **repeated.kwargs)
@@ -269,17 +271,14 @@ class _Assign(Messenger):
         return values.expand(*fn.batch_shape, *event)
 
 
-def _to_rows(site: Mapping[str, Any], copies: Copies) -> Tensor:
+def _to_rows(site: Mapping[str, Any], copies: Copies, num_data: int) -> Tensor:
     """Turn a value `(*values, K, *plates, *event_shape)` into one of rows: the data's dimension grows."""
     value = _with_copies(site["value"], site["fn"].event_dim, copies)
-    value = value.expand(copies.values, copies.particles, *value.shape[2:])
-    axis = _axis(copies)
+    axis = 2 + copies.depth + copies.data_dim
+    shape = [copies.values, copies.particles, *value.shape[2:]]
+    shape[axis] = num_data
+    value = value.expand(shape)
     return value.movedim((0, 1), (axis - 2, axis - 1)).flatten(axis - 2, axis)
-
-
-def _axis(copies: Copies) -> int:
-    """Return the data's axis in a tensor `(C, K, *plates, ...)`."""
-    return 2 + copies.depth + copies.data_dim
 
 
 def _with_copies(tensor: Tensor, event_dim: int, copies: Copies) -> Tensor:

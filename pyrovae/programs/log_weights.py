@@ -4,7 +4,11 @@
 
 Sites that the guide marks for enumeration, such as M2's class y, are summed out within each particle:
 
-    log w_k = log sum_y p(x, y, z_ky) / q(z_ky | x, y),    z_ky ~ q(z | x, y)
+    log w_k = log sum_y w_ky,    w_ky = p(x, y, z_ky) / q(z_ky | x, y),    z_ky ~ q(z | x, y)
+
+q(y | x) has no part in these weights. It has a part in the ELBO, whose terms come from the same draws:
+
+    e_k = sum_y q(y | x) [ log w_ky - log q(y | x) ],    ELBO = E[ e_k ]  <=  E[ log w_k ]  <=  log p(x)
 
 So are the model's latents with finitely many values that the guide lacks. Log densities enter without any
 scale: a weight contains neither a beta nor a plate's N/B. `accounting.py` says which sites enter, and
@@ -13,25 +17,27 @@ scale: a weight contains neither a beta nor a plate's N/B. `accounting.py` says 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from pyro import poutine
-from pyro.distributions.util import scale_and_mask
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyrovae.errors import InputError
 from pyrovae.programs.accounting import Accounting, accounting
-from pyrovae.programs.contraction import summed_over_values
+from pyrovae.programs.contraction import Contraction, expected_over_values, summed_over_values
 from pyrovae.programs.copies import PARTICLES, Copies, Extra, enumerating, run_copies
 from pyrovae.programs.densities import unscaled_log_prob
 from pyrovae.programs.pair import ModelAndGuide, Program
+from pyrovae.programs.repeats import fingerprints
 from pyrovae.programs.rows import Arguments
-from pyrovae.programs.structure import Structure
+from pyrovae.programs.structure import Structure, members_of
 from pyrovae.programs.ways import LEADING, Ways, ways_of
 
 
@@ -60,11 +66,15 @@ class Layout:
     several: bool = False
     ways: Ways = LEADING
 
+    @property
+    def in_guide(self) -> tuple[str, ...]:
+        """The enumerated sites that the guide has."""
+        return tuple(name for name in self.sites.summed_out if name not in self.sites.in_model_alone)
+
     def of_guide(self, particles: int = 1) -> Copies:
         """Return the kind of the guide's copies."""
         values = 1 if self.in_model else self.values or 1
-        names = tuple(name for name in self.sites.summed_out if name not in self.sites.in_model_alone)
-        return Copies(particles, self.depth, self.data_dim, values, names, self.several)
+        return Copies(particles, self.depth, self.data_dim, values, self.in_guide, self.several)
 
     def of_model(self, particles: int = 1) -> Copies:
         """Return the kind of the model's copies."""
@@ -247,22 +257,41 @@ def log_densities(
 def _density(site: Mapping[str, Any], layout: Layout) -> Tensor:
     """Return a site's log density without its scale.
 
-    A site that is summed out counts without its mask: where the site is masked, nothing depends on it, and
-    its probabilities add up to 1.
+    Where a site that is summed out is masked, nothing depends on it, and each of its C values counts 1/C.
     """
-    if site["name"] in layout.sites.summed_out:
-        return scale_and_mask(site["unscaled_log_prob"])
-    return unscaled_log_prob(site)
+    log_prob = unscaled_log_prob(site)
+    mask = site["mask"]
+    if site["name"] not in layout.sites.summed_out or mask is None or mask is True:
+        return log_prob
+    values = len(site["fn"].enumerate_support(expand=False))
+    mask = torch.as_tensor(mask, device=log_prob.device)
+    return log_prob.where(mask, log_prob.new_tensor(-math.log(values)))
 
 
-def log_weights(
+class Scores(NamedTuple):
+    """The worth of the draws of some data, `(K, B)` each, or `(K, 1)` for all data together.
+
+    Attributes:
+        log_weights: the log importance weights, with enumerated sites summed out.
+        elbo_terms: the terms whose mean over the draws is the ELBO; the log weights themselves if the guide
+            enumerates no site.
+        fingerprints: numbers that are equal where the draws of all discrete latents and points are equal;
+            None if there are no such latents (see `programs.repeats`).
+    """
+
+    log_weights: Tensor
+    elbo_terms: Tensor
+    fingerprints: Tensor | None
+
+
+def scores(
     pair: ModelAndGuide,
     args: tuple[Any, ...],
     num_particles: int,
     layout: Layout,
     kwargs: Mapping[str, Any] | None = None,
-) -> Tensor:
-    """Return the log weights of K copies, with enumerated sites summed out: `(K, B)`, or `(K, 1)` if joint.
+) -> Scores:
+    """Score the draws of K copies of a pair.
 
     Args:
         pair: a pair.
@@ -272,29 +301,63 @@ def log_weights(
         kwargs: keyword arguments of both programs.
     """
     model_trace, guide_trace = run_under_particles(pair, args, num_particles, layout, kwargs)
-    return weights_of(model_trace, guide_trace, args[0], layout)
+    return scores_of(model_trace, guide_trace, args[0], layout)
+
+
+def scores_of(model_trace: Trace, guide_trace: Trace, x: Tensor, layout: Layout) -> Scores:
+    """Score the draws of a run under particles, from its traces."""
+    repeated = fingerprints(guide_trace, layout.depth, layout.data_dim, layout.data_plate is None)
+    log_weights = weights_of(model_trace, guide_trace, x, layout)
+    in_guide = layout.of_guide().enumerated
+    if not in_guide:
+        return Scores(log_weights, log_weights, repeated)
+    if layout.several:
+        return Scores(
+            log_weights, _contracted(expected_over_values, model_trace, guide_trace, layout), repeated
+        )
+    log_p, log_q = log_densities(model_trace, guide_trace, x, layout)
+    log_q_values = per_datum(_density(guide_trace.nodes[in_guide[0]], layout), layout)
+    return Scores(log_weights, elbo_terms(log_p - log_q, log_q_values), repeated)
 
 
 def weights_of(model_trace: Trace, guide_trace: Trace, x: Tensor, layout: Layout) -> Tensor:
     """Return the log weights of a run under particles, with enumerated sites summed out: `(K, B)`."""
-    if not layout.several:
-        log_p, log_q = log_densities(model_trace, guide_trace, x, layout)
-        return sum_out(log_p - log_q)
-    kept = [PARTICLES] if layout.data_plate is None else [PARTICLES, layout.data_plate]
-    weights = summed_over_values(
-        model_trace,
-        guide_trace,
-        layout.sites.log_p,
-        layout.sites.log_q,
-        lambda site: _density(site, layout),
-        kept,
-    )
-    return weights if layout.data_plate is not None else weights.unsqueeze(-1)
+    if layout.several:
+        return _contracted(summed_over_values, model_trace, guide_trace, layout)
+    log_p, log_q = log_densities(model_trace, guide_trace, x, layout)
+    return sum_out(log_p - log_q)
+
+
+def _contracted(contract: Contraction, model_trace: Trace, guide_trace: Trace, layout: Layout) -> Tensor:
+    """Contract the densities of a pair with several enumerated sites: `(K, B)`, or `(K, 1)` if joint."""
+    names = [PARTICLES] if layout.data_plate is None else [PARTICLES, layout.data_plate]
+    sizes = {
+        frame.name: members_of(frame, site)
+        for site in model_trace.nodes.values()
+        for frame in site.get("cond_indep_stack", ())
+    }
+    kept = {name: sizes[name] for name in names}
+    found = contract(model_trace, guide_trace, layout.sites, partial(_density, layout=layout), kept)
+    return found if layout.data_plate is not None else found.unsqueeze(-1)
 
 
 def sum_out(log_weights: Tensor) -> Tensor:
     """Sum weights over the enumerated values, given their logarithms: `(*values, K, B)` to `(K, B)`."""
     return log_weights if log_weights.dim() == 2 else log_weights.flatten(0, -3).logsumexp(0)
+
+
+def elbo_terms(log_weights: Tensor, log_q: Tensor) -> Tensor:
+    """Return the terms of the ELBO, sum_y q(y | x) [log w_y - log q(y | x)]: `(K, B)`.
+
+    Args:
+        log_weights: log w_y for each enumerated value, `(*values, K, B)`.
+        log_q: log q(y | x), in a shape that broadcasts against the weights. A value of probability 0 has no
+            part in the sum, even if its weight is 0.
+    """
+    possible = log_q > -math.inf
+    log_ratio = (log_weights - log_q.where(possible, 0.0)).where(possible, 0.0)
+    terms = (log_q.exp() * log_ratio).broadcast_to(log_weights.shape)
+    return terms if terms.dim() == 2 else terms.flatten(0, -3).sum(0)
 
 
 def per_datum(log_prob: Tensor, layout: Layout) -> Tensor:

@@ -308,16 +308,15 @@ def scores_of(model_trace: Trace, guide_trace: Trace, x: Tensor, layout: Layout)
     """Score the draws of a run under particles, from its traces."""
     repeated = fingerprints(guide_trace, layout.depth, layout.data_dim, layout.data_plate is None)
     log_weights = weights_of(model_trace, guide_trace, x, layout)
-    in_guide = layout.of_guide().enumerated
-    if not in_guide:
+    if not layout.in_guide:
         return Scores(log_weights, log_weights, repeated)
     if layout.several:
-        return Scores(
-            log_weights, _contracted(expected_over_values, model_trace, guide_trace, layout), repeated
-        )
+        terms = _contracted(expected_over_values, model_trace, guide_trace, layout)
+        return Scores(log_weights, terms, repeated)
     log_p, log_q = log_densities(model_trace, guide_trace, x, layout)
-    log_q_values = per_datum(_density(guide_trace.nodes[in_guide[0]], layout), layout)
-    return Scores(log_weights, elbo_terms(log_p - log_q, log_q_values), repeated)
+    (enumerated_site,) = (guide_trace.nodes[name] for name in layout.in_guide)
+    probabilities = per_datum(_density(enumerated_site, layout), layout).exp()
+    return Scores(log_weights, elbo_terms(log_p - log_q, probabilities), repeated)
 
 
 def weights_of(model_trace: Trace, guide_trace: Trace, x: Tensor, layout: Layout) -> Tensor:
@@ -346,17 +345,17 @@ def sum_out(log_weights: Tensor) -> Tensor:
     return log_weights if log_weights.dim() == 2 else log_weights.flatten(0, -3).logsumexp(0)
 
 
-def elbo_terms(log_weights: Tensor, log_q: Tensor) -> Tensor:
+def elbo_terms(log_weights: Tensor, probabilities: Tensor) -> Tensor:
     """Return the terms of the ELBO, sum_y q(y | x) [log w_y - log q(y | x)]: `(K, B)`.
 
     Args:
         log_weights: log w_y for each enumerated value, `(*values, K, B)`.
-        log_q: log q(y | x), in a shape that broadcasts against the weights. A value of probability 0 has no
-            part in the sum, even if its weight is 0.
+        probabilities: q(y | x), in a shape that broadcasts against the weights. A value of probability 0
+            has no part in the sum, even if its weight is 0.
     """
-    possible = log_q > -math.inf
-    log_ratio = (log_weights - log_q.where(possible, 0.0)).where(possible, 0.0)
-    terms = (log_q.exp() * log_ratio).broadcast_to(log_weights.shape)
+    possible = probabilities > 0
+    log_ratio = log_weights - probabilities.where(possible, 1.0).log()
+    terms = (probabilities * log_ratio.where(possible, 0.0)).broadcast_to(log_weights.shape)
     return terms if terms.dim() == 2 else terms.flatten(0, -3).sum(0)
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pyrovae.errors import InputError
 from pyrovae.objectives.layouts import PARTICLES
-from pyrovae.programs.contraction import Ordinal, Packed, contracted, ordinal_of, pack, readable
+from pyrovae.objectives.packing import Ordinal, Packed, contracted, ordinal_of, pack, readable
 from pyrovae.programs.densities import enumerated_sites, sample_sites
 from pyrovae.programs.reparameterisation import check_gradient_flows
 from pyrovae.programs.sites import latent_sites, observed_sites, role_of

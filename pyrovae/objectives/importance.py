@@ -21,17 +21,24 @@ from pyrovae.objectives.doubly_reparameterised import (
 )
 from pyrovae.objectives.elbo import ELBO
 from pyrovae.objectives.expectations import Expectation, is_simple
-from pyrovae.objectives.layouts import PARTICLES, Layout, laid_out, num_data, replayed, under_particles
+from pyrovae.objectives.layouts import (
+    PARTICLES,
+    Layout,
+    Layouts,
+    laid_out,
+    num_data,
+    replayed,
+    under_particles,
+)
 from pyrovae.objectives.objective import Bound
+from pyrovae.objectives.packing import contracted_log_weights
 from pyrovae.objectives.terms import Terms
-from pyrovae.programs.contraction import contracted_log_weights
+from pyrovae.programs.accounting import Accounting
 from pyrovae.programs.densities import (
     enumerated_sites,
     enumeration_weights,
     sample_sites,
-    sites_of_log_q,
     trace_log_probs,
-    training_terms,
     value_log_prob,
     with_roles,
     zero_like_densities,
@@ -84,6 +91,7 @@ class IWAE(ELBO):
     def __init__(self, num_samples: int, doubly_reparameterised: bool = False) -> None:
         super().__init__(num_particles=num_samples)
         self.doubly_reparameterised = doubly_reparameterised
+        self._layouts = Layouts(importance=True)
 
     def evaluate(self, pair: ModelAndGuide, *args: Any, **kwargs: Any) -> Bound:
         """Return the importance-weighted bound on a minibatch, in nats, summed over its data."""
@@ -103,7 +111,8 @@ class IWAE(ELBO):
 
         layout, (model_trace, guide_trace) = self._layouts.run(pair, args, kwargs, run)
         _check_weights_exist(model_trace, guide_trace, layout, num_data(args, kwargs))
-        _check_gradients(guide_trace)
+        assert layout.sites is not None
+        _check_gradients(guide_trace, layout.sites)
         scale = _common_scale(layout, model_trace, guide_trace)
         outer, each = (scale, 1.0) if not _per_datum(scale) else (1.0, scale)
         if double:
@@ -116,7 +125,7 @@ class IWAE(ELBO):
             return self._contracted(model_trace, guide_trace, layout, outer)
         terms = Terms(self.num_particles)
         terms.add(model_trace, guide_trace)
-        log_p, log_q = _log_densities(model_trace, guide_trace, layout)
+        log_p, log_q = _log_densities(model_trace, guide_trace, layout, layout.sites)
         log_weights = log_p - (log_q.detach() if double else log_q)
         bound = log_weights.flatten(0, -2).logsumexp(0) - math.log(self.num_particles)
         loss = -(each * bound).sum()
@@ -125,7 +134,7 @@ class IWAE(ELBO):
             loss = loss + with_parameters_fixed(each * shares * log_q, paths)
             factors |= path_factors(paths, guide_trace, shares, layout)
         loss = outer * loss
-        for name in training_terms(guide_trace):
+        for name in layout.sites.training_terms:
             _check_plain(double, guide_trace, f"the guide's site '{name}', a training term,")
             weighted = enumeration_weights(guide_trace) * guide_trace.nodes[name]["log_prob"]
             loss = loss + weighted.sum() / self.num_particles
@@ -135,36 +144,38 @@ class IWAE(ELBO):
         self, model_trace: Trace, guide_trace: Trace, layout: Layout, scale: float | Tensor
     ) -> Bound:
         """Return the bound of a pair with several enumerated sites, which Pyro's algorithms sum out."""
+        sites = layout.sites
+        assert sites is not None
         assert layout.data is not None
-        log_weights = contracted_log_weights(model_trace, guide_trace, (PARTICLES, layout.data[0]))
+        log_q = dict.fromkeys((*sites.log_q, *_multiply_drawn(guide_trace)))
+        keep = PARTICLES, layout.data[0]
+        log_weights = contracted_log_weights(model_trace, guide_trace, sites.log_p, log_q, keep)
         bound = log_weights.logsumexp(0) - math.log(self.num_particles)
         expectation = Expectation(model_trace, guide_trace)
         costs = expectation.costs()
         terms = Terms(self.num_particles)
         terms.add_values(expectation.terms(costs), model_trace)
-        extra = expectation.training(training_terms(guide_trace))
+        extra = expectation.training(sites.training_terms)
         loss = -scale * bound.sum() - expectation.total(extra) / self.num_particles
         return Bound(loss, terms.named())
 
 
-def _log_densities(model_trace: Trace, guide_trace: Trace, layout: Layout) -> tuple[Tensor, Tensor]:
+def _log_densities(
+    model_trace: Trace, guide_trace: Trace, layout: Layout, sites: Accounting
+) -> tuple[Tensor, Tensor]:
     """Return log p(x, z) and log q(z | x) of a run under particles, `(*values, K, B)` each.
 
     `values` is the dimension of an enumerated site. Its values are summed over, not drawn, so their
     probability q has no part in log q(z | x).
     """
-    enumerated = enumerated_sites(guide_trace)
-    log_p = trace_log_probs(model_trace) | {
-        name: value_log_prob(model_trace.nodes[name]) for name in enumerated if name in model_trace.nodes
-    }
-    log_q = {name: value for name, value in trace_log_probs(guide_trace).items() if name not in enumerated}
-    drawn = [log_q[name] for name in sites_of_log_q(guide_trace) if name in log_q]
+    of_model, of_guide = trace_log_probs(model_trace), trace_log_probs(guide_trace)
+    for name in sites.summed_out:
+        of_model[name] = value_log_prob(model_trace.nodes[name])
+    log_p, log_q = [of_model[name] for name in sites.log_p], [of_guide[name] for name in sites.log_q]
     # Sums in 64-bit stay in 64-bit; sums in 16-bit would be too coarse.
     zero = zero_like_densities(model_trace)
     zero = zero.to(torch.promote_types(zero.dtype, torch.float32))
-    summed = (
-        sum((_of_each_datum(value, layout) for value in values), zero) for values in (log_p.values(), drawn)
-    )
+    summed = (sum((_of_each_datum(value, layout) for value in values), zero) for values in (log_p, log_q))
     return next(summed), next(summed)
 
 
@@ -198,10 +209,10 @@ def _check_plain(double: bool, guide_trace: Trace, what: str) -> None:
         )
 
 
-def _check_gradients(guide_trace: Trace) -> None:
+def _check_gradients(guide_trace: Trace, sites: Accounting) -> None:
     """Refuse draws that pass no gradient: the bound has no score function for them."""
     check_gradient_flows(guide_trace, otherwise="use ScoreFunctionELBO")
-    for name in sites_of_log_q(guide_trace):
+    for name in (*sites.log_q, *_multiply_drawn(guide_trace)):
         site = guide_trace.nodes[name]
         several = site["infer"].get("num_samples") is not None or role_of(site) == "factor"
         if several and not site["fn"].has_rsample:
@@ -210,6 +221,15 @@ def _check_gradients(guide_trace: Trace) -> None:
                 "factor with has_rsample=False), and the importance-weighted bound has no other gradient "
                 "for them: use the ELBO."
             )
+
+
+def _multiply_drawn(guide_trace: Trace) -> list[str]:
+    """Return the names of the sites that are drawn `num_samples` times in the place of enumeration."""
+    return [
+        name
+        for name in enumerated_sites(guide_trace)
+        if guide_trace.nodes[name]["infer"].get("num_samples") is not None
+    ]
 
 
 def _per_datum(scale: float | Tensor) -> bool:

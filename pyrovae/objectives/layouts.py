@@ -7,7 +7,7 @@ enumerated sites. This module alone runs programs for objectives. All other modu
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import pyro
@@ -17,8 +17,9 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyrovae.errors import InputError
+from pyrovae.objectives.model_latents import ModelLatents, model_latents, with_model_latents
 from pyrovae.objectives.weights import unweighted
-from pyrovae.programs.model_latents import ModelLatents, model_latents, with_model_latents
+from pyrovae.programs.accounting import Accounting, accounting
 from pyrovae.programs.pair import ModelAndGuide, Program, with_programs
 from pyrovae.programs.sites import latent_sites
 from pyrovae.programs.structure import Structure
@@ -31,15 +32,17 @@ class Layout(NamedTuple):
 
     Attributes:
         depth: the number of dimensions that the plates take, at least 1.
-        data: the name and the dimension of the data's plate; None if there is none.
-        outside: the names of the sites outside of the data's plate.
         alone: the treatment of the latents that only the model has.
+        data: the name and the dimension of the data's plate, for importance weights; None if there is none.
+        outside: the names of the sites outside of the data's plate, for importance weights.
+        sites: the part of each site in importance weights.
     """
 
     depth: int
-    data: tuple[str, int] | None
-    outside: tuple[str, ...]
     alone: ModelLatents
+    data: tuple[str, int] | None = None
+    outside: tuple[str, ...] = ()
+    sites: Accounting | None = None
 
     @property
     def data_dim(self) -> int:
@@ -57,13 +60,18 @@ class Layout(NamedTuple):
 
 
 class Layouts:
-    """The layouts of the pairs that an objective has evaluated. It does not keep a pair alive."""
+    """The layouts of the pairs that an objective has evaluated. It does not keep a pair alive.
 
-    def __init__(self) -> None:
+    Args:
+        importance: whether the objective needs importance weights.
+    """
+
+    def __init__(self, importance: bool = False) -> None:
+        self.importance = importance
         self._known: dict[Any, tuple[list[weakref.ref[Any]], Layout]] = {}
 
-    def __reduce__(self) -> tuple[type[Layouts], tuple[()]]:
-        return Layouts, ()  # a copy of an objective finds its layouts itself
+    def __reduce__(self) -> tuple[type[Layouts], tuple[bool]]:
+        return Layouts, (self.importance,)  # a copy of an objective finds its layouts itself
 
     def run(
         self,
@@ -113,7 +121,7 @@ class Layouts:
             and all(r() is o for r, o in zip(references, owners, strict=True))
         ):
             return layout, False
-        layout = _layout(pair, args, kwargs)
+        layout = _layout(pair, args, kwargs, self.importance)
         self._forget_the_dead()
         try:
             self._known[key] = [weakref.ref(owner) for owner in owners], layout
@@ -133,7 +141,9 @@ def _kind(value: Any) -> Any:
     return value if isinstance(value, bool | str | None) else type(value)
 
 
-def _layout(pair: ModelAndGuide, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Layout:
+def _layout(
+    pair: ModelAndGuide, args: tuple[Any, ...], kwargs: Mapping[str, Any], importance: bool
+) -> Layout:
     of = Structure(pair, args, kwargs)
     model_trace, guide_trace = of.traces
     assert guide_trace is not None
@@ -143,14 +153,52 @@ def _layout(pair: ModelAndGuide, args: tuple[Any, ...], kwargs: Mapping[str, Any
                 f"the guide samples '{name}', which the model does not have: rename the site, add it to "
                 "the model, or mark it with infer={'is_auxiliary': True} if only the guide needs it."
             )
-    plate, alone = of.data_plate, model_latents(of)
+    depth, alone = _depth(model_trace, guide_trace), model_latents(of)
+    _check_plates_of_dependents(of, {*of.enumerated, *alone.summed_out})
+    if not importance:
+        return Layout(depth, alone)
+    plate = of.data_plate
     outside = [name for name in of.in_scope("global") if of[name].role != "deterministic"]
     return Layout(
-        _depth(model_trace, guide_trace),
+        depth,
+        alone,
         None if plate is None or plate.dim is None else (plate.name, plate.dim),
         tuple(name for name in outside if name not in alone.left_out),
-        alone,
+        accounting(of),
     )
+
+
+def _check_plates_of_dependents(of: Structure, enumerated: Collection[str]) -> None:
+    """Refuse a site that depends on an enumerated one without being under its plates.
+
+    An enumerated site has no values for the members of its plates, which the other site could sum over.
+    """
+    for name in enumerated:
+        plates = set(of[name].plates)
+        outside = {
+            other
+            for other, site in of.sites.items()
+            if site.role != "deterministic" and not plates <= set(site.plates)
+        }
+        if outside and (dependent := sorted(outside & _dependents(of, name))):
+            raise InputError(
+                f"site '{dependent[0]}' depends on the enumerated site '{name}' but is not under its "
+                f"plates ({', '.join(sorted(plates))}), so the values of '{name}' cannot be summed over "
+                f"for each member: move '{dependent[0]}' into the plates, or draw '{name}', without "
+                "infer={'enumerate': 'parallel'}."
+            )
+
+
+def _dependents(of: Structure, name: str) -> set[str]:
+    """Return the sites that depend on a site. An observed value depends on nothing."""
+    found: set[str] = set()
+    stack, edges = [name], of.generative_edges | of.inference_edges
+    while stack:
+        end = stack.pop()
+        new = {to for come, to in edges if come == end} - found
+        found |= new
+        stack += [to for to in new if of[to].role in ("latent", "deterministic")]
+    return found
 
 
 def _depth(*traces: Trace) -> int:

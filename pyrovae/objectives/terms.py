@@ -12,8 +12,6 @@ from torch import Tensor
 
 from pyrovae.programs.densities import (
     enumeration_weights,
-    sites_of_log_q,
-    training_terms,
     unscaled_log_prob,
     zero_like_densities,
 )
@@ -43,7 +41,7 @@ class Terms:
         for name in observed_sites(model_trace):
             self.observed[name] = self.observed.get(name, 0.0) + expected(model_trace, name)
         in_model = set(latent_sites(model_trace))
-        for name in (*sites_of_log_q(guide_trace), *training_terms(guide_trace)):
+        for name in (*latent_sites(guide_trace), *observed_sites(guide_trace)):
             part = expected(guide_trace, name)
             self.kl = self.kl + (part - expected(model_trace, name) if name in in_model else part)
         self._zero = zero_like_densities(model_trace)

@@ -64,23 +64,15 @@ def unscaled_log_prob(site: Mapping[str, Any]) -> Tensor:
     return scale_and_mask(site["unscaled_log_prob"], mask=site["mask"])
 
 
-def sites_of_log_q(guide_trace: Trace) -> list[str]:
-    """Return the names of the guide's sites whose densities make up log q.
-
-    They are its latents, auxiliary ones among them. If one of the latents is a `Delta`, which may have its
-    density in a factor, they are the factors too.
-    """
-    latents = latent_sites(guide_trace)
-    return latents + (_factors(guide_trace) if _deltas(guide_trace) else [])
-
-
 def training_terms(guide_trace: Trace) -> list[str]:
-    """Return the names of the guide's observed sites and factors that are no part of log q.
+    """Return the names of the guide's observed sites and factors that state the density of no draw.
 
-    Such a site adds its log density to the loss, as a classification loss does.
+    Such a site adds its log density to the loss, as a classification loss does. A factor may state the
+    density of a latent that a `Delta` sets, and is then no training term.
     """
-    log_q = set(sites_of_log_q(guide_trace))
-    return [name for name in observed_sites(guide_trace) if name not in log_q]
+    factors = _factors(guide_trace)
+    stated = factors if factors and _points(guide_trace) else []
+    return [name for name in observed_sites(guide_trace) if name not in stated]
 
 
 def with_roles(guide_trace: Trace) -> Trace:
@@ -120,13 +112,19 @@ def _factors(trace: Trace) -> list[str]:
     return [name for name in observed_sites(trace) if role_of(trace.nodes[name]) == "factor"]
 
 
-def _deltas(trace: Trace) -> list[str]:
-    return [name for name in latent_sites(trace) if isinstance(base_of(_fn(trace, name)), Delta)]
+def _points(trace: Trace) -> list[str]:
+    """Return the names of the latents that a `Delta` without a log density sets."""
+    deltas = {name: base_of(_fn(trace, name)) for name in latent_sites(trace)}
+    return [
+        name for name, fn in deltas.items() if isinstance(fn, Delta) and bool((fn.log_density == 0).all())
+    ]
 
 
 def _check_factors(guide_trace: Trace) -> None:
-    moving = [name for name in _deltas(guide_trace) if guide_trace.nodes[name]["value"].requires_grad]
-    for name in _factors(guide_trace):
+    if not (factors := _factors(guide_trace)):
+        return
+    moving = [name for name in _points(guide_trace) if guide_trace.nodes[name]["value"].requires_grad]
+    for name in factors:
         if moving and not _fn(guide_trace, name).has_rsample:
             raise InputError(
                 f"the guide's factor '{name}' has has_rsample=False, so it is the density of draws without "

@@ -61,14 +61,18 @@ def two_classes(x):
         logits = parameter("class b", 0.2, -0.3, 0.5) * (1.0 + a[..., None])
         b = pyro.sample("b", dist.Categorical(logits=logits))
         z = pyro.sample("z", dist.Normal(0.3 * b, 1.0))
-        mean = parameter("slope", 0.9) * z + parameter("as", -1.0, 1.0)[a] + parameter("bs", 0.1, 1.2, -0.8)[b]
+        mean = (
+            parameter("slope", 0.9) * z + parameter("as", -1.0, 1.0)[a] + parameter("bs", 0.1, 1.2, -0.8)[b]
+        )
         pyro.sample("x", dist.Normal(mean, 0.7), obs=x[:, 0])
 
 
 def two_classes_guide(x):
     w = parameter("w", 0.4, -0.4)
     with pyro.plate("data", len(x)):
-        a = pyro.sample("a", dist.Categorical(logits=x[:, :1] * parameter("lean", 0.3, -0.5)), infer=IN_PARALLEL)
+        a = pyro.sample(
+            "a", dist.Categorical(logits=x[:, :1] * parameter("lean", 0.3, -0.5)), infer=IN_PARALLEL
+        )
         logits = x[:, 1:2] * parameter("lean b", 0.3, -0.5, 0.2) + 0.3 * a[..., None]
         b = pyro.sample("b", dist.Categorical(logits=logits), infer=IN_PARALLEL)
         pyro.sample("z", dist.Normal(w[0] * x[:, 0] + 0.2 * a - 0.1 * b, w[1].exp()))
@@ -90,7 +94,11 @@ def views(data_dim):
 
     def guide(x):
         w = parameter("w", 0.4, -0.4)
-        lean = (x[:, :1] * parameter("lean", 0.3, -0.5)) if data_dim == -1 else (x[:, None, :1] * parameter("lean", 0.3, -0.5))
+        lean = (
+            (x[:, :1] * parameter("lean", 0.3, -0.5))
+            if data_dim == -1
+            else (x[:, None, :1] * parameter("lean", 0.3, -0.5))
+        )
         with pyro.plate("data", len(x), dim=data_dim):
             y = pyro.sample("y", dist.Categorical(logits=lean), infer=IN_PARALLEL)
             with pyro.plate("views", 3, dim=inner):
@@ -136,7 +144,9 @@ def global_class_guide(x):
 def mixed(x):
     """A class that only the model has beside one of the guide, and a continuous latent."""
     with pyro.plate("data", len(x)):
-        c = pyro.sample("c", dist.Categorical(logits=parameter("class c", 0.2, -0.3, 0.1)), infer=IN_PARALLEL)
+        c = pyro.sample(
+            "c", dist.Categorical(logits=parameter("class c", 0.2, -0.3, 0.1)), infer=IN_PARALLEL
+        )
         y = pyro.sample("y", dist.Categorical(logits=parameter("class", 0.3, -0.3)))
         z = pyro.sample("z", dist.Normal(parameter("centres", -1.0, 1.2)[y], 1.0))
         mean = z + parameter("shifts", -1.0, 0.2, 0.9)[c]
@@ -146,7 +156,9 @@ def mixed(x):
 def mixed_guide(x):
     w = parameter("w", 0.4, -0.4)
     with pyro.plate("data", len(x)):
-        y = pyro.sample("y", dist.Categorical(logits=x[:, :1] * parameter("lean", 0.3, -0.5)), infer=IN_PARALLEL)
+        y = pyro.sample(
+            "y", dist.Categorical(logits=x[:, :1] * parameter("lean", 0.3, -0.5)), infer=IN_PARALLEL
+        )
         pyro.sample("z", dist.Normal(w[0] * x[:, 0] + 0.2 * y, w[1].exp()))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,7 +21,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyrovae.errors import InputError
-from pyrovae.programs.densities import enumerated_sites, sites_of_log_q, value_log_prob
+from pyrovae.programs.densities import enumerated_sites, value_log_prob
 from pyrovae.programs.sites import role_of
 
 Ordinal = frozenset[str]
@@ -66,15 +66,19 @@ def contracted(factors: Factors, sum_dims: Collection[str]) -> list[tuple[Ordina
     return [(ordinal, term) for ordinal, terms in tree.items() for term in terms]
 
 
-def contracted_log_weights(model_trace: Trace, guide_trace: Trace, keep: Sequence[str]) -> Tensor:
+def contracted_log_weights(
+    model_trace: Trace, guide_trace: Trace, log_p: Iterable[str], log_q: Iterable[str], keep: Sequence[str]
+) -> Tensor:
     """Return the importance weights of a run, with its enumerated sites summed out, in logarithms.
 
     Several, dependent and nested sites, and those of `pyro.markov`, are summed out, whether the guide or
-    only the model has them. `densities.sites_of_log_q` says what counts as q.
+    only the model has them.
 
     Args:
         model_trace: the trace of the model.
         guide_trace: the trace of the guide, whose draws the model got.
+        log_p: the names of the model's sites that count.
+        log_q: the names of the guide's drawn sites that count.
         keep: the names of the plates of the result's dimensions, such as that of particles and the data's.
             All sites lie under them.
 
@@ -83,14 +87,12 @@ def contracted_log_weights(model_trace: Trace, guide_trace: Trace, keep: Sequenc
     """
     model_trace, guide_trace = pack(model_trace, guide_trace)
     factors: OrderedDict[Ordinal, list[Packed]] = OrderedDict()
-    for name in model_trace.nodes:
-        if model_trace.nodes[name]["type"] == "sample":
-            factors.setdefault(ordinal_of(model_trace, name), []).append(_log_p(model_trace, name))
-    for name in sites_of_log_q(guide_trace):
-        if (log_q := _log_q(guide_trace, name)) is not None:
-            factors.setdefault(ordinal_of(guide_trace, name), []).append(packed.neg(log_q))
+    for name in log_p:
+        factors.setdefault(ordinal_of(model_trace, name), []).append(_log_p(model_trace, name))
+    for name in log_q:
+        factors.setdefault(ordinal_of(guide_trace, name), []).append(_minus_log_q(guide_trace, name))
     target = frozenset(model_trace.plate_to_symbol[name] for name in keep)
-    sum_dims = {d for terms in factors.values() for t in terms for d in t._pyro_dims}
+    sum_dims = {dim for terms in factors.values() for term in terms for dim in term._pyro_dims}
     sum_dims -= set(model_trace.plate_to_symbol.values())
     with readable(model_trace, guide_trace), shared_intermediates() as cache:
         ring = LogRing(cache=cache, dim_to_size=_sizes(factors))
@@ -107,18 +109,14 @@ def _log_p(model_trace: Trace, name: str) -> Packed:
     return packed.scale_and_mask(site["packed"]["unscaled_log_prob"], mask=site["packed"]["mask"])
 
 
-def _log_q(guide_trace: Trace, name: str) -> Packed | None:
-    """Return the packed log density of a site of log q; None for a site that is summed over in full."""
+def _minus_log_q(guide_trace: Trace, name: str) -> Packed:
     site = guide_trace.nodes[name]
-    count = site["infer"].get("num_samples")
-    if site["infer"].get("_enumerate_dim") is not None and count is None:
-        return None
     log_q = packed.scale_and_mask(site["packed"]["unscaled_log_prob"], mask=site["packed"]["mask"])
-    if site["infer"].get("_enumerate_dim") is not None:
-        dims = log_q._pyro_dims
-        log_q = log_q + math.log(count)
-        log_q._pyro_dims = dims
-    return log_q
+    if (count := site["infer"].get("num_samples")) is None:
+        return packed.neg(log_q)
+    term = -log_q - math.log(count)  # each of the draws counts 1/S
+    term._pyro_dims = log_q._pyro_dims
+    return term
 
 
 def _sizes(factors: Factors) -> dict[str, int]:

@@ -6,7 +6,7 @@ something depends on it, it is summed out, which needs a finite support.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import torch
@@ -14,12 +14,11 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 
 from pyrovae.errors import InputError
+from pyrovae.programs.accounting import missing_in_guide
 from pyrovae.programs.densities import trace_log_probs
-from pyrovae.programs.distributions import name_of
 from pyrovae.programs.modes import nothing_moves
 from pyrovae.programs.pair import Program
 from pyrovae.programs.running import traced
-from pyrovae.programs.sites import latent_sites
 from pyrovae.programs.structure import Structure
 
 _TRIALS = 8  # draws of the latents that are left out, to see whether a density changes with them
@@ -44,18 +43,16 @@ def model_latents(of: Structure) -> ModelLatents:
         InputError: a site depends on such a latent, and it cannot be summed out; or it depends on it in a
             way that cannot be followed, such as a branch of Python.
     """
-    model, guide = of.traces
-    if guide is None:
-        return ModelLatents()
-    alone = [name for name in latent_sites(model) if name not in guide.nodes]
-    if not alone:
-        return ModelLatents()
-    left_out = frozenset(name for name in alone if of.descendants(name) <= set(alone))
-    summed_out = [name for name in alone if name not in left_out]
+    left_out, summed_out = missing_in_guide(of)
     for name in summed_out:
-        _check_finite(name, model.nodes[name], latent_sites(guide))
+        if of.traces.model.nodes[name]["infer"].get("num_samples") is not None:
+            raise InputError(
+                f"the model's site '{name}' has infer={{'num_samples': ...}}, and the guide lacks it: "
+                "draws from the model have no right gradient. Remove num_samples, so that the site is "
+                "summed out, or sample it in the guide."
+            )
     _check_independent(of, left_out)
-    return ModelLatents(left_out, frozenset(summed_out))
+    return ModelLatents(frozenset(left_out), frozenset(summed_out))
 
 
 def with_model_latents(model: Program, latents: ModelLatents) -> Program:
@@ -77,24 +74,6 @@ class _Marked(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] in self.names:
             msg["infer"] = {**msg["infer"], "enumerate": "parallel"}
-
-
-def _check_finite(name: str, site: Any, in_guide: Iterable[str]) -> None:
-    try:
-        site["fn"].enumerate_support(expand=False)
-    except NotImplementedError as error:
-        raise InputError(
-            f"the guide has no site for the model's latent '{name}' ({name_of(site['fn'])}), other sites "
-            "depend on it, and it has no finite support over which it could be summed: sample it in the "
-            "guide, under the same name (the guide's latents are "
-            f"{', '.join(map(repr, in_guide)) or 'none'})."
-        ) from error
-    if site["infer"].get("num_samples") is not None:
-        raise InputError(
-            f"the model's site '{name}' has infer={{'num_samples': ...}}, and the guide lacks it: draws "
-            "from the model have no right gradient. Remove num_samples, so that the site is summed out, or "
-            "sample it in the guide."
-        )
 
 
 def _check_independent(of: Structure, left_out: Collection[str]) -> None:

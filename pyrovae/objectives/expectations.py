@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
 import torch
+from pyro.distributions.util import is_identically_zero
 from pyro.infer.traceenum_elbo import _compute_model_factors
 from pyro.infer.util import Dice
 from pyro.ops import packed
@@ -22,7 +23,7 @@ from torch import Tensor
 from pyrovae.errors import InputError
 from pyrovae.objectives.layouts import PARTICLES
 from pyrovae.objectives.packing import Ordinal, Packed, contracted, ordinal_of, pack, readable
-from pyrovae.programs.densities import enumerated_sites, sample_sites
+from pyrovae.programs.densities import enumerated_sites, sample_sites, value_log_prob
 from pyrovae.programs.reparameterisation import check_gradient_flows
 from pyrovae.programs.sites import latent_sites, observed_sites, role_of
 
@@ -82,11 +83,12 @@ class Expectation:
         check_gradient_flows(guide_trace)
         _check_scales(model_trace, guide_trace)
         self.model, self.guide = pack(model_trace, guide_trace)
+        _lift_masks(self.model, self.guide)
         with readable(self.model, self.guide):
             _, self._factors, ordering, self._sum_dims, self._scale = _compute_model_factors(
                 self.model, self.guide
             )
-            self._dice = Dice(_with_drawn_sites(self.guide), ordering)
+            self._dice = Dice(_as_dice_reads_it(self.guide), ordering)
         self.entangled = [
             name
             for name, site in self.model.nodes.items()
@@ -161,13 +163,33 @@ class Expectation:
         return {name: -value if name == "kl" else value for name, value in found.items()}
 
 
-def _with_drawn_sites(guide_trace: Trace) -> Trace:
-    """Return the trace with the mark of sequential enumeration removed. Such a site has been drawn."""
+def _lift_masks(model_trace: Trace, guide_trace: Trace) -> None:
+    """Let the probabilities of values that only the model enumerates add up to 1 where they are masked."""
+    for name in enumerated_sites(model_trace):
+        if name not in guide_trace.nodes:
+            site = model_trace.nodes[name]
+            whole = packed.pack(value_log_prob(site), site["infer"]["_dim_to_symbol"])
+            site["packed"]["unscaled_log_prob"] = whole
+
+
+def _as_dice_reads_it(guide_trace: Trace) -> Trace:
+    """Return the guide's packed trace in the form that Pyro's `Dice` reads rightly.
+
+    A site that is marked for sequential enumeration has been drawn here. The weight 1/S of draws with a
+    gradient gets the type of their densities.
+    """
     copy = guide_trace.copy()
     for name, site in guide_trace.nodes.items():
-        if site["type"] == "sample" and site["infer"].get("_enumerate_dim") is None:
+        if site["type"] != "sample":
+            continue
+        if site["infer"].get("_enumerate_dim") is None:
             infer = {key: value for key, value in site["infer"].items() if key != "enumerate"}
             copy.nodes[name] = {**site, "infer": infer}
+        elif is_identically_zero((parts := site["packed"]["score_parts"]).score_function):
+            zero: Packed = site["log_prob"].new_zeros(())
+            zero._pyro_dims = ""
+            parts = parts._replace(score_function=zero)
+            copy.nodes[name] = {**site, "packed": {**site["packed"], "score_parts": parts}}
     return copy
 
 

@@ -197,7 +197,7 @@ def _dependents(of: Structure, name: str) -> set[str]:
         end = stack.pop()
         new = {to for come, to in edges if come == end} - found
         found |= new
-        stack += [to for to in new if of[to].role in ("latent", "deterministic")]
+        stack += [to for to in new if to in of.sites and of[to].role == "latent"]
     return found
 
 

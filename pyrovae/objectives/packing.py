@@ -95,7 +95,8 @@ def contracted_log_weights(
     sum_dims = {dim for terms in factors.values() for term in terms for dim in term._pyro_dims}
     sum_dims -= set(model_trace.plate_to_symbol.values())
     with readable(model_trace, guide_trace), shared_intermediates() as cache:
-        ring = LogRing(cache=cache, dim_to_size=_sizes(factors))
+        sizes = {model_trace.plate_to_symbol[name]: size for name, size in _plates(model_trace).items()}
+        ring = LogRing(cache=cache, dim_to_size=sizes)
         total = contract_to_tensor(factors, sum_dims, target, ring=ring)
     order = [total._pyro_dims.index(model_trace.plate_to_symbol[name]) for name in keep]
     result: Tensor = total.permute(order)
@@ -117,6 +118,13 @@ def _minus_log_q(guide_trace: Trace, name: str) -> Packed:
     term = -log_q - math.log(count)  # each of the draws counts 1/S
     term._pyro_dims = log_q._pyro_dims
     return term
+
+
+def _plates(trace: Trace) -> dict[str, int]:
+    """Return the number of members of each plate. A packed tensor has no dimension for one member."""
+    sites = (site for site in trace.nodes.values() if site["type"] == "sample")
+    frames = (frame for site in sites for frame in site["cond_indep_stack"] if frame.vectorized)
+    return {frame.name: frame.size for frame in frames}
 
 
 def _sizes(factors: Factors) -> dict[str, int]:

@@ -3,6 +3,7 @@
 import pyro
 import pyro.distributions as dist
 import torch
+from by_hand import SEED
 from pyro.ops.indexing import Vindex
 from small_programs import IN_PARALLEL, parameter
 
@@ -182,3 +183,17 @@ DEPTHS = {"inner plate": 2, "the data's plate outermost": 2, "nested classes": 2
 
 def data(count=5):
     return torch.randn(count, T, generator=torch.Generator().manual_seed(1)).double() * 1.5
+
+
+def loss_and_gradients(objective, pair, x):
+    """The loss and the gradients of all parameters, on the draws that follow from one seed."""
+    pair[0](x), pair[1](x)
+    torch.manual_seed(SEED)
+    loss = objective.differentiable_loss(*pair, x)
+    parameters = dict(pyro.get_param_store().named_parameters())
+    found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    gradients = {
+        name: torch.zeros_like(value) if g is None else g
+        for (name, value), g in zip(parameters.items(), found, strict=True)
+    }
+    return loss.detach(), gradients

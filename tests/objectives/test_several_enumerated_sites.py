@@ -7,7 +7,16 @@ import pyro.distributions as dist
 import pytest
 import torch
 from by_hand import SEED
-from enumerated_programs import DEPTHS, PAIRS, T, data, forward, hidden_markov, nothing
+from enumerated_programs import (
+    DEPTHS,
+    PAIRS,
+    T,
+    data,
+    forward,
+    hidden_markov,
+    loss_and_gradients,
+    nothing,
+)
 from pyro import poutine
 from pyro.infer import SVI, TraceEnum_ELBO
 from small_programs import IN_PARALLEL, parameter
@@ -19,20 +28,6 @@ from pyrovae.programs import Pair
 from pyrovae.programs.densities import trace_log_probs
 
 every_pair = pytest.mark.parametrize("name", PAIRS)
-
-
-def loss_and_gradients(objective, pair, x):
-    """The loss and the gradients of all parameters, on the draws that follow from one seed."""
-    pair[0](x), pair[1](x)
-    torch.manual_seed(SEED)
-    loss = objective.differentiable_loss(*pair, x)
-    parameters = dict(pyro.get_param_store().named_parameters())
-    found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-    gradients = {
-        name: torch.zeros_like(value) if g is None else g
-        for (name, value), g in zip(parameters.items(), found, strict=True)
-    }
-    return loss.detach(), gradients
 
 
 @every_pair

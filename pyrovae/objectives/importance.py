@@ -122,7 +122,7 @@ class IWAE(ELBO):
         guide_trace = with_roles(guide_trace)
         if not is_simple(model_trace, guide_trace):
             _check_plain(double, guide_trace, "several or nested enumerated sites")
-            return self._contracted(model_trace, guide_trace, layout, outer)
+            return self._contracted(model_trace, guide_trace, layout, scale)
         terms = Terms(self.num_particles)
         terms.add(model_trace, guide_trace)
         log_p, log_q = _log_densities(model_trace, guide_trace, layout, layout.sites)
@@ -156,7 +156,7 @@ class IWAE(ELBO):
         terms = Terms(self.num_particles)
         terms.add_values(expectation.terms(costs), model_trace)
         extra = expectation.training(sites.training_terms)
-        loss = -scale * bound.sum() - expectation.total(extra) / self.num_particles
+        loss = -(scale * bound).sum() - expectation.total(extra) / self.num_particles
         return Bound(loss, terms.named())
 
 

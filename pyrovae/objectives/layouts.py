@@ -21,7 +21,8 @@ from pyrovae.objectives.model_latents import ModelLatents, model_latents, with_m
 from pyrovae.objectives.weights import unweighted
 from pyrovae.programs.accounting import Accounting, accounting
 from pyrovae.programs.pair import ModelAndGuide, Program, with_programs
-from pyrovae.programs.sites import latent_sites
+from pyrovae.programs.reparameterisation import is_marked_for_enumeration
+from pyrovae.programs.sites import is_sample, latent_sites, role_of
 from pyrovae.programs.structure import Structure
 
 PARTICLES = "num_particles_vectorized"
@@ -36,6 +37,7 @@ class Layout(NamedTuple):
         data: the name and the dimension of the data's plate, for importance weights; None if there is none.
         outside: the names of the sites outside of the data's plate, for importance weights.
         sites: the part of each site in importance weights.
+        known: the sites of both programs, and whether each is enumerated, for importance weights.
     """
 
     depth: int
@@ -43,6 +45,7 @@ class Layout(NamedTuple):
     data: tuple[str, int] | None = None
     outside: tuple[str, ...] = ()
     sites: Accounting | None = None
+    known: frozenset[tuple[str, bool]] = frozenset()
 
     @property
     def data_dim(self) -> int:
@@ -56,6 +59,7 @@ class Layout(NamedTuple):
             _depth(model_trace, guide_trace) == self.depth
             and missing == self.alone.summed_out
             and self.alone.left_out.isdisjoint(guide_trace.nodes)
+            and (self.sites is None or self.known == _known(model_trace, guide_trace, self.alone))
         )
 
 
@@ -144,6 +148,8 @@ def _kind(value: Any) -> Any:
 def _layout(
     pair: ModelAndGuide, args: tuple[Any, ...], kwargs: Mapping[str, Any], importance: bool
 ) -> Layout:
+    # The structure takes the first argument for the data.
+    kwargs = dict(sorted(kwargs.items(), key=lambda item: not isinstance(item[1], Tensor)))
     of = Structure(pair, args, kwargs)
     model_trace, guide_trace = of.traces
     assert guide_trace is not None
@@ -153,8 +159,10 @@ def _layout(
                 f"the guide samples '{name}', which the model does not have: rename the site, add it to "
                 "the model, or mark it with infer={'is_auxiliary': True} if only the guide needs it."
             )
-    depth, alone = _depth(model_trace, guide_trace), model_latents(of)
-    _check_plates_of_dependents(of, {*of.enumerated, *alone.summed_out})
+    missing = any(name not in guide_trace.nodes for name in latent_sites(model_trace))
+    depth, alone = _depth(model_trace, guide_trace), model_latents(of) if missing else ModelLatents()
+    marked = [n for n in latent_sites(guide_trace) if is_marked_for_enumeration(guide_trace.nodes[n])]
+    _check_plates_of_dependents(of, {*marked, *alone.summed_out})
     if not importance:
         return Layout(depth, alone)
     plate = of.data_plate
@@ -165,7 +173,14 @@ def _layout(
         None if plate is None or plate.dim is None else (plate.name, plate.dim),
         tuple(name for name in outside if name not in alone.left_out),
         accounting(of),
+        _known(model_trace, guide_trace, alone),
     )
+
+
+def _known(model_trace: Trace, guide_trace: Trace, alone: ModelLatents) -> frozenset[tuple[str, bool]]:
+    names = {n for trace in (model_trace, guide_trace) for n in trace.nodes if is_sample(trace.nodes[n])}
+    marked = {n for n in latent_sites(guide_trace) if is_marked_for_enumeration(guide_trace.nodes[n])}
+    return frozenset((name, name in marked) for name in names - alone.left_out)
 
 
 def _check_plates_of_dependents(of: Structure, enumerated: Collection[str]) -> None:
@@ -173,31 +188,34 @@ def _check_plates_of_dependents(of: Structure, enumerated: Collection[str]) -> N
 
     An enumerated site has no values for the members of its plates, which the other site could sum over.
     """
+    plates = {
+        name: {frame.name for frame in site["cond_indep_stack"] if frame.vectorized}
+        for trace in of.traces
+        for name, site in (trace.nodes.items() if trace is not None else ())
+        if is_sample(site) and role_of(site) != "deterministic"
+    }
     for name in enumerated:
-        plates = set(of[name].plates)
-        outside = {
-            other
-            for other, site in of.sites.items()
-            if site.role != "deterministic" and not plates <= set(site.plates)
-        }
+        outside = {other for other, of_other in plates.items() if not plates[name] <= of_other}
         if outside and (dependent := sorted(outside & _dependents(of, name))):
             raise InputError(
                 f"site '{dependent[0]}' depends on the enumerated site '{name}' but is not under its "
-                f"plates ({', '.join(sorted(plates))}), so the values of '{name}' cannot be summed over "
-                f"for each member: move '{dependent[0]}' into the plates, or draw '{name}', without "
+                f"plates ({', '.join(sorted(plates[name]))}), so the values of '{name}' cannot be summed "
+                f"over for each member: move '{dependent[0]}' into the plates, or draw '{name}', without "
                 "infer={'enumerate': 'parallel'}."
             )
 
 
 def _dependents(of: Structure, name: str) -> set[str]:
     """Return the sites that depend on a site. An observed value depends on nothing."""
+    model, guide = of.traces
+    latents = {*latent_sites(model), *(latent_sites(guide) if guide is not None else ())}
     found: set[str] = set()
     stack, edges = [name], of.generative_edges | of.inference_edges
     while stack:
         end = stack.pop()
         new = {to for come, to in edges if come == end} - found
         found |= new
-        stack += [to for to in new if to in of.sites and of[to].role == "latent"]
+        stack += new & latents
     return found
 
 

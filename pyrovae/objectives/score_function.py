@@ -75,19 +75,15 @@ class ScoreFunctionELBO(ELBO):
         settings: settings of `ELBO`, such as `num_particles`.
 
     Raises:
-        InputError: on evaluation, if a site is enumerated, or if the guide cannot score a given value (a
-            flow without an inverse).
+        InputError: on evaluation, if a site is enumerated, if data depend on a latent that only the model
+            has, or if the guide cannot score a given value (a flow without an inverse).
     """
 
     def _runs(self, pair: ModelAndGuide, args: Any, kwargs: Any) -> Iterator[tuple[Trace, Trace]]:
         try:
-            for traces in super()._runs(pair, args, kwargs):
-                if summed_out := enumerated_sites(traces[1]):
-                    raise InputError(
-                        f"{summed_out} is enumerated, but the score function needs drawn latents: remove "
-                        "infer={'enumerate': 'parallel'} from the guide's site, so that it is drawn."
-                    )
-                yield traces
+            for model_trace, guide_trace in super()._runs(pair, args, kwargs):
+                _check_drawn(enumerated_sites(model_trace), enumerated_sites(guide_trace))
+                yield model_trace, guide_trace
         except ValueError as error:
             if isinstance(error.__cause__, InputError):  # Pyro has wrapped it in a ValueError
                 raise InputError(str(error.__cause__)) from error
@@ -96,3 +92,16 @@ class ScoreFunctionELBO(ELBO):
     def _drawing(self, guide: Program) -> Program:
         unreparameterised: Program = _WithoutReparameterisation()(guide)
         return unreparameterised
+
+
+def _check_drawn(in_model: list[str], in_guide: list[str]) -> None:
+    if in_guide:
+        raise InputError(
+            f"{in_guide} is enumerated, but the score function needs drawn latents: remove "
+            "infer={'enumerate': 'parallel'} from the guide's site, so that it is drawn."
+        )
+    if in_model:
+        raise InputError(
+            f"'{in_model[0]}' is summed out, since the guide lacks it, but the score function needs drawn "
+            "latents: sample the site in the guide, under the same name, or use the ELBO."
+        )

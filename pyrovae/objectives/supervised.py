@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import weakref
+from contextlib import suppress
+from functools import cached_property
 from typing import Any
 
 from pyro import poutine
@@ -43,7 +45,14 @@ class SupervisedELBO(ELBO):
         if not alpha >= 0:
             raise InputError(f"alpha is {alpha}; it must be at least 0.")
         self.alpha, self.site = alpha, site
-        self._sites: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_sites"}
+
+    @cached_property
+    def _sites(self) -> weakref.WeakKeyDictionary[Any, str]:
+        """The class's site by the owner of the model."""
+        return weakref.WeakKeyDictionary()
 
     def evaluate(self, pair: ModelAndGuide, *args: Any, **kwargs: Any) -> Bound:
         """Return the bound. For a call `(x, y)` it is the ELBO plus the sum of alpha log q(y | x).
@@ -70,11 +79,15 @@ class SupervisedELBO(ELBO):
         return Bound(bound.loss - self.alpha * weighted, {**bound.terms, name: log_q.detach()}, (name,))
 
     def _class_site(self, pair: ModelAndGuide, x: Tensor) -> str:
-        owner = getattr(unweighted(pair.model), "__self__", unweighted(pair.model))
-        if owner not in self._sites:
-            found = class_site(unweighted(pair.model), x[:2])
-            self._sites[owner] = "y" if found is None else found.name
-        return self._sites[owner]
+        model = unweighted(pair.model)
+        owner = getattr(model, "__self__", model)
+        with suppress(KeyError, TypeError):  # the first call, or an owner without a hash
+            return self._sites[owner]
+        found = class_site(model, x[:2])
+        name = "y" if found is None else found.name
+        with suppress(TypeError):
+            self._sites[owner] = name
+        return name
 
 
 class _Given(Messenger):

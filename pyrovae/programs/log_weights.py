@@ -84,7 +84,7 @@ class Layout:
         if sites.parameters:
             names = ", ".join(sites.parameters)
             found.append(
-                f"given {names}, which the guide sets to a point: parameters, without their priors"
+                f"given {names}, which the guide sets to a point (their priors do not count)"
             )
         if sites.training_terms:
             names = ", ".join(sites.training_terms)

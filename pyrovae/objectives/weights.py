@@ -16,7 +16,7 @@ from torch import Tensor
 from pyrovae.programs.densities import unscaled_log_prob
 from pyrovae.programs.pair import ModelAndGuide, Program, with_programs
 
-_COUNTS = "counts"  # the key of a site's node under which `counted_log_prob` finds what the site counts
+_COUNTS = "counts"  # the key of a site's node under which `count_of` finds what the site counts
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,18 @@ class _ReweightOne(_Reweight):
         super()._pyro_sample(msg)
 
 
+@dataclass(frozen=True, eq=False)
+class _Reweighted:
+    """A program with weighted sites. It shows the program itself, see `unweighted`."""
+
+    program: Program
+    handler: _Reweight
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with self.handler:
+            return self.program(*args, **kwargs)
+
+
 def reweight(program: Program, weights: Mapping[str, float | Tensor]) -> Program:
     """Return the program with the log densities of the named sites multiplied by their weights.
 
@@ -119,7 +131,12 @@ def reweight(program: Program, weights: Mapping[str, float | Tensor]) -> Program
     """
     if all(map(_is_one, weights.values())):
         return program
-    return _Reweight(weights)(program)
+    return _Reweighted(program, _Reweight(weights))
+
+
+def unweighted(program: Program) -> Program:
+    """Return the program without the weights that `reweight` gave to its sites."""
+    return unweighted(program.program) if isinstance(program, _Reweighted) else program
 
 
 def reweight_pair(
@@ -141,8 +158,8 @@ def reweight_pair(
     noted: set[str] = set()
     return with_programs(
         pair,
-        _ReweightOne(weights, beta, counting, noted, is_guide=False)(pair.model),
-        _ReweightOne(weights, beta, counting, noted, is_guide=True)(pair.guide),
+        _Reweighted(pair.model, _ReweightOne(weights, beta, counting, noted, is_guide=False)),
+        _Reweighted(pair.guide, _ReweightOne(weights, beta, counting, noted, is_guide=True)),
     )
 
 
@@ -150,9 +167,15 @@ def _is_one(weight: float | Tensor) -> bool:
     return not isinstance(weight, Tensor) and weight == 1.0
 
 
+def count_of(site: Mapping[str, Any]) -> float:
+    """Return what a site counts in the terms of a minibatch; 1 outside of training."""
+    count: float = site.get(_COUNTS, 1.0)
+    return count
+
+
 def counted_log_prob(site: Mapping[str, Any]) -> Tensor:
     """Return a site's log density without its weights, times what it counts in a minibatch.
 
     `trace.compute_log_prob` must have been called before.
     """
-    return unscaled_log_prob(site) * site.get(_COUNTS, 1.0)
+    return unscaled_log_prob(site) * count_of(site)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,6 +17,7 @@ from pyrovae.evaluation import (
     error_rate,
     marginal_likelihood,
 )
+from pyrovae.evaluation.json_files import write_json
 from pyrovae.generation import latent_means, posterior_draws
 from pyrovae.programs.devices import device_of
 from pyrovae.programs.pair import ModelAndGuide
@@ -26,7 +26,6 @@ from pyrovae.programs.sites import latent_sites
 from pyrovae.programs.structure import structure
 from pyrovae.recipes.fitting import with_labels_only
 from pyrovae.recipes.run import Run
-from pyrovae.storage import write_atomically
 
 
 @runtime_checkable
@@ -82,7 +81,7 @@ def evaluate(
         metrics["test_error"] = error_rate(probabilities, images.y_test[:limit])
     if processes.is_first():
         result.to_json(run.folder / "marginal_likelihood.json")
-        write_atomically(run.folder / "metrics.json", json.dumps(metrics, indent=1).encode())
+        write_json(run.folder / "metrics.json", metrics)
     return result
 
 
@@ -138,7 +137,7 @@ def classify(
 
 
 def _written(run: Run, errors: dict[str, float]) -> dict[str, float]:
-    write_atomically(run.folder / "classification.json", json.dumps(errors, indent=1).encode())
+    write_json(run.folder / "classification.json", errors)
     return errors
 
 

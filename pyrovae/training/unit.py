@@ -84,9 +84,9 @@ def unit_of(pair: ModelAndGuide, data: Minibatches, batch: Batch, objective: Obj
         objective: the objective.
 
     Raises:
-        InputError: the minibatches do not hold all data, and the objective is not a sum over data though
-            there are sites outside of the data's plate; or data are observed outside of it; or the sites of
-            the data have a scale that may or may not stand for N/B.
+        InputError: there are sites outside of the data's plate, and the objective is the importance-weighted
+            bound; or the minibatches do not hold all data, and data are observed outside of the plate, or
+            the sites of the data have a scale that may or may not stand for N/B.
     """
     structures = [Structure(pair, call.args) for call in batch.calls]
     plates = [[plate for plate in found.plates.values() if plate.is_data] for found in structures]
@@ -99,9 +99,9 @@ def unit_of(pair: ModelAndGuide, data: Minibatches, batch: Batch, objective: Obj
         for of_call, call in zip(scaled_up, batch.calls, strict=True)
     ]
     full = holds_all_data(data)
+    if outside:
+        _check_sums_over_data(objective, next(iter(outside)))
     if not full:
-        if outside:
-            _check_sums_over_data(objective, next(iter(outside)))
         _check_data_in_plate(pair, data, batch, structures)
     by_hand = not any(scaled_up) and _scaled_by_hand(structures, data, full, tuple(outside))
     return Unit(
@@ -135,9 +135,8 @@ def _all_data(claimed: Sequence[int], sizes: Sequence[int]) -> int:
 def _check_sums_over_data(objective: Objective, site: str) -> None:
     if isinstance(objective, IWAE):
         raise InputError(
-            f"site '{site}' lies outside of the data's plate, but the importance-weighted bound is no "
-            "sum over data, so a minibatch says nothing about its value on all data: use ELBO(), or "
-            "minibatches of all data (batch_size=len(x), in one process)."
+            f"site '{site}' lies outside of the data's plate, but the importance-weighted bound needs a "
+            'weight for each datum: sample it within pyro.plate("data", len(x)), or use ELBO().'
         )
 
 

@@ -13,7 +13,7 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from training_helpers import frozen, train
 
 from pyrovae.errors import InputError
-from pyrovae.objectives import ELBO, IWAE
+from pyrovae.objectives import ELBO, IWAE, FreeBits
 from pyrovae.programs import Pair
 from pyrovae.training import fit
 
@@ -216,9 +216,10 @@ def test_an_inner_plate_that_subsamples_counts_for_all_of_its_members(x):
 
     with pyro.get_param_store().scope():
         pair = Pair(model, mean_of_all("len(x)", draws=[0.7]).guide)
-        history = train(pair, x, batch_size=100, epochs=1, optimizer=frozen, objective=Trace_ELBO())
+        row = train(pair, x, batch_size=100, epochs=1, optimizer=frozen).rows[0]
     likelihood, kl = by_hand(x, MU, Q)
-    assert history["loss"][0] == pytest.approx(kl - likelihood, abs=1e-4)
+    found = [row[name] for name in ("reconstruction", "kl", "loss")]
+    assert found == pytest.approx([likelihood, kl, kl - likelihood], abs=1e-4)
 
 
 def test_beta_weighs_the_divergence_of_a_latent_of_all_data(x):
@@ -242,17 +243,85 @@ def test_a_scale_that_all_sites_share_stays_in_the_loss(x):
     assert [row["elbo"], row["loss"]] == pytest.approx([likelihood - kl, (kl - likelihood) / 4], abs=2e-5)
 
 
+def mixture(size):
+    """y_n ~ Cat(1/2, 1/2), enumerated, x_n ~ N(y_n + mu, 1), with one mu ~ N(0, 10^2)."""
+
+    def model(x):
+        mu = pyro.sample("mu", dist.Normal(0.0, 10.0))
+        subsample = None if size is None else torch.arange(len(x))
+        with pyro.plate("data", size or len(x), subsample=subsample):
+            y = pyro.sample("y", dist.Categorical(logits=torch.zeros(2)))
+            pyro.sample("x", dist.Normal((y + mu).unsqueeze(-1), 1.0).to_event(1), obs=x)
+
+    return model
+
+
+def classifying(in_guide, draw):
+    def guide(x):
+        loc, scale = pyro.param("loc", torch.tensor(1.9)), pyro.param("scale", torch.tensor(0.1))
+        mu = loc + draw * scale
+        pyro.sample("mu", dist.Delta(mu, log_density=dist.Normal(loc, scale).log_prob(mu)))
+        weight = pyro.param("weight", torch.tensor(0.7))
+        if in_guide:
+            with pyro.plate("data", len(x)):
+                q = dist.Bernoulli(logits=weight * (x[:, 0] - 2.4)).probs
+                probs = torch.stack([1 - q, q], -1)
+                pyro.sample("y", dist.Categorical(probs), infer={"enumerate": "parallel"})
+
+    return guide
+
+
+def test_a_latent_of_all_data_beside_classes_that_are_summed_out(x):
+    """The classes' part is the sum over both by hand, the shared latent's KL counts once."""
+    with pyro.get_param_store().scope():
+        pair = Pair(mixture(None), classifying(True, 0.7))
+        row = train(pair, x, batch_size=50, epochs=1, optimizer=frozen).rows[0]
+    q1 = torch.sigmoid(0.7 * (x[:, 0] - 2.4))
+    q = torch.stack([1 - q1, q1])
+    log_p = torch.stack([dist.Normal(MU + y, 1.0).log_prob(x[:, 0]) for y in (0.0, 1.0)])
+    likelihood = (q * log_p).sum().item() / N
+    kl = (q * (q.log() - math.log(0.5))).sum().item() / N + by_hand(x, MU, Q)[1]
+    found = [row[name] for name in ("reconstruction", "kl", "loss")]
+    assert found == pytest.approx([likelihood, kl, kl - likelihood], abs=2e-5)
+
+
+def test_a_latent_of_all_data_beside_classes_of_the_model_alone(x):
+    def guide(x):
+        mean_of_all("len(x)", draws=[0.7]).guide(x)
+
+    with pyro.get_param_store().scope():
+        row = train(Pair(mixture(None), guide), x, batch_size=50, epochs=1, optimizer=frozen).rows[0]
+    log_p = torch.stack([dist.Normal(MU + y, 1.0).log_prob(x[:, 0]) for y in (0.0, 1.0)])
+    likelihood = (log_p.logsumexp(0) - math.log(2)).sum().item() / N
+    kl = by_hand(x, MU, Q)[1]
+    found = [row[name] for name in ("reconstruction", "kl", "loss")]
+    assert found == pytest.approx([likelihood, kl, kl - likelihood], abs=2e-5)
+
+
+@pytest.mark.parametrize(("nats", "floored"), [(0.01, False), (50.0, True)])
+def test_a_floor_under_the_divergence_of_a_latent_of_all_data(x, nats, floored):
+    """The floor is under the latent's divergence, not under its part for each datum."""
+    q, prior = dist.Normal(torch.tensor(1.9), 0.1), dist.Normal(0.0, 10.0)
+    kl = torch.distributions.kl_divergence(q, prior).item() / N
+    with pyro.get_param_store().scope():
+        pair = mean_of_all("N")
+        row = train(pair, x, batch_size=100, epochs=1, optimizer=frozen, objective=FreeBits(nats)).rows[0]
+    assert row["kl"] == pytest.approx(kl, abs=2e-5)
+    assert row["loss"] + row["reconstruction"] == pytest.approx(nats / N if floored else kl, abs=2e-5)
+
+
 # Refusals
 
 
+@pytest.mark.parametrize("batch_size", [100, N])
 @pytest.mark.parametrize("doubly_reparameterised", [False, True])
-def test_an_importance_weighted_bound_needs_all_data_for_a_latent_of_all(x, doubly_reparameterised):
+def test_an_importance_weighted_bound_takes_no_latent_of_all_data(x, doubly_reparameterised, batch_size):
     objective = IWAE(5, doubly_reparameterised)
     with (
         pyro.get_param_store().scope(),
-        pytest.raises(InputError, match=r"'mu' lies outside.*no sum over data.*batch_size=len"),
+        pytest.raises(InputError, match=r"'mu' lies outside.*use ELBO\(\)"),
     ):
-        train(mean_of_all("len(x)"), x, batch_size=100, objective=objective)
+        train(mean_of_all("len(x)"), x, batch_size=batch_size, objective=objective)
 
 
 def without_plate(x, kind):

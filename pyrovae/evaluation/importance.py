@@ -90,7 +90,7 @@ def over_log_weights(
     num_samples = sampling.num_samples
     summaries = []
     with (
-        own_parameters(),
+        own_parameters(pair),
         evaluating(pair),
         seeded(sampling.seed, device),
         torch.no_grad(),

@@ -16,8 +16,8 @@ from pyrovae.errors import InputError
 from pyrovae.programs.accounting import missing_in_guide
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide, Pair, Program
-from pyrovae.programs.parameters import modules_of
 from pyrovae.programs.plate_checks import check_same_plates, check_same_shapes, plate_problem
+from pyrovae.programs.reach import modules_of
 from pyrovae.programs.running import run_pair
 from pyrovae.programs.shape_checks import check_shapes
 from pyrovae.programs.sites import is_sample, latent_sites, observed_sites

@@ -163,7 +163,7 @@ def fit(
     place = device_for(device, pair, otherwise=source.device)
     data = minibatches_of(source, y, settings, place)
     validation_data = None if held_out is None else _all_at_once(*held_out, settings, place)
-    with own_parameters(), _training(pair), seeded(seed, place):
+    with own_parameters(pair), _training(pair), seeded(seed, place):
         run = TrainingRun(pair, data, validation_data, settings)
         run.start_or_resume()
         scalars = tensorboard if processes.is_first() else None

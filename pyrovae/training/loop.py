@@ -40,7 +40,7 @@ class TrainingRun:
 
     Use it if `fit` does too much, for example to take single steps:
 
-        with own_parameters(), in_training(pair):
+        with own_parameters(pair), in_training(pair):
             run = TrainingRun(pair, data, None, Settings(compile="off"))
             step = run.build_step()
             for rows in data.epoch(0):

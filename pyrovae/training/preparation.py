@@ -11,7 +11,7 @@ from pyrovae.programs.checks import check_pair, check_site_names
 from pyrovae.programs.gradient_checks import check_gradients
 from pyrovae.programs.modes import buffers_kept
 from pyrovae.programs.pair import ModelAndGuide
-from pyrovae.programs.parameters import modules_of, named_parameters, replaced_parameters
+from pyrovae.programs.parameters import modules_of, named_parameters, optional_parameters
 from pyrovae.programs.running import run_pair
 from pyrovae.programs.sites import latent_sites, observed_sites
 from pyrovae.training.batches import Minibatches
@@ -62,7 +62,7 @@ def prepare(
     check_site_names(settings.weight_schedules, sites)
     loss = MinibatchLoss(pair, settings.bound, data.parts, latents, frozenset(settings.weight_schedules))
     with buffers_kept(pair):
-        trainable = check_gradients(lambda: loss(batch, 1.0, {})[0], parameters, replaced_parameters(pair))
+        trainable = check_gradients(lambda: loss(batch, 1.0, {})[0], parameters, optional_parameters(pair))
         with torch.no_grad():
             nothing = loss(batch, 1.0, {})
     for each in (data, validation):

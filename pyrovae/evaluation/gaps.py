@@ -216,7 +216,7 @@ def inference_gaps(
     check_data(x, y)
     device = device_of(pair, otherwise=x.device)
     parts = []
-    with own_parameters(pair), evaluating(pair), seeded(seed, device):
+    with own_parameters(), evaluating(pair), seeded(seed, device):
         with torch.no_grad():
             layout = check_scorable(pair, device, x, y, enumerate=True)
         batches = list(slices(len(x), batch_size))

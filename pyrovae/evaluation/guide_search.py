@@ -61,7 +61,7 @@ def best_guide(
     check_search(steps, particles, learning_rate)
     check_data(x, y)
     device = device_of(pair, otherwise=x.device)
-    with own_parameters(pair), evaluating(pair), seeded(seed, device):
+    with own_parameters(), evaluating(pair), seeded(seed, device):
         with torch.no_grad():
             layout = check_scorable(pair, device, x, y, enumerate=True)
         args = arguments_of(slice(None), device, x, y)

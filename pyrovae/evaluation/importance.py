@@ -90,7 +90,7 @@ def over_log_weights(
     num_samples = sampling.num_samples
     summaries = []
     with (
-        own_parameters(pair),
+        own_parameters(),
         evaluating(pair),
         seeded(sampling.seed, device),
         torch.no_grad(),

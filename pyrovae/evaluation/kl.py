@@ -157,7 +157,7 @@ def kl_decomposition(
     check_counts(num_samples=num_samples)
     check_data(x, y)
     device = device_of(pair, otherwise=x.device)
-    with own_parameters(pair), evaluating(pair), seeded(seed, device), torch.no_grad(), only_own_errors():
+    with own_parameters(), evaluating(pair), seeded(seed, device), torch.no_grad(), only_own_errors():
         layout = check_scorable(pair, device, x, y, enumerate=False)
         args = arguments_of(slice(None), device, x, y)
         separate = separate_sites(pair, args)

@@ -117,7 +117,7 @@ def active_units(
             raise InputError(f"{name} is {number}: a variance needs at least 2.")
     device = device_of(pair, otherwise=x.device)
     parts = []
-    with own_parameters(pair), evaluating(pair), seeded(seed, device), torch.no_grad():
+    with own_parameters(), evaluating(pair), seeded(seed, device), torch.no_grad():
         layout = check_scorable(pair, device, x, y, enumerate=False)
         for rows in slices(len(x), max(1, _ROWS // num_samples)):
             args = arguments_of(rows, device, x, y)

@@ -25,14 +25,20 @@ from pyrovae.programs.reach import modules_of
 
 @contextmanager
 def evaluating(*programs: Program | ModelAndGuide) -> Iterator[None]:
-    """Run the programs' modules in evaluation mode. Every submodule gets its mode back."""
+    """Run programs in evaluation mode and with a parameter store of their own; see `own_parameters`.
+
+    Every submodule gets its mode back.
+    """
     before: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
-    def switch(part: nn.Module) -> None:
-        before[part], part.training = part.training, False
+    def switch(parts: list[nn.Module]) -> None:
+        # All modes first: that of a compiled module is the mode of the module inside.
+        before.update({part: part.training for part in parts})
+        for part in parts:
+            part.training = False
 
     try:
-        with _each_part(switch, *programs):
+        with own_parameters(*programs), _each_part_once(switch, *programs):
             yield
     finally:
         for part, mode in before.items():
@@ -70,13 +76,14 @@ def buffers_kept(*programs: Program | ModelAndGuide) -> Iterator[None]:
     """Put back the buffers of the programs' modules, such as the running means of batch normalisation."""
     before: list[tuple[dict[str, Tensor | None], str, Tensor, Tensor]] = []
 
-    def note(part: nn.Module) -> None:
-        for name, buffer in part._buffers.items():
-            if buffer is not None and not is_lazy(buffer):  # a lazy one has no value yet
-                before.append((part._buffers, name, buffer, buffer.clone()))
+    def note(parts: list[nn.Module]) -> None:
+        for part in parts:
+            for name, buffer in part._buffers.items():
+                if buffer is not None and not is_lazy(buffer):  # a lazy one has no value yet
+                    before.append((part._buffers, name, buffer, buffer.clone()))
 
     try:
-        with _each_part(note, *programs):
+        with _each_part_once(note, *programs):
             yield
     finally:
         for buffers, name, buffer, value in before:
@@ -94,13 +101,13 @@ def nothing_moves(*programs: Program | ModelAndGuide) -> Iterator[None]:
     started = torch.cuda.is_initialized()
     devices = range(torch.cuda.device_count()) if started else ()
     with (
+        own_parameters(*programs, hand_back=False),
         evaluating(*programs),
         buffers_kept(*programs),
         torch.random.fork_rng(devices),
         _python_streams_kept(),
         torch.no_grad(),
         pyro.validation_enabled(False),
-        own_parameters(*programs, hand_back=False),
     ):
         yield
 
@@ -117,19 +124,23 @@ def _python_streams_kept() -> Iterator[None]:
 
 
 @contextmanager
-def _each_part(look: Callable[[nn.Module], None], *programs: Program | ModelAndGuide) -> Iterator[None]:
-    """Look once at each part of the modules that the programs reach, and of others when they are called."""
+def _each_part_once(
+    look: Callable[[list[nn.Module]], None], *programs: Program | ModelAndGuide
+) -> Iterator[None]:
+    """Look at each part of the modules that the programs reach, and of others when they are called."""
     seen: WeakSet[nn.Module] = WeakSet()
 
     def visit(module: nn.Module, _: object = None) -> None:
         if module not in seen:
-            for part in module.modules():
-                if part not in seen:
-                    seen.add(part)
-                    look(part)
+            new = [part for part in module.modules() if part not in seen]
+            seen.update(new)
+            look(new)
 
     for module in modules_of(*programs):
         visit(module)
+    if any("_orig_mod" in part._modules for part in seen):  # torch.compile(module) warns of such hooks
+        yield
+        return
     hook = register_module_forward_pre_hook(visit)
     try:
         yield

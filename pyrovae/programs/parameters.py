@@ -88,6 +88,8 @@ def own_parameters(*programs: Program | ModelAndGuide, hand_back: bool = True) -
 
 def _without_modules(state: Any, programs: Sequence[Program | ModelAndGuide]) -> Any:
     """Return a state of the store without the entries that are parameters of modules."""
+    if not state["params"]:
+        return state
     of_modules = {id(value) for module in modules_of(*programs) for value in module.parameters()}
     hidden = {name for name, value in state["params"].items() if "$$$" in name or id(value) in of_modules}
     return {

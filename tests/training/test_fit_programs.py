@@ -107,7 +107,7 @@ def test_modules_that_functions_use_are_trained_and_need_not_be_shown_to_pyro(bi
         assert not any(torch.equal(value, state[name]) for name, value in module.state_dict().items())
 
 
-def test_parameters_that_no_module_holds_are_refused(binary_images, tmp_path):
+def test_parameters_that_no_module_holds_are_refused(binary_images, tmp_path, param_store):
     weight = torch.zeros(2, 16, requires_grad=True)
 
     def model(x):

@@ -14,6 +14,7 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.nn import PyroModule
+from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor, nn
 
@@ -189,6 +190,22 @@ def optional_parameters(pair: ModelAndGuide) -> set[int]:
         pairs = (owner for owner in owners if hasattr(owner, "model") and hasattr(owner, "guide"))
         optional |= {id(value) for each in pairs for value in each.parameters()}
     return optional
+
+
+class SameShapes(Messenger):
+    """Refuses a parameter in Pyro's store that a program asks for in another shape."""
+
+    def _pyro_post_param(self, msg: Any) -> None:
+        initial = msg["args"][1] if len(msg["args"]) > 1 else None
+        if not isinstance(initial, Tensor) or (name := msg["name"]) not in pyro.get_param_store():
+            return
+        if (stored := pyro.get_param_store()[name].shape) != initial.shape:
+            raise InputError(
+                f"the parameter '{name}' has shape {tuple(stored)} in Pyro's store, but the program gives "
+                f"it shape {tuple(initial.shape)}. If another program left it there, call "
+                "pyro.clear_param_store() first, or rename one of the two. If there is one value for each "
+                "datum, all data must be given at once, as at the first time."
+            )
 
 
 def _is_sample(message: Mapping[str, Any]) -> bool:

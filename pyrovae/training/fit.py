@@ -68,7 +68,9 @@ def fit(
     Args:
         pair: the model `model(x)`, or `model(x, y)` for data with classes, and the guide with the same
             latent sites. `fit` trains the parameters of the `nn.Module`s that have the two as methods, and
-            the parameters that the programs declare by `pyro.param` and `pyro.module`.
+            the parameters that the programs declare by `pyro.param` and `pyro.module`. It also trains those
+            of other modules that the programs use, for example from a list, a closure or a global. All
+            these modules are in training mode, except for a frozen one that is in evaluation mode already.
         x: the data: a tensor, NumPy array or memory map `(N, *x_shape)`, or a map-style
             `torch.utils.data.Dataset` whose items are `x`, or `(x, y)` if every datum has a class. A memory
             map and a dataset need not fit in memory. Their values are checked when they are first read, and
@@ -105,8 +107,9 @@ def fit(
         seed: the seed of minibatches, transforms and latent draws. The caller's random stream is not
             changed.
         device: the device of the training. "auto" means CUDA if it is available, else the CPU. The modules
-            behind the programs are moved there. Tensors that plain functions use must be there already; for
-            plain functions "auto" means the device of `x`.
+            behind the programs are moved there. Other tensors that plain functions use must be there
+            already. So for plain functions "auto" means the device of their modules and parameters, or else
+            that of `x`.
         folder: the folder in which a checkpoint is written after each epoch. None means no checkpoints.
         resume: whether to continue from the folder's newest checkpoint, if it has one. The final parameters
             are those of a run without interruption, bit for bit if both runs compile the same steps.
@@ -125,7 +128,8 @@ def fit(
 
     Returns:
         The history. The trained parameters are in the pair's modules, and in Pyro's parameter store if the
-        programs keep them there by `pyro.param`.
+        programs keep them there by `pyro.param`. As in Pyro, pairs that use one name there share the
+        parameter, unless each runs in a `pyro.get_param_store().scope()` of its own.
 
     Raises:
         InputError: data, settings or programs do not fit together. Nothing has been written then, except

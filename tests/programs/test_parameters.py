@@ -283,8 +283,8 @@ def test_the_stores_parameter_of_another_pyro_module_is_refused(x, param_store):
     third = Pair(Model(1), Guide())
     scale = third.model.noise.detach()
     mean = third.model.net(torch.ones(1)).detach()
-    log_px = marginal_likelihood(third, x, num_samples=100_000).log_px
-    assert torch.allclose(log_px.float(), dist.Normal(mean, scale).log_prob(x)[:, 0], atol=0.02)
+    log_px = marginal_likelihood(third, x, num_samples=20_000).log_px
+    assert torch.allclose(log_px.float(), dist.Normal(mean, scale).log_prob(x)[:, 0], atol=0.03)
 
 
 def test_a_parameter_of_another_shape_in_the_store_is_refused(x, param_store):

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pyrovae.programs.pair import ModelAndGuide, Program, is_pair
+from pyrovae.programs.pair import ModelAndGuide, Program, programs_of
 
 MOST_OBJECTS = 20_000
 """The number of objects at which the search ends. It comes to the nearest first."""
@@ -112,7 +112,7 @@ class _Found(NamedTuple):
 
 
 def _search(programs: Iterable[Program | ModelAndGuide]) -> _Found:
-    queue: deque[Named] = deque(("", program) for program in _single(programs))
+    queue: deque[Named] = deque(("", program) for each in programs for program in programs_of(each))
     seen: dict[int, object] = {}  # the objects too: the id of one that is gone may be given to another
     found: list[tuple[str, nn.Module]] = []
     parts: set[int] = set()
@@ -133,10 +133,6 @@ def _search(programs: Iterable[Program | ModelAndGuide]) -> _Found:
     owners = [module for name, module in found if not name]
     others = [(name, module) for name, module in found if name and id(module) not in parts]
     return _Found(owners, others, list(seen.values()))
-
-
-def _single(programs: Iterable[Program | ModelAndGuide]) -> list[Program]:
-    return [p for each in programs for p in ((each.model, each.guide) if is_pair(each) else (each,))]
 
 
 def _held(name: str, thing: Any) -> Iterator[Named]:

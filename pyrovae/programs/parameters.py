@@ -89,6 +89,17 @@ def modules_of(*programs: Program | ModelAndGuide) -> list[nn.Module]:
     return list(dict.fromkeys(owner for owner in owners if isinstance(owner, nn.Module)))
 
 
+def module_parameters(pair: ModelAndGuide) -> dict[str, Tensor]:
+    """Return the parameters of the modules behind the programs, by name."""
+    modules = modules_of(pair)
+    named: dict[str, Tensor] = {}
+    for number, module in enumerate(modules):
+        prefix = f"{number}." if len(modules) > 1 else ""
+        others = {id(value) for value in named.values()}  # one module may be a part of another
+        named |= {prefix + name: v for name, v in module.named_parameters() if id(v) not in others}
+    return named
+
+
 def named_parameters(pair: ModelAndGuide, *args: Any) -> dict[str, Tensor]:
     """Return every parameter of the pair by name: the leaf tensors that an optimiser may change.
 
@@ -96,21 +107,21 @@ def named_parameters(pair: ModelAndGuide, *args: Any) -> dict[str, Tensor]:
     to Pyro by `pyro.param` and `pyro.module`, in unconstrained space. Call this function, and use its
     result, under `own_parameters`.
     """
-    modules = modules_of(pair)
-    named: dict[str, Tensor] = {}
-    for number, module in enumerate(modules):
-        prefix = f"{number}." if len(modules) > 1 else ""
-        others = {id(value) for value in named.values()}  # one module may be a part of another
-        named |= {prefix + name: v for name, v in module.named_parameters() if id(v) not in others}
+    named = module_parameters(pair)
     with poutine.trace(param_only=True) as shown, poutine.block(hide_fn=_is_sample):
         pair.guide(*args)
         pair.model(*args)
     known = {id(value) for value in named.values()}
-    for name, site in shown.trace.nodes.items():
-        value = site["value"].unconstrained()
+    for name in shown.trace.nodes:
+        value = unconstrained(name)
         if id(value) not in known:
             named[name] = value
     return named
+
+
+def unconstrained(name: str) -> Tensor:
+    """Return a parameter in Pyro's store, in unconstrained space: the tensor that an optimiser changes."""
+    return dict(pyro.get_param_store().named_parameters())[name]
 
 
 def replaced_parameters(pair: ModelAndGuide) -> set[int]:

@@ -165,7 +165,8 @@ def _plain_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _name(value: Any) -> str:
-    return f"{value.__module__}.{value.__qualname__}"
+    # Without the module, which is __main__ in a script and has its own name where it is imported.
+    return str(value.__qualname__)
 
 
 def _digest(content: bytes | str) -> str:

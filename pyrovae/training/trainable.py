@@ -128,8 +128,9 @@ class Trainable:
         """
         now = self.optimizer.state_dict()
         names = self._names_in_optimizer()
-        held = {
-            position: saved["state"].get(name, now["state"].get(position))
+        then = {name for group in saved["param_groups"] for name in group["params"]}
+        held = {  # some optimisers make their state at once, also for a parameter that is new
+            position: saved["state"].get(name, None if name in then else now["state"].get(position))
             for position, name in enumerate(names)
         }
         groups = now["param_groups"]

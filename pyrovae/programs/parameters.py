@@ -6,7 +6,7 @@ import functools
 import itertools
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
@@ -163,13 +163,24 @@ def named_parameters(pair: ModelAndGuide, *args: Any) -> dict[str, Tensor]:
         pair.model(*args)
     known = {id(value) for value in named.values()}
     for name, site in shown.trace.nodes.items():
-        initial = site["args"][1] if len(site["args"]) > 1 else None
-        if id(initial) in known:  # the store holds a copy of a module's parameter that is not contiguous
-            continue
-        value = site["value"].unconstrained()
-        if id(value) not in known:
+        if (value := shown_parameter(site, known)) is not None:
             named[unused_name(name, named)] = value
     return named
+
+
+def shown_parameter(message: Mapping[str, Any], known: Collection[int]) -> Tensor | None:
+    """Return the parameter of a message of `pyro.param`, in unconstrained space, unless it is known.
+
+    Args:
+        message: the message, after the parameter was made.
+        known: the ids of known parameters, those of modules for example.
+    """
+    initial = message["args"][1] if len(message["args"]) > 1 else None
+    if id(initial) in known:  # the store holds a copy of a module's parameter that is not contiguous
+        return None
+    store = dict(pyro.get_param_store().named_parameters())
+    value = store.get(message["name"])  # not there if the setting module_local_params is on
+    return None if value is None or id(value) in known else value
 
 
 def optional_parameters(pair: ModelAndGuide) -> set[int]:

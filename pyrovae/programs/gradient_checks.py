@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
+import pyro
 from torch import Tensor
 
 from pyrovae.errors import InputError, warn
@@ -78,7 +79,9 @@ def check_no_strays(first: Tensor, again: Callable[[], Tensor], known: Iterable[
         InputError: the loss depends on such a tensor. The message gives its shape.
     """
     reached = {id(leaf): leaf for leaf in leaves(first)}
-    stray = reached.keys() - {id(value) for value in known}
+    # A program may hide parameters of pyro.param from training by poutine.block, as from Pyro's SVI.
+    hidden = {id(value) for _, value in pyro.get_param_store().named_parameters()}
+    stray = reached.keys() - {id(value) for value in known} - hidden
     if stray:  # Zuko's flows create such tensors anew in every run: these are not parameters
         stray &= {id(leaf) for leaf in leaves(again())}
     if stray:

@@ -224,6 +224,13 @@ def test_fit_validates_in_evaluation_mode_and_leaves_modes(kind, x):
     assert watch.now()[0] == watch.before[0]
 
 
+@pytest.mark.parametrize("kind", TRAINED, ids=lambda kind: kind.__name__)
+def test_batch_statistics_move_once_in_a_step_and_in_no_check(kind, x):
+    pair, nets = kind()
+    fit(pair, x, epochs=3, batch_size=3, validation=x, progress=False)
+    assert nets[1][0].num_batches_tracked == 3 * 2
+
+
 def test_training_mode_reaches_all_but_what_is_frozen_in_evaluation_mode():
     trained, frozen = encoder().eval(), encoder().requires_grad_(False).eval()
     both = nn.Sequential(encoder(), encoder().requires_grad_(False)).eval()

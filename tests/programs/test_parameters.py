@@ -14,6 +14,7 @@ import pytest
 import torch
 from pyro.distributions import constraints
 from pyro.infer import SVI, TraceMeanField_ELBO
+from pyro.infer.autoguide import AutoNormal
 from pyro.nn import PyroModule, PyroParam, PyroSample
 from torch import nn
 
@@ -297,3 +298,49 @@ def test_a_parameter_of_another_shape_in_the_store_is_refused(x, param_store):
             run(pair, x)
     param_store.clear()
     trained(pair, x)
+
+
+def test_a_parameter_that_a_program_hides_stays_as_it_is(x, param_store):
+    """Pyro's way to freeze parameters of pyro.param."""
+    pair = functions([linear()])
+    hidden = Pair(pair.model, pyro.poutine.block(pair.guide, hide=["loc"]))
+    trained(hidden, x)
+    assert param_store["loc"] == 0.5
+    assert param_store["scale"] < 1.9
+    found = {name: value.detach().clone() for name, value in param_store.items()}
+    param_store.clear()
+    train_by_svi(Pair(functions([linear()]).model, hidden.guide), x)
+    assert close(found, {name: param_store[name].detach() for name in ("loc", "scale")})
+
+
+def run_apart(model, guide, x):
+    with own_parameters(Pair(model, guide)):
+        guide(x)
+    return guide
+
+
+def test_parameters_of_an_autoguide_belong_to_the_guide(x, param_store):
+    """It makes them in its first run."""
+    model = functions([linear()]).model
+    first, second = (run_apart(model, AutoNormal(model, init_scale=scale), x) for scale in (0.5, 2.0))
+    assert not param_store.keys()
+    assert (first.scales.z < 0.6).all()
+    assert (second.scales.z > 1.9).all()
+    assert [name for name, _ in first.named_parameters()] == [
+        "locs.z_unconstrained",
+        "scales.z_unconstrained",
+    ]
+
+
+def test_an_autoguide_does_not_take_over_the_stores_parameters(x, param_store):
+    model = functions([linear()]).model
+    first = AutoNormal(model)
+    first(x)
+    with pytest.raises(InputError, match=r"'AutoNormal\.locs\.z' that is not .*call the module once"):
+        run_apart(model, AutoNormal(model), x)
+    loaded = AutoNormal(model)
+    loaded(x)  # takes over, as after pyro.get_param_store().load
+    run_apart(model, loaded, x)
+    assert loaded.locs.z is first.locs.z
+    param_store.clear()
+    assert run_apart(model, AutoNormal(model), x).locs.z is not first.locs.z

@@ -165,13 +165,20 @@ def test_parameters_that_no_module_holds_are_refused(binary_images, tmp_path, pa
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
 
-    with pytest.raises(InputError, match=r"no parameter to train.*pyro\.module"):
+    with pytest.raises(InputError, match=r"no parameter to train.*use pyro\.param"):
         fit(Pair(model, fixed_guide), binary_images, folder=tmp_path / "run")
 
     def guide(x):
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(pyro.param("loc", torch.zeros(2)), 1.0).to_event(1))
 
-    with pytest.raises(InputError, match=r"1 parameters .*\(2, 16\).*pyro\.module"):
+    with pytest.raises(InputError, match=r"1 parameters .*\(2, 16\).*pyro\.param"):
         fit(Pair(model, guide), binary_images, folder=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+    def shown(x):
+        pyro.param("weight", weight)
+        model(x)
+
+    fit(Pair(shown, guide), binary_images, epochs=1, progress=False)
+    assert weight.abs().min() > 0

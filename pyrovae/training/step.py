@@ -16,11 +16,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import LBFGS
 
 from pyrovae.compute import processes
 from pyrovae.compute.compilation import compile_if_asked
 from pyrovae.compute.devices import seeded
+from pyrovae.compute.streams import set_streams, streams
 from pyrovae.errors import NonFiniteError
 from pyrovae.programs.modes import buffers_kept
 from pyrovae.schedules import Constant
@@ -29,7 +30,7 @@ from pyrovae.training.losses import Weights
 from pyrovae.training.non_finite import explain_non_finite
 from pyrovae.training.preparation import Prepared
 from pyrovae.training.settings import Numbers, Settings
-from pyrovae.training.state import rng_state, set_rng_state
+from pyrovae.training.trainable import Trainable
 
 LONG_RUN = 5_000
 """The number of steps of a run from which compilation is worthwhile. It takes about ten seconds."""
@@ -41,12 +42,12 @@ class Gradients(NamedTuple):
     Attributes:
         loss: the loss per datum.
         terms: its terms per datum, by name.
-        of_parameters: its gradients, one for each trainable parameter.
+        of_parameters: its gradients, one for each trained parameter; None for one that was not used.
     """
 
     loss: Tensor
     terms: dict[str, Tensor]
-    of_parameters: list[Tensor]
+    of_parameters: list[Tensor | None]
 
 
 def reads_losses(device: torch.device) -> bool:
@@ -62,8 +63,8 @@ class EagerStep:
 
     Args:
         data: the minibatches.
-        prepared: the loss, and the parameters that are trained.
-        optimizer: the optimiser of these parameters.
+        prepared: the loss.
+        parameters: the parameters that are trained, and their optimiser.
         settings: the run's settings. Only `clip_norm` is used.
 
     Attributes:
@@ -72,19 +73,25 @@ class EagerStep:
     """
 
     def __init__(
-        self, data: Minibatches, prepared: Prepared, optimizer: Optimizer, settings: Settings
+        self, data: Minibatches, prepared: Prepared, parameters: Trainable, settings: Settings
     ) -> None:
-        self.data, self.loss, self.trainable = data, prepared.loss, prepared.trainable
-        self.optimizer, self.clip_norm = optimizer, settings.clip_norm
+        self.data, self.loss, self.parameters = data, prepared.loss, parameters
+        self.optimizer, self.clip_norm = parameters.optimizer, settings.clip_norm
         self.device = data.device
         self.watched = reads_losses(self.device)
-        self.nothing = Gradients(*prepared.nothing, [torch.zeros_like(p) for p in self.trainable])
+        self.nothing = prepared.nothing
+        # Torch's other optimisers ask for the gradients once in a step.
+        once = type(self.optimizer).__module__.startswith("torch.optim") and not isinstance(
+            self.optimizer, LBFGS
+        )
+        self.keeps_all_streams = prepared.draws_elsewhere or not once
         self.begin(0)
 
     def begin(self, number: int) -> None:
         """Set all sums to zero. `number` is that of the next step, for messages."""
         self.number, self.count = number, 0
         self._sums: dict[str, Tensor] = {}
+        self._unchecked = True
 
     def read(self) -> dict[str, float]:
         """Return the sums of the loss and its terms over the data since `begin`, by name."""
@@ -104,17 +111,30 @@ class EagerStep:
         # torch's type asks for a float as the loss, but a tensor works as well.
         self.optimizer.step(_Closure(self, batch, numbers))  # type: ignore[arg-type]
         self.number += 1
+        self._unchecked |= self.number & (self.number - 1) == 0  # at steps 1, 2, 4, 8, ...
 
     def gradients(self, batch: Batch, beta: float | Tensor, weights: Weights) -> Gradients:
         """Return the loss of a minibatch, its terms and its gradients."""
         if not batch.calls:
-            return self.nothing
-        loss, terms = self.loss(batch, beta, weights)
-        # A process without data of a part gets no gradients of parameters that only this part uses.
-        partial = len(batch.calls) < len(self.data.parts)
-        gradients = torch.autograd.grad(loss, self.trainable, materialize_grads=partial)
-        terms = {name: terms.get(name, zero) for name, zero in self.nothing.terms.items()}
-        return Gradients(loss.detach(), terms, list(gradients))
+            return Gradients(*self.nothing, self.parameters.shared([None] * len(self.parameters.trained)))
+        with self.parameters.listening():
+            loss, terms = self.loss(batch, beta, weights)
+        if self._unchecked:
+            self._check(loss, batch)
+        zeros = self.nothing[1]
+        if processes.count() > 1:  # all processes must have the same terms, to sum them
+            terms = {name: terms.get(name, zero) for name, zero in zeros.items()}
+        return Gradients(loss.detach(), {**zeros, **terms}, self.parameters.gradients(loss))
+
+    def _check(self, loss: Tensor, batch: Batch) -> None:
+        """Look for parameters that no one has shown to the run, at the first step of an epoch and a few more."""
+
+        def again() -> Tensor:
+            with seeded(0, self.device), buffers_kept(self.loss.pair):
+                return self.loss(batch, 1.0, {})[0]
+
+        self._unchecked = False
+        self.parameters.check(loss, again)
 
     def add(self, batch: Batch, gradients: Gradients) -> None:
         """Add the loss and the terms of a minibatch to the sums, on the device."""
@@ -126,10 +146,10 @@ class EagerStep:
 
     def apply(self, gradients: Gradients) -> None:
         """Set the parameters' gradients, clipped."""
-        for parameter, gradient in zip(self.trainable, gradients.of_parameters, strict=True):
+        for parameter, gradient in zip(self.parameters.trained, gradients.of_parameters, strict=True):
             parameter.grad = gradient
         if self.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.trainable, self.clip_norm)
+            nn.utils.clip_grad_norm_(self.parameters.trained, self.clip_norm)
 
     def explanation(self, batch: Batch) -> NonFiniteError:
         """Return an error that names the site at which the loss of this minibatch is not finite."""
@@ -146,17 +166,17 @@ class _Closure:
 
     def __init__(self, step: EagerStep, batch: Batch, numbers: Numbers) -> None:
         self.step, self.batch, self.numbers = step, batch, numbers
-        self.before = rng_state(step.device)
+        self.before = streams(step.device, everywhere=step.keeps_all_streams)
         self.first = True
 
     def __call__(self) -> Tensor:
         step = self.step
         if not self.first:
-            set_rng_state(self.before, step.device)
+            set_streams(self.before, step.device)
         found = step.gradients(self.batch, self.numbers.beta, self.numbers.weights)
         found = processes.summed(found)
         if step.watched and not math.isfinite(found.loss.item()):
-            set_rng_state(self.before, step.device)
+            set_streams(self.before, step.device)
             raise step.explanation(self.batch)
         if self.first:
             step.add(self.batch, found)
@@ -176,13 +196,15 @@ class CompiledStep(EagerStep):
     """
 
     def __init__(
-        self, data: Minibatches, prepared: Prepared, optimizer: Optimizer, settings: Settings
+        self, data: Minibatches, prepared: Prepared, parameters: Trainable, settings: Settings
     ) -> None:
-        super().__init__(data, prepared, optimizer, settings)
+        super().__init__(data, prepared, parameters, settings)
         beta, weights = settings.beta_schedule, settings.weight_schedules
         self.constant_beta = beta.value if isinstance(beta, Constant) else None
         self.constants = {site: w.value for site, w in weights.items() if isinstance(w, Constant)}
         self.varying = [site for site in weights if site not in self.constants]
+        self._unchecked = False  # until the first step
+        self.recorded_for = ()
         with seeded(settings.seed, self.device):
             self.full = self.data.first(shared=True)
         with seeded(settings.seed, self.device), buffers_kept(self.loss.pair):
@@ -196,11 +218,14 @@ class CompiledStep(EagerStep):
 
     def gradients(self, batch: Batch, beta: float | Tensor, weights: Weights) -> Gradients:
         """Return the loss, its terms and its gradients. The graph computes them for full minibatches."""
-        if self.graph is None or batch.layout != self.full.layout or not batch.calls:
+        changed = self.parameters.layout() != self.recorded_for
+        if self.graph is None or changed or batch.layout != self.full.layout or not batch.calls:
             return super().gradients(batch, beta, weights)
         loss, *values = self.graph(*self._arguments(batch, beta, weights))
-        names = self.nothing.terms
-        return Gradients(loss, dict(zip(names, values, strict=False)), values[len(names) :])
+        terms = dict(zip(self.recorded_terms, values, strict=False))
+        found = iter(values[len(terms) :])
+        gradients = [next(found) if used else None for used in self.recorded_gradients]
+        return Gradients(loss, terms, self.parameters.shared(gradients))
 
     def _of_tensors(self, *tensors: Tensor) -> list[Tensor]:
         """Compute the gradients as a function from tensors to tensors, which can be recorded as a graph."""
@@ -209,7 +234,9 @@ class CompiledStep(EagerStep):
         weights: dict[str, Any] = self.constants | {site: next(values) for site in self.varying}
         beta = next(values) if self.constant_beta is None else self.constant_beta
         loss, terms, gradients = super().gradients(Batch(calls, self.full.num_data), beta, weights)
-        return [loss, *terms.values(), *gradients]
+        self.recorded_for, self.recorded_terms = self.parameters.layout(), list(terms)
+        self.recorded_gradients = [gradient is not None for gradient in gradients]
+        return [loss, *terms.values(), *(gradient for gradient in gradients if gradient is not None)]
 
     def _arguments(self, batch: Batch, beta: Any, weights: Mapping[str, Any]) -> list[Tensor]:
         numbers = [weights[site] for site in self.varying]
@@ -224,10 +251,10 @@ class CompiledStep(EagerStep):
 
 
 def build_step(
-    data: Minibatches, prepared: Prepared, optimizer: Optimizer, settings: Settings
+    data: Minibatches, prepared: Prepared, parameters: Trainable, settings: Settings
 ) -> EagerStep:
     """Return the step that the settings ask for: compiled by "on", and in long runs by "auto"."""
     # The choice depends on the settings alone, so that a resumed run makes the same one.
     long = settings.epochs * data.steps >= LONG_RUN
     compiled = settings.compile == "on" or (settings.compile == "auto" and long)
-    return (CompiledStep if compiled else EagerStep)(data, prepared, optimizer, settings)
+    return (CompiledStep if compiled else EagerStep)(data, prepared, parameters, settings)

@@ -75,10 +75,11 @@ class TrainingRun:
         )
         self._validation_data = validation
         self._identity: dict[str, Any] | None = None
+        self._saved_step: dict[str, Any] | None = None
 
     def build_step(self) -> EagerStep:
         """Return the step that the settings ask for, eager or compiled."""
-        return build_step(self.data, self.prepared, self.optimizer, self.settings)
+        return build_step(self.data, self.prepared, self.optimizer, self.settings, self._saved_step)
 
     def numbers(self, epoch: float) -> Numbers:
         """Return the numbers of a step at the time `epoch`, which may have a fraction."""
@@ -119,6 +120,8 @@ class TrainingRun:
                 if self.history.stopped_early:
                     break
                 step = step or self.build_step()
+                step.compare(epoch)
+                self._saved_step = step.saved()
                 self._end_epoch(self._train_epoch(step, epoch, bar, stop_if_asked))
                 unsaved = self._call_back()
                 write_row(self.history.rows[-1])
@@ -227,6 +230,7 @@ class TrainingRun:
             "scheduler": self.scheduler.state_dict() if self.scheduler else None,
             "history": vars(self.history),
             "settings": self._run_identity(),
+            "step": self._saved_step,
         }
         save_checkpoint(self.folder, len(self.history.rows), content)
 
@@ -237,6 +241,7 @@ class TrainingRun:
             self.validation.best_state = saved["best_state"]
         if self.scheduler is not None:
             self.scheduler.load_state_dict(saved["scheduler"])
+        self._saved_step = saved.get("step")  # older runs have none
         self.history = History(**saved["history"])
         self.history.stopped_by_callback &= bool(self.settings.callbacks)
         self.history.stopped_early = (

@@ -106,6 +106,8 @@ def _parts(path: str, value: Any) -> Iterator[tuple[str, Any]]:
     """Return the objects inside of an object, with their paths."""
     if isinstance(value, functools.partial):
         yield from ((path, value.func), (f"{path}.args", value.args), (f"{path}.keywords", value.keywords))
+    elif isinstance(value, types.BuiltinMethodType):
+        yield path, value.__self__
     elif isinstance(value, types.MethodType):
         yield from ((path, value.__self__), (path, value.__func__))
     elif isinstance(value, staticmethod | classmethod):

@@ -237,8 +237,11 @@ def python_streams_kept() -> Iterator[None]:
 
 
 def _python_streams() -> dict[str, Any]:
-    name, key, *rest = np.random.get_state()
-    return {"Python's `random`": random.getstate(), "`numpy.random`": (name, key.tobytes(), *rest)}
+    numpy: Any = np.random.get_state()  # the generator's name, its key, and numbers
+    return {
+        "Python's `random`": random.getstate(),
+        "`numpy.random`": (numpy[1].tobytes(), *numpy[2:]),
+    }
 
 
 def _recorded(function: Function, arguments: Sequence[Tensor]) -> Any:

@@ -75,14 +75,14 @@ def remembered(**programs: Any) -> dict[str, Any]:
 
 
 def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """Return the paths of the plain values that differ. Tensors are left out."""
-    paths = [*after, *(before.keys() - after.keys())]
-    return [
-        path
-        for path in paths
-        if before.get(path) != after.get(path)
-        and not isinstance(after.get(path, before.get(path)), Identity)
-    ]
+    """Return the paths of the plain values that differ, are new or are gone. Tensors are left out."""
+    old, new = _plain(before), _plain(after)
+    same = {path for path, value in new.items() if path in old and old[path] == value}
+    return [path for path in new | old if path not in same]
+
+
+def _plain(found: dict[str, Any]) -> dict[str, Any]:
+    return {path: value for path, value in found.items() if not isinstance(value, Identity)}
 
 
 def _state(value: Any) -> tuple[Any] | None:
@@ -95,8 +95,12 @@ def _state(value: Any) -> tuple[Any] | None:
         return (value.tobytes(),) if value.nbytes <= 4096 else (Identity(id(value)),)
     if isinstance(value, random.Random):
         return (value.getstate(),)
-    if isinstance(value, np.random.Generator | np.random.RandomState | itertools.count):
-        return (repr(value.__reduce__()),)
+    if isinstance(value, np.random.Generator):
+        return (repr(value.bit_generator.state),)
+    if isinstance(value, np.random.RandomState):
+        return (repr(value.get_state()),)
+    if isinstance(value, itertools.count):
+        return (repr(value),)
     if isinstance(value, torch.Generator):
         return (value.get_state().numpy().tobytes(),)
     return None

@@ -54,9 +54,11 @@ def remembered(**programs: Any) -> dict[str, Any]:
         The values by their paths.
 
     Example:
-        >>> tau = 0.5
-        >>> remembered(model=lambda x: x / tau)
-        {'model.tau': 0.5}
+        >>> settings = {"tau": 0.5}
+        >>> def program_of(settings):
+        ...     return lambda x: x / settings["tau"]
+        >>> remembered(model=program_of(settings))
+        {"model.settings['tau']": 0.5}
     """
     found: dict[str, Any] = {}
     seen: dict[int, Any] = {}  # holds the objects, so that no id is used again
@@ -137,7 +139,7 @@ def _of_function(path: str, function: types.FunctionType) -> Iterator[tuple[str,
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         with suppress(ValueError):  # a variable that has no value yet
             yield f"{path}.{name}", cell.cell_contents
-    yield f"{path}.defaults", (function.__defaults__, function.__kwdefaults__)
+    yield f"{path}.defaults", [each for each in (function.__defaults__, function.__kwdefaults__) if each]
     yield f"{path}.attributes", vars(function)
     if not _of_library(function):
         for name in sorted(_names(function.__code__) & function.__globals__.keys()):

@@ -238,7 +238,7 @@ def test_what_changes_once_is_recorded_afresh(kind, monkeypatch):
     assert abs(eager[0][2] / unchanged[0][2] - 1) > 1e-10
 
 
-@pytest.mark.parametrize("kind", [kind for kind in CHANGES if kind != "a tensor changed in place"])
+@pytest.mark.parametrize("kind", ["an attribute that hardly changes", "a new tensor", "a flag"])
 def test_what_changes_after_each_epoch_is_run_eagerly_from_the_third_change_on(kind):
     with pytest.warns(
         UserWarning, match="training from epoch 4 on runs without being compiled: .*again and again"

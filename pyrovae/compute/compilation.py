@@ -21,7 +21,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import random
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,7 +28,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyro
 import torch
 from torch import Tensor
@@ -38,6 +36,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyrovae.compute.interrupts import interrupts_deferred
+from pyrovae.compute.streams import streams
 from pyrovae.errors import InputError, check_choice, warn
 
 Function = Callable[..., Any]
@@ -225,23 +224,10 @@ def without_python_draws(function: Function) -> Function:
     return run
 
 
-@contextmanager
-def python_streams_kept() -> Iterator[None]:
-    """Put back the random streams of Python and NumPy at the end."""
-    python, numpy = random.getstate(), np.random.get_state()
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-
-
 def _python_streams() -> dict[str, Any]:
-    numpy: Any = np.random.get_state()  # the generator's name, its key, and numbers
-    return {
-        "Python's `random`": random.getstate(),
-        "`numpy.random`": (numpy[1].tobytes(), *numpy[2:]),
-    }
+    states = streams()
+    numpy = states["numpy"]  # the generator's name, its key as an array, and numbers
+    return {"Python's `random`": states["python"], "`numpy.random`": (numpy[1].tobytes(), *numpy[2:])}
 
 
 def _recorded(function: Function, arguments: Sequence[Tensor]) -> Any:

@@ -6,32 +6,18 @@ they have changed.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import random
-import sys
 import types
 from collections import deque
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-LIMIT = 10_000
-"""The number of values that are looked at. Those nearest to the programs come first."""
-
-# Code of these packages holds no state of the user's programs. The objects that it makes may do.
-_LIBRARIES = frozenset(sys.stdlib_module_names) | {
-    "torch",
-    "torchvision",
-    "pyro",
-    "numpy",
-    "zuko",
-    "pyrovae",
-}
+from pyrovae.programs.reach import MOST_OBJECTS, WITHOUT_MODULES, Named, held, joined
 
 _PLAIN = (bool, int, float, complex, str, bytes, types.NoneType)
 
@@ -58,22 +44,30 @@ def remembered(**programs: Any) -> dict[str, Any]:
         >>> def program_of(settings):
         ...     return lambda x: x / settings["tau"]
         >>> remembered(model=program_of(settings))
-        {"model.settings['tau']": 0.5}
+        {'settings.tau': 0.5}
     """
     found: dict[str, Any] = {}
     seen: dict[int, Any] = {}  # holds the objects, so that no id is used again
     todo = deque(programs.items())
-    for _ in range(LIMIT):
+    for _ in range(MOST_OBJECTS):
         if not todo:
             break
-        path, value = todo.popleft()
-        state = _state(value)
-        if state is not None:
-            found[path] = state[0]
-        elif id(value) not in seen:
+        name, value = todo.popleft()
+        if (state := _state(value)) is not None:
+            # Variables of several functions may have one name.
+            found[name if name not in found else f"{name} ({len(found)})"] = state[0]
+        elif id(value) not in seen and not isinstance(value, WITHOUT_MODULES):
             seen[id(value)] = value
-            todo.extend(_parts(path, value))
+            todo.extend(_parts(name, value))
     return found
+
+
+def _parts(name: str, value: Any) -> Iterator[Named]:
+    """Return the objects inside of an object. Of a module these are also its parts and tensors."""
+    if isinstance(value, nn.Module):
+        for inside in (value._modules, value._parameters, value._buffers):
+            yield from ((joined(name, each), part) for each, part in inside.items())
+    yield from held(name, value)
 
 
 def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
@@ -95,6 +89,8 @@ def _state(value: Any) -> tuple[Any] | None:
         return (Identity(id(value)),)
     if isinstance(value, np.ndarray | np.generic):
         return (value.tobytes(),) if value.nbytes <= 4096 else (Identity(id(value)),)
+    if isinstance(value, types.BuiltinMethodType):  # random.Random().random
+        value = value.__self__
     if isinstance(value, random.Random):
         return (value.getstate(),)
     if isinstance(value, np.random.Generator):
@@ -106,59 +102,3 @@ def _state(value: Any) -> tuple[Any] | None:
     if isinstance(value, torch.Generator):
         return (value.get_state().numpy().tobytes(),)
     return None
-
-
-def _parts(path: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Return the objects inside of an object, with their paths."""
-    if isinstance(value, functools.partial):
-        yield from ((path, value.func), (f"{path}.args", value.args), (f"{path}.keywords", value.keywords))
-    elif isinstance(value, types.BuiltinMethodType):
-        yield path, value.__self__
-    elif isinstance(value, types.MethodType):
-        yield from ((path, value.__self__), (path, value.__func__))
-    elif isinstance(value, staticmethod | classmethod):
-        yield path, value.__func__
-    elif isinstance(value, property):
-        yield path, value.fget
-    elif isinstance(value, types.FunctionType):
-        yield from _of_function(path, value)
-    elif isinstance(value, dict):
-        for number, (key, part) in enumerate(list(value.items())):
-            yield f"{path}[{key!r}]" if isinstance(key, _PLAIN) else f"{path}[{number}]", part
-    elif isinstance(value, list | tuple | set | frozenset | deque):
-        yield from ((f"{path}[{number}]", part) for number, part in enumerate(list(value)))
-    elif isinstance(value, type):
-        if not _of_library(value):
-            yield from ((f"{value.__qualname__}.{name}", part) for name, part in vars(value).items())
-    elif not isinstance(value, types.ModuleType):
-        yield from _attributes(path, value)
-        yield from ((path, kind) for kind in type(value).__mro__)
-
-
-def _of_function(path: str, function: types.FunctionType) -> Iterator[tuple[str, Any]]:
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        with suppress(ValueError):  # a variable that has no value yet
-            yield f"{path}.{name}", cell.cell_contents
-    yield f"{path}.defaults", [each for each in (function.__defaults__, function.__kwdefaults__) if each]
-    yield f"{path}.attributes", vars(function)
-    if not _of_library(function):
-        for name in sorted(_names(function.__code__) & function.__globals__.keys()):
-            yield f"{function.__module__}.{name}", function.__globals__[name]
-
-
-def _names(code: types.CodeType) -> set[str]:
-    """Return the names of the globals and attributes that code uses, with the functions inside of it."""
-    inside = [const for const in code.co_consts if isinstance(const, types.CodeType)]
-    return set(code.co_names).union(*map(_names, inside))
-
-
-def _attributes(path: str, value: Any) -> Iterator[tuple[str, Any]]:
-    for name, part in getattr(value, "__dict__", {}).items():
-        if isinstance(value, nn.Module) and name in ("_modules", "_parameters", "_buffers"):
-            yield from ((f"{path}.{each}", inside) for each, inside in part.items())
-        else:
-            yield f"{path}.{name}", part
-
-
-def _of_library(value: Any) -> bool:
-    return str(getattr(value, "__module__", None)).partition(".")[0] in _LIBRARIES

@@ -19,11 +19,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import LBFGS
 
 from pyrovae.compute import processes
-from pyrovae.compute.compilation import NotTraceable, python_streams_kept, refuse
+from pyrovae.compute.compilation import NotTraceable, refuse
 from pyrovae.compute.devices import seeded
+from pyrovae.compute.streams import set_streams, streams
 from pyrovae.errors import NonFiniteError
 from pyrovae.programs.memory import remembered
 from pyrovae.programs.modes import buffers_kept
@@ -34,7 +35,7 @@ from pyrovae.training.non_finite import explain_non_finite
 from pyrovae.training.preparation import Prepared
 from pyrovae.training.recording import Recorded
 from pyrovae.training.settings import Numbers, Settings
-from pyrovae.training.state import rng_state, set_rng_state
+from pyrovae.training.trainable import Trainable
 
 LONG_RUN = 5_000
 """The number of steps of a run from which compilation is worthwhile. It takes about ten seconds."""
@@ -55,12 +56,12 @@ class Gradients(NamedTuple):
     Attributes:
         loss: the loss per datum.
         terms: its terms per datum, by name.
-        of_parameters: its gradients, one for each trainable parameter.
+        of_parameters: its gradients, one for each trained parameter; None for one that was not used.
     """
 
     loss: Tensor
     terms: dict[str, Tensor]
-    of_parameters: list[Tensor]
+    of_parameters: list[Tensor | None]
 
 
 def reads_losses(device: torch.device) -> bool:
@@ -76,8 +77,8 @@ class EagerStep:
 
     Args:
         data: the minibatches.
-        prepared: the loss, and the parameters that are trained.
-        optimizer: the optimiser of these parameters.
+        prepared: the loss.
+        parameters: the parameters that are trained, and their optimiser.
         settings: the run's settings. Only `clip_norm` is used.
 
     Attributes:
@@ -86,19 +87,25 @@ class EagerStep:
     """
 
     def __init__(
-        self, data: Minibatches, prepared: Prepared, optimizer: Optimizer, settings: Settings
+        self, data: Minibatches, prepared: Prepared, parameters: Trainable, settings: Settings
     ) -> None:
-        self.data, self.loss, self.trainable = data, prepared.loss, prepared.trainable
-        self.optimizer, self.clip_norm = optimizer, settings.clip_norm
+        self.data, self.loss, self.parameters = data, prepared.loss, parameters
+        self.optimizer, self.clip_norm = parameters.optimizer, settings.clip_norm
         self.device = data.device
         self.watched = reads_losses(self.device)
-        self.nothing = Gradients(*prepared.nothing, [torch.zeros_like(p) for p in self.trainable])
+        self.nothing = prepared.nothing
+        # Torch's other optimisers ask for the gradients once in a step.
+        once = type(self.optimizer).__module__.startswith("torch.optim") and not isinstance(
+            self.optimizer, LBFGS
+        )
+        self.keeps_all_streams = prepared.draws_elsewhere or not once
         self.begin(0)
 
     def begin(self, number: int) -> None:
         """Set all sums to zero. `number` is that of the next step, for messages."""
         self.number, self.count = number, 0
         self._sums: dict[str, Tensor] = {}
+        self._unchecked = True
 
     def compare(self, epoch: int) -> None:
         """Hold the step against the programs as they are at the start of an epoch.
@@ -131,17 +138,30 @@ class EagerStep:
         # torch's type asks for a float as the loss, but a tensor works as well.
         self.optimizer.step(_Closure(self, batch, numbers))  # type: ignore[arg-type]
         self.number += 1
+        self._unchecked |= self.number & (self.number - 1) == 0  # at steps 1, 2, 4, 8, ...
 
     def gradients(self, batch: Batch, beta: float | Tensor, weights: Weights) -> Gradients:
         """Return the loss of a minibatch, its terms and its gradients."""
         if not batch.calls:
-            return self.nothing
-        loss, terms = self.loss(batch, beta, weights)
-        # A process without data of a part gets no gradients of parameters that only this part uses.
-        partial = len(batch.calls) < len(self.data.parts)
-        gradients = torch.autograd.grad(loss, self.trainable, materialize_grads=partial)
-        terms = {name: terms.get(name, zero) for name, zero in self.nothing.terms.items()}
-        return Gradients(loss.detach(), terms, list(gradients))
+            return Gradients(*self.nothing, self.parameters.shared([None] * len(self.parameters.trained)))
+        with self.parameters.listening():
+            loss, terms = self.loss(batch, beta, weights)
+        if self._unchecked:
+            self._check(loss, batch)
+        zeros = self.nothing[1]
+        if processes.count() > 1:  # all processes must have the same terms, to sum them
+            terms = {name: terms.get(name, zero) for name, zero in zeros.items()}
+        return Gradients(loss.detach(), {**zeros, **terms}, self.parameters.gradients(loss))
+
+    def _check(self, loss: Tensor, batch: Batch) -> None:
+        """Look for parameters that no one has shown to the run, at the first step of an epoch and a few more."""
+
+        def again() -> Tensor:
+            with seeded(0, self.device), buffers_kept(self.loss.pair):
+                return self.loss(batch, 1.0, {})[0]
+
+        self._unchecked = False
+        self.parameters.check(loss, again)
 
     def add(self, batch: Batch, gradients: Gradients) -> None:
         """Add the loss and the terms of a minibatch to the sums, on the device."""
@@ -153,10 +173,10 @@ class EagerStep:
 
     def apply(self, gradients: Gradients) -> None:
         """Set the parameters' gradients, clipped."""
-        for parameter, gradient in zip(self.trainable, gradients.of_parameters, strict=True):
+        for parameter, gradient in zip(self.parameters.trained, gradients.of_parameters, strict=True):
             parameter.grad = gradient
         if self.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.trainable, self.clip_norm)
+            nn.utils.clip_grad_norm_(self.parameters.trained, self.clip_norm)
 
     def explanation(self, batch: Batch) -> NonFiniteError:
         """Return an error that names the site at which the loss of this minibatch is not finite."""
@@ -173,17 +193,17 @@ class _Closure:
 
     def __init__(self, step: EagerStep, batch: Batch, numbers: Numbers) -> None:
         self.step, self.batch, self.numbers = step, batch, numbers
-        self.before = rng_state(step.device)
+        self.before = streams(step.device, everywhere=step.keeps_all_streams)
         self.first = True
 
     def __call__(self) -> Tensor:
         step = self.step
         if not self.first:
-            set_rng_state(self.before, step.device)
+            set_streams(self.before, step.device)
         found = step.gradients(self.batch, self.numbers.beta, self.numbers.weights)
         found = processes.summed(found)
         if step.watched and not math.isfinite(found.loss.item()):
-            set_rng_state(self.before, step.device)
+            set_streams(self.before, step.device)
             raise step.explanation(self.batch)
         if self.first:
             step.add(self.batch, found)
@@ -197,8 +217,8 @@ class CompiledStep(EagerStep):
 
     Args:
         data: the minibatches.
-        prepared: the loss, and the parameters that are trained.
-        optimizer: the optimiser of these parameters.
+        prepared: the loss.
+        parameters: the parameters that are trained, and their optimiser.
         settings: the run's settings.
         saved: what `saved` returned when the run was interrupted; None for a new run.
 
@@ -217,12 +237,12 @@ class CompiledStep(EagerStep):
         self,
         data: Minibatches,
         prepared: Prepared,
-        optimizer: Optimizer,
+        parameters: Trainable,
         settings: Settings,
         saved: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(data, prepared, optimizer, settings)
-        self.seed, self.parameters = settings.seed, list(prepared.parameters.values())
+        super().__init__(data, prepared, parameters, settings)
+        self.seed = settings.seed
         beta, weights = settings.beta_schedule, settings.weight_schedules
         self.constant_beta = beta.value if isinstance(beta, Constant) else None
         self.constants = {site: w.value for site, w in weights.items() if isinstance(w, Constant)}
@@ -236,6 +256,7 @@ class CompiledStep(EagerStep):
         )
         saved = saved or {"reason": None, "spare": SPARE, "digest": None}
         self.spare, self.reason, self.digest = saved["spare"], saved["reason"], saved["digest"]
+        self._unchecked = False  # until the first step
         self.recorded = None if self.reason else self._record()
         self.just_recorded = True
         if self.reason:
@@ -246,9 +267,13 @@ class CompiledStep(EagerStep):
         """Return the loss, its terms and its gradients. The graph computes them for full minibatches."""
         if self.recorded is None or batch.layout != self.full.layout or not batch.calls:
             return super().gradients(batch, beta, weights)
+        trained, names, used = self.layout
+        if trained != self.parameters.layout():
+            return super().gradients(batch, beta, weights)
         loss, *values = self.recorded(*self._arguments(batch, beta, weights))
-        names = self.nothing.terms
-        return Gradients(loss, dict(zip(names, values, strict=False)), values[len(names) :])
+        terms = dict(zip(names, values, strict=False))
+        found = iter(values[len(terms) :])
+        return Gradients(loss, terms, self.parameters.shared([next(found) if u else None for u in used]))
 
     def compare(self, epoch: int) -> None:
         """Hold the graph against the programs at the start of an epoch, if code of the user's may have run.
@@ -266,7 +291,7 @@ class CompiledStep(EagerStep):
         renewed, reason = False, None
         try:
             # A resumed run has recorded the programs just now, where the other run compared.
-            renewed = self._is_another() if new else self.recorded.is_stale() and self.recorded.renew()
+            renewed = self._is_another() if new else self._renewed(self.recorded)
         except NotTraceable as error:
             reason = str(error)
         if renewed and self.spare < RENEWAL:
@@ -291,9 +316,17 @@ class CompiledStep(EagerStep):
         assert self.recorded is not None
         return self.digest not in (None, self.recorded.digest)
 
+    def _renewed(self, recorded: Recorded) -> bool:
+        """Record the programs afresh if they may have changed, and return whether they have."""
+        if not recorded.is_stale() and self._layout == self.layout:
+            return False
+        renewed = recorded.renew()
+        self.layout = self._layout
+        return renewed
+
     def _record(self) -> Recorded | None:
         """Record the programs, in all processes or in none. The reason why not is noted."""
-        with seeded(self.seed, self.device), python_streams_kept():
+        with seeded(self.seed, self.device):
             self.full, other = self.data.first(shared=True), self.data.first(1, shared=True)
         pair = self.loss.pair
         look = partial(remembered, model=pair.model, guide=pair.guide, objective=self.loss.objective)
@@ -306,6 +339,7 @@ class CompiledStep(EagerStep):
                 look,
                 self._undisturbed,
             )
+            self.layout = self._layout
         except NotTraceable as error:
             reason = str(error)
         _, self.reason = _agreed(False, reason)
@@ -314,11 +348,11 @@ class CompiledStep(EagerStep):
     @contextmanager
     def _undisturbed(self) -> Iterator[None]:
         """Run the programs with the same random numbers each time, and then put everything back."""
-        before = [parameter.detach().clone() for parameter in self.parameters]
-        with seeded(self.seed, self.device), python_streams_kept(), buffers_kept(self.loss.pair):
+        before = [(value, value.detach().clone()) for value in self.parameters.named.values()]
+        with seeded(self.seed, self.device), buffers_kept(self.loss.pair):
             yield
         with torch.no_grad():
-            for parameter, value in zip(self.parameters, before, strict=True):
+            for parameter, value in before:
                 parameter.copy_(value)
 
     def _of_tensors(self, *tensors: Tensor) -> list[Tensor]:
@@ -328,7 +362,11 @@ class CompiledStep(EagerStep):
         weights: dict[str, Any] = self.constants | {site: next(values) for site in self.varying}
         beta = next(values) if self.constant_beta is None else self.constant_beta
         loss, terms, gradients = super().gradients(Batch(calls, self.full.num_data), beta, weights)
-        return [loss, *terms.values(), *gradients]
+        found = [gradient for gradient in gradients if gradient is not None]
+        used = [gradient is not None for gradient in gradients]
+        # What the results are. The parameters that are trained may change, and which of them are used.
+        self._layout = (self.parameters.layout(), list(terms), used)
+        return [loss, *terms.values(), *found]
 
     def _arguments(self, batch: Batch, beta: Any, weights: Mapping[str, Any]) -> list[Tensor]:
         numbers = [weights[site] for site in self.varying]
@@ -347,7 +385,7 @@ def _agreed(renewed: bool, reason: str | None) -> tuple[bool, str | None]:
 def build_step(
     data: Minibatches,
     prepared: Prepared,
-    optimizer: Optimizer,
+    parameters: Trainable,
     settings: Settings,
     saved: dict[str, Any] | None = None,
 ) -> EagerStep:
@@ -355,13 +393,13 @@ def build_step(
 
     Args:
         data: the minibatches.
-        prepared: the loss, and the parameters that are trained.
-        optimizer: the optimiser of these parameters.
+        prepared: the loss.
+        parameters: the parameters that are trained, and their optimiser.
         settings: the run's settings.
         saved: what the step's `saved` returned in the run that is resumed; None for a new run.
     """
     # The choice depends on settings and checkpoint alone, so that a resumed run makes the same one.
     long = settings.epochs * data.steps >= LONG_RUN
     if settings.compile == "on" or (settings.compile == "auto" and long):
-        return CompiledStep(data, prepared, optimizer, settings, saved)
-    return EagerStep(data, prepared, optimizer, settings)
+        return CompiledStep(data, prepared, parameters, settings, saved)
+    return EagerStep(data, prepared, parameters, settings)

@@ -83,7 +83,7 @@ def test_what_functions_have_learned_before_an_error_is_kept(param_store, binary
     assert param_store["loc"].abs().min() > 0
 
 
-def test_functions_over_modules_that_pyro_is_not_shown_are_refused(binary_images, tmp_path):
+def test_modules_that_functions_use_are_trained_and_need_not_be_shown_to_pyro(binary_images):
     decoder = MLP(2, X_SHAPE, hidden=())
 
     def model(x):
@@ -91,23 +91,41 @@ def test_functions_over_modules_that_pyro_is_not_shown_are_refused(binary_images
             z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
             pyro.sample("x", dist.Bernoulli(logits=decoder(z)).to_event(3), obs=x)
 
+    class Guide(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.posteriors = [DiagonalNormal(MLP(X_SHAPE, 6, hidden=()), 2)]  # not registered
+
+        def forward(self, x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", self.posteriors[0](x))
+
+    guide = Guide()
+    before = snapshot(decoder), snapshot(guide.posteriors[0])
+    fit(Pair(model, guide), binary_images, epochs=1, progress=False)
+    for module, state in zip((decoder, guide.posteriors[0]), before, strict=True):
+        assert not any(torch.equal(value, state[name]) for name, value in module.state_dict().items())
+
+
+def test_parameters_that_no_module_holds_are_refused(binary_images, tmp_path, param_store):
+    weight = torch.zeros(2, 16, requires_grad=True)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=(z @ weight).view(x.shape)).to_event(3), obs=x)
+
     def fixed_guide(x):
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
 
     with pytest.raises(InputError, match=r"no parameter to train.*pyro\.module"):
         fit(Pair(model, fixed_guide), binary_images, folder=tmp_path / "run")
-    posterior = DiagonalNormal(MLP(X_SHAPE, 6, hidden=()), 2)
 
-    class Guide(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.posterior = posterior
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(pyro.param("loc", torch.zeros(2)), 1.0).to_event(1))
 
-        def forward(self, x):
-            with pyro.plate("data", len(x)):
-                pyro.sample("z", self.posterior(x))
-
-    with pytest.raises(InputError, match=r"2 parameters .*\(16, 2\).*pyro\.module"):
-        fit(Pair(model, Guide()), binary_images, folder=tmp_path / "run")
+    with pytest.raises(InputError, match=r"1 parameters .*\(2, 16\).*pyro\.module"):
+        fit(Pair(model, guide), binary_images, folder=tmp_path / "run")
     assert not (tmp_path / "run").exists()

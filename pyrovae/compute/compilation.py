@@ -190,7 +190,9 @@ def compile_function(
             live, baked = _sorted(graph, _recorded(detached, other))
             code = graph.code  # the compiler may change the graph
             with torch.no_grad(), _quietly(), interrupts_deferred():
-                known = Recording(code, live, baked, _compiled(graph, example) if inductor else graph)
+                # The graph is a module too, but no hook for the programs' modules must find it.
+                run = _compiled(graph, example) if inductor else graph.forward
+                known = Recording(code, live, baked, run)
         found = _with_seed(known, other)
     except NotTraceable:
         raise

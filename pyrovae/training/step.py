@@ -50,6 +50,10 @@ So a record may be renewed twice in a row, and on average after every ten compar
 """
 
 
+Layout = tuple[tuple[int, ...], list[str], list[bool]]
+"""What a record's results are: the parameters that are trained, the names of terms, which have gradients."""
+
+
 class Gradients(NamedTuple):
     """The result of one evaluation: this process's share of sums over all processes.
 
@@ -154,7 +158,7 @@ class EagerStep:
         return Gradients(loss.detach(), {**zeros, **terms}, self.parameters.gradients(loss))
 
     def _check(self, loss: Tensor, batch: Batch) -> None:
-        """Look for parameters that no one has shown to the run, at the first step of an epoch and a few more."""
+        """Look for parameters that no one has shown to the run, at an epoch's first step and a few more."""
 
         def again() -> Tensor:
             with seeded(0, self.device), buffers_kept(self.loss.pair):
@@ -257,6 +261,7 @@ class CompiledStep(EagerStep):
         saved = saved or {"reason": None, "spare": SPARE, "digest": None}
         self.spare, self.reason, self.digest = saved["spare"], saved["reason"], saved["digest"]
         self._unchecked = False  # until the first step
+        self.layout: Layout = ((), [], [])
         self.recorded = None if self.reason else self._record()
         self.just_recorded = True
         if self.reason:
@@ -364,7 +369,6 @@ class CompiledStep(EagerStep):
         loss, terms, gradients = super().gradients(Batch(calls, self.full.num_data), beta, weights)
         found = [gradient for gradient in gradients if gradient is not None]
         used = [gradient is not None for gradient in gradients]
-        # What the results are. The parameters that are trained may change, and which of them are used.
         self._layout = (self.parameters.layout(), list(terms), used)
         return [loss, *terms.values(), *found]
 

@@ -227,7 +227,7 @@ def test_fit_validates_in_evaluation_mode_and_leaves_modes(kind, x):
 @pytest.mark.parametrize("kind", TRAINED, ids=lambda kind: kind.__name__)
 def test_batch_statistics_move_once_in_a_step_and_in_no_check(kind, x):
     pair, nets = kind()
-    fit(pair, x, epochs=3, batch_size=3, validation=x, progress=False)
+    fit(pair, x, epochs=3, batch_size=3, progress=False)
     assert nets[1][0].num_batches_tracked == 3 * 2
 
 

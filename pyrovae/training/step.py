@@ -51,7 +51,7 @@ So a record may be renewed twice in a row, and on average after every ten compar
 
 
 Layout = tuple[tuple[int, ...], list[str], list[bool]]
-"""What a record's results are: the parameters that are trained, the names of terms, which have gradients."""
+"""What the results of a record are: ids of trained parameters, names of terms, and who has a gradient."""
 
 
 class Gradients(NamedTuple):

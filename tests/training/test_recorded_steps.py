@@ -697,3 +697,60 @@ def test_a_part_that_torch_compiled_is_refused_clearly():
 def test_results_that_agree_and_differ(found, expected, text):
     said = compilation.difference([torch.tensor(found)], [torch.tensor(expected)])
     assert said is None if text is None else text in said
+
+
+# What joins or leaves the training on the way
+
+
+class Joins(Scaled):
+    """A second latent, a frozen offset and a late parameter, each after a flag is set."""
+
+    def __init__(self):
+        super().__init__()
+        self.latent, self.late = False, False
+        self.offset = torch.nn.Parameter(torch.zeros(2, dtype=torch.float64), requires_grad=False)
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(self.loc.new_zeros(()), 1.0))
+            if self.latent:
+                pyro.sample("z2", dist.Normal(self.loc.new_zeros(()), 1.0))
+            mean = z.unsqueeze(-1) * self.loc + self.offset
+            if self.late:
+                mean = mean + pyro.param("late", lambda: torch.ones(2, dtype=torch.float64))
+            pyro.sample("x", dist.Normal(mean, 1.0).to_event(1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x.sum(-1) * self.width, 0.5 + self.width**2))
+            if self.latent:
+                pyro.sample("z2", dist.Normal(x.sum(-1) * self.width, 0.7))
+
+
+JOINING = {
+    "a latent": lambda pair: setattr(pair, "latent", True),
+    "a frozen parameter": lambda pair: pair.offset.requires_grad_(True),
+    "a late parameter": lambda pair: setattr(pair, "late", True),
+    "a parameter that is frozen": lambda pair: pair.loc.requires_grad_(False),
+    "a parameter in another's place": lambda pair: setattr(
+        pair, "loc", torch.nn.Parameter(torch.ones(2, dtype=torch.float64))
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", JOINING)
+def test_what_joins_or_leaves_is_recorded_afresh(kind, monkeypatch, param_store):
+    made = count_compilations(monkeypatch)
+
+    def trained(compile):
+        param_store.clear()
+        pair = Joins()
+        change = [lambda state: JOINING[kind](pair) if state.epoch == 2 else None]
+        history = train(pair, compile=compile, callbacks=change, beta=0.5)
+        return history["loss"], {
+            **pair.state_dict(),
+            **{name: p.detach() for name, p in param_store.items()},
+        }
+
+    assert_close(trained("on"), trained("off"))
+    assert len(made) == 2

@@ -1,8 +1,8 @@
 """References for the tests of examples: a pair runs one copy at a time, on the data as they are given.
 
 A grid of standard normal noise replaces the latent draws (Gauss-Hermite quadrature), and classes take each
-of their values in turn. The evidence and the ELBO are then sums without random error. No code of the library
-takes part, and no network gets a dimension that its author did not foresee.
+of their values in turn. The evidence and the ELBO are then sums without random error. No code of the
+library takes part, and no network gets a dimension that its author did not foresee.
 """
 
 import itertools
@@ -23,9 +23,9 @@ from pyrovae.objectives import ELBO, IWAE
 
 @dataclass(frozen=True)
 class Reference:
-    """The log weights of one copy at a time, `(nodes, guide's classes, B)`, and the nodes' and classes' odds.
+    """The log weights of one copy at a time, `(nodes, guide's classes, B)`, and the odds of their latents.
 
-    The model's own classes are summed out in each weight.
+    The classes that only the model has are summed out in each weight.
     """
 
     log_weights: torch.Tensor
@@ -67,7 +67,7 @@ class Reference:
 
 
 def one_copy_at_a_time(pair, *args, nodes=12, without=(), factors_of_q=(), classes_first=True):
-    """Return the reference of a pair whose guide draws Gaussian latents and whose other latents are classes.
+    """Return the reference of a pair whose latents are classes, or drawn by the guide from Gaussian noise.
 
     Args:
         pair: the pair.
@@ -80,7 +80,7 @@ def one_copy_at_a_time(pair, *args, nodes=12, without=(), factors_of_q=(), class
     with torch.no_grad(), pyro.validation_enabled(False):
         guide, model = _run(pair, args, {}, None)
         values_of_guide = _all_values(guide)
-        values_of_model = _all_values(model, besides=guide)
+        values_of_model = _all_values(model, besides=guide.nodes)
         grid, log_nodes = _grid(nodes, _size_of_noise(guide, len(args[0])), args[0].dtype)
         log_weights, log_classes = [], []
         for noise in grid:
@@ -92,13 +92,12 @@ def one_copy_at_a_time(pair, *args, nodes=12, without=(), factors_of_q=(), class
                 log_weights.append(log_p.logsumexp(0) - _sum(guide, drawn))
                 log_classes.append(_sum(guide, set(classes)) + torch.zeros_like(log_weights[-1]))
     shape = (len(grid), len(values_of_guide), -1)
-    stacked = (torch.stack(each).reshape(shape).double() for each in (log_weights, log_classes))
-    weights, classes = stacked
+    weights, classes = (torch.stack(each).reshape(shape).double() for each in (log_weights, log_classes))
     return Reference(weights, log_nodes.double(), classes, classes_first)
 
 
 class _Copy(Messenger):
-    """Gives classes their values, and pushes one point of noise through the other latents' distributions."""
+    """Gives classes their values, and the other latents the values that their distributions make of noise."""
 
     def __init__(self, classes, noise):
         super().__init__()
@@ -138,14 +137,10 @@ def _run(pair, args, classes, noise):
     return tuple(poutine.util.prune_subsample_sites(trace) for trace in (guide, model))
 
 
-def _all_values(trace, besides=None):
+def _all_values(trace, besides=()):
     """Return every combination of the values of a trace's classes, as dictionaries by site."""
-    names = [
-        name
-        for name in trace.stochastic_nodes
-        if trace.nodes[name]["fn"].has_enumerate_support
-        and name not in (besides or trace.__class__()).nodes
-    ]
+    latents = set(trace.stochastic_nodes) - set(besides)
+    names = sorted(name for name in latents if trace.nodes[name]["fn"].has_enumerate_support)
     supports = [trace.nodes[name]["fn"].enumerate_support(expand=False) for name in names]
     return [dict(zip(names, values, strict=True)) for values in itertools.product(*supports)]
 
@@ -170,13 +165,18 @@ def _given(trace):
 
 
 def _sum(trace, names):
-    """Return the log density of some sites of one copy for each datum, `(B,)`, with masks, without scales."""
+    """Return the log density of some sites of one copy for each datum, `(B,)`, with masks, without scales.
+
+    A class that is masked has no density. Its C values, which all take part, then have 1/C each.
+    """
     total = 0.0
     for name in names:
         site = trace.nodes[name]
         log_prob = site["fn"].log_prob(site["value"])
         if site["mask"] is not None:
-            log_prob = torch.where(torch.as_tensor(site["mask"]), log_prob, 0.0)
+            is_class = not site["is_observed"] and site["fn"].has_enumerate_support
+            masked = -math.log(len(site["fn"].enumerate_support(expand=False))) if is_class else 0.0
+            log_prob = torch.where(torch.as_tensor(site["mask"]), log_prob, masked)
         total = total + log_prob.reshape(-1, *log_prob.shape[-1:]).sum(0)
     return total
 

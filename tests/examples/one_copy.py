@@ -97,7 +97,7 @@ def one_copy_at_a_time(pair, *args, nodes=12, without=(), factors_of_q=(), class
 
 
 class _Copy(Messenger):
-    """Gives classes their values, and the other latents the values that their distributions make of noise."""
+    """Gives classes their values, and the other latents what their distributions make of the noise."""
 
     def __init__(self, classes, noise):
         super().__init__()

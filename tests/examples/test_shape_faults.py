@@ -1,4 +1,4 @@
-"""Programs whose log densities have another shape than their plates say: refused, with a remedy that works."""
+"""Log densities of another shape than their plates say: refused, with a remedy that works."""
 
 import re
 
@@ -126,7 +126,7 @@ def test_with_the_remedy_the_evidence_is_right(pair, data):
 
 
 def test_a_table_that_holds_each_datum_once_is_no_fault():
-    """A mixture's components as a dimension of their own, left of the data's, that the program sums itself."""
+    """A program sums its components itself. They have a dimension left of the data's."""
 
     class Components(Images):
         def model(self, x):

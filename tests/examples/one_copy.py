@@ -218,18 +218,25 @@ def _assert_bound(objective, pair, args, exact, deviation, repeats):
     assert abs(bound - exact.sum()) < 4.5 * error + 1e-4, (bound, exact.sum(), error)
 
 
-def assert_like_pyro(objective, pyro_objective, pair, *args, seed=3):
-    """Value and gradients are those of an objective of Pyro on the same random numbers."""
-    losses, gradients = [], []
-    parameters = [value for value in pair.parameters() if value.requires_grad]
-    for each in (objective, pyro_objective):
-        torch.manual_seed(seed)
-        pyro.set_rng_seed(seed)
-        loss = each.differentiable_loss(pair.model, pair.guide, *args)
-        losses.append(loss.detach())
-        gradients.append(torch.autograd.grad(loss, parameters, materialize_grads=True))
-    torch.testing.assert_close(*losses, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+def assert_like_pyro(objective, pyro_objective, pair, *args, of=None, pyros_pair=None):
+    """Value and gradients are those of an objective of Pyro on the same random numbers.
+
+    Args:
+        objective: an objective of the library.
+        pyro_objective: the objective of Pyro.
+        pair: a pair that is a module.
+        args: the arguments of both programs.
+        of: the parameters whose gradients are compared. None means all.
+        pyros_pair: the pair that Pyro's objective gets. None means the same.
+    """
+    parameters = [value for value in pair.parameters() if value.requires_grad] if of is None else of
+    results = []
+    for each, given in ((objective, pair), (pyro_objective, pyros_pair or pair)):
+        torch.manual_seed(3)
+        loss = each.differentiable_loss(given.model, given.guide, *args)
+        gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
+        results.append((loss.detach(), gradients))
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
 
 
 def unless_refused(evaluate, *names):

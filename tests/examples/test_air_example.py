@@ -24,25 +24,25 @@ class AIR(nn.Module):
     def model(self, x):
         pyro.module("air", self)
         with pyro.plate("data", len(x)):
-            present, canvas = x.new_ones(len(x), 1), torch.zeros_like(x)
+            present, canvas = x.new_ones(len(x)), torch.zeros_like(x)
             for t in range(STEPS):
-                present = pyro.sample(f"z_pres_{t}", dist.Bernoulli(0.6 * present).to_event(1))
-                prior = dist.Normal(x.new_zeros(len(x), 1), 1.0).mask(present).to_event(1)
+                present = pyro.sample(f"z_pres_{t}", dist.Bernoulli(0.6 * present))
+                prior = dist.Normal(x.new_zeros(len(x), 1), 1.0).to_event(1).mask(present)
                 where = pyro.sample(f"z_where_{t}", prior)
-                bump = self.height * (-(torch.arange(3.0) - 1 - where).square()).exp()
-                canvas = canvas + present * bump
-            pyro.sample("x", dist.Normal(canvas, 0.6).to_event(1), obs=x)
+                bump = self.height * (-0.2 * (torch.arange(3.0) - 1 - where).square()).exp()
+                canvas = canvas + present.unsqueeze(-1) * bump
+            pyro.sample("x", dist.Normal(canvas, 0.8).to_event(1), obs=x)
 
     def guide(self, x):
         pyro.module("air", self)
         with pyro.plate("data", len(x)):
-            present, where, h = x.new_ones(len(x), 1), x.new_zeros(len(x), 1), x.new_zeros(len(x), 4)
+            present, where, h = x.new_ones(len(x)), x.new_zeros(len(x), 1), x.new_zeros(len(x), 4)
             for t in range(STEPS):
-                h = self.rnn(torch.cat([x, present, where], -1), h)
+                h = self.rnn(torch.cat([x, present.unsqueeze(-1), where], -1), h)
                 logit, loc, scale = self.out(h).chunk(3, -1)
-                odds = logit.sigmoid() * present
-                present = pyro.sample(f"z_pres_{t}", dist.Bernoulli(odds).to_event(1))
-                q = dist.Normal(loc, 0.6 + scale.sigmoid()).mask(present).to_event(1)
+                odds = logit.squeeze(-1).sigmoid() * present
+                present = pyro.sample(f"z_pres_{t}", dist.Bernoulli(odds))
+                q = dist.Normal(loc, 0.6 + scale.sigmoid()).to_event(1).mask(present)
                 where = pyro.sample(f"z_where_{t}", q)
 
 

@@ -171,7 +171,7 @@ def _sum(trace, names):
 
     A class that is masked has no density. Its C values, which all take part, then have 1/C each.
     """
-    total = 0.0
+    total = torch.zeros(())
     for name in names:
         site = trace.nodes[name]
         log_prob = site["fn"].log_prob(site["value"])

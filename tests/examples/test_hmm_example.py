@@ -25,7 +25,8 @@ class HMM(nn.Module):
         self.first = nn.Parameter(torch.randn(states))
         self.next = nn.Parameter(torch.randn(states, states))
         self.means = nn.Parameter(2 * torch.randn(states))
-        self.logits = nn.Parameter(torch.randn(states, states))  # of the guide
+        if not in_model:
+            self.logits = nn.Parameter(torch.randn(states, states))  # of the guide
         self.steps, self.infer, self.loop = steps, IN_PARALLEL if in_model else None, loop
         self.in_model = in_model
 

@@ -206,7 +206,7 @@ def test_a_program_that_subsamples_its_data_reports_nats_per_datum():
     history = trained(pair, x, validation=x, **frozen)
     deviation = torch.tensor(history["elbo"]).std() / 40**0.5
     assert abs(torch.tensor(history["elbo"]).mean() - elbo) < 4.5 * deviation + 1e-3
-    assert deviation < 0.1
+    assert deviation < 0.4  # a factor of 6 or 10 would show
     found = torch.tensor(history["validation_elbo"])  # the same draws after each epoch
     assert abs(found[0] - elbo) < 6 * torch.tensor(history["elbo"]).std()
     torch.testing.assert_close(

@@ -28,7 +28,7 @@ class SparseRegression(nn.Module):
 
     def model(self, data):
         x, y = data[:, :-1], data[:, -1]
-        zero = x.new_zeros(x.shape[1])
+        zero = torch.zeros(2).double()
         scales = pyro.sample("scales", dist.LogNormal(zero, zero + 1.0).to_event(1))
         pyro.sample("y", dist.MultivariateNormal(torch.zeros_like(y), self.kernel(x, scales)), obs=y)
 

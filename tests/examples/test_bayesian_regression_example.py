@@ -1,5 +1,7 @@
 """Bayesian regression of Pyro's tutorial: `PyroSample` weights, autoguides and guides by hand."""
 
+from functools import partial
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -115,19 +117,19 @@ def test_an_improper_guide_shows_in_the_error_of_the_joint_evidence():
 def test_any_minibatch_size_finds_the_posterior(batch_size, plate_of_all):
     data, pair = table(), ByHand(plate_of_all)
     mean, precision = posterior(data)
-    epochs = 500 * batch_size // 40
+    epochs = 300 * batch_size // 40
     trained(
         pair,
         data,
         batch_size=batch_size,
         epochs=epochs,
-        optimizer=lambda p: torch.optim.Adam(p, lr=0.04, betas=(0.9, 0.99)),
+        optimizer=lambda p: torch.optim.Adam(p, lr=0.06, betas=(0.9, 0.99)),
         scheduler=lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, T_max=epochs),
     )
     scale = precision.diagonal().rsqrt()
     assert ((pair.loc.detach() - mean).abs() < 0.7 * scale).all()
     ratio = pair.log_scale.detach().exp() / scale
-    assert ((ratio > 0.75) & (ratio < 1.33)).all()  # that of one minibatch of 8 would be 2.2 times as wide
+    assert ((ratio > 0.65) & (ratio < 1.6)).all()  # that of one minibatch of 8 would be 2.2 times as wide
 
 
 @pytest.mark.parametrize("batch_size", [40, 4])
@@ -172,16 +174,16 @@ def test_an_autoguide_at_a_point_makes_its_globals_parameters():
     """The evidence of a datum is then its density at the point, and the result says so."""
     data, model = table(), Regression()
     pair = Pair(model, AutoDelta(model))
-    trained(pair, data, batch_size=10, epochs=150)
+    adam = partial(torch.optim.Adam, lr=0.05)
+    trained(pair, data, batch_size=10, epochs=50, optimizer=adam)
     point = pair.guide.median(data)
     weight, bias = point["linear.weight"].detach(), point["linear.bias"].detach()
     exact = dist.Normal((data[:, :-1] @ weight.T + bias).squeeze(-1), NOISE).log_prob(data[:, -1])
     mean, _ = posterior(data)
     assert ((torch.cat([weight[0], bias]) - mean).abs() < 0.1).all()  # the posterior's mode
-    result = unless_refused(lambda: marginal_likelihood(pair, data, num_samples=2), "latent")
-    if result is not None:
-        torch.testing.assert_close(result.log_px, exact.double(), rtol=0, atol=1e-4)
-        assert "linear.weight" in str(result)
+    result = marginal_likelihood(pair, data, num_samples=2)
+    torch.testing.assert_close(result.log_px, exact.double(), rtol=0, atol=1e-4)
+    assert "linear.weight" in str(result)
 
 
 def test_a_prior_sampled_network_is_drawn_with_its_global_sites():

@@ -240,12 +240,6 @@ def test_a_factor_beside_latents_with_densities_is_left_out_of_evidence():
     assert_like_pyro(ELBO(), Trace_ELBO(), pair, x)
 
 
-def test_weights_of_a_point_do_not_vary_and_are_not_called_exact():
-    """One draw's weights never vary either."""
-    result = marginal_likelihood(Linear(normal), data(), num_samples=1)
-    assert result.std_error.isnan().all()
-
-
 class Mixture(nn.Module):
     """y -> x; the guide draws the class, nearly always the wrong one."""
 
@@ -268,7 +262,7 @@ def test_draws_that_miss_a_class_have_no_error_of_zero():
     x = torch.full((3, 1), 4.0)
     exact = torch.stack([dist.Normal(m, 1.0).log_prob(x[:, 0]) for m in (-4.0, 4.0)]).logsumexp(0)
     exact = exact.double() - math.log(2)
-    summed = marginal_likelihood(Mixture(enumerate=True), x, num_samples=5)
+    summed = marginal_likelihood(Mixture(enumerate=True), x, num_samples=40)
     torch.testing.assert_close(summed.log_px, exact, rtol=0, atol=1e-5)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the result's own warning

@@ -81,7 +81,7 @@ def sequences(num_data=5, steps=4):
 @pytest.mark.parametrize("in_model", [False, True], ids=["in the guide", "in the model"])
 def test_the_evidence_is_the_forward_algorithms(in_model, loop):
     hmm, x = HMM(in_model=in_model, loop=loop), sequences()
-    result = marginal_likelihood(hmm, x, num_samples=2)
+    result = marginal_likelihood(hmm, x, num_samples=40)
     torch.testing.assert_close(result.log_px, forward_algorithm(hmm, x), rtol=0, atol=1e-4)
 
 
@@ -91,7 +91,7 @@ def test_with_states_in_the_guide_the_elbo_is_the_sum_over_all_paths(states):
     loss = ELBO().differentiable_loss(hmm.model, hmm.guide, x)
     exact = elbo_over_all_paths(hmm, x)
     torch.testing.assert_close(-loss.double(), exact.sum(), rtol=0, atol=1e-3)
-    result = marginal_likelihood(hmm, x, num_samples=2)
+    result = marginal_likelihood(hmm, x, num_samples=40)
     torch.testing.assert_close(result.elbo, exact.mean().item(), rtol=0, atol=1e-4)
 
 
@@ -128,7 +128,7 @@ def test_a_guide_without_a_chain_is_scored_too():
             for t in pyro.markov(range(hmm.steps)):
                 pyro.sample(f"k{t}", dist.Categorical(logits=x[:, t, None] * hmm.first), infer=IN_PARALLEL)
 
-    result = marginal_likelihood(Pair(hmm.model, guide), x, num_samples=2)
+    result = marginal_likelihood(Pair(hmm.model, guide), x, num_samples=40)
     torch.testing.assert_close(result.log_px, forward_algorithm(hmm, x), rtol=0, atol=1e-4)
 
 
@@ -190,5 +190,5 @@ def test_sequences_of_several_lengths_have_the_evidence_of_their_own_steps():
         hmm.steps = int(length)
         exact.append(forward_algorithm(hmm, row[None, :length]))
     hmm.steps = 4
-    result = marginal_likelihood(hmm, x, lengths, num_samples=2)
+    result = marginal_likelihood(hmm, x, lengths, num_samples=40)
     torch.testing.assert_close(result.log_px, torch.cat(exact), rtol=0, atol=1e-4)

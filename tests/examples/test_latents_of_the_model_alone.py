@@ -62,7 +62,7 @@ def histories():
 
 def test_capture_histories_have_their_exact_evidence():
     pair, seen = CaptureRecapture(), histories()
-    result = marginal_likelihood(pair, seen, num_samples=2)
+    result = marginal_likelihood(pair, seen, num_samples=40)
     torch.testing.assert_close(result.log_px, log_px(pair, seen), rtol=0, atol=1e-4)
     assert_like_pyro(ELBO(), TraceEnum_ELBO(max_plate_nesting=1), pair, seen)
     before = log_px(pair, seen).mean()

@@ -75,7 +75,7 @@ def test_without_any_plate_the_data_have_no_evidence_each():
 
     pair, x = NoPlate(None), data(20)
     with pytest.raises(InputError, match=r"'[xz]'.*pyro\.plate"):
-        marginal_likelihood(pair, x, num_samples=10)
+        marginal_likelihood(pair, x, num_samples=40)
     with pytest.raises(InputError, match=r"'x'.*pyro\.plate"):
         trained(pair, x, batch_size=10, epochs=1)
     trained(pair, x, batch_size=20, epochs=1)  # the whole data set as one
@@ -83,7 +83,7 @@ def test_without_any_plate_the_data_have_no_evidence_each():
 
 def test_a_plate_of_another_name_in_the_guide_changes_nothing():
     pair, x = Linear(lambda x: pyro.plate("data", len(x)), lambda x: pyro.plate("rows", len(x))), data()
-    if unless_refused(lambda: marginal_likelihood(pair, x, num_samples=10), "'data'", "'rows'"):
+    if unless_refused(lambda: marginal_likelihood(pair, x, num_samples=40), "'data'", "'rows'"):
         assert_exact(pair, x, pair.log_px(x))
 
 
@@ -99,7 +99,7 @@ def test_a_local_latent_outside_of_the_plate_is_refused_by_name():
             pyro.sample("z", dist.Normal(loc, 0.5 + scale.sigmoid()).to_event(1))
 
     with pytest.raises(InputError, match="'z'"):
-        marginal_likelihood(Outside(None), data(), num_samples=10)
+        marginal_likelihood(Outside(None), data(), num_samples=40)
 
 
 class TwoPlates(nn.Module):
@@ -138,7 +138,7 @@ def test_the_datas_plate_is_told_from_one_of_the_same_size():
 def test_two_plates_that_follow_the_data_are_refused_unless_one_is_named():
     pair, x = TwoPlates(features=3, fixed=False), data(3)
     with pytest.raises(InputError, match=r'data_plate="(documents|features)"') as error:
-        marginal_likelihood(pair, x, num_samples=10)
+        marginal_likelihood(pair, x, num_samples=40)
     assert "'documents'" in str(error.value)
     assert "'features'" in str(error.value)
     named = Pair(pair.model, pair.guide, data_plate="documents")
@@ -217,7 +217,7 @@ def test_a_program_that_subsamples_its_data_reports_nats_per_datum():
 def test_the_evidence_of_a_program_that_subsamples_is_refused_unless_it_takes_all():
     pair, x = Subsampling(2), data(5)
     with pytest.raises(InputError, match="'data'") as error:
-        marginal_likelihood(pair, x, num_samples=10)
+        marginal_likelihood(pair, x, num_samples=40)
     assert "subsample" in str(error.value)
     pair.size = 5
     assert_exact(pair, x, pair.log_px(x))
@@ -276,7 +276,7 @@ def test_it_trains_on_all_data_at_once_and_is_refused_in_minibatches():
 def test_it_is_refused_on_other_data_in_the_users_own_numbers():
     pair, x = PerDatum(), data(7)
     with pytest.raises(InputError, match=r"'z'") as error:
-        marginal_likelihood(pair, x, num_samples=10)
+        marginal_likelihood(pair, x, num_samples=40)
     assert "10" in str(error.value)
     assert "7" in str(error.value)
     assert "(2, 3)" not in str(error.value)  # a shape that the user never gave
@@ -288,7 +288,7 @@ def test_a_program_that_fails_is_shown_with_the_users_own_shape():
             raise ValueError("no such table")
 
     with pytest.raises(InputError, match="no such table") as error:
-        marginal_likelihood(Fails(lambda x: pyro.plate("data", len(x))), data(7), num_samples=10)
+        marginal_likelihood(Fails(lambda x: pyro.plate("data", len(x))), data(7), num_samples=40)
     assert "(2, 3)" not in str(error.value)
     assert "(7, 3)" in str(error.value)
 

@@ -94,7 +94,7 @@ FAULTS = {
 WAYS = {
     "fit": lambda pair, *data: trained(pair, *data, epochs=1),
     "fit by IWAE": lambda pair, *data: trained(pair, *data, epochs=1, objective=IWAE(3)),
-    "evidence": lambda pair, *data: marginal_likelihood(pair, *data, num_samples=10),
+    "evidence": lambda pair, *data: marginal_likelihood(pair, *data, num_samples=40),
 }
 
 

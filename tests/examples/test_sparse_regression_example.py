@@ -58,7 +58,7 @@ def test_bounds_and_gradients_are_those_of_pyro():
 def test_it_is_scored_as_a_whole_alone():
     pair, data = SparseRegression(), table()
     with pytest.raises(InputError, match="joint=True"):
-        marginal_likelihood(pair, data, num_samples=20)
+        marginal_likelihood(pair, data, num_samples=40)
     value, std_error, _ = evidence_of_all(pair, data, num_samples=20_000)
     assert abs(value - log_evidence(pair, data)) < 4.5 * std_error + 1e-3
     assert std_error < 0.1

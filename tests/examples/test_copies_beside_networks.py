@@ -63,9 +63,9 @@ class Hierarchy(nn.Module):
     def guide(self, x):
         with pyro.plate("data", len(x)):
             loc, scale = self.encoder(x).chunk(2, -1)
-            z1 = pyro.sample("z1", dist.Normal(loc, 0.6 + scale.sigmoid()).to_event(1))
+            z1 = pyro.sample("z1", dist.Normal(loc, 0.9 + 0.5 * scale.sigmoid()).to_event(1))
             loc, scale = self.upper(z1).chunk(2, -1)
-            pyro.sample("z2", dist.Normal(loc, 0.6 + scale.sigmoid()).to_event(1))
+            pyro.sample("z2", dist.Normal(loc, 0.9 + 0.5 * scale.sigmoid()).to_event(1))
 
 
 @pytest.mark.parametrize("make", [Rows, Silent])
@@ -95,7 +95,7 @@ class Gated(nn.Module):
     def guide(self, x):
         loc, scale = self.encoder(x).chunk(2, -1)
         with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(loc, 0.6 + scale.sigmoid()).to_event(1))
+            pyro.sample("z", dist.Normal(loc, 0.9 + 0.5 * scale.sigmoid()).to_event(1))
 
 
 def test_a_branch_that_starts_at_zero_gets_the_gradient_of_one_copy():
@@ -129,7 +129,7 @@ class GlobalScale(nn.Module):
             pyro.sample("scale", dist.LogNormal(-0.1, 0.4))
         loc, scale = self.encoder(x).chunk(2, -1)
         with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(loc, 0.6 + scale.sigmoid()).to_event(1))
+            pyro.sample("z", dist.Normal(loc, 0.9 + 0.5 * scale.sigmoid()).to_event(1))
 
 
 def test_a_global_latent_beside_such_a_network_is_scored_as_a_whole():
@@ -164,7 +164,7 @@ class Sensors(nn.Module):
     def guide(self, x):
         loc, scale = self.encoder(x).chunk(2, -1)
         with pyro.plate("data", len(x), dim=-1):
-            pyro.sample("z", dist.Normal(loc, 0.6 + scale.sigmoid()).to_event(1))
+            pyro.sample("z", dist.Normal(loc, 0.9 + 0.5 * scale.sigmoid()).to_event(1))
 
 
 @pytest.mark.parametrize("make", [Rows, Silent])

@@ -152,7 +152,7 @@ class Switching(nn.Module):
     def guide(self, x):
         loc, scale = self.encoder(x).unbind(-1)
         with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(loc, scale.exp()))
+            pyro.sample("z", dist.Normal(loc / 4, 1 + 0.5 * scale.sigmoid()))
 
 
 def test_a_chain_beside_a_drawn_latent_has_the_evidence_of_quadrature():

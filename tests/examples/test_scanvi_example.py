@@ -35,7 +35,7 @@ class SCANVI(nn.Module):
             prior = x.new_ones(len(x), CLASSES) / CLASSES
             y = pyro.sample("y", dist.OneHotCategorical(prior), obs=one_hot(y))
             loc, scale = self.z2_net(broadcast(z1, y)).chunk(2, -1)
-            z2 = pyro.sample("z2", dist.Normal(loc, 0.5 + scale.sigmoid()).to_event(1))
+            z2 = pyro.sample("z2", dist.Normal(loc, 1 + 0.5 * scale.sigmoid()).to_event(1))
             size = pyro.sample("l", dist.LogNormal(x.new_full((len(x), 1), 1.0), 0.2).to_event(1))
             rate = size * self.x_net(z2).softmax(-1)
             pyro.sample("x", dist.Poisson(rate).to_event(1), obs=x)
@@ -43,8 +43,8 @@ class SCANVI(nn.Module):
     def guide(self, x, y=None):
         with pyro.plate("batch", len(x)):
             loc, scale, size, spread = self.z2_encoder(x.log1p()).chunk(4, -1)
-            pyro.sample("l", dist.LogNormal(1 + 0.1 * size, 0.15 + 0.1 * spread.sigmoid()).to_event(1))
-            z2 = pyro.sample("z2", dist.Normal(loc, 0.5 + scale.sigmoid()).to_event(1))
+            pyro.sample("l", dist.LogNormal(1 + 0.1 * size, 0.22 + 0.1 * spread.sigmoid()).to_event(1))
+            z2 = pyro.sample("z2", dist.Normal(loc, 1 + 0.5 * scale.sigmoid()).to_event(1))
             q = dist.OneHotCategorical(logits=self.classifier(z2))
             if y is None:
                 y = pyro.sample("y", q, infer={"enumerate": "parallel"})
@@ -53,7 +53,7 @@ class SCANVI(nn.Module):
                 loss = -self.alpha * q.log_prob(y)
                 pyro.factor("classification_loss", loss, has_rsample=self.has_rsample)
             loc, scale = self.z1_encoder(broadcast(z2, y)).chunk(2, -1)
-            pyro.sample("z1", dist.Normal(loc, 0.5 + scale.sigmoid()).to_event(1))
+            pyro.sample("z1", dist.Normal(loc, 1 + 0.5 * scale.sigmoid()).to_event(1))
 
 
 def one_hot(y):

@@ -139,6 +139,11 @@ class Network:
     def classes(self, of: Iterable[Site]) -> list[Node]:
         return [node for site in of if not site.is_normal for node in self.nodes(site)]
 
+    def drawn_normals(self) -> list[Node]:
+        """The normals that the guide draws, in its order."""
+        sites = [s for s in self.program.guide_order if s.is_normal and s.treatment != "point"]
+        return [node for site in sites for node in self.nodes(site)]
+
     def configurations(self, free: list[Node]) -> dict[Node, Tensor]:
         """The classes of all configurations of the free nodes, `(1, R)`, and of the known ones, `(B, 1)`."""
         sizes = [range(self.program[node.name].size) for node in free]
@@ -252,43 +257,48 @@ def posterior(program: Program, weights: Weights, x: Tensor, joint: bool) -> Pos
 
 
 def elbo(program: Program, weights: Weights, x: Tensor) -> Tensor:
-    """The ELBO of all data, `()`, and the guide's own answers, in closed form.
+    """The ELBO of each datum in closed form, `(B,)`; of all data, `(1,)`, in a joint network.
+
+    Globals at a point are given: their own density is `log_prior_of_points`.
 
     Raises:
         ValueError: the model has classes of its own, so that there is no closed form.
     """
     if any(site.role == "summed" for site in program.sites):
         raise ValueError("no closed form")
-    net = Network(program, weights, x, bool(program.globals))
+    net = Network(program, weights, x, program.is_joint)
     free = net.classes(program.guide_order)
     codes = net.configurations(free)
     log_q = net.log_classes("q", free, codes)
-    drawn = [
-        node
-        for site in program.guide_order
-        if site.is_normal and site.treatment != "point"
-        for node in net.nodes(site)
-    ]
-    lower, bias, scale, _ = net.system("q", drawn, codes)
+    drawn = net.drawn_normals()
+    lower, bias, scale, place = net.system("q", drawn, codes)
     inverse = torch.linalg.inv(lower)
     mean, half = bias @ inverse.T, inverse * scale.exp().unsqueeze(-2)
     normals = [node for site in net.model_sites if site.is_normal for node in net.nodes(site)]
     model, offset, model_scale, columns = net.system("p", normals, codes)
-    index = {node: slice(start, start + program[node.name].size) for node, start in _starts(program, drawn)}
-    shapes = [mean.shape[:-1], offset.shape[:-1], log_q.shape, (1 if net.joint else len(x), 1)]
-    shape = torch.broadcast_shapes(*shapes)
-    parts = [
-        (mean[..., index[n]] if n in index else net.known[n]).broadcast_to(*shape, program[n.name].size)
-        for n in normals
-    ]
-    noise = (_joined(parts) @ model.T - offset) / model_scale.exp()
-    map_ = model[:, indices(columns, drawn)] / model_scale.exp().unsqueeze(-1)
-    spread = (map_ @ half).square().sum((-2, -1))
-    energy = noise.square().sum(-1) + spread
-    log_p = -0.5 * (energy + noise.shape[-1] * LOG_2PI) - model_scale.sum(-1)
+    scored = indices(columns, [n for n in normals if program[n.name].treatment != "point"])
+    batch = 1 if net.joint else len(x)
+    shape = torch.broadcast_shapes(mean.shape[:-1], offset.shape[:-1], log_q.shape, (batch, 1))
+    values = [mean[..., place[n]] if n in place else net.known[n] for n in normals]
+    values = [value.broadcast_to(*shape, value.shape[-1]) for value in values]
+    noise = ((_joined(values) @ model.T - offset) / model_scale.exp())[..., scored]
+    slopes = (model[:, indices(columns, drawn)] / model_scale.exp().unsqueeze(-1))[..., scored, :]
+    energy = noise.square().sum(-1) + (slopes @ half).square().sum((-2, -1))
+    log_p = -0.5 * (energy + len(scored) * LOG_2PI) - model_scale[..., scored].sum(-1)
     log_p = log_p + net.log_classes("p", [*free, *net.classes(program.observed)], codes)
     entropy = scale.sum(-1) + 0.5 * mean.shape[-1] * (1 + LOG_2PI)
-    return (log_q.exp() * (log_p - log_q + entropy)).sum()
+    return (log_q.exp() * (log_p - log_q + entropy)).sum(-1).expand(batch)
+
+
+def log_prior_of_points(program: Program, weights: Weights) -> Tensor:
+    """The log density of the global latents at their points, `()`."""
+    total = torch.zeros((), dtype=torch.double)
+    for site in program.sites:
+        if site.treatment == "point":
+            name = f"p_{site.name}"
+            noise = (weights[f"q_{site.name}_bias"] - weights[f"{name}_bias"]) / weights[f"{name}_scale"].exp()
+            total = total - (0.5 * noise.square() + weights[f"{name}_scale"] + 0.5 * LOG_2PI).sum()
+    return total
 
 
 def guide_means(program: Program, weights: Weights, x: Tensor) -> dict[str, Tensor]:
@@ -297,12 +307,7 @@ def guide_means(program: Program, weights: Weights, x: Tensor) -> dict[str, Tens
     free = net.classes(program.guide_order)
     codes = net.configurations(free)
     shares = net.log_classes("q", free, codes).exp().unsqueeze(-1)
-    drawn = [
-        node
-        for site in program.guide_order
-        if site.is_normal and site.treatment != "point"
-        for node in net.nodes(site)
-    ]
+    drawn = net.drawn_normals()
     lower, bias, _, columns = net.system("q", drawn, codes)
     mean = (shares * (bias @ torch.linalg.inv(lower).T)).sum(1)
     return {
@@ -320,11 +325,6 @@ def mean_field_gap(program: Program, weights: Weights, x: Tensor) -> Tensor | No
     precision = torch.linalg.inv(covariance)
     logs = precision.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     return (0.5 * (logs - torch.logdet(precision))).expand(len(x))
-
-
-def _starts(program: Program, nodes: list[Node]) -> list[tuple[Node, int]]:
-    sizes = [program[node.name].size for node in nodes]
-    return list(zip(nodes, itertools.accumulate([0, *sizes[:-1]]), strict=True)) if nodes else []
 
 
 def indices(columns: Mapping[Node, slice], nodes: Iterable[Node]) -> list[int]:

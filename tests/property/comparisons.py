@@ -1,0 +1,400 @@
+"""The library's numbers for a random program, held against exact answers or brute force."""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import brute_force
+import exact_answers
+import pyro
+import torch
+from program_description import PLAIN, Program
+from program_source import pair_of, script
+from program_weights import weights_and_data
+from pyro.infer import TraceEnum_ELBO
+from torch import Tensor
+
+from pyrovae import fit
+from pyrovae.errors import InputError
+from pyrovae.evaluation import inference_gaps, marginal_likelihood
+from pyrovae.generation import latent_means
+from pyrovae.objectives import ELBO, IWAE
+
+MOST = 6.0  # standard errors
+COPIES = 200  # copies of the data in one call of an objective
+CALLS = 60  # calls of an objective where data cannot be copied
+BRUTE = 4000  # draws of brute force
+SAMPLES = 2000  # draws of the library
+LEAST_ESS = 100  # effective draws from which on an error bar is taken at its word
+
+
+# What may be refused
+
+
+def has_hard_classes(program: Program) -> bool:
+    """Several, or nested, enumerated sites beside a network that takes no leading dimensions."""
+    found = program.enumerated
+    several = len(found) > 1 or any(len(site.plates) != 1 for site in found)
+    return several and not is_plain(program)
+
+
+def is_plain(program: Program) -> bool:
+    """Whether every network takes leading dimensions."""
+    return all(s.network == PLAIN and s.guide_network == PLAIN for s in program.sites)
+
+
+def has_drawn_class(program: Program) -> bool:
+    return any(s.role == "latent" and not s.is_normal and s.treatment == "drawn" for s in program.sites)
+
+
+def draws_beside_enumerated(program: Program) -> bool:
+    """A site neither reparameterised nor enumerated beside an enumerated one."""
+    return has_drawn_class(program) and bool(program.enumerated)
+
+
+@dataclass(frozen=True)
+class Cause:
+    """A cause for which a program may be refused.
+
+    Attributes:
+        name: the cause, for the counts.
+        text: a pattern that the message contains.
+        holds: whether a program has the property that the message speaks of.
+        quantities: the quantities that may be refused.
+    """
+
+    name: str
+    text: str
+    holds: Callable[[Program], bool]
+    quantities: tuple[str, ...]
+
+
+EVERY = ("ELBO", "IWAE", "evidence", "gaps", "training", "gradient", "posterior mean")
+CAUSES = (
+    Cause(
+        "several or nested enumerated sites beside a network that takes no leading dimensions",
+        r"leading dimension",
+        has_hard_classes,
+        EVERY,
+    ),
+    Cause(
+        "a site neither reparameterised nor enumerated beside an enumerated one",
+        r"reparameteri[sz]ed",
+        draws_beside_enumerated,
+        ("ELBO", "training", "gradient", "IWAE", "gaps"),
+    ),
+    Cause(
+        "a latent neither reparameterised nor enumerated, for an objective or search that needs a gradient",
+        r"reparameteri[sz]ed",
+        has_drawn_class,
+        ("IWAE", "gaps"),
+    ),
+    Cause(
+        "a global latent that is drawn, for a figure per datum",
+        r"global|outside of the data|joint=True|not under a plate",
+        lambda program: program.is_joint,
+        ("gaps", "posterior mean", "evidence per datum"),
+    ),
+)
+
+
+# One program
+
+
+@dataclass
+class Outcome:
+    """What became of one program.
+
+    Attributes:
+        agreed: the quantities that agree.
+        refused: the cause by quantity.
+        failures: a line for each disagreement, error, or refusal for no good cause.
+        z_scores: the differences over their standard errors, by quantity.
+        skipped: the quantities whose error bars are too coarse to compare.
+    """
+
+    program: Program
+    agreed: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+    z_scores: dict[str, list[float]] = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def quantity(self, name: str) -> Iterator[None]:
+        """Note the end of a comparison, and any error in it."""
+        before = len(self.failures)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield
+        except InputError as error:
+            self._note_refusal(name, str(error))
+        except Exception as error:
+            line = next(iter(str(error).splitlines()), "")
+            self.failures.append(f"{name}: raw {type(error).__name__}: {line}")
+        else:
+            if len(self.failures) == before and name not in self.skipped:
+                self.agreed.append(name)
+
+    def _note_refusal(self, name: str, message: str) -> None:
+        for cause in CAUSES:
+            if name in cause.quantities and re.search(cause.text, message) and cause.holds(self.program):
+                self.refused[name] = cause.name
+                return
+        self.failures.append(f"{name}: refused: {message}")
+
+    def compare(
+        self, name: str, found: Tensor, expected: Tensor, error: Tensor | float, slack: float = 1e-4
+    ) -> None:
+        """Compare numbers whose standard error is known."""
+        found, expected = torch.broadcast_tensors(found.detach().double(), expected.detach().double())
+        error = torch.as_tensor(error, dtype=torch.double).expand(found.shape)
+        difference = found - expected
+        beyond = (difference.abs() - slack).clamp(min=0.0) / error.clamp(min=1e-12)
+        known = error > 1e-6
+        self.z_scores.setdefault(name, []).extend((difference / error)[known].tolist())
+        if not bool((beyond <= MOST).all()):
+            worst = int((beyond.nan_to_num(math.inf)).argmax())
+            numbers = (t.flatten()[worst].item() for t in (found, expected, error))
+            self.failures.append("{}: {:.5f}, exact {:.5f}, standard error {:.5f}".format(name, *numbers))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A program with all that its comparisons need."""
+
+    program: Program
+    weights: dict[str, Tensor]
+    x: Tensor
+    pair: Any
+    draws: brute_force.Draws
+    exact: exact_answers.Posterior
+
+    @property
+    def points(self) -> Tensor:
+        return exact_answers.log_prior_of_points(self.program, self.weights)
+
+
+def case_of(program: Program) -> Case:
+    weights, x = weights_and_data(program)
+    joint = program.is_joint
+    draws = brute_force.draw(program, weights, x, BRUTE, joint, seed=program.seed + 1)
+    exact = exact_answers.posterior(program, weights, x, joint)
+    return Case(program, weights, x, pair_of(program, weights), draws, exact)
+
+
+def check(program: Program, quantities: Callable[[str], bool] = lambda name: True) -> Outcome:
+    """Compute everything for a program, and compare.
+
+    Args:
+        program: the program.
+        quantities: which of `CHECKS` are wanted.
+    """
+    outcome, case = Outcome(program), case_of(program)
+    for name, compare in CHECKS.items():
+        if quantities(name):
+            torch.manual_seed(program.seed)
+            with outcome.quantity(name):
+                compare(outcome, case)
+            pyro.clear_param_store()
+    return outcome
+
+
+def report(outcome: Outcome) -> str:
+    """The failures of a program, its description and its source with weights and data."""
+    weights, x = weights_and_data(outcome.program)
+    return "\n".join([*outcome.failures, repr(outcome.program), script(outcome.program, weights, x)])
+
+
+# Each quantity
+
+
+def copied(case: Case, value: Callable[[Tensor], Tensor]) -> tuple[Tensor, int]:
+    """The mean of an objective's value over many copies of the data, and their number.
+
+    The density of global points, which a call has once, is left out.
+    """
+    if case.program.is_joint:
+        return torch.stack([value(case.x) for _ in range(CALLS)]).mean(), CALLS
+    return (value(case.x.repeat(COPIES, 1)) - case.points) / COPIES, COPIES
+
+
+def compare_elbo(outcome: Outcome, case: Case) -> None:
+    with torch.no_grad():
+        found, copies = copied(case, lambda x: -ELBO().evaluate(case.pair, x).loss)
+    expected, error = elbo_by(case)
+    spread = case.draws.elbo.var(0).sum()
+    outcome.compare("ELBO", found, expected.sum(), (spread / copies + error.square().sum()).sqrt())
+
+
+def elbo_by(case: Case) -> tuple[Tensor, Tensor]:
+    """The ELBO of each datum in closed form, or by brute force where there is none; and its error."""
+    terms = case.draws.elbo
+    if any(site.role == "summed" for site in case.program.sites):
+        return terms.mean(0), terms.std(0) / len(terms) ** 0.5
+    return exact_answers.elbo(case.program, case.weights, case.x), torch.zeros(terms.shape[1])
+
+
+def compare_trace_enum(outcome: Outcome, case: Case) -> None:
+    if not is_plain(case.program) or any(s.role == "left_out" for s in case.program.sites):
+        outcome.skipped.append("TraceEnum_ELBO")
+        return
+    nesting = 1 + len(case.program.plates)
+    pyros = TraceEnum_ELBO(max_plate_nesting=nesting)
+    losses = []
+    for objective in (ELBO(), pyros):
+        torch.manual_seed(case.program.seed)
+        with torch.no_grad():
+            losses.append(objective.differentiable_loss(case.pair.model, case.pair.guide, case.x))
+    outcome.compare("TraceEnum_ELBO", torch.as_tensor(losses[0]), torch.as_tensor(losses[1]), 0.0)
+
+
+def compare_iwae(outcome: Outcome, case: Case, samples: int = 5) -> None:
+    with torch.no_grad():
+        found, copies = copied(case, lambda x: -IWAE(samples).evaluate(case.pair, x).loss)
+    expected, spread = brute_force.bound(case.draws.log_weights, samples)
+    groups = len(case.draws.log_weights) // samples
+    error = (spread.sum() * (1 / copies + 1 / groups)).sqrt()
+    outcome.compare("IWAE", found, expected.sum(), error)
+
+
+def relative_error(case: Case, samples: int) -> Tensor | None:
+    """The standard error of log p(x) by importance sampling with the guide, `(B,)`.
+
+    None if too few draws count, so that an error bar says little.
+    """
+    log_weights = case.draws.log_weights
+    weights = (log_weights - log_weights.logsumexp(0) + math.log(len(log_weights))).exp()
+    ess = samples / weights.square().mean(0)
+    return None if bool((ess < LEAST_ESS).any()) else weights.std(0) / samples**0.5
+
+
+def compare_evidence(outcome: Outcome, case: Case) -> None:
+    joint = {"joint": True} if case.program.is_joint else {}
+    result = marginal_likelihood(case.pair, case.x, num_samples=SAMPLES, **joint)
+    error = relative_error(case, SAMPLES)
+    if error is None:
+        outcome.skipped.append("evidence")
+        return
+    log_px = torch.as_tensor(result.log_px).reshape(-1)
+    reported = torch.as_tensor(result.std_error).reshape(-1).nan_to_num(0.0)
+    # An error bar from few draws of a skewed weight may be too small by chance; one that is 0 by mistake
+    # is found out by what brute force says.
+    outcome.compare("evidence", log_px, case.exact.log_px, torch.maximum(error, reported), slack=1e-3)
+    if not joint:
+        expected, by_brute_force = elbo_by(case)
+        spread = case.draws.elbo.std(0) / SAMPLES**0.5
+        error = (spread.square() + by_brute_force.square()).sum().sqrt() / len(case.x)
+        outcome.compare("ELBO of evidence", torch.tensor(result.elbo), expected.mean(), error)
+
+
+def compare_refused_per_datum(outcome: Outcome, case: Case) -> None:
+    """With a drawn global latent there is no evidence for each datum."""
+    if not case.program.is_joint:
+        outcome.skipped.append("evidence per datum")
+        return
+    marginal_likelihood(case.pair, case.x, num_samples=10)
+    outcome.failures.append("evidence per datum: not refused, although a global latent is drawn")
+
+
+def compare_gaps(outcome: Outcome, case: Case) -> None:
+    program = case.program
+    latents = {site.name for site in program.sites if site.in_guide and site.treatment != "point"}
+    if program.is_joint or any(latents & set(site.guide_parents) for site in program.guide_order):
+        outcome.skipped.append("gaps")
+        return
+    gaps = inference_gaps(
+        case.pair, case.x, num_samples=SAMPLES, steps=60, particles=5, learning_rate=0.03
+    )
+    error = relative_error(case, SAMPLES)
+    if error is None:
+        outcome.skipped.append("gaps")
+        return
+    errors = {name: value.nan_to_num(0.0) for name, value in gaps.std_error.items()}
+    expected, by_brute_force = elbo_by(case)
+    spread = case.draws.elbo.std(0) / SAMPLES**0.5
+    outcome.compare("gaps: ELBO", gaps.elbo, expected, (spread.square() + by_brute_force.square()).sqrt())
+    exact = case.exact.log_px
+    outcome.compare("gaps: log p(x)", gaps.log_px_by_guide, exact, torch.maximum(error, spread), 1e-3)
+    outcome.compare("gaps: log p(x) by q*", gaps.log_px, exact, torch.maximum(errors["log_px"], error), 1e-3)
+    total = gaps.approximation + gaps.amortisation
+    outcome.compare("gaps: sum", total, gaps.total, 0.0, slack=1e-9)
+    least = exact_answers.mean_field_gap(program, case.weights, case.x)
+    below = -gaps.approximation if least is None else least - gaps.approximation
+    outcome.compare(
+        "gaps: approximation", below.clamp(min=0.0), torch.zeros_like(below), errors["approximation"], 1e-3
+    )
+    worse = (-gaps.amortisation).clamp(min=0.0)
+    outcome.compare(
+        "gaps: amortisation", worse, torch.zeros_like(worse), errors["amortisation"], slack=1e-3
+    )
+
+
+def compare_latent_means(outcome: Outcome, case: Case) -> None:
+    """The guide's means, of latents that depend on no class."""
+    program = case.program
+    found = exact_answers.guide_means(program, case.weights, case.x) if not program.is_joint else {}
+    names = [name for name in found if not _class_ancestors(program, name)]
+    if not names:
+        outcome.skipped.append("posterior mean")
+    for name in names:
+        means = latent_means(case.pair, case.x, name).reshape(len(case.x), -1)
+        outcome.compare("posterior mean", means, found[name], 0.0)
+
+
+def _class_ancestors(program: Program, name: str) -> bool:
+    latents = [p for p in program[name].guide_parents if program[p].in_guide]
+    return any(not program[p].is_normal or _class_ancestors(program, p) for p in latents)
+
+
+def compare_gradient(outcome: Outcome, case: Case, calls: int = 30, copies: int = 30) -> None:
+    """The mean gradient of the ELBO's loss, held against that of the closed form."""
+    program = case.program
+    if program.is_joint or any(site.role == "summed" for site in program.sites):
+        outcome.skipped.append("gradient")
+        return
+    leaves = {name: value.clone().requires_grad_() for name, value in case.weights.items()}
+    bound = copies * exact_answers.elbo(program, leaves, case.x).sum()
+    bound = bound + exact_answers.log_prior_of_points(program, leaves)
+    expected = torch.autograd.grad(-bound, list(leaves.values()), materialize_grads=True)
+    parameters = [case.pair.w[name] for name in leaves]
+    kept = [p for p in parameters if p.requires_grad]
+    found = []
+    for _ in range(calls):
+        loss = ELBO().evaluate(case.pair, case.x.repeat(copies, 1)).loss
+        parts = torch.autograd.grad(loss, kept, materialize_grads=True)
+        found.append(torch.cat([part.flatten() for part in parts]))
+    exact = [g.flatten() for g, p in zip(expected, parameters, strict=True) if p.requires_grad]
+    every = torch.stack(found)
+    # A few calls give a rough error, hence a quarter more.
+    error = 1.25 * every.std(0) / calls**0.5
+    outcome.compare("gradient", every.mean(0), torch.cat(exact), error, slack=1e-6 * copies)
+
+
+def compare_training(outcome: Outcome, case: Case) -> None:
+    """Training runs, and changes the parameters."""
+    pair = pair_of(case.program, case.weights)
+    fit(pair, case.x.repeat(4, 1), epochs=1, batch_size=2 * len(case.x), progress=False, compile="off")
+    moved = [n for n, p in pair.w.items() if p.requires_grad and not torch.equal(p, case.weights[n])]
+    if not moved:
+        outcome.failures.append("training: no parameter moved")
+
+
+CHECKS: dict[str, Callable[[Outcome, Case], None]] = {
+    "ELBO": compare_elbo,
+    "TraceEnum_ELBO": compare_trace_enum,
+    "IWAE": compare_iwae,
+    "evidence": compare_evidence,
+    "evidence per datum": compare_refused_per_datum,
+    "gaps": compare_gaps,
+    "posterior mean": compare_latent_means,
+    "gradient": compare_gradient,
+    "training": compare_training,
+}

@@ -251,9 +251,8 @@ def compare_trace_enum(outcome: Outcome, case: Case) -> None:
     losses = []
     for objective in (ELBO(), pyros):
         torch.manual_seed(case.program.seed)
-        with torch.no_grad():
-            losses.append(objective.differentiable_loss(case.pair.model, case.pair.guide, case.x))
-    outcome.compare("TraceEnum_ELBO", torch.as_tensor(losses[0]), torch.as_tensor(losses[1]), 0.0)
+        losses.append(objective.differentiable_loss(case.pair.model, case.pair.guide, case.x))
+    outcome.compare("TraceEnum_ELBO", *losses, 0.0)
 
 
 def compare_iwae(outcome: Outcome, case: Case, samples: int = 5) -> None:
@@ -310,9 +309,7 @@ def compare_gaps(outcome: Outcome, case: Case) -> None:
     if program.is_joint or any(latents & set(site.guide_parents) for site in program.guide_order):
         outcome.skipped.append("gaps")
         return
-    gaps = inference_gaps(
-        case.pair, case.x, num_samples=SAMPLES, steps=60, particles=5, learning_rate=0.03
-    )
+    gaps = inference_gaps(case.pair, case.x, num_samples=SAMPLES, steps=60, particles=5, learning_rate=0.03)
     error = relative_error(case, SAMPLES)
     if error is None:
         outcome.skipped.append("gaps")
@@ -323,7 +320,9 @@ def compare_gaps(outcome: Outcome, case: Case) -> None:
     outcome.compare("gaps: ELBO", gaps.elbo, expected, (spread.square() + by_brute_force.square()).sqrt())
     exact = case.exact.log_px
     outcome.compare("gaps: log p(x)", gaps.log_px_by_guide, exact, torch.maximum(error, spread), 1e-3)
-    outcome.compare("gaps: log p(x) by q*", gaps.log_px, exact, torch.maximum(errors["log_px"], error), 1e-3)
+    outcome.compare(
+        "gaps: log p(x) by q*", gaps.log_px, exact, torch.maximum(errors["log_px"], error), 1e-3
+    )
     total = gaps.approximation + gaps.amortisation
     outcome.compare("gaps: sum", total, gaps.total, 0.0, slack=1e-9)
     least = exact_answers.mean_field_gap(program, case.weights, case.x)

@@ -86,7 +86,9 @@ class Network:
             piece = x[:, pieces(self.program)[site.name]].reshape(len(x), *sizes.values(), -1)
             for node in self.nodes(site):
                 members = [member for name, member in node.at if name != DATA]
-                datum = slice(None) if not self.joint else slice(dict(node.at)[DATA], dict(node.at)[DATA] + 1)
+                datum = (
+                    slice(None) if not self.joint else slice(dict(node.at)[DATA], dict(node.at)[DATA] + 1)
+                )
                 value = piece[(datum, *members)].unsqueeze(1)
                 values[node] = value if site.is_normal else value.squeeze(-1).long()
         return values
@@ -145,7 +147,7 @@ class Network:
         return [node for site in sites for node in self.nodes(site)]
 
     def configurations(self, free: list[Node]) -> dict[Node, Tensor]:
-        """The classes of all configurations of the free nodes, `(1, R)`, and of the known ones, `(B, 1)`."""
+        """The classes of the free nodes in all configurations, `(1, R)`, and of the known ones, `(B, 1)`."""
         sizes = [range(self.program[node.name].size) for node in free]
         table = torch.tensor(list(itertools.product(*sizes)), dtype=torch.long)
         codes = {node: table[None, :, column] for column, node in enumerate(free)}
@@ -241,9 +243,7 @@ def posterior(program: Program, weights: Weights, x: Tensor, joint: bool) -> Pos
     means = mean[..., hidden] + (gain @ residual).squeeze(-1)
     covariances = _block(covariance, hidden, hidden) - gain @ _block(covariance, given, hidden)
     average = (shares.unsqueeze(-1) * means).sum(1)
-    second = (
-        shares.unsqueeze(-1) * (covariances.diagonal(dim1=-2, dim2=-1) + means.square())
-    ).sum(1)
+    second = (shares.unsqueeze(-1) * (covariances.diagonal(dim1=-2, dim2=-1) + means.square())).sum(1)
     found, spread, start = {}, {}, 0
     for node in unknown:
         size = program[node.name].size
@@ -296,7 +296,9 @@ def log_prior_of_points(program: Program, weights: Weights) -> Tensor:
     for site in program.sites:
         if site.treatment == "point":
             name = f"p_{site.name}"
-            noise = (weights[f"q_{site.name}_bias"] - weights[f"{name}_bias"]) / weights[f"{name}_scale"].exp()
+            noise = (weights[f"q_{site.name}_bias"] - weights[f"{name}_bias"]) / weights[
+                f"{name}_scale"
+            ].exp()
             total = total - (0.5 * noise.square() + weights[f"{name}_scale"] + 0.5 * LOG_2PI).sum()
     return total
 
@@ -318,7 +320,7 @@ def guide_means(program: Program, weights: Weights, x: Tensor) -> dict[str, Tens
 
 
 def mean_field_gap(program: Program, weights: Weights, x: Tensor) -> Tensor | None:
-    """The approximation gap of a guide of independent normals, `(B,)`, where there are no latent classes."""
+    """The approximation gap of a guide of independent normals, `(B,)`; None with latent classes."""
     if any(not site.is_normal for site in program.sites if site.role in ("latent", "summed")):
         return None
     covariance = posterior(program, weights, x, joint=False).covariances[:, 0]

@@ -23,8 +23,8 @@ class Site:
         name: its name.
         kind: a normal (with a linear mean) or a categorical (with a table of logits).
         size: the dimensions of a normal, the classes of a categorical.
-        role: "summed" is a class that the model alone has and enumerates, "left_out" a latent that the model
-            alone has and on which no other site depends.
+        role: "latent" and "observed" as usual; "summed" is a class that the model alone has and enumerates,
+            "left_out" a latent that the model alone has and on which no other site depends.
         parents: the names of the sites that the model's distribution depends on.
         plates: the names of its plates; none for a global site.
         scalar: whether a normal of size 1 has no event dimension.
@@ -32,6 +32,7 @@ class Site:
         treatment: what the guide does with a latent.
         guide_parents: the names of the sites that the guide's distribution depends on.
         guide_network: how the guide computes with their values.
+        step: the step of `pyro.markov` that the site belongs to; None outside of the chain.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Site:
     treatment: Treatment = "drawn"
     guide_parents: tuple[str, ...] = ()
     guide_network: str = PLAIN
+    step: int | None = None
 
     @property
     def is_normal(self) -> bool:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from exact_answers import pieces
 from program_description import DATA, PLAIN, Program, Site
 from torch import Tensor, nn
@@ -25,9 +24,7 @@ NETWORKS = {
     "view": "def view(v, n, w):\n    return v.view(*v.shape[:n], -1) @ w.T\n",
     "flip": "def flip(v, n, w):\n    return v.flip(n) @ w.T\n",
     "centre": "def centre(v, n, w):\n    return (v - v.mean(n, keepdim=True)) @ w.T\n",
-    "unflatten": (
-        "def unflatten(v, n, w):\n    return v.unflatten(n, (1, w.shape[1])).squeeze(n) @ w.T\n"
-    ),
+    "unflatten": ("def unflatten(v, n, w):\n    return v.unflatten(n, (1, w.shape[1])).squeeze(n) @ w.T\n"),
     "conv": (
         "def conv(v, n, w):\n"
         "    if n == 0:\n"
@@ -70,8 +67,7 @@ def source(program: Program) -> str:
     """Return the source of a class with `model(x)` and `guide(x)`."""
     used = {site.network for site in program.sites} | {site.guide_network for site in program.sites}
     helpers = [text for name, text in NETWORKS.items() if name in used or name == PLAIN]
-    model = [line for site in program.sites for line in _statement(program, site, "p")]
-    guide = [line for site in program.guide_order for line in _statement(program, site, "q")]
+    model, guide = _statements(program, program.sites, "p"), _statements(program, program.guide_order, "q")
     plates = [f'data = pyro.plate("{DATA}", len(x), dim={program.data_dim})'] + [
         f'{plate.name} = pyro.plate("{plate.name}", {plate.size}, dim={plate.dim})'
         for plate in program.plates
@@ -80,7 +76,12 @@ def source(program: Program) -> str:
     body = ["class RandomProgram(nn.Module):"]
     if program.named:
         body += [f'    data_plate = "{DATA}"', ""]
-    body += ["    def __init__(self):", "        super().__init__()", "        self.w = nn.ParameterDict()", ""]
+    body += [
+        "    def __init__(self):",
+        "        super().__init__()",
+        "        self.w = nn.ParameterDict()",
+        "",
+    ]
     for name, lines in (("model", model), ("guide", guide)):
         body += [f"    def {name}(self, x):", "        w = self.w"]
         body += [f"        {line}" for line in [*plates, *inputs, *lines]] + [""]
@@ -98,7 +99,9 @@ def _piece(program: Program, site: Site) -> str:
     n = depth(program, site)
     shape = [sizes.get(dim, 1) for dim in range(-n, 0) if dim != program.data_dim]
     event = [site.size] if site.is_normal and not site.scalar else []
-    text = f"x[:, {columns.start}:{columns.stop}].reshape({', '.join(map(str, ['len(x)', *shape, *event]))})"
+    text = (
+        f"x[:, {columns.start}:{columns.stop}].reshape({', '.join(map(str, ['len(x)', *shape, *event]))})"
+    )
     if n + program.data_dim:
         text += f".movedim(0, {n + program.data_dim})"
     return text if site.is_normal else text + ".long()"
@@ -123,9 +126,26 @@ def _input(program: Program, child: Site, name: str, network: str) -> tuple[str,
     return text, n
 
 
+def _statements(program: Program, sites: Sequence[Site], side: str) -> list[str]:
+    """The lines of all sites; the steps of a chain are entered and left as a loop would do it."""
+    lines: list[str] = []
+    step: int | None = None
+    for site in sites:
+        if site.step != step:
+            if step is None:
+                count = len({s.step for s in sites if s.step is not None})
+                lines.append(f"steps = iter(pyro.markov(range({count})))")
+            lines.append("next(steps, None)")
+            step = site.step
+        lines += _statement(program, site, side)
+    return [*lines, "next(steps, None)"] if step is not None else lines
+
+
 def _statement(program: Program, site: Site, side: str) -> list[str]:
     key = f"{side}_{site.name}"
-    parents, network = (site.parents, site.network) if side == "p" else (site.guide_parents, site.guide_network)
+    parents, network = (
+        (site.parents, site.network) if side == "p" else (site.guide_parents, site.guide_network)
+    )
     classes = [name for name in parents if not program[name].is_normal]
     normals = [name for name in parents if program[name].is_normal]
     index = f"[{', '.join(classes)}]" if classes else ""

@@ -29,9 +29,11 @@ def programs(draw: Draw, scope: str = "any") -> Program:
     if scope != "local":
         for _ in range(draw(st.integers(1, 2))):
             program = _with(program, _global(draw, program, scope))
-    for _ in range(draw(st.integers(0, 4))):
+    for _ in range(draw(st.sampled_from([0, 1, 2, 2, 3, 3, 4]))):
         program = _with(program, _site(draw, program))
     program = _completed(draw, program)
+    if scope == "local" and draw(st.sampled_from([False] * 5 + [True])):
+        program = _with_chain(draw, program)
     program = replace(
         program,
         named=draw(st.booleans()),
@@ -47,7 +49,9 @@ def _plates(draw: Draw) -> tuple[int, tuple[Plate, ...]]:
     dims = list(range(-1 - count, 0))
     data_dim = dims.pop(draw(st.sampled_from([count, *range(count)])))
     sizes = [draw(st.integers(2, 3)) for _ in dims]
-    return data_dim, tuple(Plate(f"plate{i}", s, d) for i, (s, d) in enumerate(zip(sizes, dims, strict=True)))
+    return data_dim, tuple(
+        Plate(f"plate{i}", s, d) for i, (s, d) in enumerate(zip(sizes, dims, strict=True))
+    )
 
 
 def _with(program: Program, site: Site | None) -> Program:
@@ -64,14 +68,53 @@ def _with(program: Program, site: Site | None) -> Program:
     return larger if few and every.configurations(False) <= MOST_CONFIGURATIONS else program
 
 
+def _with_chain(draw: Draw, program: Program) -> Program:
+    """Add a hidden Markov chain of enumerated classes with a datum at each step."""
+    role = draw(st.sampled_from(["latent", "summed"]))
+    outside = [s for s in program.sites if s.role != "left_out" and s.plates == (DATA,)]
+    common = _some(draw, [site.name for site in outside if not site.is_normal])
+    of_data = _some(draw, [site.name for site in outside])
+    size, last = draw(st.integers(2, 3)), ()
+    for step in range(draw(st.integers(2, 3))):
+        hidden = Site(
+            f"{'y' if role == 'latent' else 'k'}{len(program.sites)}",
+            "categorical",
+            size,
+            role,
+            (*common, *last),
+            treatment="enumerated" if role == "latent" else "drawn",
+            step=step,
+        )
+        seen = Site(
+            f"x{len(program.sites) + 1}", "normal", 1, "observed", (*of_data, hidden.name), step=step
+        )
+        seen = replace(seen, network=_network(draw, program, seen, seen.parents))
+        grown = _with(program, hidden)
+        if grown is program:
+            break
+        program, last = _with(grown, seen), (hidden.name,)
+    return program
+
+
 def _global(draw: Draw, program: Program, scope: str) -> Site:
+    before = [site for site in program.globals if scope == "joint"]
+    if scope == "joint" and draw(st.sampled_from([False, False, False, True])):
+        return Site(
+            f"c{len(program.sites)}",
+            "categorical",
+            2,
+            "latent",
+            _some(draw, [site.name for site in before if not site.is_normal]),
+            (),
+            treatment=draw(st.sampled_from(["enumerated", "drawn"])),
+        )
     size = draw(st.integers(1, 2))
     return Site(
         f"w{len(program.sites)}",
         "normal",
         size,
         "latent",
-        _some(draw, [site.name for site in program.globals]) if scope == "joint" else (),
+        _some(draw, [site.name for site in before]),
         (),
         scalar=size == 1 and draw(st.booleans()),
         treatment="point" if scope == "points" else "drawn",
@@ -86,6 +129,7 @@ def _site(draw: Draw, program: Program, role: str | None = None) -> Site:
     inner = [plate.name for plate in program.plates]
     plates = (DATA, *(name for name in inner if draw(st.sampled_from([False, False, True]))))
     role = role or draw(st.sampled_from(["latent", "latent", "latent", "observed", "summed", "left_out"]))
+    enumerated = role == "latent" and draw(st.sampled_from([True, True, False]))
     kind = "categorical" if role == "summed" or draw(st.sampled_from([0, 0, 1])) else "normal"
     size = draw(st.integers(2, 3) if kind == "categorical" else st.integers(1, 2))
     letter = {"latent": "z" if kind == "normal" else "y", "observed": "x", "summed": "k", "left_out": "u"}
@@ -104,7 +148,7 @@ def _site(draw: Draw, program: Program, role: str | None = None) -> Site:
         _some(draw, able),
         plates,
         scalar=kind == "normal" and size == 1 and draw(st.booleans()),
-        treatment="enumerated" if kind == "categorical" and draw(st.sampled_from([True, True, False])) else "drawn",
+        treatment="enumerated" if kind == "categorical" and enumerated else "drawn",
     )
     return replace(site, network=_network(draw, program, site, site.parents))
 
@@ -121,9 +165,7 @@ def _completed(draw: Draw, program: Program) -> Program:
         program = _with(program, _site(draw, program, "latent"))
     last = _site(draw, program, "observed")
     able = [s for s in program.sites if s.role == "latent" and s.name not in last.parents]
-    able = [
-        s for s in able if set(s.plates) <= set(last.plates) and (last.is_normal or not s.is_normal)
-    ]
+    able = [s for s in able if set(s.plates) <= set(last.plates) and (last.is_normal or not s.is_normal)]
     if not last.parents and able:
         last = replace(last, parents=(able[-1].name,))
     grown = _with(program, last)
@@ -138,7 +180,10 @@ def _with_guide(draw: Draw, program: Program) -> Program:
     seen: list[Site] = []
     chosen: dict[str, Site] = {}
     for site in program.guide_order:
-        earlier = [s for s in seen if set(s.plates) <= set(site.plates) and (site.is_normal or not s.is_normal)]
+        earlier = [
+            s for s in seen if set(s.plates) <= set(site.plates) and (site.is_normal or not s.is_normal)
+        ]
+        earlier = [s for s in earlier if s.step is None or _are_neighbours(s, site)]
         latents = () if mean_field else _some(draw, [s.name for s in earlier if s.treatment != "point"])
         data = () if site.is_global else _data_parents(draw, program, site)
         parents = () if site.treatment == "point" else (*latents, *data)
@@ -148,9 +193,11 @@ def _with_guide(draw: Draw, program: Program) -> Program:
     return replace(program, sites=tuple(chosen.get(site.name, site) for site in program.sites))
 
 
+def _are_neighbours(site: Site, other: Site) -> bool:
+    return other.step is not None and site.step is not None and abs(site.step - other.step) <= 1
+
+
 def _data_parents(draw: Draw, program: Program, site: Site) -> tuple[str, ...]:
     """Observed sites; a class only if it lies under no further plate, since a table takes one class."""
     able = [s.name for s in program.observed if s.is_normal or set(s.plates) <= set(site.plates)]
     return tuple(name for name in able if draw(st.sampled_from([True, True, False])))
-
-

@@ -11,8 +11,8 @@ from torch import Tensor
 def weights_and_data(program: Program) -> tuple[dict[str, Tensor], Tensor]:
     """Make the weights of both programs and the data `(B, columns)`, in 64-bit, from the program's seed.
 
-    The names are those of the parameters of the generated code: `p_z_bias` and `p_z_scale` are tables by the
-    classes of the model's parents of z, `p_z_a` the matrix for the parent a; `q_...` are the guide's.
+    The names are those of the parameters in the generated code. `p_z_bias` and `p_z_scale` are tables by the
+    classes of z's parents in the model, `p_z_a` is the matrix for the parent a; `q_...` are the guide's.
     """
     generator = torch.Generator().manual_seed(program.seed)
     weights: dict[str, Tensor] = {}
@@ -147,7 +147,9 @@ def _regression(
             (weight[:, None, None] * (covariance + deviation[:, :, None] * deviation[:, None, :])).sum(0)
         )
         means.append(average)
-    regressors = torch.cat([averages[name] for name in linear]) if linear else lower.new_zeros(0, len(lower))
+    regressors = (
+        torch.cat([averages[name] for name in linear]) if linear else lower.new_zeros(0, len(lower))
+    )
     pooled = torch.stack(within).mean(0)
     inner = regressors @ pooled @ regressors.T
     slope = (torch.linalg.pinv(inner) @ regressors @ pooled[:, own]).T
@@ -177,5 +179,3 @@ def _groups(codes: dict[Node, Tensor], classes: list[Node], rows: list[int]) -> 
     for node, size in zip(classes, rows, strict=True):
         group = group * size + codes[node][0]
     return group
-
-

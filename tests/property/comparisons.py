@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import brute_force
@@ -116,7 +117,8 @@ class Outcome:
         refused: the cause by quantity.
         failures: a line for each disagreement, error, or refusal for no good cause.
         z_scores: the differences over their standard errors, by quantity.
-        skipped: the quantities whose error bars are too coarse to compare.
+        uncertain: the quantities whose weights vary so much that an error bar says little.
+        absent: the quantities that the program does not have.
     """
 
     program: Program
@@ -124,7 +126,8 @@ class Outcome:
     refused: dict[str, str] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     z_scores: dict[str, list[float]] = field(default_factory=dict)
-    skipped: list[str] = field(default_factory=list)
+    uncertain: list[str] = field(default_factory=list)
+    absent: list[str] = field(default_factory=list)
 
     @contextmanager
     def quantity(self, name: str) -> Iterator[None]:
@@ -140,7 +143,7 @@ class Outcome:
             line = next(iter(str(error).splitlines()), "")
             self.failures.append(f"{name}: raw {type(error).__name__}: {line}")
         else:
-            if len(self.failures) == before and name not in self.skipped:
+            if len(self.failures) == before and name not in (*self.uncertain, *self.absent):
                 self.agreed.append(name)
 
     def _note_refusal(self, name: str, message: str) -> None:
@@ -244,7 +247,7 @@ def elbo_by(case: Case) -> tuple[Tensor, Tensor]:
 
 def compare_trace_enum(outcome: Outcome, case: Case) -> None:
     if not is_plain(case.program) or any(s.role == "left_out" for s in case.program.sites):
-        outcome.skipped.append("TraceEnum_ELBO")
+        outcome.absent.append("TraceEnum_ELBO")
         return
     nesting = 1 + len(case.program.plates)
     pyros = TraceEnum_ELBO(max_plate_nesting=nesting)
@@ -280,7 +283,7 @@ def compare_evidence(outcome: Outcome, case: Case) -> None:
     result = marginal_likelihood(case.pair, case.x, num_samples=SAMPLES, **joint)
     error = relative_error(case, SAMPLES)
     if error is None:
-        outcome.skipped.append("evidence")
+        outcome.uncertain.append("evidence")
         return
     log_px = torch.as_tensor(result.log_px).reshape(-1)
     reported = torch.as_tensor(result.std_error).reshape(-1).nan_to_num(0.0)
@@ -291,13 +294,13 @@ def compare_evidence(outcome: Outcome, case: Case) -> None:
         expected, by_brute_force = elbo_by(case)
         spread = case.draws.elbo.std(0) / SAMPLES**0.5
         error = (spread.square() + by_brute_force.square()).sum().sqrt() / len(case.x)
-        outcome.compare("ELBO of evidence", torch.tensor(result.elbo), expected.mean(), error)
+        outcome.compare("evidence: ELBO", torch.tensor(result.elbo), expected.mean(), error)
 
 
 def compare_refused_per_datum(outcome: Outcome, case: Case) -> None:
     """With a drawn global latent there is no evidence for each datum."""
     if not case.program.is_joint:
-        outcome.skipped.append("evidence per datum")
+        outcome.absent.append("evidence per datum")
         return
     marginal_likelihood(case.pair, case.x, num_samples=10)
     outcome.failures.append("evidence per datum: not refused, although a global latent is drawn")
@@ -307,12 +310,12 @@ def compare_gaps(outcome: Outcome, case: Case) -> None:
     program = case.program
     latents = {site.name for site in program.sites if site.in_guide and site.treatment != "point"}
     if program.is_joint or any(latents & set(site.guide_parents) for site in program.guide_order):
-        outcome.skipped.append("gaps")
+        outcome.absent.append("gaps")
         return
     gaps = inference_gaps(case.pair, case.x, num_samples=SAMPLES, steps=60, particles=5, learning_rate=0.03)
     error = relative_error(case, SAMPLES)
     if error is None:
-        outcome.skipped.append("gaps")
+        outcome.uncertain.append("gaps")
         return
     errors = {name: value.nan_to_num(0.0) for name, value in gaps.std_error.items()}
     expected, by_brute_force = elbo_by(case)
@@ -342,9 +345,11 @@ def compare_latent_means(outcome: Outcome, case: Case) -> None:
     found = exact_answers.guide_means(program, case.weights, case.x) if not program.is_joint else {}
     names = [name for name in found if not _class_ancestors(program, name)]
     if not names:
-        outcome.skipped.append("posterior mean")
+        outcome.absent.append("posterior mean")
+    pair = pair_of(program, case.weights)
+    pair.likelihood = SimpleNamespace(x_shape=case.x.shape[1:])  # generation asks for the shape of a datum
     for name in names:
-        means = latent_means(case.pair, case.x, name).reshape(len(case.x), -1)
+        means = latent_means(pair, case.x, name).reshape(len(case.x), -1)
         outcome.compare("posterior mean", means, found[name], 0.0)
 
 
@@ -353,12 +358,13 @@ def _class_ancestors(program: Program, name: str) -> bool:
     return any(not program[p].is_normal or _class_ancestors(program, p) for p in latents)
 
 
-def compare_gradient(outcome: Outcome, case: Case, calls: int = 30, copies: int = 30) -> None:
+def compare_gradient(outcome: Outcome, case: Case) -> None:
     """The mean gradient of the ELBO's loss, held against that of the closed form."""
     program = case.program
-    if program.is_joint or any(site.role == "summed" for site in program.sites):
-        outcome.skipped.append("gradient")
+    if any(site.role == "summed" for site in program.sites):
+        outcome.absent.append("gradient")
         return
+    copies, calls = (1, CALLS) if program.is_joint else (30, 30)
     leaves = {name: value.clone().requires_grad_() for name, value in case.weights.items()}
     bound = copies * exact_answers.elbo(program, leaves, case.x).sum()
     bound = bound + exact_answers.log_prior_of_points(program, leaves)

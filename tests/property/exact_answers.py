@@ -147,7 +147,7 @@ class Network:
         return [node for site in sites for node in self.nodes(site)]
 
     def configurations(self, free: list[Node]) -> dict[Node, Tensor]:
-        """The classes of the free nodes in all configurations, `(1, R)`, and of the known ones, `(B, 1)`."""
+        """The free nodes' classes in all configurations, `(1, R)`, and the known ones, `(B, 1)`."""
         sizes = [range(self.program[node.name].size) for node in free]
         table = torch.tensor(list(itertools.product(*sizes)), dtype=torch.long)
         codes = {node: table[None, :, column] for column, node in enumerate(free)}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import prod
-from typing import Literal
+from typing import Any, Literal
 
 Kind = Literal["normal", "categorical"]
 Role = Literal["latent", "observed", "summed", "left_out"]
@@ -15,7 +15,14 @@ PLAIN = "plain"  # the network that takes leading dimensions; all others do not
 NETWORKS = (PLAIN, "view", "flip", "centre", "conv", "unflatten", "concatenate")
 
 
-@dataclass(frozen=True)
+def _short(described: Any) -> str:
+    """The constructor's call without the arguments that have their default."""
+    given = [f for f in fields(described) if getattr(described, f.name) != f.default]
+    arguments = ", ".join(f"{f.name}={getattr(described, f.name)!r}" for f in given)
+    return f"{type(described).__name__}({arguments})"
+
+
+@dataclass(frozen=True, repr=False)
 class Site:
     """A sample site.
 
@@ -48,6 +55,8 @@ class Site:
     guide_network: str = PLAIN
     step: int | None = None
 
+    __repr__ = _short
+
     @property
     def is_normal(self) -> bool:
         return self.kind == "normal"
@@ -70,7 +79,7 @@ class Plate:
     dim: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Program:
     """A model and its guide.
 
@@ -93,6 +102,8 @@ class Program:
     reverse_guide: bool = False
     exact_guide: bool = False
     seed: int = 0
+
+    __repr__ = _short
 
     def __getitem__(self, name: str) -> Site:
         return next(site for site in self.sites if site.name == name)

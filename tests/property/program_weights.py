@@ -11,8 +11,9 @@ from torch import Tensor
 def weights_and_data(program: Program) -> tuple[dict[str, Tensor], Tensor]:
     """Make the weights of both programs and the data `(B, columns)`, in 64-bit, from the program's seed.
 
-    The names are those of the parameters in the generated code. `p_z_bias` and `p_z_scale` are tables by the
-    classes of z's parents in the model, `p_z_a` is the matrix for the parent a; `q_...` are the guide's.
+    The names are those of the parameters in the generated code. `p_z_bias` and `p_z_scale` are tables with
+    a row for each class of z's parents in the model, `p_z_a` is the matrix for the parent a. The guide's
+    names begin with `q_`.
     """
     generator = torch.Generator().manual_seed(program.seed)
     weights: dict[str, Tensor] = {}

@@ -1,7 +1,7 @@
-"""Random programs: every number of the library agrees with an exact answer, or the program is refused by name.
+"""Random programs: every number agrees with an exact answer, or the program is refused by name.
 
-A failure prints the smallest failing program that hypothesis finds: its description, which can be pasted into
-`check(...)`, and its source with weights and data. `experiments/random_programs.py` tries thousands.
+A failure prints the smallest failing program that hypothesis finds: its description, which can be pasted
+into `check(...)`, and its source with weights and data. `experiments/random_programs.py` tries thousands.
 """
 
 from comparisons import check, report

@@ -164,7 +164,11 @@ def _completed(draw: Draw, program: Program) -> Program:
     if not any(site.role == "latent" and not site.is_global for site in program.sites):
         latent = _site(draw, program, "latent")
         grown = _with(program, latent)
-        program = _with(program, replace(latent, kind="normal", parents=())) if grown is program else grown
+        program = (
+            _with(program, replace(latent, kind="normal", treatment="drawn", parents=()))
+            if grown is program
+            else grown
+        )
     last = _site(draw, program, "observed")
     able = [s for s in program.sites if s.role == "latent" and s.name not in last.parents]
     able = [s for s in able if set(s.plates) <= set(last.plates) and (last.is_normal or not s.is_normal)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -77,7 +77,7 @@ class Cause:
     quantities: tuple[str, ...]
 
 
-EVERY = ("ELBO", "IWAE", "evidence", "gaps", "training", "gradient", "posterior mean")
+EVERY = ("ELBO", "IWAE", "evidence", "gaps", "training", "gradient", "IWAE gradient", "posterior mean")
 CAUSES = (
     Cause(
         "several or nested enumerated sites beside a network that takes no leading dimensions",
@@ -89,7 +89,7 @@ CAUSES = (
         "a site neither reparameterised nor enumerated beside an enumerated one",
         r"reparameteri[sz]ed",
         draws_beside_enumerated,
-        ("ELBO", "training", "gradient", "IWAE", "gaps"),
+        ("ELBO", "training", "gradient", "IWAE", "IWAE gradient", "gaps"),
     ),
     Cause(
         "a latent neither reparameterised nor enumerated, for an objective or search that needs a gradient",
@@ -164,7 +164,7 @@ class Outcome:
         beyond = (difference.abs() - slack).clamp(min=0.0) / error.clamp(min=1e-12)
         known = error > 1e-6
         self.z_scores.setdefault(name, []).extend((difference / error)[known].tolist())
-        if not bool((beyond <= MOST).all()):
+        if not bool((beyond <= MOST).all()):  # NaN is beyond
             worst = int((beyond.nan_to_num(math.inf)).argmax())
             numbers = (t.flatten()[worst].item() for t in (found, expected, error))
             self.failures.append("{}: {:.5f}, exact {:.5f}, standard error {:.5f}".format(name, *numbers))
@@ -291,6 +291,8 @@ def compare_evidence(outcome: Outcome, case: Case) -> None:
     # An error bar from few draws of a skewed weight may be too small by chance; one that is 0 by mistake
     # is found out by what brute force says.
     outcome.compare("evidence", log_px, case.exact.log_px, torch.maximum(error, reported), slack=1e-3)
+    ratio = (reported / error.clamp(min=1e-12)).log()[error > 1e-3]
+    outcome.compare("evidence: log of the error over its true size", ratio, torch.zeros(()), 0.15)
     if not joint:
         expected, by_brute_force = elbo_by(case)
         spread = case.draws.elbo.std(0) / SAMPLES**0.5
@@ -360,28 +362,78 @@ def _class_ancestors(program: Program, name: str) -> bool:
 
 
 def compare_gradient(outcome: Outcome, case: Case) -> None:
-    """The mean gradient of the ELBO's loss, held against that of the closed form."""
+    """The mean gradient of the ELBO's loss."""
     program = case.program
-    if any(site.role == "summed" for site in program.sites):
+
+    def closed_form(leaves: Mapping[str, Tensor]) -> Tensor:
+        return exact_answers.elbo(program, leaves, case.x).sum()
+
+    if not any(site.role == "summed" for site in program.sites):
+        expected, error = gradient_of(case, closed_form), torch.zeros(())
+    elif has_drawn_class(program):  # whose gradient brute force does not have
         outcome.absent.append("gradient")
         return
-    copies, calls = (1, CALLS) if program.is_joint else (30, 30)
-    leaves = {name: value.clone().requires_grad_() for name, value in case.weights.items()}
-    bound = copies * exact_answers.elbo(program, leaves, case.x).sum()
-    bound = bound + exact_answers.log_prior_of_points(program, leaves)
-    expected = torch.autograd.grad(-bound, list(leaves.values()), materialize_grads=True)
-    parameters = [case.pair.w[name] for name in leaves]
-    kept = [p for p in parameters if p.requires_grad]
+    else:
+        expected, error = gradient_by_brute_force(case, lambda draws: draws.elbo.mean(0).sum())
+    compare_mean_gradient(outcome, case, "gradient", ELBO(), expected, error)
+
+
+def compare_iwae_gradient(outcome: Outcome, case: Case, samples: int = 5) -> None:
+    """The mean gradients of the importance-weighted bound's loss, plain and doubly reparameterised."""
+    if has_drawn_class(case.program):
+        outcome.absent.append("IWAE gradient")
+        return
+    expected, error = gradient_by_brute_force(
+        case, lambda draws: brute_force.bound(draws.log_weights, samples)[0].sum()
+    )
+    for doubly in (False, True):
+        compare_mean_gradient(outcome, case, "IWAE gradient", IWAE(samples, doubly), expected, error)
+
+
+def compare_mean_gradient(
+    outcome: Outcome, case: Case, name: str, objective: Any, expected: Tensor, error: Tensor
+) -> None:
+    """Compare an objective's mean gradient over many calls with the gradient of a bound of the data."""
+    copies, calls = (1, CALLS) if case.program.is_joint else (30, 30)
+    kept = [p for n, p in case.pair.w.items() if n in case.weights and p.requires_grad]
     found = []
     for _ in range(calls):
-        loss = ELBO().evaluate(case.pair, case.x.repeat(copies, 1)).loss
-        parts = torch.autograd.grad(loss, kept, materialize_grads=True)
-        found.append(torch.cat([part.flatten() for part in parts]))
-    exact = [g.flatten() for g, p in zip(expected, parameters, strict=True) if p.requires_grad]
+        loss = objective.evaluate(case.pair, case.x.repeat(copies, 1)).loss
+        found.append(flat(torch.autograd.grad(loss, kept, materialize_grads=True)))
     every = torch.stack(found)
+    # The prior of global points has its gradient once in a call.
+    prior = gradient_of(case, lambda leaves: exact_answers.log_prior_of_points(case.program, leaves))
+    spread = (every.var(0) / calls + (copies * error).square()).sqrt()
     # A few calls give a rough error, hence a quarter more.
-    error = 1.25 * every.std(0) / calls**0.5
-    outcome.compare("gradient", every.mean(0), torch.cat(exact), error, slack=1e-6 * copies)
+    outcome.compare(name, -every.mean(0), copies * expected + prior, 1.25 * spread, slack=1e-6 * copies)
+
+
+def gradient_of(case: Case, bound: Callable[[Mapping[str, Tensor]], Tensor]) -> Tensor:
+    """The gradient of a function of the weights, with respect to those that are trained."""
+    leaves = {name: value.clone().requires_grad_() for name, value in case.weights.items()}
+    kept = [value for name, value in leaves.items() if case.pair.w[name].requires_grad]
+    value = bound(leaves)
+    if not value.requires_grad:
+        return flat([torch.zeros_like(leaf) for leaf in kept])
+    return flat(torch.autograd.grad(value, kept, materialize_grads=True))
+
+
+def gradient_by_brute_force(
+    case: Case, bound: Callable[[brute_force.Draws], Tensor], batches: int = 20, samples: int = 500
+) -> tuple[Tensor, Tensor]:
+    """The mean gradient of a bound over brute force's draws, and its standard error."""
+    program = case.program
+
+    def drawn(leaves: Mapping[str, Tensor], batch: int) -> Tensor:
+        seed = 1000 * program.seed + batch
+        return bound(brute_force.draw(program, leaves, case.x, samples, program.is_joint, seed))
+
+    every = torch.stack([gradient_of(case, partial(drawn, batch=batch)) for batch in range(batches)])
+    return every.mean(0), every.std(0) / batches**0.5
+
+
+def flat(tensors: Iterable[Tensor]) -> Tensor:
+    return torch.cat([tensor.flatten() for tensor in tensors])
 
 
 def compare_training(outcome: Outcome, case: Case, epochs: int = 20) -> None:
@@ -415,5 +467,6 @@ CHECKS: dict[str, Callable[[Outcome, Case], None]] = {
     "gaps": compare_gaps,
     "posterior mean": compare_latent_means,
     "gradient": compare_gradient,
+    "IWAE gradient": compare_iwae_gradient,
     "training": compare_training,
 }

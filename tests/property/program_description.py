@@ -12,7 +12,7 @@ Treatment = Literal["drawn", "enumerated", "point"]
 
 DATA = "data"
 PLAIN = "plain"  # the network that takes leading dimensions; all others do not
-NETWORKS = (PLAIN, "view", "flip", "centre", "conv", "unflatten", "concatenate")
+MAPS = ("view", "flip", "centre", "conv", "unflatten")  # of a normal parent's value
 
 
 def _short(described: Any) -> str:

@@ -153,15 +153,17 @@ def _statement(program: Program, site: Site, side: str) -> list[str]:
     if network == "concatenate" and site.is_normal and parents:
         bias = _concatenated(program, site, key, normals, classes)
     else:
-        network = PLAIN if network == "concatenate" else network
+        of_input = PLAIN if network in ("concatenate", "softmax") else network
         for name in normals:
-            text, n = _input(program, site, name, network)
-            terms.append(f'{network}({text}, {n}, w["{key}_{name}"])')
+            text, n = _input(program, site, name, of_input)
+            terms.append(f'{of_input}({text}, {n}, w["{key}_{name}"])')
     if site.is_normal:
         fn = _normal(site, key, " + ".join([bias, *terms]), classes, side)
     else:
         logits = f"{bias} + 2 * ({' + '.join(terms)}).tanh()" if terms else bias
         fn = f"dist.Categorical(logits={logits})"
+        if network == "softmax":
+            fn = f"dist.Categorical(probs=({logits}).softmax({depth(program, site)}))"
     observing = f", obs={site.name}" if site.role == "observed" else ""
     marked = site.role == "summed" or (side == "q" and site.treatment == "enumerated")
     mark = ', infer={"enumerate": "parallel"}' if marked else ""

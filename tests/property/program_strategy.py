@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from hypothesis import strategies as st
-from program_description import DATA, NETWORKS, PLAIN, Plate, Program, Site
+from program_description import DATA, MAPS, PLAIN, Plate, Program, Site
 
 MOST_CONFIGURATIONS = 400
 Draw = Any
@@ -85,13 +85,12 @@ def _with_chain(draw: Draw, program: Program) -> Program:
             treatment="enumerated" if role == "latent" else "drawn",
             step=step,
         )
-        seen = Site(
-            f"x{len(program.sites) + 1}", "normal", 1, "observed", (*of_data, hidden.name), step=step
-        )
-        seen = replace(seen, network=_network(draw, program, seen, seen.parents))
         grown = _with(program, hidden)
         if grown is program:
             break
+        parents = (*of_data, hidden.name)
+        seen = Site(f"x{len(grown.sites)}", "normal", 1, "observed", parents, step=step)
+        seen = replace(seen, network=_network(draw, grown, seen, parents))
         program, last = _with(grown, seen), (hidden.name,)
     return program
 
@@ -154,9 +153,14 @@ def _site(draw: Draw, program: Program, role: str | None = None) -> Site:
 
 
 def _network(draw: Draw, program: Program, site: Site, parents: tuple[str, ...]) -> str:
-    if not parents or not draw(st.sampled_from([False, False, True])):
+    if not draw(st.sampled_from([False, False, True])):
         return PLAIN
-    return draw(st.sampled_from(NETWORKS))
+    able = [PLAIN, *(MAPS if any(program[name].is_normal for name in parents) else ())]
+    if site.is_normal and parents:
+        able.append("concatenate")
+    if not site.is_normal and any(program[name].plates == site.plates for name in parents):
+        able.append("softmax")
+    return draw(st.sampled_from(able))
 
 
 def _completed(draw: Draw, program: Program) -> Program:

@@ -27,6 +27,7 @@ from pyrovae.errors import InputError
 from pyrovae.evaluation import inference_gaps, marginal_likelihood
 from pyrovae.generation import latent_means
 from pyrovae.objectives import ELBO, IWAE
+from pyrovae.programs.log_weights import layout_of, run_under_particles, weights_of
 
 MOST = 6.0  # standard errors
 COPIES = 200  # copies of the data in one call of an objective
@@ -77,7 +78,17 @@ class Cause:
     quantities: tuple[str, ...]
 
 
-EVERY = ("ELBO", "IWAE", "evidence", "gaps", "training", "gradient", "IWAE gradient", "posterior mean")
+EVERY = (
+    "ELBO",
+    "IWAE",
+    "evidence",
+    "gaps",
+    "training",
+    "gradient",
+    "IWAE gradient",
+    "posterior mean",
+    "posterior mean by weights",
+)
 CAUSES = (
     Cause(
         "several or nested enumerated sites beside a network that takes no leading dimensions",
@@ -361,6 +372,28 @@ def _class_ancestors(program: Program, name: str) -> bool:
     return any(not program[p].is_normal or _class_ancestors(program, p) for p in latents)
 
 
+def compare_posterior_means(outcome: Outcome, case: Case, samples: int = SAMPLES) -> None:
+    """The means of local latents over the draws of evaluation, with their importance weights."""
+    program = case.program
+    local = [s for s in program.guide_order if s.is_normal and not s.is_global and len(s.plates) == 1]
+    if program.enumerated or not local or relative_error(case, samples) is None:
+        outcome.absent.append("posterior mean by weights")
+        return
+    joint = program.is_joint
+    with torch.no_grad():
+        layout = layout_of(case.pair, (case.x,), joint=joint)
+        model_trace, guide_trace = run_under_particles(case.pair, (case.x,), samples, layout)
+        log_weights = weights_of(model_trace, guide_trace, case.x, layout)
+    shares = (log_weights - log_weights.logsumexp(0)).exp() * samples  # (K, B), or (K, 1) if joint
+    for site in local:
+        values = guide_trace.nodes[site.name]["value"].reshape(samples, len(case.x), -1)
+        means = [mean for node, mean in case.exact.means.items() if node.name == site.name]
+        expected = torch.cat(means) if joint else means[0]
+        terms = shares.unsqueeze(-1) * (values - expected)
+        error = terms.std(0) / samples**0.5
+        outcome.compare("posterior mean by weights", terms.mean(0) + expected, expected, error, slack=1e-3)
+
+
 def compare_gradient(outcome: Outcome, case: Case) -> None:
     """The mean gradient of the ELBO's loss."""
     program = case.program
@@ -466,6 +499,7 @@ CHECKS: dict[str, Callable[[Outcome, Case], None]] = {
     "evidence per datum": compare_refused_per_datum,
     "gaps": compare_gaps,
     "posterior mean": compare_latent_means,
+    "posterior mean by weights": compare_posterior_means,
     "gradient": compare_gradient,
     "IWAE gradient": compare_iwae_gradient,
     "training": compare_training,

@@ -33,8 +33,7 @@ MOST = 6.0  # standard errors
 COPIES = 200  # copies of the data in one call of an objective
 CALLS = 60  # calls of an objective where data cannot be copied
 BRUTE = 4000  # draws of brute force
-SAMPLES = 2000  # draws of the library
-LEAST_ESS = 100  # effective draws from which on an error bar is taken at its word
+LEAST_ESS = 60  # effective draws from which on an error bar is taken at its word
 
 
 # What may be refused
@@ -78,35 +77,32 @@ class Cause:
     quantities: tuple[str, ...]
 
 
-EVERY = (
-    "ELBO",
-    "IWAE",
-    "evidence",
-    "gaps",
-    "training",
-    "gradient",
-    "IWAE gradient",
-    "posterior mean",
-    "posterior mean by weights",
-)
+EVALUATION = ("evidence", "gaps", "posterior mean", "posterior mean by weights")
+TRAINING = ("ELBO", "training", "gradient", "IWAE", "IWAE gradient")
 CAUSES = (
     Cause(
         "several or nested enumerated sites beside a network that takes no leading dimensions",
         r"leading dimension",
         has_hard_classes,
-        EVERY,
+        (*EVALUATION, *TRAINING),
     ),
     Cause(
         "a site neither reparameterised nor enumerated beside an enumerated one",
         r"reparameteri[sz]ed",
         draws_beside_enumerated,
-        ("ELBO", "training", "gradient", "IWAE", "IWAE gradient", "gaps"),
+        (*TRAINING, "gaps"),
     ),
     Cause(
         "a latent neither reparameterised nor enumerated, for an objective or search that needs a gradient",
         r"reparameteri[sz]ed",
         has_drawn_class,
         ("IWAE", "gaps"),
+    ),
+    Cause(
+        "a global latent at a point, for the search of a best guide",
+        r"Delta",
+        lambda program: program.has_points,
+        ("gaps",),
     ),
     Cause(
         "a global latent that is drawn, for a figure per datum",
@@ -191,6 +187,11 @@ class Case:
     pair: Any
     draws: brute_force.Draws
     exact: exact_answers.Posterior
+
+    @property
+    def samples(self) -> int:
+        """The number of the library's draws: fewer where it may have to run one copy at a time."""
+        return 200 if self.program.globals and not is_plain(self.program) else 1000
 
     @property
     def points(self) -> Tensor:
@@ -279,21 +280,21 @@ def compare_iwae(outcome: Outcome, case: Case, samples: int = 5) -> None:
     outcome.compare("IWAE", found, expected.sum(), error)
 
 
-def relative_error(case: Case, samples: int) -> Tensor | None:
+def relative_error(case: Case) -> Tensor | None:
     """The standard error of log p(x) by importance sampling with the guide, `(B,)`.
 
     None if too few draws count, so that an error bar says little.
     """
     log_weights = case.draws.log_weights
     weights = (log_weights - log_weights.logsumexp(0) + math.log(len(log_weights))).exp()
-    ess = samples / weights.square().mean(0)
-    return None if bool((ess < LEAST_ESS).any()) else weights.std(0) / samples**0.5
+    ess = case.samples / weights.square().mean(0)
+    return None if bool((ess < LEAST_ESS).any()) else weights.std(0) / case.samples**0.5
 
 
 def compare_evidence(outcome: Outcome, case: Case) -> None:
     joint = {"joint": True} if case.program.is_joint else {}
-    result = marginal_likelihood(case.pair, case.x, num_samples=SAMPLES, **joint)
-    error = relative_error(case, SAMPLES)
+    result = marginal_likelihood(case.pair, case.x, num_samples=case.samples, **joint)
+    error = relative_error(case)
     if error is None:
         outcome.uncertain.append("evidence")
         return
@@ -306,7 +307,7 @@ def compare_evidence(outcome: Outcome, case: Case) -> None:
     outcome.compare("evidence: log of the error over its true size", ratio, torch.zeros(()), 0.15)
     if not joint:
         expected, by_brute_force = elbo_by(case)
-        spread = case.draws.elbo.std(0) / SAMPLES**0.5
+        spread = case.draws.elbo.std(0) / case.samples**0.5
         error = (spread.square() + by_brute_force.square()).sum().sqrt() / len(case.x)
         outcome.compare("evidence: ELBO", torch.tensor(result.elbo), expected.mean(), error)
 
@@ -326,14 +327,16 @@ def compare_gaps(outcome: Outcome, case: Case) -> None:
     if program.is_joint or any(latents & set(site.guide_parents) for site in program.guide_order):
         outcome.absent.append("gaps")
         return
-    gaps = inference_gaps(case.pair, case.x, num_samples=SAMPLES, steps=60, particles=5, learning_rate=0.03)
-    error = relative_error(case, SAMPLES)
+    gaps = inference_gaps(
+        case.pair, case.x, num_samples=case.samples, steps=30, particles=5, learning_rate=0.03
+    )
+    error = relative_error(case)
     if error is None:
         outcome.uncertain.append("gaps")
         return
     errors = {name: value.nan_to_num(0.0) for name, value in gaps.std_error.items()}
     expected, by_brute_force = elbo_by(case)
-    spread = case.draws.elbo.std(0) / SAMPLES**0.5
+    spread = case.draws.elbo.std(0) / case.samples**0.5
     outcome.compare("gaps: ELBO", gaps.elbo, expected, (spread.square() + by_brute_force.square()).sqrt())
     exact = case.exact.log_px
     outcome.compare("gaps: log p(x)", gaps.log_px_by_guide, exact, torch.maximum(error, spread), 1e-3)
@@ -372,11 +375,11 @@ def _class_ancestors(program: Program, name: str) -> bool:
     return any(not program[p].is_normal or _class_ancestors(program, p) for p in latents)
 
 
-def compare_posterior_means(outcome: Outcome, case: Case, samples: int = SAMPLES) -> None:
+def compare_posterior_means(outcome: Outcome, case: Case) -> None:
     """The means of local latents over the draws of evaluation, with their importance weights."""
-    program = case.program
+    program, samples = case.program, case.samples
     local = [s for s in program.guide_order if s.is_normal and not s.is_global and len(s.plates) == 1]
-    if program.enumerated or not local or relative_error(case, samples) is None:
+    if program.enumerated or not local or relative_error(case) is None:
         outcome.absent.append("posterior mean by weights")
         return
     joint = program.is_joint

@@ -37,7 +37,7 @@ def programs(draw: Draw, scope: str = "any") -> Program:
     program = replace(
         program,
         named=draw(st.booleans()),
-        reverse_guide=draw(st.booleans()),
+        reverse_guide=draw(st.booleans()) and not _chain_beside_enumerated(program),
         exact_guide=draw(st.sampled_from([False, False, False, True])),
         seed=draw(st.integers(0, 10_000)),
     )
@@ -69,8 +69,13 @@ def _with(program: Program, site: Site | None) -> Program:
 
 
 def _with_chain(draw: Draw, program: Program) -> Program:
-    """Add a hidden Markov chain of enumerated classes with a datum at each step."""
-    role = draw(st.sampled_from(["latent", "summed"]))
+    """Add a hidden Markov chain of enumerated classes with a datum at each step.
+
+    Pyro uses an enumerated dimension again after the chain that it belongs to. So the chain comes last in
+    both programs if other sites are enumerated, and is not the guide's if others are the model's alone.
+    """
+    alone = any(site.role == "summed" for site in program.sites)
+    role = "summed" if alone else draw(st.sampled_from(["latent", "summed"]))
     outside = [s for s in program.sites if s.role != "left_out" and s.plates == (DATA,)]
     common = _some(draw, [site.name for site in outside if not site.is_normal])
     of_data = _some(draw, [site.name for site in outside])
@@ -93,6 +98,10 @@ def _with_chain(draw: Draw, program: Program) -> Program:
         seen = replace(seen, network=_network(draw, grown, seen, parents))
         program, last = _with(grown, seen), (hidden.name,)
     return program
+
+
+def _chain_beside_enumerated(program: Program) -> bool:
+    return len({site.step is None for site in program.enumerated}) == 2
 
 
 def _global(draw: Draw, program: Program, scope: str) -> Site:

@@ -78,7 +78,7 @@ class Cause:
 
 
 EVALUATION = ("evidence", "gaps", "posterior mean", "posterior mean by weights")
-TRAINING = ("ELBO", "training", "gradient", "IWAE", "IWAE gradient")
+TRAINING = ("ELBO", "TraceEnum_ELBO", "training", "gradient", "IWAE", "IWAE gradient")
 CAUSES = (
     Cause(
         "several or nested enumerated sites beside a network that takes no leading dimensions",
@@ -105,8 +105,14 @@ CAUSES = (
         ("gaps",),
     ),
     Cause(
+        "a global latent that is drawn, for the importance-weighted bound",
+        r"not under a plate of|full batch|all data at once",
+        lambda program: program.is_joint,
+        ("IWAE", "IWAE gradient"),
+    ),
+    Cause(
         "a global latent that is drawn, for a figure per datum",
-        r"global|outside of the data|joint=True|not under a plate",
+        r"joint=True|not under a plate of",
         lambda program: program.is_joint,
         ("gaps", "posterior mean", "evidence per datum"),
     ),

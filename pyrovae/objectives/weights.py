@@ -9,8 +9,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pyro import poutine
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyrovae.programs.densities import unscaled_log_prob
@@ -63,47 +63,50 @@ class Counting:
 
 
 class _Reweight(Messenger):
-    """A handler that multiplies the log densities of the named sites by their weights."""
+    """A handler that multiplies the log densities of the named sites, and of all latents, by weights.
 
-    def __init__(self, weights: Mapping[str, float | Tensor]) -> None:
+    The role is asked for in each run, since a latent may be sampled in some runs only.
+    """
+
+    def __init__(self, weights: Mapping[str, float | Tensor], latents: float | Tensor) -> None:
         super().__init__()
-        self.weights = weights
+        self.weights, self.latents = weights, latents
 
-    def weight_of(self, msg: Any) -> float | Tensor:
-        return self.weights.get(msg["name"], 1.0)
+    def of_role(self, msg: Any) -> float | Tensor:
+        """Return the weight of a site that is not named."""
+        return 1.0 if msg["is_observed"] else self.latents
 
     def _pyro_sample(self, msg: Any) -> None:
+        if site_is_subsample(msg):
+            return
         # Not poutine.scale, which refuses 0, the first weight of every warm-up.
-        msg["scale"] = self.weight_of(msg) * msg["scale"]
+        msg["scale"] = self.weights.get(msg["name"], self.of_role(msg)) * msg["scale"]
 
 
 class _ReweightOne(_Reweight):
-    """The same for one program of a pair, where all latents that the guide samples have a weight.
+    """The same for one program of a pair, where the latents are those that the guide samples.
 
-    The guide runs first and notes its latents. So a latent that joins in the course of training has its
-    weight too.
+    The guide runs first and notes them. What the sites count in a minibatch is applied too.
     """
 
     def __init__(
         self,
         weights: Mapping[str, float | Tensor],
-        beta: float | Tensor,
+        latents: float | Tensor,
         counting: Counting | None,
         noted: set[str],
         is_guide: bool,
     ) -> None:
-        super().__init__(weights)
-        self.beta, self.counting, self.noted, self.is_guide = beta, counting, noted, is_guide
+        super().__init__(weights, latents)
+        self.counting, self.noted, self.is_guide = counting, noted, is_guide
 
-    def weight_of(self, msg: Any) -> float | Tensor:
+    def of_role(self, msg: Any) -> float | Tensor:
         if self.is_guide and not msg["is_observed"]:
             self.noted.add(msg["name"])
-        return self.weights.get(msg["name"], self.beta if msg["name"] in self.noted else 1.0)
+        return self.latents if msg["name"] in self.noted else 1.0
 
     def _pyro_sample(self, msg: Any) -> None:
-        if poutine.util.site_is_subsample(msg):
-            return
-        if self.counting is not None:
+        if self.counting is not None and not site_is_subsample(msg):
             self.counting.apply(msg)
         super()._pyro_sample(msg)
 
@@ -120,18 +123,22 @@ class _Reweighted:
             return self.program(*args, **kwargs)
 
 
-def reweight(program: Program, weights: Mapping[str, float | Tensor]) -> Program:
+def reweight(
+    program: Program, weights: Mapping[str, float | Tensor], latents: float | Tensor = 1.0
+) -> Program:
     """Return the program with the log densities of the named sites multiplied by their weights.
 
     A latent site needs its weight in model and guide, so that beta weighs log p(z) and log q(z | x) alike.
 
     Args:
         program: a Pyro program.
-        weights: numbers, or tensors `()`, by the name of a site. A site that is not named has weight 1.
+        weights: numbers, or tensors `()`, by the name of a site.
+        latents: the weight of each latent site that is not named, also of one that appears in some runs
+            only. Any other site that is not named has weight 1.
     """
-    if all(map(_is_one, weights.values())):
+    if all(map(_is_one, (latents, *weights.values()))):
         return program
-    return _Reweighted(program, _Reweight(weights))
+    return _Reweighted(program, _Reweight(weights, latents))
 
 
 def unweighted(program: Program) -> Program:
@@ -142,7 +149,7 @@ def unweighted(program: Program) -> Program:
 def reweight_pair(
     pair: ModelAndGuide,
     weights: Mapping[str, float | Tensor],
-    beta: float | Tensor = 1.0,
+    latents: float | Tensor = 1.0,
     counting: Counting | None = None,
 ) -> ModelAndGuide:
     """Return the pair with the sites of both programs weighted.
@@ -150,16 +157,16 @@ def reweight_pair(
     Args:
         pair: a pair.
         weights: numbers, or tensors `()`, by the name of a site.
-        beta: the weight of the latents that the guide samples and that are not named.
+        latents: the weight of each latent that the guide samples and that is not named.
         counting: what the sites count in a minibatch. None means that each counts as in the program.
     """
-    if counting is None and all(map(_is_one, (beta, *weights.values()))):
+    if counting is None and all(map(_is_one, (latents, *weights.values()))):
         return pair
     noted: set[str] = set()
     return with_programs(
         pair,
-        _Reweighted(pair.model, _ReweightOne(weights, beta, counting, noted, is_guide=False)),
-        _Reweighted(pair.guide, _ReweightOne(weights, beta, counting, noted, is_guide=True)),
+        _Reweighted(pair.model, _ReweightOne(weights, latents, counting, noted, is_guide=False)),
+        _Reweighted(pair.guide, _ReweightOne(weights, latents, counting, noted, is_guide=True)),
     )
 
 

@@ -21,7 +21,7 @@ from pyrovae.evaluation.json_files import write_json
 from pyrovae.generation import latent_means, posterior_draws
 from pyrovae.programs.devices import device_of
 from pyrovae.programs.pair import ModelAndGuide
-from pyrovae.programs.parameters import modules_of
+from pyrovae.programs.reach import modules_of
 from pyrovae.programs.sites import latent_sites
 from pyrovae.programs.structure import structure
 from pyrovae.recipes.fitting import with_labels_only

@@ -18,7 +18,7 @@ from torch import Tensor
 from pyrovae.errors import InputError
 from pyrovae.programs.modes import nothing_moves
 from pyrovae.programs.pair import ModelAndGuide
-from pyrovae.programs.parameters import modules_of
+from pyrovae.programs.reach import modules_of
 from pyrovae.programs.sites import is_sample
 from pyrovae.programs.structure import Structure
 

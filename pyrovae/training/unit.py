@@ -84,9 +84,9 @@ def unit_of(pair: ModelAndGuide, data: Minibatches, batch: Batch, objective: Obj
         objective: the objective.
 
     Raises:
-        InputError: there are sites outside of the data's plate, and the objective is the importance-weighted
-            bound; or the minibatches do not hold all data, and data are observed outside of the plate, or
-            the sites of the data have a scale that may or may not stand for N/B.
+        InputError: there are sites outside of the data's plate, and the objective is the
+            importance-weighted bound; or the minibatches do not hold all data, and data are observed
+            outside of the plate, or the sites of the data have a scale that may or may not stand for N/B.
     """
     structures = [Structure(pair, call.args) for call in batch.calls]
     plates = [[plate for plate in found.plates.values() if plate.is_data] for found in structures]

@@ -111,9 +111,11 @@ class Validation:
         Without gradients it may be larger than in training, but each datum takes as much memory as its
         enumerated sites have values.
         """
-        one = [Rows(part.indices[:1], torch.zeros(1, dtype=torch.int64)) for part in self.data.parts]
+        # As many as in training, since a program that subsamples does not run on a single datum.
+        few = [part.indices[: self.batch_size] for part in self.data.parts]
+        rows = [Rows(indices, torch.zeros_like(indices)) for indices in few]
         with torch.no_grad(), evaluating(self.pair), seeded(0, self.data.device):
-            calls = self.data.batch(one, shared=False).calls
+            calls = self.data.batch(rows, shared=False).calls
             values = max(_number_of_values(self.pair, *call.args) for call in calls)
         return max(self.batch_size, min(1000, 8 * self.batch_size) // values)
 

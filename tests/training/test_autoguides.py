@@ -112,10 +112,10 @@ def test_the_loss_and_its_gradients_in_a_minibatch_are_pyros_for_all_data(data, 
         prepared = TrainingRun(pair, minibatches, None, Settings(batch_size=20)).prepared
         torch.manual_seed(1)
         loss, terms = prepared.loss(minibatches.first(), 1.0, {})
-        gradients = torch.autograd.grad(loss, prepared.trainable)
+        gradients = torch.autograd.grad(loss, prepared.trained)
         torch.manual_seed(1)
         pyros = Trace_ELBO(max_plate_nesting=1).differentiable_loss(says_n, pair.guide, data[:20]) / N
-        expected = torch.autograd.grad(pyros, prepared.trainable)
+        expected = torch.autograd.grad(pyros, prepared.trained)
     assert loss.item() == pytest.approx(pyros.item(), rel=1e-5)
     assert (terms["kl"] - terms["reconstruction"]).item() == pytest.approx(pyros.item(), rel=1e-5)
     for found, of_pyro in zip(gradients, expected, strict=True):

@@ -82,10 +82,10 @@ class Layout:
         """What a result of these weights leaves out, in words."""
         sites, found = self.sites, []
         if sites.parameters:
-            names = ", ".join(sites.parameters)
+            names = ", ".join(map(repr, sites.parameters))
             found.append(f"given {names}, which the guide sets to a point (their priors do not count)")
         if sites.training_terms:
-            names = ", ".join(sites.training_terms)
+            names = ", ".join(map(repr, sites.training_terms))
             found.append(f"without the guide's terms of training ({names})")
         return tuple(found)
 
@@ -324,7 +324,7 @@ def scores(
 
 def scores_of(model_trace: Trace, guide_trace: Trace, x: Tensor, layout: Layout) -> Scores:
     """Score the draws of a run under particles, from its traces."""
-    repeated = fingerprints(guide_trace, layout.depth, layout.data_dim, layout.data_plate is None)
+    repeated = fingerprints(guide_trace, layout.depth, layout.data_dim, layout.data_plate)
     log_weights = weights_of(model_trace, guide_trace, x, layout)
     if not layout.in_guide:
         return Scores(log_weights, log_weights, repeated)

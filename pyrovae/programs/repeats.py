@@ -52,9 +52,7 @@ def fingerprints(trace: Trace, depth: int, data_dim: int, data_plate: str | None
     for number, name in enumerate(latent_sites(trace), start=1):
         site = trace.nodes[name]
         # A global latent is the same for all data: it is a parameter if it is a point.
-        counts = data_plate is None or any(
-            frame.name == data_plate for frame in site["cond_indep_stack"]
-        )
+        counts = data_plate is None or any(frame.name == data_plate for frame in site["cond_indep_stack"])
         if name in summed_out or not counts or not may_repeat(site):
             continue
         event_dim = site["fn"].event_dim

@@ -754,3 +754,21 @@ def test_what_joins_or_leaves_is_recorded_afresh(kind, monkeypatch, param_store)
 
     assert_close(trained("on"), trained("off"))
     assert len(made) == 2
+
+
+@pytest.mark.parametrize("kind", ["a latent", "a frozen parameter", "a late parameter"])
+def test_what_has_joined_is_recorded_when_the_run_is_resumed(kind, tmp_path, param_store):
+    def trained(folder, **settings):
+        param_store.clear()
+        pair = Joins()
+        joining = Scheduler(lambda step: JOINING[kind](pair) if step == 2 else None)
+        adam = partial(torch.optim.Adam, lr=0.01)
+        settings = {"scheduler": lambda optimizer: joining, "optimizer": adam} | settings
+        history = train(pair, compile="on", folder=tmp_path / folder, **settings)
+        return history["loss"], {**pair.state_dict(), **{name: p.detach() for name, p in param_store.items()}}
+
+    losses, state = trained("whole")
+    trained("parts", epochs=3)
+    losses_, state_ = trained("parts", resume=True)
+    assert losses == losses_
+    assert same(state, state_)

@@ -654,7 +654,7 @@ def test_a_program_that_counts_its_runs_is_refused(factor, named):
 def test_a_generator_of_torchs_is_refused():
     generator = torch.Generator().manual_seed(0)
     factor = partial(torch.rand, (), generator=generator, dtype=torch.float64)
-    with pytest.raises(InputError, match=r"draws from a torch\.Generator of its own at .*self\.factor\(\)"):
+    with pytest.raises(InputError, match=r"the program changes `model\.factor\.generator` each time"):
         train(Scaled(factor), compile="on", epochs=1)
 
 
@@ -765,7 +765,10 @@ def test_what_has_joined_is_recorded_when_the_run_is_resumed(kind, tmp_path, par
         adam = partial(torch.optim.Adam, lr=0.01)
         settings = {"scheduler": lambda optimizer: joining, "optimizer": adam} | settings
         history = train(pair, compile="on", folder=tmp_path / folder, **settings)
-        return history["loss"], {**pair.state_dict(), **{name: p.detach() for name, p in param_store.items()}}
+        return history["loss"], {
+            **pair.state_dict(),
+            **{name: p.detach() for name, p in param_store.items()},
+        }
 
     losses, state = trained("whole")
     trained("parts", epochs=3)

@@ -32,10 +32,11 @@ MOST_OBJECTS = 20_000
 _LIBRARIES = sys.stdlib_module_names | {"numpy", "pyro", "pyrovae", "torch", "zuko"}
 """The packages whose code names no module of a user."""
 
-_WITHOUT_MODULES = (
+WITHOUT_MODULES = (
     Tensor, np.ndarray, np.generic, str, bytes, int, float, complex, type(None), torch.device, torch.dtype,
     types.ModuleType, types.CodeType, types.BuiltinFunctionType, types.GeneratorType, logging.Logger,
 )  # fmt: skip
+"""The types of objects that are not looked into."""
 
 _OF_EVERY_MODULE = vars(nn.Module()).keys() - {"_forward_hooks", "_forward_pre_hooks"}
 
@@ -121,22 +122,22 @@ def _search(programs: Iterable[Program | ModelAndGuide]) -> _Found:
         if id(thing) in seen:
             continue
         seen[id(thing)] = thing
-        held = _held(name, thing)
+        inside = held(name, thing)
         if isinstance(thing, nn.Module):
             found.append((name, thing))
             inner = [(path, part) for path, part in thing.named_modules() if part is not thing]
             parts |= {id(part) for _, part in inner}
-            held = itertools.chain(held, *(_held(_joined(name, path), part) for path, part in inner))
-        for each in held:
+            inside = itertools.chain(inside, *(held(joined(name, path), part) for path, part in inner))
+        for each in inside:
             # A dead proxy allows no other question than that for its type.
-            if type(each[1]) not in weakref.ProxyTypes and not isinstance(each[1], _WITHOUT_MODULES):
+            if type(each[1]) not in weakref.ProxyTypes and not isinstance(each[1], WITHOUT_MODULES):
                 (queue.append if each[0] else queue.appendleft)(each)
     owners = [module for name, module in found if not name]
     others = [(name, module) for name, module in found if name and id(module) not in parts]
     return _Found(owners, others, list(seen.values()))
 
 
-def _held(name: str, thing: Any) -> Iterator[Named]:
+def held(name: str, thing: Any) -> Iterator[Named]:
     """Return the objects that an object holds."""
     if isinstance(thing, types.MethodType):
         yield from ((name, thing.__self__), (name, thing.__func__))
@@ -144,15 +145,15 @@ def _held(name: str, thing: Any) -> Iterator[Named]:
         # A handler of Pyro has the program as an argument.
         of_pyro = _is_library(getattr(thing.func, "__module__", None))
         yield name, thing.func
-        yield from ((name if of_pyro else _joined(name, f"args.{i}"), a) for i, a in enumerate(thing.args))
-        yield from ((_joined(name, key), value) for key, value in thing.keywords.items())
+        yield from ((name if of_pyro else joined(name, f"args.{i}"), a) for i, a in enumerate(thing.args))
+        yield from ((joined(name, key), value) for key, value in thing.keywords.items())
     elif isinstance(thing, type):
         own = (cls for cls in thing.__mro__ if not _is_library(cls.__module__))
         yield from (pair for cls in own for pair in vars(cls).items())
     elif isinstance(thing, types.FunctionType):
         yield from _variables(thing)
         for key, value in vars(thing).items():
-            yield name if key == "__wrapped__" else _joined(name, key), value
+            yield name if key == "__wrapped__" else joined(name, key), value
     elif type(thing) in (OrderedDict, dict, list, tuple) and not thing:
         return  # such as the hooks of most modules
     elif isinstance(thing, weakref.ref):
@@ -176,17 +177,17 @@ def _items(name: str, thing: Any) -> Iterator[Named]:
     else:
         return
     for key, value in itertools.islice(pairs, MOST_OBJECTS):
-        yield _joined(name, key), value
+        yield joined(name, key), value
 
 
 def _attributes(name: str, thing: Any) -> Iterator[Named]:
     inside = getattr(thing, "__dict__", None)
     if isinstance(inside, dict):
         of_module = _OF_EVERY_MODULE if isinstance(thing, nn.Module) else ()
-        yield from ((_joined(name, key), value) for key, value in inside.items() if key not in of_module)
+        yield from ((joined(name, key), value) for key, value in inside.items() if key not in of_module)
     for key, slot in _slots(type(thing)):
         if hasattr(thing, key):
-            yield _joined(name, key), slot.__get__(thing)
+            yield joined(name, key), slot.__get__(thing)
 
 
 @functools.lru_cache(1000)
@@ -239,11 +240,12 @@ def _resolved(path: tuple[str, ...], names: Mapping[str, Any]) -> Named:
         inside = {} if isinstance(value, nn.Module | type) else getattr(value, "__dict__", {})
         if attribute not in inside:
             break
-        name, value = _joined(name, attribute), inside[attribute]
+        name, value = joined(name, attribute), inside[attribute]
     return name, value
 
 
-def _joined(name: str, part: object) -> str:
+def joined(name: str, part: object) -> str:
+    """Return the name of a part of an object of this name."""
     return f"{name}.{part}" if name else str(part)
 
 

@@ -133,7 +133,13 @@ def fit(
         compile: "on" records a step once as a graph of tensor operations and compiles it. The numbers are
             the same up to rounding, and no Python runs in between. "auto" does so for
             runs of at least 5,000 steps, and warns if it is not possible. "off" never does. A program that
-            reads values, or that computes something else at every call, cannot be compiled.
+            reads values, draws from the generators of Python or NumPy, or computes something else at every
+            call, cannot be compiled. The graph is compared with the programs on one minibatch: before each
+            epoch if there is a callback, a scheduler, a schedule or a transform, otherwise before an epoch
+            after every 500 steps. If they differ, the programs are recorded again. If they differ again and
+            again, the run goes on without a graph, and a warning says why. What Python decides within an
+            epoch, by the clock or by a generator object of its own, cannot be found for certain: use "off"
+            for such a program.
         callbacks: functions of the state, or objects with a method `on_epoch_end(state)`, that run after
             each epoch's checkpoint, in the first process only. They may look at `state.pair`, `state.row`
             and `state.epoch`, add to the history by `state.log(name, value)` and end the run by

@@ -775,3 +775,27 @@ def test_what_has_joined_is_recorded_when_the_run_is_resumed(kind, tmp_path, par
     losses_, state_ = trained("parts", resume=True)
     assert losses == losses_
     assert same(state, state_)
+
+
+def test_a_parameter_of_short_minibatches_alone_costs_no_new_record(monkeypatch, param_store, tmp_path):
+    made = count_compilations(monkeypatch)
+
+    class ForFew(Scaled):
+        def guide(self, x):
+            shift = pyro.param("shift", lambda: torch.ones((), dtype=torch.float64)) if len(x) < 6 else 0.0
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(x.sum(-1) * self.width + shift, 0.5))
+
+    def trained(**settings):
+        param_store.clear()
+        pair = ForFew()
+        losses = train(pair, optimizer=partial(torch.optim.SGD, lr=0.01), **settings)["loss"]
+        return losses, {**pair.state_dict(), "shift": param_store["shift"].detach()}
+
+    compiled = trained(compile="on")
+    assert len(made) == 1
+    assert_close(compiled, trained(compile="off"))
+    trained(compile="on", epochs=2, folder=tmp_path)
+    losses, state = trained(compile="on", folder=tmp_path, resume=True)
+    assert losses == compiled[0]
+    assert same(state, compiled[1])

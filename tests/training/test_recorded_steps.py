@@ -238,7 +238,7 @@ def test_what_changes_once_is_recorded_afresh(kind, monkeypatch):
     assert abs(eager[0][2] / unchanged[0][2] - 1) > 1e-10
 
 
-@pytest.mark.parametrize("kind", ["an attribute that hardly changes", "a new tensor", "a flag"])
+@pytest.mark.parametrize("kind", ["an attribute that hardly changes", "a new tensor"])
 def test_what_changes_after_each_epoch_is_run_eagerly_from_the_third_change_on(kind):
     with pytest.warns(
         UserWarning, match="training from epoch 4 on runs without being compiled: .*again and again"
@@ -265,8 +265,8 @@ def test_an_attribute_that_the_program_does_not_use_costs_no_new_record(monkeypa
     def note(state):
         pair.seen += 1
 
-    train(pair, compile="on", epochs=8, callbacks=[note])
-    assert pair.seen == 8
+    train(pair, compile="on", callbacks=[note])
+    assert pair.seen == 5
     assert len(made) == 1
 
 
@@ -363,8 +363,8 @@ def test_a_change_without_any_hook_is_found_then(monkeypatch):
 
 @pytest.mark.parametrize(
     ("changed", "interruptions"),
-    [({2}, (1, 2)), ({2, 3}, (2,)), ({1, 2, 3, 4, 5}, (1, 3))],
-    ids=["once", "twice", "always"],
+    [({2}, (2,)), ({1, 2, 3, 4, 5}, (1, 3))],
+    ids=["once", "always"],
 )
 def test_a_resumed_run_takes_the_same_path(changed, interruptions, tmp_path):
     def quietly(folder, **others):
@@ -756,12 +756,11 @@ def test_what_joins_or_leaves_is_recorded_afresh(kind, monkeypatch, param_store)
     assert len(made) == 2
 
 
-@pytest.mark.parametrize("kind", ["a latent", "a frozen parameter", "a late parameter"])
-def test_what_has_joined_is_recorded_when_the_run_is_resumed(kind, tmp_path, param_store):
+def test_a_parameter_that_has_joined_is_recorded_when_the_run_is_resumed(tmp_path, param_store):
     def trained(folder, **settings):
         param_store.clear()
         pair = Joins()
-        joining = Scheduler(lambda step: JOINING[kind](pair) if step == 2 else None)
+        joining = Scheduler(lambda step: setattr(pair, "late", step >= 2))
         adam = partial(torch.optim.Adam, lr=0.01)
         settings = {"scheduler": lambda optimizer: joining, "optimizer": adam} | settings
         history = train(pair, compile="on", folder=tmp_path / folder, **settings)

@@ -42,7 +42,6 @@ from pyrovae.programs.devices import device_of
 from pyrovae.programs.log_weights import Layout
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide, Program, takes_pair
-from pyrovae.programs.parameters import own_parameters
 
 DENSITIES = 200_000  # log densities that are held at once
 FIGURES = ("average_kl", "mutual_information", "marginal_kl", "total_correlation", "dimension_wise_kl")
@@ -160,7 +159,7 @@ def kl_decomposition(
     check_counts(num_samples=num_samples)
     check_data(x, y)
     device = device_of(pair, otherwise=x.device)
-    with own_parameters(), evaluating(pair), seeded(seed, device), torch.no_grad(), only_own_errors():
+    with evaluating(pair), seeded(seed, device), torch.no_grad(), only_own_errors():
         layout = check_scorable(pair, device, x, y, enumerate=False)
         args = arguments_of(slice(None), device, x, y)
         separate = separate_sites(pair, args)

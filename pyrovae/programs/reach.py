@@ -129,7 +129,8 @@ def _search(programs: Iterable[Program | ModelAndGuide]) -> _Found:
             parts |= {id(part) for _, part in inner}
             inside = itertools.chain(inside, *(held(joined(name, path), part) for path, part in inner))
         for each in inside:
-            if not isinstance(each[1], WITHOUT_MODULES):
+            # A dead proxy allows no other question than that for its type.
+            if type(each[1]) not in weakref.ProxyTypes and not isinstance(each[1], WITHOUT_MODULES):
                 (queue.append if each[0] else queue.appendleft)(each)
     owners = [module for name, module in found if not name]
     others = [(name, module) for name, module in found if name and id(module) not in parts]

@@ -5,6 +5,7 @@ Most tests run the recorded graph operation by operation, which takes no compile
 
 import copy
 import math
+import random
 import warnings
 from functools import partial
 
@@ -289,8 +290,8 @@ class Counts:
     [
         (looks_at_a_value, r"reads the value of a tensor at test_compilation\.py:\d+ \(`return 1\.0 if x"),
         (draws_by_numpy, "depends on something that is not a tensor"),
-        (Counts(), "depends on something that is not a tensor"),
-        (Counts(1e-9), "depends on something that is not a tensor"),
+        (Counts(), r"changes `model\.peculiarity\.calls` each time it runs"),
+        (Counts(1e-9), r"changes `model\.peculiarity\.calls` each time it runs"),
     ],
     ids=["a branch on a value", "numpy's draws", "a counter", "a slow counter"],
 )
@@ -399,6 +400,41 @@ def test_a_graph_that_computes_something_else_is_not_used():
     numbers = iter(range(100))
     with pytest.raises(NotTraceable, match="depends on something that is not a tensor"):
         compile_function(lambda x: [x * next(numbers)], [torch.ones(2)], [torch.ones(2)], inductor=False)
+
+
+@pytest.mark.parametrize(
+    ("draw", "reason"),
+    [
+        (lambda: random.random(), r"draws from Python's `random`"),
+        (lambda: np.random.rand(), r"draws from `numpy\.random`"),
+        (
+            partial(torch.rand, (), generator=torch.Generator()),
+            r"draws from a torch\.Generator of its own at ",
+        ),
+    ],
+    ids=["Python's", "NumPy's", "an own one of torch's"],
+)
+def test_draws_that_a_graph_cannot_make_are_refused_even_if_their_values_do_not_matter(draw, reason):
+    def function(x):
+        return [x + 0.0 * (draw() > 2.0)]
+
+    with pytest.raises(NotTraceable, match=reason):
+        compile_function(function, [torch.ones(2)], [torch.zeros(2)], inductor=False)
+
+
+@pytest.mark.parametrize("scale", [2.0, torch.tensor(2.0)], ids=["a number", "a tensor"])
+def test_a_known_record_is_used_again_while_the_function_is_the_same(scale):
+    made = {"scale": scale}
+    compile_again = partial(
+        compile_function, lambda x: [x * made["scale"]], [torch.ones(2)], [torch.zeros(2)], inductor=False
+    )
+    first = compile_again()
+    assert compile_again(first) is first
+    made["scale"] = scale * 1.5
+    second = compile_again(first)
+    assert second is not first
+    assert second(torch.ones(2))[0].tolist() == [3.0, 3.0]
+    assert (second.digest == first.digest) == isinstance(scale, torch.Tensor), "live tensors are not in it"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -1,12 +1,18 @@
 """Which modules programs reach, whatever holds them, and under which names."""
 
+import enum
 import functools
+import itertools
+import logging
 import sys
+import threading
 import types
 import weakref
 from dataclasses import dataclass
 from typing import ClassVar
+from unittest import mock
 
+import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
@@ -211,3 +217,35 @@ def test_a_python_module_of_a_library_is_not_entered(monkeypatch):
     monkeypatch.setattr(torch, "net_of_nobody", nn.Linear(1, 1), raising=False)
     monkeypatch.setattr(sys.modules[__name__], "NET", torch)
     assert named_modules(lambda x: torch.net_of_nobody(x)) == {}
+
+
+def dead_proxy():
+    return weakref.proxy(nn.ReLU())
+
+
+def test_odd_objects_do_not_stop_the_search():
+    net = nn.Linear(1, 1)
+
+    class Refusing:
+        def __getattr__(self, name):
+            raise RuntimeError(name)
+
+    class Equal:
+        __slots__ = ("a", "b")
+
+        def __init__(self):
+            self.a = 1
+
+        def __eq__(self, other):
+            raise RuntimeError
+
+        __hash__ = None
+
+    odd = [
+        *(dead_proxy(), Refusing(), Equal(), mock.MagicMock(), np.array([None, {}]), (x for x in [])),
+        *(iter([]), Ellipsis, threading.Lock(), logging.getLogger(), torch.Generator(), object(), type),
+        *(torch.ops.aten, enum.Enum("E", "a"), itertools.count(), sys, dist.Normal(0, 1)),
+        *(weakref.WeakKeyDictionary(), net),
+    ]
+    found = named_modules(lambda x: odd)
+    assert found == {"odd.19": net}

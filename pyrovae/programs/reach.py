@@ -183,7 +183,8 @@ def _attributes(name: str, thing: Any) -> Iterator[Named]:
     if isinstance(inside, dict):
         of_module = _OF_EVERY_MODULE if isinstance(thing, nn.Module) else ()
         yield from ((joined(name, key), value) for key, value in inside.items() if key not in of_module)
-    for key, slot in _slots(type(thing)):
+    cls: Any = type(thing)
+    for key, slot in _slots(cls):
         with contextlib.suppress(AttributeError):  # an empty slot
             yield joined(name, key), slot.__get__(thing)
 

@@ -22,7 +22,7 @@ from pyrovae.programs.densities import unscaled_log_prob
 from pyrovae.programs.modes import nothing_moves
 from pyrovae.programs.noise import Noise, RecordedNoise, ReplayedNoise
 from pyrovae.programs.pair import ModelAndGuide, Program
-from pyrovae.programs.parameters import modules_of
+from pyrovae.programs.reach import modules_of
 from pyrovae.programs.rows import Arguments
 from pyrovae.programs.running import run_pair
 from pyrovae.programs.sites import is_sample

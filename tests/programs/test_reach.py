@@ -41,6 +41,10 @@ def with_attributes_of_the_same_name(x):
     return x.OTHER + NET(x)
 
 
+def with_an_assertion(x):
+    assert NET(x) is not None  # here pytest puts code of its own
+
+
 def of_a_python_module(x):
     return NETS.decoder(x)
 
@@ -131,6 +135,7 @@ PROGRAMS = {
     "global": (program, {"NET": NET}),
     "function of a function": (in_another_function, {"NET": NET}),
     "attribute of the same name": (with_attributes_of_the_same_name, {"NET": NET}),
+    "assertion": (with_an_assertion, {"NET": NET}),
     "python module": (of_a_python_module, {"NETS.decoder": NETS.decoder}),
     "namespace": (of_a_namespace, {"STATE.decoder": STATE.decoder}),
     "closure": (in_closure(), {"net": NET, "nets.a.0": OTHER}),

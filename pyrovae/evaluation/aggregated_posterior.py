@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyro
@@ -28,8 +29,10 @@ from pyrovae.programs.pair import ModelAndGuide, Program
 from pyrovae.programs.repeats import may_repeat
 from pyrovae.programs.running import run_pair, traced
 from pyrovae.programs.sites import latent_sites
+from pyrovae.programs.values import changed
 
 DATA = 1000  # the number of data that pass through the guide's networks at a time
+_TOLERANCE = 0.01  # nats by which two densities of one draw may differ
 _PROBES = 100  # the number of data with which `separate_sites` tests what a density depends on
 
 Codes = dict[str, Tensor]
@@ -44,6 +47,7 @@ class Draws:
         codes: the draws by site.
         event_dims: the number of event dimensions of each site.
         log_p: each site's log density under the model, `(R,)`.
+        log_q: each site's log density under the guide, as it drew them, `(R,)`.
         log_p_dims: the log density of each dimension, in the shape of the codes, for the sites that depend
             on no other site and are independent over dimensions, in model and guide.
         separate: the sites that depend on no other site.
@@ -53,6 +57,7 @@ class Draws:
     codes: Codes
     event_dims: dict[str, int]
     log_p: dict[str, Tensor]
+    log_q: dict[str, Tensor]
     log_p_dims: dict[str, Tensor]
     separate: tuple[str, ...]
     repeatable: tuple[str, ...]
@@ -69,26 +74,33 @@ def draws_of_guide(
     for rows in slices(len(args[0]), DATA):
         with pyro.validation_enabled(False), particle_plate(count, layout):
             model_trace, guide_trace = run_pair(pair, *(values[rows] for values in args))
-        log_p = trace_log_probs(model_trace)
-        codes, densities, dims = {}, {}, {}
+        of_model, of_guide = trace_log_probs(model_trace), trace_log_probs(guide_trace)
+        drawn, prior, own, dims = {}, {}, {}, {}
         for name in latent_sites(guide_trace):
             site = model_trace.nodes[name]
-            codes[name] = _data_second(site, site["value"])
-            densities[name] = per_datum(log_p[name].double(), layout.depth)
+            drawn[name] = changed(partial(_data_second, site), site["value"])
+            prior[name] = per_datum(of_model[name].double(), layout.depth)
+            own[name] = per_datum(of_guide[name].double(), layout.depth)
             if (
                 name in separate
                 and _independent_factors(site)
                 and _independent_factors(guide_trace.nodes[name])
             ):
                 dims[name] = _data_second(site, _independent_factors(site).log_prob(site["value"])).double()
-        parts.append((codes, densities, dims))
+        parts.append((drawn, prior, own, dims))
     joined = [
-        {name: torch.cat([part[i][name] for part in parts], 1).flatten(0, 1) for name in parts[0][i]}
-        for i in range(3)
+        {name: changed(_joined, *(part[i][name] for part in parts)) for name in parts[0][i]}
+        for i in range(4)
     ]
     event_dims = {name: model_trace.nodes[name]["fn"].event_dim for name in joined[0]}
     repeatable = tuple(name for name in joined[0] if may_repeat(guide_trace.nodes[name]))
-    return Draws(joined[0], event_dims, joined[1], joined[2], separate, repeatable)
+    codes, log_p, log_q, log_p_dims = joined
+    return Draws(codes, event_dims, log_p, log_q, log_p_dims, separate, repeatable)
+
+
+def _joined(*parts: Tensor) -> Tensor:
+    """Join draws for some data each, `(K, B, ...)`, to `(K * N, ...)`."""
+    return torch.cat(parts, 1).flatten(0, 1)
 
 
 def _data_second(site: Mapping[str, Any], values: Tensor) -> Tensor:
@@ -123,7 +135,7 @@ def log_q_of_all(
     dims: dict[str, list[Tensor]] = {name: [] for name in draws.log_p_dims}
     for part in slices(len(args[0]), DATA):
         given = {
-            name: _for_all(codes[rows], draws.event_dims[name], part.stop - part.start, layout)
+            name: changed(partial(_for_all, draws, name, rows, part.stop - part.start, layout), codes)
             for name, codes in draws.codes.items()
         }
         with pyro.validation_enabled(False), particle_plate(count, layout):
@@ -143,11 +155,36 @@ def log_q_of_all(
     )
 
 
-def _for_all(codes: Tensor, event_dim: int, num_data: int, layout: Layout) -> Tensor:
-    """Expand draws to particles for all data.
+def check_scored_alike(draws: Draws, rows: slice, scores: Mapping[str, Tensor]) -> None:
+    """Refuse a guide that gives its own draws another density when it scores them again.
+
+    Args:
+        draws: the draws.
+        rows: the draws that were scored.
+        scores: log q(z_r | x_n) by site, `(c,)`, where x_n is the datum for which z_r was drawn.
+
+    Raises:
+        InputError: the densities differ by more than rounding, on average over these draws.
+    """
+    for name, again in scores.items():
+        own = draws.log_q[name][rows].to(again.device)
+        difference = (again - own).abs().masked_fill(again == own, 0.0).mean().item()
+        if not difference <= _TOLERANCE * (1 + 1e-3 * own.abs().mean().item()):
+            raise InputError(
+                f"the guide gives draws of '{name}' the log density {own.mean().item():.4g} when it draws "
+                f"them, and {again.mean().item():.4g} when it scores them again (means over {len(own)} "
+                "draws), so their density is not known. Either 32-bit is too coarse for this guide, as it "
+                "is for ill-conditioned covariances: use 64-bit, model.double() and x.double(). Or the guide "
+                "computes with random numbers of its own: draw them with pyro.sample."
+            )
+
+
+def _for_all(draws: Draws, name: str, rows: slice, num_data: int, layout: Layout, codes: Tensor) -> Tensor:
+    """Expand some draws to particles for all data.
 
     `(c, *inner_plates, *event_shape)` becomes `(c, *inner_plates, num_data, *event_shape)`.
     """
+    codes, event_dim = codes[rows], draws.event_dims[name]
     event = codes.shape[codes.dim() - event_dim :]
     inner = codes.shape[1 : codes.dim() - event_dim]
     padding = [1] * (layout.depth - 1 - len(inner))

@@ -9,15 +9,19 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyrovae.errors import InputError
+from pyrovae.programs.accounting import missing_in_guide
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide, Pair, Program
 from pyrovae.programs.parameters import modules_of
 from pyrovae.programs.plate_checks import check_same_plates, check_same_shapes, plate_problem
 from pyrovae.programs.running import run_pair
-from pyrovae.programs.sites import observed_sites
+from pyrovae.programs.shape_checks import check_shapes
+from pyrovae.programs.sites import is_sample, latent_sites, observed_sites
+from pyrovae.programs.structure import Structure
 from pyrovae.programs.support_checks import check_observed, check_same_support
 
 
@@ -30,22 +34,27 @@ def check_pair(pair: ModelAndGuide, *args: Any) -> None:
 
     Raises:
         InputError: the pair does not run on these arguments; a site has no distribution; the model observes
-            nothing, or the guide observes a site that the model observes; a latent site is in one program
-            only; a latent has other plates, another shape or fewer classes in the guide than in the model;
-            the guide draws values that have no density in the model; or observed values have the wrong
-            shape or lie outside of the support of their distribution.
+            nothing, or the guide observes a site that the model observes; the guide samples a latent that
+            the model lacks and does not mark it as auxiliary; the guide lacks a latent of the model that
+            can neither be left out nor summed out; a latent has other plates, another shape or fewer
+            classes in the guide than in the model; the guide draws values that have no density in the
+            model; a value, mask or log density has another shape than its plates say; or observed values
+            lie outside of the support of their distribution.
     """
     noted = poutine.trace(_Distributions("guide")(pair.guide))
     try:
         with torch.no_grad(), pyro.validation_enabled(True), evaluating(pair):
             checked = _Distributions("model")(_CompareLatents(noted)(pair.model))
             model_trace, guide_trace = run_pair(Pair(checked, noted), *args)
-            observed = observed_sites(model_trace)
-            _check_roles(observed, observed_sites(guide_trace))
-            for name in observed:
+            _check_roles(model_trace, guide_trace)
+            _check_latents(pair, args, model_trace, guide_trace)
+            for name in observed_sites(model_trace):
                 check_observed(name, model_trace.nodes[name])
-            for trace in (guide_trace, model_trace):
+            for program, trace in (("guide", guide_trace), ("model", model_trace)):
                 trace.compute_log_prob()
+                for name, site in trace.nodes.items():
+                    if is_sample(site):
+                        check_shapes(program, name, site)
     except (ValueError, RuntimeError, TypeError) as error:
         # Pyro appends the shapes of all sites. They help with its own errors, not with ours.
         if isinstance(error, InputError):
@@ -68,12 +77,42 @@ def _type_problem(args: tuple[Any, ...], *programs: Program | ModelAndGuide) -> 
     return f" and type {of_data}; the parameters have type {types.pop()} (use x.to or model.to(dtype))"
 
 
-def _check_roles(in_model: Collection[str], in_guide: Collection[str]) -> None:
-    if not in_model or set(in_model) & set(in_guide):
-        model, guide = (", ".join(map(repr, sites)) or "no site" for sites in (in_model, in_guide))
+def _check_roles(model_trace: Trace, guide_trace: Trace) -> None:
+    """Refuse a model that observes nothing, and a guide that observes the model's data."""
+    in_model = observed_sites(model_trace)
+    both = [
+        name
+        for name in observed_sites(guide_trace)
+        if name in in_model and not guide_trace.nodes[name]["infer"].get("is_auxiliary")
+    ]
+    if not in_model or both:
+        model, guide = (
+            ", ".join(map(repr, sites)) or "no site" for sites in (in_model, observed_sites(guide_trace))
+        )
         raise InputError(
             f"the model observes {model}, and the guide observes {guide}: the model must observe the data, "
             "with obs=x, and the guide must only sample the latents. Give them in this order: model, guide."
+            ' If the site of the guide is a term of training, mark it with infer={"is_auxiliary": True}.'
+        )
+
+
+def _check_latents(
+    pair: ModelAndGuide, args: tuple[Any, ...], model_trace: Trace, guide_trace: Trace
+) -> None:
+    """Refuse a latent that is in one program only, unless the bound is right without the other."""
+    in_model, in_guide = latent_sites(model_trace), latent_sites(guide_trace)
+    if set(in_model) - set(in_guide):
+        missing_in_guide(Structure(pair, args))
+    unmarked = [
+        name
+        for name in in_guide
+        if name not in in_model and not guide_trace.nodes[name]["infer"].get("is_auxiliary")
+    ]
+    if unmarked:
+        raise InputError(
+            f"the guide samples '{unmarked[0]}', which the model does not have among its latents "
+            f"({', '.join(map(repr, in_model)) or 'none'}): rename the site, add it to the model, or mark "
+            'it with infer={"is_auxiliary": True} if a Delta sets a latent from it.'
         )
 
 

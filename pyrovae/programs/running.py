@@ -9,10 +9,8 @@ from pyro.distributions import Categorical
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 
-from pyrovae.errors import InputError
 from pyrovae.programs.distributions import has_mean
 from pyrovae.programs.pair import ModelAndGuide, Program
-from pyrovae.programs.sites import latent_sites
 
 
 def run_pair(pair: ModelAndGuide, *args: Any) -> tuple[Trace, Trace]:
@@ -20,14 +18,10 @@ def run_pair(pair: ModelAndGuide, *args: Any) -> tuple[Trace, Trace]:
 
     Returns:
         The model's trace and the guide's, without the sites of `pyro.plate` itself.
-
-    Raises:
-        InputError: the model has a latent site that the guide lacks, or the other way round.
     """
     guide_trace = poutine.trace(pair.guide).get_trace(*args)
     model_trace = traced(poutine.replay(pair.model, trace=guide_trace), *args)
     guide_trace = poutine.util.prune_subsample_sites(guide_trace)
-    _check_same_latents(set(latent_sites(model_trace)), set(latent_sites(guide_trace)))
     return model_trace, guide_trace
 
 
@@ -55,21 +49,3 @@ def at_means(program: Program) -> Program:
     """
     handled: Program = _AtMeans()(program)
     return handled
-
-
-def _check_same_latents(in_model: set[str], in_guide: set[str]) -> None:
-    if missing := sorted(in_model - in_guide):
-        raise InputError(
-            f"the guide has no site for the model's latent {_names_of(missing)} (its latents are "
-            f"{_names_of(sorted(in_guide)) or 'none'}): sample every latent of the model in the guide, "
-            "under the same name."
-        )
-    if surplus := sorted(in_guide - in_model):
-        raise InputError(
-            f"the guide samples {_names_of(surplus)}, which the model does not have among its latents "
-            f"({_names_of(sorted(in_model)) or 'none'}): rename the site, or add it to the model."
-        )
-
-
-def _names_of(sites: list[str]) -> str:
-    return ", ".join(repr(site) for site in sites)

@@ -4,7 +4,8 @@
 its log density for each datum. Each fact is computed when it is first asked for:
 
     facts                                                cost
-    sites, roles, plates, enumerated, ...                one run of the guide and one of the model
+    sites, roles, enumerated, ...                        one run of the guide and one of the model
+    plates, scopes                                       one more run of each, on fewer data
     generative_edges, inference_edges, parents, ...      one recorded run of each (`programs.dependence`)
     log_p, log_q                                         the log densities of the first run
 
@@ -13,7 +14,7 @@ The runs have no side effects: modes, Pyro's parameter store and the random stre
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -35,6 +36,7 @@ from pyrovae.programs.pair import (
     programs_of,
 )
 from pyrovae.programs.reparameterisation import is_marked_for_enumeration, is_reparameterised
+from pyrovae.programs.rows import Arguments
 from pyrovae.programs.running import traced
 from pyrovae.programs.sites import Role, continuous_latents, is_sample, role_of
 
@@ -47,7 +49,8 @@ class Plate:
 
     Attributes:
         name: its name.
-        size: the number of its members that take part in the run.
+        size: the number of its members that take part in the run. For a plate without a size it is the
+            number of members of the distributions in it.
         full_size: the number of all its members; more than `size` if the program subsamples.
         dim: its dimension, counted from the right, -1, -2, ...; None for a plate that is iterated over.
         is_data: whether it is the plate over the data.
@@ -92,6 +95,17 @@ class Traces(NamedTuple):
 
     model: Trace
     guide: Trace | None
+
+
+def members_of(frame: Any, site: Mapping[str, Any]) -> int:
+    """Return the number of members of a plate in a run, from its frame at a site.
+
+    A plate without a size has as many members as the site's distribution has there.
+    """
+    if frame.size >= 0 or frame.dim is None:
+        return int(frame.size)
+    shape = site["fn"].batch_shape
+    return int(shape[frame.dim]) if len(shape) >= -frame.dim else 1
 
 
 def structure(pair: ModelAndGuide | Program, *args: Any, **kwargs: Any) -> Structure:
@@ -143,6 +157,7 @@ class Structure:
         kwargs: Mapping[str, Any] | None = None,
         traces: Traces | None = None,
     ) -> None:
+        self._pair = pair
         self.model, self.guide = programs_of(pair)
         self.args, self.kwargs = args, dict(kwargs or {})
         self._named_data_plate = data_plate_of(pair)
@@ -171,46 +186,94 @@ class Structure:
         return {"model": model} if guide is None else {"model": model, "guide": guide}
 
     @property
+    def arguments(self) -> Arguments:
+        """The arguments of the run."""
+        return Arguments(self.args, self.kwargs)
+
+    @property
     def num_data(self) -> int | None:
         """N, the length of the first argument; None if it has no length."""
-        first = next(iter((*self.args, *self.kwargs.values())), None)
-        return len(first) if isinstance(first, Tensor) and first.dim() else None
+        return self.arguments.num_data
 
     # Plates
 
     @cached_property
     def plates(self) -> dict[str, Plate]:
-        """The plates by name, outermost first. A plate of both programs is described as in the model."""
-        frames: dict[str, Any] = {}
+        """The plates by name, outermost first. A plate of both programs is described as in the model.
+
+        Raises:
+            InputError: the pair names a data plate that the programs do not have; or it names none, and
+                plates at different dimensions could be the data's.
+        """
+        return {
+            name: Plate(name, size, int(frame.full_size or size), frame.dim, name in self._data_plates)
+            for name, (frame, size) in self._frames.items()
+        }
+
+    @cached_property
+    def _frames(self) -> dict[str, tuple[Any, int]]:
+        """Pyro's frame of each plate by the plate's name, with the number of members in the run."""
+        frames: dict[str, tuple[Any, int]] = {}
         for trace in self._by_program.values():
             for site in trace.nodes.values():
                 if is_sample(site):
                     for frame in site["cond_indep_stack"]:
-                        frames.setdefault(frame.name, frame)
-        named = self._named_data_plate
-        if named is not None and named not in frames:
-            raise InputError(
-                f"the pair's data_plate is '{named}', but the programs have "
-                f"{', '.join(map(repr, frames)) or 'no plate'}: name the plate over the data."
-            )
-        return {
-            frame.name: Plate(
-                frame.name, frame.size, int(frame.full_size or frame.size), frame.dim, self._is_data(frame)
-            )
-            for frame in frames.values()
-        }
+                        frames.setdefault(frame.name, (frame, members_of(frame, site)))
+        return frames
 
-    def _is_data(self, frame: Any) -> bool:
-        if self._named_data_plate is not None:
-            return bool(frame.name == self._named_data_plate)
-        return bool(frame.dim == -1 and frame.size == self.num_data)
+    @cached_property
+    def _data_plates(self) -> frozenset[str]:
+        """The names of the plates over the data."""
+        if (named := self._named_data_plate) is not None:
+            if named not in self._frames:
+                raise InputError(
+                    f"the pair's data_plate is '{named}', but the programs have "
+                    f"{', '.join(map(repr, self._frames)) or 'no plate'}: name the plate over the data."
+                )
+            return frozenset({named})
+        as_long = {
+            name: frame
+            for name, (frame, size) in self._frames.items()
+            if self.num_data is not None
+            and frame.dim is not None
+            and (size == self.num_data or frame.full_size == self.num_data)
+        }
+        found = {name: frame for name, frame in as_long.items() if name in self._follow_the_data(as_long)}
+        if len({frame.dim for frame in found.values()}) > 1:
+            names = " and ".join(f"'{name}'" for name in found)
+            raise InputError(
+                f"the plates {names} both have a member for each of {self.num_data} data, at different "
+                "dimensions: say which one is over the data by "
+                f'Pair(model, guide, data_plate="{next(iter(found))}").'
+            )
+        return frozenset(found)
+
+    def _follow_the_data(self, names: Collection[str]) -> Collection[str]:
+        """Return which of these plates have as many members as there are data on another number of data.
+
+        If the programs do not run on another number of data, all of them are returned.
+        """
+        if not names or not self.num_data:
+            return names
+        other = self.arguments.first(self.num_data - 1 if self.num_data > 1 else 2)
+        try:
+            frames = Structure(self._pair, other.args, other.kwargs)._frames
+        except Exception:  # programs for one number of data raise errors of any type
+            return names
+        return [
+            name
+            for name in names
+            if name in frames and other.num_data in (frames[name][1], frames[name][0].full_size)
+        ]
 
     @property
     def data_plate(self) -> Plate | None:
         """The plate over the data, or None if there is none.
 
-        It is the plate that `Pair.data_plate` names, else the one at dimension -1 with as many members as
-        there are data.
+        It is the plate that `Pair.data_plate` names. Without a name it is the plate that has as many
+        members as there are data, also on another number of data. If the programs subsample, the plate's
+        full size or the size of the subsample may be that number. Programs may give this plate several
+        names at one dimension; then it is the first of them.
         """
         return next((plate for plate in self.plates.values() if plate.is_data), None)
 
@@ -271,6 +334,12 @@ class Structure:
         return self._names("deterministic")
 
     @property
+    def model_only(self) -> tuple[str, ...]:
+        """The model's latents that the guide lacks, in order; none for a model without a guide."""
+        guide = self.traces.guide
+        return tuple(name for name in self.latents if guide is not None and name not in guide.nodes)
+
+    @property
     def auxiliary(self) -> tuple[str, ...]:
         """The latents that only the guide has, in order."""
         return self._names("latent", "guide")
@@ -325,6 +394,10 @@ class Structure:
         """Return the sites from which the model computes a site's distribution."""
         return {parent for parent, child in self.generative_edges if child == name}
 
+    def children(self, name: str) -> set[str]:
+        """Return the sites whose distribution or given value the model computes from a site."""
+        return {child for parent, child in self.generative_edges if parent == name}
+
     def descendants(self, name: str) -> set[str]:
         """Return the sites of the model that depend on a site, directly or through others."""
         return _reach(name, self.generative_edges, frozenset())
@@ -353,7 +426,7 @@ class Structure:
         densities = {}
         for name, value in trace_log_probs(trace).items():
             frames = trace.nodes[name]["cond_indep_stack"]
-            dims = [frame.dim for frame in frames if self._is_data(frame)]
+            dims = [frame.dim for frame in frames if frame.name in self._data_plates]
             densities[name] = log_prob_per_datum(value, dims[0] if dims else None)
         return densities
 

@@ -130,7 +130,21 @@ def test_a_guide_may_weigh_its_draws_by_a_factor_of_its_own():
 
 
 def test_a_latent_that_the_guide_lacks_is_named():
-    with pytest.raises(InputError, match=r"no site for the model's latent 'z' \(.*'code'\)"):
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("code", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(InputError, match=r"no site for the model's latent 'z' \(.*'code'\).*'x' depends"):
+        check_pair(Pair(model, guide), torch.ones(2))
+
+
+def test_a_latent_of_the_guide_that_the_model_lacks_is_named():
+    with pytest.raises(InputError, match=r"samples 'code', which the model does not have.*'z'"):
         check_pair(Pair(*pair(bernoulli, latent="code")), torch.ones(2, 3))
 
 

@@ -1,0 +1,172 @@
+"""The sites whose log densities form log p(x, z) and log q(z | x), each once and none left out.
+
+    log p   the latents that the guide samples, those that are summed out, observed sites, factors
+    log q   the latents that the guide draws, and its auxiliary draws that fix a latent's value
+
+Other sites do not count. A latent of the model alone, on which nothing depends, integrates to 1. A factor
+or an observed site of the guide is a term of training, except where a factor states the density of a
+latent that the guide sets by a `Delta`. A global latent at a point is a parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import pyro.distributions as dist
+
+from pyrovae.errors import InputError
+from pyrovae.programs.distributions import base_of
+from pyrovae.programs.structure import Structure
+
+
+@dataclass(frozen=True)
+class Accounting:
+    """The part of each site in log p(x, z) - log q(z | x), by the site's name.
+
+    Attributes:
+        log_p: the model's sites that count.
+        log_q: the guide's sites that count.
+        summed_out: the enumerated sites, of the guide or of the model alone.
+        parameters: the global latents that the guide sets to a point.
+        training_terms: the guide's factors and observed sites that do not count.
+    """
+
+    log_p: tuple[str, ...]
+    log_q: tuple[str, ...]
+    summed_out: tuple[str, ...]
+    parameters: tuple[str, ...]
+    training_terms: tuple[str, ...]
+
+
+def accounting(of: Structure, enumerate: bool = True) -> Accounting:
+    """Find the part of each site of a pair in its importance weights.
+
+    Args:
+        of: the structure of a pair.
+        enumerate: whether the sites that the guide marks for enumeration are summed out. If not, they are
+            drawn.
+
+    Raises:
+        InputError: the densities of the sites do not form an importance weight. The message names the site.
+    """
+    unused, summed_in_model = missing_in_guide(of)
+    summed = tuple(name for name in of.enumerated if enumerate and name not in summed_in_model)
+    points = [name for name in of.latents if name not in of.model_only and _is_point(of, name)]
+    fixed = _fixed_by_auxiliaries(of, points)
+    parameters = [name for name in points if name not in fixed and of[name].scope == "global"]
+    local_points = [name for name in points if name not in fixed and name not in parameters]
+    stated = _densities_stated_by_factors(of, local_points)
+    drawn = [name for name in of.latents if name not in {*of.model_only, *summed, *parameters}]
+    guide_only = [name for name, site in of.sites.items() if site.program == "guide"]
+    terms = [name for name in guide_only if of[name].role in ("factor", "observed") and name not in stated]
+    terms += [name for name in of.observed if of.traces.guide is not None and name in of.traces.guide.nodes]
+    return Accounting(
+        log_p=tuple(
+            name
+            for name, site in of.sites.items()
+            if site.program == "model"
+            and site.role != "deterministic"
+            and name not in {*unused, *parameters}
+        ),
+        log_q=(*drawn, *of.auxiliary, *stated),
+        summed_out=(*summed, *summed_in_model),
+        parameters=tuple(parameters),
+        training_terms=tuple(terms),
+    )
+
+
+def missing_in_guide(of: Structure) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Find what becomes of the model's latents that the guide lacks.
+
+    Returns:
+        The latents on which no other site depends: their densities integrate to 1. And the latents that are
+        summed out: a site depends on them, and they have finitely many values.
+
+    Raises:
+        InputError: a site depends on such a latent, which cannot be summed out. The message names both.
+    """
+    unused: set[str] = set()
+    summed: list[str] = []
+    for name in reversed(of.model_only):
+        dependents = of.children(name) - unused
+        if not dependents:
+            unused.add(name)
+        elif has_finite_support(of.traces.model.nodes[name]["fn"]):
+            summed.append(name)
+        else:
+            known = ", ".join(map(repr, (*of.traces.guide.stochastic_nodes,))) if of.traces.guide else ""
+            raise InputError(
+                f"the guide has no site for the model's latent '{name}' ({of[name].distribution}; the "
+                f"guide's latents are {known or 'none'}), on which '{min(dependents)}' depends: sample "
+                f"'{name}' in the guide, under the same name."
+            )
+    return tuple(name for name in of.model_only if name in unused), tuple(reversed(summed))
+
+
+def has_finite_support(fn: object) -> bool:
+    """Whether a distribution has finitely many values, so that a site can be summed out."""
+    base = base_of(fn)
+    if isinstance(base, dist.Binomial):
+        return bool((base.total_count == base.total_count.max()).all())
+    return bool(getattr(base, "has_enumerate_support", False))
+
+
+def _is_point(of: Structure, name: str) -> bool:
+    """Whether the guide sets a latent by a `Delta` without a log density of its own."""
+    guide = of.traces.guide
+    fn = base_of(guide.nodes[name]["fn"]) if guide is not None else None
+    return isinstance(fn, dist.Delta) and bool((fn.log_density == 0).all())
+
+
+def _fixed_by_auxiliaries(of: Structure, points: Collection[str]) -> set[str]:
+    """Return the points that an auxiliary draw fixes, as in Pyro's autoguides.
+
+    Raises:
+        InputError: an auxiliary draw fixes no latent's value, so the guide's density is not known.
+    """
+    guide = of.traces.guide
+    if guide is None or not of.auxiliary:
+        return set()
+    shared = [name for name in of.latents if name in guide.nodes]
+    deltas = {name for name in shared if isinstance(base_of(guide.nodes[name]["fn"]), dist.Delta)}
+    fixed_by = {
+        name: {child for parent, child in of.inference_edges if parent == name} for name in of.auxiliary
+    }
+    for name, children in fixed_by.items():
+        if not children or not children <= deltas:
+            other = min(children - deltas, default=None)
+            raise InputError(
+                f"the guide's auxiliary site '{name}' "
+                + (f"enters '{other}', which has a density of its own" if other else "fixes no latent")
+                + ", so the density q(z | x) of the latents alone is not known and there is no importance "
+                "weight: let a Delta with the log density of the change of variables set the latent from "
+                f"'{name}', or remove '{name}'."
+            )
+    return {name for name in points if any(name in children for children in fixed_by.values())}
+
+
+def _densities_stated_by_factors(of: Structure, points: list[str]) -> tuple[str, ...]:
+    """Return the guide's factor that states the density of the latents at points; empty without points.
+
+    Raises:
+        InputError: a point has no density, or it is not clear what a factor stands for.
+    """
+    if not points:
+        return ()
+    factors = [name for name, site in of.sites.items() if site.program == "guide" and site.role == "factor"]
+    if not factors:
+        raise InputError(
+            f"the guide sets '{points[0]}' to a point (a Delta without a log density), so q has no density "
+            "there and there is no importance weight: draw the latent from a distribution, or give the "
+            "Delta its log_density."
+        )
+    others = [name for name in of.drawn if name not in points and name not in of.model_only]
+    if others or len(factors) > 1:
+        beside = f"'{others[0]}' has a density of its own" if others else f"there is also '{factors[1]}'"
+        raise InputError(
+            f"the guide's factor '{factors[0]}' may be the log density of '{points[0]}', which a Delta "
+            f"sets, or a term of training, since {beside}: give the Delta its density by log_density=..., "
+            "and keep the factor for terms of training."
+        )
+    return tuple(factors)

@@ -1,0 +1,96 @@
+"""The check that every log density has the shape that the plates of its site say.
+
+A plate's dimension has as many entries as the plate has members, and every other dimension has one entry.
+A log density of another shape would be added up all the same, and each datum would count several times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyrovae.errors import InputError
+from pyrovae.programs.densities import unscaled_log_prob
+from pyrovae.programs.distributions import name_of
+from pyrovae.programs.structure import members_of
+
+
+def check_shapes(program: str, name: str, site: Mapping[str, Any]) -> None:
+    """Refuse a site whose value, mask, scale or log density does not have the shape that its plates say.
+
+    Args:
+        program: "model" or "guide", for the message.
+        name: the name of the site.
+        site: the site, a node of a trace whose log densities have been computed, without particles and
+            enumeration.
+
+    Raises:
+        InputError: a shape is another one. The message names the site, both shapes and a remedy.
+    """
+    expected = _shape_of_plates(site)
+    fn, value = site["fn"], site["value"]
+    batch = value.shape[: value.dim() - fn.event_dim]
+    found = {"value": batch, "log density": unscaled_log_prob(site).shape}
+    found |= {part: site[part].shape for part in ("mask", "scale") if isinstance(site[part], Tensor)}
+    for part, shape in found.items():
+        exact = part == "log density"
+        if not _fits(tuple(shape), expected, exact):
+            raise InputError(_message(program, name, site, part, tuple(shape), expected))
+
+
+def _shape_of_plates(site: Mapping[str, Any]) -> tuple[int, ...]:
+    frames = [frame for frame in site["cond_indep_stack"] if frame.vectorized]
+    shape = [1] * max((-frame.dim for frame in frames), default=0)
+    for frame in frames:
+        shape[frame.dim] = members_of(frame, site)
+    return tuple(shape)
+
+
+def _fits(shape: tuple[int, ...], expected: tuple[int, ...], exact: bool) -> bool:
+    """Whether a shape, apart from leading ones, is the expected one, or broadcasts to it if not `exact`."""
+    depth = max(len(shape), len(expected))
+    sizes, wanted = ((1,) * (depth - len(part)) + part for part in (shape, expected))
+    return all(size == want or (size == 1 and not exact) for size, want in zip(sizes, wanted, strict=True))
+
+
+def _message(
+    program: str,
+    name: str,
+    site: Mapping[str, Any],
+    part: str,
+    shape: tuple[int, ...],
+    expected: tuple[int, ...],
+) -> str:
+    fn, plates = site["fn"], [frame for frame in site["cond_indep_stack"] if frame.vectorized]
+    under = " and ".join(f"plate '{frame.name}' (dimension {frame.dim})" for frame in plates) or "no plate"
+    what = {
+        "value": f"a value of shape {tuple(site['value'].shape)}, that is, batch shape {shape}",
+        "log density": f"a log density of shape {shape}",
+        "mask": f"a mask of shape {shape}",
+        "scale": f"a scale of shape {shape}",
+    }[part]
+    return (
+        f"the {program}'s site '{name}' ({name_of(fn)}, event shape {tuple(fn.event_shape)}) has {what}. "
+        f"It lies under {under}, so the expected shape is {expected}: {_remedy(site, part, expected)}."
+    )
+
+
+def _remedy(site: Mapping[str, Any], part: str, expected: tuple[int, ...]) -> str:
+    fn, value = site["fn"], site["value"]
+    if part in ("mask", "scale"):
+        return f"give the {part} the shape {expected}"
+    event_dim = fn.event_dim
+    for more in range(1, value.dim() - event_dim + 1):
+        inner = value.shape[: value.dim() - event_dim - more]
+        if len(inner) >= len(expected) and _fits(tuple(inner), expected, exact=False) and part == "value":
+            return f"declare the dimensions of a datum as event dimensions, .to_event({event_dim + more})"
+    squeezed = torch.Size([size for size in value.shape if size != 1])
+    if squeezed != value.shape and tuple(squeezed[: len(expected)]) == expected:
+        return f"give values of shape {tuple(squeezed)}, for example by squeeze(-1)"
+    return (
+        "declare the dimensions of one datum as event dimensions with .to_event(...), open a plate for "
+        "each dimension of independent members, and give values of the distribution's shape"
+    )

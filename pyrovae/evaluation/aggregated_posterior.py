@@ -174,7 +174,7 @@ def check_scored_alike(draws: Draws, rows: slice, scores: Mapping[str, Tensor]) 
                 f"the guide gives draws of '{name}' the log density {own.mean().item():.4g} when it draws "
                 f"them, and {again.mean().item():.4g} when it scores them again (means over {len(own)} "
                 "draws), so their density is not known. Either 32-bit is too coarse for this guide, as it "
-                "is for ill-conditioned covariances: use 64-bit, model.double() and x.double(). Or the guide "
+                "is for ill-conditioned covariances: use 64-bit, model.double() and x.double(). Or it "
                 "computes with random numbers of its own: draw them with pyro.sample."
             )
 

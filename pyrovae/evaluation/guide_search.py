@@ -7,6 +7,7 @@ sharper q is worth the search (semi-amortised inference).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pyro
 import torch
@@ -160,6 +161,8 @@ def _scores(
     land: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Return log weights and terms of the ELBO, `(K, B)` each, for K = `particles` draws of B data."""
+    if isinstance(pair.guide, FreeGuide):  # its distributions have no networks
+        layout = replace(layout, ways=layout.ways._replace(guide="leading"))
     with pyro.validation_enabled(False):
         model_trace, guide_trace = run_under_particles(pair, args, particles, layout)
     if land:

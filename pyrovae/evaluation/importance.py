@@ -96,10 +96,10 @@ def over_log_weights(
         torch.no_grad(),
         products_in(sampling.precision, device, x.dtype),
     ):
-        layout = check_scorable(pair, device, x, y, sampling.enumerate)
         parts = slices(len(x), max(1, min(MOST_DATA, _WEIGHTS // num_samples)))
         # Each part has a random stream of its own, so the result does not depend on its process.
         seeded_parts = [(rows, int(torch.randint(2**62, ()).item())) for rows in parts]
+        layout = check_scorable(pair, device, x, y, sampling.enumerate)
         mine = seeded_parts[processes.rank() :: processes.count()]
         total = sum(rows.stop - rows.start for rows, _ in mine)
         score = _Scorer(pair, layout, sampling.compile, total * num_samples >= LONG_EVALUATION)
@@ -154,12 +154,12 @@ def _scored(pair: ModelAndGuide, layout: Layout, particles: int, *args: Tensor) 
     """Return the different tensors among the scores of a run, `(K, B)` each."""
     with pyro.validation_enabled(False):
         found = scores(pair, args, particles, layout)
-    columns = [found.log_weights, found.elbo_terms] if layout.values else [found.log_weights]
+    columns = [found.log_weights, found.elbo_terms] if layout.in_guide else [found.log_weights]
     return columns if found.fingerprints is None else [*columns, found.fingerprints]
 
 
 def _unpacked(columns: list[Tensor], layout: Layout) -> Scores:
     """Return the scores whose different tensors are given."""
     log_weights, *others = columns
-    terms = others.pop(0) if layout.values else log_weights
+    terms = others.pop(0) if layout.in_guide else log_weights
     return Scores(log_weights, terms, others[0] if others else None)

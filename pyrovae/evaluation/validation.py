@@ -10,6 +10,8 @@ from pyrovae.programs.checks import check_pair
 from pyrovae.programs.log_weights import Layout, layout_of
 from pyrovae.programs.pair import ModelAndGuide
 
+_FEW = 7  # the number of data that the pair is tried on
+
 
 def check_scorable(
     pair: ModelAndGuide, device: torch.device, x: Tensor, y: Tensor | None, enumerate: bool
@@ -29,9 +31,6 @@ def check_scorable(
     Raises:
         InputError: for the reasons given at `check_pair` and `layout_of`.
     """
-    # With one number of data only, a plate over something else could have the same size by chance.
-    for num_data in (2, 3):
-        args = arguments_of(torch.arange(num_data) % len(x), device, x, y)
-        check_pair(pair, *args)
-        layout = layout_of(pair, args, enumerate)
-    return layout
+    args = arguments_of(slice(None, _FEW), device, x, y)
+    check_pair(pair, *args)
+    return layout_of(pair, args, enumerate)

@@ -94,6 +94,7 @@ def test_the_kl_of_straight_through_draws_is_that_of_their_relaxed_values(kind):
     assert (result.total_correlation is None) == (kind == "classes")
 
 
+@pytest.mark.filterwarnings("ignore:k-hat is above")
 def test_the_evidence_of_straight_through_draws_is_the_sum_over_classes():
     result = marginal_likelihood(Pair(classes, guide_of_classes), X, num_samples=5000)
     log_joint = dist.Normal(MEANS, 1.0).to_event(1).log_prob(X[:, None]) + PRIOR.log()

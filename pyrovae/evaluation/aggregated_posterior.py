@@ -75,7 +75,7 @@ def draws_of_guide(
 ) -> Draws:
     """Draw `count` times from the guide for each datum."""
     parts = []
-    for rows in slices(len(args[0]), DATA):
+    for rows in slices(len(args[0]), layout.at_once(DATA, len(args[0]))):
         with pyro.validation_enabled(False):
             arguments = Arguments(tuple(values[rows] for values in args))
             by_guide = run_copies(
@@ -152,7 +152,7 @@ def log_q_of_all(
     count = rows.stop - rows.start
     scores: dict[str, list[Tensor]] = {name: [] for name in draws.codes}
     dims: dict[str, list[Tensor]] = {name: [] for name in draws.log_p_dims}
-    for part in slices(len(args[0]), DATA):
+    for part in slices(len(args[0]), layout.at_once(DATA, len(args[0]))):
         given = {
             name: changed(partial(_for_all, draws, name, rows, part.stop - part.start, layout), codes)
             for name, codes in draws.codes.items()

@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from pyrovae.programs.reparameterisation import relaxed_value
+
 
 def changed(change: Callable[..., Tensor], *draws: Tensor) -> Tensor:
     """Apply a change of shape to draws, and to the values that they were rounded from.
@@ -29,7 +31,7 @@ def changed(change: Callable[..., Tensor], *draws: Tensor) -> Tensor:
         True
     """
     result = change(*draws)
-    relaxed = [getattr(draw, "_unquantize", None) for draw in draws]
-    if all(value is not None for value in relaxed):
+    relaxed = [relaxed_value(draw) for draw in draws]
+    if all(value is not draw for value, draw in zip(relaxed, draws, strict=True)):
         result._unquantize = change(*relaxed)  # type: ignore[attr-defined]
     return result

@@ -217,6 +217,21 @@ def test_a_compiled_evaluation_gives_the_same_estimates(name, builders, binary_i
     compiled, eager = estimate("on"), estimate("off")
     torch.testing.assert_close(compiled.log_px, eager.log_px, rtol=1e-9, atol=0)
     torch.testing.assert_close(compiled.bounds[100], eager.bounds[100], rtol=1e-9, atol=0)
+    torch.testing.assert_close(compiled.datum_elbo, eager.datum_elbo, rtol=1e-9, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore:k-hat is above")
+def test_a_compiled_evaluation_tells_drawn_classes_apart(make_m2, binary_images, recorded):
+    m2 = make_m2()
+    with torch.no_grad():
+        m2.classifier.network.output_bias[0] = 20.0
+    estimate = partial(
+        marginal_likelihood, m2, binary_images[:3].double(), num_samples=100, enumerate=False
+    )
+    with pytest.warns(UserWarning, match="for 3 of 3 data all draws of the discrete latents are the same"):
+        compiled, eager = estimate(compile="on"), estimate(compile="off")
+    assert compiled.repeated.all()
+    torch.testing.assert_close(compiled.log_px, eager.log_px, rtol=1e-9, atol=0)
 
 
 def test_an_evaluation_that_cannot_be_compiled_says_so(make_vae, binary_images, recorded, monkeypatch):

@@ -81,9 +81,11 @@ def test_globals_at_a_point_are_parameters_of_the_evidence():
 def test_training_maximises_the_posterior_in_any_minibatches(batch_size):
     x, guide = observations(), autoguide()
     guide(x)
-    adam = partial(torch.optim.Adam, lr=0.05)
+    adam = partial(torch.optim.Adam, lr=0.1)
     before = (log_likelihood(guide.median(x), x).sum() + log_prior(guide.median(x))) / 30
-    history = trained(Pair(model, guide), x, batch_size=batch_size, epochs=150, optimizer=adam)
+    history = trained(
+        Pair(model, guide), x, batch_size=batch_size, epochs=900 // (30 // batch_size * 10), optimizer=adam
+    )
     point = guide.median(x)
     after = (log_likelihood(point, x).sum() + log_prior(point)) / 30
     assert after > before + 0.5

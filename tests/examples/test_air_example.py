@@ -41,7 +41,7 @@ class AIR(nn.Module):
                 logit, loc, scale = self.out(h).chunk(3, -1)
                 odds = logit.squeeze(-1).sigmoid() * present
                 present = pyro.sample(f"z_pres_{t}", dist.Bernoulli(odds))
-                q = dist.Normal(loc, 0.6 + scale.sigmoid()).to_event(1).mask(present)
+                q = dist.Normal(loc, 1 + 0.4 * scale.sigmoid()).to_event(1).mask(present)
                 where = pyro.sample(f"z_where_{t}", q)
 
 

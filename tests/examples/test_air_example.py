@@ -56,7 +56,7 @@ def test_bounds_and_gradients_are_those_of_pyro(param_store):
 def test_its_evidence_is_that_of_one_copy_at_a_time_or_refused(param_store):
     pair, x = AIR(), images()
     reference = one_copy_at_a_time(pair, x, nodes=10)
-    settings = {"num_samples": 400, "largest_error": 0.3}
+    settings = {"num_samples": 2000, "largest_error": 0.3}
     unless_refused(lambda: assert_evidence(pair, x, reference=reference, **settings), "'z_pres_")
 
 

@@ -6,12 +6,13 @@ A model is a proper joint distribution, so the weights belong to the objective, 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyrovae.programs.pair import ModelAndGuide, Pair, Program
+from pyrovae.programs.pair import ModelAndGuide, Pair, Program, with_programs
 
 
 class _Reweight(Messenger):
@@ -26,6 +27,18 @@ class _Reweight(Messenger):
         msg["scale"] = self.weights.get(msg["name"], 1.0) * msg["scale"]
 
 
+@dataclass(frozen=True, eq=False)
+class _Reweighted:
+    """A program with weighted sites. It shows the program itself, see `unweighted`."""
+
+    program: Program
+    weights: Mapping[str, float | Tensor]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with _Reweight(self.weights):
+            return self.program(*args, **kwargs)
+
+
 def reweight(program: Program, weights: Mapping[str, float | Tensor]) -> Program:
     """Return the program with the log densities of the named sites multiplied by their weights.
 
@@ -37,9 +50,14 @@ def reweight(program: Program, weights: Mapping[str, float | Tensor]) -> Program
     """
     if all(not isinstance(weight, Tensor) and weight == 1.0 for weight in weights.values()):
         return program
-    return _Reweight(weights)(program)
+    return _Reweighted(program, weights)
+
+
+def unweighted(program: Program) -> Program:
+    """Return the program without the weights that `reweight` gave to its sites."""
+    return unweighted(program.program) if isinstance(program, _Reweighted) else program
 
 
 def reweight_pair(pair: ModelAndGuide, weights: Mapping[str, float | Tensor]) -> Pair:
     """Return the pair with the sites of both programs weighted, as by `reweight`."""
-    return Pair(reweight(pair.model, weights), reweight(pair.guide, weights))
+    return with_programs(pair, reweight(pair.model, weights), reweight(pair.guide, weights))

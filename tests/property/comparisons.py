@@ -39,11 +39,15 @@ LEAST_ESS = 60  # effective draws from which on an error bar is taken at its wor
 # What may be refused
 
 
+def has_several_classes(program: Program) -> bool:
+    """Several enumerated sites, or one that is not directly under the data's plate."""
+    found = program.enumerated
+    return len(found) > 1 or any(len(site.plates) != 1 for site in found)
+
+
 def has_hard_classes(program: Program) -> bool:
     """Several, or nested, enumerated sites beside a network that takes no leading dimensions."""
-    found = program.enumerated
-    several = len(found) > 1 or any(len(site.plates) != 1 for site in found)
-    return several and not is_plain(program)
+    return has_several_classes(program) and not is_plain(program)
 
 
 def is_plain(program: Program) -> bool:
@@ -97,6 +101,12 @@ CAUSES = (
         r"reparameteri[sz]ed",
         has_drawn_class,
         ("IWAE", "gaps"),
+    ),
+    Cause(
+        "several or nested enumerated sites, for the doubly reparameterised gradient",
+        r"doubly reparameteri[sz]ed",
+        has_several_classes,
+        ("IWAE gradient",),
     ),
     Cause(
         "a global latent at a point, for the search of a best guide",

@@ -46,8 +46,12 @@ def has_several_classes(program: Program) -> bool:
 
 
 def has_hard_classes(program: Program) -> bool:
-    """Several, or nested, enumerated sites beside a network that takes no leading dimensions."""
-    return has_several_classes(program) and not is_plain(program)
+    """Several, or nested, enumerated sites beside a network that takes no leading dimensions.
+
+    With a drawn global latent, all data have one weight, and a class of each is as good as nested.
+    """
+    several = has_several_classes(program) or (program.is_joint and bool(program.enumerated))
+    return several and not is_plain(program)
 
 
 def is_plain(program: Program) -> bool:
@@ -207,7 +211,9 @@ class Case:
     @property
     def samples(self) -> int:
         """The number of the library's draws: fewer where it may have to run one copy at a time."""
-        return 200 if self.program.globals and not is_plain(self.program) else 1000
+        if self.program.globals and not is_plain(self.program):
+            return 200
+        return 4000 if self.program.is_joint else 1000
 
     @property
     def points(self) -> Tensor:

@@ -21,7 +21,7 @@ from pyrovae.compute.streams import seed_streams, set_streams, streams
 from pyrovae.errors import NonFiniteError
 from pyrovae.programs.checks import check_pair
 from pyrovae.programs.pair import ModelAndGuide
-from pyrovae.programs.parameters import modules_of
+from pyrovae.programs.reach import modules_of
 from pyrovae.training.batches import Minibatches, Rows
 from pyrovae.training.callbacks import call_all
 from pyrovae.training.checkpoints import find_checkpoint, save_checkpoint

@@ -16,7 +16,8 @@ from pyrovae.programs.checks import check_pair, check_site_names
 from pyrovae.programs.gradient_checks import check_gradients
 from pyrovae.programs.modes import buffers_kept
 from pyrovae.programs.pair import ModelAndGuide
-from pyrovae.programs.parameters import modules_of, named_parameters, optional_parameters
+from pyrovae.programs.parameters import named_parameters, optional_parameters
+from pyrovae.programs.reach import modules_of
 from pyrovae.programs.running import run_pair
 from pyrovae.programs.sites import latent_sites, observed_sites
 from pyrovae.training.autoguides import check_autoguides, check_positions

@@ -42,6 +42,7 @@ def test_evaluating_ppca_prints_its_exact_evidence(tmp_path):
     assert re.search(r"exact +=", pyrovae("evaluate", tmp_path / "run", "--num-samples", 50, "--quiet"))
 
 
+@pytest.mark.filterwarnings("ignore:k-hat is above")
 def test_diagnose_prints_where_the_bound_is_lost_and_what_latents_carry(run):
     printed = pyrovae("diagnose", run, "--limit", "10", "--num-samples", "100", "--steps", "20", "--quiet")
     for line in ("units are active", "mutual information", "dimension-wise KL", "amortisation"):

@@ -151,7 +151,7 @@ def test_a_default_gaussian_starts_with_a_scale_of_1():
 @pytest.mark.parametrize("model", RECIPES)
 def test_no_parameter_of_a_built_model_is_idle(model):
     """fit refuses parameters that no gradient reaches."""
-    options = {} if model == "ppca" else {"likelihood": "gaussian"}
+    options = {} if model in ("ppca", "bnn") else {"likelihood": "gaussian"}
     stages = plan(model, **options).stages
     y = torch.arange(8) % 3
     x = torch.rand(8, *X_SHAPE)

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from pyro.distributions.util import is_identically_zero
 from pyro.infer import Trace_ELBO
-from pyro.infer.enum import get_importance_trace
 from pyro.infer.util import MultiFrameTensor
 from pyro.poutine.trace_struct import Trace
 
 from pyrovae.errors import InputError
 from pyrovae.objectives.expectations import Expectation, is_simple
-from pyrovae.objectives.layouts import Layout, Layouts, laid_out
+from pyrovae.objectives.layouts import Layout, Layouts
 from pyrovae.objectives.objective import Bound
+from pyrovae.objectives.running import Running
 from pyrovae.objectives.terms import Terms
 from pyrovae.programs.densities import enumerated_sites, enumeration_weights, sample_sites, with_roles
 from pyrovae.programs.pair import ModelAndGuide, Pair, Program
@@ -63,7 +63,7 @@ class ELBO(Trace_ELBO):
                 "least 1."
             )
         super().__init__(num_particles=num_particles, **settings)
-        self._layouts: Layouts = Layouts()
+        self._layouts: Layouts = Layouts(particles=self.vectorize_particles and self.num_particles > 1)
 
     def __init_subclass__(cls, **settings: Any) -> None:
         """Refuse a subclass whose own `differentiable_loss` training would not call.
@@ -116,16 +116,14 @@ class ELBO(Trace_ELBO):
 
     def _runs(self, pair: ModelAndGuide, args: Any, kwargs: Any) -> Iterator[tuple[Trace, Trace]]:
         """Yield the traces of model and guide of each run. One run may hold all particles."""
-        vectorised = self.vectorize_particles and self.num_particles > 1
-        particles = self.num_particles if vectorised else None
 
         def run(layout: Layout) -> tuple[Trace, Trace]:
-            model, guide = laid_out(pair.model, self._drawing(pair.guide), layout, particles)
-            nesting = layout.depth + vectorised
-            model_trace, guide_trace = get_importance_trace("flat", nesting, model, guide, args, kwargs)
+            running = Running(pair.model, self._drawing(pair.guide), layout, particles, args, kwargs)
+            model_trace, guide_trace = running.traces_with_scores()
             return model_trace, with_roles(guide_trace)
 
-        for _ in range(1 if vectorised else self.num_particles):
+        particles = self.num_particles if self._layouts.particles else None
+        for _ in range(1 if self._layouts.particles else self.num_particles):
             _, traces = self._layouts.run(pair, args, kwargs, run)
             yield traces
 

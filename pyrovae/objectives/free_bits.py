@@ -14,9 +14,10 @@ from torch.distributions import kl_divergence
 from pyrovae.errors import InputError
 from pyrovae.objectives.elbo import ELBO
 from pyrovae.objectives.expectations import Expectation, is_simple
-from pyrovae.objectives.layouts import num_data
 from pyrovae.objectives.objective import Bound
+from pyrovae.objectives.running import num_data
 from pyrovae.objectives.terms import Terms
+from pyrovae.programs.copies import PARTICLES
 from pyrovae.programs.densities import (
     enumerated_sites,
     enumeration_weights,
@@ -137,7 +138,15 @@ class FreeBits(ELBO):
         if self.per == "dimension":
             fns, event_dim = (_factorised(name, p["fn"]), _factorised(name, q["fn"])), q["fn"].event_dim
         kl = None
-        if name not in enumerated_sites(guide_trace) and p["mask"] is q["mask"]:
+        # In other ways than the leading one, which have a plate of particles, they have other shapes.
+        shaped = not any(frame.name == PARTICLES for frame in q["cond_indep_stack"])
+        if self.per == "dimension" and not shaped:
+            raise InputError(
+                f"site '{name}' needs a floor for each dimension beside an enumerated site, but the pair's "
+                "networks do not take leading dimensions (`(C, B, ...)` in place of `(B, ...)`): use "
+                "FreeBits(nats, per='site'), or networks that act on the last dimensions only."
+            )
+        if shaped and name not in enumerated_sites(guide_trace) and p["mask"] is q["mask"]:
             kl = _closed_form(
                 fns, given=_drawn_before(name, model_trace) <= _drawn_before(name, guide_trace)
             )

@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import torch
-from pyro import poutine
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
@@ -21,19 +20,13 @@ from pyrovae.objectives.doubly_reparameterised import (
 )
 from pyrovae.objectives.elbo import ELBO
 from pyrovae.objectives.expectations import Expectation, is_simple
-from pyrovae.objectives.layouts import (
-    PARTICLES,
-    Layout,
-    Layouts,
-    laid_out,
-    num_data,
-    replayed,
-    under_particles,
-)
+from pyrovae.objectives.layouts import Layout, Layouts
 from pyrovae.objectives.objective import Bound
 from pyrovae.objectives.packing import contracted_log_weights
+from pyrovae.objectives.running import Running, num_data
 from pyrovae.objectives.terms import Terms
 from pyrovae.programs.accounting import Accounting
+from pyrovae.programs.copies import PARTICLES
 from pyrovae.programs.densities import (
     enumerated_sites,
     enumeration_weights,
@@ -91,7 +84,7 @@ class IWAE(ELBO):
     def __init__(self, num_samples: int, doubly_reparameterised: bool = False) -> None:
         super().__init__(num_particles=num_samples)
         self.doubly_reparameterised = doubly_reparameterised
-        self._layouts = Layouts(importance=True)
+        self._layouts = Layouts(importance=True, particles=True)
 
     def evaluate(self, pair: ModelAndGuide, *args: Any, **kwargs: Any) -> Bound:
         """Return the importance-weighted bound on a minibatch, in nats, summed over its data."""
@@ -100,14 +93,12 @@ class IWAE(ELBO):
         factors: dict[str, Tensor] = {}
 
         def run(layout: Layout) -> tuple[Trace, Trace]:
-            model, guide = laid_out(pair.model, pair.guide, layout, self.num_particles)
-            drawn = poutine.trace(guide).get_trace(*args, **kwargs)
+            running = Running(pair.model, pair.guide, layout, self.num_particles, args, kwargs)
+            drawn = running.drawn()
             if double:
                 paths.update(scaled_paths(drawn, factors))
-                again = under_particles(pair.guide, layout, self.num_particles)
-                again = poutine.replay(again, trace=with_paths(drawn, paths))
-                drawn = poutine.trace(again).get_trace(*args, **kwargs)
-            return replayed(model, drawn, args, kwargs)
+                drawn = running.drawn_again(with_paths(drawn, paths))
+            return running.replayed(drawn)
 
         layout, (model_trace, guide_trace) = self._layouts.run(pair, args, kwargs, run)
         _check_weights_exist(model_trace, guide_trace, layout, num_data(args, kwargs))
@@ -118,8 +109,7 @@ class IWAE(ELBO):
         if double:
             check_scores(guide_trace)
         model_trace.compute_log_prob()
-        guide_trace.compute_score_parts()
-        guide_trace = with_roles(guide_trace)
+        guide_trace.compute_log_prob()
         if not is_simple(model_trace, guide_trace):
             _check_plain(double, guide_trace, "several or nested enumerated sites")
             return self._contracted(model_trace, guide_trace, layout, scale)
@@ -151,7 +141,8 @@ class IWAE(ELBO):
         keep = PARTICLES, layout.data[0]
         log_weights = contracted_log_weights(model_trace, guide_trace, sites.log_p, log_q, keep)
         bound = log_weights.logsumexp(0) - math.log(self.num_particles)
-        expectation = Expectation(model_trace, guide_trace)
+        guide_trace.compute_score_parts()
+        expectation = Expectation(model_trace, with_roles(guide_trace))
         costs = expectation.costs()
         terms = Terms(self.num_particles)
         terms.add_values(expectation.terms(costs), model_trace)

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from opt_einsum import shared_intermediates  # type: ignore[import-untyped]
+from opt_einsum import shared_intermediates
 from pyro.infer.traceenum_elbo import _find_ordinal
 from pyro.ops import packed
 from pyro.ops.contract import contract_tensor_tree, contract_to_tensor

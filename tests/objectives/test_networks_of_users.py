@@ -8,7 +8,9 @@ from by_hand import SEED, gradients
 from small_programs import IN_PARALLEL
 from torch import nn
 
-from pyrovae.objectives import ELBO, IWAE, FreeBits
+from pyrovae.errors import InputError
+from pyrovae.objectives import ELBO, IWAE, FreeBits, ScoreFunctionELBO
+from pyrovae.programs import Pair
 from pyrovae.programs.densities import trace_log_probs
 
 X = torch.randn(5, 4, generator=torch.Generator().manual_seed(3)).double()
@@ -121,7 +123,9 @@ def test_the_elbo_is_that_of_single_copies(network, kind, values, particles):
     expected = (log_q_y.exp() * log_w).sum() / particles
     torch.testing.assert_close(-bound.loss, expected)
     torch.testing.assert_close(bound.terms["reconstruction"] - bound.terms["kl"], expected.detach())
-    torch.testing.assert_close(gradients(-bound.loss, pair), gradients(expected, pair))
+    parameters = list(pair.parameters())
+    found = torch.autograd.grad(-bound.loss, parameters, retain_graph=True)
+    torch.testing.assert_close(found, torch.autograd.grad(expected, parameters))
 
 
 def leading(module):
@@ -145,14 +149,14 @@ def test_the_bound_has_the_mean_of_networks_that_take_leading_dimensions(kind, o
         means.append(torch.stack(losses))
     error = (sum(part.var() for part in means) / 10).sqrt()
     assert abs(means[0].mean() - means[1].mean()) < 5 * error
-    assert error < 0.05
+    assert error < 0.1
     torch.manual_seed(SEED)
     found = gradients(objective.evaluate(pair, X).loss, pair)
     assert all(value.isfinite().all() for value in found.values())
 
 
 def test_a_floor_for_each_dimension_needs_leading_dimensions_beside_a_class():
-    with pytest.raises(InputError, match=r"'z' needs a floor for each dimension.*per='site'"):
+    with pytest.raises(InputError, match=r"'y' needs a floor for each dimension.*per='site'"):
         FreeBits(0.1, "dimension").evaluate(WithClass(Softmax), X)
     assert FreeBits(0.1, "dimension").evaluate(Continuous(Softmax), X).loss.isfinite()
 

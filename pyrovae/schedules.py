@@ -10,7 +10,7 @@ raises the weight of the KL divergence from 0 to 1 over the first ten epochs.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from numbers import Real
 
@@ -43,7 +43,7 @@ def constant(value: float) -> Schedule:
         InputError: the weight is negative, infinite, NaN, or not a real number.
     """
     _check_weight(value)
-    return Constant(value)
+    return Constant(float(value))
 
 
 def linear_warm_up(epochs: float, end: float = 1.0, delay: float = 0.0) -> Schedule:
@@ -94,12 +94,19 @@ def cyclical(period: float, end: float = 1.0, rise: float = 0.5) -> Schedule:
 
 
 def as_schedule(weight: float | Schedule) -> Schedule:
-    """Return a schedule as it is, and a number as a constant schedule.
+    """Return a schedule as it is, and a number, also a tensor of one number, as a constant schedule.
 
     Raises:
         InputError: the number is negative, infinite, or NaN.
     """
-    return weight if callable(weight) else constant(weight)
+    if isinstance(weight, Iterator):
+        raise InputError(
+            f"the weight is {weight!r}, an iterator; expected a number or a function of the time in epochs, "
+            "such as lambda epoch: min(1.0, epoch / 10)."
+        )
+    if callable(weight):
+        return weight
+    return constant(weight.item() if getattr(weight, "shape", None) == () else weight)
 
 
 def _check_weight(value: float) -> None:

@@ -136,11 +136,12 @@ class Draws:
     """A transform that keeps a number of its own at each minibatch, and may kill its process."""
 
     def __init__(self, fatal=None):
-        self.seen, self.fatal = [], fatal
+        # Not a plain attribute, so a run is resumed with another one.
+        self.seen, self.fatal = [], [fatal]
 
     def __call__(self, x):
         self.seen.append(torch.rand(()).item())
-        if len(self.seen) == self.fatal and processes.rank() == 1:
+        if [len(self.seen)] == self.fatal and processes.rank() == 1:
             os._exit(9)
         return x
 

@@ -1,4 +1,4 @@
-"""The device and the random stream."""
+"""The device and the random streams."""
 
 from __future__ import annotations
 
@@ -7,22 +7,26 @@ from contextlib import contextmanager
 
 import torch
 
+from pyrovae.compute.streams import seed_streams, set_streams, streams
 from pyrovae.errors import InputError
 
 
 @contextmanager
 def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Within the block, draw from a random stream that starts at `seed`; afterwards restore the caller's.
+    """Within the block, draw from random streams that start at `seed`; afterwards restore the caller's.
+
+    They are the streams of torch, NumPy and Python.
 
     Args:
-        seed: the seed of the stream.
+        seed: the seed of the streams.
         device: the device of the draws. On CUDA its stream is set and restored beside the CPU's.
     """
-    device = torch.device(device)
-    cuda = [device.index or 0] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
-        torch.manual_seed(seed)
+    before = streams(device)
+    try:
+        seed_streams(seed)
         yield
+    finally:
+        set_streams(before, device)
 
 
 def resolve_device(device: str | torch.device) -> torch.device:

@@ -24,6 +24,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from pyrovae.compute.streams import seed_streams
+
 T = TypeVar("T")
 
 _joined = False
@@ -110,7 +112,8 @@ def summed(values: T) -> T:
     """Add up tensors or numbers over all processes.
 
     Args:
-        values: tensors and numbers in nested lists, tuples and dictionaries, alike in every process.
+        values: tensors and numbers in nested lists, tuples and dictionaries, alike in every process. None
+            stays None.
 
     Returns:
         The sums in the same nested form, as tensors. A process that works alone gets `values` itself.
@@ -118,12 +121,12 @@ def summed(values: T) -> T:
     if not _joined:
         return values
     leaves, structure = pytree.tree_flatten(values)
-    tensors = [torch.as_tensor(leaf) for leaf in leaves]
+    tensors = [torch.as_tensor(leaf) for leaf in leaves if leaf is not None]
     flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
     dist.all_reduce(flat)
     parts = flat.split([tensor.numel() for tensor in tensors])
-    sums = [part.view(t.shape).to(t.dtype) for part, t in zip(parts, tensors, strict=True)]
-    return pytree.tree_unflatten(sums, structure)
+    sums = iter([part.view(t.shape).to(t.dtype) for part, t in zip(parts, tensors, strict=True)])
+    return pytree.tree_unflatten([None if leaf is None else next(sums) for leaf in leaves], structure)
 
 
 def from_first(value: T) -> T:
@@ -146,4 +149,4 @@ def set_as_in_first(tensors: Iterable[Tensor]) -> None:
 def draw_apart() -> None:
     """Give each process random numbers of its own from here on; those of the first do not change."""
     if not is_first():
-        torch.manual_seed(int(torch.randint(2**62, ()).item()) + rank())
+        seed_streams(int(torch.randint(2**62, ()).item()) + rank())

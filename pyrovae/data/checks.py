@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from pyrovae.errors import InputError
@@ -32,6 +33,11 @@ def check_data(x: Tensor, y: Tensor | None = None, *, unlabelled: bool = False) 
         raise InputError(
             f"the data have shape {tuple(x.shape)}; expected at least one datum, (N, *x_shape)."
         )
+    if x.is_complex():
+        raise InputError(
+            f"the data have type {x.dtype}; expected floating point: use torch.view_as_real(x), which holds "
+            "real and imaginary parts in a last dimension of 2 (x.abs() keeps the absolute values alone)."
+        )
     if not x.is_floating_point():
         raise InputError(
             f"the data have type {x.dtype}; expected floating point: use x.float(), "
@@ -46,15 +52,20 @@ def check_data(x: Tensor, y: Tensor | None = None, *, unlabelled: bool = False) 
     if y is None:
         return
     check_classes(y, len(x))
-    if not unlabelled and not y.is_floating_point() and (unknown := int((y == UNLABELLED).sum())):
+    if not unlabelled and holds_classes(y) and (unknown := int((y.long() == UNLABELLED).sum())):
         raise InputError(
             f"{unknown} of {len(y)} classes are {UNLABELLED}, unlabelled: give the class of every datum "
             "here, or leave y out."
         )
 
 
+def holds_classes(y: Tensor) -> bool:
+    """Whether a tensor holds whole numbers. Floats and masks (`torch.bool`) are values of another kind."""
+    return not (y.is_floating_point() or y.is_complex() or y.dtype == torch.bool)
+
+
 def check_classes(y: Tensor, num_data: int) -> None:
-    """Refuse classes that do not fit the data. Floats are values of another kind and pass.
+    """Refuse classes that do not fit the data. Floats and masks are values of another kind and pass.
 
     Args:
         y: classes `(N,)`: whole numbers counted from 0, and -1 for unlabelled data.
@@ -69,16 +80,16 @@ def check_classes(y: Tensor, num_data: int) -> None:
         )
     if len(y) != num_data:
         raise InputError(f"there are {num_data} data and {len(y)} classes; expected one for each datum.")
-    if y.is_floating_point():  # not classes, but real values that the program has a use for
+    if not holds_classes(y):  # real values or a mask, which the program has a use for
         return
     if y.dim() != 1:
         raise InputError(
             f"the classes have shape {tuple(y.shape)}; expected one whole number for each datum, "
             f"({num_data},): use classes.squeeze(1) on a column, classes.argmax(1) on one-hot rows."
         )
-    if y.min() < UNLABELLED:
+    if (least := int(y.long().min())) < UNLABELLED:  # small unsigned types have no -1 to compare with
         raise InputError(
-            f"the classes go down to {int(y.min())}; expected whole numbers counted from 0, or "
+            f"the classes go down to {least}; expected whole numbers counted from 0, or "
             f"{UNLABELLED} for unlabelled data."
         )
 

@@ -70,7 +70,7 @@ def draws_of_guide(
 ) -> Draws:
     """Draw `count` times from the guide for each datum."""
     parts = []
-    for rows in slices(len(args[0]), DATA):
+    for rows in slices(len(args[0]), layout.at_once(DATA, len(args[0]))):
         with pyro.validation_enabled(False):
             arguments = Arguments(tuple(values[rows] for values in args))
             by_guide = run_copies(
@@ -140,7 +140,7 @@ def log_q_of_all(
     count = rows.stop - rows.start
     scores: dict[str, list[Tensor]] = {name: [] for name in draws.codes}
     dims: dict[str, list[Tensor]] = {name: [] for name in draws.log_p_dims}
-    for part in slices(len(args[0]), DATA):
+    for part in slices(len(args[0]), layout.at_once(DATA, len(args[0]))):
         given = {name: _for_all(draws, name, rows, part.stop - part.start, layout) for name in draws.codes}
         with pyro.validation_enabled(False):
             trace = run_copies(

@@ -134,7 +134,8 @@ def class_posterior(
     log_joint = []
     for label in range(num_classes):
         y = torch.full((len(x),), label, device=x.device)
-        log_joint.append(torch.cat(over_log_weights(_log_px, pair, x, y, sampling)))
+        _, parts = over_log_weights(_log_px, pair, x, y, sampling)
+        log_joint.append(torch.cat(parts))
     if all(torch.equal(log_joint[0], other) for other in log_joint):
         raise InputError(
             "log p(x, y) is the same for every class y, so the model does not use the class: give a model "

@@ -63,6 +63,10 @@ class MarginalLikelihood:
         enumerated: whether classes were enumerated, and so summed out in the weights.
         precision_error: the change that a lower precision makes to the estimate: a mean absolute difference
             in nats over the first data, with the same random numbers. None in float32.
+        joint: whether the estimate is of log p(x_1, ..., x_N), one number for all data together. All
+            columns then have length 1.
+        notes: what the estimate leaves out, in words: global latents that the guide sets to a point, whose
+            values are given, and the guide's terms of training.
     """
 
     log_px: Tensor
@@ -76,10 +80,12 @@ class MarginalLikelihood:
     repeated: Tensor
     enumerated: bool = False
     precision_error: float | None = None
+    joint: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def mean(self) -> float:
-        """The mean of log p(x) over these data, nats per datum."""
+        """The mean of log p(x) over these data, nats per datum; if joint, the estimate itself, in nats."""
         return self.log_px.mean().item()
 
     @property
@@ -141,6 +147,8 @@ class MarginalLikelihood:
             "num_data": len(self.log_px),
             "num_samples": self.num_samples,
             "precision_error": self.precision_error,
+            "joint": self.joint,
+            "notes": list(self.notes),
         }
 
     def to_json(self, path: str | Path) -> None:
@@ -165,10 +173,11 @@ class MarginalLikelihood:
         collapsed = "(classes summed out) " if self.enumerated else ""
         sizes = [k for k in self.bounds if k > 1 or self.enumerated]
         bounds = ", ".join(f"L_{k} = {self.bounds[k].mean():.3f}" for k in sizes)
+        per = "nats for all data together" if self.joint else "nats per datum"
+        over = f"; +- {shown(self.data_std_error, 2)} over the {len(self.log_px)} data"
         lines = [
-            f"log p(x) = {self.mean:.3f} +- {shown(self.mean_std_error)} nats per datum "
-            f"(Monte Carlo, K = {self.num_samples}); +- {shown(self.data_std_error, 2)} over the "
-            f"{len(self.log_px)} data{rounding}",
+            f"log p(x) = {self.mean:.3f} +- {shown(self.mean_std_error)} {per} "
+            f"(Monte Carlo, K = {self.num_samples}){'' if self.joint else over}{rounding}",
             f"ELBO     = {self.elbo:.3f} +- {shown(self.elbo_std_error)}"
             + (f"; {collapsed}{bounds}" if bounds else ""),
             f"k-hat    : {khat_line(self.khat, self.num_samples)}; effective samples: median "
@@ -176,7 +185,7 @@ class MarginalLikelihood:
         ]
         if repeated := int(self.repeated.sum()):
             lines.append(f"draws    : {_repeats(repeated, len(self.repeated))}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"note     : {note}" for note in self.notes)])
 
 
 def _repeats(count: int, num_data: int) -> str:
@@ -199,15 +208,21 @@ def marginal_likelihood(
     progress: bool = False,
     compile: str = "auto",
     precision: str = "float32",
+    joint: bool = False,
 ) -> MarginalLikelihood:
-    """Estimate log p(x) of each datum with the guide as proposal.
+    """Estimate log p(x) of each datum, or of all data together, with the guide as proposal.
+
+    The draws of a datum are copies of the pair. They are run in the fastest way that gives the densities of
+    one copy at a time: with a leading dimension, as more rows of data, or one after the other. So networks
+    need not know of draws. What is found out at the beginning of a call, on a few data, is this way, and
+    whether the densities have the shapes of their plates.
 
     Within `processes.joined()`, the processes that torchrun started share the data. Each of them gets the
     whole result, which does not depend on their number.
 
     Args:
-        pair: a pair whose programs are called as `model(x)`, or `model(x, y)` where `y` is given. All of
-            its sites lie under a plate of the data at dimension -1.
+        pair: a pair whose programs are called as `model(x)`, or `model(x, y)` where `y` is given. Without
+            `joint`, all of its sites lie under a plate of the data.
         x: the data, `(N, *x_shape)`.
         y: classes `(N,)`. Where the model observes them, the estimate is of log p(x, y). None means that
             the programs are called without classes.
@@ -222,14 +237,19 @@ def marginal_likelihood(
             if it is not possible. "off" never compiles.
         precision: the precision of matrix products and convolutions. "tf32" (on CUDA) and "bfloat16" are
             faster than "float32"; `precision_error` of the result says what they change.
+        joint: estimate log p(x_1, ..., x_N), one number in nats. A pair with latents outside of the data's
+            plate, such as the weights of a regression, has only this evidence. All data are run at once.
 
     Returns:
         Estimates, errors and diagnostics for each datum, on the CPU in 64-bit.
 
     Raises:
         InputError: K or a bound is below 1; `precision` or `compile` is unknown; the data are not usable;
-            the pair does not run on them; a latent site is in one program only; a site lies outside
-            of the data's plate; or there are other plates beside an enumerated site.
+            the pair does not run on them; a log density has another shape than its plates say; the guide
+            lacks a latent that can neither be left out nor summed out, or its density is not known (a
+            `Delta` without a log density, for example); several enumerated sites stand beside a network
+            that takes no leading dimensions. Without `joint` also: a site lies outside of the data's plate,
+            the programs subsample the data, or a density depends on other data.
 
     Warns:
         UserWarning: k-hat is above its limit for some data, or K is below 30, too few draws for k-hat; or
@@ -243,13 +263,13 @@ def marginal_likelihood(
         >>> result.log_px.shape
         torch.Size([3])
     """
-    sampling = Sampling(num_samples, seed, enumerate, progress, compile, precision)
+    sampling = Sampling(num_samples, seed, enumerate, progress, compile, precision, joint)
     result = _estimate(pair, x, y, bounds, sampling)
     if precision != "float32":
-        first = slice(min(MOST_DATA, len(x)))
+        first = slice(None) if joint else slice(min(MOST_DATA, len(x)))
         full = replace(sampling, precision="float32")
         exact = _estimate(pair, x[first], None if y is None else y[first], bounds, full)
-        error = (result.log_px[first] - exact.log_px).abs().mean().item()
+        error = (result.log_px[: len(exact.log_px)] - exact.log_px).abs().mean().item()
         result = replace(result, precision_error=error)
     _warn(result)
     return result
@@ -304,7 +324,7 @@ def _estimate(
     sizes = [1, *(k for k in bounds if 1 < k < sampling.num_samples)]
     if sampling.num_samples > 1:
         sizes.append(sampling.num_samples)
-    parts = over_log_weights(
+    layout, parts = over_log_weights(
         lambda scores: importance_statistics(scores, sizes, x.dtype), pair, x, y, sampling
     )
     columns: dict[str, Any] = {name: torch.cat([part[name] for part in parts]) for name in _COLUMNS}
@@ -313,6 +333,8 @@ def _estimate(
         bounds={size: torch.cat([part["bounds"][size] for part in parts]) for size in sizes},
         num_samples=sampling.num_samples,
         enumerated=parts[0]["enumerated"],
+        joint=sampling.joint,
+        notes=layout.notes,
     )
 
 

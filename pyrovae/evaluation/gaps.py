@@ -205,7 +205,7 @@ def inference_gaps(
 
     Args:
         pair: a pair whose programs are called as `model(x)`, or `model(x, y)` where `y` is given. All of
-            its sites lie under a plate of the data at dimension -1. The guide's latents are independent of
+            its sites lie under a plate of the data. The guide's latents are independent of
             one another given the data. Sites that the guide marks for enumeration, such as M2's class, are
             summed out; a site that depends on them has free parameters for each of their values.
         x: the data, `(N, *x_shape)`.
@@ -239,7 +239,7 @@ def inference_gaps(
     with own_parameters(), evaluating(pair), seeded(seed, device):
         with torch.no_grad():
             layout = check_scorable(pair, device, x, y, enumerate=True)
-        batches = list(slices(len(x), batch_size))
+        batches = list(slices(len(x), layout.at_once(batch_size, len(x))))
         with tqdm(total=len(batches) * steps, unit="step", disable=not progress) as bar:
             for rows in batches:
                 args = arguments_of(rows, device, x, y)

@@ -50,6 +50,7 @@ class Sampling:
         progress: show a progress bar.
         compile: "on" scores draws by one compiled graph; "auto" does so for many draws, "off" never.
         precision: the precision of matrix products and convolutions, "float32", "tf32" or "bfloat16".
+        joint: estimate one evidence of all data together.
 
     Raises:
         InputError: K is not a whole number of at least 1, or `compile` is unknown.
@@ -61,6 +62,7 @@ class Sampling:
     progress: bool = False
     compile: str = "off"
     precision: str = "float32"
+    joint: bool = False
 
     def __post_init__(self) -> None:
         check_counts(num_samples=self.num_samples)
@@ -69,7 +71,7 @@ class Sampling:
 
 def over_log_weights(
     summarise: Callable[[Scores], T], pair: ModelAndGuide, x: Tensor, y: Tensor | None, sampling: Sampling
-) -> list[T]:
+) -> tuple[Layout, list[T]]:
     """Summarise the scores of all data's draws: their log weights log p(x, z_k) - log q(z_k | x) and more.
 
     Args:
@@ -80,7 +82,7 @@ def over_log_weights(
         sampling: the settings.
 
     Returns:
-        The summaries, in the order of the data.
+        The layout of the pair's log densities, and the summaries in the order of the data.
 
     Raises:
         InputError: for the reasons given at `marginal_likelihood`.
@@ -96,10 +98,11 @@ def over_log_weights(
         torch.no_grad(),
         products_in(sampling.precision, device, x.dtype),
     ):
-        parts = slices(len(x), max(1, min(MOST_DATA, _WEIGHTS // num_samples)))
+        with seeded(sampling.seed, device):
+            layout = check_scorable(pair, device, x, y, sampling.enumerate, sampling.joint)
+        at_once = layout.at_once(max(1, min(MOST_DATA, _WEIGHTS // num_samples)), len(x))
         # Each part has a random stream of its own, so the result does not depend on its process.
-        seeded_parts = [(rows, int(torch.randint(2**62, ()).item())) for rows in parts]
-        layout = check_scorable(pair, device, x, y, sampling.enumerate)
+        seeded_parts = [(rows, int(torch.randint(2**62, ()).item())) for rows in slices(len(x), at_once)]
         mine = seeded_parts[processes.rank() :: processes.count()]
         total = sum(rows.stop - rows.start for rows, _ in mine)
         score = _Scorer(pair, layout, sampling.compile, total * num_samples >= LONG_EVALUATION)
@@ -111,7 +114,7 @@ def over_log_weights(
                 torch.manual_seed(part_seed)
                 summaries.append(summarise(score.in_chunks(args, num_samples)))
                 bar.update(len(args[0]))
-    return processes.gathered(summaries, len(seeded_parts))
+    return layout, processes.gathered(summaries, len(seeded_parts))
 
 
 class _Scorer:

@@ -141,7 +141,7 @@ def kl_decomposition(
 
     Args:
         pair: a pair whose programs are called as `model(x)`, or `model(x, y)` where `y` is given. All of
-            its sites lie under a plate of the data at dimension -1.
+            its sites lie under a plate of the data.
         x: the data, `(N, *x_shape)`.
         y: classes `(N,)`; the prior must not depend on them. None means that the programs are called
             without classes.

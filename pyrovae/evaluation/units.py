@@ -93,7 +93,7 @@ def active_units(
 
     Args:
         pair: a pair whose programs are called as `model(x)`, or `model(x, y)` where `y` is given. All of
-            its sites lie under a plate of the data at dimension -1.
+            its sites lie under a plate of the data.
         x: the data, `(N, *x_shape)`, N at least 2.
         y: classes `(N,)`. None means that the programs are called without classes.
         threshold: the variance above which a unit is active.
@@ -120,7 +120,7 @@ def active_units(
     parts = []
     with own_parameters(), evaluating(pair), seeded(seed, device), torch.no_grad():
         layout = check_scorable(pair, device, x, y, enumerate=False)
-        for rows in slices(len(x), max(1, _ROWS // num_samples)):
+        for rows in slices(len(x), layout.at_once(max(1, _ROWS // num_samples), len(x))):
             args = arguments_of(rows, device, x, y)
             check_pair(pair, *args)
             with pyro.validation_enabled(False):

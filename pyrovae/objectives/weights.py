@@ -10,21 +10,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyrovae.programs.pair import ModelAndGuide, Pair, Program, with_programs
 
 
 class _Reweight(Messenger):
-    """A handler that multiplies the log densities of the named sites by their weights."""
+    """A handler that multiplies the log densities of the named sites, and of all latents, by weights."""
 
-    def __init__(self, weights: Mapping[str, float | Tensor]) -> None:
+    def __init__(self, weights: Mapping[str, float | Tensor], latents: float | Tensor) -> None:
         super().__init__()
-        self.weights = weights
+        self.weights, self.latents = weights, latents
 
     def _pyro_sample(self, msg: Any) -> None:
+        if site_is_subsample(msg):
+            return
+        # The role is asked for in each run, since a latent may be sampled in some runs only.
+        of_role = 1.0 if msg["is_observed"] else self.latents
         # Not poutine.scale, which refuses 0, the first weight of every warm-up.
-        msg["scale"] = self.weights.get(msg["name"], 1.0) * msg["scale"]
+        msg["scale"] = self.weights.get(msg["name"], of_role) * msg["scale"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,24 +38,29 @@ class _Reweighted:
 
     program: Program
     weights: Mapping[str, float | Tensor]
+    latents: float | Tensor
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with _Reweight(self.weights):
+        with _Reweight(self.weights, self.latents):
             return self.program(*args, **kwargs)
 
 
-def reweight(program: Program, weights: Mapping[str, float | Tensor]) -> Program:
+def reweight(
+    program: Program, weights: Mapping[str, float | Tensor], latents: float | Tensor = 1.0
+) -> Program:
     """Return the program with the log densities of the named sites multiplied by their weights.
 
     A latent site needs its weight in model and guide, so that beta weighs log p(z) and log q(z | x) alike.
 
     Args:
         program: a Pyro program.
-        weights: numbers, or tensors `()`, by the name of a site. A site that is not named has weight 1.
+        weights: numbers, or tensors `()`, by the name of a site.
+        latents: the weight of each latent site that is not named, also of one that appears in some runs
+            only. Any other site that is not named has weight 1.
     """
-    if all(not isinstance(weight, Tensor) and weight == 1.0 for weight in weights.values()):
+    if all(not isinstance(weight, Tensor) and weight == 1.0 for weight in [latents, *weights.values()]):
         return program
-    return _Reweighted(program, weights)
+    return _Reweighted(program, weights, latents)
 
 
 def unweighted(program: Program) -> Program:
@@ -58,6 +68,10 @@ def unweighted(program: Program) -> Program:
     return unweighted(program.program) if isinstance(program, _Reweighted) else program
 
 
-def reweight_pair(pair: ModelAndGuide, weights: Mapping[str, float | Tensor]) -> Pair:
+def reweight_pair(
+    pair: ModelAndGuide, weights: Mapping[str, float | Tensor], latents: float | Tensor = 1.0
+) -> Pair:
     """Return the pair with the sites of both programs weighted, as by `reweight`."""
-    return with_programs(pair, reweight(pair.model, weights), reweight(pair.guide, weights))
+    return with_programs(
+        pair, reweight(pair.model, weights, latents), reweight(pair.guide, weights, latents)
+    )

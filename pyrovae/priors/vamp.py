@@ -80,11 +80,12 @@ class VampPrior(nn.Module):
         if bounds is not None and not bounds[0] < bounds[1]:
             raise InputError(f"bounds are {bounds}; expected the least value of x and a greater one.")
         self.posterior, self.x_shape, self.bounds = posterior, as_shape(x_shape), bounds
-        # On the posterior's device and of its type, since the posterior runs on the pseudo-inputs below.
+        # On the posterior's device and of its type, since the posterior runs on the pseudo-inputs below. A
+        # lazy posterior has both before it has shapes.
         like = next(posterior.parameters(), torch.zeros(()))
-        noise = torch.randn(pseudo_inputs, *self.x_shape).to(like)
+        noise = torch.randn(pseudo_inputs, *self.x_shape).to(like.device, like.dtype)
         self.free = nn.Parameter(noise if bounds is None else 0.5 + 0.1 * noise)
-        log_weights = like.new_zeros(pseudo_inputs)
+        log_weights = torch.zeros(pseudo_inputs, device=like.device, dtype=like.dtype)
         if learn_weights:
             self.log_weights = nn.Parameter(log_weights)
         else:

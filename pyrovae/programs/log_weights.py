@@ -55,6 +55,7 @@ class Layout:
         several: whether there are several enumerated sites, or one that is not directly under the data's
             plate. They are summed out by contraction.
         ways: the ways to run copies of the guide and of the model.
+        whole: whether the pair runs on all of its data only.
     """
 
     depth: int
@@ -65,11 +66,28 @@ class Layout:
     in_model: bool = False
     several: bool = False
     ways: Ways = LEADING
+    whole: bool = False
 
     @property
     def in_guide(self) -> tuple[str, ...]:
         """The enumerated sites that the guide has."""
         return tuple(name for name in self.sites.summed_out if name not in self.sites.in_model_alone)
+
+    def at_once(self, most: int, num_data: int) -> int:
+        """Return how many of N data to run at once, if at most `most` are wanted."""
+        return num_data if self.whole else most
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a result of these weights leaves out, in words."""
+        sites, found = self.sites, []
+        if sites.parameters:
+            names = ", ".join(sites.parameters)
+            found.append(f"given {names}, which the guide sets to a point (their priors do not count)")
+        if sites.training_terms:
+            names = ", ".join(sites.training_terms)
+            found.append(f"without the guide's terms of training ({names})")
+        return tuple(found)
 
     def of_guide(self, particles: int = 1) -> Copies:
         """Return the kind of the guide's copies."""

@@ -53,7 +53,7 @@ def ways_of(
         taken: the sizes of plates and supports, from which the numbers of copies and data must differ.
     """
     particles, num_data = [size for size in _SIZES if size not in taken][:2]
-    few = arguments if _needs_all(pair, arguments, num_data) else arguments.first(num_data)
+    few = arguments if needs_all(pair, arguments, num_data) else arguments.first(num_data)
     candidates: list[Way] = ["leading", "rows"] if rows else ["leading"]
     guide, model = (copies._replace(particles=particles) for copies in (guide, model))
     possible = {"guide": list(candidates), "model": list(candidates)}
@@ -75,8 +75,8 @@ def ways_of(
     return Ways(**fastest)
 
 
-def _needs_all(pair: ModelAndGuide, arguments: Arguments, num_data: int) -> bool:
-    """Whether the programs run on their own number of data only."""
+def needs_all(pair: ModelAndGuide, arguments: Arguments, num_data: int) -> bool:
+    """Whether the programs do not run on the first `num_data` data."""
     few = arguments.first(num_data)
     try:
         with nothing_moves(pair.model, pair.guide):
@@ -123,14 +123,15 @@ def _agrees(
         return False
     for name in names[0]:
         one, other = found.nodes[name], expected.nodes[name]
-        if not one["is_observed"] and not _close(one["value"], other["value"]):
+        if not one["is_observed"] and not close(one["value"], other["value"]):
             return False
-        if not _close(unscaled_log_prob(one), unscaled_log_prob(other)):
+        if not close(unscaled_log_prob(one), unscaled_log_prob(other)):
             return False
     return True
 
 
-def _close(found: Tensor, expected: Tensor) -> bool:
+def close(found: Tensor, expected: Tensor) -> bool:
+    """Whether two log densities, or values, broadcast and are equal but for rounding."""
     try:
         found, expected = torch.broadcast_tensors(found, expected)
     except RuntimeError:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.compute import processes
-from pyrovae.data.checks import UNLABELLED
+from pyrovae.data.checks import UNLABELLED, holds_classes
 from pyrovae.data.transforms import Transform
 from pyrovae.errors import InputError
 from pyrovae.training.sources import Items, Source, check_read, item_seeds
@@ -199,12 +199,36 @@ class Minibatches:
         if check:
             check_read(values)
         x = values[0].to(self.device)
-        x = x if self.transform is None else self.transform(x)
+        x = x if self.transform is None else self._transformed(x)
         if self.y is None:
             return (x, *(y.to(self.device) for y in values[1:]))
         if not part.labelled:
             return (x,)
         return x, self.y[rows.indices.to(self.y.device)].to(self.device)
+
+    def _transformed(self, x: Tensor) -> Tensor:
+        """Apply the transform to the data of a call.
+
+        Raises:
+            InputError: it returns something else than a tensor, another number of data, or data that
+                require gradients.
+        """
+        assert self.transform is not None
+        name = getattr(self.transform, "__qualname__", type(self.transform).__name__)
+        found = self.transform(x)
+        if not isinstance(found, Tensor) or len(found) != len(x):
+            what = f"{len(found)} data" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+            raise InputError(
+                f"the transform {name} makes {what} of {len(x)} data: bounds are sums over the minibatch's "
+                "data, divided by their number, so return a tensor with one datum for each. Add or remove "
+                "data before fit, for example by x = torch.cat([x, x])."
+            )
+        if found.requires_grad:
+            raise InputError(
+                f"the transform {name} returns data that require gradients: return x.detach(), or make "
+                "them under torch.no_grad()."
+            )
+        return found
 
 
 def _share(rows: Rows) -> Rows:
@@ -230,7 +254,7 @@ def parts_of(
     Each datum has the same weight in the loss, times the weight of its kind. If the unlabelled data are in
     the minority, they are spread over the epoch and not repeated beside the labelled ones, unless
     `labelled_batch_size` is given. There is one part if there are no classes, if every datum has one, or if
-    `y` is real-valued, since -1 is then an ordinary value.
+    `y` is real-valued or a mask, since its values are then no classes.
 
     Args:
         num_data: N, the number of data.
@@ -245,7 +269,7 @@ def parts_of(
     """
     if not min(data_weights) >= 0:
         raise InputError(f"data_weights are {data_weights}; each must be at least 0.")
-    if y is None or y.is_floating_point() or not (unlabelled := y == UNLABELLED).any():
+    if y is None or not holds_classes(y) or not (unlabelled := y == UNLABELLED).any():
         return [Part(torch.arange(num_data), y is not None, batch_size, 1.0, 1.0)]
     if unlabelled.all():
         raise InputError(

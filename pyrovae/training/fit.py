@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,9 @@ from torch.optim import Optimizer
 
 from pyrovae.compute import processes
 from pyrovae.compute.devices import seeded
+from pyrovae.data.checks import holds_classes
 from pyrovae.data.transforms import Transform
+from pyrovae.errors import InputError
 from pyrovae.objectives.objective import Objective, PyroObjective
 from pyrovae.programs.devices import device_for
 from pyrovae.programs.modes import in_training
@@ -29,6 +32,8 @@ from pyrovae.training.history import History, tensorboard_scalars
 from pyrovae.training.loop import TrainingRun
 from pyrovae.training.settings import Settings, adam
 from pyrovae.training.sources import Data, InMemory, Source, source_of
+
+_running = threading.RLock()  # one thread may train within its own callback
 
 
 @takes_pair
@@ -68,19 +73,25 @@ def fit(
     Args:
         pair: the model `model(x)`, or `model(x, y)` for data with classes, and the guide with the same
             latent sites. `fit` trains the parameters of the `nn.Module`s that have the two as methods, and
-            the parameters that the programs declare by `pyro.param` and `pyro.module`.
+            the parameters that the programs declare by `pyro.param` and `pyro.module`. It also trains those
+            of other modules that the programs use, for example from a list, a closure or a global. All
+            these modules are in training mode, except for a frozen one that is in evaluation mode already.
         x: the data: a tensor, NumPy array or memory map `(N, *x_shape)`, or a map-style
             `torch.utils.data.Dataset` whose items are `x`, or `(x, y)` if every datum has a class. A memory
             map and a dataset need not fit in memory. Their values are checked when they are first read, and
             a run is tied to their length and to a digest of 256 of their items.
         y: the classes `(N,)`, -1 where the class is unknown. None means that the programs take no classes.
             With classes, a minibatch has labelled data, given to the programs as `(x, y)`, and unlabelled
-            data, given as `(x)`.
+            data, given as `(x)`. Other values for each datum, `(N, ...)`, such as floats or a `torch.bool`
+            mask, are given to the programs as they are.
         epochs: the number of passes through the data. For a resumed run it includes the earlier passes.
         batch_size: the number of data in a minibatch. The last minibatch of an epoch may be smaller.
         optimizer: a function from the parameters to a torch optimiser, Adam by default. Use
-            `functools.partial` to fix its settings.
+            `functools.partial` to fix its settings. Parameters that the programs show later, or that are
+            unfrozen on the way, join it with the settings of that time.
         scheduler: a function from the optimiser to a learning-rate scheduler, which steps after each epoch.
+            `ReduceLROnPlateau` steps by the validation bound in its mode "max", and by minus that bound in
+            its mode "min". Without validation data it is minus the epoch's loss, or the loss.
             None means a constant learning rate.
         objective: the objective to optimise, of this library or of Pyro. None means `ELBO()`.
         beta: the weight of the latent sites: a number, or a schedule of the epoch (see `schedules`).
@@ -92,30 +103,43 @@ def fit(
         data_weights: the weights of a labelled and of an unlabelled datum. On average, the
             loss of a minibatch is the mean loss over all data, whatever the sizes of its two parts.
         transform: a function that is applied to each minibatch, such as `data.binarise` for dynamic
-            binarisation. Checks and compilation call it before the first step too. None leaves the data as
-            they are.
+            binarisation. It returns as many data as it is given. Checks and compilation call it before the
+            first step too. None leaves the data as they are.
         clip_norm: the largest norm of the gradient. A larger gradient is scaled down. None means no limit.
         validation: data, or data and their classes, on which the bound is measured after each epoch, with
-            the same random draws each time. At the end the parameters of the best epoch are put back.
+            the same random draws each time. It takes about as much memory as training, as up to
+            8 * `batch_size` of them are scored at once, fewer if classes are enumerated. At the end the
+            parameters of the best epoch are put back.
             Epochs compete by the bound that is trained: the importance-weighted one with `IWAE`, otherwise
             the ELBO with the last epoch's beta and weights of observed sites.
         patience: the number of epochs without a rise of the validation bound after which training stops. A
             run that has stopped goes on when it is resumed with more patience. None means that it never
             stops early.
-        seed: the seed of minibatches, transforms and latent draws. The caller's random stream is not
-            changed.
+        seed: the seed of minibatches, transforms and latent draws, from the random streams of torch, NumPy
+            and Python. The caller's streams are not changed.
         device: the device of the training. "auto" means CUDA if it is available, else the CPU. The modules
-            behind the programs are moved there. Tensors that plain functions use must be there already; for
-            plain functions "auto" means the device of `x`.
+            behind the programs are moved there. Other tensors that plain functions use must be there
+            already. So for plain functions "auto" means the device of their modules and parameters, or else
+            that of `x`.
         folder: the folder in which a checkpoint is written after each epoch. None means no checkpoints.
         resume: whether to continue from the folder's newest checkpoint, if it has one. The final parameters
-            are those of a run without interruption, bit for bit if both runs compile the same steps.
+            are those of a run without interruption, bit for bit if both runs compile the same steps. The
+            learning rate, the schedule, beta, weights, and what is frozen may be others than at the run's
+            beginning: a warning says so, and the scheduler's rate is the one that it has after as many
+            epochs. Epochs, patience, device, `compile` and callbacks may be others too; other settings and
+            data are refused.
         tensorboard: a folder for TensorBoard scalars. None means no scalars.
         progress: whether to show a progress bar with the ELBO's two terms.
         compile: "on" records a step once as a graph of tensor operations and compiles it. The numbers are
             the same up to rounding, and no Python runs in between. "auto" does so for
             runs of at least 5,000 steps, and warns if it is not possible. "off" never does. A program that
-            reads values, or that computes something else at every call, cannot be compiled.
+            reads values, draws from the generators of Python or NumPy, or computes something else at every
+            call, cannot be compiled. The graph is compared with the programs on one minibatch: before each
+            epoch if there is a callback, a scheduler, a schedule or a transform, otherwise before an epoch
+            after every 500 steps. If they differ, the programs are recorded again. If they differ again and
+            again, the run goes on without a graph, and a warning says why. What Python decides within an
+            epoch, by the clock or by a generator object of its own, cannot be found for certain: use "off"
+            for such a program.
         callbacks: functions of the state, or objects with a method `on_epoch_end(state)`, that run after
             each epoch's checkpoint, in the first process only. They may look at `state.pair`, `state.row`
             and `state.epoch`, add to the history by `state.log(name, value)` and end the run by
@@ -125,14 +149,21 @@ def fit(
 
     Returns:
         The history. The trained parameters are in the pair's modules, and in Pyro's parameter store if the
-        programs keep them there by `pyro.param`.
+        programs keep them there by `pyro.param`. As in Pyro, pairs that use one name there share the
+        parameter, unless each runs in a `pyro.get_param_store().scope()` of its own.
 
     Raises:
-        InputError: data, settings or programs do not fit together. Nothing has been written then, except
-            where the values of a stream are found to be bad in the first epoch.
+        InputError: data, settings or programs do not fit together, another thread is training, or the call
+            is under autocast. Nothing has been written then, except where the values of a stream are found
+            to be bad in the first epoch, or a parameter appears later that cannot be trained.
         NonFiniteError: a loss, gradient or parameter is not finite. The message names the step and the
             site.
-        CheckpointError: the run in `folder` cannot be resumed.
+        CheckpointError: the run in `folder` cannot be resumed, or a setting or a module's extra state is
+            not a plain value that a checkpoint can hold.
+
+    Warns:
+        UserWarning: a resumed run goes on with other settings, or no gradient reaches a parameter of
+            `pyro.param`.
     """
     settings = Settings(
         epochs=epochs,
@@ -158,16 +189,23 @@ def fit(
         callbacks=callbacks,
         workers=workers,
     )
+    y = _whole(y)
     source = source_of(x, y)
     held_out = _validation_source(settings)
     place = device_for(device, pair, otherwise=source.device)
     data = minibatches_of(source, y, settings, place)
     validation_data = None if held_out is None else _all_at_once(*held_out, settings, place)
-    with own_parameters(), _training(pair), seeded(seed, place):
+    with (
+        _alone(),
+        _with_gradients(place),
+        own_parameters(pair),
+        _training(pair),
+        seeded(settings.seed, place),
+    ):
         run = TrainingRun(pair, data, validation_data, settings)
         run.start_or_resume()
         scalars = tensorboard if processes.is_first() else None
-        with tensorboard_scalars(scalars) as write_row, pyro.validation_enabled(False):
+        with tensorboard_scalars(scalars) as write_row:
             run.train(write_row)
     processes.wait()  # until the last checkpoint is written
     return run.history
@@ -203,7 +241,13 @@ def _validation_source(settings: Settings) -> tuple[Source, Tensor | None] | Non
         return None
     given = settings.validation
     x, y = given if isinstance(given, tuple | list) else (given, None)
+    y = _whole(y)
     return source_of(x, y), y
+
+
+def _whole(y: Tensor | None) -> Tensor | None:
+    """Return classes of any whole type as 64-bit integers, in which -1 is a number; all else as it is."""
+    return y.long() if isinstance(y, Tensor) and holds_classes(y) else y
 
 
 def _all_at_once(source: Source, y: Tensor | None, settings: Settings, device: torch.device) -> Minibatches:
@@ -214,9 +258,47 @@ def _all_at_once(source: Source, y: Tensor | None, settings: Settings, device: t
 
 
 @contextmanager
+def _alone() -> Iterator[None]:
+    """Refuse a second run of training in another thread, since Pyro's state belongs to the whole process.
+
+    Raises:
+        InputError: another thread is training.
+    """
+    if not _running.acquire(blocking=False):
+        raise InputError(
+            "fit runs in another thread already, and Pyro's handlers and parameters belong to all threads of "
+            "a process: train one pair after the other, or in processes, such as those of multiprocessing "
+            "with the start method 'spawn'."
+        )
+    try:
+        yield
+    finally:
+        _running.release()
+
+
+@contextmanager
+def _with_gradients(device: torch.device) -> Iterator[None]:
+    """Compute gradients, whatever the caller's context is.
+
+    Raises:
+        InputError: `fit` is called under autocast, which would compute densities in half precision.
+    """
+    if torch.is_autocast_enabled(device.type):
+        raise InputError(
+            "fit is called under torch.autocast, under which densities are computed in half precision: call "
+            "it outside of the block."
+        )
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+@contextmanager
 def _training(pair: ModelAndGuide) -> Iterator[None]:
-    """Put the modules in training mode within, and back into their former modes after."""
-    with in_training(pair), warnings.catch_warnings():
+    """Put the modules in training mode within, and back into their former modes after.
+
+    Pyro's validation is off, except in the checks, which explain what they find.
+    """
+    with in_training(pair), pyro.validation_enabled(False), warnings.catch_warnings():
         # Pyro's warning would come before our error, which names the site and the cause.
         warnings.filterwarnings("ignore", message="Encountered NaN")
         yield

@@ -50,9 +50,17 @@ class History:
     stopped_by_callback: bool = False
 
     def __getitem__(self, name: str) -> list[float]:
-        """Return a column, `history["elbo"]`, with NaN for epochs in which a callback did not log it."""
+        """Return a column, `history["elbo"]`, with NaN for epochs in which a callback did not log it.
+
+        Raises:
+            KeyError: there is no such column. The message names those that there are.
+        """
         if not any(name in row for row in self.rows):
-            raise KeyError(name)
+            known = ", ".join(dict.fromkeys(column for row in self.rows for column in row))
+            of_pyro = (
+                "" if "kl" in known else ". Pyro's objectives report no terms; train by pyrovae's ELBO()"
+            )
+            raise KeyError(f"the history has no column '{name}', but {known or 'no epoch yet'}{of_pyro}")
         return [row.get(name, math.nan) for row in self.rows]
 
     def exceeds(self, patience: int | None) -> bool:

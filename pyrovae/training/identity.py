@@ -1,21 +1,28 @@
-"""The identity of a run: the settings and data that must not change when it is resumed."""
+"""The identity of a run: what was asked for, by which a resumed run is compared with its beginning."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from pyrovae.errors import CheckpointError, InputError
+from pyrovae.errors import CheckpointError, InputError, warn
 from pyrovae.objectives.objective import description
+from pyrovae.schedules import Schedule
 from pyrovae.training.batches import Minibatches
+from pyrovae.training.plain import described, plain, same
 from pyrovae.training.settings import Settings
 from pyrovae.training.sources import fingerprint
 
+MAY_CHANGE = ("learning_rate", "scheduler", "beta", "weights", "frozen")
+"""What a resumed run may have otherwise. It is used from then on, and a warning says so."""
 
-def identity_of(
-    settings: Settings, data: Minibatches, validation: Minibatches | None, optimizer: Any, scheduler: Any
-) -> dict[str, Any]:
-    """Return the settings and digests of the data that must not change when a run is resumed.
+_OF_THE_MACHINE = {"params", "lr", "initial_lr", "fused", "foreach", "capturable", "differentiable"}
+_RATES = {"base_lrs", "_last_lr"}
+
+
+def identity_of(settings: Settings, data: Minibatches, validation: Minibatches | None) -> dict[str, Any]:
+    """Return the settings and digests of the data that a resumed run is compared by.
 
     They are plain values by name. A digest of all data in memory takes a while, so call this once.
     """
@@ -29,37 +36,127 @@ def identity_of(
         "classes": None if data.y is None else fingerprint(data.y),
         "validation": _fingerprints(validation),
         "objective": description(settings.bound),
-        "scheduler": type(scheduler).__name__,
-        "optimizer": type(optimizer).__name__,
+        "beta": _values(settings.beta_schedule, settings.epochs),
+        "weights": {s: _values(w, settings.epochs) for s, w in settings.weight_schedules.items()},
+    }
+
+
+def optimizer_identity(optimizer: Any) -> dict[str, Any]:
+    """Return the type and the settings of an optimiser, as it was made, before a scheduler changes them."""
+    groups = [plain(group) for group in optimizer.param_groups]
+    settings = {
+        f"optimizer's {name}" + (f" in group {number}" if len(groups) > 1 else ""): described(value)
+        for number, group in enumerate(groups)
+        for name, value in group.items()
+        if name not in _OF_THE_MACHINE
+    }
+    rates = [float(group["lr"]) for group in groups if "lr" in group]
+    return {"optimizer": type(optimizer).__name__, **settings, "learning_rate": rates}
+
+
+def scheduler_identity(scheduler: Any, optimizer: Any) -> dict[str, Any]:
+    """Return the type and the settings of a scheduler as it was made, and the rates that it has set."""
+    if scheduler is None:
+        return {"scheduler": None, "rates": None}
+    of_state = scheduler.state_dict() if hasattr(scheduler, "state_dict") else {}
+    kept = {**of_state, "lr_lambdas": getattr(scheduler, "lr_lambdas", None)}
+    groups = [
+        {name: described(value) for name, value in group.items() if name != "params"}
+        for group in optimizer.param_groups
+    ]
+    rates = {name: described(kept[name]) for name in _RATES & kept.keys()}
+    return {
+        "scheduler": [type(scheduler).__name__, _without_rates(described(kept))],
+        "rates": {"groups": groups, **rates},
     }
 
 
 def check_same_run(
     saved: dict[str, Any], identity: dict[str, Any], epochs: int, folder: str | Path | None
-) -> None:
-    """Refuse a checkpoint that another run has written.
+) -> list[str]:
+    """Compare a checkpoint with what is asked for now.
 
     Args:
         saved: the checkpoint.
-        identity: the identity of this run, from `identity_of`.
+        identity: the identity of this run.
         epochs: the total number of epochs of this run.
         folder: the checkpoint's folder, for messages.
+
+    Returns:
+        The names of the settings that have changed and are used from now on.
 
     Raises:
         CheckpointError: a setting or the data differ from those at the beginning of the run.
         InputError: the checkpoint has more epochs than `epochs`.
+
+    Warns:
+        UserWarning: settings that may change have changed. The message names them.
     """
-    for name, now in identity.items():
-        if (begun := saved["settings"].get(name, now)) != now:  # older runs did not record the objective
-            raise CheckpointError(
-                f"the run in {folder} was begun with {name} = {begun}, "
-                f"not {now}: resume it with the same {name} as at its beginning, or name another folder."
-            )
+    begun = saved["settings"]
+    for name in {**begun, **identity}:
+        if name in MAY_CHANGE or name == "rates" or same(begun.get(name), identity.get(name)):
+            continue
+        raise CheckpointError(
+            f"the run in {folder} was begun with {name} = {_shown(begun.get(name))}, "
+            f"not {_shown(identity.get(name))}{_hint(begun.get(name), identity.get(name))}: resume it with "
+            f"the same {name} as at its beginning, or name another folder."
+        )
     if (done := len(saved["history"]["rows"])) > epochs:
         raise InputError(
             f"the run in {folder} has {done} epochs already, and {epochs} are asked for "
             "in all: ask for more epochs, or name another folder."
         )
+    changed = [name for name in MAY_CHANGE if not _agree(name, begun, identity)]
+    if changed:
+        lines = [f"{name} {_shown(begun[name])} -> {_shown(identity[name])}" for name in changed]
+        warn(
+            f"the run in {folder} goes on after epoch {done} with other settings than those of its "
+            f"beginning: {'; '.join(lines)}."
+        )
+    return changed
+
+
+def _agree(name: str, begun: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    if name == "scheduler" and same(begun["learning_rate"], now["learning_rate"]):
+        return same([begun[name], begun["rates"]], [now[name], now["rates"]])
+    if name == "beta":
+        return _common(begun[name], now[name])
+    if name == "weights":
+        sites = begun[name].keys()
+        return sites == now[name].keys() and all(_common(begun[name][s], now[name][s]) for s in sites)
+    return same(begun[name], now[name])
+
+
+def _common(begun: list[float], now: list[float]) -> bool:
+    """Whether two schedules agree as far as both are known; one run may have more epochs."""
+    return all(a == b for a, b in zip(begun, now, strict=False))
+
+
+def _values(schedule: Schedule, epochs: int) -> list[float]:
+    return [float(schedule(time / 2)) for time in range(2 * epochs)]
+
+
+def _without_rates(kept: Any) -> Any:
+    if isinstance(kept, dict):
+        return {name: _without_rates(value) for name, value in kept.items() if name not in _RATES}
+    return [_without_rates(value) for value in kept] if isinstance(kept, list) else kept
+
+
+def _shown(value: Any) -> str:
+    """Return a setting for a message: the values that tell it from another, not all of its inner parts."""
+    if isinstance(value, list) and len(value) > 1 and isinstance(value[1], list | dict):
+        inner = value[1] if isinstance(value[1], dict) else {}
+        numbers = ", ".join(f"{n}={v}" for n, v in inner.items() if isinstance(v, int | float) and v)
+        return f"{value[0]}({numbers})" if numbers else str(value[0])
+    if isinstance(value, list) and len(value) == 1:
+        return str(value[0])
+    if isinstance(value, Collection) and len(text := str(value)) > 80:
+        return text[:77] + "..."
+    return str(value)
+
+
+def _hint(begun: Any, now: Any) -> str:
+    return " (their code or what they keep differs)" if _shown(begun) == _shown(now) else ""
 
 
 def _fingerprints(validation: Minibatches | None) -> list[str] | None:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import copy
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
 from pyrovae.compute import processes
 from pyrovae.compute.devices import seeded
 from pyrovae.compute.interrupts import interrupts_deferred
+from pyrovae.compute.streams import seed_streams, set_streams, streams
 from pyrovae.errors import NonFiniteError
 from pyrovae.programs.checks import check_pair
 from pyrovae.programs.pair import ModelAndGuide
@@ -24,12 +25,19 @@ from pyrovae.training.batches import Minibatches, Rows
 from pyrovae.training.callbacks import call_all
 from pyrovae.training.checkpoints import find_checkpoint, save_checkpoint
 from pyrovae.training.history import History, shown_terms
-from pyrovae.training.identity import check_same_run, identity_of
+from pyrovae.training.identity import (
+    check_same_run,
+    identity_of,
+    optimizer_identity,
+    scheduler_identity,
+)
 from pyrovae.training.non_finite import check_finite
+from pyrovae.training.plain import check_readable, described, plain
 from pyrovae.training.preparation import prepare
 from pyrovae.training.settings import Numbers, Settings
-from pyrovae.training.state import TrainedState, load_state, rng_state, set_rng_state
+from pyrovae.training.state import TrainedState
 from pyrovae.training.step import EagerStep, build_step
+from pyrovae.training.trainable import Trainable
 from pyrovae.training.validation import Validation
 
 WriteRow = Callable[[Mapping[str, float]], None]
@@ -40,7 +48,7 @@ class TrainingRun:
 
     Use it if `fit` does too much, for example to take single steps:
 
-        with own_parameters(), in_training(pair):
+        with own_parameters(pair), in_training(pair):
             run = TrainingRun(pair, data, None, Settings(compile="off"))
             step = run.build_step()
             for rows in data.epoch(0):
@@ -63,11 +71,17 @@ class TrainingRun:
         self.device = data.device
         self.folder = None if settings.folder is None else Path(settings.folder)
         self.history = History()
+        transform = described(settings.transform)  # before it is called, which may change it
         self.prepared = prepare(pair, data, validation, settings)
-        self.parameters = self.prepared.parameters
-        self.optimizer = settings.optimizer(self.prepared.trainable)
-        self.scheduler = settings.scheduler(self.optimizer) if settings.scheduler else None
-        self.trained = TrainedState(pair, self.parameters, self.optimizer, self.device)
+        self.parameters = Trainable(
+            pair, self.prepared.parameters, self.prepared.trained, settings.make_optimizer
+        )
+        self.optimizer = self.parameters.optimizer
+        self._made = {"transform": transform} | optimizer_identity(self.optimizer)
+        self.scheduler = settings.make_scheduler(self.optimizer)
+        self._made |= scheduler_identity(self.scheduler, self.optimizer)
+        self._made["frozen"] = self.parameters.frozen()
+        self.trained = TrainedState(pair, self.parameters, self.device)
         self.validation = (
             None
             if validation is None
@@ -75,14 +89,16 @@ class TrainingRun:
         )
         self._validation_data = validation
         self._identity: dict[str, Any] | None = None
+        self._readable = False
+        self._saved_step: dict[str, Any] | None = None
 
     def build_step(self) -> EagerStep:
         """Return the step that the settings ask for, eager or compiled."""
-        return build_step(self.data, self.prepared, self.optimizer, self.settings)
+        return build_step(self.data, self.prepared, self.parameters, self.settings, self._saved_step)
 
     def numbers(self, epoch: float) -> Numbers:
         """Return the numbers of a step at the time `epoch`, which may have a fraction."""
-        return self.settings.numbers(epoch, self.optimizer.param_groups[0]["lr"])
+        return self.settings.numbers(epoch, float(self.optimizer.param_groups[0]["lr"]))
 
     # Beginning and end
 
@@ -93,12 +109,14 @@ class TrainingRun:
             CheckpointError: the folder's checkpoint is damaged, or belongs to another run.
             InputError: the folder holds a checkpoint, but `resume` is False.
         """
-        torch.manual_seed(self.settings.seed)
+        seed_streams(self.settings.seed)
         buffers = [b for module in modules_of(self.pair) for b in module.buffers()]
-        processes.set_as_in_first([*self.parameters.values(), *buffers])
+        processes.set_as_in_first([*self.parameters.named.values(), *buffers])
         found = find_checkpoint(self.folder, self.settings.resume) if processes.is_first() else None
         if saved := processes.from_first(found):
             self._load(saved)
+        elif self.folder is not None and processes.is_first():
+            check_readable(plain(self._content()))
 
     def train(self, write_row: WriteRow) -> None:
         """Train to the last epoch. With validation data, then restore the parameters of the best epoch.
@@ -125,7 +143,7 @@ class TrainingRun:
         if unsaved:
             self._save()
         if self.validation is not None and self.validation.best_state is not None:
-            load_state(self.pair, self.parameters, self.validation.best_state)
+            self.trained.put_back_pair(self.validation.best_state)
 
     # An epoch
 
@@ -155,7 +173,10 @@ class TrainingRun:
         """Take the steps of an epoch, and return its row of the history."""
         start, steps = time.perf_counter(), self.data.steps
         step.begin(epoch * steps)
-        set_rng_state(processes.from_first(rng_state(self.device)), self.device)
+        self.parameters.refresh()
+        step.compare(epoch)
+        self._saved_step = step.saved()
+        set_streams(processes.from_first(streams(self.device)), self.device)
         order = self.data.epoch(epoch)
         processes.draw_apart()
         check = self.data.source.stream and epoch == 0
@@ -192,7 +213,7 @@ class TrainingRun:
 
     def _end_epoch(self, row: dict[str, float]) -> None:
         """Validate, change the learning rate and save, unless the parameters are not finite."""
-        check_finite(self.parameters, int(row["step"]))
+        check_finite(self.parameters.named, int(row["step"]))
         if self.validation is not None:
             row |= self.validation.bounds(int(row["epoch"]))
         # Processes may round differently, but they must decide alike.
@@ -200,11 +221,17 @@ class TrainingRun:
         self.history.rows.append(row)
         if self.validation is not None:
             self.validation.note(self.history, self.trained)
+        self._step_scheduler(row)
+        self._save()
+
+    def _step_scheduler(self, row: Mapping[str, float]) -> None:
+        """Let the scheduler set the learning rate of the next epoch."""
         if isinstance(self.scheduler, ReduceLROnPlateau):
-            self.scheduler.step(-self.validation.competing(row) if self.validation else row["loss"])
+            loss = -self.validation.competing(row) if self.validation else row["loss"]
+            # In either mode an improvement is a rise of the bound.
+            self.scheduler.step(-loss if self.scheduler.mode == "max" else loss)
         elif self.scheduler is not None:
             self.scheduler.step()
-        self._save()
 
     def _call_back(self) -> bool:
         """Run the callbacks, and return whether they changed what the checkpoint must hold."""
@@ -222,32 +249,55 @@ class TrainingRun:
     def _save(self) -> None:
         if self.folder is None or not processes.is_first():
             return
-        content = self.trained.saved() | {
+        content = plain(self._content())
+        if not self._readable:  # checked twice: before the first step, and when there are moments
+            check_readable(content)
+            self._readable = True
+        save_checkpoint(self.folder, len(self.history.rows), content)
+
+    def _content(self) -> dict[str, Any]:
+        return self.trained.saved() | {
             "best_state": self.validation.best_state if self.validation else None,
             "scheduler": self.scheduler.state_dict() if self.scheduler else None,
             "history": vars(self.history),
             "settings": self._run_identity(),
+            "step": self._saved_step,
         }
-        save_checkpoint(self.folder, len(self.history.rows), content)
 
     def _load(self, saved: dict[str, Any]) -> None:
-        check_same_run(saved, self._run_identity(), self.settings.epochs, self.folder)
-        self.trained.put_back(saved)
+        identity = self._run_identity()
+        changed = check_same_run(saved, identity, self.settings.epochs, self.folder)
+        another_rate = bool({"learning_rate", "scheduler"} & set(changed))
+        self.trained.resume(saved, with_settings=not another_rate)
+        self._freeze_as(saved, identity)
         if self.validation is not None:
             self.validation.best_state = saved["best_state"]
-        if self.scheduler is not None:
-            self.scheduler.load_state_dict(saved["scheduler"])
+        self._saved_step = saved.get("step")  # older runs have none
         self.history = History(**saved["history"])
+        if self.scheduler is not None and another_rate:
+            with warnings.catch_warnings():  # the optimiser has taken no step yet
+                warnings.filterwarnings("ignore", message=".*lr_scheduler.step")
+                for row in self.history.rows:
+                    self._step_scheduler(row)
+        elif self.scheduler is not None:
+            self.scheduler.load_state_dict(saved["scheduler"])
         self.history.stopped_by_callback &= bool(self.settings.callbacks)
         self.history.stopped_early = (
             self.history.exceeds(self.settings.patience) or self.history.stopped_by_callback
         )
 
+    def _freeze_as(self, saved: dict[str, Any], identity: dict[str, Any]) -> None:
+        """Freeze what was frozen when the run was interrupted, unless another choice is asked for now."""
+        begun, later = set(saved["settings"]["frozen"]), set(saved["trained"]["frozen"])
+        now = set(identity["frozen"])
+        for name, value in self.parameters.named.items():
+            if (name in begun) == (name in now):
+                value.requires_grad_(name not in later)
+        self.parameters.refresh()
+
     def _run_identity(self) -> dict[str, Any]:
         if self._identity is None:
-            self._identity = identity_of(
-                self.settings, self.data, self._validation_data, self.optimizer, self.scheduler
-            )
+            self._identity = self._made | identity_of(self.settings, self.data, self._validation_data)
         return self._identity
 
 

@@ -26,14 +26,12 @@ class MinibatchLoss:
         pair: the model and the guide.
         objective: the objective that is evaluated on each call.
         parts: the parts of the data.
-        latents: the names of the latent sites in a call of each part. Their weight is beta.
         apart: the sites that have weights of their own. They are not part of the reported ELBO.
     """
 
     pair: ModelAndGuide
     objective: Objective
     parts: Sequence[Part]
-    latents: Sequence[Sequence[str]]
     apart: Collection[str]
 
     def __call__(
@@ -47,8 +45,7 @@ class MinibatchLoss:
         terms: dict[str, Any] = {}
         for number, args, total in batch.calls:
             part = self.parts[number]
-            on_sites = dict.fromkeys(self.latents[number], beta) | dict(weights)
-            bound = self.objective.evaluate(reweight_pair(self.pair, on_sites), *args)
+            bound = self.objective.evaluate(reweight_pair(self.pair, weights, latents=beta), *args)
             mean = mean + part.weight * bound.loss / total
             self._add(terms, bound, total, part.share)
         return mean, terms

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import pyro
 import torch
 from torch import Tensor
 
+from pyrovae.compute.streams import streams
+from pyrovae.errors import InputError, cause
 from pyrovae.programs.checks import check_pair, check_site_names
 from pyrovae.programs.gradient_checks import check_gradients
 from pyrovae.programs.modes import buffers_kept
 from pyrovae.programs.pair import ModelAndGuide
-from pyrovae.programs.parameters import modules_of, named_parameters, replaced_parameters
+from pyrovae.programs.parameters import modules_of, named_parameters, optional_parameters
 from pyrovae.programs.running import run_pair
 from pyrovae.programs.sites import latent_sites, observed_sites
-from pyrovae.training.batches import Minibatches
+from pyrovae.training.batches import Batch, Minibatches, Rows
 from pyrovae.training.losses import MinibatchLoss
 from pyrovae.training.settings import Settings
 
@@ -26,14 +31,16 @@ class Prepared:
     Attributes:
         loss: the loss of a minibatch.
         parameters: all parameters of the pair, by name.
-        trainable: the parameters that are trained.
+        trained: the parameters that are trained from the first step.
         nothing: a loss of zero and terms of zero, for a process that has no share of a minibatch.
+        draws_elsewhere: whether the programs draw from the random streams of Python or NumPy.
     """
 
     loss: MinibatchLoss
     parameters: dict[str, Tensor]
-    trainable: list[Tensor]
+    trained: list[Tensor]
     nothing: tuple[Tensor, dict[str, Tensor]]
+    draws_elsewhere: bool
 
 
 def prepare(
@@ -42,7 +49,7 @@ def prepare(
     """Move a pair to the device, find its parameters, and check everything that can be checked.
 
     All data in memory are checked. Of a stream only the first minibatch is checked here, and the others
-    when they are first read.
+    when they are first read. No buffer changes, such as the running means of batch normalisation.
 
     Raises:
         InputError: data, settings or programs do not fit together.
@@ -50,24 +57,102 @@ def prepare(
     for module in modules_of(pair):
         module.to(data.device)
     batch = data.first(check=data.source.stream)
-    latents: list[list[str]] = []
-    sites: set[str] = set()
-    parameters: dict[str, Tensor] = {}
     for call in batch.calls:
-        check_pair(pair, *call.args)
-        traces = run_pair(pair, *call.args)
-        latents.append(latent_sites(traces[1]))
-        parameters |= named_parameters(pair, *call.args)
-        sites |= {*observed_sites(traces[0]), *latents[-1]}
-    check_site_names(settings.weight_schedules, sites)
-    loss = MinibatchLoss(pair, settings.bound, data.parts, latents, frozenset(settings.weight_schedules))
+        check_pair(pair, *call.args)  # in evaluation mode, and lazy modules get their shapes
+    before = _elsewhere()
     with buffers_kept(pair):
-        trainable = check_gradients(lambda: loss(batch, 1.0, {})[0], parameters, replaced_parameters(pair))
-        with torch.no_grad():
-            nothing = loss(batch, 1.0, {})
+        prepared = _prepared(pair, data, batch, settings, before)
+        _check_last_minibatch(pair, data)
     for each in (data, validation):
         if each is not None and not each.source.stream:
             for args in each.in_order():
                 check_pair(pair, *args)
+    return prepared
+
+
+def _prepared(
+    pair: ModelAndGuide, data: Minibatches, batch: Batch, settings: Settings, before: list[object]
+) -> Prepared:
+    sites: set[str] = set()
+    parameters: dict[str, Tensor] = {}
+    for call in batch.calls:
+        traces = run_pair(pair, *call.args)
+        parameters |= named_parameters(pair, *call.args)
+        sites |= {*observed_sites(traces[0]), *latent_sites(traces[1])}
+    check_site_names(settings.weight_schedules, sites)
+    _check_no_inference(parameters)
+    loss = MinibatchLoss(pair, settings.bound, data.parts, frozenset(settings.weight_schedules))
+    minibatches = itertools.chain([batch, batch], _others(data))
+    trained = check_gradients(
+        lambda: loss(next(minibatches), 1.0, {})[0],
+        parameters,
+        optional_parameters(pair),
+        _shown_only(pair, parameters),
+    )
+    with torch.no_grad():
+        nothing = loss(batch, 1.0, {})
     zeros = {name: torch.zeros_like(value) for name, value in nothing[1].items()}
-    return Prepared(loss, parameters, trainable, (torch.zeros_like(nothing[0]), zeros))
+    elsewhere = _elsewhere() != before
+    return Prepared(loss, parameters, trained, (torch.zeros_like(nothing[0]), zeros), elsewhere)
+
+
+def _others(data: Minibatches) -> Iterator[Batch]:
+    """Yield further full minibatches, for programs whose parameters are not all used in the first."""
+    for number in itertools.count(1):
+        yield data.first(number * data.parts[-1].batch_size)
+
+
+def _shown_only(pair: ModelAndGuide, parameters: dict[str, Tensor]) -> set[int]:
+    """Return the ids of the parameters of `pyro.param`, which belong to no module."""
+    inside = {id(value) for module in modules_of(pair) for value in module.parameters()}
+    store = {name for name in pyro.get_param_store() if "$$$" not in name}
+    return {id(value) for name, value in parameters.items() if name in store and id(value) not in inside}
+
+
+def _elsewhere() -> list[object]:
+    """Return the states of the random streams of Python and NumPy, to be compared."""
+    states = streams()
+    name, keys, *rest = states["numpy"]
+    return [states["python"], name, keys.tobytes(), *rest]
+
+
+def _check_no_inference(parameters: dict[str, Tensor]) -> None:
+    if made_there := [name for name, value in parameters.items() if value.is_inference()]:
+        raise InputError(
+            f"the parameters {', '.join(made_there)} were made under torch.inference_mode, which forbids "
+            "to change them: build the pair outside of it."
+        )
+
+
+def _check_last_minibatch(pair: ModelAndGuide, data: Minibatches) -> None:
+    """Run the pair on the last minibatch's number of data, which is known before the first epoch.
+
+    Raises:
+        InputError: the pair does not run on it in training mode, as batch normalisation does not on a
+            single datum.
+    """
+    for number, part in enumerate(data.parts):
+        size = len(part.indices) % part.batch_size
+        if not size or part.steps < data.steps:
+            continue
+        rows = [Rows(p.indices[: size if p is part else 0]) for p in data.parts]
+        try:
+            with torch.no_grad():
+                for call in data.batch(rows, shared=False, check=data.source.stream).calls:
+                    run_pair(pair, *call.args)
+        except (ValueError, RuntimeError) as error:
+            raise InputError(
+                f"the last minibatch of an epoch has {size} of {len(part.indices)} data, and the pair does "
+                f"not run on it in training mode ({cause(error)}): set "
+                f"{_argument(data, number)}={_size_without_rest(len(part.indices), part.batch_size)}."
+            ) from error
+
+
+def _argument(data: Minibatches, number: int) -> str:
+    return "labelled_batch_size" if len(data.parts) == 2 and number == 0 else "batch_size"
+
+
+def _size_without_rest(num_data: int, batch_size: int) -> int:
+    """Return a size near the given one with which the last minibatch is full, or at least half full."""
+    sizes = sorted(range(2, num_data + 1), key=lambda size: abs(size - batch_size))
+    return next((n for n in sizes if not num_data % n or num_data % n >= n / 2), num_data)

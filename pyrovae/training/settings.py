@@ -4,31 +4,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.optim import Optimizer
 
 from pyrovae.compute.compilation import MODES
 from pyrovae.data.transforms import Transform
-from pyrovae.errors import InputError, check_choice, check_counts
+from pyrovae.errors import InputError, cause, check_choice, check_counts
 from pyrovae.objectives.elbo import ELBO
 from pyrovae.objectives.importance import IWAE
 from pyrovae.objectives.objective import Objective, PyroObjective, as_objective
 from pyrovae.schedules import Constant, Schedule, as_schedule
 from pyrovae.training.callbacks import AnyCallback, check_callbacks
 from pyrovae.training.history import COLUMNS
+from pyrovae.training.optimizers import check_functions, made_optimizer, made_scheduler
 from pyrovae.training.sources import Data
 
 
 def adam(parameters: Sequence[Tensor]) -> Optimizer:
-    """Return Adam with a learning rate of 1e-3, the field's usual start, as one fused kernel."""
-    return torch.optim.Adam(parameters, lr=1e-3, fused=True)
+    """Return Adam with a learning rate of 1e-3, the field's usual start, as one fused kernel.
+
+    The fused kernel takes no complex parameters, so with them there are several kernels.
+    """
+    fused = all(parameter.is_floating_point() for parameter in parameters)
+    return torch.optim.Adam(parameters, lr=1e-3, fused=fused)
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,7 @@ class Settings:
     workers: int = 0
 
     def __post_init__(self) -> None:
+        self._convert()
         check_counts(epochs=self.epochs, batch_size=self.batch_size)
         optional = {"labelled_batch_size": self.labelled_batch_size, "patience": self.patience}
         optional["workers"] = self.workers if self.workers != 0 else None
@@ -93,17 +99,7 @@ class Settings:
             raise InputError(
                 f"validation has {len(self.validation)} parts; give data, or data and their classes."
             )
-        if not callable(self.optimizer):
-            raise InputError(
-                f"optimizer is a {type(self.optimizer).__name__} object; expected a function that makes an "
-                "optimiser of torch from the parameters: write "
-                "optimizer=functools.partial(torch.optim.Adam, lr=1e-3)."
-            )
-        if isinstance(self.optimizer, PyroOptim):
-            raise InputError(
-                "optimizer is an optimiser of Pyro, which works in Pyro's SVI only: write "
-                "optimizer=functools.partial(torch.optim.Adam, lr=1e-3)."
-            )
+        check_functions(self.optimizer, self.scheduler)
         if self.resume and self.folder is None:
             raise InputError("resume is True, but there is no folder to resume from: pass folder=...")
         if self.patience is not None and self.validation is None:
@@ -112,6 +108,14 @@ class Settings:
             )
         check_callbacks(self.callbacks)
         _check_weights(self.beta_schedule, self.weight_schedules, self.epochs, self.bound)
+
+    def _convert(self) -> None:
+        """Replace NumPy's numbers and tensors of one number by Python's, which a checkpoint can hold."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, np.generic) or (isinstance(value, Tensor) and value.dim() == 0):
+                object.__setattr__(self, field.name, value.item())
+        object.__setattr__(self, "data_weights", tuple(map(float, self.data_weights)))
 
     @cached_property
     def bound(self) -> Objective:
@@ -130,8 +134,24 @@ class Settings:
 
     def numbers(self, epoch: float, learning_rate: float = math.nan) -> Numbers:
         """Return the numbers of a step at the time `epoch`, which may have a fraction."""
-        weights = {site: weight(epoch) for site, weight in self.weight_schedules.items()}
-        return Numbers(self.beta_schedule(epoch), weights, learning_rate)
+        weights = {site: float(weight(epoch)) for site, weight in self.weight_schedules.items()}
+        return Numbers(float(self.beta_schedule(epoch)), weights, learning_rate)
+
+    def make_optimizer(self, parameters: Sequence[Tensor]) -> Optimizer:
+        """Make the optimiser, with its settings as plain numbers.
+
+        Raises:
+            InputError: the function returns something else than an optimiser of torch.
+        """
+        return made_optimizer(self.optimizer, parameters)
+
+    def make_scheduler(self, optimizer: Optimizer) -> Any:
+        """Make the scheduler, with its settings as plain numbers; None if there is none.
+
+        Raises:
+            InputError: the function returns something else than a scheduler.
+        """
+        return made_scheduler(self.scheduler, optimizer, saved=self.folder is not None)
 
     def final_numbers(self) -> Numbers:
         """Return the numbers at the end of the last epoch."""
@@ -148,8 +168,8 @@ def _check_weights(
             "another column of that name: rename the site."
         )
     for name, schedule in {"beta": beta, **{f"the weight of '{s}'": w for s, w in weights.items()}}.items():
-        for epoch in range(1 if isinstance(schedule, Constant) else epochs):
-            value = schedule(epoch)
+        values = _values(name, schedule, 1 if isinstance(schedule, Constant) else epochs)
+        for epoch, value in enumerate(values):
             if not 0 <= value < math.inf:
                 raise InputError(
                     f"{name} is {value} at epoch {epoch}; it must be a finite number of at least 0."
@@ -160,3 +180,32 @@ def _check_weights(
                     "its importance weights: leave them at 1 (no beta, no warm-up, no weights), or use the "
                     "ELBO."
                 )
+
+
+def _values(name: str, schedule: Schedule, epochs: int) -> list[float]:
+    """Return a schedule's value at each epoch.
+
+    Raises:
+        InputError: the schedule is not a pure function of the time.
+    """
+    try:
+        values, again = ([float(schedule(epoch)) for epoch in range(epochs)] for _ in range(2))
+    except (TypeError, StopIteration) as error:
+        raise InputError(
+            f"{name} is a schedule that cannot be called with a time at any moment ({cause(error)}): "
+            f"{_A_SCHEDULE}."
+        ) from error
+    for epoch, (one, other) in enumerate(zip(values, again, strict=True)):
+        if one != other and not (math.isnan(one) and math.isnan(other)):
+            raise InputError(
+                f"{name} is {one} at epoch {epoch}, and {other} when it is called again for the same epoch: "
+                f"{_A_SCHEDULE}."
+            )
+    return values
+
+
+_A_SCHEDULE = (
+    "a schedule is a pure function of the time in epochs, without a counter or an iterator. For a weight that "
+    "depends on the course of the training write beta=lambda epoch: control.beta, and let a callback set "
+    "control.beta"
+)

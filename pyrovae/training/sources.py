@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from pyrovae.data.checks import UNLABELLED, check_classes, check_data
+from pyrovae.compute.streams import set_streams, streams
+from pyrovae.data.checks import UNLABELLED, check_classes, check_data, holds_classes
 from pyrovae.errors import InputError
 
 Data = Tensor | NDArray[Any] | Dataset[Any]
@@ -212,13 +213,11 @@ class _SeededItems:
 @contextmanager
 def _streams_kept() -> Iterator[None]:
     """Restore the random streams of torch, NumPy and Python at the end."""
-    before = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    before = streams()
     try:
         yield
     finally:
-        torch.set_rng_state(before[0])
-        np.random.set_state(before[1])
-        random.setstate(before[2])
+        set_streams(before)
 
 
 def _seed_all(seed: int) -> None:
@@ -262,8 +261,12 @@ def source_of(x: Data, y: Tensor | None = None) -> Source:
         source = Items(x)
     if isinstance(source, InMemory):
         check_data(source.x, y, unlabelled=True)
+        if source.x.requires_grad:
+            raise InputError("the data require gradients, as what a network returns does: give x.detach().")
     elif y is not None:
         check_classes(y, len(source))
+    if y is not None and y.requires_grad:
+        raise InputError("the second argument y requires gradients: give y.detach().")
     if y is not None and source.with_classes:
         raise InputError(
             "classes are given twice, by the dataset's items (x, y) and by y: give a dataset whose items "
@@ -282,7 +285,7 @@ def check_read(values: Sequence[Tensor]) -> None:
     check_data(values[0])
     if len(values) > 1:
         check_classes(values[1], len(values[0]))
-        if not values[1].is_floating_point() and (unknown := int((values[1] == UNLABELLED).sum())):
+        if holds_classes(values[1]) and (unknown := int((values[1].long() == UNLABELLED).sum())):
             raise InputError(
                 f"{unknown} of {len(values[1])} items of the dataset have class {UNLABELLED}, unlabelled. "
                 "Training must know in advance which data are labelled: give a dataset of x, and the "

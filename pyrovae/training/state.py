@@ -2,91 +2,150 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.optim import Optimizer
+from torch import Tensor, nn
 
+from pyrovae.compute.streams import as_plain, from_plain, set_streams, streams
 from pyrovae.errors import CheckpointError
 from pyrovae.programs.pair import ModelAndGuide
-from pyrovae.programs.parameters import modules_of
+from pyrovae.programs.reach import modules_of, named_modules, prefix_of
+from pyrovae.training.trainable import Trainable
 
 
 @dataclass(frozen=True)
 class TrainedState:
-    """Everything that a step changes: parameters, buffers, the optimiser and the random stream.
+    """Everything that a step changes: parameters, buffers, the optimiser and the random streams.
 
     Attributes:
         pair: the pair that is trained.
-        parameters: all of its parameters, by name.
-        optimizer: the optimiser.
+        parameters: its parameters and their optimiser.
         device: the device of the run.
     """
 
     pair: ModelAndGuide
-    parameters: dict[str, Tensor]
-    optimizer: Optimizer
+    parameters: Trainable
     device: torch.device
 
     def of_pair(self) -> dict[str, Any]:
         """Return the pair's own part: parameters and buffers."""
-        return state(self.pair, self.parameters)
+        own = state(self.pair, self.parameters.named)
+        return own | {"parameters": {**self.parameters.waiting, **own["parameters"]}}
 
     def saved(self) -> dict[str, Any]:
         """Return the state. Its tensors are no copies, so further training changes them."""
         return {
             "state": self.of_pair(),
-            "optimizer": self.optimizer.state_dict(),
-            "rng": rng_state(self.device),
+            "optimizer": self.parameters.optimizer_state(),
+            "rng": as_plain(streams(self.device)),
+            "trained": {"frozen": self.parameters.frozen(), "later": list(self.parameters.later)},
         }
 
     def put_back(self, saved: dict[str, Any]) -> None:
-        """Restore a saved state.
+        """Restore an earlier state of this run."""
+        self.put_back_pair(saved["state"])
+        self.parameters.load_optimizer_state(saved["optimizer"])
+        set_streams(from_plain(saved["rng"]), self.device)
+
+    def put_back_pair(self, saved: dict[str, Any]) -> None:
+        """Restore an earlier state of the pair. Parameters that it had not then are left as they are."""
+        _put(self.pair, self.parameters.named, saved)
+
+    def resume(self, saved: dict[str, Any], with_settings: bool) -> None:
+        """Restore the state of a checkpoint.
+
+        Args:
+            saved: the checkpoint.
+            with_settings: whether to restore the optimiser's settings, such as the learning rate.
 
         Raises:
-            CheckpointError: the state belongs to another model.
+            CheckpointError: the state is another model's. Nothing is changed then.
         """
-        load_state(self.pair, self.parameters, saved["state"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        set_rng_state(saved["rng"], self.device)
+        parameters, later = self.parameters, saved["trained"]["later"]
+        load_state(self.pair, parameters.named, saved["state"], later=later)
+        of_pyro = saved["state"]["parameters"]
+        parameters.waiting.update({n: of_pyro[n] for n in later if n in of_pyro.keys() - parameters.named})
+        parameters.later = list(later)
+        parameters.load_optimizer_state(saved["optimizer"], with_settings)
+        set_streams(from_plain(saved["rng"]), self.device)
 
 
 def state(pair: ModelAndGuide, parameters: dict[str, Tensor]) -> dict[str, Any]:
-    """Return everything that training changes in a pair: parameters and buffers, by name."""
-    modules = {str(n): m.state_dict() for n, m in enumerate(modules_of(pair))}
+    """Return everything that training changes in a pair: parameters and buffers, by name.
+
+    Buffers that a module leaves out of its `state_dict` are part of it.
+    """
+    modules = {name: module.state_dict() for name, module in named_modules(pair).items()}
     inside = {id(p) for module in modules_of(pair) for p in module.parameters()}
     others = {name: p.detach() for name, p in parameters.items() if id(p) not in inside}
-    return {"modules": modules, "parameters": others}
+    buffers = {name: _left_out(module, modules[name]) for name, module in named_modules(pair).items()}
+    return {"modules": modules, "parameters": others, "buffers": buffers}
 
 
-@torch.no_grad()
-def load_state(pair: ModelAndGuide, parameters: dict[str, Tensor], saved: dict[str, Any]) -> None:
+def load_state(
+    pair: ModelAndGuide, parameters: dict[str, Tensor], saved: dict[str, Any], later: Collection[str] = ()
+) -> None:
     """Restore a saved state of a pair.
+
+    Args:
+        pair: the pair.
+        parameters: all of its parameters, by name.
+        saved: the state.
+        later: the names of parameters that the pair need not have yet. They are left out then.
 
     Raises:
         CheckpointError: the state belongs to another model. The message names the differences. Nothing is
             changed then.
     """
-    now = state(pair, parameters)
-    _check_same_tensors(_flatten(now), _flatten(saved))
-    for number, module in enumerate(modules_of(pair)):
-        module.load_state_dict(saved["modules"][str(number)])
-    for name, value in saved["parameters"].items():
-        parameters[name].copy_(value)
+    now = _flatten(state(pair, parameters))
+    found = {n: v for n, v in _flatten(saved).items() if n in now or n not in later}
+    _check_same_tensors({n: v for n, v in now.items() if n in found or n not in later}, found)
+    _put(pair, parameters, saved)
 
 
-def _flatten(saved: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+@torch.no_grad()
+def _put(pair: ModelAndGuide, parameters: dict[str, Tensor], saved: dict[str, Any]) -> None:
+    """Restore what both the pair and the saved state have."""
+    for name, module in named_modules(pair).items():
+        module.load_state_dict(saved["modules"].get(name, {}), strict=False)
+        for buffer, value in saved.get("buffers", {}).get(name, {}).items():
+            _put_buffer(module, buffer, value)
+    for name in saved["parameters"].keys() & parameters.keys():
+        parameters[name].copy_(saved["parameters"][name])
+
+
+def _left_out(module: nn.Module, saved: dict[str, Any]) -> dict[str, Tensor]:
+    return {name: value for name, value in module.named_buffers() if name not in saved}
+
+
+def _put_buffer(module: nn.Module, name: str, value: Tensor) -> None:
+    path, _, last = name.rpartition(".")
+    owner = module.get_submodule(path)
+    now = owner._buffers.get(last)
+    if now is not None and now.shape == value.shape:
+        now.copy_(value)
+    elif last in owner._buffers:  # filled, or of another size, since the module was built
+        owner._buffers[last] = value.clone() if now is None else value.to(now, copy=True)
+
+
+def _flatten(saved: dict[str, Any]) -> dict[str, tuple[int, ...] | str]:
     modules = saved["modules"]
     named = dict(saved["parameters"])
-    for number, tensors in modules.items():
-        prefix = f"{number}." if len(modules) > 1 else ""
-        named |= {prefix + name: value for name, value in tensors.items()}
-    return {name: tuple(value.shape) for name, value in named.items()}
+    for module, tensors in modules.items():
+        named |= {prefix_of(module, modules) + name: value for name, value in tensors.items()}
+    # What a module's get_extra_state returns is the module's own affair.
+    return {
+        name: "extra state" if name.endswith("_extra_state") else tuple(value.shape)
+        for name, value in named.items()
+    }
 
 
-def _check_same_tensors(expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> None:
+def _check_same_tensors(
+    expected: dict[str, tuple[int, ...] | str], found: dict[str, tuple[int, ...] | str]
+) -> None:
     differences = [
         f"{name}: {found.get(name, 'absent')} in the checkpoint, {expected.get(name, 'absent')} here"
         for name in sorted(expected.keys() | found.keys())
@@ -95,16 +154,3 @@ def _check_same_tensors(expected: dict[str, tuple[int, ...]], found: dict[str, t
     if differences:
         shown = "; ".join(differences[:5]) + ("; ..." if len(differences) > 5 else "")
         raise CheckpointError(f"the checkpoint is another model's ({shown}): use the model that wrote it.")
-
-
-def rng_state(device: torch.device) -> dict[str, Tensor]:
-    """Return the state of the CPU's random stream and, for a GPU, also that of the GPU's."""
-    states = {"cpu": torch.get_rng_state()}
-    return states | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
-
-
-def set_rng_state(states: dict[str, Tensor], device: torch.device) -> None:
-    """Restore a saved state of the random streams."""
-    torch.set_rng_state(states["cpu"].cpu())
-    if device.type == "cuda" and "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"].cpu(), device)

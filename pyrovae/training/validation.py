@@ -6,9 +6,11 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
+from pyro import poutine
 
 from pyrovae.compute.devices import seeded
 from pyrovae.objectives.elbo import ELBO
@@ -16,7 +18,7 @@ from pyrovae.objectives.importance import IWAE
 from pyrovae.programs.checks import check_pair
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide
-from pyrovae.training.batches import Minibatches
+from pyrovae.training.batches import Minibatches, Rows
 from pyrovae.training.history import History
 from pyrovae.training.non_finite import explain_non_finite
 from pyrovae.training.settings import Numbers, Settings
@@ -47,7 +49,7 @@ class Validation:
         pair: the pair that is trained.
         data: the validation data.
         settings: the run's settings.
-        batch_size: the number of data on which an importance-weighted bound is measured at once.
+        batch_size: the number of data in a minibatch of training, which limits those measured at once.
         best_state: the state of the pair after the best epoch; None before there is one.
     """
 
@@ -75,10 +77,11 @@ class Validation:
         importance = objective if isinstance(objective, IWAE) else None
         scored = importance or ELBO()
         check = self.data.source.stream and epoch == 1
+        size = self.batch_size if importance else self._size
         bound = 0.0
         sums = {"elbo": 0.0, "kl": 0.0}
         with torch.no_grad(), evaluating(self.pair), seeded(self.settings.seed, self.data.device):
-            for args in self.data.in_order(self.batch_size if importance else 1000, check):
+            for args in self.data.in_order(size, check):
                 if check:
                     with seeded(0, self.data.device):
                         check_pair(self.pair, *args)
@@ -96,6 +99,19 @@ class Validation:
         row = {f"validation_{name}": total / num_data for name, total in sums.items()}
         return row | {"validation_bound": bound / num_data} if importance else row
 
+    @cached_property
+    def _size(self) -> int:
+        """The number of data to measure the ELBO on at once.
+
+        Without gradients it may be larger than in training, but each datum takes as much memory as its
+        enumerated sites have values.
+        """
+        one = [Rows(part.indices[:1], torch.zeros(1, dtype=torch.int64)) for part in self.data.parts]
+        with torch.no_grad(), evaluating(self.pair), seeded(0, self.data.device):
+            calls = self.data.batch(one, shared=False).calls
+            values = max(_number_of_values(self.pair, *call.args) for call in calls)
+        return max(self.batch_size, min(1000, 8 * self.batch_size) // values)
+
     def competing(self, row: Mapping[str, float]) -> float:
         """Return the bound that ranks the epochs, with the weights at the end of the last epoch."""
         return competing_bound(row, self.settings.final_numbers())
@@ -107,3 +123,16 @@ class Validation:
             history.best_epoch = int(row["epoch"])
             self.best_state = copy.deepcopy(trained.of_pair())
         history.stopped_early = history.exceeds(self.settings.patience)
+
+
+def _number_of_values(pair: ModelAndGuide, *args: Any) -> int:
+    """Return for how many values of its enumerated sites together the pair runs."""
+    guide_trace = poutine.trace(pair.guide).get_trace(*args)
+    model_trace = poutine.trace(poutine.replay(pair.model, trace=guide_trace)).get_trace(*args)
+    enumerated = {
+        name: site["fn"].enumerate_support(expand=False)
+        for trace in (model_trace, guide_trace)
+        for name, site in trace.nodes.items()
+        if site.get("infer", {}).get("enumerate") == "parallel" and not site["is_observed"]
+    }
+    return math.prod(len(values) for values in enumerated.values())

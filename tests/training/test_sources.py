@@ -116,12 +116,15 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(form, workers, make_vae, 
     settings = {"epochs": 4, "workers": workers, "validation": binary_images[:5]}
     whole, parts, again = make_vae(), make_vae(), make_vae(seed=1)
     expected = train(whole, data(), transform=binarise, **settings)
-    stop = AtCall(15, interrupt)
     settings |= {"folder": tmp_path / "run", "resume": True}
+
+    def binarising_until(stop):
+        return lambda x: binarise(stop(x))
+
     with pytest.raises(Interruption):
-        train(parts, data(), transform=lambda x: binarise(stop(x)), **settings)
+        train(parts, data(), transform=binarising_until(AtCall(16, interrupt)), **settings)
     assert len(list((tmp_path / "run").iterdir())) > 0
-    history = train(again, data(), transform=binarise, **settings)
+    history = train(again, data(), transform=binarising_until(AtCall(0, None)), **settings)
     assert same(whole.state_dict(), again.state_dict())
     assert without_seconds(history) == without_seconds(expected)
 

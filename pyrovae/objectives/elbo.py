@@ -31,11 +31,25 @@ class ELBO(Trace_ELBO):
 
         sum_y q(y | x) E_q(z | x, y) [ log p(x, y, z) - log q(y, z | x) ]
 
-    (Kingma et al. 2014, equation 7), the same number as `TraceEnum_ELBO` computes. The data's plate must
-    then be the only one, and every other latent must be reparameterised.
+    (Kingma et al. 2014, equation 7), the same number as `TraceEnum_ELBO` computes. Several enumerated
+    sites, nested ones, those that depend on each other and those of `pyro.markov` are summed over by Pyro's
+    own algorithms. Every other latent must then be reparameterised.
 
-    The terms of `evaluate` are `kl`, E_q[log q(z | x) - log p(z)], and `reconstruction`, E_q[log p(x | z)]
-    over all observed sites. Each observed site's part of it is a term too, under the site's name.
+    A latent of the model that the guide lacks is left out if nothing depends on it, since its density
+    integrates to 1. If it has finitely many values, it is summed out: log p(x, z) = log sum_y p(x, y, z).
+
+    A site that only the guide has counts too. An auxiliary draw, and a factor with the density of a latent
+    that a `Delta` sets, belong to log q. Any other factor, such as a classification loss, and an observed
+    site are terms of training. As in Pyro's `Trace_ELBO`, their log density is subtracted. They have the
+    plain gradient of that number.
+
+    The terms of `evaluate` are `kl`, E_q[log q(z | x) - log p(z)] with all sites of the guide in log q, and
+    `reconstruction`, E_q[log p(x | z)] over all observed sites. Each observed site's part of it is a term
+    too, under the site's name. Sites that depend on a latent that is summed out in the model have one term
+    together, under their names joined by commas.
+
+    Networks that take `(B, ...)` alone, without leading dimensions for particles or classes, run on rows or
+    copy by copy. Sites enumerated together need networks that take leading dimensions.
 
     A subclass that changes the bound overrides `evaluate`. The other methods call it.
 
@@ -45,7 +59,10 @@ class ELBO(Trace_ELBO):
 
     Raises:
         InputError: `num_particles` is not a whole number of at least 1. On evaluation: a site is enumerated
-            beside another plate, or beside a latent that is not reparameterised.
+            beside a latent that is not reparameterised, or cannot be summed over; data depend on a latent
+            that the guide lacks and that has infinitely many values; sites that depend on a latent of the
+            model alone have different weights; or the guide has a site of its own that is not marked as
+            auxiliary.
 
     Example:
         >>> import torch

@@ -23,6 +23,7 @@ from pyrovae.programs.noise import Noise, RecordedNoise, ReplayedNoise
 from pyrovae.programs.pair import ModelAndGuide, Program
 from pyrovae.programs.parameters import modules_of
 from pyrovae.programs.rows import Arguments
+from pyrovae.programs.running import run_pair
 from pyrovae.programs.sites import is_sample
 
 _SIZES = (2, 3, 5, 7, 11, 13)
@@ -80,8 +81,8 @@ def needs_all(pair: ModelAndGuide, arguments: Arguments, num_data: int) -> bool:
     few = arguments.first(num_data)
     try:
         with nothing_moves(pair.model, pair.guide):
-            pair.guide(*few.args, **few.kwargs)
-            pair.model(*few.args, **few.kwargs)
+            for trace in run_pair(pair, *few.args, **few.kwargs):
+                trace.compute_log_prob()
     except Exception:  # programs for one number of data raise errors of any type
         return True
     return False

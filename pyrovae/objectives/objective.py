@@ -20,8 +20,9 @@ class Bound:
     Attributes:
         loss: minus the bound, with every weight applied, as a tensor that has a gradient.
         terms: sums by name, without weights and without gradients: `reconstruction`, `kl`, and each
-            observed site under its own name. elbo = reconstruction - kl, and the observed sites add up to
-            `reconstruction`. Empty for an objective of Pyro.
+            observed site under its own name, or several joined by commas if they have one term together.
+            elbo = reconstruction - kl, and the observed sites add up to `reconstruction`. Empty for an
+            objective of Pyro.
         added: the names of the terms that the objective adds to the ELBO, such as `q(y | x)`.
     """
 

@@ -80,8 +80,10 @@ class VampPrior(nn.Module):
         if bounds is not None and not bounds[0] < bounds[1]:
             raise InputError(f"bounds are {bounds}; expected the least value of x and a greater one.")
         self.posterior, self.x_shape, self.bounds = posterior, as_shape(x_shape), bounds
-        # On the posterior's device and of its type, since the posterior runs on the pseudo-inputs below.
+        # On the posterior's device and of its type, since the posterior runs on the pseudo-inputs below. But
+        # small steps change them, for which 16-bit numbers are too coarse.
         like = next(posterior.parameters(), torch.zeros(()))
+        like = like.to(torch.promote_types(like.dtype, torch.float32))
         noise = torch.randn(pseudo_inputs, *self.x_shape).to(like)
         self.free = nn.Parameter(noise if bounds is None else 0.5 + 0.1 * noise)
         log_weights = like.new_zeros(pseudo_inputs)
@@ -146,7 +148,8 @@ class VampPrior(nn.Module):
 
     def _components(self, count: int) -> TorchDistributionMixin:
         """Return q(z | u_k) for the first pseudo-inputs: batch shape `(count,)`, event shape `(M,)`."""
-        context = (self.pseudo_inputs[:count],)
+        of_posterior = next(self.posterior.parameters(), self.free).dtype
+        context = (self.pseudo_inputs[:count].to(of_posterior),)
         return self.posterior(*(context if self.num_classes is None else (*context, self.classes[:count])))
 
     @torch.no_grad()

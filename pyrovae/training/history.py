@@ -57,7 +57,9 @@ class History:
         """
         if not any(name in row for row in self.rows):
             known = ", ".join(dict.fromkeys(column for row in self.rows for column in row))
-            of_pyro = "" if "kl" in known else ". Pyro's objectives report no terms; train by pyrovae's ELBO()"
+            of_pyro = (
+                "" if "kl" in known else ". Pyro's objectives report no terms; train by pyrovae's ELBO()"
+            )
             raise KeyError(f"the history has no column '{name}', but {known or 'no epoch yet'}{of_pyro}")
         return [row.get(name, math.nan) for row in self.rows]
 

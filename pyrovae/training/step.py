@@ -127,7 +127,7 @@ class EagerStep:
         return Gradients(loss.detach(), {**zeros, **terms}, self.parameters.gradients(loss))
 
     def _check(self, loss: Tensor, batch: Batch) -> None:
-        """Look for parameters that no one has shown to the run, at the first step of an epoch and a few more."""
+        """Look for parameters that nothing has shown to the run, at an epoch's first step and a few more."""
 
         def again() -> Tensor:
             with seeded(0, self.device), buffers_kept(self.loss.pair):
@@ -204,7 +204,7 @@ class CompiledStep(EagerStep):
         self.constants = {site: w.value for site, w in weights.items() if isinstance(w, Constant)}
         self.varying = [site for site in weights if site not in self.constants]
         self._unchecked = False  # until the first step
-        self.recorded_for = ()
+        self.recorded_for: tuple[int, ...] = ()
         with seeded(settings.seed, self.device):
             self.full = self.data.first(shared=True)
         with seeded(settings.seed, self.device), buffers_kept(self.loss.pair):

@@ -1,4 +1,4 @@
-"""Latents and parameters that appear later or only sometimes, and parameters frozen or unfrozen on the way."""
+"""Latents and parameters that appear later or only sometimes, or are frozen and unfrozen on the way."""
 
 import random
 from functools import partial

@@ -90,8 +90,8 @@ def as_objective(objective: Objective | PyroObjective) -> Objective:
     if isinstance(objective, PyroELBO) and not hasattr(objective, "differentiable_loss"):
         raise InputError(
             f"objective is Pyro's {type(objective).__name__}, which adds gradients to parameters by itself "
-            "and has no loss to differentiate: use ELBO(), which takes latents that are not reparameterised "
-            "too, ScoreFunctionELBO() or IWAE(50), or train with pyro.infer.SVI."
+            "and has no loss to differentiate: use ELBO(), which takes latents that are not "
+            "reparameterised too, ScoreFunctionELBO() or IWAE(50), or train with pyro.infer.SVI."
         )
     if inspect.isclass(objective) or not hasattr(objective, "differentiable_loss"):
         raise InputError(f"objective is {objective!r}; expected an object such as ELBO() or IWAE(50).")

@@ -80,8 +80,8 @@ class VampPrior(nn.Module):
         if bounds is not None and not bounds[0] < bounds[1]:
             raise InputError(f"bounds are {bounds}; expected the least value of x and a greater one.")
         self.posterior, self.x_shape, self.bounds = posterior, as_shape(x_shape), bounds
-        # On the posterior's device and of its type, since the posterior runs on the pseudo-inputs below. But
-        # small steps change them, for which 16-bit numbers are too coarse.
+        # On the posterior's device and of its type, since the posterior runs on the pseudo-inputs below.
+        # But small steps change them, for which 16-bit numbers are too coarse.
         like = next(posterior.parameters(), torch.zeros(()))
         like = like.to(torch.promote_types(like.dtype, torch.float32))
         noise = torch.randn(pseudo_inputs, *self.x_shape).to(like)

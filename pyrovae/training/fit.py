@@ -251,8 +251,8 @@ def _alone() -> Iterator[None]:
     if not _running.acquire(blocking=False):
         raise InputError(
             "fit runs in another thread already, and Pyro's handlers and parameters belong to all threads "
-            "of a process: train one pair after the other, or in processes, such as those of multiprocessing "
-            "with the start method 'spawn'."
+            "of a process: train one pair after the other, or in processes, such as those of "
+            "multiprocessing with the start method 'spawn'."
         )
     try:
         yield

@@ -92,6 +92,11 @@ def check_same_run(
     Warns:
         UserWarning: settings that may change have changed. The message names them.
     """
+    if "trained" not in saved:
+        raise CheckpointError(
+            f"the run in {folder} was written by an earlier version, which kept the optimiser's state in "
+            "another form: its parameters can be used, but it cannot be resumed. Train in another folder."
+        )
     begun = saved["settings"]
     for name in {**begun, **identity}:
         if name in MAY_CHANGE or name == "rates" or same(begun.get(name), identity.get(name)):

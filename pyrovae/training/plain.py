@@ -152,10 +152,9 @@ def _code(code: types.CodeType) -> str:
 
 def _empty(cell: Any) -> bool:
     try:
-        cell.cell_contents
+        return cell.cell_contents is cell
     except ValueError:
         return True
-    return False
 
 
 def _plain_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def prepare(
         check_pair(pair, *call.args)  # in evaluation mode, and lazy modules get their shapes
     before = _elsewhere()
     with buffers_kept(pair):
-        _check_sizes(pair, data)
+        _check_sizes(pair, data, batch)
         prepared = _prepared(pair, data, batch, settings, before)
     for each in (data, validation):
         if each is not None and not each.source.stream:
@@ -129,21 +129,29 @@ def _check_no_inference(parameters: dict[str, Tensor]) -> None:
         )
 
 
-def _check_sizes(pair: ModelAndGuide, data: Minibatches) -> None:
+def _check_sizes(pair: ModelAndGuide, data: Minibatches, batch: Batch) -> None:
     """Run the pair in training mode on the sizes that minibatches have, which are known before the first.
 
     Raises:
         InputError: the pair does not run on one of them, as batch normalisation does not on a single datum.
     """
+
+    def first(number: int, size: int) -> Batch:
+        rows = [Rows(part.indices[: size if n == number else 0]) for n, part in enumerate(data.parts)]
+        return data.batch(rows, shared=False, check=data.source.stream)
+
     for number, part in enumerate(data.parts):
         total, full = len(part.indices), part.batch_size
         rest = total % full if part.steps == data.steps else 0
-        for size in filter(None, (full, rest)):
-            if (problem := _problem(pair, data, number, size)) is None:
-                continue
-            sizes = _sizes_without_rest(total, full)
+        of_part = Batch([call for call in batch.calls if call.number == number], full)
+        problem, size = _problem(pair, of_part), full
+        if problem is None and rest:
+            problem, size = _problem(pair, first(number, rest)), rest
+        if problem is not None:
             fits = (
-                n for n in sizes if not any(_problem(pair, data, number, s) for s in (n, total % n) if s)
+                n
+                for n in _sizes_without_rest(total, full)
+                if not any(_problem(pair, first(number, s)) for s in (n, total % n) if s)
             )
             which = "the last minibatch of an epoch has" if size == rest else "a minibatch has"
             kind = f" {'labelled' if part.labelled else 'unlabelled'}" if len(data.parts) > 1 else ""
@@ -153,12 +161,11 @@ def _check_sizes(pair: ModelAndGuide, data: Minibatches) -> None:
             )
 
 
-def _problem(pair: ModelAndGuide, data: Minibatches, number: int, size: int) -> str | None:
-    """Return what goes wrong on the first `size` data of a part, or None."""
-    rows = [Rows(part.indices[: size if n == number else 0]) for n, part in enumerate(data.parts)]
+def _problem(pair: ModelAndGuide, batch: Batch) -> str | None:
+    """Return what goes wrong when the pair runs on a minibatch in training mode, or None."""
     try:
         with torch.no_grad(), pyro.validation_enabled(False):
-            for call in data.batch(rows, shared=False, check=data.source.stream).calls:
+            for call in batch.calls:
                 run_pair(pair, *call.args)
     except InputError:
         raise
@@ -175,7 +182,7 @@ def _sizes_without_rest(total: int, size: int) -> list[int]:
 
 def _remedy(data: Minibatches, number: int, size: int | None) -> str:
     if size is None:
-        return "let the programs take any number of data, by len(x)"
+        return "let the programs run in training mode on any number of data, by len(x)"
     if len(data.parts) == 1:
         return f"set batch_size={size}"
     if number == 0:

@@ -207,6 +207,6 @@ def _values(name: str, schedule: Schedule, epochs: int) -> list[float]:
 
 _A_SCHEDULE = (
     "a schedule is a pure function of the time in epochs, without a counter or an iterator. For a weight "
-    "that depends on the course of the training write beta=lambda epoch: control.beta, and let a callback set "
-    "control.beta"
+    "that depends on the course of the training write beta=lambda epoch: control.beta, and let a callback "
+    "set control.beta"
 )

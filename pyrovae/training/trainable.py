@@ -2,8 +2,8 @@
 
 A program may show a parameter for the first time in a later step (`pyro.param` in a branch), and a callback
 may freeze a module, unfreeze it or add a layer. The optimiser gets such parameters when they are first
-used, with the settings that the others have by then. A parameter without a gradient in a step is left as it is in
-that step, as with torch's optimisers and Pyro's SVI.
+used, with the settings that the others have by then. A parameter without a gradient in a step is left as it
+is in that step, as with torch's optimisers and Pyro's SVI.
 """
 
 from __future__ import annotations
@@ -233,8 +233,8 @@ class Trainable:
             raise InputError(
                 f"the parameters {', '.join(joining)} join the training after its first step, but "
                 f"{type(self.optimizer).__name__} with {len(groups)} groups of parameters cannot take "
-                "them: use an optimiser with one group, such as functools.partial(torch.optim.Adam, lr=1e-3), or "
-                "train them from the beginning."
+                "them: use an optimiser with one group, functools.partial(torch.optim.Adam, lr=1e-3) for "
+                "example, or train them from the beginning."
             )
         for group, more in zip(groups, fresh.param_groups, strict=True):
             group["params"] += [value for value in more["params"] if id(value) in ids]

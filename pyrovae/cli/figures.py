@@ -360,9 +360,10 @@ def overview(run: RunFolder, /, *, own: Own = NONE_OWN) -> None:
     opened = own.open(run)
     title = f"{opened.config.recipe.upper()} on {Path(opened.data.data).name}"
     if metrics := opened.metrics:
+        error = metrics["mean_std_error"]  # None if it is not known, as with one draw
         title += (
             f": test log p(x) = {metrics['log_likelihood']:.3f} "
-            f"± {metrics['mean_std_error']:.3f} nats (K = {metrics['num_samples']})"
+            f"± {'unknown' if error is None else f'{error:.3f}'} nats (K = {metrics['num_samples']})"
         )
     page = plots.overview(
         diagram_of(opened),

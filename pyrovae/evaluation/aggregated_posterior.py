@@ -21,11 +21,14 @@ from torch import Tensor
 
 from pyrovae.errors import InputError
 from pyrovae.evaluation.chunking import slices
+from pyrovae.programs.copies import PARTICLES, given_values, run_copies
 from pyrovae.programs.densities import trace_log_probs
 from pyrovae.programs.distributions import factors_of
-from pyrovae.programs.log_weights import PARTICLES, Layout, particle_plate, per_datum
+from pyrovae.programs.log_weights import Layout, per_datum, run_model
 from pyrovae.programs.pair import ModelAndGuide, Program
-from pyrovae.programs.running import run_pair, traced
+from pyrovae.programs.repeats import may_repeat
+from pyrovae.programs.rows import Arguments
+from pyrovae.programs.running import traced
 from pyrovae.programs.sites import latent_sites
 
 DATA = 1000  # the number of data that pass through the guide's networks at a time
@@ -42,17 +45,21 @@ class Draws:
     Attributes:
         codes: the draws by site.
         event_dims: the number of event dimensions of each site.
+        inner_plates: the dimensions of each site's plates other than the data's.
         log_p: each site's log density under the model, `(R,)`.
         log_p_dims: the log density of each dimension, in the shape of the codes, for the sites that depend
             on no other site and are independent over dimensions, in model and guide.
         separate: the sites that depend on no other site.
+        repeatable: the sites whose draws may repeat, since they are discrete or points.
     """
 
     codes: Codes
     event_dims: dict[str, int]
+    inner_plates: dict[str, tuple[int, ...]]
     log_p: dict[str, Tensor]
     log_p_dims: dict[str, Tensor]
     separate: tuple[str, ...]
+    repeatable: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(next(iter(self.log_p.values())))
@@ -63,46 +70,62 @@ def draws_of_guide(
 ) -> Draws:
     """Draw `count` times from the guide for each datum."""
     parts = []
-    for rows in slices(len(args[0]), DATA):
-        with pyro.validation_enabled(False), particle_plate(count, layout):
-            model_trace, guide_trace = run_pair(pair, *(values[rows] for values in args))
+    for rows in slices(len(args[0]), layout.at_once(DATA, len(args[0]))):
+        with pyro.validation_enabled(False):
+            arguments = Arguments(tuple(values[rows] for values in args))
+            by_guide = run_copies(
+                layout.ways.guide, pair.guide, arguments, layout.of_guide(count), extras=_DIMENSIONS
+            )
+            model_trace, guide_trace = run_model(pair, arguments, count, layout, by_guide, _DIMENSIONS)
         log_p = trace_log_probs(model_trace)
         codes, densities, dims = {}, {}, {}
         for name in latent_sites(guide_trace):
             site = model_trace.nodes[name]
-            codes[name] = _data_second(site, site["value"])
-            densities[name] = per_datum(log_p[name].double(), layout.depth)
-            if (
-                name in separate
-                and _independent_factors(site)
-                and _independent_factors(guide_trace.nodes[name])
-            ):
-                dims[name] = _data_second(site, _independent_factors(site).log_prob(site["value"])).double()
+            codes[name] = _data_second(site, site["value"], layout)
+            densities[name] = per_datum(log_p[name].double(), layout)
+            by_dimension = [trace.nodes[name][_BY_DIMENSION] for trace in (model_trace, guide_trace)]
+            if name in separate and all(part is not None for part in by_dimension):
+                dims[name] = _data_second(site, by_dimension[0], layout).double()
         parts.append((codes, densities, dims))
     joined = [
         {name: torch.cat([part[i][name] for part in parts], 1).flatten(0, 1) for name in parts[0][i]}
         for i in range(3)
     ]
-    event_dims = {name: model_trace.nodes[name]["fn"].event_dim for name in joined[0]}
-    return Draws(joined[0], event_dims, joined[1], joined[2], separate)
+    sites = {name: model_trace.nodes[name] for name in joined[0]}
+    event_dims = {name: site["fn"].event_dim for name, site in sites.items()}
+    inner_plates = {name: _inner_plates(site, layout) for name, site in sites.items()}
+    repeatable = tuple(name for name in joined[0] if may_repeat(guide_trace.nodes[name]))
+    return Draws(joined[0], event_dims, inner_plates, joined[1], joined[2], separate, repeatable)
 
 
-def _data_second(site: Mapping[str, Any], values: Tensor) -> Tensor:
+def _data_second(site: Mapping[str, Any], values: Tensor, layout: Layout) -> Tensor:
     """Move the data's dimension of a site's values under particles to the second place.
 
-    `(K, *1s, *inner_plates, B, *event_shape)` becomes `(K, B, *inner_plates, *event_shape)`.
+    `(K, *plates, *event_shape)` becomes `(K, B, *inner_plates, *event_shape)`, where the inner plates are
+    those of the site other than the data's.
     """
-    inner = max(-frame.dim for frame in site["cond_indep_stack"] if frame.name != PARTICLES) - 1
     event_dim = site["fn"].event_dim
-    values = values.movedim(-1 - event_dim, 1)
-    return values.reshape(*values.shape[:2], *values.shape[values.dim() - inner - event_dim :])
+    event = values.shape[values.dim() - event_dim :]
+    sizes = [values.shape[dim - event_dim] for dim in _inner_plates(site, layout)]
+    values = values.movedim(layout.data_dim - event_dim, 1)
+    return values.reshape(*values.shape[:2], *sizes, *event)
 
 
-def _independent_factors(site: Mapping[str, Any]) -> Any:
-    """Return the distribution of each dimension if they are independent and not masked, else None."""
+def _inner_plates(site: Mapping[str, Any], layout: Layout) -> tuple[int, ...]:
+    """Return the dimensions of a site's plates other than the data's, from the left."""
+    frames = [frame for frame in site["cond_indep_stack"] if frame.vectorized and frame.name != PARTICLES]
+    return tuple(sorted(frame.dim for frame in frames if frame.dim != layout.data_dim))
+
+
+def _log_prob_by_dimension(site: Mapping[str, Any]) -> Tensor | None:
+    """Return the log density of each dimension if they are independent and not masked, else None."""
     factors = factors_of(site["fn"])
     masked = site["mask"] is not None or isinstance(factors, MaskedDistribution)
-    return None if masked else factors
+    return None if masked or factors is None else factors.log_prob(site["value"])
+
+
+_BY_DIMENSION = "log_prob_by_dimension"
+_DIMENSIONS = {_BY_DIMENSION: _log_prob_by_dimension}
 
 
 def log_q_of_all(
@@ -117,20 +140,23 @@ def log_q_of_all(
     count = rows.stop - rows.start
     scores: dict[str, list[Tensor]] = {name: [] for name in draws.codes}
     dims: dict[str, list[Tensor]] = {name: [] for name in draws.log_p_dims}
-    for part in slices(len(args[0]), DATA):
-        given = {
-            name: _for_all(codes[rows], draws.event_dims[name], part.stop - part.start, layout)
-            for name, codes in draws.codes.items()
-        }
-        with pyro.validation_enabled(False), particle_plate(count, layout):
-            trace = poutine.trace(poutine.condition(guide, data=given))
-            trace = trace.get_trace(*(values[part] for values in args))
+    for part in slices(len(args[0]), layout.at_once(DATA, len(args[0]))):
+        given = {name: _for_all(draws, name, rows, part.stop - part.start, layout) for name in draws.codes}
+        with pyro.validation_enabled(False):
+            trace = run_copies(
+                layout.ways.guide,
+                guide,
+                Arguments(tuple(values[part] for values in args)),
+                layout.of_guide(count),
+                given_values(given, draws.event_dims),
+                _DIMENSIONS,
+            )
         log_q = trace_log_probs(trace)
         for name, parts in scores.items():
-            parts.append(per_datum(log_q[name].double(), layout.depth))
+            parts.append(per_datum(log_q[name].double(), layout))
         for name, parts in dims.items():
             site = trace.nodes[name]
-            each = _data_second(site, _independent_factors(site).log_prob(site["value"]))
+            each = _data_second(site, site[_BY_DIMENSION], layout)
             parts.append(each.double().logsumexp(1))
     log_num_data = math.log(len(args[0]))
     return (
@@ -139,17 +165,19 @@ def log_q_of_all(
     )
 
 
-def _for_all(codes: Tensor, event_dim: int, num_data: int, layout: Layout) -> Tensor:
-    """Expand draws to particles for all data.
+def _for_all(draws: Draws, name: str, rows: slice, num_data: int, layout: Layout) -> Tensor:
+    """Expand draws of a site to particles for all data.
 
-    `(c, *inner_plates, *event_shape)` becomes `(c, *inner_plates, num_data, *event_shape)`.
+    `(c, *inner_plates, *event_shape)` becomes `(c, *plates, *event_shape)`, with all data in their plate.
     """
-    event = codes.shape[codes.dim() - event_dim :]
-    inner = codes.shape[1 : codes.dim() - event_dim]
-    padding = [1] * (layout.depth - 1 - len(inner))
-    return codes.reshape(len(codes), *padding, *inner, 1, *event).expand(
-        len(codes), *padding, *inner, num_data, *event
-    )
+    codes = draws.codes[name][rows]
+    event = codes.shape[codes.dim() - draws.event_dims[name] :]
+    plates = [1] * layout.depth
+    for dim, size in zip(draws.inner_plates[name], codes.shape[1:], strict=False):
+        plates[dim] = size
+    codes = codes.reshape(len(codes), *plates, *event)
+    plates[layout.data_dim] = num_data
+    return codes.expand(len(codes), *plates, *event)
 
 
 def separate_sites(pair: ModelAndGuide, args: tuple[Tensor, ...]) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -12,27 +13,35 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-_SMALLEST_SAMPLE = 30  # a tail is a fifth of the draws, and ArviZ's fit wants more than five of them
-_NO_SPREAD = 1e-6  # log weights this close are equal up to rounding
+SMALLEST_SAMPLE = 30  # a tail is a fifth of the draws, and ArviZ's fit wants more than five of them
+_FEW = 5  # a tail needs as many different weights
 
 
-def pareto_khat(log_weights: Tensor) -> Tensor:
+def pareto_khat(log_weights: Tensor, rounding: Tensor | float = 1e-6) -> Tensor:
     """Compute Pareto k-hat of the importance weights of each column (Vehtari et al. 2024).
 
     Args:
         log_weights: `(K, B)`, not normalised.
+        rounding: log weights this close are equal up to rounding, `(B,)` or one number.
 
     Returns:
-        `(B,)`. It is NaN where there is no tail to fit, because the largest weights are equal or K is below
-        30. It is infinite where a few draws outweigh all others, so that no tail can be fitted.
+        `(B,)`. It is NaN where there is no tail to fit, because the largest weights are equal or take few
+        values, as those of a discrete latent do, or because K is below 30. It is infinite where fewer than
+        five draws have more than half of the weight, so that no tail can be fitted.
     """
     rows = log_weights.T.double().cpu().contiguous()
-    if log_weights.shape[0] < _SMALLEST_SAMPLE:
+    num_samples = rows.shape[1]
+    if num_samples < SMALLEST_SAMPLE:
         return rows.new_full((len(rows),), torch.nan)
-    largest = rows.topk(5, dim=1).values
-    no_tail = largest[:, 0] - largest[:, -1] < _NO_SPREAD
-    khat = torch.as_tensor(_psislw_khat(rows.numpy()), dtype=torch.float64).nan_to_num(nan=torch.inf)
-    return torch.where(no_tail, torch.nan, khat)
+    # The tail, as the paper and ArviZ cut it off.
+    tail = rows.topk(math.ceil(min(num_samples / 5, 3 * math.sqrt(num_samples))), dim=1).values
+    steps = ((tail - tail[:, :1]) / torch.as_tensor(rounding).reshape(-1, 1)).clamp(min=-1e15).round()
+    values = 1 + (steps.diff(dim=1) != 0).sum(1)
+    outweigh = tail[:, : _FEW - 1].logsumexp(1) > rows.logsumexp(1) - math.log(2)
+    fitted = torch.as_tensor(_psislw_khat(rows.numpy()), dtype=torch.float64)
+    khat = fitted.where(fitted.isfinite() & (values >= _FEW), torch.nan)
+    varies = values > 1
+    return khat.masked_fill(outweigh & varies & khat.isnan(), torch.inf)
 
 
 def _psislw_khat(log_weights: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -12,6 +12,7 @@ from pyrovae.evaluation.importance import Sampling, over_log_weights
 from pyrovae.evaluation.statistics import log_mean
 from pyrovae.programs.classes import categorical_latents, class_site, takes_classes
 from pyrovae.programs.devices import device_of
+from pyrovae.programs.log_weights import Scores
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
 from pyrovae.programs.running import at_means, run_pair
@@ -133,13 +134,18 @@ def class_posterior(
     log_joint = []
     for label in range(num_classes):
         y = torch.full((len(x),), label, device=x.device)
-        log_joint.append(torch.cat(over_log_weights(log_mean, pair, x, y, sampling)))
+        _, parts = over_log_weights(_log_px, pair, x, y, sampling)
+        log_joint.append(torch.cat(parts))
     if all(torch.equal(log_joint[0], other) for other in log_joint):
         raise InputError(
             "log p(x, y) is the same for every class y, so the model does not use the class: give a model "
             "whose likelihood or classifier does, such as M2 or PCVAE."
         )
     return torch.stack(log_joint, -1).softmax(-1)
+
+
+def _log_px(scores: Scores) -> Tensor:
+    return log_mean(scores.log_weights)
 
 
 def _check_num_classes(pair: ModelAndGuide, x: Tensor, num_classes: int) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +17,24 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae.compute import processes
-from pyrovae.errors import check_counts
+from pyrovae.errors import check_counts, warn
 from pyrovae.evaluation.arviz_adapter import to_group
 from pyrovae.evaluation.importance import MOST_DATA, Sampling, over_log_weights
 from pyrovae.evaluation.json_files import write_json
 from pyrovae.evaluation.statistics import (
-    KHAT_LIMIT,
     data_std_error,
     importance_statistics,
+    is_poor_proposal,
+    khat_limit,
+    khat_line,
     mean_std_error,
     num_unreliable,
+    shown,
     warn_if_unreliable,
 )
 from pyrovae.programs.pair import ModelAndGuide, takes_pair, with_programs
 
-_COLUMNS = ("log_px", "std_error", "khat", "ess")
+_COLUMNS = ("log_px", "std_error", "khat", "ess", "datum_elbo", "datum_elbo_std_error", "repeated")
 
 
 @dataclass(frozen=True)
@@ -41,28 +43,49 @@ class MarginalLikelihood:
 
     Attributes:
         log_px: the estimate, `(N,)`.
-        std_error: its Monte-Carlo standard error, `(N,)` (delta method).
-        khat: Pareto k-hat of the importance weights, `(N,)`. Above 0.7 the error is not reliable. It is NaN
-            where the weights do not vary (the guide is exact) or are too few to fit a tail.
+        std_error: its Monte-Carlo standard error, `(N,)` (delta method); 0 if the guide is exact. It is
+            NaN, unknown, with one draw, or where the draws of discrete latents have equal weights: they may
+            have missed other values.
+        khat: Pareto k-hat of the importance weights, `(N,)`. Many values above `khat_limit` say that the
+            guide is a poor proposal, and that the errors of all data are too small. It is NaN where the
+            weights do not vary or have few values, or K is below 30.
         ess: the effective sample size, between 1 and K, `(N,)`.
-        bounds: `bounds[k]` is the importance-weighted bound with k samples, `(N,)`, from the same draws.
-            `bounds[1]` is the ELBO (Burda et al. 2016).
+        datum_elbo: the ELBO, averaged over the K draws, `(N,)`. If classes are enumerated, q(y | x) is in
+            it.
+        datum_elbo_std_error: its Monte-Carlo standard error, `(N,)`; NaN where `std_error` is.
+        bounds: `bounds[k]` is the importance-weighted bound L_k, the mean over groups of k draws of the
+            logarithm of their mean weight, `(N,)`. The weights have enumerated classes summed out.
+            `bounds[1]` is the ELBO if nothing is enumerated. Else it lies between the ELBO and L_2.
         num_samples: K, the number of draws for each datum.
+        repeated: whether all K draws of the latents that are discrete, and not enumerated, are the same,
+            `(N,)`. What was not drawn does not enter the estimate, and no error shows this. It is false
+            for all data if there are no such latents.
+        enumerated: whether classes were enumerated, and so summed out in the weights.
         precision_error: the change that a lower precision makes to the estimate: a mean absolute difference
             in nats over the first data, with the same random numbers. None in float32.
+        joint: whether the estimate is of log p(x_1, ..., x_N), one number for all data together. All
+            columns then have length 1.
+        notes: what the estimate leaves out, in words: global latents that the guide sets to a point, whose
+            values are given, and the guide's terms of training.
     """
 
     log_px: Tensor
     std_error: Tensor
     khat: Tensor
     ess: Tensor
+    datum_elbo: Tensor
+    datum_elbo_std_error: Tensor
     bounds: dict[int, Tensor]
     num_samples: int
+    repeated: Tensor
+    enumerated: bool = False
     precision_error: float | None = None
+    joint: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def mean(self) -> float:
-        """The mean of log p(x) over these data, nats per datum."""
+        """The mean of log p(x) over these data, nats per datum; if joint, the estimate itself, in nats."""
         return self.log_px.mean().item()
 
     @property
@@ -78,28 +101,54 @@ class MarginalLikelihood:
     @property
     def elbo(self) -> float:
         """The mean ELBO over these data, nats per datum."""
-        return self.bounds[1].mean().item()
+        return self.datum_elbo.mean().item()
+
+    @property
+    def elbo_std_error(self) -> float:
+        """The Monte-Carlo standard error of `elbo`, due to the draws of z."""
+        return mean_std_error(self.datum_elbo_std_error)
+
+    @property
+    def khat_limit(self) -> float:
+        """The limit of k-hat for K draws, min(1 - 1 / log10(K), 0.7) (Vehtari et al. 2024)."""
+        return khat_limit(self.num_samples)
 
     @property
     def num_unreliable(self) -> int:
-        """The number of data with k-hat above 0.7."""
-        return num_unreliable(self.khat)
+        """The number of data with k-hat above `khat_limit`."""
+        return num_unreliable(self.khat, self.num_samples)
+
+    @property
+    def is_poor_proposal(self) -> bool:
+        """Whether k-hat is above its limit for more than a fifth of the data.
+
+        Then the guide is a poor proposal, and the standard errors are too small. This holds for all data:
+        one whose draws miss the largest weights has a small k-hat too.
+        """
+        return is_poor_proposal(self.khat, self.num_samples)
 
     def summary(self) -> dict[str, Any]:
         """Return the figures to report, as plain numbers."""
-        finite = self.khat[self.khat.isfinite()]
+        known = self.khat[~self.khat.isnan()]
         return {
             "log_likelihood": self.mean,
             "mean_std_error": self.mean_std_error,
             "data_std_error": self.data_std_error,
             "elbo": self.elbo,
+            "elbo_std_error": self.elbo_std_error,
             "bounds": {str(k): bound.mean().item() for k, bound in self.bounds.items()},
-            "khat_median": finite.median().item() if len(finite) else None,
+            "enumerated": self.enumerated,
+            "khat_median": known.median().item() if len(known) else None,
+            "khat_limit": self.khat_limit,
             "khat_above_limit": self.num_unreliable,
+            "is_poor_proposal": self.is_poor_proposal,
             "ess_median": self.ess.median().item(),
+            "num_repeated": int(self.repeated.sum()),
             "num_data": len(self.log_px),
             "num_samples": self.num_samples,
             "precision_error": self.precision_error,
+            "joint": self.joint,
+            "notes": list(self.notes),
         }
 
     def to_json(self, path: str | Path) -> None:
@@ -120,22 +169,30 @@ class MarginalLikelihood:
         return to_group("marginal_likelihood", values | {"bound": bounds}, coordinates)
 
     def __str__(self) -> str:
-        s = self.summary()
         rounding = f"; rounding moves it by {self.precision_error:.4f}" if self.precision_error else ""
-        khat = "could not be fitted (the weights do not vary, or are too few)"
-        if s["khat_median"] is not None:
-            above = f"{self.num_unreliable} of {len(self.khat)} above {KHAT_LIMIT}"
-            khat = f"median {s['khat_median']:.2f}, {above}"
-        return "\n".join(
-            [
-                f"log p(x) = {self.mean:.3f} +- {self.mean_std_error:.3f} nats per datum "
-                f"(Monte Carlo, K = {self.num_samples}); +- {self.data_std_error:.2f} over the "
-                f"{len(self.log_px)} data{rounding}",
-                f"ELBO     = {self.elbo:.3f}, "
-                + ", ".join(f"L_{k} = {b.mean():.3f}" for k, b in self.bounds.items() if k > 1),
-                f"k-hat    : {khat}; effective samples: median {s['ess_median']:.0f} of {self.num_samples}",
-            ]
-        )
+        collapsed = "(classes summed out) " if self.enumerated else ""
+        sizes = [k for k in self.bounds if k > 1 or self.enumerated]
+        bounds = ", ".join(f"L_{k} = {self.bounds[k].mean():.3f}" for k in sizes)
+        per = "nats for all data together" if self.joint else "nats per datum"
+        over = f"; +- {shown(self.data_std_error, 2)} over the {len(self.log_px)} data"
+        lines = [
+            f"log p(x) = {self.mean:.3f} +- {shown(self.mean_std_error)} {per} "
+            f"(Monte Carlo, K = {self.num_samples}){'' if self.joint else over}{rounding}",
+            f"ELBO     = {self.elbo:.3f} +- {shown(self.elbo_std_error)}"
+            + (f"; {collapsed}{bounds}" if bounds else ""),
+            f"k-hat    : {khat_line(self.khat, self.num_samples)}; effective samples: median "
+            f"{self.ess.median():.0f} of {self.num_samples}",
+        ]
+        if repeated := int(self.repeated.sum()):
+            lines.append(f"draws    : {_repeats(repeated, len(self.repeated))}")
+        return "\n".join([*lines, *(f"note     : {note}" for note in self.notes)])
+
+
+def _repeats(count: int, num_data: int) -> str:
+    return (
+        f"for {count} of {num_data} data all draws of the discrete latents are the same; the values that "
+        "were not drawn enter neither the estimate nor its error"
+    )
 
 
 @takes_pair
@@ -151,40 +208,52 @@ def marginal_likelihood(
     progress: bool = False,
     compile: str = "auto",
     precision: str = "float32",
+    joint: bool = False,
 ) -> MarginalLikelihood:
-    """Estimate log p(x) of each datum with the guide as proposal.
+    """Estimate log p(x) of each datum, or of all data together, with the guide as proposal.
+
+    The draws of a datum are copies of the pair. They are run in the fastest way that gives the densities of
+    one copy at a time: with a leading dimension, as more rows of data, or one after the other. So networks
+    need not know of draws. What is found out at the beginning of a call, on a few data, is this way, and
+    whether the densities have the shapes of their plates.
 
     Within `processes.joined()`, the processes that torchrun started share the data. Each of them gets the
     whole result, which does not depend on their number.
 
     Args:
-        pair: a pair whose programs are called as `model(x)`, or `model(x, y)` where `y` is given. All of
-            its sites lie under a plate of the data at dimension -1.
+        pair: a pair whose programs are called as `model(x)`, or `model(x, y)` where `y` is given. Without
+            `joint`, all of its sites lie under a plate of the data.
         x: the data, `(N, *x_shape)`.
         y: classes `(N,)`. Where the model observes them, the estimate is of log p(x, y). None means that
             the programs are called without classes.
         num_samples: K, the number of draws for each datum.
         enumerate: sum exactly over the sites that the guide marks for enumeration, such as M2's class:
             sum_y p(x, y, z_y) / q(z_y | x, y) for each draw. If false, these sites are drawn too.
-        bounds: the numbers of draws whose importance-weighted bounds are reported beside the ELBO; those
-            above K are left out.
+        bounds: the numbers of draws k whose importance-weighted bounds L_k are reported beside the ELBO;
+            those above K are left out.
         seed: the seed of the random draws. The caller's random stream does not change.
         progress: show a progress bar.
         compile: "on" scores draws by one compiled graph. "auto" does so from 10 million draws on, and warns
             if it is not possible. "off" never compiles.
         precision: the precision of matrix products and convolutions. "tf32" (on CUDA) and "bfloat16" are
             faster than "float32"; `precision_error` of the result says what they change.
+        joint: estimate log p(x_1, ..., x_N), one number in nats. A pair with latents outside of the data's
+            plate, such as the weights of a regression, has only this evidence. All data are run at once.
 
     Returns:
         Estimates, errors and diagnostics for each datum, on the CPU in 64-bit.
 
     Raises:
         InputError: K or a bound is below 1; `precision` or `compile` is unknown; the data are not usable;
-            the pair does not run on them; a latent site is in one program only; a site lies outside
-            of the data's plate; or there are other plates beside an enumerated site.
+            the pair does not run on them; a log density has another shape than its plates say; the guide
+            lacks a latent that can neither be left out nor summed out, or its density is not known (a
+            `Delta` without a log density, for example); several enumerated sites stand beside a network
+            that takes no leading dimensions. Without `joint` also: a site lies outside of the data's plate,
+            the programs subsample the data, or a density depends on other data.
 
     Warns:
-        UserWarning: k-hat is above 0.7 for some data. The warning says for how many.
+        UserWarning: k-hat is above its limit for some data, or K is below 30, too few draws for k-hat; or
+            all draws of the discrete latents are the same for some data. The warning says for how many.
 
     Example:
         >>> import torch
@@ -194,13 +263,13 @@ def marginal_likelihood(
         >>> result.log_px.shape
         torch.Size([3])
     """
-    sampling = Sampling(num_samples, seed, enumerate, progress, compile, precision)
+    sampling = Sampling(num_samples, seed, enumerate, progress, compile, precision, joint)
     result = _estimate(pair, x, y, bounds, sampling)
     if precision != "float32":
-        first = slice(min(MOST_DATA, len(x)))
+        first = slice(None) if joint else slice(min(MOST_DATA, len(x)))
         full = replace(sampling, precision="float32")
         exact = _estimate(pair, x[first], None if y is None else y[first], bounds, full)
-        error = (result.log_px[first] - exact.log_px).abs().mean().item()
+        error = (result.log_px[: len(exact.log_px)] - exact.log_px).abs().mean().item()
         result = replace(result, precision_error=error)
     _warn(result)
     return result
@@ -221,7 +290,7 @@ def prior_marginal_likelihood(
 
     The estimate is right in the limit of many draws, and of little use before. Almost no draw explains the
     datum, and the number of draws that do falls quickly with M. So the estimate is far too low at any
-    affordable K. A large k-hat shows this.
+    affordable K. A large k-hat shows this. The result's `elbo` is the ELBO of the prior as guide.
 
     Args:
         pair: a pair; its guide is not used.
@@ -255,12 +324,31 @@ def _estimate(
     sizes = [1, *(k for k in bounds if 1 < k < sampling.num_samples)]
     if sampling.num_samples > 1:
         sizes.append(sampling.num_samples)
-    parts = over_log_weights(partial(importance_statistics, sizes=sizes), pair, x, y, sampling)
+    layout, parts = over_log_weights(
+        lambda scores: importance_statistics(scores, sizes, x.dtype), pair, x, y, sampling
+    )
     columns: dict[str, Any] = {name: torch.cat([part[name] for part in parts]) for name in _COLUMNS}
-    by_size = {size: torch.cat([part["bounds"][size] for part in parts]) for size in sizes}
-    return MarginalLikelihood(**columns, bounds=by_size, num_samples=sampling.num_samples)
+    return MarginalLikelihood(
+        **columns,
+        bounds={size: torch.cat([part["bounds"][size] for part in parts]) for size in sizes},
+        num_samples=sampling.num_samples,
+        enumerated=parts[0]["enumerated"],
+        joint=sampling.joint,
+        notes=layout.notes,
+    )
 
 
 def _warn(result: MarginalLikelihood) -> None:
-    if processes.is_first():
-        warn_if_unreliable(result.khat, "their standard errors are not reliable")
+    if not processes.is_first():
+        return
+    consequence = (
+        "the guide is a poor proposal, so the standard errors of all data, and of their mean, are too small"
+        if result.is_poor_proposal
+        else "the standard errors of single data are not reliable"
+    )
+    warn_if_unreliable(result.khat, result.num_samples, consequence)
+    if result.num_samples > 1 and (repeated := int(result.repeated.sum())):
+        warn(
+            f"{_repeats(repeated, len(result.repeated))}. Mark discrete sites of the guide with "
+            'infer={"enumerate": "parallel"} to sum them out, or use more samples.'
+        )

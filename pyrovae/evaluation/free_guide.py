@@ -1,29 +1,34 @@
 """A guide with free parameters: the guide's families of distributions, with parameters for each datum.
 
-A handler replaces the distribution of each latent site of any guide by one of the same family. Its
-parameters are leaf tensors, one set for each datum, that start at the networks' outputs. Then each datum
-can have its own best q. In the original guide, one function computes the q of all data.
+Each latent site of a guide has a distribution of the same family here. Its parameters are leaf tensors, one
+set for each datum, that start at the networks' outputs. Then each datum can have its own best q. In the
+original guide, one function computes the q of all data.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
+import pyro
 import pyro.distributions as dist
 import torch
-from pyro.poutine.messenger import Messenger
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.distributions import constraints, transform_to
 
 from pyrovae.distributions import HasFreeParameters
 from pyrovae.errors import InputError
+from pyrovae.programs.copies import PARTICLES, run_one
 from pyrovae.programs.densities import enumerated_sites
 from pyrovae.programs.distributions import base_of, layers_of
 from pyrovae.programs.log_weights import Layout, enumerated
 from pyrovae.programs.pair import Program
 from pyrovae.programs.reparameterisation import check_gradient_flows
+from pyrovae.programs.rows import Arguments
 from pyrovae.programs.running import traced
 from pyrovae.programs.sites import latent_sites
 
@@ -46,22 +51,24 @@ class FreeGuide:
     """
 
     def __init__(self, guide: Program, args: tuple[Any, ...], layout: Layout) -> None:
-        self.guide, self.num_data = guide, len(args[0])
-        distributions = _distributions(guide, args, layout)
-        self._check_independent(distributions, _distributions(guide, args, layout))
+        self.num_data = len(args[0])
+        self._sites, distributions = _latents(guide, args, layout)
+        _, again = _latents(guide, args, layout)
+        self._check_independent(distributions, again)
         self.leaves: dict[str, dict[str, Tensor]] = {}
         self._transforms: dict[str, dict[str, Any]] = {}
         self._data_dims: dict[str, int] = {}
-        for name, fn in distributions.items():
-            values = _parameters(name, fn)
+        for name, values in distributions.items():
+            fn = self._sites[name]["fn"]
             self._transforms[name] = {key: _transform(name, fn, key) for key in values}
             self.leaves[name] = {
                 key: _leaf(self._transforms[name][key].inv(value)) for key, value in values.items()
             }
-            self._data_dims[name] = len(fn.batch_shape) - 1
+            inner = layout.data_dim  # the parameters' own dimensions stand right of the batch's
+            self._data_dims[name] = len(fn.batch_shape) + inner + _leading(values, fn)
 
     def __call__(self, *args: Any) -> Any:
-        """Run the guide with the present values of the free parameters.
+        """Sample the guide's latents with the present values of the free parameters.
 
         Raises:
             InputError: the number of data is not that of the call for which the guide was made.
@@ -71,12 +78,18 @@ class FreeGuide:
                 f"the guide was called with {len(args[0])} data, but has parameters for {self.num_data}: "
                 "call it with the data that it was made for."
             )
-        free = {
-            name: {key: self._transforms[name][key](leaf) for key, leaf in leaves.items()}
-            for name, leaves in self.leaves.items()
-        }
-        with _Replace(free):
-            return self.guide(*args)
+        plates: dict[str, Any] = {}
+        for name, site in self._sites.items():
+            free = {key: self._transforms[name][key](leaf) for key, leaf in self.leaves[name].items()}
+            with ExitStack() as within:
+                for frame in site["cond_indep_stack"]:
+                    if frame.vectorized and frame.name != PARTICLES:
+                        if frame.name not in plates:  # a plate may be made once, and entered again
+                            plates[frame.name] = pyro.plate(frame.name, frame.size, dim=frame.dim)
+                        within.enter_context(plates[frame.name])
+                if site["mask"] is not None:
+                    within.enter_context(poutine.mask(mask=site["mask"]))
+                pyro.sample(name, _rebuilt(site["fn"], free))
 
     def parameters(self) -> list[Tensor]:
         """Return the free parameters, unconstrained. The batch shape ends with the data's dimension."""
@@ -95,30 +108,20 @@ class FreeGuide:
             leaf.copy_(torch.where(mask, old, leaf))
 
     @staticmethod
-    def _check_independent(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+    def _check_independent(
+        one: Mapping[str, Mapping[str, Tensor]], other: Mapping[str, Mapping[str, Tensor]]
+    ) -> None:
         """Refuse a guide whose distributions differ between two runs: they depend on the draws."""
-        for name, fn in one.items():
-            again = _parameters(name, other[name])
-            for key, value in _parameters(name, fn).items():
-                if value.shape != again[key].shape or not torch.allclose(value, again[key], rtol=1e-5):
+        for name, parameters in one.items():
+            for key, value in parameters.items():
+                again = other[name][key]
+                if value.shape != again.shape or not torch.allclose(value, again, rtol=1e-5):
                     raise InputError(
                         f"the guide's site '{name}' depends on what was drawn at another site "
                         f"({key} differs between two runs). With free parameters this site would leave the "
                         "guide's family, so there is no best q to compare with: use a guide whose latents "
                         "are independent given the data and the enumerated classes."
                     )
-
-
-class _Replace(Messenger):
-    """Replaces the parameters of the sites' distributions by the given ones."""
-
-    def __init__(self, parameters: Mapping[str, Mapping[str, Tensor]]) -> None:
-        super().__init__()
-        self.parameters = parameters
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] in self.parameters:
-            msg["fn"] = _rebuilt(msg["fn"], self.parameters[msg["name"]])
 
 
 def stick_the_landing(guide_trace: Trace) -> None:
@@ -133,14 +136,44 @@ def stick_the_landing(guide_trace: Trace) -> None:
         if not _offers_parameters(_base(site["fn"])):
             parameters = _parameters(name, site["fn"])
             site["fn"] = _rebuilt(site["fn"], {key: value.detach() for key, value in parameters.items()})
+            site["unscaled_log_prob"] = site["fn"].log_prob(site["value"])
+            site["log_prob"] = scale_and_mask(site["unscaled_log_prob"], site["scale"], site["mask"])
 
 
-def _distributions(guide: Program, args: tuple[Any, ...], layout: Layout) -> dict[str, Any]:
-    """Return the distribution of each latent, expanded by the guide's own plates."""
+_Parameters = dict[str, dict[str, Tensor]]
+
+
+def _latents(
+    guide: Program, args: tuple[Any, ...], layout: Layout
+) -> tuple[dict[str, dict[str, Any]], _Parameters]:
+    """Return a guide's latent sites, and their distributions' parameters for all enumerated values."""
+    copies = layout.of_guide()
     with torch.no_grad():
-        trace = traced(enumerated(guide, layout), *args)
-    check_gradient_flows(trace)
-    return {name: trace.nodes[name]["fn"] for name in latent_sites(trace)}
+        if layout.ways.guide == "leading":
+            runs = [traced(enumerated(guide, layout), *args)]
+        else:
+            runs = [run_one(guide, Arguments(args), copies, (value, 0)) for value in range(copies.values)]
+    check_gradient_flows(runs[0])
+    sites = {name: runs[0].nodes[name] for name in latent_sites(runs[0])}
+    found = {name: [_parameters(name, run.nodes[name]["fn"]) for run in runs] for name in sites}
+    return sites, {
+        name: {key: _of_all_values([part[key] for part in parts], sites[name], layout) for key in parts[0]}
+        for name, parts in found.items()
+    }
+
+
+def _of_all_values(parts: list[Tensor], site: Mapping[str, Any], layout: Layout) -> Tensor:
+    """Join a parameter's values for each enumerated value, unless they are all the same."""
+    if all(torch.equal(part, parts[0]) for part in parts):
+        return parts[0]
+    missing = layout.depth - len(site["fn"].batch_shape)
+    return torch.stack([part.reshape(*[1] * missing, *part.shape) for part in parts]).unsqueeze(1)
+
+
+def _leading(parameters: Mapping[str, Tensor], fn: Any) -> int:
+    """Return the number of dimensions that `_of_all_values` has added on the left of the parameters."""
+    first, of_one = next(iter(parameters.values())), next(iter(_parameters("", fn).values()))
+    return first.dim() - of_one.dim()
 
 
 def _base(fn: Any) -> Any:

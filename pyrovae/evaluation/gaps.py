@@ -32,11 +32,15 @@ from pyrovae.evaluation.chunking import arguments_of, slices
 from pyrovae.evaluation.guide_search import check_search, compare, search
 from pyrovae.evaluation.json_files import write_json
 from pyrovae.evaluation.statistics import (
-    KHAT_LIMIT,
     data_std_error,
+    is_poor_proposal,
+    khat_limit,
+    khat_line,
     log_mean,
     mean_std_error,
     num_unreliable,
+    rounding_of,
+    shown,
     std_error_of_draws,
     warn_if_unreliable,
 )
@@ -63,13 +67,16 @@ class InferenceGaps:
         log_px: log p(x), importance-sampled with the best q as proposal, `(N,)`.
         log_px_by_guide: log p(x) with the guide as proposal, `(N,)`. It enters no gap. If it differs from
             `log_px` by more than the errors of both, these errors are not reliable.
-        elbo: the guide's ELBO, `(N,)`.
+        elbo: the guide's ELBO, averaged over the draws, `(N,)`. Where classes are enumerated, q(y | x) is
+            in it.
         best_elbo: the ELBO of the best q of the guide's family, `(N,)`. If the optimisation falls short of
             the optimum, the approximation gap is too large by the same amount.
         std_error: Monte-Carlo standard errors, `(N,)` each, of the four bounds and of `approximation`,
             `amortisation` and `total`; NaN with one draw.
-        khat: Pareto k-hat of the importance weights, `(N,)`. Above 0.7, log p(x) is likely too small, and
-            so are the approximation gap and its error.
+        khat: Pareto k-hat of the best q's importance weights, `(N,)`. Many values above `khat_limit` say
+            that the family is a poor proposal. Then log p(x) is likely too small, and so are the
+            approximation gap and its error, for all data. It is NaN where the weights do not vary, or K is
+            below 30.
         num_samples: K, the number of draws for each datum.
         steps: the number of steps of the optimisation.
         particles: the number of draws for each datum in each step.
@@ -101,9 +108,19 @@ class InferenceGaps:
         return self.log_px - self.elbo
 
     @property
+    def khat_limit(self) -> float:
+        """The limit of k-hat for K draws, min(1 - 1 / log10(K), 0.7) (Vehtari et al. 2024)."""
+        return khat_limit(self.num_samples)
+
+    @property
     def num_unreliable(self) -> int:
-        """The number of data with k-hat above 0.7."""
-        return num_unreliable(self.khat)
+        """The number of data with k-hat above `khat_limit`."""
+        return num_unreliable(self.khat, self.num_samples)
+
+    @property
+    def is_poor_proposal(self) -> bool:
+        """Whether k-hat is above its limit for more than a fifth of the data: all errors are too small."""
+        return is_poor_proposal(self.khat, self.num_samples)
 
     def mean(self, name: str) -> float:
         """Return the mean of a quantity over these data, in nats per datum.
@@ -132,7 +149,9 @@ class InferenceGaps:
             for name in _COLUMNS
         }
         return figures | {
+            "khat_limit": self.khat_limit,
             "khat_above_limit": self.num_unreliable,
+            "is_poor_proposal": self.is_poor_proposal,
             "num_data": len(self.log_px),
             "num_samples": self.num_samples,
             "steps": self.steps,
@@ -147,8 +166,8 @@ class InferenceGaps:
 
     def __str__(self) -> str:
         lines = [
-            f"{label} = {self.mean(name):.3f} +- {self.mean_std_error(name):.3f} nats per datum; "
-            f"+- {self.data_std_error(name):.2f} over the {len(self.log_px)} data"
+            f"{label} = {self.mean(name):.3f} +- {shown(self.mean_std_error(name))} nats per datum; "
+            f"+- {shown(self.data_std_error(name), 2)} over the {len(self.log_px)} data"
             for name, label in _LABELS.items()
         ]
         return "\n".join(
@@ -157,7 +176,7 @@ class InferenceGaps:
                 f"log p(x) = {self.mean('log_px'):.3f} (with the guide as proposal "
                 f"{self.mean('log_px_by_guide'):.3f}), best q's ELBO = {self.mean('best_elbo'):.3f}, "
                 f"guide's ELBO = {self.mean('elbo'):.3f} (Monte Carlo, K = {self.num_samples})",
-                f"k-hat    : {self.num_unreliable} of {len(self.khat)} above {KHAT_LIMIT}; "
+                f"k-hat    : {khat_line(self.khat, self.num_samples)}; "
                 f"best q: {self.steps} steps with {self.particles} draws",
             ]
         )
@@ -186,7 +205,7 @@ def inference_gaps(
 
     Args:
         pair: a pair whose programs are called as `model(x)`, or `model(x, y)` where `y` is given. All of
-            its sites lie under a plate of the data at dimension -1. The guide's latents are independent of
+            its sites lie under a plate of the data. The guide's latents are independent of
             one another given the data. Sites that the guide marks for enumeration, such as M2's class, are
             summed out; a site that depends on them has free parameters for each of their values.
         x: the data, `(N, *x_shape)`.
@@ -209,7 +228,8 @@ def inference_gaps(
             for the reasons given at `marginal_likelihood`.
 
     Warns:
-        UserWarning: k-hat is above 0.7 for some data. The warning says for how many.
+        UserWarning: k-hat is above its limit for some data (the warning says for how many), or K is below
+            30, too few draws for k-hat.
     """
     check_search(steps, particles, learning_rate)
     check_counts(num_samples=num_samples, batch_size=batch_size)
@@ -219,31 +239,39 @@ def inference_gaps(
     with own_parameters(), evaluating(pair), seeded(seed, device):
         with torch.no_grad():
             layout = check_scorable(pair, device, x, y, enumerate=True)
-        batches = list(slices(len(x), batch_size))
+        batches = list(slices(len(x), layout.at_once(batch_size, len(x))))
         with tqdm(total=len(batches) * steps, unit="step", disable=not progress) as bar:
             for rows in batches:
                 args = arguments_of(rows, device, x, y)
                 free = search(pair, args, layout, steps, particles, learning_rate, bar)
                 by_guide, by_best = compare(pair, (pair.guide, free), args, num_samples, layout)
-                parts.append(gap_statistics(by_guide, by_best))
+                parts.append(gap_statistics(by_guide, by_best, x.dtype))
     columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     errors = {name: columns.pop(f"error of {name}") for name in _COLUMNS}
     result = InferenceGaps(
         **columns, std_error=errors, num_samples=num_samples, steps=steps, particles=particles
     )
     warn_if_unreliable(
-        result.khat, "their log p(x), and with it their approximation gap, is likely too small"
+        result.khat,
+        num_samples,
+        "the best q is a poor proposal, so log p(x), and with it the approximation gap, is likely too "
+        "small, for all data"
+        if result.is_poor_proposal
+        else "log p(x) of single data, and with it their approximation gap, may be too small",
     )
     return result
 
 
-def gap_statistics(by_guide: tuple[Tensor, Tensor], by_best: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+def gap_statistics(
+    by_guide: tuple[Tensor, Tensor], by_best: tuple[Tensor, Tensor], dtype: torch.dtype = torch.double
+) -> dict[str, Tensor]:
     """Compute estimates and errors of the bounds and gaps.
 
     Args:
         by_guide: log weights and terms of the ELBO, `(K, B)` each, of the guide's draws
             (`guide_search.compare`).
         by_best: the same for the draws of the best q.
+        dtype: the type in which they were computed.
 
     Returns:
         The four bounds, k-hat, and the error of each quantity under the name `"error of ..."`, `(B,)` each.
@@ -262,4 +290,5 @@ def gap_statistics(by_guide: tuple[Tensor, Tensor], by_best: tuple[Tensor, Tenso
     }
     errors = {f"error of {name}": std_error_of_draws(values) for name, values in draws.items()}
     bounds = (log_px, log_px_by_guide, terms.mean(0), best_terms.mean(0))
-    return dict(zip(_BOUNDS, bounds, strict=True)) | {"khat": pareto_khat(log_weights)} | errors
+    khat = pareto_khat(log_weights, rounding_of(log_weights, dtype))
+    return dict(zip(_BOUNDS, bounds, strict=True)) | {"khat": khat} | errors

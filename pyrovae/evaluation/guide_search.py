@@ -7,6 +7,7 @@ sharper q is worth the search (semi-amortised inference).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pyro
 import torch
@@ -20,9 +21,8 @@ from pyrovae.evaluation.chunking import arguments_of, particles_at_once, slices
 from pyrovae.evaluation.free_guide import FreeGuide, stick_the_landing
 from pyrovae.evaluation.validation import check_scorable
 from pyrovae.programs.checks import check_pair
-from pyrovae.programs.densities import enumerated_sites, unscaled_log_prob
 from pyrovae.programs.devices import device_of
-from pyrovae.programs.log_weights import Layout, log_densities, run_under_particles, sum_out
+from pyrovae.programs.log_weights import Layout, run_under_particles, scores_of
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide, Program, takes_pair, with_programs
 from pyrovae.programs.parameters import own_parameters
@@ -160,21 +160,12 @@ def _scores(
     layout: Layout,
     land: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Return log weights and terms of the ELBO, `(K, B)` each, for K = `particles` draws of each of B data.
-
-    Without enumeration both are log p(x, z) - log q(z | x). With a site y that is summed out, the log
-    weight is log sum_y p(x, y, z_y) / q(z_y | x, y), without q(y | x), and the term of the ELBO is
-    sum_y q(y | x) [log p(x, y, z_y) - log q(z_y | x, y) - log q(y | x)].
-    """
+    """Return log weights and terms of the ELBO, `(K, B)` each, for K = `particles` draws of B data."""
+    if isinstance(pair.guide, FreeGuide):  # its distributions have no networks
+        layout = replace(layout, ways=layout.ways._replace(guide="leading"))
     with pyro.validation_enabled(False):
         model_trace, guide_trace = run_under_particles(pair, args, particles, layout)
     if land:
         stick_the_landing(guide_trace)
-    log_p, log_q = log_densities(model_trace, guide_trace, args[0], layout)
-    log_ratio = log_p - log_q
-    summed_out = [guide_trace.nodes[name] for name in enumerated_sites(guide_trace)]
-    if not summed_out:
-        return log_ratio, log_ratio
-    log_q_values = sum((unscaled_log_prob(site) for site in summed_out), log_q.new_zeros(()))
-    terms = log_q_values.exp() * (log_ratio - log_q_values)
-    return sum_out(log_ratio), terms.flatten(0, -3).sum(0)
+    found = scores_of(model_trace, guide_trace, args[0], layout)
+    return found.log_weights, found.elbo_terms

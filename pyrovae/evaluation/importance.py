@@ -27,7 +27,7 @@ from pyrovae.evaluation.chunking import arguments_of, particles_at_once, slices
 from pyrovae.evaluation.validation import check_scorable
 from pyrovae.programs.checks import check_pair
 from pyrovae.programs.devices import device_of
-from pyrovae.programs.log_weights import Layout, log_weights
+from pyrovae.programs.log_weights import Layout, Scores, scores
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide
 from pyrovae.programs.parameters import own_parameters
@@ -50,6 +50,7 @@ class Sampling:
         progress: show a progress bar.
         compile: "on" scores draws by one compiled graph; "auto" does so for many draws, "off" never.
         precision: the precision of matrix products and convolutions, "float32", "tf32" or "bfloat16".
+        joint: estimate one evidence of all data together.
 
     Raises:
         InputError: K is not a whole number of at least 1, or `compile` is unknown.
@@ -61,6 +62,7 @@ class Sampling:
     progress: bool = False
     compile: str = "off"
     precision: str = "float32"
+    joint: bool = False
 
     def __post_init__(self) -> None:
         check_counts(num_samples=self.num_samples)
@@ -68,19 +70,19 @@ class Sampling:
 
 
 def over_log_weights(
-    summarise: Callable[[Tensor], T], pair: ModelAndGuide, x: Tensor, y: Tensor | None, sampling: Sampling
-) -> list[T]:
-    """Summarise the log weights log p(x, z_k) - log q(z_k | x) of all data.
+    summarise: Callable[[Scores], T], pair: ModelAndGuide, x: Tensor, y: Tensor | None, sampling: Sampling
+) -> tuple[Layout, list[T]]:
+    """Summarise the scores of all data's draws: their log weights log p(x, z_k) - log q(z_k | x) and more.
 
     Args:
-        summarise: a function of log weights `(K, n)`, in 64-bit on the CPU, of some of the data.
+        summarise: a function of the scores `(K, n)`, in 64-bit on the CPU, of some of the data.
         pair: a pair whose sites all lie under a plate of the data at dimension -1.
         x: the data, `(N, *x_shape)`.
         y: classes `(N,)`, or None.
         sampling: the settings.
 
     Returns:
-        The summaries, in the order of the data.
+        The layout of the pair's log densities, and the summaries in the order of the data.
 
     Raises:
         InputError: for the reasons given at `marginal_likelihood`.
@@ -96,10 +98,11 @@ def over_log_weights(
         torch.no_grad(),
         products_in(sampling.precision, device, x.dtype),
     ):
-        layout = check_scorable(pair, device, x, y, sampling.enumerate)
-        parts = slices(len(x), max(1, min(MOST_DATA, _WEIGHTS // num_samples)))
+        with seeded(sampling.seed, device):
+            layout = check_scorable(pair, device, x, y, sampling.enumerate, sampling.joint)
+        at_once = layout.at_once(max(1, min(MOST_DATA, _WEIGHTS // num_samples)), len(x))
         # Each part has a random stream of its own, so the result does not depend on its process.
-        seeded_parts = [(rows, int(torch.randint(2**62, ()).item())) for rows in parts]
+        seeded_parts = [(rows, int(torch.randint(2**62, ()).item())) for rows in slices(len(x), at_once)]
         mine = seeded_parts[processes.rank() :: processes.count()]
         total = sum(rows.stop - rows.start for rows, _ in mine)
         score = _Scorer(pair, layout, sampling.compile, total * num_samples >= LONG_EVALUATION)
@@ -109,14 +112,13 @@ def over_log_weights(
                 args = arguments_of(rows, device, x, y)
                 check_pair(pair, *args)
                 torch.manual_seed(part_seed)
-                log_weights = score.in_chunks(args, num_samples)
-                summaries.append(summarise(log_weights.double().cpu()))
+                summaries.append(summarise(score.in_chunks(args, num_samples)))
                 bar.update(len(args[0]))
-    return processes.gathered(summaries, len(seeded_parts))
+    return layout, processes.gathered(summaries, len(seeded_parts))
 
 
 class _Scorer:
-    """Computes the log weights of draws for some data, by one compiled graph where that saves time."""
+    """Scores the draws for some data, by one compiled graph where that saves time."""
 
     def __init__(self, pair: ModelAndGuide, layout: Layout, compile: str, worthwhile: bool) -> None:
         self.layout, self.compile, self.worthwhile = layout, compile, worthwhile
@@ -124,16 +126,18 @@ class _Scorer:
         self.graph: Callable[..., list[Tensor]] | None = None
         self.graph_shapes: list[Any] | None = None
 
-    def in_chunks(self, args: tuple[Tensor, ...], num_samples: int) -> Tensor:
-        """Return the log weights of `num_samples` draws of each of B data: `(K, B)`."""
+    def in_chunks(self, args: tuple[Tensor, ...], num_samples: int) -> Scores:
+        """Return the scores of `num_samples` draws of each of B data, in 64-bit on the CPU."""
         size = min(num_samples, particles_at_once(args[0], self.layout))
         if self.graph_shapes is None:
             self._compile(args, size)
-        return torch.cat([self._chunk(args, c.stop - c.start) for c in slices(num_samples, size)])
+        chunks = [self._chunk(args, c.stop - c.start) for c in slices(num_samples, size)]
+        columns = [torch.cat(parts).double().cpu() for parts in zip(*chunks, strict=True)]
+        return _unpacked(columns, self.layout)
 
-    def _chunk(self, args: tuple[Tensor, ...], particles: int) -> Tensor:
+    def _chunk(self, args: tuple[Tensor, ...], particles: int) -> list[Tensor]:
         if self.graph is not None and self.graph_shapes == [particles, *(arg.shape for arg in args)]:
-            return self.graph(*args)[0]
+            return self.graph(*args)
         return self.score(particles, *args)
 
     def _compile(self, args: tuple[Tensor, ...], particles: int) -> None:
@@ -144,11 +148,21 @@ class _Scorer:
                 self.compile,
                 self.worthwhile,
                 "the evaluation",
-                lambda *args: [self.score(particles, *args)],
+                lambda *args: self.score(particles, *args),
                 lambda: (args, others),
             )
 
 
-def _scored(pair: ModelAndGuide, layout: Layout, particles: int, *args: Tensor) -> Tensor:
+def _scored(pair: ModelAndGuide, layout: Layout, particles: int, *args: Tensor) -> list[Tensor]:
+    """Return the different tensors among the scores of a run, `(K, B)` each."""
     with pyro.validation_enabled(False):
-        return log_weights(pair, args, particles, layout)
+        found = scores(pair, args, particles, layout)
+    columns = [found.log_weights, found.elbo_terms] if layout.in_guide else [found.log_weights]
+    return columns if found.fingerprints is None else [*columns, found.fingerprints]
+
+
+def _unpacked(columns: list[Tensor], layout: Layout) -> Scores:
+    """Return the scores whose different tensors are given."""
+    log_weights, *others = columns
+    terms = others.pop(0) if layout.in_guide else log_weights
+    return Scores(log_weights, terms, others[0] if others else None)

@@ -36,6 +36,7 @@ from pyrovae.evaluation.aggregated_posterior import (
 )
 from pyrovae.evaluation.chunking import arguments_of, slices
 from pyrovae.evaluation.json_files import write_json
+from pyrovae.evaluation.statistics import shown
 from pyrovae.evaluation.validation import check_scorable
 from pyrovae.programs.devices import device_of
 from pyrovae.programs.log_weights import Layout
@@ -46,6 +47,7 @@ from pyrovae.programs.parameters import own_parameters
 DENSITIES = 200_000  # log densities that are held at once
 FIGURES = ("average_kl", "mutual_information", "marginal_kl", "total_correlation", "dimension_wise_kl")
 _ALL = ""  # the name of the group of all latents
+_ROUNDING = 1e-5  # terms this close, in nats, are equal up to rounding
 
 _Terms = dict[tuple[str, str], Tensor]
 
@@ -64,7 +66,8 @@ class KLDecomposition:
         dimension_wise_kl: sum_d KL(q(z_d) || p(z_d)). None in the same case.
         per_dimension: the terms of `dimension_wise_kl` by site, in the latent's own shape. None in the same
             case.
-        std_error: standard errors over the draws, by name. They hold for these N data.
+        std_error: standard errors over the draws, by name. They hold for these N data. They are NaN,
+            unknown, with one draw for each datum, or if all draws of a discrete latent are the same.
         sites: if there are several latents, the decomposition of each one that depends on no other, in
             model and guide.
         num_data: N, the number of data.
@@ -102,7 +105,7 @@ class KLDecomposition:
 
     def __str__(self) -> str:
         def figure(name: str) -> str:
-            return f"{getattr(self, name):.3f} +- {self.std_error[name]:.3f}"
+            return f"{getattr(self, name):.3f} +- {shown(self.std_error[name])}"
 
         lines = [
             f"averaged KL           = {figure('average_kl')} nats per datum (N = {self.num_data}, "
@@ -138,7 +141,7 @@ def kl_decomposition(
 
     Args:
         pair: a pair whose programs are called as `model(x)`, or `model(x, y)` where `y` is given. All of
-            its sites lie under a plate of the data at dimension -1.
+            its sites lie under a plate of the data.
         x: the data, `(N, *x_shape)`.
         y: classes `(N,)`; the prior must not depend on them. None means that the programs are called
             without classes.
@@ -172,8 +175,8 @@ def kl_decomposition(
     columns = {key: values.unflatten(0, (num_samples, len(x))) for key, values in joined.items()}
     latents = list(draws.codes)
     each = separate if len(latents) > 1 else ()
-    sites = {name: _decomposition(columns, name, [name], {}) for name in each}
-    return _decomposition(columns, _ALL, latents, sites)
+    sites = {name: _decomposition(columns, name, [name], {}, name in draws.repeatable) for name in each}
+    return _decomposition(columns, _ALL, latents, sites, bool(draws.repeatable))
 
 
 def _groups(draws: Draws) -> dict[str, list[str]]:
@@ -218,8 +221,12 @@ def _decomposition(
     group: str,
     names: Sequence[str],
     sites: dict[str, KLDecomposition],
+    repeatable: bool,
 ) -> KLDecomposition:
-    """Make the decomposition of a group's KL from its terms, `(S, N)` each for S draws and N data."""
+    """Make the decomposition of a group's KL from its terms, `(S, N)` each for S draws and N data.
+
+    `repeatable` says whether draws of the group's sites may repeat.
+    """
     terms = {name: columns[group, name] for name in FIGURES if (group, name) in columns}
     means = {name: values.mean().item() for name, values in terms.items()}
     per_dimension = None
@@ -233,16 +240,19 @@ def _decomposition(
         total_correlation=means.get("total_correlation"),
         dimension_wise_kl=means.get("dimension_wise_kl"),
         per_dimension=per_dimension,
-        std_error={name: _std_error(values) for name, values in terms.items()},
+        std_error={name: _std_error(values, repeatable) for name, values in terms.items()},
         sites=sites,
         num_data=num_data,
         num_samples=num_samples,
     )
 
 
-def _std_error(terms: Tensor) -> float:
-    """Return the standard error of the mean of terms `(S, N)`. The N columns are strata of S draws each."""
+def _std_error(terms: Tensor, repeatable: bool) -> float:
+    """Return the standard error of the mean of terms `(S, N)`. The N columns are strata of S draws each.
+
+    It is NaN if it is not known: with one draw, or if draws that may repeat give the same terms.
+    """
     num_samples, num_data = terms.shape
-    if num_samples == 1:
+    if num_samples == 1 or (repeatable and (terms.amax(0) - terms.amin(0)).max() < _ROUNDING):
         return math.nan
     return (terms.var(0) / num_samples).sum().sqrt().item() / num_data

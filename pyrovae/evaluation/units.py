@@ -9,6 +9,7 @@ from typing import Any
 
 import pyro
 import torch
+from pyro import poutine
 from torch import Tensor
 
 from pyrovae.compute.devices import seeded
@@ -18,13 +19,13 @@ from pyrovae.evaluation.chunking import arguments_of, slices
 from pyrovae.evaluation.json_files import write_json
 from pyrovae.evaluation.validation import check_scorable
 from pyrovae.programs.checks import check_pair
+from pyrovae.programs.copies import run_copies
 from pyrovae.programs.devices import device_of
 from pyrovae.programs.distributions import has_mean
-from pyrovae.programs.log_weights import particle_plate
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
 from pyrovae.programs.parameters import own_parameters
-from pyrovae.programs.running import traced
+from pyrovae.programs.rows import Arguments
 from pyrovae.programs.sites import continuous_latents
 
 _ROWS = 20_000  # the number of data times particles that pass through the networks at once
@@ -92,7 +93,7 @@ def active_units(
 
     Args:
         pair: a pair whose programs are called as `model(x)`, or `model(x, y)` where `y` is given. All of
-            its sites lie under a plate of the data at dimension -1.
+            its sites lie under a plate of the data.
         x: the data, `(N, *x_shape)`, N at least 2.
         y: classes `(N,)`. None means that the programs are called without classes.
         threshold: the variance above which a unit is active.
@@ -119,12 +120,24 @@ def active_units(
     parts = []
     with own_parameters(), evaluating(pair), seeded(seed, device), torch.no_grad():
         layout = check_scorable(pair, device, x, y, enumerate=False)
-        for rows in slices(len(x), max(1, _ROWS // num_samples)):
+        for rows in slices(len(x), layout.at_once(max(1, _ROWS // num_samples), len(x))):
             args = arguments_of(rows, device, x, y)
             check_pair(pair, *args)
-            with pyro.validation_enabled(False), particle_plate(num_samples, layout):
-                trace = traced(pair.guide, *args)
-            parts.append({name: _mean_and_noise(trace.nodes[name]) for name in continuous_latents(trace)})
+            with pyro.validation_enabled(False):
+                trace = run_copies(
+                    layout.ways.guide,
+                    pair.guide,
+                    Arguments(args),
+                    layout.of_guide(num_samples),
+                    extras={"mean": _mean},
+                )
+            trace = poutine.util.prune_subsample_sites(trace)
+            parts.append(
+                {
+                    name: _mean_and_noise(trace.nodes[name], layout.data_dim)
+                    for name in continuous_latents(trace)
+                }
+            )
     if not parts[0]:
         raise InputError("the pair has no continuous latent, so it has no units: give a pair with one.")
     variances = {}
@@ -134,9 +147,14 @@ def active_units(
     return ActiveUnits(variances, threshold, len(x))
 
 
-def _mean_and_noise(site: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+def _mean(site: Mapping[str, Any]) -> Tensor | None:
+    """Return the mean of a site's distribution, or None if it has none."""
+    return site["fn"].mean if has_mean(site["fn"]) else None
+
+
+def _mean_and_noise(site: Mapping[str, Any], data_dim: int) -> tuple[Tensor, Tensor]:
     """Return E_q[z | x] of each datum, averaged over the particles, and its variance: data first."""
-    fn, value = site["fn"], site["value"]
-    centres = (fn.mean if has_mean(fn) else value).expand(value.shape).double().cpu()
-    centres = centres.movedim(-1 - fn.event_dim, 1)
+    value, mean = site["value"], site["mean"]
+    centres = (value if mean is None else mean.expand(value.shape)).double().cpu()
+    centres = centres.movedim(data_dim - site["fn"].event_dim, 1)
     return centres.mean(0), centres.var(0) / len(centres)

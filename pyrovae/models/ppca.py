@@ -8,12 +8,15 @@
 
 Its evidence, posterior and maximum-likelihood fit are known in closed form, so every estimate of the
 library can be compared with the truth. Equation numbers are those of the paper.
+
+The closed forms are computed in 64-bit, whatever the type of parameters and data, and without differences
+of large numbers. So they are exact also where the columns of the data have unlike units.
 """
 
 from __future__ import annotations
 
 import math
-from typing import cast
+from typing import NamedTuple, cast
 
 import pyro
 import pyro.distributions as dist
@@ -26,6 +29,22 @@ from pyrovae.networks import MLP, Shape
 from pyrovae.posteriors import LinearNormal
 from pyrovae.priors import StandardNormal
 from pyrovae.programs.parameters import program
+
+
+class _Factors(NamedTuple):
+    """The QR factors of W above sigma I: R^T R = W^T W + sigma^2 I.
+
+    Attributes:
+        top: the part of Q beside W, `(D, M)`.
+        bottom: the part of Q beside sigma I, `(M, M)`.
+        triangle: R, upper triangular, `(M, M)`.
+        sigma: sigma, a scalar.
+    """
+
+    top: Tensor
+    bottom: Tensor
+    triangle: Tensor
+    sigma: Tensor
 
 
 class PPCA(nn.Module):
@@ -88,13 +107,23 @@ class PPCA(nn.Module):
         return (2 * self.likelihood.log_scale).exp()
 
     def log_evidence(self, x: Tensor) -> Tensor:
-        """Return the exact log p(x) = log N(x; mu, W W^T + sigma^2 I) in nats, `(N,)` (equation 4).
+        """Return the exact log p(x) = log N(x; mu, W W^T + sigma^2 I), in nats (equation 4).
 
         Args:
             x: the data, `(N, *x_shape)`.
+
+        Returns:
+            The log density of each datum, `(N,)` in 64-bit.
         """
-        diagonal = self.variance.expand(len(self.mean))
-        return dist.LowRankMultivariateNormal(self.mean, self.weight, diagonal).log_prob(self._flat(x))
+        top, bottom, triangle, sigma = self._factors()
+        # The distance (x - mu)^T (W W^T + sigma^2 I)^-1 (x - mu) is the squared residual, in units of
+        # sigma, of a least squares problem: W z is to explain x - mu, and sigma z is to be 0.
+        centred = self._flat(x).double() - self.mean.double()
+        explained = centred @ top
+        residual = torch.cat([centred - explained @ top.T, explained @ bottom.T], -1) / sigma
+        log_det = 2 * (triangle.diagonal().abs() / sigma).log().sum()
+        constant = len(top) * (math.log(2 * math.pi) + 2 * sigma.log())
+        return -0.5 * (residual.square().sum(-1) + log_det + constant)
 
     def exact_posterior(self, x: Tensor) -> dist.MultivariateNormal:
         """Return the exact p(z | x), with batch shape `(N,)` and event shape `(M,)` (equation 12).
@@ -103,7 +132,9 @@ class PPCA(nn.Module):
             x: the data, `(N, *x_shape)`.
         """
         weight, bias, covariance = self._posterior_parameters()
-        return dist.MultivariateNormal(self._flat(x) @ weight.T + bias, covariance)
+        mean = self._flat(x).double() @ weight.T + bias
+        scale_tril = torch.linalg.cholesky(covariance)
+        return dist.MultivariateNormal(mean.to(x.dtype), scale_tril=scale_tril.to(x.dtype))
 
     def set_guide_to_exact_posterior(self) -> None:
         """Set the parameters of the guide to those of the exact posterior.
@@ -130,13 +161,21 @@ class PPCA(nn.Module):
         Raises:
             InputError: when M is not below the number of directions in which the data vary.
         """
-        flat = self._flat(x)
+        flat = self._flat(x).double()
         latent_dim, dimensions = self.weight.shape[1], self.weight.shape[0]
+        num_noise = max(dimensions - latent_dim, 1)
         mean = flat.mean(0)
-        values, vectors = torch.linalg.eigh((flat - mean).T @ (flat - mean) / len(flat))
-        values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
-        variance = values[latent_dim:].sum() / max(dimensions - latent_dim, 1)
-        if variance <= torch.finfo(x.dtype).eps * values[0]:
+        # Singular values of the data hold small variances beside large ones. Eigenvalues of the covariance
+        # matrix would lose them.
+        triangle = torch.linalg.qr((flat - mean) / math.sqrt(len(flat)), mode="r").R
+        _, singular_values, directions = torch.linalg.svd(triangle, full_matrices=False)
+        values, vectors = singular_values.square(), directions.T
+        variance = values[latent_dim:].sum() / num_noise
+        # What rounding adds to this variance: that of the data, and that of this computation.
+        share = (1 - vectors[:, :latent_dim].square().sum(1)).clamp(min=0)
+        rounding = (torch.finfo(x.dtype).eps ** 2 * flat.square().mean(0) * share).sum() / num_noise
+        rounding += (dimensions * torch.finfo(flat.dtype).eps) ** 2 * values[0]
+        if variance <= 4 * rounding:
             raise InputError(
                 f"with {latent_dim} latent dimensions no variance of the {dimensions} data dimensions is "
                 "left for the noise, so the likelihood has no maximum: use fewer latent dimensions."
@@ -148,12 +187,18 @@ class PPCA(nn.Module):
         if isinstance(self.posterior, LinearNormal):
             self.set_guide_to_exact_posterior()
 
+    def _factors(self) -> _Factors:
+        weight, sigma = self.weight.double(), self.likelihood.log_scale.double().exp()
+        identity = torch.eye(weight.shape[1], dtype=weight.dtype, device=weight.device)
+        q, triangle = torch.linalg.qr(torch.cat([weight, sigma * identity]))
+        return _Factors(q[: len(weight)], q[len(weight) :], triangle, sigma)
+
     def _posterior_parameters(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return A `(M, D)`, b `(M,)` and S `(M, M)` of the exact p(z | x) = N(A x + b, S)."""
-        identity = torch.eye(self.weight.shape[1], dtype=self.weight.dtype, device=self.weight.device)
-        inner = self.weight.T @ self.weight + self.variance * identity
-        weight = torch.linalg.solve(inner, self.weight.T)
-        return weight, -weight @ self.mean, self.variance * torch.linalg.inv(inner)
+        """Return A `(M, D)`, b `(M,)` and S `(M, M)` of the exact p(z | x) = N(A x + b, S), in 64-bit."""
+        top, bottom, triangle, _ = self._factors()
+        weight = torch.linalg.solve_triangular(triangle, top.T, upper=True)
+        # sigma R^-1, whose square is S, is the lower part of Q.
+        return weight, -weight @ self.mean.double(), bottom @ bottom.T
 
     def _flat(self, x: Tensor) -> Tensor:
         return x.reshape(len(x), -1)

@@ -21,8 +21,9 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyrovae.errors import InputError
+from pyrovae.objectives.layouts import Layout
 from pyrovae.programs.densities import enumerated_sites, trace_log_probs
-from pyrovae.programs.log_weights import Layout
+from pyrovae.programs.reparameterisation import relaxed_value, rounded
 from pyrovae.programs.sites import latent_sites
 
 
@@ -44,19 +45,24 @@ class _ScaledPath(torch.autograd.Function):
 
 
 def scaled_paths(drawn: Trace, factors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the draws that depend on parameters, by site. Their gradients are multiplied by `factors`."""
+    """Return the draws that depend on parameters, by site. Their gradients are multiplied by `factors`.
+
+    For a straight-through draw it is the relaxed value, through which all of its gradient passes.
+    """
     values = {name: drawn.nodes[name]["value"] for name in latent_sites(drawn)}
     return {
-        name: _ScaledPath.apply(value, name, factors)
+        name: _ScaledPath.apply(relaxed_value(value), name, factors)
         for name, value in values.items()
         if value.requires_grad
     }
 
 
-def with_values(trace: Trace, values: Mapping[str, Tensor]) -> Trace:
-    """Return a copy of the trace with other values at the named sites."""
-    copy = trace.copy()
-    for name, value in values.items():
+def with_paths(drawn: Trace, paths: Mapping[str, Tensor]) -> Trace:
+    """Return a copy of the trace with the paths of `scaled_paths` in the place of its draws."""
+    copy = drawn.copy()
+    for name, path in paths.items():
+        value = drawn.nodes[name]["value"]
+        value = path if relaxed_value(value) is value else rounded(value, path)
         copy.nodes[name] = {**copy.nodes[name], "value": value}
     return copy
 
@@ -85,7 +91,7 @@ def path_factors(
         paths: the values by site, `(*values, K, *plates, *event_shape)`.
         guide_trace: the trace of the guide that drew them.
         shares: the shares, `(*values, K, B)`.
-        layout: the dimensions of the programs' plates.
+        layout: the dimensions of the programs' plates and of the data's.
 
     Raises:
         InputError: some sites are drawn once for all classes of a particle, and some once for each class.
@@ -98,7 +104,7 @@ def path_factors(
             dim for dim, size in enumerate(reversed(leading)) if dim > layout.depth and size > 1
         ]
         # Inner plates belong to the datum; they and enumeration exclude each other.
-        share = shares.unflatten(-1, (*[1] * (layout.depth - 1), -1))
+        share = shares.unflatten(-1, (*[1] * (layout.depth - 1), -1)).movedim(-1, layout.data_dim)
         share = share.sum_to_size(leading) if layout.depth == 1 else share
         found[name] = share.reshape((*share.shape, *[1] * event_dim))
     # The gradient of a draw that all classes share needs the particle's share. On its way through a draw

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from numbers import Integral
 from typing import Any
 
-import pyro.poutine as poutine
 import torch
 from pyro.distributions.util import is_identically_zero
 from pyro.infer import Trace_ELBO
 from pyro.infer.enum import get_importance_trace
-from pyro.infer.trace_elbo import _compute_log_r
+from pyro.infer.util import MultiFrameTensor
 from pyro.poutine.trace_struct import Trace
 
 from pyrovae.errors import InputError
-from pyrovae.objectives.checks import check_enumerable
+from pyrovae.objectives.expectations import Expectation, is_simple
+from pyrovae.objectives.layouts import Layout, Layouts, laid_out
 from pyrovae.objectives.objective import Bound
 from pyrovae.objectives.terms import Terms
-from pyrovae.programs.densities import enumerated_sites, enumeration_weights, sample_sites
+from pyrovae.programs.densities import enumerated_sites, enumeration_weights, sample_sites, with_roles
 from pyrovae.programs.pair import ModelAndGuide, Pair, Program
-from pyrovae.programs.sites import latent_sites
+from pyrovae.programs.reparameterisation import check_gradient_flows
 
 
 class ELBO(Trace_ELBO):
@@ -63,6 +63,7 @@ class ELBO(Trace_ELBO):
                 "least 1."
             )
         super().__init__(num_particles=num_particles, **settings)
+        self._layouts: Layouts = Layouts()
 
     def __init_subclass__(cls, **settings: Any) -> None:
         """Refuse a subclass whose own `differentiable_loss` training would not call.
@@ -85,10 +86,16 @@ class ELBO(Trace_ELBO):
         """
         total: Any = 0.0
         terms = Terms(self.num_particles)
-        for traces in self._get_traces(pair.model, pair.guide, args, kwargs):
-            terms.add(*traces)
-            loss, surrogate = self._differentiable_loss_particle(*traces)
-            total = total + (loss + (surrogate - surrogate.detach())) / self.num_particles
+        for model_trace, guide_trace in self._runs(pair, args, kwargs):
+            if is_simple(model_trace, guide_trace):
+                terms.add(model_trace, guide_trace)
+                loss, surrogate = self._differentiable_loss_particle(model_trace, guide_trace)
+                total = total + (loss + (surrogate - surrogate.detach())) / self.num_particles
+            else:
+                expectation = Expectation(model_trace, guide_trace)
+                costs = expectation.costs()
+                terms.add_values(expectation.terms(costs), model_trace)
+                total = total - expectation.total(costs) / self.num_particles
         return Bound(total, terms.named())
 
     def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
@@ -107,24 +114,37 @@ class ELBO(Trace_ELBO):
             loss.backward()
         return float(loss.item())
 
-    def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
-        inside = 2 if self.vectorize_particles and self.num_particles > 1 else 1
-        guide = poutine.enum(guide, first_available_dim=-1 - inside)
-        traces: tuple[Trace, Trace] = get_importance_trace("flat", inside, model, guide, args, kwargs)
-        return traces
+    def _runs(self, pair: ModelAndGuide, args: Any, kwargs: Any) -> Iterator[tuple[Trace, Trace]]:
+        """Yield the traces of model and guide of each run. One run may hold all particles."""
+        vectorised = self.vectorize_particles and self.num_particles > 1
+        particles = self.num_particles if vectorised else None
+
+        def run(layout: Layout) -> tuple[Trace, Trace]:
+            model, guide = laid_out(pair.model, self._drawing(pair.guide), layout, particles)
+            nesting = layout.depth + vectorised
+            model_trace, guide_trace = get_importance_trace("flat", nesting, model, guide, args, kwargs)
+            return model_trace, with_roles(guide_trace)
+
+        for _ in range(1 if vectorised else self.num_particles):
+            _, traces = self._layouts.run(pair, args, kwargs, run)
+            yield traces
+
+    def _drawing(self, guide: Program) -> Program:
+        """Return the guide as it draws for this objective."""
+        return guide
 
     def _differentiable_loss_particle(self, model_trace: Trace, guide_trace: Trace) -> tuple[Any, Any]:
         weights = enumeration_weights(guide_trace)
         bound = sum((weights * site["log_prob"]).sum() for site in sample_sites(model_trace))
         bound -= sum((weights * site["log_prob"]).sum() for site in sample_sites(guide_trace))
         if enumerated_sites(guide_trace):
-            check_enumerable(guide_trace)
-        elif not all(_is_reparameterised(guide_trace.nodes[name]) for name in latent_sites(guide_trace)):
+            check_gradient_flows(guide_trace)
+        elif not all(map(_is_differentiable, sample_sites(guide_trace))):
             return -bound.detach(), -_surrogate(model_trace, guide_trace)
         return -bound.detach(), -bound
 
 
-def _is_reparameterised(site: Mapping[str, Any]) -> bool:
+def _is_differentiable(site: Mapping[str, Any]) -> bool:
     return bool(is_identically_zero(site["score_parts"].score_function))
 
 
@@ -132,10 +152,11 @@ def _surrogate(model_trace: Trace, guide_trace: Trace) -> Any:
     """Return a number whose gradient is the bound's, also for latents that are not reparameterised.
 
     Those get the score function's gradient, as in Pyro's `Trace_ELBO`. Pyro's own code waits for the value
-    of every site, and so cannot be recorded as a graph.
+    of every site, and so cannot be recorded as a graph. It also leaves the densities of sites that only the
+    guide has out of the score function's factor.
     """
     total = sum(site["log_prob"].sum() for site in sample_sites(model_trace))
-    log_ratio = _compute_log_r(model_trace, guide_trace)
+    log_ratio = _log_ratio(model_trace, guide_trace)
     for site in sample_sites(guide_trace):
         _, score_function, entropy = site["score_parts"]
         if not is_identically_zero(entropy):
@@ -143,3 +164,19 @@ def _surrogate(model_trace: Trace, guide_trace: Trace) -> Any:
         if not is_identically_zero(score_function):
             total = total + (log_ratio.sum_to(site["cond_indep_stack"]) * score_function).sum()
     return total
+
+
+def _log_ratio(model_trace: Trace, guide_trace: Trace) -> MultiFrameTensor:
+    """Return log p - log q with its plates, without gradients."""
+    log_ratio = MultiFrameTensor()
+    in_both = set()
+    for site in sample_sites(model_trace):
+        term = site["log_prob"]
+        if not site["is_observed"]:
+            in_both.add(site["name"])
+            term = term - guide_trace.nodes[site["name"]]["log_prob"]
+        log_ratio.add((site["cond_indep_stack"], term.detach()))
+    for site in sample_sites(guide_trace):
+        if site["name"] not in in_both:
+            log_ratio.add((site["cond_indep_stack"], -site["log_prob"].detach()))
+    return log_ratio

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import math
-import weakref
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from pyro import poutine
 from pyro.poutine.trace_struct import Trace
+from torch import Tensor
 
-from pyrovae.compute.devices import seeded
 from pyrovae.errors import InputError
 from pyrovae.objectives.doubly_reparameterised import (
     check_scores,
@@ -20,17 +17,35 @@ from pyrovae.objectives.doubly_reparameterised import (
     scaled_paths,
     shares_of,
     with_parameters_fixed,
-    with_values,
+    with_paths,
 )
 from pyrovae.objectives.elbo import ELBO
+from pyrovae.objectives.expectations import Expectation, is_simple
+from pyrovae.objectives.layouts import (
+    PARTICLES,
+    Layout,
+    Layouts,
+    laid_out,
+    num_data,
+    replayed,
+    under_particles,
+)
 from pyrovae.objectives.objective import Bound
+from pyrovae.objectives.packing import contracted_log_weights
 from pyrovae.objectives.terms import Terms
-from pyrovae.programs.devices import device_of
-from pyrovae.programs.log_weights import Layout, enumerated, layout_of, log_densities, particle_plate
-from pyrovae.programs.modes import evaluating
-from pyrovae.programs.pair import ModelAndGuide, Pair, Program
+from pyrovae.programs.accounting import Accounting
+from pyrovae.programs.densities import (
+    enumerated_sites,
+    enumeration_weights,
+    sample_sites,
+    trace_log_probs,
+    value_log_prob,
+    with_roles,
+    zero_like_densities,
+)
+from pyrovae.programs.pair import ModelAndGuide
 from pyrovae.programs.reparameterisation import check_gradient_flows
-from pyrovae.programs.running import run_pair
+from pyrovae.programs.sites import latent_sites, role_of
 
 
 class IWAE(ELBO):
@@ -55,7 +70,11 @@ class IWAE(ELBO):
 
     The terms are those of the ELBO, averaged over the same K draws. Weights of single sites, beta among
     them, do not combine with the bound: they would turn w_k into something else. A weight that all sites
-    have in common, such as a plate's N/B, multiplies the whole bound.
+    have in common, such as a plate's N/B, multiplies the whole bound, outside of the logarithm. So does a
+    weight for each datum, `poutine.scale(scale=w)` with w `(B,)`: it multiplies that datum's bound.
+
+    Several enumerated sites, nested ones, and those of `pyro.markov` are summed out too, and so is a
+    discrete latent of the model that the guide lacks.
 
     Args:
         num_samples: K, the number of draws for each datum.
@@ -63,95 +82,185 @@ class IWAE(ELBO):
 
     Raises:
         InputError: K is below 1. On evaluation: sites have different weights, a latent is neither
-            enumerated nor reparameterised, or `log_weights.layout_of` refuses the programs. With DReG also:
-            the guide cannot score a given value, or some latents are drawn before an enumerated site and
-            some after it (as in M1+M2 without labels).
+            enumerated nor reparameterised, a site lies outside of the data's plate, or a site cannot be
+            summed out. With DReG also: the guide cannot score a given value, some latents are drawn before
+            an enumerated site and some after it (as in M1+M2 without labels), or several sites are
+            enumerated.
     """
 
     def __init__(self, num_samples: int, doubly_reparameterised: bool = False) -> None:
         super().__init__(num_particles=num_samples)
         self.doubly_reparameterised = doubly_reparameterised
-        self._layouts = _Layouts()
+        self._layouts = Layouts(importance=True)
 
     def evaluate(self, pair: ModelAndGuide, *args: Any, **kwargs: Any) -> Bound:
         """Return the importance-weighted bound on a minibatch, in nats, summed over its data."""
-        model, guide = pair.model, pair.guide
-        layout = self._layouts.of(model, guide, args, kwargs)
-        if kwargs:
-            model, guide = functools.partial(model, **kwargs), functools.partial(guide, **kwargs)
-        drawing = enumerated(guide, layout)
         double = self.doubly_reparameterised and torch.is_grad_enabled()
-        paths: dict[str, torch.Tensor] = {}  # the draws, and the factors of their gradients
-        factors: dict[str, torch.Tensor] = {}
-        with particle_plate(self.num_particles, layout):
+        paths: dict[str, Tensor] = {}  # the draws, and the factors of their gradients
+        factors: dict[str, Tensor] = {}
+
+        def run(layout: Layout) -> tuple[Trace, Trace]:
+            model, guide = laid_out(pair.model, pair.guide, layout, self.num_particles)
+            drawn = poutine.trace(guide).get_trace(*args, **kwargs)
             if double:
-                drawn = poutine.trace(drawing).get_trace(*args)
-                paths = scaled_paths(drawn, factors)
-                drawing = poutine.replay(guide, trace=with_values(drawn, paths))
-            model_trace, guide_trace = run_pair(Pair(model, drawing), *args)
-        check_gradient_flows(guide_trace, otherwise="use ScoreFunctionELBO")
-        scale = _common_scale(model_trace, guide_trace)
+                paths.update(scaled_paths(drawn, factors))
+                again = under_particles(pair.guide, layout, self.num_particles)
+                again = poutine.replay(again, trace=with_paths(drawn, paths))
+                drawn = poutine.trace(again).get_trace(*args, **kwargs)
+            return replayed(model, drawn, args, kwargs)
+
+        layout, (model_trace, guide_trace) = self._layouts.run(pair, args, kwargs, run)
+        _check_weights_exist(model_trace, guide_trace, layout, num_data(args, kwargs))
+        assert layout.sites is not None
+        _check_gradients(guide_trace, layout.sites)
+        scale = _common_scale(layout, model_trace, guide_trace)
+        outer, each = (scale, 1.0) if not _per_datum(scale) else (1.0, scale)
         if double:
             check_scores(guide_trace)
-        log_p, log_q = log_densities(model_trace, guide_trace, args[0], layout)
+        model_trace.compute_log_prob()
+        guide_trace.compute_score_parts()
+        guide_trace = with_roles(guide_trace)
+        if not is_simple(model_trace, guide_trace):
+            _check_plain(double, guide_trace, "several or nested enumerated sites")
+            return self._contracted(model_trace, guide_trace, layout, scale)
         terms = Terms(self.num_particles)
         terms.add(model_trace, guide_trace)
+        log_p, log_q = _log_densities(model_trace, guide_trace, layout, layout.sites)
         log_weights = log_p - (log_q.detach() if double else log_q)
         bound = log_weights.flatten(0, -2).logsumexp(0) - math.log(self.num_particles)
-        loss = -bound.sum()
+        loss = -(each * bound).sum()
         if double:
             shares = shares_of(log_weights.detach())
-            loss = loss + with_parameters_fixed(shares * log_q, paths)
+            loss = loss + with_parameters_fixed(each * shares * log_q, paths)
             factors |= path_factors(paths, guide_trace, shares, layout)
-        return Bound(scale * loss, terms.named())
+        loss = outer * loss
+        for name in layout.sites.training_terms:
+            _check_plain(double, guide_trace, f"the guide's site '{name}', a training term,")
+            weighted = enumeration_weights(guide_trace) * guide_trace.nodes[name]["log_prob"]
+            loss = loss + weighted.sum() / self.num_particles
+        return Bound(loss, terms.named())
+
+    def _contracted(
+        self, model_trace: Trace, guide_trace: Trace, layout: Layout, scale: float | Tensor
+    ) -> Bound:
+        """Return the bound of a pair with several enumerated sites, which Pyro's algorithms sum out."""
+        sites = layout.sites
+        assert sites is not None
+        assert layout.data is not None
+        log_q = dict.fromkeys((*sites.log_q, *_multiply_drawn(guide_trace)))
+        keep = PARTICLES, layout.data[0]
+        log_weights = contracted_log_weights(model_trace, guide_trace, sites.log_p, log_q, keep)
+        bound = log_weights.logsumexp(0) - math.log(self.num_particles)
+        expectation = Expectation(model_trace, guide_trace)
+        costs = expectation.costs()
+        terms = Terms(self.num_particles)
+        terms.add_values(expectation.terms(costs), model_trace)
+        extra = expectation.training(sites.training_terms)
+        loss = -(scale * bound).sum() - expectation.total(extra) / self.num_particles
+        return Bound(loss, terms.named())
 
 
-class _Layouts:
-    """The layouts of the pairs that an objective has evaluated. It does not keep a pair alive."""
+def _log_densities(
+    model_trace: Trace, guide_trace: Trace, layout: Layout, sites: Accounting
+) -> tuple[Tensor, Tensor]:
+    """Return log p(x, z) and log q(z | x) of a run under particles, `(*values, K, B)` each.
 
-    def __init__(self) -> None:
-        self._known: dict[Any, tuple[list[weakref.ref[Any]], Layout]] = {}
-
-    def of(
-        self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> Layout:
-        """Return the dimensions of the programs' plates, found once for each pair and kind of call."""
-        absent = tuple(name for name, value in (*enumerate(args), *kwargs.items()) if value is None)
-        owners = [getattr(program, "__self__", program) for program in (model, guide)]
-        functions = [getattr(program, "__func__", None) for program in (model, guide)]
-        key = (*map(id, owners), *functions, len(args), *kwargs, absent)
-        references, layout = self._known.get(key, ([], None))
-        # Another object may get the id of one that is gone.
-        if layout is None or any(r() is not o for r, o in zip(references, owners, strict=True)):
-            layout = _layout(model, guide, args, kwargs)
-            self._forget_the_dead()
-            try:
-                self._known[key] = [weakref.ref(owner) for owner in owners], layout
-            except TypeError:  # an owner with __slots__, which has no weak reference
-                self._known.pop(key, None)
-        return layout
-
-    def _forget_the_dead(self) -> None:
-        alive = {key: kept for key, kept in self._known.items() if all(r() is not None for r in kept[0])}
-        self._known = alive if len(alive) < 8 else {}  # for programs that are made anew for each call
+    `values` is the dimension of an enumerated site. Its values are summed over, not drawn, so their
+    probability q has no part in log q(z | x).
+    """
+    of_model, of_guide = trace_log_probs(model_trace), trace_log_probs(guide_trace)
+    for name in sites.summed_out:
+        of_model[name] = value_log_prob(model_trace.nodes[name])
+    log_p, log_q = [of_model[name] for name in sites.log_p], [of_guide[name] for name in sites.log_q]
+    # Sums in 64-bit stay in 64-bit; sums in 16-bit would be too coarse.
+    zero = zero_like_densities(model_trace)
+    zero = zero.to(torch.promote_types(zero.dtype, torch.float32))
+    summed = (sum((_of_each_datum(value, layout) for value in values), zero) for values in (log_p, log_q))
+    return next(summed), next(summed)
 
 
-def _layout(model: Program, guide: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Layout:
-    device = device_of(model, guide, otherwise=args[0].device)
-    called = Pair(functools.partial(model, **kwargs), functools.partial(guide, **kwargs))
-    with torch.no_grad(), evaluating(model, guide), seeded(0, device):
-        return layout_of(called, args)
+def _of_each_datum(log_prob: Tensor, layout: Layout) -> Tensor:
+    """Sum a log density over other plates than the data's: `(*values, K, *plates)` to `(*values, K, B)`."""
+    missing = max(0, layout.depth + 1 - log_prob.dim())
+    full = log_prob.reshape(*[1] * missing, *log_prob.shape).movedim(layout.data_dim, -1)
+    return full.sum(dim=tuple(range(-layout.depth, -1))) if layout.depth > 1 else full
 
 
-def _common_scale(*traces: Trace) -> Any:
-    """Return the weight that all sites have in common, such as a plate's N/B."""
-    nodes = (node for trace in traces for node in trace.nodes.items())
-    scales = [(name, site["scale"]) for name, site in nodes if site["type"] == "sample"]
+def _check_weights_exist(model_trace: Trace, guide_trace: Trace, layout: Layout, number: int) -> None:
+    if not (latent_sites(model_trace) or latent_sites(guide_trace)):
+        raise InputError(
+            "the model has no latent site, so there is nothing to integrate out (a deterministic "
+            "autoencoder, for example, has no marginal likelihood): use a model with a latent, such as VAE."
+        )
+    if layout.outside:
+        raise InputError(
+            f"site '{layout.outside[0]}' is not under a plate of {number} data, but the "
+            "importance-weighted bound needs a weight for each datum: sample it within "
+            'pyro.plate("data", len(x)), or use the ELBO.'
+        )
+
+
+def _check_plain(double: bool, guide_trace: Trace, what: str) -> None:
+    if double:
+        raise InputError(
+            f"the doubly reparameterised gradient does not work with {what} (the guide's sites are "
+            f"{', '.join(map(repr, latent_sites(guide_trace)))}): use the plain gradient, "
+            "IWAE(num_samples)."
+        )
+
+
+def _check_gradients(guide_trace: Trace, sites: Accounting) -> None:
+    """Refuse draws that pass no gradient: the bound has no score function for them."""
+    check_gradient_flows(guide_trace, otherwise="use ScoreFunctionELBO")
+    for name in (*sites.log_q, *_multiply_drawn(guide_trace)):
+        site = guide_trace.nodes[name]
+        several = site["infer"].get("num_samples") is not None or role_of(site) == "factor"
+        if several and not site["fn"].has_rsample:
+            raise InputError(
+                f"the guide's site '{name}' stands for draws that pass no gradient (num_samples, or a "
+                "factor with has_rsample=False), and the importance-weighted bound has no other gradient "
+                "for them: use the ELBO."
+            )
+
+
+def _multiply_drawn(guide_trace: Trace) -> list[str]:
+    """Return the names of the sites that are drawn `num_samples` times in the place of enumeration."""
+    return [
+        name
+        for name in enumerated_sites(guide_trace)
+        if guide_trace.nodes[name]["infer"].get("num_samples") is not None
+    ]
+
+
+def _per_datum(scale: float | Tensor) -> bool:
+    return isinstance(scale, Tensor) and scale.dim() > 0
+
+
+def _common_scale(layout: Layout, *traces: Trace) -> Any:
+    """Return the weight that all sites have in common: a plate's N/B, or one for each datum, `(B,)`."""
+    sites = (site for trace in traces for site in sample_sites(trace) if role_of(site) != "deterministic")
+    scales = [(site["name"], site["scale"]) for site in sites]
     first = scales[0][1]
-    if any(scale is not first and scale != first for _, scale in scales):
+    if any(_differ(scale, first) for _, scale in scales):
         raise InputError(
             f"the sites are weighted differently ({', '.join(f'{n}: {s}' for n, s in scales)}), but "
             "importance weights cannot be combined with beta and weights of sites: leave them at 1 (no "
             "beta, no warm-up, no weights), or use the ELBO."
         )
-    return first
+    if not _per_datum(first):
+        return first
+    full = first.reshape(*[1] * (layout.depth - first.dim()), *first.shape).movedim(layout.data_dim, -1)
+    if full.shape[:-1].numel() > 1:
+        raise InputError(
+            f"the sites have weights of shape {tuple(first.shape)}, which differ within a datum, but a "
+            "datum's importance weight has one weight: give each datum one, (B,), or use the ELBO."
+        )
+    return full.flatten()
+
+
+def _differ(one: float | Tensor, other: float | Tensor) -> bool:
+    if one is other:
+        return False
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return not torch.equal(one, other)
+    return _per_datum(one) or _per_datum(other) or bool(one != other)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
 from pyro import poutine
-from pyro.distributions import TorchDistribution
+from pyro.distributions import Delta, TorchDistribution
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
@@ -14,7 +15,9 @@ from torch import Tensor
 from pyrovae.errors import InputError
 from pyrovae.objectives.elbo import ELBO
 from pyrovae.programs.densities import enumerated_sites
-from pyrovae.programs.pair import Program
+from pyrovae.programs.distributions import base_of
+from pyrovae.programs.pair import ModelAndGuide, Program
+from pyrovae.programs.reparameterisation import copy_of_draw
 
 _ONE = torch.Size()
 
@@ -40,7 +43,7 @@ class _Unreparameterised(TorchDistribution):
         with torch.no_grad():
             # A copy, since a flow recognises its own draw and scores it by cached values. These give the
             # density at a point that moves with the parameters, not at this fixed point.
-            return self.base_dist(sample_shape).clone()
+            return copy_of_draw(self.base_dist(sample_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
         return self.base_dist.log_prob(value)
@@ -52,7 +55,8 @@ class _WithoutReparameterisation(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if msg["is_observed"] or msg["done"] or poutine.util.site_is_subsample(msg):
             return
-        if msg["fn"].has_rsample:
+        # A Delta draws nothing. Its value may be a parameter, whose gradient is the path through it.
+        if msg["fn"].has_rsample and not isinstance(base_of(msg["fn"]), Delta):
             msg["fn"] = _Unreparameterised(msg["fn"])
 
 
@@ -71,21 +75,33 @@ class ScoreFunctionELBO(ELBO):
         settings: settings of `ELBO`, such as `num_particles`.
 
     Raises:
-        InputError: on evaluation, if a site is enumerated, or if the guide cannot score a given value (a
-            flow without an inverse).
+        InputError: on evaluation, if a site is enumerated, if data depend on a latent that only the model
+            has, or if the guide cannot score a given value (a flow without an inverse).
     """
 
-    def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
-        unreparameterised: Program = _WithoutReparameterisation()(guide)
+    def _runs(self, pair: ModelAndGuide, args: Any, kwargs: Any) -> Iterator[tuple[Trace, Trace]]:
         try:
-            traces = super()._get_trace(model, unreparameterised, args, kwargs)
+            for model_trace, guide_trace in super()._runs(pair, args, kwargs):
+                _check_drawn(enumerated_sites(model_trace), enumerated_sites(guide_trace))
+                yield model_trace, guide_trace
         except ValueError as error:
             if isinstance(error.__cause__, InputError):  # Pyro has wrapped it in a ValueError
                 raise InputError(str(error.__cause__)) from error
             raise
-        if summed_out := enumerated_sites(traces[1]):
-            raise InputError(
-                f"{summed_out} is enumerated, but the score function needs drawn latents: remove "
-                "infer={'enumerate': 'parallel'} from the guide's site, so that it is drawn."
-            )
-        return traces
+
+    def _drawing(self, guide: Program) -> Program:
+        unreparameterised: Program = _WithoutReparameterisation()(guide)
+        return unreparameterised
+
+
+def _check_drawn(in_model: list[str], in_guide: list[str]) -> None:
+    if in_guide:
+        raise InputError(
+            f"{in_guide} is enumerated, but the score function needs drawn latents: remove "
+            "infer={'enumerate': 'parallel'} from the guide's site, so that it is drawn."
+        )
+    if in_model:
+        raise InputError(
+            f"'{in_model[0]}' is summed out, since the guide lacks it, but the score function needs drawn "
+            "latents: sample the site in the guide, under the same name, or use the ELBO."
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +10,11 @@ import torch
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
-from pyrovae.programs.densities import enumeration_weights, unscaled_log_prob, zero_like_densities
+from pyrovae.programs.densities import (
+    enumeration_weights,
+    unscaled_log_prob,
+    zero_like_densities,
+)
 from pyrovae.programs.sites import latent_sites, observed_sites
 
 
@@ -35,8 +40,20 @@ class Terms:
 
         for name in observed_sites(model_trace):
             self.observed[name] = self.observed.get(name, 0.0) + expected(model_trace, name)
-        for name in latent_sites(guide_trace):
-            self.kl = self.kl + (expected(guide_trace, name) - expected(model_trace, name))
+        in_model = set(latent_sites(model_trace))
+        for name in (*latent_sites(guide_trace), *observed_sites(guide_trace)):
+            part = expected(guide_trace, name)
+            self.kl = self.kl + (part - expected(model_trace, name) if name in in_model else part)
+        self._zero = zero_like_densities(model_trace)
+
+    def add_values(self, values: Mapping[str, Tensor], model_trace: Trace) -> None:
+        """Add terms of one run by name: `kl`, and a term for each observed site, or several together."""
+        for name, value in values.items():
+            value = value / self.num_particles
+            if name == "kl":
+                self.kl = self.kl + value
+            else:
+                self.observed[name] = self.observed.get(name, 0.0) + value
         self._zero = zero_like_densities(model_trace)
 
     def named(self) -> dict[str, Tensor]:

@@ -6,13 +6,14 @@ A model is a proper joint distribution, so the weights belong to the objective, 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyrovae.programs.pair import ModelAndGuide, Pair, Program
+from pyrovae.programs.pair import ModelAndGuide, Pair, Program, with_programs
 
 
 class _Reweight(Messenger):
@@ -31,6 +32,19 @@ class _Reweight(Messenger):
         msg["scale"] = self.weights.get(msg["name"], of_role) * msg["scale"]
 
 
+@dataclass(frozen=True, eq=False)
+class _Reweighted:
+    """A program with weighted sites. It shows the program itself, see `unweighted`."""
+
+    program: Program
+    weights: Mapping[str, float | Tensor]
+    latents: float | Tensor
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with _Reweight(self.weights, self.latents):
+            return self.program(*args, **kwargs)
+
+
 def reweight(
     program: Program, weights: Mapping[str, float | Tensor], latents: float | Tensor = 1.0
 ) -> Program:
@@ -46,11 +60,17 @@ def reweight(
     """
     if all(not isinstance(weight, Tensor) and weight == 1.0 for weight in [latents, *weights.values()]):
         return program
-    return _Reweight(weights, latents)(program)
+    return _Reweighted(program, weights, latents)
+
+
+def unweighted(program: Program) -> Program:
+    """Return the program without the weights that `reweight` gave to its sites."""
+    return unweighted(program.program) if isinstance(program, _Reweighted) else program
 
 
 def reweight_pair(
     pair: ModelAndGuide, weights: Mapping[str, float | Tensor], latents: float | Tensor = 1.0
 ) -> Pair:
     """Return the pair with the sites of both programs weighted, as by `reweight`."""
-    return Pair(reweight(pair.model, weights, latents), reweight(pair.guide, weights, latents))
+    weighted = (reweight(program, weights, latents) for program in (pair.model, pair.guide))
+    return with_programs(pair, *weighted)

@@ -28,6 +28,7 @@ class Accounting:
         log_p: the model's sites that count.
         log_q: the guide's sites that count.
         summed_out: the enumerated sites, of the guide or of the model alone.
+        in_model_alone: those of them that the guide lacks.
         parameters: the global latents that the guide sets to a point.
         training_terms: the guide's factors and observed sites that do not count.
     """
@@ -35,6 +36,7 @@ class Accounting:
     log_p: tuple[str, ...]
     log_q: tuple[str, ...]
     summed_out: tuple[str, ...]
+    in_model_alone: tuple[str, ...]
     parameters: tuple[str, ...]
     training_terms: tuple[str, ...]
 
@@ -51,7 +53,7 @@ def accounting(of: Structure, enumerate: bool = True) -> Accounting:
         InputError: the densities of the sites do not form an importance weight. The message names the site.
     """
     unused, summed_in_model = missing_in_guide(of)
-    summed = tuple(name for name in of.enumerated if enumerate and name not in summed_in_model)
+    summed = _summed_in_guide(of) if enumerate else ()
     points = [name for name in of.latents if name not in of.model_only and _is_point(of, name)]
     fixed = _fixed_by_auxiliaries(of, points)
     parameters = [name for name in points if name not in fixed and of[name].scope == "global"]
@@ -69,10 +71,21 @@ def accounting(of: Structure, enumerate: bool = True) -> Accounting:
             and site.role != "deterministic"
             and name not in {*unused, *parameters}
         ),
-        log_q=(*drawn, *of.auxiliary, *stated),
+        log_q=(*drawn, *(name for name in of.auxiliary if name not in summed), *stated),
         summed_out=(*summed, *summed_in_model),
+        in_model_alone=summed_in_model,
         parameters=tuple(parameters),
         training_terms=tuple(terms),
+    )
+
+
+def _summed_in_guide(of: Structure) -> tuple[str, ...]:
+    """Return the sites that the guide enumerates in full. Those with `num_samples` are drawn."""
+    guide = of.traces.guide
+    return tuple(
+        name
+        for name in of.enumerated
+        if guide is not None and name in guide.nodes and not guide.nodes[name]["infer"].get("num_samples")
     )
 
 

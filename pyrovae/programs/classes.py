@@ -45,7 +45,7 @@ def class_site(pair: ModelAndGuide | Program, x: Tensor) -> ClassSite | None:
     labelled, without = structure(model, x, y), structure(model, x).observed
     for name in labelled.observed:
         base = base_of(labelled.traces.model.nodes[name]["fn"])
-        if name not in without and isinstance(base, Categorical):
+        if name not in without and isinstance(base, Categorical | OneHotCategorical):
             return ClassSite(name, base.probs.shape[-1])
     return None
 

@@ -1,124 +1,257 @@
-"""Importance weights of any model/guide pair, datum by datum, from one run under K particles:
+"""Importance weights of any model/guide pair, datum by datum, from one run of K copies:
 
     log w_k = log p(x, z_k) - log q(z_k | x),    z_k ~ q(z | x),    (K, B)
 
 Sites that the guide marks for enumeration, such as M2's class y, are summed out within each particle:
 
-    log w_k = log sum_y p(x, y, z_ky) / q(z_ky | x, y),    z_ky ~ q(z | x, y)
+    log w_k = log sum_y w_ky,    w_ky = p(x, y, z_ky) / q(z_ky | x, y),    z_ky ~ q(z | x, y)
 
-Log densities enter without any scale: a weight contains neither a beta nor a plate's N/B. Evaluation and
-the importance-weighted objectives use these weights.
+q(y | x) has no part in these weights. It has a part in the ELBO, whose terms come from the same draws:
+
+    e_k = sum_y q(y | x) [ log w_ky - log q(y | x) ],    ELBO = E[ e_k ]  <=  E[ log w_k ]  <=  log p(x)
+
+So are the model's latents with finitely many values that the guide lacks. Log densities enter without any
+scale: a weight contains neither a beta nor a plate's N/B. `accounting.py` says which sites enter, and
+`ways.py` how the copies are run. Evaluation and the importance-weighted objectives use these weights.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
-import pyro
 import torch
 from pyro import poutine
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyrovae.errors import InputError
-from pyrovae.programs.densities import enumerated_sites, trace_log_probs
-from pyrovae.programs.pair import ModelAndGuide, Program, with_programs
-from pyrovae.programs.running import run_pair
-from pyrovae.programs.structure import Structure, Traces
+from pyrovae.programs.accounting import Accounting, accounting
+from pyrovae.programs.contraction import Contraction, expected_over_values, summed_over_values
+from pyrovae.programs.copies import PARTICLES, Copies, Extra, enumerating, run_copies
+from pyrovae.programs.densities import unscaled_log_prob
+from pyrovae.programs.pair import ModelAndGuide, Program
+from pyrovae.programs.repeats import fingerprints
+from pyrovae.programs.rows import Arguments
+from pyrovae.programs.structure import Structure, members_of
+from pyrovae.programs.ways import LEADING, Ways, ways_of
 
-PARTICLES = "_particles"  # the name of the plate of particles
 
-
-class Layout(NamedTuple):
-    """The dimensions of the sites' log densities, from the right: plates, particles, enumerated values.
+@dataclass(frozen=True)
+class Layout:
+    """The dimensions of a pair's log densities, and the ways to compute those of many copies.
 
     Attributes:
-        depth: the number of dimensions that the plates take; the data's plate takes the first.
+        depth: the number of dimensions that the plates take.
+        data_dim: the dimension of the data's plate, counted from the right.
+        data_plate: the name of that plate; None if one weight is for all data together.
+        sites: the part of each site in the weights.
         values: the number of values that are summed out; None if nothing is enumerated.
+        in_model: whether the model alone has the enumerated site.
+        several: whether there are several enumerated sites, or one that is not directly under the data's
+            plate. They are summed out by contraction.
+        ways: the ways to run copies of the guide and of the model.
+        whole: whether the pair runs on all of its data only.
     """
 
     depth: int
-    values: int | None
+    data_dim: int
+    data_plate: str | None
+    sites: Accounting
+    values: int | None = None
+    in_model: bool = False
+    several: bool = False
+    ways: Ways = LEADING
+    whole: bool = False
+
+    @property
+    def in_guide(self) -> tuple[str, ...]:
+        """The enumerated sites that the guide has."""
+        return tuple(name for name in self.sites.summed_out if name not in self.sites.in_model_alone)
+
+    def at_once(self, most: int, num_data: int) -> int:
+        """Return how many of N data to run at once, if at most `most` are wanted."""
+        return num_data if self.whole else most
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a result of these weights leaves out, in words."""
+        sites, found = self.sites, []
+        if sites.parameters:
+            names = ", ".join(sites.parameters)
+            found.append(
+                f"given {names}, which the guide sets to a point (their priors do not count)"
+            )
+        if sites.training_terms:
+            names = ", ".join(sites.training_terms)
+            found.append(f"without the guide's terms of training ({names})")
+        return tuple(found)
+
+    def of_guide(self, particles: int = 1) -> Copies:
+        """Return the kind of the guide's copies."""
+        values = 1 if self.in_model else self.values or 1
+        return Copies(particles, self.depth, self.data_dim, values, self.in_guide, self.several)
+
+    def of_model(self, particles: int = 1) -> Copies:
+        """Return the kind of the model's copies."""
+        names = self.sites.in_model_alone
+        return Copies(
+            particles,
+            self.depth,
+            self.data_dim,
+            self.values or 1,
+            names,
+            self.several,
+            first=not self.several,
+        )
 
 
-def layout_of(pair: ModelAndGuide, args: tuple[Any, ...], enumerate: bool = True) -> Layout:
-    """Run the pair once, without particles, and read off the layout of its log densities.
+def layout_of(
+    pair: ModelAndGuide,
+    args: tuple[Any, ...],
+    enumerate: bool = True,
+    kwargs: Mapping[str, Any] | None = None,
+    joint: bool = False,
+) -> Layout:
+    """Run the pair on a few data, and find the layout of its log densities and the ways to compute them.
 
     Args:
-        pair: a pair whose sites all lie under a plate of the data at dimension -1.
+        pair: a pair.
         args: the arguments of both programs, the data `(B, *x_shape)` first.
         enumerate: whether the sites that the guide marks for enumeration will be summed out.
+        kwargs: keyword arguments of both programs.
+        joint: whether one weight is for all data together. Sites may then lie outside of the data's plate.
 
     Raises:
-        InputError: the pair has no importance weight for each datum, because it has no latent site, a
-            latent site is in one program only, a site lies outside of the data's plate, or there are other
-            plates beside an enumerated site.
+        InputError: the pair has no importance weight for each datum: it has no latent site, its densities
+            do not form a weight (see `accounting`), a site lies outside of the data's plate, the programs
+            subsample the data, or several enumerated sites stand beside a network that does not take
+            leading dimensions.
     """
-    return layout(Structure(pair, args, traces=Traces(*run_pair(pair, *args))), enumerate)
-
-
-def layout(of: Structure, enumerate: bool = True) -> Layout:
-    """Return the layout of the log densities of a pair whose structure is known; see `layout_of`."""
+    of = Structure(pair, args, kwargs)
     if not of.latents:
         raise InputError(
             "the model has no latent site, so there is nothing to integrate out (a deterministic "
             "autoencoder, for example, has no marginal likelihood): use a model with a latent, such as VAE."
         )
-    check_under_data_plate(of)
-    depth = max(-plate.dim for plate in of.plates.values() if plate.dim is not None)
-    if not (enumerate and of.enumerated):
-        return Layout(depth, None)
-    if depth > 1:
+    sites = accounting(of, enumerate)
+    if not joint:
+        check_under_data_plate(of, sites)
+    found = _without_ways(of, sites, joint)
+    ways = _ways(pair, of, found)
+    return replace(found, ways=ways)
+
+
+def _without_ways(of: Structure, sites: Accounting, joint: bool) -> Layout:
+    depth = max((-plate.dim for plate in of.plates.values() if plate.dim is not None), default=0)
+    data = None if joint else of.data_plate
+    summed = sites.summed_out
+    several = len(summed) > 1 or any(joint or of[name].scope != "local" for name in summed)
+    values = None
+    if summed and not several:
+        trace = of.traces.model if sites.in_model_alone else of.traces.guide or of.traces.model
+        values = len(trace.nodes[summed[0]]["fn"].enumerate_support(expand=False))
+    return Layout(
+        depth,
+        -1 if data is None or data.dim is None else data.dim,
+        None if data is None else data.name,
+        sites,
+        values,
+        bool(sites.in_model_alone) and not several,
+        several,
+    )
+
+
+def _ways(pair: ModelAndGuide, of: Structure, found: Layout) -> Ways:
+    sizes = {plate.size for plate in of.plates.values()} | {found.values or 1}
+    guide, model = found.of_guide(), found.of_model()
+    if found.several:  # contraction needs the leading layout; drawn classes show whether it is right
+        guide, model = (copies._replace(enumerated=(), several=False) for copies in (guide, model))
+    rows = found.data_plate is not None and not found.several
+    ways = ways_of(pair, of.arguments, guide, model, rows, sizes)
+    if found.several and ways != LEADING:
+        program = "guide" if ways.guide != "leading" else "model"
         raise InputError(
-            "the guide has an enumerated site, and there are plates other than the data's, so the site "
-            "cannot be summed out for each datum: draw it instead, with enumerate=False."
+            f"the sites {', '.join(map(repr, found.sites.summed_out))} are enumerated together, but the "
+            f"{program}'s networks do not take leading dimensions (`(C, B, ...)` in place of `(B, ...)`), "
+            "so the sites cannot be summed out: use networks that act on the last dimensions only, or draw "
+            "the sites, without infer={'enumerate': 'parallel'}."
         )
-    trace = of.traces.guide or of.traces.model
-    distributions = [trace.nodes[name]["fn"] for name in of.enumerated]
-    return Layout(depth, math.prod(len(fn.enumerate_support(expand=False)) for fn in distributions))
+    return ways
 
 
-def check_under_data_plate(of: Structure) -> None:
-    """Refuse programs with a site that is not under the data's plate at dimension -1.
+def check_under_data_plate(of: Structure, sites: Accounting) -> None:
+    """Refuse programs with a site that is not under the data's plate, and programs that subsample it.
 
     Raises:
-        InputError: a site lies elsewhere. The message names it and says what to do.
+        InputError: a site lies elsewhere, or the plate has fewer members than there are data. The message
+            names the site or plate, and says what to do.
     """
-    plate = of.data_plate
-    fits = plate is not None and plate.dim == -1 and plate.size == of.num_data
-    if outside := list(of.sites) if not fits else list(of.in_scope("global")):
+    plate, num_data = of.data_plate, of.num_data
+    if plate is not None and plate.size != num_data:
         raise InputError(
-            f"site '{outside[0]}' is not under a plate of {of.num_data} data at dimension -1: each datum "
-            'needs its own log density, so sample it within pyro.plate("data", len(x)).'
+            f"plate '{plate.name}' takes {plate.size} of {num_data} data, so the others would have no "
+            f"evidence: open it with subsample_size=len(x), or without subsample_size."
+        )
+    counted = (*sites.log_p, *sites.log_q)
+    outside = [name for name in counted if plate is None or of[name].scope == "global"]
+    if outside:
+        remedy = (
+            'sample it within pyro.plate("data", len(x)), or estimate the evidence of all data together '
+            "with joint=True"
+            if plate is not None
+            else 'sample it within pyro.plate("data", len(x))'
+        )
+        raise InputError(
+            f"site '{outside[0]}' is not under a plate of {num_data} data: each datum needs its own log "
+            f"density, so {remedy}."
         )
 
 
 def particle_plate(num_particles: int, layout: Layout) -> AbstractContextManager[Any]:
     """Return the plate of K particles, outside of all plates of the pair."""
-    plate: AbstractContextManager[Any] = pyro.plate(PARTICLES, num_particles, dim=-1 - layout.depth)
-    return plate
+    return layout.of_guide(num_particles).plate
 
 
 def enumerated(guide: Program, layout: Layout) -> Program:
     """Return the guide, run for all values of its enumerated sites, outside of the particles' plate."""
-    if not layout.values:
-        return guide
-    handled: Program = poutine.enum(guide, first_available_dim=-2 - layout.depth)
-    return handled
+    return enumerating(guide, layout.of_guide())
 
 
 def run_under_particles(
-    pair: ModelAndGuide, args: tuple[Any, ...], num_particles: int, layout: Layout
+    pair: ModelAndGuide,
+    args: tuple[Any, ...],
+    num_particles: int,
+    layout: Layout,
+    kwargs: Mapping[str, Any] | None = None,
 ) -> tuple[Trace, Trace]:
-    """Run the pair under a plate of K particles, for all values of its enumerated sites.
+    """Run K copies of the pair, for all values of its enumerated sites.
 
     Returns:
-        The model's trace and the guide's.
+        The model's trace and the guide's, in the layout of leading dimensions.
     """
-    with particle_plate(num_particles, layout):
-        return run_pair(with_programs(pair, guide=enumerated(pair.guide, layout)), *args)
+    arguments = Arguments(args, kwargs or {})
+    by_guide = run_copies(layout.ways.guide, pair.guide, arguments, layout.of_guide(num_particles))
+    return run_model(pair, arguments, num_particles, layout, by_guide)
+
+
+def run_model(
+    pair: ModelAndGuide,
+    arguments: Arguments,
+    num_particles: int,
+    layout: Layout,
+    by_guide: Trace,
+    extras: Mapping[str, Extra] | None = None,
+) -> tuple[Trace, Trace]:
+    """Run K copies of the model on the guide's draws, and return both traces without plates' own sites."""
+    copies = layout.of_model(num_particles)
+    by_model = run_copies(layout.ways.model, pair.model, arguments, copies, by_guide, extras)
+    model_trace, guide_trace = map(poutine.util.prune_subsample_sites, (by_model, by_guide))
+    return model_trace, guide_trace
 
 
 def log_densities(
@@ -126,34 +259,105 @@ def log_densities(
 ) -> tuple[Tensor, Tensor]:
     """Return log p(x, z) and log q(z | x) of a run under particles, `(*values, K, B)` each.
 
-    `values` are the dimensions of enumerated sites. These sites are summed over, not drawn, so their
-    probability q has no part in log q(z | x).
+    `values` is the dimension of an enumerated site. This site is summed over, not drawn, so its probability
+    q has no part in log q(z | x).
     """
-    summed_out = enumerated_sites(guide_trace)
-    drawn = {
-        name: log_prob
-        for name, log_prob in trace_log_probs(guide_trace).items()
-        if name in model_trace.nodes and name not in summed_out
-    }
+    for trace in (model_trace, guide_trace):
+        trace.compute_log_prob()
     # Sums in 64-bit stay in 64-bit; sums in 16-bit would be too coarse.
-    zero = x.new_zeros((), dtype=torch.promote_types(x.dtype, torch.float32))
-    log_p = sum((per_datum(value, layout.depth) for value in trace_log_probs(model_trace).values()), zero)
-    log_q = sum((per_datum(value, layout.depth) for value in drawn.values()), zero)
-    return log_p, log_q
+    dtype = torch.promote_types(x.dtype, torch.float32) if x.is_floating_point() else torch.float32
+    zero = x.new_zeros((), dtype=dtype)
+    p, q = (
+        sum((per_datum(_density(trace.nodes[name], layout), layout) for name in names), zero)
+        for trace, names in ((model_trace, layout.sites.log_p), (guide_trace, layout.sites.log_q))
+    )
+    return p, q
 
 
-def log_weights(pair: ModelAndGuide, args: tuple[Any, ...], num_particles: int, layout: Layout) -> Tensor:
-    """Return the log weights of one run under K particles, with enumerated sites summed out: `(K, B)`.
+def _density(site: Mapping[str, Any], layout: Layout) -> Tensor:
+    """Return a site's log density without its scale.
+
+    Where a site that is summed out is masked, nothing depends on it, and each of its C values counts 1/C.
+    """
+    log_prob = unscaled_log_prob(site)
+    mask = site["mask"]
+    if site["name"] not in layout.sites.summed_out or mask is None or mask is True:
+        return log_prob
+    values = len(site["fn"].enumerate_support(expand=False))
+    mask = torch.as_tensor(mask, device=log_prob.device)
+    return log_prob.where(mask, log_prob.new_tensor(-math.log(values)))
+
+
+class Scores(NamedTuple):
+    """The worth of the draws of some data, `(K, B)` each, or `(K, 1)` for all data together.
+
+    Attributes:
+        log_weights: the log importance weights, with enumerated sites summed out.
+        elbo_terms: the terms whose mean over the draws is the ELBO; the log weights themselves if the guide
+            enumerates no site.
+        fingerprints: numbers that are equal where the draws of all discrete latents and points are equal;
+            None if there are no such latents (see `programs.repeats`).
+    """
+
+    log_weights: Tensor
+    elbo_terms: Tensor
+    fingerprints: Tensor | None
+
+
+def scores(
+    pair: ModelAndGuide,
+    args: tuple[Any, ...],
+    num_particles: int,
+    layout: Layout,
+    kwargs: Mapping[str, Any] | None = None,
+) -> Scores:
+    """Score the draws of K copies of a pair.
 
     Args:
         pair: a pair.
         args: the arguments of both programs, the data `(B, *x_shape)` first.
         num_particles: K.
         layout: the result of `layout_of`.
+        kwargs: keyword arguments of both programs.
     """
-    model_trace, guide_trace = run_under_particles(pair, args, num_particles, layout)
-    log_p, log_q = log_densities(model_trace, guide_trace, args[0], layout)
+    model_trace, guide_trace = run_under_particles(pair, args, num_particles, layout, kwargs)
+    return scores_of(model_trace, guide_trace, args[0], layout)
+
+
+def scores_of(model_trace: Trace, guide_trace: Trace, x: Tensor, layout: Layout) -> Scores:
+    """Score the draws of a run under particles, from its traces."""
+    repeated = fingerprints(guide_trace, layout.depth, layout.data_dim, layout.data_plate is None)
+    log_weights = weights_of(model_trace, guide_trace, x, layout)
+    if not layout.in_guide:
+        return Scores(log_weights, log_weights, repeated)
+    if layout.several:
+        terms = _contracted(expected_over_values, model_trace, guide_trace, layout)
+        return Scores(log_weights, terms, repeated)
+    log_p, log_q = log_densities(model_trace, guide_trace, x, layout)
+    (enumerated_site,) = (guide_trace.nodes[name] for name in layout.in_guide)
+    probabilities = per_datum(_density(enumerated_site, layout), layout).exp()
+    return Scores(log_weights, elbo_terms(log_p - log_q, probabilities), repeated)
+
+
+def weights_of(model_trace: Trace, guide_trace: Trace, x: Tensor, layout: Layout) -> Tensor:
+    """Return the log weights of a run under particles, with enumerated sites summed out: `(K, B)`."""
+    if layout.several:
+        return _contracted(summed_over_values, model_trace, guide_trace, layout)
+    log_p, log_q = log_densities(model_trace, guide_trace, x, layout)
     return sum_out(log_p - log_q)
+
+
+def _contracted(contract: Contraction, model_trace: Trace, guide_trace: Trace, layout: Layout) -> Tensor:
+    """Contract the densities of a pair with several enumerated sites: `(K, B)`, or `(K, 1)` if joint."""
+    names = [PARTICLES] if layout.data_plate is None else [PARTICLES, layout.data_plate]
+    sizes = {
+        frame.name: members_of(frame, site)
+        for site in model_trace.nodes.values()
+        for frame in site.get("cond_indep_stack", ())
+    }
+    kept = {name: sizes[name] for name in names}
+    found = contract(model_trace, guide_trace, layout.sites, partial(_density, layout=layout), kept)
+    return found if layout.data_plate is not None else found.unsqueeze(-1)
 
 
 def sum_out(log_weights: Tensor) -> Tensor:
@@ -161,8 +365,31 @@ def sum_out(log_weights: Tensor) -> Tensor:
     return log_weights if log_weights.dim() == 2 else log_weights.flatten(0, -3).logsumexp(0)
 
 
-def per_datum(log_prob: Tensor, depth: int) -> Tensor:
-    """Sum a log density over inner plates: `(*values, K, *inner_plates, B)` to `(*values, K, B)`."""
-    missing = max(0, depth + 1 - log_prob.dim())
+def elbo_terms(log_weights: Tensor, probabilities: Tensor) -> Tensor:
+    """Return the terms of the ELBO, sum_y q(y | x) [log w_y - log q(y | x)]: `(K, B)`.
+
+    Args:
+        log_weights: log w_y for each enumerated value, `(*values, K, B)`.
+        probabilities: q(y | x), in a shape that broadcasts against the weights. A value of probability 0
+            has no part in the sum, even if its weight is 0.
+    """
+    possible = probabilities > 0
+    log_ratio = log_weights - probabilities.where(possible, 1.0).log()
+    terms = (probabilities * log_ratio.where(possible, 0.0)).broadcast_to(log_weights.shape)
+    return terms if terms.dim() == 2 else terms.flatten(0, -3).sum(0)
+
+
+def per_datum(log_prob: Tensor, layout: Layout) -> Tensor:
+    """Sum a log density over all plates but the data's: `(*values, K, *plates)` to `(*values, K, B)`.
+
+    If one weight is for all data together, it is summed over the data too, to `(*values, K, 1)`.
+    """
+    missing = max(0, layout.depth + 1 - log_prob.dim())
     full = log_prob.reshape(*[1] * missing, *log_prob.shape)
-    return full.sum(dim=tuple(range(-depth, -1))) if depth > 1 else full
+    if layout.depth == 1 and layout.data_plate is not None:
+        return full
+    plates = full.flatten(-layout.depth) if layout.depth else full.unsqueeze(-1)
+    if layout.data_plate is None:
+        return plates.sum(-1, keepdim=True)
+    full = full.movedim(layout.data_dim, -1)
+    return full.flatten(-layout.depth, -2).sum(-2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,12 +17,12 @@ from pyrovae.evaluation import (
     error_rate,
     marginal_likelihood,
 )
+from pyrovae.evaluation.json_files import write_json
 from pyrovae.generation import latent_means, posterior_draws
 from pyrovae.programs.pair import ModelAndGuide
 from pyrovae.programs.parameters import modules_of
 from pyrovae.recipes.fitting import with_labels_only
 from pyrovae.recipes.run import Run
-from pyrovae.storage import write_atomically
 
 
 @runtime_checkable
@@ -74,7 +73,7 @@ def evaluate(
         metrics["test_error"] = error_rate(probabilities, images.y_test[:limit])
     if processes.is_first():
         result.to_json(run.folder / "marginal_likelihood.json")
-        write_atomically(run.folder / "metrics.json", json.dumps(metrics, indent=1).encode())
+        write_json(run.folder / "metrics.json", metrics)
     return result
 
 
@@ -123,7 +122,7 @@ def classify(
     for name in M1_CLASSIFIERS:
         predicted = fit_m1_classifier(name, z, y.numpy()).predict(z_test)
         errors[name] = 100 * float((predicted != images.y_test.numpy()).mean())
-    write_atomically(run.folder / "classification.json", json.dumps(errors, indent=1).encode())
+    write_json(run.folder / "classification.json", errors)
     return errors
 
 

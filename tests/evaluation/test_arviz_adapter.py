@@ -88,7 +88,10 @@ def test_arviz_1_is_given_the_negative_log_weights(monkeypatch):
 
 
 def test_arviz_gets_the_values_with_named_dimensions():
-    columns = {name: torch.randn(3).double() for name in ("log_px", "std_error", "khat", "ess")}
+    names = ("log_px", "std_error", "khat", "ess", "datum_elbo", "datum_elbo_std_error")
+    columns = {name: torch.randn(3).double() for name in names} | {
+        "repeated": torch.tensor([True, False, False])
+    }
     bounds = {1: torch.randn(3).double(), 10: torch.randn(3).double()}
     result = MarginalLikelihood(**columns, bounds=bounds, num_samples=20)
     group = result.to_arviz()["marginal_likelihood"]

@@ -333,7 +333,7 @@ def test_the_text_and_the_file_hold_the_figures(tmp_path):
     assert math.isnan(result.std_error["average_kl"])
     text = str(result)
     assert (
-        f"averaged KL           = {result.average_kl:.3f} +- nan nats per datum (N = 2, 1 draws each)"
+        f"averaged KL           = {result.average_kl:.3f} +- unknown nats per datum (N = 2, 1 draws each)"
         in text
     )
     assert "(at most log N = 0.693)" in text

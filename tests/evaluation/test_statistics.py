@@ -16,11 +16,13 @@ from pyrovae.evaluation.statistics import (
     std_error_of_draws,
     warn_if_unreliable,
 )
+from pyrovae.programs.log_weights import Scores
 
 
 def test_error_and_effective_sample_size_are_those_of_the_weights():
     weights = torch.tensor([[0.1, 2.0], [0.4, 2.0], [0.5, 2.0], [1.0, 2.0]], dtype=torch.double)
-    found = importance_statistics(weights.log() - 800, [1])  # e^-800 is 0: the logarithm matters
+    log_weights = weights.log() - 800  # e^-800 is 0: the logarithm matters
+    found = importance_statistics(Scores(log_weights, log_weights, None), [1])
     mean = weights.mean(0)
     torch.testing.assert_close(found["log_px"], mean.log() - 800)
     torch.testing.assert_close(found["std_error"], weights.std(0) / mean / 4**0.5)
@@ -45,12 +47,14 @@ def test_means_and_their_errors():
 
 
 def test_a_warning_counts_the_unreliable_data():
-    khat = torch.tensor([0.1, 0.8, math.nan, math.inf])
-    assert num_unreliable(khat) == 2
+    khat = torch.tensor([0.1, 0.6, math.nan, math.inf])
+    assert num_unreliable(khat, 100) == 2
+    assert num_unreliable(khat, 5000) == 1
     with pytest.warns(
-        UserWarning, match=r"0\.7 for 2 of 4 data: their errors are wrong\. Use more samples"
+        UserWarning,
+        match=r"0\.50, its limit for K = 100, for 2 of 4 data: they are wrong\. Use more samples",
     ):
-        warn_if_unreliable(khat, "their errors are wrong")
+        warn_if_unreliable(khat, 100, "they are wrong")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warn_if_unreliable(khat[:1], "their errors are wrong")
+        warn_if_unreliable(khat[:1], 100, "they are wrong")

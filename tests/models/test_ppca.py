@@ -5,6 +5,8 @@ import functools
 import pyro
 import pytest
 import torch
+from sklearn.datasets import load_breast_cancer, load_digits, load_wine
+from sklearn.decomposition import PCA
 from torch.distributions import MultivariateNormal, kl_divergence
 from torch.optim.lr_scheduler import ExponentialLR
 
@@ -136,6 +138,90 @@ def test_another_posterior_cannot_be_set_to_the_exact_one_but_the_rest_can_be_fi
     assert all(torch.equal(value, guide[name]) for name, value in ppca.posterior.state_dict().items())
     with pytest.raises(InputError, match=r"DiagonalNormal .*exact posterior"):
         ppca.set_guide_to_exact_posterior()
+
+
+# Columns of unlike units, in 32-bit
+
+
+def of_scikit_learn(x, latent_dim):
+    """The log density of each row under scikit-learn's fit, with the maximum-likelihood covariance.
+
+    Scikit-learn divides the covariance by N - 1; the maximum of the likelihood divides it by N.
+    """
+    covariance = PCA(latent_dim, svd_solver="full").fit(x.numpy()).get_covariance() * (1 - 1 / len(x))
+    return MultivariateNormal(x.mean(0), torch.as_tensor(covariance)).log_prob(x)
+
+
+def of_the_dense_gaussian(ppca, x):
+    """log N(x; mu, W W^T + sigma^2 I) of the parameters as they are, in 64-bit."""
+    weight, mean = ppca.weight.detach().double(), ppca.mean.detach().double()
+    noise = (2 * ppca.likelihood.log_scale.detach().double()).exp() * torch.eye(len(weight)).double()
+    return MultivariateNormal(mean, weight @ weight.T + noise).log_prob(x.double())
+
+
+def stretched(factor):
+    """Eight correlated columns, of which the first is stretched."""
+    x = torch.randn(200, 8).double() @ torch.randn(8, 8).double()
+    x[:, 0] *= factor
+    return x
+
+
+UNLIKE = {
+    "wine": lambda: (torch.as_tensor(load_wine().data), 10),
+    "cancer": lambda: (torch.as_tensor(load_breast_cancer().data), 5),
+    "cancer, 10 latents": lambda: (torch.as_tensor(load_breast_cancer().data), 10),
+    "digits": lambda: (torch.as_tensor(load_digits().data), 10),
+    "3,000 times": lambda: (stretched(3e3), 3),
+    "100,000 times": lambda: (stretched(1e5), 3),
+    "a large offset": lambda: (stretched(1.0) + 2000, 3),
+}
+
+
+@pytest.mark.parametrize("data", UNLIKE)
+def test_in_32_bit_the_evidence_of_each_datum_is_exact_whatever_the_units(data):
+    x, latent_dim = UNLIKE[data]()
+    x = x.float()
+    ppca = PPCA(x.shape[1], latent_dim)
+    ppca.fit_closed_form(x)
+    evidence = ppca.log_evidence(x).detach()
+    torch.testing.assert_close(evidence, of_the_dense_gaussian(ppca, x), atol=1e-6, rtol=0)
+    # The fit itself loses only the rounding of its parameters.
+    torch.testing.assert_close(evidence, of_scikit_learn(x.double(), latent_dim), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e-5])
+def test_in_32_bit_little_noise_costs_no_digits(scale):
+    ppca = PPCA(6, 2)
+    with torch.no_grad():
+        ppca.weight.normal_()
+        ppca.likelihood.log_scale.fill_(scale).log_()
+        x = ppca.likelihood(torch.randn(5, 2)).sample()
+    torch.testing.assert_close(
+        ppca.log_evidence(x).detach(), of_the_dense_gaussian(ppca, x), atol=1e-4, rtol=0
+    )
+
+
+def test_in_32_bit_the_guide_is_the_exact_posterior_whatever_the_units():
+    x = stretched(1e4).float()
+    ppca = PPCA(8, 3)
+    ppca.fit_closed_form(x)
+    w = ppca.weight.detach().double()
+    inner = w.T @ w + (2 * ppca.likelihood.log_scale.detach().double()).exp() * torch.eye(3).double()
+    mean = (x.double() - ppca.mean.detach().double()) @ torch.linalg.solve(inner, w.T).T
+    scale = (torch.linalg.inv(inner) * ppca.variance.detach().double()).diagonal().sqrt()
+    for posterior in (ppca.posterior(x), ppca.exact_posterior(x)):
+        assert posterior.mean.dtype == torch.float32
+        assert ((posterior.mean - mean).abs() / scale).max() < 0.02
+        torch.testing.assert_close(posterior.stddev[0].double(), scale, atol=0, rtol=1e-4)
+
+
+@pytest.mark.parametrize("factor", [1.0, 1e5])
+def test_in_32_bit_a_fit_that_leaves_nothing_but_rounding_is_refused(factor):
+    x = torch.randn(40, 5) @ torch.randn(5, 6)  # varies in 5 of 6 directions
+    x[:, 0] *= factor
+    with pytest.raises(InputError, match=r"with 5 latent dimensions .* use fewer"):
+        PPCA(6, 5).fit_closed_form(x)
+    PPCA(6, 4).fit_closed_form(x)
 
 
 # The bound

@@ -2,15 +2,18 @@
 
 import math
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from by_hand import SEED, divergences, evaluated, gradients, noise, value_and_gradients
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
-from small_programs import bottom_up, hierarchy, points, top_down, vamp, vamp_guide
+from small_programs import bottom_up, hierarchy, parameter, points, top_down, vamp, vamp_guide
 from torch.distributions import kl_divergence
 
 from pyrovae.errors import InputError
 from pyrovae.objectives import ELBO, FreeBits, reweight
+from pyrovae.programs import Pair
 
 
 def test_without_a_floor_it_is_the_elbo_with_its_divergence_in_closed_form(vae, x):
@@ -116,6 +119,57 @@ def test_dimensions_that_are_not_independent_are_not_told_apart(make_ppca, draw)
     with pytest.raises(InputError, match="'z' has a MultivariateNormal, which is not independent"):
         FreeBits(0.1, "dimension").differentiable_loss(ppca.model, ppca.guide, x)
     assert FreeBits(0.1).differentiable_loss(ppca.model, ppca.guide, x).isfinite()
+
+
+class Sharpened(dist.Normal):
+    """A density of a user's own: that of the normal distribution, twice in the exponent, not normalised."""
+
+    def log_prob(self, value):
+        return 2 * super().log_prob(value)
+
+
+def masked(fn, rows):
+    return fn.mask(torch.arange(len(points(3))) < rows)
+
+
+FAMILIES = {
+    "a Delta with its log density": (
+        lambda: dist.Normal(torch.zeros(6).double(), 1.0),
+        lambda q: dist.Delta(q.rsample(), log_density=q.log_prob(q.mean)),
+    ),
+    "other masks in the two programs": (
+        lambda: masked(dist.Normal(torch.zeros(6).double(), 1.0), 4),
+        lambda q: masked(q, 2),
+    ),
+    "a density of the user's own in the model": (
+        lambda: Sharpened(torch.zeros(6).double(), 1.0),
+        lambda q: q,
+    ),
+    "a density of the user's own in the guide": (
+        lambda: dist.Normal(torch.zeros(6).double(), 1.0),
+        lambda q: Sharpened(q.loc, q.scale),
+    ),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_closed_form_is_used_only_where_it_holds_all_of_the_density(family, param_store):
+    prior, posterior = FAMILIES[family]
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", prior())
+            pyro.sample("x", dist.Normal(parameter("slope", 1.2) * z, 0.8), obs=x[:, 0])
+
+    def guide(x):
+        w = parameter("w", 0.4, 0.1, -0.5)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", posterior(dist.Normal(w[0] * x[:, 0] + w[1], w[2].exp())))
+
+    terms = evaluated(FreeBits(0.0), Pair(model, guide), points(3)).terms
+    torch.manual_seed(SEED)
+    loss = Trace_ELBO().loss(model, guide, points(3))
+    assert (terms["kl"] - terms["reconstruction"]).item() == pytest.approx(loss)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,358 @@
+"""Run K copies of a program on the same data, for each value of an enumerated site.
+
+There are three ways, the fastest first. Every way returns a trace in the layout of the first one:
+
+    leading    a plate of particles, whose dimension stands left of all plates: `(*values, K, *plates)`
+    rows       the data are repeated, one copy after the other, so that networks see `(R * B, ...)`
+    single     the program runs on the data as they are, once for each copy
+
+`single` is what the program means. The other ways give the same densities only if its networks treat the
+leading dimensions, or the rows, independently; `ways.py` finds out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Literal, NamedTuple
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.distributions.score_parts import ScoreParts
+from pyro.poutine.indep_messenger import CondIndepStackFrame
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor
+
+from pyrovae.programs.pair import Program
+from pyrovae.programs.rows import Arguments
+from pyrovae.programs.sites import is_sample
+
+PARTICLES = "_particles"  # the name of the plate of particles
+
+Way = Literal["leading", "rows", "single"]
+
+Extra = Callable[[Mapping[str, Any]], Tensor | None]
+"""A function of a site, in the run, that returns a further tensor `(*batch_shape, *event_shape)` of it."""
+
+
+class Copies(NamedTuple):
+    """The copies of a program in one run.
+
+    Attributes:
+        particles: K, the number of copies for each enumerated value.
+        depth: the number of dimensions that the program's plates take.
+        data_dim: the dimension of the data's plate, counted from the right.
+        values: C, the number of values of the enumerated site; 1 if nothing is enumerated.
+        enumerated: the names of the sites that this program enumerates. Ways other than "leading" take one
+            at most.
+        several: whether the guide's and the model's enumerated sites are several. Each of them then has a
+            dimension of its own, and a Markov chain uses its dimensions again and again.
+        first: whether this program is the first of the two, so that its enumerated dimensions begin next to
+            the particles'. The other program's begin where they end.
+    """
+
+    particles: int
+    depth: int
+    data_dim: int
+    values: int = 1
+    enumerated: tuple[str, ...] = ()
+    several: bool = False
+    first: bool = True
+
+    @property
+    def plate(self) -> AbstractContextManager[Any]:
+        """The plate of particles, outside of all plates of the program."""
+        plate: AbstractContextManager[Any] = pyro.plate(PARTICLES, self.particles, dim=-1 - self.depth)
+        return plate
+
+    @property
+    def frame(self) -> CondIndepStackFrame:
+        """The frame of the plate of particles."""
+        return CondIndepStackFrame(PARTICLES, -1 - self.depth, self.particles, 0)
+
+
+def run_copies(
+    way: Way,
+    program: Program,
+    arguments: Arguments,
+    copies: Copies,
+    given: Trace | None = None,
+    extras: Mapping[str, Extra] | None = None,
+) -> Trace:
+    """Run copies of a program.
+
+    Args:
+        way: the way to run them.
+        program: the program.
+        arguments: its arguments.
+        copies: the number and the kind of the copies.
+        given: a trace in the layout of leading dimensions, whose latents the program takes over.
+        extras: functions of a latent site whose results are kept in the site, by the keys of the results.
+
+    Returns:
+        A trace with its log densities, in the layout of leading dimensions. Its sites have other shapes
+        than their distributions (`fn`) unless the way is "leading".
+    """
+    run = {"leading": _leading, "rows": _rows, "single": _single}[way]
+    return run(program, arguments, copies, given, extras or {})
+
+
+def given_values(values: Mapping[str, Tensor], event_dims: Mapping[str, int]) -> Trace:
+    """Return a trace with values of latents in the leading layout, for the argument `given`."""
+    trace = Trace()
+    for name, value in values.items():
+        fn = dist.Delta(value, event_dim=event_dims[name])
+        trace.add_node(name, type="sample", name=name, fn=fn, value=value, is_observed=False, infer={})
+    return trace
+
+
+def _leading(
+    program: Program,
+    arguments: Arguments,
+    copies: Copies,
+    given: Trace | None,
+    extras: Mapping[str, Extra],
+) -> Trace:
+    program = enumerating(program, copies)
+    if given is not None:
+        program = poutine.replay(program, trace=given)
+    with copies.plate:
+        trace = poutine.trace(program).get_trace(*arguments.args, **arguments.kwargs)
+    _score(trace, given, extras)
+    return trace
+
+
+def enumerating(program: Program, copies: Copies) -> Program:
+    """Return the program, run for all values of its enumerated sites, left of the particles' plate."""
+    if not (copies.enumerated or copies.several):
+        return program
+    begin = -2 - copies.depth if copies.first else None
+    handled: Program = poutine.enum(_Mark(copies.enumerated)(program), first_available_dim=begin)
+    return handled
+
+
+class _Mark(Messenger):
+    """Marks the named sites for enumeration in parallel, and no others."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self.names = names
+
+    def _pyro_sample(self, msg: Any) -> None:
+        summed_out = msg["name"] in self.names
+        msg["infer"] = {**msg["infer"], "enumerate": "parallel" if summed_out else None}
+        msg["infer"].pop("num_samples", None)
+        if summed_out:
+            _lift_mask(msg)
+
+
+def _lift_mask(msg: Any) -> None:
+    """Turn the mask of a site's distribution into the mask of the site, which leaves the density whole."""
+    if isinstance(msg["fn"], dist.MaskedDistribution):
+        mask = msg["fn"]._mask
+        msg["mask"] = mask if msg["mask"] is None else msg["mask"] & mask
+        msg["fn"] = msg["fn"].base_dist
+
+
+def _rows(
+    program: Program,
+    arguments: Arguments,
+    copies: Copies,
+    given: Trace | None,
+    extras: Mapping[str, Extra],
+) -> Trace:
+    repeated = arguments.repeated(copies.values * copies.particles)
+    num_data = arguments.num_data or 1
+    latents = [] if given is None else _latents(given)
+    values = {name: _to_rows(site, copies, num_data) for name, site in latents}
+    blocks = torch.arange(copies.values).repeat_interleave(copies.particles)
+    with _Assign(values, copies, blocks):
+        trace = poutine.trace(program).get_trace(*repeated.args, **repeated.kwargs)
+    trace = poutine.util.prune_subsample_sites(
+        trace
+    )  # their plates have more members than those of one copy
+    _score(trace, given, extras)
+    for name, site in trace.nodes.items():
+        if is_sample(site):
+            trace.nodes[name] = _changed(site, copies, extras)
+    return trace
+
+
+def _single(
+    program: Program,
+    arguments: Arguments,
+    copies: Copies,
+    given: Trace | None,
+    extras: Mapping[str, Extra],
+) -> Trace:
+    runs = [
+        run_one(program, arguments, copies, (value, particle), given, extras)
+        for value in range(copies.values)
+        for particle in range(copies.particles)
+    ]
+    return joined(runs, copies, extras)
+
+
+def run_one(
+    program: Program,
+    arguments: Arguments,
+    copies: Copies,
+    number: tuple[int, int],
+    given: Trace | None = None,
+    extras: Mapping[str, Extra] | None = None,
+) -> Trace:
+    """Run one copy: the one of an enumerated value and a particle, by their numbers."""
+    values = {} if given is None else {n: _of_copy(site, copies, *number) for n, site in _latents(given)}
+    with _Assign(values, copies, torch.tensor(number[:1])):
+        trace = poutine.trace(program).get_trace(*arguments.args, **arguments.kwargs)
+    _score(trace, given, extras or {})
+    return trace
+
+
+def joined(runs: Sequence[Trace], copies: Copies, extras: Collection[str] = ()) -> Trace:
+    """Join the traces of all copies, value by value and particle by particle, in the leading layout."""
+    trace = runs[0]
+    for name, site in trace.nodes.items():
+        if is_sample(site):
+            trace.nodes[name] = _stacked([run.nodes[name] for run in runs], copies, extras)
+    return trace
+
+
+def _score(trace: Trace, given: Trace | None, extras: Mapping[str, Extra]) -> None:
+    if given is None:  # draws, which may need the score function
+        trace.compute_score_parts()
+    trace.compute_log_prob()
+    for _, site in _latents(trace):
+        site.update({key: extra(site) for key, extra in extras.items()})
+
+
+def _latents(trace: Trace) -> list[tuple[str, Any]]:
+    return [
+        (name, site) for name, site in trace.nodes.items() if is_sample(site) and not site["is_observed"]
+    ]
+
+
+class _Assign(Messenger):
+    """Sets latents to given values, and the enumerated site to its values, block by block.
+
+    Args:
+        values: the values of latents, with leading ones where a site has fewer plates.
+        copies: the kind of the copies.
+        blocks: the number of the enumerated value in each copy of the data in this run, `(R,)`.
+    """
+
+    def __init__(self, values: Mapping[str, Tensor], copies: Copies, blocks: Tensor) -> None:
+        super().__init__()
+        self.values, self.copies, self.blocks = values, copies, blocks
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] or poutine.util.site_is_subsample(msg):
+            return
+        name, fn = msg["name"], msg["fn"]
+        if name in self.values:
+            value, dims = self.values[name], len(fn.batch_shape) + fn.event_dim
+            msg["value"], msg["done"] = value.reshape(value.shape[max(0, value.dim() - dims) :]), True
+        elif name in self.copies.enumerated:
+            _lift_mask(msg)
+            msg["value"], msg["done"] = self._blocks_of(msg["fn"]), True
+
+    def _blocks_of(self, fn: Any) -> Tensor:
+        """Return the enumerated values, each for the rows of its block: `(*batch_shape, *event_shape)`."""
+        support = fn.enumerate_support(expand=False)
+        event = support.shape[support.dim() - fn.event_dim :]
+        support = support.reshape(len(support), *event)
+        dim = self.copies.data_dim
+        rows = fn.batch_shape[dim] // len(self.blocks)
+        values = support[self.blocks.to(support.device)].repeat_interleave(rows, 0)
+        values = values.reshape(len(values), *[1] * (-dim - 1), *event)
+        return values.expand(*fn.batch_shape, *event)
+
+
+def _to_rows(site: Mapping[str, Any], copies: Copies, num_data: int) -> Tensor:
+    """Turn a value `(*values, K, *plates, *event_shape)` into one of rows: the data's dimension grows."""
+    value = _with_copies(site["value"], site["fn"].event_dim, copies)
+    axis = 2 + copies.depth + copies.data_dim
+    shape = [copies.values, copies.particles, *value.shape[2:]]
+    shape[axis] = num_data
+    value = value.expand(shape)
+    return value.movedim((0, 1), (axis - 2, axis - 1)).flatten(axis - 2, axis)
+
+
+def _with_copies(tensor: Tensor, event_dim: int, copies: Copies) -> Tensor:
+    """Give a tensor the shape `(C or 1, K or 1, *plates, *event_shape)` by adding dimensions of one."""
+    missing = 2 + copies.depth - (tensor.dim() - event_dim)
+    return tensor.reshape(*[1] * missing, *tensor.shape)
+
+
+def _from_rows(tensor: Tensor, event_dim: int, copies: Copies) -> Tensor:
+    """Turn a tensor of rows `(*plates, *event_shape)` into `(C, K, *plates, *event_shape)`.
+
+    Without enumerated values it becomes `(K, *plates, *event_shape)`.
+    """
+    tensor = tensor.reshape(*[1] * (copies.depth - (tensor.dim() - event_dim)), *tensor.shape)
+    axis = copies.depth + copies.data_dim
+    if tensor.shape[axis] == 1:  # one value for all data
+        return tensor.unsqueeze(0)
+    tensor = tensor.unflatten(axis, (copies.values, copies.particles, -1))
+    tensor = tensor.movedim((axis, axis + 1), (0, 1))
+    return tensor if copies.values > 1 else tensor.squeeze(0)
+
+
+def _of_copy(site: Mapping[str, Any], copies: Copies, value: int, particle: int) -> Tensor:
+    """Return the value of a site in one copy."""
+    values = _with_copies(site["value"], site["fn"].event_dim, copies)
+    return values[min(value, len(values) - 1), min(particle, values.shape[1] - 1)]
+
+
+_PARTS = ("log_prob", "unscaled_log_prob", "mask", "scale")
+
+
+def _changed(site: Mapping[str, Any], copies: Copies, extras: Collection[str]) -> dict[str, Any]:
+    """Return the site of a run of rows in the leading layout."""
+
+    def changed(part: Any, event_dim: int = 0) -> Any:
+        return _from_rows(part, event_dim, copies) if isinstance(part, Tensor) else part
+
+    new = dict(site)
+    new |= {part: changed(site[part]) for part in _PARTS}
+    new |= {key: changed(site.get(key), site["fn"].event_dim) for key in ("value", *extras)}
+    if "score_parts" in site:
+        new["score_parts"] = ScoreParts(*map(changed, site["score_parts"]))
+    return _in_layout(new, copies)
+
+
+def _stacked(sites: Sequence[Mapping[str, Any]], copies: Copies, extras: Collection[str]) -> dict[str, Any]:
+    """Return the site of a run of all copies from the sites of their runs."""
+
+    def stacked(parts: Sequence[Any], event_dim: int = 0) -> Any:
+        if not isinstance(parts[0], Tensor):
+            return parts[0]
+        depth = copies.depth + event_dim
+        padded = [part.reshape(*[1] * (depth - part.dim()), *part.shape) for part in parts]
+        together = torch.stack(padded)
+        return together.unflatten(0, (copies.values, -1)) if copies.values > 1 else together
+
+    new = dict(sites[0])
+    new |= {part: stacked([site[part] for site in sites]) for part in _PARTS}
+    for key in ("value", *extras):
+        new[key] = stacked([site.get(key) for site in sites], sites[0]["fn"].event_dim)
+    if "score_parts" in new:
+        parts = zip(*(site["score_parts"] for site in sites), strict=True)
+        new["score_parts"] = ScoreParts(*map(stacked, parts))
+    return _in_layout(new, copies)
+
+
+def _in_layout(site: dict[str, Any], copies: Copies) -> dict[str, Any]:
+    """Give a site the frames and the mark of enumeration that it would have in the leading layout."""
+    frames = []
+    for frame in site["cond_indep_stack"]:
+        of_data = frame.dim == copies.data_dim
+        size = site["log_prob"].shape[frame.dim] if of_data else frame.size
+        frames.append(frame._replace(size=size))
+    site["cond_indep_stack"] = (copies.frame, *frames)
+    if site["name"] in copies.enumerated:
+        site["infer"] = {**site["infer"], "_enumerate_dim": -2 - copies.depth}
+    return site

@@ -1,0 +1,157 @@
+"""Choose the way to run several copies of a pair: the fastest one that gives the densities of single runs.
+
+Each way runs a few copies of a few data with the noise of the single runs, at the present parameters and at
+slightly moved ones, since a layer that starts at zero hides what it does with dimensions. The numbers of
+copies, data and values are pairwise different, so that no dimension can be taken for another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import pyro
+import torch
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor
+
+from pyrovae.programs.copies import Copies, Way, joined, run_copies, run_one
+from pyrovae.programs.densities import unscaled_log_prob
+from pyrovae.programs.modes import nothing_moves
+from pyrovae.programs.noise import Noise, RecordedNoise, ReplayedNoise
+from pyrovae.programs.pair import ModelAndGuide, Program
+from pyrovae.programs.parameters import modules_of
+from pyrovae.programs.rows import Arguments
+from pyrovae.programs.sites import is_sample
+
+_SIZES = (2, 3, 5, 7, 11, 13)
+_TOLERANCE = 1e-4  # relative to a log density, with its rounding
+
+
+class Ways(NamedTuple):
+    """The ways to run copies of the guide and of the model."""
+
+    guide: Way = "leading"
+    model: Way = "leading"
+
+
+LEADING = Ways()
+
+
+def ways_of(
+    pair: ModelAndGuide, arguments: Arguments, guide: Copies, model: Copies, rows: bool, taken: set[int]
+) -> Ways:
+    """Find the fastest way for each program.
+
+    Args:
+        pair: a pair.
+        arguments: the arguments of a call.
+        guide: the kind of the guide's copies; their number does not matter.
+        model: the kind of the model's copies.
+        rows: whether the sites are all local, so that copies may be rows.
+        taken: the sizes of plates and supports, from which the numbers of copies and data must differ.
+    """
+    particles, num_data = [size for size in _SIZES if size not in taken][:2]
+    few = arguments if needs_all(pair, arguments, num_data) else arguments.first(num_data)
+    candidates: list[Way] = ["leading", "rows"] if rows else ["leading"]
+    guide, model = (copies._replace(particles=particles) for copies in (guide, model))
+    possible = {"guide": list(candidates), "model": list(candidates)}
+    for moved in (False, True):
+        with nothing_moves(pair.model, pair.guide), _parameters(pair, moved):
+            by_guide, noise = _single(pair.guide, few, guide, None)
+            by_model, model_noise = _single(pair.model, few, model, by_guide)
+            possible["guide"] = [
+                way
+                for way in possible["guide"]
+                if _agrees(way, pair.guide, few, guide, None, by_guide, noise)
+            ]
+            possible["model"] = [
+                way
+                for way in possible["model"]
+                if _agrees(way, pair.model, few, model, by_guide, by_model, model_noise)
+            ]
+    fastest: dict[str, Way] = {program: next(iter(ways), "single") for program, ways in possible.items()}
+    return Ways(**fastest)
+
+
+def needs_all(pair: ModelAndGuide, arguments: Arguments, num_data: int) -> bool:
+    """Whether the programs do not run on the first `num_data` data."""
+    few = arguments.first(num_data)
+    try:
+        with nothing_moves(pair.model, pair.guide):
+            pair.guide(*few.args, **few.kwargs)
+            pair.model(*few.args, **few.kwargs)
+    except Exception:  # programs for one number of data raise errors of any type
+        return True
+    return False
+
+
+def _single(
+    program: Program, arguments: Arguments, copies: Copies, given: Trace | None
+) -> tuple[Trace, list[Noise]]:
+    """Run all copies one at a time. The copies for one value are given the noise of those for another."""
+    runs, noise = [], []
+    for particle in range(copies.particles):
+        with RecordedNoise() as recorded:
+            runs.append(run_one(program, arguments, copies, (0, particle), given))
+        noise.append(recorded.noise)
+    for value in range(1, copies.values):
+        for particle in range(copies.particles):
+            with ReplayedNoise([noise[particle]]):
+                runs.append(run_one(program, arguments, copies, (value, particle), given))
+    return joined(runs, copies), noise
+
+
+def _agrees(
+    way: Way,
+    program: Program,
+    arguments: Arguments,
+    copies: Copies,
+    given: Trace | None,
+    expected: Trace,
+    noise: list[Noise],
+) -> bool:
+    """Whether a way gives each site the values and log densities of single runs."""
+    try:
+        with ReplayedNoise(noise, copies.values):
+            found = run_copies(way, program, arguments, copies, given)
+    except Exception:  # networks that cannot take the dimensions raise errors of any type
+        return False
+    names = [[name for name, site in trace.nodes.items() if is_sample(site)] for trace in (found, expected)]
+    if names[0] != names[1]:
+        return False
+    for name in names[0]:
+        one, other = found.nodes[name], expected.nodes[name]
+        if not one["is_observed"] and not close(one["value"], other["value"]):
+            return False
+        if not close(unscaled_log_prob(one), unscaled_log_prob(other)):
+            return False
+    return True
+
+
+def close(found: Tensor, expected: Tensor) -> bool:
+    """Whether two log densities, or values, broadcast and are equal but for rounding."""
+    try:
+        found, expected = torch.broadcast_tensors(found, expected)
+    except RuntimeError:
+        return False
+    return torch.allclose(found.double(), expected.double(), _TOLERANCE, _TOLERANCE, equal_nan=True)
+
+
+@contextmanager
+def _parameters(pair: ModelAndGuide, moved: bool) -> Iterator[None]:
+    """Move all parameters a little, and put them back. The programs' own `pyro.param` are among them."""
+    found: list[Tensor] = []
+    if moved:
+        found = [value for module in modules_of(pair) for value in module.parameters()]
+        found += [value for _, value in pyro.get_param_store().named_parameters()]
+    parameters = [value for value in found if value.is_floating_point()]
+    before = [value.detach().clone() for value in parameters]
+    try:
+        for value in parameters:
+            value.add_(torch.randn_like(value) * 0.05 * (0.2 + value.abs().mean()))
+        yield
+    finally:
+        for value, old in zip(parameters, before, strict=True):
+            value.copy_(old)

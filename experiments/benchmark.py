@@ -34,6 +34,7 @@ from benchmark_contestants import (
     Step,
     batches_of,
     by_hand,
+    comparison,
     numpyro,
     our_model,
     ours,
@@ -54,6 +55,7 @@ from pyrovae import fit, plots
 from pyrovae.compute import processes
 from pyrovae.evaluation import marginal_likelihood
 from pyrovae.storage import write_atomically
+from pyrovae.training.step import STEPS_BETWEEN
 
 MODELS = ("vae", "pcvae", "m2", "iaf")
 SIZES = {"small": (400, 50, 256), "large": (1000, 100, 256)}  # hidden units, latents, batch size
@@ -66,7 +68,7 @@ CONTESTANTS: dict[str, Callable[[Problem], Step]] = {
     "pyro.infer.SVI": svi,
     "NumPyro, jit": numpyro,
 }
-WHAT = ("training", "memory", "epochs", "evaluation")
+WHAT = ("training", "comparison", "memory", "epochs", "evaluation")
 BASELINE = "handwritten, eager"
 ROUNDS, BLOCK_SECONDS, EVALUATION_ROUNDS = 15, 0.4, 3
 
@@ -155,7 +157,7 @@ def run(
     what: Annotated[list[str] | None, some_of(WHAT)] = None,
     threads: Threads = 2,
 ) -> None:
-    """Measure training, whole epochs, evaluation, memory and start-up, and write the results."""
+    """Measure training, comparisons, whole epochs, evaluation, memory and start-up; write the results."""
     torch.set_num_threads(threads)
     chosen = what or WHAT
     for s in size or SIZES:
@@ -163,6 +165,8 @@ def run(
             p = problem_of(m, s)
             if "training" in chosen:
                 training(p, m, s, threads)
+            if "comparison" in chosen:
+                comparisons(p, m, s, threads)
             if "memory" in chosen:
                 alone(m, s, threads)
         p = problem_of("vae", s)
@@ -200,6 +204,16 @@ def training(p: Problem, model: str, size: str, threads: int) -> None:
             to_compiled_handwritten=ratios(times, name, "handwritten, torch.compile"),
             to_svi=ratios(times, name, "pyro.infer.SVI"),
         )  # fmt: skip
+
+
+def comparisons(p: Problem, model: str, size: str, threads: int) -> None:
+    """Measure the comparison of a compiled step with the programs, beside the steps between two of them."""
+    times = in_turns({"step": ours(p, compile="on"), "comparison": comparison(p)})
+    note(
+        "comparison_ratio", model, size, "pyrovae, compiled", threads,
+        value=ratios(times, "comparison", "step") / STEPS_BETWEEN,
+        milliseconds=statistics.median(times["comparison"]),
+    )  # fmt: skip
 
 
 def evaluation(p: Problem, size: str, threads: int, num_samples: int = 5000) -> None:

@@ -26,6 +26,7 @@ from pyrovae.priors import Classes, StandardNormal
 from pyrovae.training import Settings, TrainingRun
 from pyrovae.training.fit import minibatches_of
 from pyrovae.training.sources import source_of
+from pyrovae.training.step import STEPS_BETWEEN
 
 PIXELS, CLASSES = 784, 10
 Step = Callable[[], Any]
@@ -107,8 +108,8 @@ def our_model(p: Problem) -> VAE | PCVAE | M2:
     return VAE(prior, likelihood, DiagonalNormal(encoder, m))
 
 
-def ours(p: Problem, compile: str) -> Step:
-    """Return a training step of `fit`, without progress bar and checkpoints."""
+def our_run(p: Problem, compile: str) -> TrainingRun:
+    """Return a run of `fit` without progress bar and checkpoints."""
     model = our_model(p)
     y = None if p.model in ("vae", "iaf") else p.y.clone()
     objective: Objective = ELBO()
@@ -126,8 +127,13 @@ def ours(p: Problem, compile: str) -> Step:
         compile=compile,
     )
     data = minibatches_of(source_of(p.x, y), y, settings, torch.device("cpu"))
-    run = TrainingRun(model, data, None, settings)
-    epochs = iter(lambda: list(data.epoch(0)), None)
+    return TrainingRun(model, data, None, settings)
+
+
+def ours(p: Problem, compile: str) -> Step:
+    """Return a training step of `fit`."""
+    run = our_run(p, compile)
+    epochs = iter(lambda: list(run.data.epoch(0)), None)
     pending: list[Any] = []
     with pyro.validation_enabled(False):
         take_step = run.build_step()
@@ -139,6 +145,19 @@ def ours(p: Problem, compile: str) -> Step:
             take_step(pending.pop(), run.numbers(0.0))
 
     return step
+
+
+def comparison(p: Problem) -> Step:
+    """Return the comparison of a compiled step with the programs, which `fit` makes now and then."""
+    with pyro.validation_enabled(False):
+        take_step = our_run(p, "on").build_step()
+    take_step.compare(0)  # nothing: the step has just been recorded
+
+    def compare() -> None:
+        with pyro.validation_enabled(False):
+            take_step.compare(STEPS_BETWEEN)  # an epoch before which the comparison is due
+
+    return compare
 
 
 # The same programs in Pyro's own training loop

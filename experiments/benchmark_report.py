@@ -22,7 +22,7 @@ CONTESTANTS = (
 
 
 def table(rows: list[Row]) -> str:
-    """Return the Markdown report: training, evaluation, whole epochs, memory and start-up, scaling."""
+    """Return the Markdown report: training, evaluation, whole epochs, memory, start-up and scaling."""
     lines = ["# Benchmark", "", _conditions(rows), "", "## Training step", ""]
     lines += _header(
         "model", "contestant", "ms/step", "/ handwritten", "/ handwritten, compiled", "/ SVI", "/ floor"
@@ -33,6 +33,10 @@ def table(rows: list[Row]) -> str:
             f"| {row['model']} | {row['contestant']} | {row['milliseconds']:.2f} | {row['value']:.2f} | "
             f"{compiled:.2f} | {svi:.2f} | {floor:.2f} |"
         )
+    lines += ["", "## Comparison of a compiled step with the programs", ""]
+    lines += _header("model", "ms", "/ 500 steps")
+    for row in _of(rows, "comparison_ratio"):
+        lines.append(f"| {row['model']} | {row['milliseconds']:.2f} | {row['value']:.4f} |")
     lines += ["", "## Evaluation of log p(x), K = 5,000", ""]
     lines += _header("size", "contestant", "draws/s", "/ pythae", "draws/s / floor")
     for row in _of(rows, "evaluation_ratio"):

@@ -6,18 +6,24 @@ once, and Inductor fuses and compiles the record. The graph uses the parameters 
 closes over in place: an optimiser may change them between calls. It draws the same random numbers from
 torch's random stream as the function does.
 
-A record contains tensor operations only. It misses a Python branch on a value, NumPy's random numbers or a
-counter. Three checks refuse functions that depend on these: the function must not read a tensor's value
-while it is recorded, a second record must equal the first, and the graph must agree with the function on
-other arguments and draws.
+A record contains tensor operations only. It misses a Python branch on a value, the random numbers of Python
+and NumPy, or a counter. Four checks refuse functions that depend on these: the function must not read a
+tensor's value while it is recorded, it must leave the generators of Python and NumPy as they are, a second
+record must equal the first, and the graph must agree with the function on other arguments and draws.
+
+What the function computes may change later, with an attribute of a module for example. So a caller that
+keeps a record for long compares its results with the function's by `difference`, and asks for a new record
+where they differ.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import math
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +36,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyrovae.compute.interrupts import interrupts_deferred
+from pyrovae.compute.streams import streams
 from pyrovae.errors import InputError, check_choice, warn
 
 Function = Callable[..., Any]
@@ -79,15 +86,76 @@ def compile_if_asked(
     try:
         return compile_function(function, *examples())
     except NotTraceable as error:
-        if mode == "on":
-            raise InputError(f"{activity} cannot be compiled: {error}. Use compile='off'.") from error
-        warn(f"{activity} runs without being compiled: {error}.")
+        refuse(mode, activity, str(error))
         return None
 
 
+def refuse(mode: str, activity: str, reason: str) -> None:
+    """Say that a function runs without being compiled, and why.
+
+    Args:
+        mode: "on" or "auto".
+        activity: a name for the work of the function.
+        reason: why it cannot be compiled.
+
+    Raises:
+        InputError: the mode is "on".
+
+    Warns:
+        UserWarning: the mode is "auto".
+    """
+    if mode == "on":
+        raise InputError(f"{activity} cannot be compiled: {reason}. Use compile='off'.")
+    warn(f"{activity} runs without being compiled: {reason}.")
+
+
+class Recording:
+    """A function that has been recorded as a graph and compiled. Its results have no gradient.
+
+    Args:
+        code: the graph's code.
+        live: the tensors that the function closes over, by their names in the graph. They may change in
+            place between two calls.
+        baked: the tensors that the function makes from Python's values, by name. The graph keeps them.
+        run: the compiled graph.
+    """
+
+    def __init__(
+        self, code: str, live: Mapping[str, Tensor], baked: Mapping[str, Tensor], run: Function
+    ) -> None:
+        self._code, self._live, self._baked, self._run = code, live, baked, run
+
+    def __call__(self, *tensors: Tensor) -> list[Tensor]:
+        with torch.no_grad():  # the graph contains the backward pass
+            return list(self._run(*tensors))
+
+    @property
+    def digest(self) -> str:
+        """A digest of all that the graph took from Python: its operations, and the numbers in them."""
+        found = hashlib.sha256(self._code.encode())
+        for name, tensor in self._baked.items():
+            found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            found.update(tensor.cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes())
+        return found.hexdigest()[:16]
+
+    def equals(self, graph: Any) -> bool:
+        """Return whether another record holds the same operations, on the same tensors."""
+        tensors = _tensors_of(graph)
+        return (
+            graph.code == self._code
+            and tensors.keys() == self._live.keys() | self._baked.keys()
+            and all(tensors[name] is tensor for name, tensor in self._live.items())
+            and all(torch.equal(tensors[name], tensor) for name, tensor in self._baked.items())
+        )
+
+
 def compile_function(
-    function: Function, example: Sequence[Tensor], other: Sequence[Tensor], inductor: bool = True
-) -> Function:
+    function: Function,
+    example: Sequence[Tensor],
+    other: Sequence[Tensor],
+    known: Recording | None = None,
+    inductor: bool = True,
+) -> Recording:
     """Record a function as a graph for arguments of fixed shapes, and compile the graph.
 
     Args:
@@ -95,6 +163,7 @@ def compile_function(
             autograd.
         example: the arguments that the function is recorded with.
         other: other arguments of the same shapes, on which the graph is compared with the function.
+        known: an earlier result for this function. It is returned, if it is what the function is now.
         inductor: whether to compile the graph; if False, it runs operation by operation.
 
     Returns:
@@ -105,32 +174,62 @@ def compile_function(
             return different values.
 
     Example:
-        >>> double = compile_function(lambda x: [2 * x], [torch.ones(2)], [torch.zeros(2)], inductor=False)
+        >>> double = compile_function(
+        ...     lambda x: [2 * x], [torch.ones(2)], [torch.zeros(2)], inductor=False
+        ... )
         >>> double(torch.tensor([1.0, 3.0]))
         [tensor([2., 6.])]
     """
 
     def detached(*tensors: Tensor) -> list[Tensor]:
-        return [value.detach() for value in function(*tensors)]
+        return [value.detach() for value in without_python_draws(function)(*tensors)]
 
     try:
-        graph: Function = _recorded(detached, example)
-        _check_same(graph, _recorded(detached, other))
-        with torch.no_grad(), _quietly(), interrupts_deferred():
-            if inductor:
-                graph = _compiled(graph, example)
-            found = _with_seed(graph, other)
+        graph = _recorded(detached, example)
+        if known is None or not known.equals(graph):
+            live, baked = _sorted(graph, _recorded(detached, other))
+            code = graph.code  # the compiler may change the graph
+            with torch.no_grad(), _quietly(), interrupts_deferred():
+                # The graph is a module too, but no hook for the programs' modules must find it.
+                run = _compiled(graph, example) if inductor else graph.forward
+                known = Recording(code, live, baked, run)
+        found = _with_seed(known, other)
     except NotTraceable:
         raise
     except Exception as error:  # torch's tracer and compilers raise many types of error
         raise NotTraceable(_first_line(error)) from error
-    _compare(found, _with_seed(detached, other))
+    if differs := difference(found, _with_seed(detached, other)):
+        raise NotTraceable(f"the compiled graph and the function differ: {differs}")
+    return known
 
-    def replay(*tensors: Tensor) -> list[Tensor]:
-        with torch.no_grad():  # the graph contains the backward pass
-            return list(graph(*tensors))
 
-    return replay
+def without_python_draws(function: Function) -> Function:
+    """Return the function, which then refuses to draw from the generators of Python and NumPy.
+
+    A record would freeze such a draw, and a comparison can miss a rare one. So it is enough that the
+    generator moves.
+
+    Raises:
+        NotTraceable: Python's `random` or NumPy's global generator moved while the function ran.
+    """
+
+    def run(*args: Any) -> Any:
+        before = _python_streams()
+        found = function(*args)
+        for name, state in _python_streams().items():
+            if state != before[name]:
+                raise NotTraceable(
+                    f"the program draws from {name}, and a graph would repeat one draw forever"
+                )
+        return found
+
+    return run
+
+
+def _python_streams() -> dict[str, Any]:
+    states = streams()
+    numpy = states["numpy"]  # the generator's name, its key as an array, and numbers
+    return {"Python's `random`": states["python"], "`numpy.random`": (numpy[1].tobytes(), *numpy[2:])}
 
 
 def _recorded(function: Function, arguments: Sequence[Tensor]) -> Any:
@@ -144,10 +243,11 @@ def _recorded(function: Function, arguments: Sequence[Tensor]) -> Any:
 
 
 class _NoReads(TorchDispatchMode):
-    """Refuses to let Python read a tensor's value, and says where it tried.
+    """Refuses what a graph cannot hold, and says where the program tried it.
 
-    torch's tracer notices reads of computed tensors only. The value of a parameter would become a constant
-    of the graph.
+    Python must not read a tensor's value. torch's tracer notices reads of computed tensors only. The value
+    of a parameter would become a constant of the graph. Nor may the program draw from a generator of its
+    own, whose state no checkpoint holds and no seed sets.
     """
 
     def __torch_dispatch__(
@@ -155,6 +255,8 @@ class _NoReads(TorchDispatchMode):
     ) -> Any:
         if function is aten._local_scalar_dense.default:
             raise NotTraceable(f"the program reads the value of a tensor {_reading_line()}")
+        if (kwargs or {}).get("generator") is not None:
+            raise NotTraceable(f"the program draws from a torch.Generator of its own {_reading_line()}")
         return function(*args, **(kwargs or {}))
 
 
@@ -169,18 +271,28 @@ def _reading_line() -> str:
     return f"at {Path(frame.filename).name}:{frame.lineno} (`{frame.line}`)"
 
 
-def _check_same(graph: Any, again: Any) -> None:
-    """Refuse a function whose two records differ."""
+def _tensors_of(graph: Any) -> dict[str, Tensor]:
+    return dict(graph.named_parameters()) | dict(graph.named_buffers())
+
+
+def _sorted(graph: Any, again: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the tensors in a record that the function closes over, and those that it makes anew each time.
+
+    Raises:
+        NotTraceable: the function's two records differ.
+    """
+    tensors, others = _tensors_of(graph), _tensors_of(again)
+    live = {name: tensor for name, tensor in tensors.items() if others.get(name) is tensor}
+    baked = {name: tensor for name, tensor in tensors.items() if name not in live}
     changed = None if graph.code == again.code else "its operations, or numbers in them, change"
-    for name, constant in graph.named_buffers():
-        other = getattr(again, name, constant)
-        if constant is not other and not torch.equal(constant, other):
-            changed = "a tensor that it makes changes"
+    if not changed and not all(torch.equal(others[name], tensor) for name, tensor in baked.items()):
+        changed = "a tensor that it makes changes"
     if changed:
         raise NotTraceable(
             f"{changed} from call to call: the program depends on something that is not a tensor, such as "
-            "a counter or NumPy's random numbers"
+            "a counter or a random number of Python's"
         )
+    return live, baked
 
 
 def _log1p(x: Tensor) -> Tensor:
@@ -237,16 +349,28 @@ def _with_seed(function: Function, tensors: Sequence[Tensor]) -> list[Tensor]:
         return list(function(*tensors))
 
 
-def _compare(found: list[Tensor], expected: list[Tensor]) -> None:
-    sizes = [b.abs().max().item() if b.numel() else 0.0 for b in expected]
+def difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> str | None:
+    """Return how two lists of results differ by more than rounding, or None.
+
+    Numbers that are not finite agree with equal ones.
+    """
+    if [tensor.shape for tensor in found] != [tensor.shape for tensor in expected]:
+        return "the numbers of results, or their shapes, are not the same"
+    sizes = [_largest(tensor) for tensor in expected]
     # Both have rounding errors where the result is 0, like the gradient of a bias before a normalisation.
     least = _TOLERANCE * max(sizes, default=0.0)
     for number, (a, b, size) in enumerate(zip(found, expected, sizes, strict=True)):
-        difference = (a - b).abs().max().item() if b.numel() else 0.0
-        if not difference <= _TOLERANCE * max(size, least):
-            raise NotTraceable(
-                f"result {number} of the compiled graph differs from the function's by {difference:.3g}"
-            )
+        same = (a == b) | (a.isnan() & b.isnan())
+        off = (a - b).abs().masked_fill(same, 0.0)
+        if (off.nan_to_num(nan=math.inf) > _TOLERANCE * max(size, least)).any():
+            return f"result {number} by {off.max().item():.3g}"
+    return None
+
+
+def _largest(tensor: Tensor) -> float:
+    """Return the largest absolute value that is finite, or 0."""
+    sizes = tensor.abs().nan_to_num(nan=0.0, posinf=0.0)
+    return sizes.max().item() if tensor.numel() else 0.0
 
 
 def _first_line(error: Exception) -> str:

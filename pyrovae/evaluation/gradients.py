@@ -127,7 +127,7 @@ def gradient_variance(
     check_data(x, y)
     device = device_of(pair, otherwise=x.device)
     args = arguments_of(slice(None), device, x, y)
-    with own_parameters(hand_back=False), in_training(pair), buffers_kept(pair):
+    with own_parameters(pair, hand_back=False), in_training(pair), buffers_kept(pair):
         with seeded(seed, device):
             check_pair(pair, *args)
             parameters = named_parameters(pair, *args)

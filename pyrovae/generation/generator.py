@@ -27,7 +27,7 @@ from pyrovae.programs.devices import device_of
 from pyrovae.programs.distributions import base_of
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide, name_of_pair
-from pyrovae.programs.parameters import modules_of
+from pyrovae.programs.reach import modules_of
 from pyrovae.programs.running import at_means, traced
 from pyrovae.programs.structure import Structure, structure
 

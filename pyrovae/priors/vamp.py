@@ -80,13 +80,14 @@ class VampPrior(nn.Module):
         if bounds is not None and not bounds[0] < bounds[1]:
             raise InputError(f"bounds are {bounds}; expected the least value of x and a greater one.")
         self.posterior, self.x_shape, self.bounds = posterior, as_shape(x_shape), bounds
-        # On the posterior's device and of its type, since the posterior runs on the pseudo-inputs below.
-        # But small steps change them, for which 16-bit numbers are too coarse.
+        # On the posterior's device and of its type, since the posterior runs on the pseudo-inputs below. A
+        # lazy posterior has both before it has shapes. But small steps change the pseudo-inputs, for which
+        # 16-bit numbers are too coarse.
         like = next(posterior.parameters(), torch.zeros(()))
-        like = like.to(torch.promote_types(like.dtype, torch.float32))
-        noise = torch.randn(pseudo_inputs, *self.x_shape).to(like)
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        noise = torch.randn(pseudo_inputs, *self.x_shape).to(like.device, dtype)
         self.free = nn.Parameter(noise if bounds is None else 0.5 + 0.1 * noise)
-        log_weights = like.new_zeros(pseudo_inputs)
+        log_weights = torch.zeros(pseudo_inputs, device=like.device, dtype=dtype)
         if learn_weights:
             self.log_weights = nn.Parameter(log_weights)
         else:

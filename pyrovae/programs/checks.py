@@ -17,8 +17,9 @@ from pyrovae.errors import InputError
 from pyrovae.programs.accounting import missing_in_guide
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide, Pair, Program
-from pyrovae.programs.parameters import modules_of
+from pyrovae.programs.parameters import SameShapes
 from pyrovae.programs.plate_checks import check_same_plates, check_same_shapes, plate_problem
+from pyrovae.programs.reach import modules_of
 from pyrovae.programs.running import run_pair
 from pyrovae.programs.shape_checks import check_shapes
 from pyrovae.programs.sites import is_sample, latent_sites, observed_sites
@@ -44,7 +45,7 @@ def check_pair(pair: ModelAndGuide, *args: Any) -> None:
     """
     noted = poutine.trace(_Distributions("guide")(pair.guide))
     try:
-        with torch.no_grad(), pyro.validation_enabled(True), evaluating(pair):
+        with torch.no_grad(), pyro.validation_enabled(True), evaluating(pair), SameShapes():
             checked = _Distributions("model")(_CompareLatents(noted)(pair.model))
             model_trace, guide_trace = run_pair(Pair(checked, noted), *args)
             _check_roles(model_trace, guide_trace)

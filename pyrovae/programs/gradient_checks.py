@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
+import pyro
 from torch import Tensor
 
 from pyrovae.errors import InputError, warn
@@ -54,8 +55,8 @@ def check_gradients(
     trained = [value for value in trainable.values() if id(value) in {*reached, *shown}]
     if not trained:
         raise InputError(
-            "the pair has no parameter to train: pass methods of an nn.Module, or show the functions' "
-            "modules to Pyro with pyro.module(name, module)."
+            "the pair has no parameter to train: the programs use no nn.Module with a parameter that "
+            "requires a gradient, and show none to Pyro. Unfreeze one with requires_grad_(), or use pyro.param."
         )
     check_no_strays(first, loss, trained)
     if of_pyro := [name for name, value in idle.items() if id(value) in shown]:
@@ -78,14 +79,17 @@ def check_no_strays(first: Tensor, again: Callable[[], Tensor], known: Iterable[
         InputError: the loss depends on such a tensor. The message gives its shape.
     """
     reached = {id(leaf): leaf for leaf in leaves(first)}
-    stray = reached.keys() - {id(value) for value in known}
+    # A program may hide parameters of pyro.param from training by poutine.block, as from Pyro's SVI.
+    hidden = {id(value) for _, value in pyro.get_param_store().named_parameters()}
+    stray = reached.keys() - {id(value) for value in known} - hidden
     if stray:  # Zuko's flows create such tensors anew in every run: these are not parameters
         stray &= {id(leaf) for leaf in leaves(again())}
     if stray:
         shapes = ", ".join(str(tuple(reached[key].shape)) for key in stray)
         raise InputError(
-            f"the loss depends on {len(stray)} parameters that fit does not know (shapes {shapes}): call "
-            "pyro.module(name, module) in the function that uses them, so that they are trained and saved."
+            f"the loss depends on {len(stray)} parameters that fit does not know (shapes {shapes}), so "
+            "they would neither be trained nor saved. In the program that uses them, call pyro.module(name, "
+            "module), or pyro.param(name, tensor) for a tensor of no module; or detach() them."
         )
 
 

@@ -83,9 +83,7 @@ class Layout:
         sites, found = self.sites, []
         if sites.parameters:
             names = ", ".join(sites.parameters)
-            found.append(
-                f"given {names}, which the guide sets to a point (their priors do not count)"
-            )
+            found.append(f"given {names}, which the guide sets to a point (their priors do not count)")
         if sites.training_terms:
             names = ", ".join(sites.training_terms)
             found.append(f"without the guide's terms of training ({names})")

@@ -1,92 +1,148 @@
-"""Run programs and then put back modes, buffers, parameters and the random stream."""
+"""Run programs and then put back modes, buffers, parameters and the random streams.
+
+The modules are those that the programs reach. If the search does not find a module, a hook finds it when it
+is called.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import random
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from weakref import WeakKeyDictionary, WeakSet
 
+import numpy as np
 import pyro
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.nn.parameter import is_lazy
 
 from pyrovae.programs.pair import ModelAndGuide, Program
-from pyrovae.programs.parameters import modules_of, own_parameters
+from pyrovae.programs.parameters import own_parameters
+from pyrovae.programs.reach import modules_of
 
 
 @contextmanager
 def evaluating(*programs: Program | ModelAndGuide) -> Iterator[None]:
-    """Run the programs' modules in evaluation mode. Every submodule gets its mode back."""
-    with _in_mode(False, *programs):
-        yield
+    """Run programs in evaluation mode and with a parameter store of their own; see `own_parameters`.
+
+    Every submodule gets its mode back.
+    """
+    before: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+    def switch(parts: list[nn.Module]) -> None:
+        # All modes first: that of a compiled module is the mode of the module inside.
+        before.update({part: part.training for part in parts})
+        for part in parts:
+            part.training = False
+
+    try:
+        with own_parameters(*programs), _each_part_once(switch, *programs):
+            yield
+    finally:
+        for part, mode in before.items():
+            part.training = mode
 
 
 @contextmanager
 def in_training(*programs: Program | ModelAndGuide) -> Iterator[None]:
-    """Run the programs' modules in training mode. Every submodule gets its mode back."""
-    with _in_mode(True, *programs):
-        yield
+    """Run the programs' modules in training mode. Every submodule gets its mode back.
 
-
-@contextmanager
-def _in_mode(mode: bool, *programs: Program | ModelAndGuide) -> Iterator[None]:
-    parts = [part for module in modules_of(*programs) for part in module.modules()]
-    modes = [part.training for part in parts]
+    A frozen module that is in evaluation mode stays so. Its batch statistics are then frozen as well.
+    """
+    parts = [part for module in modules_of(*programs) for part in _to_train(module)]
+    before = [part.training for part in parts]
     try:
         for part in parts:
-            part.training = mode
+            part.training = True
         yield
     finally:
-        for part, mode in zip(parts, modes, strict=True):
+        for part, mode in zip(parts, before, strict=True):
             part.training = mode
+
+
+def _to_train(module: nn.Module) -> Iterator[nn.Module]:
+    parameters = list(module.parameters())
+    if parameters and not module.training and not any(value.requires_grad for value in parameters):
+        return
+    yield module
+    for child in module.children():
+        yield from _to_train(child)
 
 
 @contextmanager
 def buffers_kept(*programs: Program | ModelAndGuide) -> Iterator[None]:
     """Put back the buffers of the programs' modules, such as the running means of batch normalisation."""
-    buffers = [buffer for module in modules_of(*programs) for buffer in module.buffers()]
-    before = [buffer.clone() for buffer in buffers]
+    before: list[tuple[dict[str, Tensor | None], str, Tensor, Tensor]] = []
+
+    def note(parts: list[nn.Module]) -> None:
+        for part in parts:
+            for name, buffer in part._buffers.items():
+                if buffer is not None and not is_lazy(buffer):  # a lazy one has no value yet
+                    before.append((part._buffers, name, buffer, buffer.clone()))
+
     try:
-        yield
+        with _each_part_once(note, *programs):
+            yield
     finally:
-        for buffer, value in zip(buffers, before, strict=True):
+        for buffers, name, buffer, value in before:
             buffer.copy_(value)
+            buffers[name] = buffer  # a module may also put another tensor in its place
 
 
 @contextmanager
 def nothing_moves(*programs: Program | ModelAndGuide) -> Iterator[None]:
     """Run programs without side effects, to look at what they do.
 
-    Modules are in evaluation mode, also those that a plain function calls. There are no gradients and no
-    validation. Modes, Pyro's parameter store and the random stream are put back.
+    Modules are in evaluation mode. There are no gradients and no validation. Modes, buffers, Pyro's
+    parameter store and the random streams are put back.
     """
     started = torch.cuda.is_initialized()
     devices = range(torch.cuda.device_count()) if started else ()
     with (
+        own_parameters(*programs, hand_back=False),
         evaluating(*programs),
-        _evaluating_when_called(),
+        buffers_kept(*programs),
         torch.random.fork_rng(devices),
+        _python_streams_kept(),
         torch.no_grad(),
         pyro.validation_enabled(False),
-        own_parameters(hand_back=False),
     ):
         yield
 
 
 @contextmanager
-def _evaluating_when_called() -> Iterator[None]:
-    """Put the modules that a plain function calls into evaluation mode. A hook finds them when they run."""
-    was_training: list[nn.Module] = []
+def _python_streams_kept() -> Iterator[None]:
+    """Put back the random streams of Python and NumPy."""
+    of_python, of_numpy = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)
 
-    def switch(module: nn.Module, _: object) -> None:
-        if module.training:
-            was_training.append(module)
-            module.training = False
 
-    hook = register_module_forward_pre_hook(switch)
+@contextmanager
+def _each_part_once(
+    look: Callable[[list[nn.Module]], None], *programs: Program | ModelAndGuide
+) -> Iterator[None]:
+    """Look at each part of the modules that the programs reach, and of others when they are called."""
+    seen: WeakSet[nn.Module] = WeakSet()
+
+    def visit(module: nn.Module, _: object = None) -> None:
+        if module not in seen:
+            new = [part for part in module.modules() if part not in seen]
+            seen.update(new)
+            look(new)
+
+    for module in modules_of(*programs):
+        visit(module)
+    if any("_orig_mod" in part._modules for part in seen):  # torch.compile(module) warns of such hooks
+        yield
+        return
+    hook = register_module_forward_pre_hook(visit)
     try:
         yield
     finally:
         hook.remove()
-        for module in was_training:
-            module.training = True

@@ -1,4 +1,4 @@
-"""The modules and parameters behind a pair."""
+"""The parameters of a pair, and Pyro's parameter store while its programs run."""
 
 from __future__ import annotations
 
@@ -6,16 +6,21 @@ import functools
 import itertools
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 import pyro
+import torch
 from pyro import poutine
+from pyro.nn import PyroModule
+from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor, nn
 
-from pyrovae.programs.pair import ModelAndGuide, Program, is_pair
+from pyrovae.errors import InputError
+from pyrovae.programs.pair import ModelAndGuide, Program
+from pyrovae.programs.reach import modules_of, named_modules, owners_of, prefix_of, unused_name
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -51,20 +56,27 @@ def _unique_name(module: nn.Module) -> str:
 
 
 @contextmanager
-def own_parameters(hand_back: bool = True) -> Iterator[None]:
+def own_parameters(*programs: Program | ModelAndGuide, hand_back: bool = True) -> Iterator[None]:
     """Run Pyro programs with a parameter store of their own.
 
     The values of `pyro.param` in the caller's store are visible inside. At the end of the block, also
-    after an error, its values are written back. The tensors of `pyro.module` are neither visible nor
-    written back: they belong to their modules, and two modules of one name must not be confused.
+    after an error, its values are written back. The parameters of modules, which `pyro.module` and
+    `PyroModule` keep in the store as well, are neither visible nor written back: they belong to their
+    modules, and two modules of one name must not be confused.
 
     Args:
+        programs: the programs that run inside.
         hand_back: write the values of `pyro.param` back to the caller's store.
+
+    Raises:
+        InputError: Pyro would give a `PyroModule` of the programs the parameter of another one of the same
+            name, or the store's parameter of this name.
     """
     store = pyro.get_param_store()
     before = store.get_state()
+    _check_pyro_modules(before["params"], programs)
     store.clear()
-    store.set_state(_without_modules(before))
+    store.set_state(_without_modules(before, programs))
     try:
         yield
     finally:
@@ -72,38 +84,76 @@ def own_parameters(hand_back: bool = True) -> Iterator[None]:
         store.clear()
         store.set_state(before)
         if hand_back:
-            store.set_state(_without_modules(inside))
+            store.set_state(_without_modules(inside, programs))
 
 
-def _without_modules(state: Any) -> Any:
+def _without_modules(state: Any, programs: Sequence[Program | ModelAndGuide]) -> Any:
+    """Return a state of the store without the entries that are parameters of modules."""
+    if not state["params"]:
+        return state
+    of_modules = {id(value) for module in modules_of(*programs) for value in module.parameters()}
+    hidden = {name for name, value in state["params"].items() if "$$$" in name or id(value) in of_modules}
     return {
-        part: {name: value for name, value in values.items() if "$$$" not in name}
+        part: {name: value for name, value in values.items() if name not in hidden}
         for part, values in state.items()
     }
 
 
-def modules_of(*programs: Program | ModelAndGuide) -> list[nn.Module]:
-    """Return the modules behind the programs, each once. A program is a module, or a method of one."""
-    single = [p for each in programs for p in ((each.model, each.guide) if is_pair(each) else (each,))]
-    owners = [p if isinstance(p, nn.Module) else getattr(p, "__self__", None) for p in single]
-    return list(dict.fromkeys(owner for owner in owners if isinstance(owner, nn.Module)))
+def _check_pyro_modules(entries: Mapping[str, Tensor], programs: Sequence[Program | ModelAndGuide]) -> None:
+    """Refuse a `PyroModule` that would take over the parameter of another one when it is read."""
+    if pyro.settings.get("module_local_params"):
+        return
+    parts = [part for module in modules_of(*programs) for part in module.modules()]
+    of_pyro: list[Any] = [part for part in parts if isinstance(part, PyroModule)]
+    own: dict[str, Tensor] = {}
+    for part in of_pyro:
+        for key in part._pyro_params:
+            name = f"{part._pyro_name}.{key}" if part._pyro_name else key
+            value = part._parameters[f"{key}_unconstrained"]
+            if own.setdefault(name, value) is not value:
+                raise InputError(
+                    f"two PyroModules of the pair have a PyroParam '{name}', and Pyro keeps one parameter "
+                    'for both: give one of them a name of its own, with PyroModule(name="guide") or '
+                    'super().__init__(name="guide").'
+                )
+            if name in entries and not torch.equal(entries[name].detach().cpu(), value.detach().cpu()):
+                raise InputError(_of_another(name, part))
+        empty = bool(part._pyro_name) and not any(True for _ in part.parameters())  # as an autoguide begins
+        for name in entries if empty else ():
+            if name.startswith(f"{part._pyro_name}."):
+                raise InputError(_of_another(name, part))
+
+
+def _of_another(name: str, module: nn.Module) -> str:
+    return (
+        f"Pyro's parameter store has a parameter '{name}' that is not the one of this "
+        f"{type(module).__name__}. If it belongs to another module of the same name, call "
+        "pyro.clear_param_store() first. If it was loaded for this module, call the module once with the "
+        "data first."
+    )
 
 
 def module_parameters(pair: ModelAndGuide) -> dict[str, Tensor]:
-    """Return the parameters of the modules behind the programs, by name."""
-    modules = modules_of(pair)
+    """Return the parameters of the modules that the pair reaches, by name.
+
+    The names are the module's own if one module owns the pair. Otherwise the module's name in
+    `named_modules` comes first.
+    """
+    modules = named_modules(pair)
     named: dict[str, Tensor] = {}
-    for number, module in enumerate(modules):
-        prefix = f"{number}." if len(modules) > 1 else ""
-        others = {id(value) for value in named.values()}  # one module may be a part of another
-        named |= {prefix + name: v for name, v in module.named_parameters() if id(v) not in others}
+    known: set[int] = set()  # one module may be a part of another
+    for name, module in modules.items():
+        for path, value in module.named_parameters():
+            if id(value) not in known:
+                named[unused_name(prefix_of(name, modules) + path, named)] = value
+                known.add(id(value))
     return named
 
 
 def named_parameters(pair: ModelAndGuide, *args: Any) -> dict[str, Tensor]:
     """Return every parameter of the pair by name: the leaf tensors that an optimiser may change.
 
-    They are the parameters of the modules behind the programs, and those that a run of the programs shows
+    They are the parameters of the modules that the pair reaches, and those that a run of the programs shows
     to Pyro by `pyro.param` and `pyro.module`, in unconstrained space. Call this function, and use its
     result, under `own_parameters`.
     """
@@ -112,30 +162,61 @@ def named_parameters(pair: ModelAndGuide, *args: Any) -> dict[str, Tensor]:
         pair.guide(*args)
         pair.model(*args)
     known = {id(value) for value in named.values()}
-    for name in shown.trace.nodes:
-        value = unconstrained(name)
-        if id(value) not in known:
-            named[name] = value
+    for name, site in shown.trace.nodes.items():
+        if (value := shown_parameter(site, known)) is not None:
+            named[unused_name(name, named)] = value
     return named
 
 
-def unconstrained(name: str) -> Tensor:
-    """Return a parameter in Pyro's store, in unconstrained space: the tensor that an optimiser changes."""
-    return dict(pyro.get_param_store().named_parameters())[name]
+def shown_parameter(message: Mapping[str, Any], known: Collection[int]) -> Tensor | None:
+    """Return the parameter of a message of `pyro.param`, in unconstrained space, unless it is known.
 
-
-def replaced_parameters(pair: ModelAndGuide) -> set[int]:
-    """Return the ids of the parameters that the pair may no longer use.
-
-    A pair may join one program of a library model with another program, for example a VAE's model with the
-    user's own guide. Then the parameters of the replaced program are not used. The result contains all
-    parameters of such a library model.
+    Args:
+        message: the message, after the parameter was made.
+        known: the ids of known parameters, those of modules for example.
     """
-    owners = modules_of(pair)
-    if modules_of(pair.model) == modules_of(pair.guide):
-        return set()
-    pairs = (owner for owner in owners if hasattr(owner, "model") and hasattr(owner, "guide"))
-    return {id(value) for pair in pairs for value in pair.parameters()}
+    initial = message["args"][1] if len(message["args"]) > 1 else None
+    if id(initial) in known:  # the store holds a copy of a module's parameter that is not contiguous
+        return None
+    store = dict(pyro.get_param_store().named_parameters())
+    value = store.get(message["name"])  # not there if the setting module_local_params is on
+    return None if value is None or id(value) in known else value
+
+
+def optional_parameters(pair: ModelAndGuide) -> set[int]:
+    """Return the ids of the parameters that the pair's programs need not use.
+
+    The search may find modules that are within reach by chance. Their parameters are optional, unless the
+    programs have shown them to Pyro.
+
+    A pair may also join one program of a library model with another program, for example a VAE's model with
+    the user's own guide. Then all parameters of the library model are optional, since those of the replaced
+    program are not used.
+    """
+    owners = owners_of(pair)
+    shown = {id(value) for _, value in pyro.get_param_store().named_parameters()}
+    found = {id(value) for module in modules_of(pair) for value in module.parameters()}
+    optional = found - shown - {id(value) for owner in owners for value in owner.parameters()}
+    if owners_of(pair.model) != owners_of(pair.guide):
+        pairs = (owner for owner in owners if hasattr(owner, "model") and hasattr(owner, "guide"))
+        optional |= {id(value) for each in pairs for value in each.parameters()}
+    return optional
+
+
+class SameShapes(Messenger):
+    """Refuses a parameter in Pyro's store that a program asks for in another shape."""
+
+    def _pyro_post_param(self, msg: Any) -> None:
+        initial = msg["args"][1] if len(msg["args"]) > 1 else None
+        if not isinstance(initial, Tensor) or (name := msg["name"]) not in pyro.get_param_store():
+            return
+        if (stored := pyro.get_param_store()[name].shape) != initial.shape:
+            raise InputError(
+                f"the parameter '{name}' has shape {tuple(stored)} in Pyro's store, but the program gives "
+                f"it shape {tuple(initial.shape)}. If another program left it there, call "
+                "pyro.clear_param_store() first, or rename one of the two. If there is one value for each "
+                "datum, all data must be given at once, as at the first time."
+            )
 
 
 def _is_sample(message: Mapping[str, Any]) -> bool:

@@ -20,7 +20,7 @@ from pyrovae.evaluation import (
 from pyrovae.evaluation.json_files import write_json
 from pyrovae.generation import latent_means, posterior_draws
 from pyrovae.programs.pair import ModelAndGuide
-from pyrovae.programs.parameters import modules_of
+from pyrovae.programs.reach import modules_of
 from pyrovae.recipes.fitting import with_labels_only
 from pyrovae.recipes.run import Run
 

@@ -19,7 +19,8 @@ from pyrovae.compute.devices import resolve_device, seeded
 from pyrovae.data import DATASETS, Images
 from pyrovae.errors import InputError
 from pyrovae.programs.pair import ModelAndGuide
-from pyrovae.programs.parameters import modules_of, named_parameters, own_parameters
+from pyrovae.programs.parameters import named_parameters, own_parameters
+from pyrovae.programs.reach import modules_of
 from pyrovae.recipes.about import About
 from pyrovae.recipes.declaration import declaration_of
 from pyrovae.recipes.fitting import (
@@ -338,7 +339,7 @@ def _load(stage: Stage, about: About, saved: Mapping[str, Any]) -> None:
         load_state(stage.pair, {}, dict(saved))
         return
     x = torch.zeros(2, *about.x_shape)
-    with own_parameters(), seeded(about.seed), torch.no_grad():
+    with own_parameters(stage.pair), seeded(about.seed), torch.no_grad():
         named = named_parameters(stage.pair, x if stage.transform is None else stage.transform(x))
         load_state(stage.pair, named, dict(saved))
 

@@ -73,7 +73,9 @@ def fit(
     Args:
         pair: the model `model(x)`, or `model(x, y)` for data with classes, and the guide with the same
             latent sites. `fit` trains the parameters of the `nn.Module`s that have the two as methods, and
-            the parameters that the programs declare by `pyro.param` and `pyro.module`.
+            the parameters that the programs declare by `pyro.param` and `pyro.module`. It also trains those
+            of other modules that the programs use, for example from a list, a closure or a global. All
+            these modules are in training mode, except for a frozen one that is in evaluation mode already.
         x: the data: a tensor, NumPy array or memory map `(N, *x_shape)`, or a map-style
             `torch.utils.data.Dataset` whose items are `x`, or `(x, y)` if every datum has a class. A memory
             map and a dataset need not fit in memory. Their values are checked when they are first read, and
@@ -116,8 +118,9 @@ def fit(
         seed: the seed of minibatches, transforms and latent draws, from the random streams of torch, NumPy
             and Python. The caller's streams are not changed.
         device: the device of the training. "auto" means CUDA if it is available, else the CPU. The modules
-            behind the programs are moved there. Tensors that plain functions use must be there already; for
-            plain functions "auto" means the device of `x`.
+            behind the programs are moved there. Other tensors that plain functions use must be there
+            already. So for plain functions "auto" means the device of their modules and parameters, or else
+            that of `x`.
         folder: the folder in which a checkpoint is written after each epoch. None means no checkpoints.
         resume: whether to continue from the folder's newest checkpoint, if it has one. The final parameters
             are those of a run without interruption, bit for bit if both runs compile the same steps. The
@@ -130,7 +133,13 @@ def fit(
         compile: "on" records a step once as a graph of tensor operations and compiles it. The numbers are
             the same up to rounding, and no Python runs in between. "auto" does so for
             runs of at least 5,000 steps, and warns if it is not possible. "off" never does. A program that
-            reads values, or that computes something else at every call, cannot be compiled.
+            reads values, draws from the generators of Python or NumPy, or computes something else at every
+            call, cannot be compiled. The graph is compared with the programs on one minibatch: before each
+            epoch if there is a callback, a scheduler, a schedule or a transform, otherwise before an epoch
+            after every 500 steps. If they differ, the programs are recorded again. If they differ again and
+            again, the run goes on without a graph, and a warning says why. What Python decides within an
+            epoch, by the clock or by a generator object of its own, cannot be found for certain: use "off"
+            for such a program.
         callbacks: functions of the state, or objects with a method `on_epoch_end(state)`, that run after
             each epoch's checkpoint, in the first process only. They may look at `state.pair`, `state.row`
             and `state.epoch`, add to the history by `state.log(name, value)` and end the run by
@@ -140,7 +149,8 @@ def fit(
 
     Returns:
         The history. The trained parameters are in the pair's modules, and in Pyro's parameter store if the
-        programs keep them there by `pyro.param`.
+        programs keep them there by `pyro.param`. As in Pyro, pairs that use one name there share the
+        parameter, unless each runs in a `pyro.get_param_store().scope()` of its own.
 
     Raises:
         InputError: data, settings or programs do not fit together, another thread is training, or the call
@@ -185,7 +195,13 @@ def fit(
     place = device_for(device, pair, otherwise=source.device)
     data = minibatches_of(source, y, settings, place)
     validation_data = None if held_out is None else _all_at_once(*held_out, settings, place)
-    with _alone(), _with_gradients(place), own_parameters(), _training(pair), seeded(settings.seed, place):
+    with (
+        _alone(),
+        _with_gradients(place),
+        own_parameters(pair),
+        _training(pair),
+        seeded(settings.seed, place),
+    ):
         run = TrainingRun(pair, data, validation_data, settings)
         run.start_or_resume()
         scalars = tensorboard if processes.is_first() else None

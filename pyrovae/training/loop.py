@@ -48,7 +48,7 @@ class TrainingRun:
 
     Use it if `fit` does too much, for example to take single steps:
 
-        with own_parameters(), in_training(pair):
+        with own_parameters(pair), in_training(pair):
             run = TrainingRun(pair, data, None, Settings(compile="off"))
             step = run.build_step()
             for rows in data.epoch(0):
@@ -90,10 +90,11 @@ class TrainingRun:
         self._validation_data = validation
         self._identity: dict[str, Any] | None = None
         self._readable = False
+        self._saved_step: dict[str, Any] | None = None
 
     def build_step(self) -> EagerStep:
         """Return the step that the settings ask for, eager or compiled."""
-        return build_step(self.data, self.prepared, self.parameters, self.settings)
+        return build_step(self.data, self.prepared, self.parameters, self.settings, self._saved_step)
 
     def numbers(self, epoch: float) -> Numbers:
         """Return the numbers of a step at the time `epoch`, which may have a fraction."""
@@ -173,6 +174,8 @@ class TrainingRun:
         start, steps = time.perf_counter(), self.data.steps
         step.begin(epoch * steps)
         self.parameters.refresh()
+        step.compare(epoch)
+        self._saved_step = step.saved()
         set_streams(processes.from_first(streams(self.device)), self.device)
         order = self.data.epoch(epoch)
         processes.draw_apart()
@@ -258,6 +261,7 @@ class TrainingRun:
             "scheduler": self.scheduler.state_dict() if self.scheduler else None,
             "history": vars(self.history),
             "settings": self._run_identity(),
+            "step": self._saved_step,
         }
 
     def _load(self, saved: dict[str, Any]) -> None:
@@ -268,6 +272,7 @@ class TrainingRun:
         self._freeze_as(saved, identity)
         if self.validation is not None:
             self.validation.best_state = saved["best_state"]
+        self._saved_step = saved.get("step")  # older runs have none
         self.history = History(**saved["history"])
         if self.scheduler is not None and another_rate:
             with warnings.catch_warnings():  # the optimiser has taken no step yet

@@ -20,7 +20,7 @@ from pyrovae.programs.parameters import (
     module_parameters,
     modules_of,
     named_parameters,
-    replaced_parameters,
+    optional_parameters,
 )
 from pyrovae.programs.running import run_pair
 from pyrovae.programs.sites import latent_sites, observed_sites
@@ -91,7 +91,7 @@ def _prepared(
     trained = check_gradients(
         lambda: loss(next(minibatches), 1.0, {})[0],
         parameters,
-        replaced_parameters(pair),
+        optional_parameters(pair),
         _shown_only(pair, parameters),
     )
     with torch.no_grad():

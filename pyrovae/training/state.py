@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pyrovae.compute.streams import as_plain, from_plain, set_streams, streams
 from pyrovae.errors import CheckpointError
 from pyrovae.programs.pair import ModelAndGuide
-from pyrovae.programs.parameters import modules_of
+from pyrovae.programs.reach import modules_of, named_modules, prefix_of
 from pyrovae.training.trainable import Trainable
 
 
@@ -78,10 +78,10 @@ def state(pair: ModelAndGuide, parameters: dict[str, Tensor]) -> dict[str, Any]:
 
     Buffers that a module leaves out of its `state_dict` are part of it.
     """
-    modules = {str(n): m.state_dict() for n, m in enumerate(modules_of(pair))}
+    modules = {name: module.state_dict() for name, module in named_modules(pair).items()}
     inside = {id(p) for module in modules_of(pair) for p in module.parameters()}
     others = {name: p.detach() for name, p in parameters.items() if id(p) not in inside}
-    buffers = {str(n): _left_out(m, modules[str(n)]) for n, m in enumerate(modules_of(pair))}
+    buffers = {name: _left_out(module, modules[name]) for name, module in named_modules(pair).items()}
     return {"modules": modules, "parameters": others, "buffers": buffers}
 
 
@@ -109,10 +109,10 @@ def load_state(
 @torch.no_grad()
 def _put(pair: ModelAndGuide, parameters: dict[str, Tensor], saved: dict[str, Any]) -> None:
     """Restore what both the pair and the saved state have."""
-    for number, module in enumerate(modules_of(pair)):
-        module.load_state_dict(saved["modules"][str(number)], strict=False)
-        for name, value in saved.get("buffers", {}).get(str(number), {}).items():
-            _put_buffer(module, name, value)
+    for name, module in named_modules(pair).items():
+        module.load_state_dict(saved["modules"].get(name, {}), strict=False)
+        for buffer, value in saved.get("buffers", {}).get(name, {}).items():
+            _put_buffer(module, buffer, value)
     for name in saved["parameters"].keys() & parameters.keys():
         parameters[name].copy_(saved["parameters"][name])
 
@@ -134,9 +134,8 @@ def _put_buffer(module: nn.Module, name: str, value: Tensor) -> None:
 def _flatten(saved: dict[str, Any]) -> dict[str, tuple[int, ...] | str]:
     modules = saved["modules"]
     named = dict(saved["parameters"])
-    for number, tensors in modules.items():
-        prefix = f"{number}." if len(modules) > 1 else ""
-        named |= {prefix + name: value for name, value in tensors.items()}
+    for module, tensors in modules.items():
+        named |= {prefix_of(module, modules) + name: value for name, value in tensors.items()}
     # What a module's get_extra_state returns is the module's own affair.
     return {
         name: "extra state" if name.endswith("_extra_state") else tuple(value.shape)

@@ -5,13 +5,16 @@ its gradients, and sums them over processes. It clips the gradient, and lets the
 parameters. It adds loss and terms to sums that stay on the device.
 
 `EagerStep` runs the programs each time. `CompiledStep` replays one compiled graph of them for all full
-minibatches. Another kind of step overrides `gradients`, or the whole call.
+minibatches, and holds it against the programs between epochs. Another kind of step overrides `gradients`,
+or the whole call.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -19,21 +22,36 @@ from torch import Tensor, nn
 from torch.optim import LBFGS
 
 from pyrovae.compute import processes
-from pyrovae.compute.compilation import compile_if_asked
+from pyrovae.compute.compilation import NotTraceable, refuse
 from pyrovae.compute.devices import seeded
 from pyrovae.compute.streams import set_streams, streams
 from pyrovae.errors import NonFiniteError
+from pyrovae.programs.memory import remembered
 from pyrovae.programs.modes import buffers_kept
 from pyrovae.schedules import Constant
 from pyrovae.training.batches import Batch, Call, Minibatches, Rows
 from pyrovae.training.losses import Weights
 from pyrovae.training.non_finite import explain_non_finite
 from pyrovae.training.preparation import Prepared
+from pyrovae.training.recording import Recorded
 from pyrovae.training.settings import Numbers, Settings
 from pyrovae.training.trainable import Trainable
 
 LONG_RUN = 5_000
 """The number of steps of a run from which compilation is worthwhile. It takes about ten seconds."""
+
+STEPS_BETWEEN = 500
+"""The number of steps after which a record is held against the programs, if no code of the user's runs."""
+
+RENEWAL, SPARE = 10, 20
+"""The price of a new record, and the most that a step can spend. Each comparison that agrees earns 1.
+
+So a record may be renewed twice in a row, and on average after every ten comparisons.
+"""
+
+
+Layout = tuple[tuple[int, ...], list[str], list[bool]]
+"""What the results of a record are: ids of trained parameters, names of terms, and who has a gradient."""
 
 
 class Gradients(NamedTuple):
@@ -92,6 +110,19 @@ class EagerStep:
         self.number, self.count = number, 0
         self._sums: dict[str, Tensor] = {}
         self._unchecked = True
+
+    def compare(self, epoch: int) -> None:
+        """Hold the step against the programs as they are at the start of an epoch.
+
+        A step that runs the programs has nothing to compare.
+
+        Args:
+            epoch: the number of the epoch, from 0.
+        """
+
+    def saved(self) -> dict[str, Any] | None:
+        """Return what a checkpoint must hold so that a resumed run builds the same step."""
+        return None
 
     def read(self) -> dict[str, float]:
         """Return the sums of the loss and its terms over the data since `begin`, by name."""
@@ -188,44 +219,146 @@ class _Closure:
 class CompiledStep(EagerStep):
     """A step that replays one compiled graph for all full minibatches, and runs the programs for others.
 
+    Args:
+        data: the minibatches.
+        prepared: the loss.
+        parameters: the parameters that are trained, and their optimiser.
+        settings: the run's settings.
+        saved: what `saved` returned when the run was interrupted; None for a new run.
+
+    Attributes:
+        recorded: the graph; None if the programs run each time.
+
     Raises:
         InputError: `compile` is "on", and the programs cannot be recorded as a graph. The message says why.
 
     Warns:
-        UserWarning: `compile` is "auto", and the programs cannot be recorded. They then run each time.
+        UserWarning: `compile` is "auto", and the programs cannot be recorded, or they could not be in the
+            run that is resumed. They then run each time.
     """
 
     def __init__(
-        self, data: Minibatches, prepared: Prepared, parameters: Trainable, settings: Settings
+        self,
+        data: Minibatches,
+        prepared: Prepared,
+        parameters: Trainable,
+        settings: Settings,
+        saved: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(data, prepared, parameters, settings)
+        self.seed = settings.seed
         beta, weights = settings.beta_schedule, settings.weight_schedules
         self.constant_beta = beta.value if isinstance(beta, Constant) else None
         self.constants = {site: w.value for site, w in weights.items() if isinstance(w, Constant)}
         self.varying = [site for site in weights if site not in self.constants]
+        self.users_code_runs = bool(
+            settings.callbacks
+            or settings.scheduler is not None
+            or settings.transform is not None
+            or self.constant_beta is None
+            or self.varying
+        )
+        saved = saved or {"reason": None, "spare": SPARE, "digest": None}
+        self.spare, self.reason, self.digest = saved["spare"], saved["reason"], saved["digest"]
         self._unchecked = False  # until the first step
-        self.recorded_for: tuple[int, ...] = ()
-        with seeded(settings.seed, self.device):
-            self.full = self.data.first(shared=True)
-        with seeded(settings.seed, self.device), buffers_kept(self.loss.pair):
-            self.graph = compile_if_asked(
-                settings.compile,
-                True,
-                "training",
-                self._of_tensors,
-                lambda: (self._example(0, 1.0), self._example(1, 0.5)),
-            )
+        self.layout: Layout = ((), [], [])
+        self.recorded = None if self.reason else self._record()
+        self.just_recorded = True
+        if self.reason:
+            # A run that began with a record goes on, where a new one would be refused.
+            refuse("auto" if saved["reason"] or self.digest else settings.compile, "training", self.reason)
 
     def gradients(self, batch: Batch, beta: float | Tensor, weights: Weights) -> Gradients:
         """Return the loss, its terms and its gradients. The graph computes them for full minibatches."""
-        changed = self.parameters.layout() != self.recorded_for
-        if self.graph is None or changed or batch.layout != self.full.layout or not batch.calls:
+        if self.recorded is None or batch.layout != self.full.layout or not batch.calls:
             return super().gradients(batch, beta, weights)
-        loss, *values = self.graph(*self._arguments(batch, beta, weights))
-        terms = dict(zip(self.recorded_terms, values, strict=False))
+        trained, names, used = self.layout
+        if trained != self.parameters.layout():
+            return super().gradients(batch, beta, weights)
+        loss, *values = self.recorded(*self._arguments(batch, beta, weights))
+        terms = dict(zip(names, values, strict=False))
         found = iter(values[len(terms) :])
-        gradients = [next(found) if used else None for used in self.recorded_gradients]
-        return Gradients(loss, terms, self.parameters.shared(gradients))
+        return Gradients(loss, terms, self.parameters.shared([next(found) if u else None for u in used]))
+
+    def compare(self, epoch: int) -> None:
+        """Hold the graph against the programs at the start of an epoch, if code of the user's may have run.
+
+        If no such code runs, this happens at the first epoch's start after every 500 steps. If the two
+        differ, the programs are recorded afresh. The graph is given up if that does not help, or is needed
+        again and again. Nothing that training changes moves.
+
+        Warns:
+            UserWarning: from now on the programs run each time. The message says why.
+        """
+        new, self.just_recorded = self.just_recorded, False
+        if self.recorded is None or not self._is_due(epoch):
+            return
+        renewed, reason = False, None
+        try:
+            # A resumed run has recorded the programs just now, where the other run compared.
+            renewed = self._is_another() if new else self._renewed(self.recorded)
+        except NotTraceable as error:
+            reason = str(error)
+        if renewed and self.spare < RENEWAL:
+            reason = "the programs have changed again and again since they were recorded"
+        renewed, self.reason = _agreed(renewed, reason)
+        self.spare = self.spare - RENEWAL if renewed else min(SPARE, self.spare + 1)
+        if self.reason:
+            self.recorded = None
+            refuse("auto", f"training from epoch {epoch + 1} on", self.reason)
+
+    def saved(self) -> dict[str, Any]:
+        """Return the reason why the programs are not recorded, and a digest of the record if they are."""
+        digest = self.recorded.digest if self.recorded else None
+        return {"reason": self.reason, "spare": self.spare, "digest": digest}
+
+    def _is_due(self, epoch: int) -> bool:
+        steps = self.data.steps
+        return self.users_code_runs or epoch * steps // STEPS_BETWEEN > (epoch - 1) * steps // STEPS_BETWEEN
+
+    def _is_another(self) -> bool:
+        """Whether the record differs from that of the run that is resumed."""
+        assert self.recorded is not None
+        return self.digest not in (None, self.recorded.digest)
+
+    def _renewed(self, recorded: Recorded) -> bool:
+        """Record the programs afresh if they may have changed, and return whether they have."""
+        if not recorded.is_stale() and self._layout == self.layout:
+            return False
+        renewed = recorded.renew()
+        self.layout = self._layout
+        return renewed
+
+    def _record(self) -> Recorded | None:
+        """Record the programs, in all processes or in none. The reason why not is noted."""
+        with seeded(self.seed, self.device):
+            self.full, other = self.data.first(shared=True), self.data.first(1, shared=True)
+        pair = self.loss.pair
+        look = partial(remembered, model=pair.model, guide=pair.guide, objective=self.loss.objective)
+        recorded, reason = None, None
+        try:
+            recorded = Recorded(
+                self._of_tensors,
+                self._arguments(self.full, 1.0, dict.fromkeys(self.varying, 1.0)),
+                self._arguments(other, 0.5, dict.fromkeys(self.varying, 0.5)),
+                look,
+                self._undisturbed,
+            )
+            self.layout = self._layout
+        except NotTraceable as error:
+            reason = str(error)
+        _, self.reason = _agreed(False, reason)
+        return None if self.reason else recorded
+
+    @contextmanager
+    def _undisturbed(self) -> Iterator[None]:
+        """Run the programs with the same random numbers each time, and then put everything back."""
+        before = [(value, value.detach().clone()) for value in self.parameters.named.values()]
+        with seeded(self.seed, self.device), buffers_kept(self.loss.pair):
+            yield
+        with torch.no_grad():
+            for parameter, value in before:
+                parameter.copy_(value)
 
     def _of_tensors(self, *tensors: Tensor) -> list[Tensor]:
         """Compute the gradients as a function from tensors to tensors, which can be recorded as a graph."""
@@ -234,9 +367,10 @@ class CompiledStep(EagerStep):
         weights: dict[str, Any] = self.constants | {site: next(values) for site in self.varying}
         beta = next(values) if self.constant_beta is None else self.constant_beta
         loss, terms, gradients = super().gradients(Batch(calls, self.full.num_data), beta, weights)
-        self.recorded_for, self.recorded_terms = self.parameters.layout(), list(terms)
-        self.recorded_gradients = [gradient is not None for gradient in gradients]
-        return [loss, *terms.values(), *(gradient for gradient in gradients if gradient is not None)]
+        found = [gradient for gradient in gradients if gradient is not None]
+        used = [gradient is not None for gradient in gradients]
+        self._layout = (self.parameters.layout(), list(terms), used)
+        return [loss, *terms.values(), *found]
 
     def _arguments(self, batch: Batch, beta: Any, weights: Mapping[str, Any]) -> list[Tensor]:
         numbers = [weights[site] for site in self.varying]
@@ -245,16 +379,31 @@ class CompiledStep(EagerStep):
         # torch.full fills the numbers in on the device. A copy from the CPU would wait for a GPU.
         return data + [torch.full((), n, dtype=torch.float64, device=self.device) for n in numbers]
 
-    def _example(self, offset: int, weight: float) -> list[Tensor]:
-        batch = self.data.first(offset, shared=True)
-        return self._arguments(batch, weight, dict.fromkeys(self.varying, weight))
+
+def _agreed(renewed: bool, reason: str | None) -> tuple[bool, str | None]:
+    """Return whether any process has renewed its record, and a reason of any process to give it up."""
+    found = processes.gathered([(renewed, reason)], processes.count())
+    return any(each for each, _ in found), next((each for _, each in found if each), None)
 
 
 def build_step(
-    data: Minibatches, prepared: Prepared, parameters: Trainable, settings: Settings
+    data: Minibatches,
+    prepared: Prepared,
+    parameters: Trainable,
+    settings: Settings,
+    saved: dict[str, Any] | None = None,
 ) -> EagerStep:
-    """Return the step that the settings ask for: compiled by "on", and in long runs by "auto"."""
-    # The choice depends on the settings alone, so that a resumed run makes the same one.
+    """Return the step that the settings ask for: compiled by "on", and in long runs by "auto".
+
+    Args:
+        data: the minibatches.
+        prepared: the loss.
+        parameters: the parameters that are trained, and their optimiser.
+        settings: the run's settings.
+        saved: what the step's `saved` returned in the run that is resumed; None for a new run.
+    """
+    # The choice depends on settings and checkpoint alone, so that a resumed run makes the same one.
     long = settings.epochs * data.steps >= LONG_RUN
-    compiled = settings.compile == "on" or (settings.compile == "auto" and long)
-    return (CompiledStep if compiled else EagerStep)(data, prepared, parameters, settings)
+    if settings.compile == "on" or (settings.compile == "auto" and long):
+        return CompiledStep(data, prepared, parameters, settings, saved)
+    return EagerStep(data, prepared, parameters, settings)

@@ -8,7 +8,7 @@ is in that step, as with torch's optimisers and Pyro's SVI.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,7 +21,8 @@ from pyrovae.compute import processes
 from pyrovae.errors import InputError
 from pyrovae.programs.gradient_checks import check_no_strays, leaves
 from pyrovae.programs.pair import ModelAndGuide
-from pyrovae.programs.parameters import module_parameters, unconstrained
+from pyrovae.programs.parameters import module_parameters, optional_parameters, shown_parameter
+from pyrovae.programs.reach import unused_name
 
 MakeOptimizer = Callable[[Sequence[Tensor]], Optimizer]
 
@@ -55,8 +56,7 @@ class Trainable:
         self.later: list[str] = []
         self.waiting: dict[str, Tensor] = {}
         self.moments: dict[str, Any] = {}
-        self._listener = _Listener(self.waiting)
-        self._shown: set[str] = set()
+        self._listener = _Listener(self.waiting, self.names)
         self._index()
 
     def names(self) -> dict[int, str]:
@@ -77,11 +77,9 @@ class Trainable:
         with self._listener:
             yield
         found = {name: self.named[name] for name in self._idle if self.named[name].requires_grad}
-        if self._listener.shown - self._shown:
-            known = self.names()
-            shown = {name: unconstrained(name) for name in self._listener.shown - self._shown}
-            found |= {name: value for name, value in shown.items() if id(value) not in known}
-            self._shown |= shown.keys()
+        for name, value in self._listener.new.items():
+            found[unused_name(name, self.named)] = value
+        self._listener.new.clear()
         if found:
             self._meet(found)
 
@@ -93,10 +91,14 @@ class Trainable:
         for name, value in current.items() if processes.count() > 1 else ():
             value.requires_grad_(name not in frozen)
         found = {}
+        optional = optional_parameters(self.pair)
         for name, value in current.items():
             old = self.named.get(name)
             if old is not None and old is not value:
                 self._replace(name, old, value)
+            elif old is None and id(value) in optional:  # of a module that may be in reach by chance
+                self.named[name] = value
+                self.unused.add(id(value))
             elif old is None or (value.requires_grad and name in self._idle):
                 found[name] = value
         self._meet(found, between_epochs=True)
@@ -257,18 +259,31 @@ class Trainable:
 
 
 class _Listener(Messenger):
-    """Notes the parameters of `pyro.param` that a program shows, and sets those that a checkpoint has."""
+    """Notes the parameters that a program shows for the first time, and sets those from a checkpoint.
 
-    def __init__(self, waiting: dict[str, Tensor]) -> None:
+    Args:
+        waiting: the values from a checkpoint, by name.
+        known: a function that returns the ids of the known parameters.
+
+    Attributes:
+        new: the parameters of `pyro.param` that were not known when they were shown, by name.
+    """
+
+    def __init__(self, waiting: dict[str, Tensor], known: Callable[[], Collection[int]]) -> None:
         super().__init__()
-        self.waiting = waiting
-        self.shown: set[str] = set()
+        self.waiting, self.known = waiting, known
+        self.new: dict[str, Tensor] = {}
+        self._seen: set[str] = set()
 
     def _pyro_post_param(self, msg: Any) -> None:
-        self.shown.add(msg["name"])
+        if msg["name"] not in self._seen:
+            self._seen.add(msg["name"])
+            if (value := shown_parameter(msg, self.known())) is not None:
+                self.new[msg["name"]] = value
 
     @torch.no_grad()
     def _pyro_param(self, msg: Any) -> None:
         if (saved := self.waiting.pop(msg["name"], None)) is not None:
             msg["fn"](*msg["args"], **msg["kwargs"])  # creates it
-            unconstrained(msg["name"]).copy_(saved)
+            if (value := shown_parameter(msg, ())) is not None:
+                value.copy_(saved)

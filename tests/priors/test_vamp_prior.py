@@ -10,6 +10,7 @@ from flow_cases import (
     FEATURES,
     build,
 )
+from torch import nn
 
 from pyrovae import fit
 from pyrovae.distributions.zuko_import import zuko
@@ -115,6 +116,25 @@ def test_building_a_vamp_prior_draws_nothing_but_its_pseudo_inputs():
     torch.manual_seed(1)
     torch.randn(5, *IMAGE)
     assert found == torch.rand(())
+
+
+class LazyNetwork(nn.Sequential):
+    out_shape = (6,)
+
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.LazyLinear(4), nn.LazyBatchNorm1d(), nn.LazyLinear(6))
+
+
+@pytest.mark.parametrize("learn_weights", [False, True])
+def test_a_lazy_posterior_gets_its_shapes_from_the_pseudo_inputs(learn_weights):
+    posterior = DiagonalNormal(LazyNetwork(), 2)
+    prior = VampPrior(posterior, IMAGE, 5, learn_weights=learn_weights).eval()
+    z = torch.randn(3, 2)
+    components = posterior(prior.pseudo_inputs).log_prob(z[:, None])
+    expected = torch.logsumexp(components, -1) - math.log(5)
+    assert torch.allclose(prior().log_prob(z), expected, atol=1e-5)
+    assert posterior.training is False
+    assert torch.equal(posterior.network[2].running_mean, torch.zeros(4))
 
 
 @pytest.fixture

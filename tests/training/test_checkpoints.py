@@ -170,7 +170,7 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_runs_none(form, tmp_pat
 
 
 def saved_state(module, x):
-    with own_parameters():
+    with own_parameters(module):
         return state(module, named_parameters(module, x))
 
 

@@ -344,23 +344,27 @@ def test_an_optimiser_that_cannot_take_a_late_parameter_names_it(x):
             train(pair, x, epochs=3, optimizer=make, callbacks=[at_epoch(1, pair.grow)])
 
 
-def test_a_module_that_a_function_does_not_show_is_found_when_it_is_used_later(x):
-    pair, hidden = Linear(), nn.Linear(1, 2)
+def test_a_module_that_a_function_does_not_show_is_trained_when_it_is_used_later(x):
+    """If the search finds it, such as in a closure, it is trained; else it is refused."""
+    pair, later = Linear(), nn.Linear(1, 2)
+    before = later.weight.detach().clone()
     state = {"open": False}
 
-    def model(x):
+    def model(x, get_later):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
-            mean = pair.decoder(z) + (hidden(z) if state["open"] else 0.0)
+            mean = pair.decoder(z) + (get_later(0)(z) if state["open"] else 0.0)
             pyro.sample("x", dist.Normal(mean, 1.0).to_event(1), obs=x)
 
-    def shown(x):
-        pyro.module("decoder", pair.decoder)
-        return model(x)
-
     opening = at_epoch(1, lambda: state.update(open=True))
+    found = Pair(lambda x: model(x, lambda number: later), pair.guide)
+    train(found, x, epochs=1)
+    assert torch.equal(later.weight, before)
+    train(found, x, epochs=3, callbacks=[opening])
+    assert not torch.equal(later.weight, before)
+    state["open"], get = False, {0: later}.get  # the search does not look behind a built-in method
     with pytest.raises(InputError, match=r"2 parameters that fit does not know .*pyro\.module"):
-        train(Pair(shown, pair.guide), x, epochs=3, callbacks=[opening])
+        train(Pair(lambda x: model(x, get), pair.guide), x, epochs=3, callbacks=[opening])
 
 
 # Parameters that only some steps use

@@ -56,7 +56,8 @@ def check_gradients(
     if not trained:
         raise InputError(
             "the pair has no parameter to train: the programs use no nn.Module with a parameter that "
-            "requires a gradient, and show none to Pyro. Unfreeze one with requires_grad_(), or use pyro.param."
+            "requires a gradient, and show none to Pyro. Unfreeze one with requires_grad_(), or use "
+            "pyro.param."
         )
     check_no_strays(first, loss, trained)
     if of_pyro := [name for name, value in idle.items() if id(value) in shown]:
@@ -88,8 +89,8 @@ def check_no_strays(first: Tensor, again: Callable[[], Tensor], known: Iterable[
         shapes = ", ".join(str(tuple(reached[key].shape)) for key in stray)
         raise InputError(
             f"the loss depends on {len(stray)} parameters that fit does not know (shapes {shapes}), so "
-            "they would neither be trained nor saved. In the program that uses them, call pyro.module(name, "
-            "module), or pyro.param(name, tensor) for a tensor of no module; or detach() them."
+            "they would neither be trained nor saved. In the program that uses them, call "
+            "pyro.module(name, module), or pyro.param(name, tensor) for a tensor of no module; or detach() them."
         )
 
 

@@ -40,11 +40,19 @@ def plain(value: Any) -> Any:
 
 def make_plain(holder: Any) -> None:
     """Replace NumPy's scalars, and tensors of one number, in an object's attributes by Python's numbers."""
-    for name, value in vars(holder).items():
+    for name, value in getattr(holder, "__dict__", {}).items():
         if isinstance(value, Tensor) and value.dim() == 0:
             setattr(holder, name, value.item())
-        elif isinstance(value, np.generic | dict | list | tuple):
+        elif _holds_numpy(value):  # only then, since a container may be shared with code outside
             setattr(holder, name, plain(value))
+
+
+def _holds_numpy(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_holds_numpy, [*value.keys(), *value.values()]))
+    if isinstance(value, list | tuple):
+        return any(map(_holds_numpy, value))
+    return isinstance(value, np.generic)
 
 
 def check_readable(content: Mapping[str, Any]) -> None:

@@ -72,5 +72,6 @@ def reweight_pair(
     pair: ModelAndGuide, weights: Mapping[str, float | Tensor], latents: float | Tensor = 1.0
 ) -> Pair:
     """Return the pair with the sites of both programs weighted, as by `reweight`."""
-    weighted = (reweight(program, weights, latents) for program in (pair.model, pair.guide))
-    return with_programs(pair, *weighted)
+    return with_programs(
+        pair, reweight(pair.model, weights, latents), reweight(pair.guide, weights, latents)
+    )

@@ -88,9 +88,9 @@ def check_no_strays(first: Tensor, again: Callable[[], Tensor], known: Iterable[
     if stray:
         shapes = ", ".join(str(tuple(reached[key].shape)) for key in stray)
         raise InputError(
-            f"the loss depends on {len(stray)} parameters that fit does not know (shapes {shapes}), so "
-            "they would neither be trained nor saved. In the program that uses them, call "
-            "pyro.module(name, module), or pyro.param(name, tensor) for a tensor of no module; or detach() them."
+            f"the loss depends on {len(stray)} parameters that fit does not know (shapes {shapes}): they "
+            "would neither be trained nor saved. In the program that uses them, call pyro.module(name, "
+            "module), or pyro.param(name, tensor) for a tensor of no module; or detach() them."
         )
 
 

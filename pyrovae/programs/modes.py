@@ -7,7 +7,7 @@ is called.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -19,7 +19,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parameter import is_lazy
 
 from pyrovae.programs.pair import ModelAndGuide, Program
-from pyrovae.programs.parameters import own_parameters
+from pyrovae.programs.parameters import store_beside
 from pyrovae.programs.reach import modules_of
 
 
@@ -29,6 +29,13 @@ def evaluating(*programs: Program | ModelAndGuide) -> Iterator[None]:
 
     Every submodule gets its mode back.
     """
+    modules = modules_of(*programs)
+    with store_beside(modules), _in_evaluation_mode(modules):
+        yield
+
+
+@contextmanager
+def _in_evaluation_mode(modules: Sequence[nn.Module]) -> Iterator[None]:
     before: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
     def switch(parts: list[nn.Module]) -> None:
@@ -38,7 +45,7 @@ def evaluating(*programs: Program | ModelAndGuide) -> Iterator[None]:
             part.training = False
 
     try:
-        with own_parameters(*programs), _each_part_once(switch, *programs):
+        with _each_part_once(switch, modules):
             yield
     finally:
         for part, mode in before.items():
@@ -74,6 +81,12 @@ def _to_train(module: nn.Module) -> Iterator[nn.Module]:
 @contextmanager
 def buffers_kept(*programs: Program | ModelAndGuide) -> Iterator[None]:
     """Put back the buffers of the programs' modules, such as the running means of batch normalisation."""
+    with _buffers_kept(modules_of(*programs)):
+        yield
+
+
+@contextmanager
+def _buffers_kept(modules: Sequence[nn.Module]) -> Iterator[None]:
     before: list[tuple[dict[str, Tensor | None], str, Tensor, Tensor]] = []
 
     def note(parts: list[nn.Module]) -> None:
@@ -83,7 +96,7 @@ def buffers_kept(*programs: Program | ModelAndGuide) -> Iterator[None]:
                     before.append((part._buffers, name, buffer, buffer.clone()))
 
     try:
-        with _each_part_once(note, *programs):
+        with _each_part_once(note, modules):
             yield
     finally:
         for buffers, name, buffer, value in before:
@@ -100,10 +113,11 @@ def nothing_moves(*programs: Program | ModelAndGuide) -> Iterator[None]:
     """
     started = torch.cuda.is_initialized()
     devices = range(torch.cuda.device_count()) if started else ()
+    modules = modules_of(*programs)
     with (
-        own_parameters(*programs, hand_back=False),
-        evaluating(*programs),
-        buffers_kept(*programs),
+        store_beside(modules, hand_back=False),
+        _in_evaluation_mode(modules),
+        _buffers_kept(modules),
         torch.random.fork_rng(devices),
         _python_streams_kept(),
         torch.no_grad(),
@@ -125,9 +139,9 @@ def _python_streams_kept() -> Iterator[None]:
 
 @contextmanager
 def _each_part_once(
-    look: Callable[[list[nn.Module]], None], *programs: Program | ModelAndGuide
+    look: Callable[[list[nn.Module]], None], modules: Sequence[nn.Module]
 ) -> Iterator[None]:
-    """Look at each part of the modules that the programs reach, and of others when they are called."""
+    """Look at each part of the modules, and at the parts of other modules when they are called."""
     seen: WeakSet[nn.Module] = WeakSet()
 
     def visit(module: nn.Module, _: object = None) -> None:
@@ -136,7 +150,7 @@ def _each_part_once(
             seen.update(new)
             look(new)
 
-    for module in modules_of(*programs):
+    for module in modules:
         visit(module)
     if any("_orig_mod" in part._modules for part in seen):  # torch.compile(module) warns of such hooks
         yield

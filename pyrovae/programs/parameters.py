@@ -72,11 +72,18 @@ def own_parameters(*programs: Program | ModelAndGuide, hand_back: bool = True) -
         InputError: Pyro would give a `PyroModule` of the programs the parameter of another one of the same
             name, or the store's parameter of this name.
     """
+    with store_beside(modules_of(*programs), hand_back):
+        yield
+
+
+@contextmanager
+def store_beside(modules: Sequence[nn.Module], hand_back: bool = True) -> Iterator[None]:
+    """Run programs that reach these modules as `own_parameters` does."""
     store = pyro.get_param_store()
     before = store.get_state()
-    _check_pyro_modules(before["params"], programs)
+    _check_pyro_modules(before["params"], modules)
     store.clear()
-    store.set_state(_without_modules(before, programs))
+    store.set_state(_without_those_of(modules, before))
     try:
         yield
     finally:
@@ -84,26 +91,26 @@ def own_parameters(*programs: Program | ModelAndGuide, hand_back: bool = True) -
         store.clear()
         store.set_state(before)
         if hand_back:
-            store.set_state(_without_modules(inside, programs))
+            store.set_state(_without_those_of(modules, inside))
 
 
-def _without_modules(state: Any, programs: Sequence[Program | ModelAndGuide]) -> Any:
+def _without_those_of(modules: Sequence[nn.Module], state: Any) -> Any:
     """Return a state of the store without the entries that are parameters of modules."""
     if not state["params"]:
         return state
-    of_modules = {id(value) for module in modules_of(*programs) for value in module.parameters()}
-    hidden = {name for name, value in state["params"].items() if "$$$" in name or id(value) in of_modules}
+    inside = {id(value) for module in modules for value in module.parameters()}
+    hidden = {name for name, value in state["params"].items() if "$$$" in name or id(value) in inside}
     return {
         part: {name: value for name, value in values.items() if name not in hidden}
         for part, values in state.items()
     }
 
 
-def _check_pyro_modules(entries: Mapping[str, Tensor], programs: Sequence[Program | ModelAndGuide]) -> None:
+def _check_pyro_modules(entries: Mapping[str, Tensor], modules: Sequence[nn.Module]) -> None:
     """Refuse a `PyroModule` that would take over the parameter of another one when it is read."""
     if pyro.settings.get("module_local_params"):
         return
-    parts = [part for module in modules_of(*programs) for part in module.modules()]
+    parts = (part for module in modules for part in module.modules())
     of_pyro: list[Any] = [part for part in parts if isinstance(part, PyroModule)]
     own: dict[str, Tensor] = {}
     for part in of_pyro:

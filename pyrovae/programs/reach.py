@@ -16,7 +16,7 @@ import logging
 import sys
 import types
 import weakref
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -153,6 +153,8 @@ def held(name: str, thing: Any) -> Iterator[Named]:
         yield from _variables(thing)
         for key, value in vars(thing).items():
             yield name if key == "__wrapped__" else joined(name, key), value
+    elif type(thing) in (OrderedDict, dict, list, tuple) and not thing:
+        return  # such as the hooks of most modules
     elif isinstance(thing, weakref.ref):
         yield name, thing()
     elif isinstance(thing, staticmethod | classmethod):
@@ -162,7 +164,8 @@ def held(name: str, thing: Any) -> Iterator[Named]:
     else:
         yield from _items(name, thing)
         yield from _attributes(name, thing)
-        yield "class", type(thing)
+        if not _is_library(type(thing).__module__):
+            yield "class", type(thing)
 
 
 def _items(name: str, thing: Any) -> Iterator[Named]:
@@ -179,12 +182,17 @@ def _items(name: str, thing: Any) -> Iterator[Named]:
 def _attributes(name: str, thing: Any) -> Iterator[Named]:
     inside = getattr(thing, "__dict__", None)
     if isinstance(inside, dict):
-        hidden = _OF_EVERY_MODULE if isinstance(thing, nn.Module) else ()
-        yield from ((joined(name, key), value) for key, value in inside.items() if key not in hidden)
-    for cls in type(thing).__mro__:
-        for key, slot in vars(cls).items() if "__slots__" in vars(cls) else ():
-            if isinstance(slot, types.MemberDescriptorType) and hasattr(thing, key):
-                yield joined(name, key), slot.__get__(thing)
+        of_module = _OF_EVERY_MODULE if isinstance(thing, nn.Module) else ()
+        yield from ((joined(name, key), value) for key, value in inside.items() if key not in of_module)
+    for key, slot in _slots(type(thing)):
+        if hasattr(thing, key):
+            yield joined(name, key), slot.__get__(thing)
+
+
+@functools.lru_cache(1000)
+def _slots(cls: type) -> list[tuple[str, Any]]:
+    found = [item for each in cls.__mro__ if "__slots__" in vars(each) for item in vars(each).items()]
+    return [(key, slot) for key, slot in found if isinstance(slot, types.MemberDescriptorType)]
 
 
 def _variables(function: types.FunctionType) -> Iterator[Named]:

@@ -95,7 +95,7 @@ def test_a_latent_that_joins_is_weighted_by_beta(beta, x):
     closed, opened = history.rows
     for row in (closed, opened):
         assert row["loss"] == pytest.approx(beta * row["kl"] - row["reconstruction"], rel=1e-5)
-    # KL(N(x - 2, 0.3) || N(0, 0.3)) in both dimensions. The column has the noise of one draw for each datum.
+    # KL(N(x - 2, 0.3) || N(0, 0.3)) in both dimensions; one draw for each datum is noisy.
     exact = ((x - 2.0) ** 2 / (2 * 0.3**2)).sum(1).mean().item()
     assert opened["kl"] - closed["kl"] == pytest.approx(exact, rel=0.2)
 

@@ -184,7 +184,8 @@ def _attributes(name: str, thing: Any) -> Iterator[Named]:
     if isinstance(inside, dict):
         of_module = _OF_EVERY_MODULE if isinstance(thing, nn.Module) else ()
         yield from ((joined(name, key), value) for key, value in inside.items() if key not in of_module)
-    for key, slot in _slots(type(thing)):
+    kind: Any = type(thing)
+    for key, slot in _slots(kind):
         with contextlib.suppress(AttributeError):  # an empty slot
             yield joined(name, key), slot.__get__(thing)
 

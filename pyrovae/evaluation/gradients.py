@@ -31,9 +31,10 @@ class GradientVariance:
     """Moments of a gradient over repeated draws, of the loss in nats per datum.
 
     Attributes:
-        mean: the mean gradient of each parameter, in the parameter's shape, in 64-bit on the CPU.
+        mean: the mean gradient of each parameter, in the parameter's shape, in 64-bit on the CPU; complex
+            for a complex parameter.
         variance: the unbiased variance of each element of the gradient, in the same shapes. For a complex
-            parameter it is the sum of the variances of real and imaginary part.
+            parameter it is the sum of the variances of the real and the imaginary part.
         repeats: R, the number of gradients that were drawn.
     """
 
@@ -136,8 +137,8 @@ def gradient_variance(
             raise InputError(
                 "no parameter of the pair requires a gradient: call requires_grad_() on those to train."
             )
-        mean = {name: torch.zeros_like(p, dtype=_wide(p)) for name, p in parameters.items()}
-        squares = {name: torch.zeros_like(value.real) for name, value in mean.items()}
+        mean = {name: torch.zeros_like(p, dtype=_in_64_bit(p)) for name, p in parameters.items()}
+        squares = {name: torch.zeros_like(p, dtype=torch.double) for name, p in parameters.items()}
         with seeded(seed, device):
             for count in range(1, repeats + 1):
                 gradients = _gradients(objective, pair, args, parameters)
@@ -158,8 +159,8 @@ def _gradients(
     with torch.enable_grad():
         loss = objective.differentiable_loss(pair.model, pair.guide, *args) / len(args[0])
     values = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
-    return {name: value.to(_wide(value)) for name, value in zip(parameters, values, strict=True)}
+    return {name: value.to(_in_64_bit(value)) for name, value in zip(parameters, values, strict=True)}
 
 
-def _wide(value: Tensor) -> torch.dtype:
-    return torch.complex128 if value.is_complex() else torch.double
+def _in_64_bit(values: Tensor) -> torch.dtype:
+    return torch.cdouble if values.is_complex() else torch.double

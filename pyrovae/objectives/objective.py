@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
+from pyro.infer.elbo import ELBO as PyroELBO
 from torch import Tensor
 
 from pyrovae.errors import InputError
@@ -87,6 +88,12 @@ def as_objective(objective: Objective | PyroObjective) -> Objective:
         >>> as_objective(TraceMeanField_ELBO()).evaluate  # doctest: +ELLIPSIS
         <bound method WithoutTerms.evaluate of ...>
     """
+    if isinstance(objective, PyroELBO) and not hasattr(objective, "differentiable_loss"):
+        raise InputError(
+            f"objective is Pyro's {type(objective).__name__}, which adds gradients to parameters by itself "
+            "and has no loss to differentiate: use ELBO(), which takes latents that are not "
+            "reparameterised too, ScoreFunctionELBO() or IWAE(50), or train with pyro.infer.SVI."
+        )
     if inspect.isclass(objective) or not hasattr(objective, "differentiable_loss"):
         raise InputError(f"objective is {objective!r}; expected an object such as ELBO() or IWAE(50).")
     if hasattr(objective, "evaluate"):

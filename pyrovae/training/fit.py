@@ -70,6 +70,12 @@ def fit(
     Within `processes.joined()` all processes that torchrun started train together. Each takes its share of
     every minibatch. Checkpoints do not depend on the number of processes.
 
+    The loss and the history are in nats per datum of the bound on all N data. So a site outside of the
+    data's plate, such as the weights of a regression, counts B/N in a minibatch of B data, once for all
+    parts and processes, whether the plate says N (`pyro.plate("data", N, subsample_size=len(x))`) or only
+    `len(x)`. N is the size of the plate if it subsamples, else the number of training data. Pyro's
+    autoguides can be used. An autoguide with latents of single data needs all data in each minibatch.
+
     Args:
         pair: the model `model(x)`, or `model(x, y)` for data with classes, and the guide with the same
             latent sites. `fit` trains the parameters of the `nn.Module`s that have the two as methods, and

@@ -35,7 +35,6 @@ comparisons: Any = importlib.import_module("comparisons")
 programs: Any = importlib.import_module("program_strategy").programs
 
 BATCH = 40  # programs that hypothesis generates from one seed
-MOST_SHRUNK = 12  # kinds of disagreement that are shrunk
 SCOPES = ("local", "local", "local", "points", "joint")  # of the programs of successive batches
 
 app = command_line(__doc__)
@@ -55,23 +54,27 @@ class Tally:
 
 
 @app.default
-def main(count: int = 2000, seed: int = 1, minutes: float = 60.0, report: bool = True) -> None:
+def main(
+    count: int = 2000, seed: int = 1, minutes: float = 60.0, shrink: int = 12, report: bool = True
+) -> None:
     """Try random programs, and write the counts to `results/random_programs.md`.
 
     Args:
         count: the number of programs, all different.
         seed: the seed of the first batch of programs.
-        minutes: the time after which no further batch begins.
+        minutes: the time after which no further program is tried.
+        shrink: the number of kinds of disagreement whose smallest program is looked for.
         report: write the file; else the report is printed.
     """
     torch.set_num_threads(1)
     tally, start, batch = Tally(), time.monotonic(), seed
-    while len(tally.outcomes) < count and time.monotonic() - start < 60 * minutes:
+    end = start + 60 * minutes
+    while len(tally.outcomes) < count and time.monotonic() < end:
         scope = SCOPES[batch % len(SCOPES)]
-        generate(batch, scope, partial(note, tally, (batch, scope)))
+        generate(batch, scope, partial(note, tally, (batch, scope), end))
         batch += 1
     taken = time.monotonic() - start
-    smallest = [shrunk(kind, *at) for kind, at in list(tally.kinds.items())[:MOST_SHRUNK]]
+    smallest = [shrunk(kind, *at) for kind, at in list(tally.kinds.items())[:shrink]]
     text = page(tally, taken, seed, batch - 1, smallest)
     if report:
         write_atomically(RESULTS / "random_programs.md", text.encode())
@@ -95,9 +98,9 @@ def generate(batch: int, scope: str, use: Callable[[Any], None], *phases: Phase)
     seed(batch)(silent(given(programs(scope))(run)))()
 
 
-def note(tally: Tally, at: tuple[int, str], program: Any) -> None:
-    """Check a program, unless an equal one came before."""
-    if program not in tally.outcomes:
+def note(tally: Tally, at: tuple[int, str], end: float, program: Any) -> None:
+    """Check a program, unless an equal one came before or the time is over."""
+    if program not in tally.outcomes and time.monotonic() < end:
         tally.outcomes[program] = outcome = comparisons.check(program)
         for line in outcome.failures:
             tally.kinds.setdefault(kind_of(line), at)

@@ -135,6 +135,11 @@ class Program:
         """Whether the data depend on one another through a global latent that is drawn."""
         return bool(self.globals) and not self.has_points
 
+    def is_without_effect(self, site: Site) -> bool:
+        """Whether a site of the model alone has no descendant that is observed or in the guide."""
+        children = [other for other in self.sites if site.name in other.parents]
+        return site.role in ("summed", "left_out") and all(map(self.is_without_effect, children))
+
     def sizes(self, site: Site, num_data: int | None = None) -> dict[str, int]:
         """The sizes of a site's plates, that of the data as given (or absent)."""
         inner = {plate.name: plate.size for plate in self.plates if plate.name in site.plates}

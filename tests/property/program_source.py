@@ -44,7 +44,7 @@ def pair_of(program: Program, weights: Mapping[str, Tensor]) -> Any:
     for name, value in weights.items():
         pair.w[name] = nn.Parameter(value.clone())
     for site in program.sites:
-        if site.role == "left_out":  # no gradient reaches them
+        if program.is_without_effect(site):  # no gradient reaches its weights
             for name, parameter in pair.w.items():
                 if name.startswith(f"p_{site.name}_"):
                     parameter.requires_grad_(False)

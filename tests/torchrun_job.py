@@ -51,6 +51,27 @@ class Classed(FixedNoise):
         with pyro.plate("classed", len(x)):
             if y is not None:
                 pyro.sample("y", dist.Categorical(logits=self.classifier(z)), obs=y)
+        return z
+
+
+class OfAll(Classed):
+    """The classed one beside a shift m ~ N(0, I) of all data, of which the guide always draws the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loc, self.log_scale = nn.Parameter(torch.ones(6)), nn.Parameter(torch.zeros(6))
+
+    def model(self, x, y=None):
+        m = pyro.sample("m", dist.Normal(x.new_zeros(6), 1.0).to_event(1))
+        z = super().model(x, y)
+        with pyro.plate("again", len(x)):
+            pyro.sample("shifted", dist.Normal(self.decoder(z) + m, 1.0).to_event(1), obs=x)
+
+    def guide(self, x, y=None):
+        super().guide(x, y)
+        m = self.loc + 0.5 * self.log_scale.exp()
+        log_q = dist.Normal(self.loc, self.log_scale.exp()).log_prob(m).sum()
+        pyro.sample("m", dist.Delta(m, log_density=log_q, event_dim=1))
 
 
 class Drawn(FixedNoise):
@@ -88,7 +109,8 @@ def train(module, y=None, epochs=5, x=None, **options):
 def trained(kind, epochs=5, **options):
     """Training that must not depend on how many processes share it."""
     # Only the first process's parameters are to matter.
-    module = pair(Classed if kind in ("labels", "one label") else FixedNoise, seed=1 + processes.rank())
+    kinds = {"labels": Classed, "one label": Classed, "latent of all data": OfAll}
+    module = pair(kinds.get(kind, FixedNoise), seed=1 + processes.rank())
     if kind == "plain":
         return train(module, epochs=epochs, **options)
     if kind == "dataset":
@@ -99,6 +121,8 @@ def trained(kind, epochs=5, **options):
             return train(module, epochs=epochs, compile="on", **options)
     if kind == "labels":  # 5 beside 20, of which 9 // 5 ends with 4; and one beside 20
         return train(module, data()[1], epochs, weights={"y": 3.0}, labelled_batch_size=5, **options)
+    if kind == "latent of all data":
+        return train(module, data()[1], epochs, labelled_batch_size=5, **options)
     if kind == "one label":
         return train(module, data()[1], epochs, weights={"y": 3.0}, labelled_batch_size=1, **options)
     assert kind == "validated"
@@ -107,7 +131,7 @@ def trained(kind, epochs=5, **options):
     return train(module, epochs=epochs, **options)
 
 
-KINDS = ("plain", "dataset", "compiled", "labels", "one label", "validated")
+KINDS = ("plain", "dataset", "compiled", "labels", "one label", "latent of all data", "validated")
 
 
 @contextmanager

@@ -71,7 +71,7 @@ def save_diagram(diagram: PlateDiagram, path: Path) -> None:
 
 
 def _small_diagram(name: str) -> PlateDiagram:
-    """Return the diagram of a recipe with its default options, on 8 small images, 3 with a class."""
+    """Return the diagram of a recipe with its default options, on 8 small images, 3 or all with a class."""
     import torch
 
     from pyrovae.cli.recipe_commands import check_model
@@ -82,5 +82,7 @@ def _small_diagram(name: str) -> PlateDiagram:
     check_model(name, RECIPES)
     recipe = load_recipe(name)
     pair = recipe(About((1, 8, 8), num_classes=2)).pair
-    classes = (torch.tensor([0, 1, 0, *[-1] * 5]),) if declaration_of(recipe).classes else ()
+    declared = declaration_of(recipe)
+    known = torch.tensor([0, 1, 0, *[0 if declared.needs_classes else -1] * 5])
+    classes = (known,) if declared.classes else ()
     return plate_diagram(pair, torch.zeros(8, 1, 8, 8), *classes)

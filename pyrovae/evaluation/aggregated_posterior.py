@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyro
@@ -30,8 +31,10 @@ from pyrovae.programs.repeats import may_repeat
 from pyrovae.programs.rows import Arguments
 from pyrovae.programs.running import traced
 from pyrovae.programs.sites import latent_sites
+from pyrovae.programs.values import changed
 
 DATA = 1000  # the number of data that pass through the guide's networks at a time
+_TOLERANCE = 0.01  # nats by which two densities of one draw may differ
 _PROBES = 100  # the number of data with which `separate_sites` tests what a density depends on
 
 Codes = dict[str, Tensor]
@@ -47,6 +50,7 @@ class Draws:
         event_dims: the number of event dimensions of each site.
         inner_plates: the dimensions of each site's plates other than the data's.
         log_p: each site's log density under the model, `(R,)`.
+        log_q: each site's log density under the guide, as it drew them, `(R,)`.
         log_p_dims: the log density of each dimension, in the shape of the codes, for the sites that depend
             on no other site and are independent over dimensions, in model and guide.
         separate: the sites that depend on no other site.
@@ -57,6 +61,7 @@ class Draws:
     event_dims: dict[str, int]
     inner_plates: dict[str, tuple[int, ...]]
     log_p: dict[str, Tensor]
+    log_q: dict[str, Tensor]
     log_p_dims: dict[str, Tensor]
     separate: tuple[str, ...]
     repeatable: tuple[str, ...]
@@ -77,28 +82,35 @@ def draws_of_guide(
                 layout.ways.guide, pair.guide, arguments, layout.of_guide(count), extras=_DIMENSIONS
             )
             model_trace, guide_trace = run_model(pair, arguments, count, layout, by_guide, _DIMENSIONS)
-        log_p = trace_log_probs(model_trace)
-        codes, densities, dims = {}, {}, {}
+        of_model, of_guide = trace_log_probs(model_trace), trace_log_probs(guide_trace)
+        drawn, prior, own, dims = {}, {}, {}, {}
         for name in latent_sites(guide_trace):
             site = model_trace.nodes[name]
-            codes[name] = _data_second(site, site["value"], layout)
-            densities[name] = per_datum(log_p[name].double(), layout)
+            drawn[name] = changed(partial(_data_second, site, layout), site["value"])
+            prior[name] = per_datum(of_model[name].double(), layout)
+            own[name] = per_datum(of_guide[name].double(), layout)
             by_dimension = [trace.nodes[name][_BY_DIMENSION] for trace in (model_trace, guide_trace)]
             if name in separate and all(part is not None for part in by_dimension):
-                dims[name] = _data_second(site, by_dimension[0], layout).double()
-        parts.append((codes, densities, dims))
+                dims[name] = _data_second(site, layout, by_dimension[0]).double()
+        parts.append((drawn, prior, own, dims))
     joined = [
-        {name: torch.cat([part[i][name] for part in parts], 1).flatten(0, 1) for name in parts[0][i]}
-        for i in range(3)
+        {name: changed(_joined, *(part[i][name] for part in parts)) for name in parts[0][i]}
+        for i in range(4)
     ]
     sites = {name: model_trace.nodes[name] for name in joined[0]}
     event_dims = {name: site["fn"].event_dim for name, site in sites.items()}
     inner_plates = {name: _inner_plates(site, layout) for name, site in sites.items()}
     repeatable = tuple(name for name in joined[0] if may_repeat(guide_trace.nodes[name]))
-    return Draws(joined[0], event_dims, inner_plates, joined[1], joined[2], separate, repeatable)
+    codes, log_p, log_q, log_p_dims = joined
+    return Draws(codes, event_dims, inner_plates, log_p, log_q, log_p_dims, separate, repeatable)
 
 
-def _data_second(site: Mapping[str, Any], values: Tensor, layout: Layout) -> Tensor:
+def _joined(*parts: Tensor) -> Tensor:
+    """Join draws for some data each, `(K, B, ...)`, to `(K * N, ...)`."""
+    return torch.cat(parts, 1).flatten(0, 1)
+
+
+def _data_second(site: Mapping[str, Any], layout: Layout, values: Tensor) -> Tensor:
     """Move the data's dimension of a site's values under particles to the second place.
 
     `(K, *plates, *event_shape)` becomes `(K, B, *inner_plates, *event_shape)`, where the inner plates are
@@ -141,7 +153,10 @@ def log_q_of_all(
     scores: dict[str, list[Tensor]] = {name: [] for name in draws.codes}
     dims: dict[str, list[Tensor]] = {name: [] for name in draws.log_p_dims}
     for part in slices(len(args[0]), layout.at_once(DATA, len(args[0]))):
-        given = {name: _for_all(draws, name, rows, part.stop - part.start, layout) for name in draws.codes}
+        given = {
+            name: changed(partial(_for_all, draws, name, rows, part.stop - part.start, layout), codes)
+            for name, codes in draws.codes.items()
+        }
         with pyro.validation_enabled(False):
             trace = run_copies(
                 layout.ways.guide,
@@ -156,7 +171,7 @@ def log_q_of_all(
             parts.append(per_datum(log_q[name].double(), layout))
         for name, parts in dims.items():
             site = trace.nodes[name]
-            each = _data_second(site, site[_BY_DIMENSION], layout)
+            each = _data_second(site, layout, site[_BY_DIMENSION])
             parts.append(each.double().logsumexp(1))
     log_num_data = math.log(len(args[0]))
     return (
@@ -165,12 +180,36 @@ def log_q_of_all(
     )
 
 
-def _for_all(draws: Draws, name: str, rows: slice, num_data: int, layout: Layout) -> Tensor:
-    """Expand draws of a site to particles for all data.
+def check_scored_alike(draws: Draws, rows: slice, scores: Mapping[str, Tensor]) -> None:
+    """Refuse a guide that gives its own draws another density when it scores them again.
+
+    Args:
+        draws: the draws.
+        rows: the draws that were scored.
+        scores: log q(z_r | x_n) by site, `(c,)`, where x_n is the datum for which z_r was drawn.
+
+    Raises:
+        InputError: the densities differ by more than rounding, on average over these draws.
+    """
+    for name, again in scores.items():
+        own = draws.log_q[name][rows].to(again.device)
+        difference = (again - own).abs().masked_fill(again == own, 0.0).mean().item()
+        if not difference <= _TOLERANCE * (1 + 1e-3 * own.abs().mean().item()):
+            raise InputError(
+                f"the guide gives draws of '{name}' the log density {own.mean().item():.4g} when it draws "
+                f"them, and {again.mean().item():.4g} when it scores them again (means over {len(own)} "
+                "draws), so their density is not known. Either 32-bit is too coarse for this guide, as it "
+                "is for ill-conditioned covariances: use 64-bit, model.double() and x.double(). Or it "
+                "computes with random numbers of its own: draw them with pyro.sample."
+            )
+
+
+def _for_all(draws: Draws, name: str, rows: slice, num_data: int, layout: Layout, codes: Tensor) -> Tensor:
+    """Expand some draws to particles for all data.
 
     `(c, *inner_plates, *event_shape)` becomes `(c, *plates, *event_shape)`, with all data in their plate.
     """
-    codes = draws.codes[name][rows]
+    codes = codes[rows]
     event = codes.shape[codes.dim() - draws.event_dims[name] :]
     plates = [1] * layout.depth
     for dim, size in zip(draws.inner_plates[name], codes.shape[1:], strict=False):

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from pyro import poutine
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyrovae.compute.devices import seeded
 from pyrovae.data.checks import check_data
-from pyrovae.errors import InputError
+from pyrovae.errors import InputError, check_counts
 from pyrovae.evaluation.importance import Sampling, over_log_weights
 from pyrovae.evaluation.statistics import log_mean
 from pyrovae.programs.classes import categorical_latents, class_site, takes_classes
 from pyrovae.programs.devices import device_of
 from pyrovae.programs.log_weights import Scores
 from pyrovae.programs.modes import evaluating
-from pyrovae.programs.pair import ModelAndGuide, takes_pair
+from pyrovae.programs.pair import ModelAndGuide, takes_pair, with_programs
 from pyrovae.programs.running import at_means, run_pair
 from pyrovae.programs.sites import observed_sites
 from pyrovae.programs.structure import structure
@@ -23,12 +28,19 @@ from pyrovae.programs.structure import structure
 @torch.no_grad()
 @takes_pair
 def class_probabilities(
-    pair: ModelAndGuide, x: Tensor, *, site: str | None = None, batch_size: int = 1000
+    pair: ModelAndGuide,
+    x: Tensor,
+    *,
+    site: str | None = None,
+    batch_size: int = 1000,
+    num_samples: int = 100,
+    seed: int = 0,
 ) -> Tensor:
     """Return the class probabilities of the pair's own classifier.
 
     The classifier is the guide's q(y | x), or the model's p(y | z) if the guide has no class. Other latents
-    that the classifier depends on are set to the guide's means: a PC-VAE's z, M1+M2's z1.
+    that the classifier depends on are set to the guide's means: a PC-VAE's z, M1+M2's z1. Latents that all
+    data share, such as the weights of a Bayesian network, are drawn, and the probabilities are averaged.
 
     Args:
         pair: a pair whose programs are called as `model(x, y)` and `guide(x)`.
@@ -36,6 +48,8 @@ def class_probabilities(
         site: the name of the class's site. None means the categorical site that observes the classes in
             `model(x, y)`; in a pair without one, its only categorical latent.
         batch_size: the number of data that are classified at a time.
+        num_samples: the number of draws of latents that all data share. It is not used if there are none.
+        seed: the seed of these draws. The caller's random stream does not change.
 
     Returns:
         Probabilities, `(N, C)`, on the CPU.
@@ -45,9 +59,28 @@ def class_probabilities(
     """
     device = device_of(pair, otherwise=x.device)
     name = site if site is not None else _class_site(pair, x[:1].to(device))
-    with evaluating(pair):
-        parts = [_probabilities(pair, part.to(device), name) for part in x.split(batch_size)]
-    return torch.cat(parts).cpu()
+    check_counts(num_samples=num_samples)
+    found = structure(pair, x[:2].to(device))
+    shared = [name for name in found.drawn if found[name].scope == "global"]
+    total: Any = 0.0
+    with evaluating(pair), seeded(seed, device):
+        for _ in range(num_samples if shared else 1):
+            drawn = with_programs(pair, guide=_Drawn(shared)(pair.guide)) if shared else pair
+            parts = [_probabilities(drawn, part.to(device), name) for part in x.split(batch_size)]
+            total = total + torch.cat(parts)
+    return (total / num_samples if shared else total).cpu()
+
+
+class _Drawn(Messenger):
+    """Draws the named latents, also within `at_means`."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self.names = names
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.names and msg["value"] is None:
+            msg["value"] = msg["fn"]()
 
 
 def _class_site(pair: ModelAndGuide, x: Tensor) -> str:

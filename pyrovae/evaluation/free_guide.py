@@ -7,6 +7,7 @@ original guide, one function computes the q of all data.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -195,9 +196,22 @@ def _parameters(name: str, fn: Any) -> dict[str, Tensor]:
     names = set(base.arg_constraints)
     for given, derived in _DERIVED.items():
         names -= derived if given in names else set()
-    if not names:
+    if not names or not _settings(base).keys() >= _required(base) - names:
         raise _unknown(name, fn)
     return {key: getattr(base, key) for key in base.arg_constraints if key in names}
+
+
+def _required(fn: Any) -> set[str]:
+    """Return the arguments without which the distribution's class cannot be called."""
+    arguments = list(inspect.signature(type(fn).__init__).parameters.values())[1:]
+    named = [a for a in arguments if a.kind in (a.POSITIONAL_OR_KEYWORD, a.KEYWORD_ONLY)]
+    return {argument.name for argument in named if argument.default is argument.empty}
+
+
+def _settings(fn: Any) -> dict[str, Any]:
+    """Return the arguments of the distribution's class that are no parameters, such as a temperature."""
+    arguments = set(inspect.signature(type(fn).__init__).parameters) - {"self", "validate_args"}
+    return {name: getattr(fn, name) for name in arguments - set(fn.arg_constraints) if hasattr(fn, name)}
 
 
 def _transform(name: str, fn: Any, key: str) -> Any:
@@ -220,12 +234,13 @@ def _rebuilt(fn: Any, parameters: Mapping[str, Tensor]) -> Any:
         return _rebuilt(fn.base_dist, parameters).to_event(fn.reinterpreted_batch_ndims)
     if isinstance(fn, dist.MaskedDistribution):
         return _rebuilt(fn.base_dist, parameters).mask(fn._mask)
-    return type(fn)(**parameters, validate_args=False)
+    return type(fn)(**parameters, **_settings(fn), validate_args=False)
 
 
 def _unknown(name: str, fn: Any) -> InputError:
     return InputError(
         f"the guide's site '{name}' has a {type(_base(fn)).__name__}, and it is not known which of its "
         "parameters each datum may have of its own: use a distribution whose `arg_constraints` names them "
-        "all, or give it free_parameters() -> dict of tensors and with_parameters(dict) -> distribution."
+        "all and whose attributes hold its other arguments, or give it free_parameters() -> dict of "
+        "tensors and with_parameters(dict) -> distribution."
     )

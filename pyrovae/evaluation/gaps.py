@@ -48,7 +48,6 @@ from pyrovae.evaluation.validation import check_scorable
 from pyrovae.programs.devices import device_of
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
-from pyrovae.programs.parameters import own_parameters
 
 _BOUNDS = ("log_px", "log_px_by_guide", "elbo", "best_elbo")
 _COLUMNS = (*_BOUNDS, "approximation", "amortisation", "total")
@@ -236,7 +235,7 @@ def inference_gaps(
     check_data(x, y)
     device = device_of(pair, otherwise=x.device)
     parts = []
-    with own_parameters(), evaluating(pair), seeded(seed, device):
+    with evaluating(pair), seeded(seed, device):
         with torch.no_grad():
             layout = check_scorable(pair, device, x, y, enumerate=True)
         batches = list(slices(len(x), layout.at_once(batch_size, len(x))))

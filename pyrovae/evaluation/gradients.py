@@ -31,8 +31,10 @@ class GradientVariance:
     """Moments of a gradient over repeated draws, of the loss in nats per datum.
 
     Attributes:
-        mean: the mean gradient of each parameter, in the parameter's shape, in 64-bit on the CPU.
-        variance: the unbiased variance of each element of the gradient, in the same shapes.
+        mean: the mean gradient of each parameter, in the parameter's shape, in 64-bit on the CPU; complex
+            for a complex parameter.
+        variance: the unbiased variance of each element of the gradient, in the same shapes. For a complex
+            parameter it is the sum of the variances of the real and the imaginary part.
         repeats: R, the number of gradients that were drawn.
     """
 
@@ -72,7 +74,7 @@ class GradientVariance:
         The mean's own noise, which makes it too long, is subtracted; the result is 0 if nothing is left.
         It is infinite for a gradient without noise, and NaN if that gradient is 0.
         """
-        length = sum(mean.square().sum().item() for mean in self.mean.values())
+        length = sum(mean.abs().square().sum().item() for mean in self.mean.values())
         signal = math.sqrt(max(0.0, length - self.total_variance / self.repeats))
         if self.total_variance == 0:
             return math.inf if signal else math.nan
@@ -135,15 +137,15 @@ def gradient_variance(
             raise InputError(
                 "no parameter of the pair requires a gradient: call requires_grad_() on those to train."
             )
-        mean = {name: torch.zeros_like(p, dtype=torch.double) for name, p in parameters.items()}
-        squares = {name: torch.zeros_like(value) for name, value in mean.items()}
+        mean = {name: torch.zeros_like(p, dtype=_in_64_bit(p)) for name, p in parameters.items()}
+        squares = {name: torch.zeros_like(p, dtype=torch.double) for name, p in parameters.items()}
         with seeded(seed, device):
             for count in range(1, repeats + 1):
                 gradients = _gradients(objective, pair, args, parameters)
                 for name, gradient in gradients.items():  # Welford: no difference of large sums
                     away = gradient - mean[name]
                     mean[name] += away / count
-                    squares[name] += away * (gradient - mean[name])
+                    squares[name] += (away * (gradient - mean[name]).conj()).real
     variance = {name: (value / (repeats - 1)).cpu() for name, value in squares.items()}
     return GradientVariance({name: value.cpu() for name, value in mean.items()}, variance, repeats)
 
@@ -157,4 +159,8 @@ def _gradients(
     with torch.enable_grad():
         loss = objective.differentiable_loss(pair.model, pair.guide, *args) / len(args[0])
     values = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
-    return {name: value.double() for name, value in zip(parameters, values, strict=True)}
+    return {name: value.to(_in_64_bit(value)) for name, value in zip(parameters, values, strict=True)}
+
+
+def _in_64_bit(values: Tensor) -> torch.dtype:
+    return torch.cdouble if values.is_complex() else torch.double

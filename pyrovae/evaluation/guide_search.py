@@ -25,7 +25,6 @@ from pyrovae.programs.devices import device_of
 from pyrovae.programs.log_weights import Layout, run_under_particles, scores_of
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide, Program, takes_pair, with_programs
-from pyrovae.programs.parameters import own_parameters
 
 _SELECTION_DRAWS = 200  # draws for each datum that decide whether its q* is better than its q
 
@@ -61,7 +60,7 @@ def best_guide(
     check_search(steps, particles, learning_rate)
     check_data(x, y)
     device = device_of(pair, otherwise=x.device)
-    with own_parameters(), evaluating(pair), seeded(seed, device):
+    with evaluating(pair), seeded(seed, device):
         with torch.no_grad():
             layout = check_scorable(pair, device, x, y, enumerate=True)
         args = arguments_of(slice(None), device, x, y)

@@ -30,7 +30,6 @@ from pyrovae.programs.devices import device_of
 from pyrovae.programs.log_weights import Layout, Scores, scores
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide
-from pyrovae.programs.parameters import own_parameters
 
 T = TypeVar("T")
 
@@ -92,7 +91,6 @@ def over_log_weights(
     num_samples = sampling.num_samples
     summaries = []
     with (
-        own_parameters(),
         evaluating(pair),
         seeded(sampling.seed, device),
         torch.no_grad(),

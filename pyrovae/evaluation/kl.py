@@ -29,6 +29,7 @@ from pyrovae.errors import check_counts
 from pyrovae.evaluation.aggregated_posterior import (
     DATA,
     Draws,
+    check_scored_alike,
     draws_of_guide,
     log_q_of_all,
     only_own_errors,
@@ -42,7 +43,6 @@ from pyrovae.programs.devices import device_of
 from pyrovae.programs.log_weights import Layout
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide, Program, takes_pair
-from pyrovae.programs.parameters import own_parameters
 
 DENSITIES = 200_000  # log densities that are held at once
 FIGURES = ("average_kl", "mutual_information", "marginal_kl", "total_correlation", "dimension_wise_kl")
@@ -154,13 +154,14 @@ def kl_decomposition(
 
     Raises:
         InputError: `num_samples` is below 1; the data are not usable; the pair does not run on them; a site
-            lies outside of the data's plate; the model's prior differs between data; or the guide scores
-            only its own draws, as some flows do (the flow raises the error).
+            lies outside of the data's plate; the model's prior differs between data; the guide scores only
+            its own draws, as some flows do (the flow raises the error); or it gives its own draws another
+            density when it scores them again, as an ill-conditioned covariance does in 32-bit.
     """
     check_counts(num_samples=num_samples)
     check_data(x, y)
     device = device_of(pair, otherwise=x.device)
-    with own_parameters(), evaluating(pair), seeded(seed, device), torch.no_grad(), only_own_errors():
+    with evaluating(pair), seeded(seed, device), torch.no_grad(), only_own_errors():
         layout = check_scorable(pair, device, x, y, enumerate=False)
         args = arguments_of(slice(None), device, x, y)
         separate = separate_sites(pair, args)
@@ -192,12 +193,15 @@ def _terms(draws: Draws, guide: Program, args: tuple[Tensor, ...], rows: slice, 
         of the KLs of its dimensions, `(c, *inner_plates, *event_shape)`.
     """
     log_q, log_q_dims = log_q_of_all(draws, guide, args, rows, layout)
+    num_data = len(args[0])
+    index = torch.arange(rows.start, rows.stop, device=args[0].device)[:, None] % num_data
+    own_log_q = {name: values.gather(1, index).squeeze(1) for name, values in log_q.items()}
+    check_scored_alike(draws, rows, own_log_q)
     terms: _Terms = {}
     for group, sites in _groups(draws).items():
         together = torch.stack([log_q[name] for name in sites]).sum(0)
-        index = torch.arange(rows.start, rows.stop, device=together.device) % together.shape[1]
-        own = together.gather(1, index[:, None]).squeeze(1)
-        aggregated = together.logsumexp(1) - math.log(len(args[0]))
+        own = torch.stack([own_log_q[name] for name in sites]).sum(0)
+        aggregated = together.logsumexp(1) - math.log(num_data)
         log_p = torch.stack([draws.log_p[name][rows] for name in sites]).sum(0)
         terms[group, "average_kl"] = own - log_p
         terms[group, "mutual_information"] = own - aggregated

@@ -24,7 +24,6 @@ from pyrovae.programs.devices import device_of
 from pyrovae.programs.distributions import has_mean
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
-from pyrovae.programs.parameters import own_parameters
 from pyrovae.programs.rows import Arguments
 from pyrovae.programs.sites import continuous_latents
 
@@ -118,7 +117,7 @@ def active_units(
             raise InputError(f"{name} is {number}: a variance needs at least 2.")
     device = device_of(pair, otherwise=x.device)
     parts = []
-    with own_parameters(), evaluating(pair), seeded(seed, device), torch.no_grad():
+    with evaluating(pair), seeded(seed, device), torch.no_grad():
         layout = check_scorable(pair, device, x, y, enumerate=False)
         for rows in slices(len(x), layout.at_once(max(1, _ROWS // num_samples), len(x))):
             args = arguments_of(rows, device, x, y)

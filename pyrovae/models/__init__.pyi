@@ -1,4 +1,5 @@
 from .autoencoder import Autoencoder
+from .bayesian_network import BayesianNetwork
 from .cpcvae import CPCVAE
 from .hierarchical import HierarchicalVAE
 from .m1m2 import M1M2
@@ -7,4 +8,14 @@ from .pcvae import PCVAE
 from .ppca import PPCA
 from .vae import VAE
 
-__all__ = ["CPCVAE", "M1M2", "M2", "PCVAE", "PPCA", "VAE", "Autoencoder", "HierarchicalVAE"]
+__all__ = [
+    "CPCVAE",
+    "M1M2",
+    "M2",
+    "PCVAE",
+    "PPCA",
+    "VAE",
+    "Autoencoder",
+    "BayesianNetwork",
+    "HierarchicalVAE",
+]

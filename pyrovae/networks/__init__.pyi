@@ -4,6 +4,7 @@ from .gated import GatedMLP
 from .mlp import MLP
 from .residual import ResidualMLP
 from .shapes import Shape, as_shape, check_event, features_of, out_shape_of, output_bias_of
+from .with_weights import WithWeights
 
 __all__ = [
     "MLP",
@@ -14,6 +15,7 @@ __all__ = [
     "ResidualMLP",
     "Shape",
     "WithClass",
+    "WithWeights",
     "as_shape",
     "check_event",
     "features_of",

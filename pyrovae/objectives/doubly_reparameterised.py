@@ -13,7 +13,8 @@ all classes of a particle share has the particle's share, v_k = sum_y v_ky.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from pyrovae.errors import InputError
 from pyrovae.objectives.layouts import Layout
-from pyrovae.programs.densities import enumerated_sites, trace_log_probs
+from pyrovae.programs.densities import enumerated_sites
 from pyrovae.programs.reparameterisation import relaxed_value, rounded
 from pyrovae.programs.sites import latent_sites
 
@@ -118,14 +119,17 @@ def path_factors(
     return found
 
 
-def check_scores(guide_trace: Trace) -> None:
-    """Check that the guide can score its draws.
+@contextmanager
+def scoring() -> Iterator[None]:
+    """Explain an error that arises where the guide scores given draws.
 
     Raises:
         InputError: a distribution can score only a value that it has just drawn.
     """
     try:
-        trace_log_probs(guide_trace)
+        yield
+    except InputError:
+        raise
     except (ValueError, KeyError, NotImplementedError) as error:
         reason = str(error).split("\nTrace Shapes")[0]
         raise InputError(

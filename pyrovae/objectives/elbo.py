@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from numbers import Integral
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,10 +17,13 @@ from pyro.poutine.trace_struct import Trace
 from pyrovae.errors import InputError
 from pyrovae.objectives.expectations import Expectation, is_simple
 from pyrovae.objectives.layouts import Layout, Layouts, laid_out
+from pyrovae.objectives.model_latents import with_model_latents
 from pyrovae.objectives.objective import Bound
 from pyrovae.objectives.terms import Terms
+from pyrovae.programs.copies import Extra
 from pyrovae.programs.densities import enumerated_sites, enumeration_weights, sample_sites, with_roles
-from pyrovae.programs.pair import ModelAndGuide, Pair, Program
+from pyrovae.programs.log_weights import run_under_particles
+from pyrovae.programs.pair import ModelAndGuide, Pair, Program, with_programs
 from pyrovae.programs.reparameterisation import check_gradient_flows
 
 
@@ -36,6 +40,10 @@ class ELBO(Trace_ELBO):
 
     The terms of `evaluate` are `kl`, E_q[log q(z | x) - log p(z)], and `reconstruction`, E_q[log p(x | z)]
     over all observed sites. Each observed site's part of it is a term too, under the site's name.
+
+    Particles and enumerated values run side by side in leading dimensions if the networks give the same
+    densities then, else as further rows of data, else one after the other. In training mode, batch
+    normalisation sees the rows that run together, and dropout drops independently in each.
 
     A subclass that changes the bound overrides `evaluate`. The other methods call it.
 
@@ -56,6 +64,10 @@ class ELBO(Trace_ELBO):
         ['kl', 'reconstruction', 'x']
     """
 
+    _extras: Mapping[str, Extra] = MappingProxyType(
+        {}
+    )  # what the bound needs of each latent, see `run_copies`
+
     def __init__(self, num_particles: int = 1, **settings: Any) -> None:
         if not isinstance(num_particles, Integral) or num_particles < 1:
             raise InputError(
@@ -63,7 +75,7 @@ class ELBO(Trace_ELBO):
                 "least 1."
             )
         super().__init__(num_particles=num_particles, **settings)
-        self._layouts: Layouts = Layouts()
+        self._layouts: Layouts = Layouts(particles=self.vectorize_particles and self.num_particles > 1)
 
     def __init_subclass__(cls, **settings: Any) -> None:
         """Refuse a subclass whose own `differentiable_loss` training would not call.
@@ -120,6 +132,14 @@ class ELBO(Trace_ELBO):
         particles = self.num_particles if vectorised else None
 
         def run(layout: Layout) -> tuple[Trace, Trace]:
+            if layout.copies is not None:
+                drawing = with_programs(
+                    pair, with_model_latents(pair.model, layout.alone), self._drawing(pair.guide)
+                )
+                traces = run_under_particles(
+                    drawing, args, particles or 1, layout.copies, kwargs, self._extras
+                )
+                return traces[0], with_roles(traces[1])
             model, guide = laid_out(pair.model, self._drawing(pair.guide), layout, particles)
             nesting = layout.depth + vectorised
             model_trace, guide_trace = get_importance_trace("flat", nesting, model, guide, args, kwargs)
@@ -128,6 +148,14 @@ class ELBO(Trace_ELBO):
         for _ in range(1 if vectorised else self.num_particles):
             _, traces = self._layouts.run(pair, args, kwargs, run)
             yield traces
+
+    def look_again(self, pair: ModelAndGuide, *args: Any, **kwargs: Any) -> None:
+        """Find the ways to run particles and enumerated values again, at the present parameters.
+
+        A layer that starts at zero hides what it does with leading dimensions.
+        """
+        self._layouts.forget()
+        self._layouts.find(pair, args, kwargs)
 
     def _drawing(self, guide: Program) -> Program:
         """Return the guide as it draws for this objective."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from pyrovae.objectives.expectations import Expectation, is_simple
 from pyrovae.objectives.layouts import num_data
 from pyrovae.objectives.objective import Bound
 from pyrovae.objectives.terms import Terms
+from pyrovae.objectives.weights import count_of
 from pyrovae.programs.densities import (
     enumerated_sites,
     enumeration_weights,
@@ -64,6 +66,8 @@ class FreeBits(ELBO):
             raise InputError(f"per is '{per}'; expected 'site' or 'dimension'.")
         super().__init__()
         self.nats, self.per = nats, per
+        if per == "dimension":
+            self._extras = {_BY_DIMENSION: _log_prob_by_dimension}
 
     def evaluate(self, pair: ModelAndGuide, *args: Any, **kwargs: Any) -> Bound:
         """Return the floored bound on a minibatch, in nats, summed over its data."""
@@ -79,7 +83,8 @@ class FreeBits(ELBO):
         number = num_data(args, kwargs)
         terms.kl = zero_like_densities(model_trace)
         for name, divergence in divergences.items():
-            terms.kl = terms.kl + divergence.summed().detach().sum()
+            count = count_of(guide_trace.nodes[name])
+            terms.kl = terms.kl + count * divergence.summed().detach().sum()
             scale = _weight_in_both(name, model_trace, guide_trace)
             frames = guide_trace.nodes[name]["cond_indep_stack"]
             local = any(frame.size == number for frame in frames)
@@ -134,6 +139,8 @@ class FreeBits(ELBO):
         """Return KL(q || p) of a site."""
         p, q = model_trace.nodes[name], guide_trace.nodes[name]
         fns, event_dim = (p["fn"], q["fn"]), 0
+        if p.get("is_copied") or q.get("is_copied"):
+            return self._divergence_of_copies(name, p, q, weights)
         if self.per == "dimension":
             fns, event_dim = (_factorised(name, p["fn"]), _factorised(name, q["fn"])), q["fn"].event_dim
         kl = None
@@ -152,6 +159,25 @@ class FreeBits(ELBO):
             )
             kl = log_q - log_p
         return _Divergence(_before_events(weights, event_dim) * kl, event_dim)
+
+    def _divergence_of_copies(
+        self, name: str, p: Mapping[str, Any], q: Mapping[str, Any], weights: Any
+    ) -> _Divergence:
+        """Return KL(q || p) of a site whose copies have not been run in leading dimensions.
+
+        Its distributions have other shapes than its densities, so the divergence is that of the draws.
+        """
+        if self.per == "site":
+            return _Divergence(weights * (unscaled_log_prob(q) - unscaled_log_prob(p)), 0)
+        event_dim = q["fn"].event_dim
+        log_p, log_q = (
+            scale_and_mask(site[_BY_DIMENSION], mask=_before_events(site["mask"], event_dim))
+            for site in (p, q)
+        )
+        return _Divergence(_before_events(weights, event_dim) * (log_q - log_p), event_dim)
+
+
+_BY_DIMENSION = "log_prob_by_dimension"
 
 
 class _Divergence(NamedTuple):
@@ -217,6 +243,11 @@ def _has_its_formula(fn: Any) -> bool:
 def _drawn_before(name: str, trace: Trace) -> set[str]:
     latents = latent_sites(trace)
     return set(latents[: latents.index(name)])
+
+
+def _log_prob_by_dimension(site: Mapping[str, Any]) -> Tensor:
+    log_prob: Tensor = _factorised(site["name"], site["fn"]).log_prob(site["value"])
+    return log_prob
 
 
 def _factorised(name: str, fn: Any) -> Any:

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from pyrovae.errors import InputError
 from pyrovae.objectives.doubly_reparameterised import (
-    check_scores,
     path_factors,
     scaled_paths,
+    scoring,
     shares_of,
     with_parameters_fixed,
     with_paths,
@@ -30,10 +30,12 @@ from pyrovae.objectives.layouts import (
     replayed,
     under_particles,
 )
+from pyrovae.objectives.model_latents import with_model_latents
 from pyrovae.objectives.objective import Bound
 from pyrovae.objectives.packing import contracted_log_weights
 from pyrovae.objectives.terms import Terms
 from pyrovae.programs.accounting import Accounting
+from pyrovae.programs.copies import run_copies
 from pyrovae.programs.densities import (
     enumerated_sites,
     enumeration_weights,
@@ -43,8 +45,10 @@ from pyrovae.programs.densities import (
     with_roles,
     zero_like_densities,
 )
-from pyrovae.programs.pair import ModelAndGuide
+from pyrovae.programs.log_weights import run_model
+from pyrovae.programs.pair import ModelAndGuide, with_programs
 from pyrovae.programs.reparameterisation import check_gradient_flows
+from pyrovae.programs.rows import Arguments
 from pyrovae.programs.sites import latent_sites, role_of
 
 
@@ -100,6 +104,10 @@ class IWAE(ELBO):
         factors: dict[str, Tensor] = {}
 
         def run(layout: Layout) -> tuple[Trace, Trace]:
+            if layout.copies is not None:
+                return self._run_copies(
+                    pair, Arguments(args, kwargs), layout, paths if double else None, factors
+                )
             model, guide = laid_out(pair.model, pair.guide, layout, self.num_particles)
             drawn = poutine.trace(guide).get_trace(*args, **kwargs)
             if double:
@@ -116,7 +124,8 @@ class IWAE(ELBO):
         scale = _common_scale(layout, model_trace, guide_trace)
         outer, each = (scale, 1.0) if not _per_datum(scale) else (1.0, scale)
         if double:
-            check_scores(guide_trace)
+            with scoring():
+                trace_log_probs(guide_trace)
         model_trace.compute_log_prob()
         guide_trace.compute_score_parts()
         guide_trace = with_roles(guide_trace)
@@ -139,6 +148,27 @@ class IWAE(ELBO):
             weighted = enumeration_weights(guide_trace) * guide_trace.nodes[name]["log_prob"]
             loss = loss + weighted.sum() / self.num_particles
         return Bound(loss, terms.named())
+
+    def _run_copies(
+        self,
+        pair: ModelAndGuide,
+        arguments: Arguments,
+        layout: Layout,
+        paths: dict[str, Tensor] | None,
+        factors: dict[str, Tensor],
+    ) -> tuple[Trace, Trace]:
+        """Run copies in other ways than leading dimensions. `paths` is None without DReG."""
+        kind = layout.copies
+        assert kind is not None
+        pair = with_programs(pair, with_model_latents(pair.model, layout.alone))
+        copies = kind.of_guide(self.num_particles)
+        drawn = run_copies(kind.ways.guide, pair.guide, arguments, copies)
+        if paths is not None:
+            paths.update(scaled_paths(drawn, factors))
+            with scoring():
+                given = with_paths(drawn, paths)
+                drawn = run_copies(kind.ways.guide, pair.guide, arguments, copies, given)
+        return run_model(pair, arguments, self.num_particles, kind, drawn)
 
     def _contracted(
         self, model_trace: Trace, guide_trace: Trace, layout: Layout, scale: float | Tensor

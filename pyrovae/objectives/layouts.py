@@ -20,12 +20,14 @@ from pyrovae.errors import InputError
 from pyrovae.objectives.model_latents import ModelLatents, model_latents, with_model_latents
 from pyrovae.objectives.weights import unweighted
 from pyrovae.programs.accounting import Accounting, accounting
+from pyrovae.programs.copies import PARTICLES
+from pyrovae.programs.log_weights import Layout as LayoutOfCopies
+from pyrovae.programs.log_weights import layout_for
 from pyrovae.programs.pair import ModelAndGuide, Program, with_programs
 from pyrovae.programs.reparameterisation import is_marked_for_enumeration
 from pyrovae.programs.sites import is_sample, latent_sites, role_of
 from pyrovae.programs.structure import Structure
-
-PARTICLES = "num_particles_vectorized"
+from pyrovae.programs.ways import LEADING
 
 
 class Layout(NamedTuple):
@@ -38,6 +40,7 @@ class Layout(NamedTuple):
         outside: the names of the sites outside of the data's plate, for importance weights.
         sites: the part of each site in importance weights.
         known: the sites of both programs, and whether each is enumerated, for importance weights.
+        copies: the ways to run particles and enumerated values; None if they run in leading dimensions.
     """
 
     depth: int
@@ -46,6 +49,7 @@ class Layout(NamedTuple):
     outside: tuple[str, ...] = ()
     sites: Accounting | None = None
     known: frozenset[tuple[str, bool]] = frozenset()
+    copies: LayoutOfCopies | None = None
 
     @property
     def data_dim(self) -> int:
@@ -68,14 +72,23 @@ class Layouts:
 
     Args:
         importance: whether the objective needs importance weights.
+        particles: whether the objective runs several particles at once.
     """
 
-    def __init__(self, importance: bool = False) -> None:
-        self.importance = importance
+    def __init__(self, importance: bool = False, particles: bool = False) -> None:
+        self.importance, self.particles = importance, particles
         self._known: dict[Any, tuple[list[weakref.ref[Any]], Layout]] = {}
 
-    def __reduce__(self) -> tuple[type[Layouts], tuple[bool]]:
-        return Layouts, (self.importance,)  # a copy of an objective finds its layouts itself
+    def __reduce__(self) -> tuple[type[Layouts], tuple[bool, bool]]:
+        return Layouts, (self.importance, self.particles)  # a copy of an objective finds them itself
+
+    def find(self, pair: ModelAndGuide, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Find the layout of a pair, unless it is known."""
+        self._of(pair, args, kwargs)
+
+    def forget(self) -> None:
+        """Forget all layouts, so that they are found again at the present parameters."""
+        self._known = {}
 
     def run(
         self,
@@ -125,7 +138,7 @@ class Layouts:
             and all(r() is o for r, o in zip(references, owners, strict=True))
         ):
             return layout, False
-        layout = _layout(pair, args, kwargs, self.importance)
+        layout = _layout(pair, args, kwargs, self.importance, self.particles)
         self._forget_the_dead()
         try:
             self._known[key] = [weakref.ref(owner) for owner in owners], layout
@@ -146,7 +159,11 @@ def _kind(value: Any) -> Any:
 
 
 def _layout(
-    pair: ModelAndGuide, args: tuple[Any, ...], kwargs: Mapping[str, Any], importance: bool
+    pair: ModelAndGuide,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    importance: bool,
+    particles: bool,
 ) -> Layout:
     # The structure takes the first argument for the data.
     kwargs = dict(sorted(kwargs.items(), key=lambda item: not isinstance(item[1], Tensor)))
@@ -163,8 +180,12 @@ def _layout(
     depth, alone = _depth(model_trace, guide_trace), model_latents(of) if missing else ModelLatents()
     marked = [n for n in latent_sites(guide_trace) if is_marked_for_enumeration(guide_trace.nodes[n])]
     _check_plates_of_dependents(of, {*marked, *alone.summed_out})
+    in_full = [name for name in marked if guide_trace.nodes[name]["infer"].get("num_samples") is None]
+    enumerated = Accounting((), (), (*in_full, *alone.summed_out), tuple(alone.summed_out), (), ())
     if not importance:
-        return Layout(depth, alone)
+        wanted = particles or enumerated.summed_out
+        copies = _copies(pair, of, enumerated, particles) if wanted else None
+        return Layout(depth, alone, copies=copies)
     plate = of.data_plate
     outside = [name for name in of.in_scope("global") if of[name].role != "deterministic"]
     return Layout(
@@ -174,7 +195,23 @@ def _layout(
         tuple(name for name in outside if name not in alone.left_out),
         accounting(of),
         _known(model_trace, guide_trace, alone),
+        _copies(pair, of, enumerated, particles=True) if plate is not None else None,
     )
+
+
+def _copies(
+    pair: ModelAndGuide, of: Structure, enumerated: Accounting, particles: bool
+) -> LayoutOfCopies | None:
+    """Return the layout of copies that are not run in leading dimensions; None if they are."""
+    found = layout_for(pair, of, enumerated)
+    if found.several and found.ways != LEADING and particles:
+        raise InputError(
+            f"the sites {', '.join(map(repr, enumerated.summed_out))} are enumerated, and not just one "
+            "site directly under the data's plate, but the programs' networks do not take a leading "
+            "dimension of particles: use networks that act on the last dimensions only, or the ELBO with "
+            "one draw."
+        )
+    return None if found.several or found.ways == LEADING else found
 
 
 def _known(model_trace: Trace, guide_trace: Trace, alone: ModelLatents) -> frozenset[tuple[str, bool]]:

@@ -10,11 +10,8 @@ import torch
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
-from pyrovae.programs.densities import (
-    enumeration_weights,
-    unscaled_log_prob,
-    zero_like_densities,
-)
+from pyrovae.objectives.weights import counted_log_prob
+from pyrovae.programs.densities import enumeration_weights, zero_like_densities
 from pyrovae.programs.sites import latent_sites, observed_sites
 
 
@@ -36,7 +33,7 @@ class Terms:
         weights = enumeration_weights(guide_trace)
 
         def expected(trace: Trace, name: str) -> Tensor:
-            return (weights * unscaled_log_prob(trace.nodes[name])).sum() / self.num_particles
+            return (weights * counted_log_prob(trace.nodes[name])).sum() / self.num_particles
 
         for name in observed_sites(model_trace):
             self.observed[name] = self.observed.get(name, 0.0) + expected(model_trace, name)

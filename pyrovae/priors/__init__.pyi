@@ -1,5 +1,6 @@
 from .classes import Classes
 from .flows import MaskedAutoregressive, RealNVP, SplineCoupling
+from .independent_normal import IndependentNormal
 from .mixture import MixtureOfGaussians
 from .standard_normal import StandardNormal
 from .vamp import VampPrior
@@ -7,6 +8,7 @@ from .zuko import ZukoPrior
 
 __all__ = [
     "Classes",
+    "IndependentNormal",
     "MaskedAutoregressive",
     "MixtureOfGaussians",
     "RealNVP",

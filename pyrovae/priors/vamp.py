@@ -81,11 +81,12 @@ class VampPrior(nn.Module):
             raise InputError(f"bounds are {bounds}; expected the least value of x and a greater one.")
         self.posterior, self.x_shape, self.bounds = posterior, as_shape(x_shape), bounds
         # On the posterior's device and of its type, since the posterior runs on the pseudo-inputs below. A
-        # lazy posterior has both before it has shapes.
+        # lazy posterior has both before it has shapes. In half precision pseudo-inputs would hardly move.
         like = next(posterior.parameters(), torch.zeros(()))
-        noise = torch.randn(pseudo_inputs, *self.x_shape).to(like.device, like.dtype)
+        dtype = torch.float32 if like.dtype in (torch.float16, torch.bfloat16) else like.dtype
+        noise = torch.randn(pseudo_inputs, *self.x_shape).to(like.device, dtype)
         self.free = nn.Parameter(noise if bounds is None else 0.5 + 0.1 * noise)
-        log_weights = torch.zeros(pseudo_inputs, device=like.device, dtype=like.dtype)
+        log_weights = torch.zeros(pseudo_inputs, device=like.device, dtype=dtype)
         if learn_weights:
             self.log_weights = nn.Parameter(log_weights)
         else:
@@ -159,11 +160,17 @@ class VampPrior(nn.Module):
                 components = self._components(count)
         except (TypeError, RuntimeError, ValueError) as error:
             beside = "" if self.num_classes is None else f" with classes from 0 to {self.num_classes - 1}"
+            dtype = next((p.dtype for p in self.posterior.parameters()), self.free.dtype)
+            precision = (
+                f" Pseudo-inputs have single precision: build the prior in it, then call vae.to({dtype})."
+                if dtype != self.free.dtype
+                else ""
+            )
             raise InputError(
                 f"this {type(self.posterior).__name__} does not run on pseudo-inputs of shape "
                 f"{self.x_shape}{beside} ({error}): x_shape must be the shape of its data. For a posterior "
                 "that takes a class (as in M2) set num_classes to the number of classes; for any other "
-                "leave it out."
+                f"leave it out.{precision}"
             ) from error
         try:
             components.log_prob(self.free.new_zeros(count, *components.event_shape))

@@ -10,13 +10,19 @@ latent that the guide sets by a `Delta`. A global latent at a point is a paramet
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pyro.distributions as dist
+import torch
+from pyro import poutine
 
 from pyrovae.errors import InputError
+from pyrovae.programs.change_of_variables import check_change_of_variables
 from pyrovae.programs.distributions import base_of
+from pyrovae.programs.modes import nothing_moves
+from pyrovae.programs.running import traced
 from pyrovae.programs.structure import Structure
 
 
@@ -54,11 +60,13 @@ def accounting(of: Structure, enumerate: bool = True) -> Accounting:
     """
     unused, summed_in_model = missing_in_guide(of)
     summed = _summed_in_guide(of) if enumerate else ()
-    points = [name for name in of.latents if name not in of.model_only and _is_point(of, name)]
-    fixed = _fixed_by_auxiliaries(of, points)
-    parameters = [name for name in points if name not in fixed and of[name].scope == "global"]
-    local_points = [name for name in points if name not in fixed and name not in parameters]
-    stated = _densities_stated_by_factors(of, local_points)
+    deltas = _deltas(of)
+    points = [name for name in deltas if bool((base_of(_in_guide(of, name)["fn"]).log_density == 0).all())]
+    fixed = _fixed_by_auxiliaries(of, deltas)
+    still = _unmoved(of, [name for name in deltas if name not in fixed])
+    parameters = [name for name in points if name in still and of[name].scope == "global"]
+    _check_moved(still - {*parameters})
+    stated = _densities_stated_by_factors(of, [name for name in points if name not in parameters], fixed)
     drawn = [name for name in of.latents if name not in {*of.model_only, *summed, *parameters}]
     guide_only = [name for name, site in of.sites.items() if site.program == "guide"]
     terms = [name for name in guide_only if of[name].role in ("factor", "observed") and name not in stated]
@@ -125,30 +133,56 @@ def has_finite_support(fn: object) -> bool:
     return bool(getattr(base, "has_enumerate_support", False))
 
 
-def _is_point(of: Structure, name: str) -> bool:
-    """Whether the guide sets a latent by a `Delta` without a log density of its own."""
-    guide = of.traces.guide
-    fn = base_of(guide.nodes[name]["fn"]) if guide is not None else None
-    return isinstance(fn, dist.Delta) and bool((fn.log_density == 0).all())
+def _in_guide(of: Structure, name: str) -> Mapping[str, Any]:
+    """Return a site of the guide, a node of its trace."""
+    assert of.traces.guide is not None
+    site: Mapping[str, Any] = of.traces.guide.nodes[name]
+    return site
 
 
-def _fixed_by_auxiliaries(of: Structure, points: Collection[str]) -> set[str]:
-    """Return the points that an auxiliary draw fixes, as in Pyro's autoguides.
+def _deltas(of: Structure) -> list[str]:
+    """Return the model's latents that the guide sets by a `Delta`."""
+    if of.traces.guide is None:
+        return []
+    shared = [name for name in of.latents if name not in of.model_only]
+    return [name for name in shared if isinstance(base_of(_in_guide(of, name)["fn"]), dist.Delta)]
+
+
+def _unmoved(of: Structure, names: Collection[str]) -> set[str]:
+    """Return which of these sites of the guide have the same value in another run, with other draws."""
+    if not names or of.guide is None:
+        return set()
+    with nothing_moves(of.guide), poutine.block():
+        torch.manual_seed(torch.initial_seed() + 1)  # not the draws of the first run
+        again = traced(of.guide, *of.args, **of.kwargs)
+    return {name for name in names if torch.equal(again.nodes[name]["value"], _in_guide(of, name)["value"])}
+
+
+def _check_moved(points: Collection[str]) -> None:
+    """Refuse latents that are at one point in each run, and not parameters."""
+    if points:
+        raise InputError(
+            f"the guide sets '{min(points)}' to a point (a Delta), so q has no density there and there is "
+            "no importance weight: draw the latent from a distribution, or set it from a draw by a Delta "
+            "with the draw's log_density."
+        )
+
+
+def _fixed_by_auxiliaries(of: Structure, deltas: Collection[str]) -> set[str]:
+    """Return the latents that an auxiliary draw fixes, as in Pyro's autoguides.
 
     Raises:
-        InputError: an auxiliary draw fixes no latent's value, so the guide's density is not known.
+        InputError: an auxiliary draw fixes no latent's value, or its log density and that of the `Delta`
+            are not those of the change of variables, so the guide's density is not known.
     """
-    guide = of.traces.guide
-    if guide is None or not of.auxiliary:
+    if of.traces.guide is None or not of.auxiliary:
         return set()
-    shared = [name for name in of.latents if name in guide.nodes]
-    deltas = {name for name in shared if isinstance(base_of(guide.nodes[name]["fn"]), dist.Delta)}
     fixed_by = {
         name: {child for parent, child in of.inference_edges if parent == name} for name in of.auxiliary
     }
     for name, children in fixed_by.items():
-        if not children or not children <= deltas:
-            other = min(children - deltas, default=None)
+        if not children or not children <= {*deltas}:
+            other = min(children - {*deltas}, default=None)
             raise InputError(
                 f"the guide's auxiliary site '{name}' "
                 + (f"enters '{other}', which has a density of its own" if other else "fixes no latent")
@@ -156,30 +190,40 @@ def _fixed_by_auxiliaries(of: Structure, points: Collection[str]) -> set[str]:
                 "weight: let a Delta with the log density of the change of variables set the latent from "
                 f"'{name}', or remove '{name}'."
             )
-    return {name for name in points if any(name in children for children in fixed_by.values())}
+    for name, children in fixed_by.items():
+        check_change_of_variables(of, name, sorted(children))
+    return set().union(*fixed_by.values())
 
 
-def _densities_stated_by_factors(of: Structure, points: list[str]) -> tuple[str, ...]:
+def _densities_stated_by_factors(
+    of: Structure, points: Collection[str], fixed: Collection[str]
+) -> tuple[str, ...]:
     """Return the guide's factor that states the density of the latents at points; empty without points.
+
+    Args:
+        of: the structure of a pair.
+        points: the latents that the guide sets by a `Delta` without a log density.
+        fixed: the latents that auxiliary draws fix.
 
     Raises:
         InputError: a point has no density, or it is not clear what a factor stands for.
     """
-    if not points:
-        return ()
     factors = [name for name, site in of.sites.items() if site.program == "guide" and site.role == "factor"]
+    without = [name for name in points if name not in fixed]
     if not factors:
-        raise InputError(
-            f"the guide sets '{points[0]}' to a point (a Delta without a log density), so q has no density "
-            "there and there is no importance weight: draw the latent from a distribution, or give the "
-            "Delta its log_density."
-        )
-    others = [name for name in of.drawn if name not in points and name not in of.model_only]
-    if others or len(factors) > 1:
+        if without:
+            raise InputError(
+                f"the guide sets '{without[0]}' by a Delta without a log density, so the density of its "
+                "draws is not known and there is no importance weight: draw the latent from a "
+                "distribution, or give the Delta its log_density."
+            )
+        return ()
+    others = [name for name in of.drawn if name not in without and name not in of.model_only]
+    if points and (others or len(factors) > 1):
         beside = f"'{others[0]}' has a density of its own" if others else f"there is also '{factors[1]}'"
         raise InputError(
-            f"the guide's factor '{factors[0]}' may be the log density of '{points[0]}', which a Delta "
+            f"the guide's factor '{factors[0]}' may be the log density of '{min(points)}', which a Delta "
             f"sets, or a term of training, since {beside}: give the Delta its density by log_density=..., "
             "and keep the factor for terms of training."
         )
-    return tuple(factors)
+    return tuple(factors) if points else ()

@@ -13,7 +13,7 @@ leading dimensions, or the rows, independently; `ways.py` finds out.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, NamedTuple
 
 import pyro
@@ -30,7 +30,7 @@ from pyrovae.programs.pair import Program
 from pyrovae.programs.rows import Arguments
 from pyrovae.programs.sites import is_sample
 
-PARTICLES = "_particles"  # the name of the plate of particles
+PARTICLES = "num_particles_vectorized"  # the name of the plate of particles, as in Pyro's objectives
 
 Way = Literal["leading", "rows", "single"]
 
@@ -42,7 +42,8 @@ class Copies(NamedTuple):
     """The copies of a program in one run.
 
     Attributes:
-        particles: K, the number of copies for each enumerated value.
+        particles: K, the number of copies for each enumerated value. None means a single copy without a
+            dimension of its own.
         depth: the number of dimensions that the program's plates take.
         data_dim: the dimension of the data's plate, counted from the right.
         values: C, the number of values of the enumerated site; 1 if nothing is enumerated.
@@ -52,26 +53,35 @@ class Copies(NamedTuple):
             dimension of its own, and a Markov chain uses its dimensions again and again.
         first: whether this program is the first of the two, so that its enumerated dimensions begin next to
             the particles'. The other program's begin where they end.
+        draws: whether the program is a guide, whose draws may need the score function.
     """
 
-    particles: int
+    particles: int | None
     depth: int
     data_dim: int
     values: int = 1
     enumerated: tuple[str, ...] = ()
     several: bool = False
     first: bool = True
+    draws: bool = True
 
     @property
     def plate(self) -> AbstractContextManager[Any]:
         """The plate of particles, outside of all plates of the program."""
+        if self.particles is None:
+            return nullcontext()
         plate: AbstractContextManager[Any] = pyro.plate(PARTICLES, self.particles, dim=-1 - self.depth)
         return plate
 
     @property
     def frame(self) -> CondIndepStackFrame:
         """The frame of the plate of particles."""
-        return CondIndepStackFrame(PARTICLES, -1 - self.depth, self.particles, 0)
+        return CondIndepStackFrame(PARTICLES, -1 - self.depth, self.number, 0)
+
+    @property
+    def number(self) -> int:
+        """The number of copies for each enumerated value."""
+        return 1 if self.particles is None else self.particles
 
 
 def run_copies(
@@ -121,7 +131,7 @@ def _leading(
         program = poutine.replay(program, trace=given)
     with copies.plate:
         trace = poutine.trace(program).get_trace(*arguments.args, **arguments.kwargs)
-    _score(trace, given, extras)
+    _score(trace, copies, extras)
     return trace
 
 
@@ -129,7 +139,7 @@ def enumerating(program: Program, copies: Copies) -> Program:
     """Return the program, run for all values of its enumerated sites, left of the particles' plate."""
     if not (copies.enumerated or copies.several):
         return program
-    begin = -2 - copies.depth if copies.first else None
+    begin = -1 - copies.depth - (copies.particles is not None) if copies.first else None
     handled: Program = poutine.enum(_Mark(copies.enumerated)(program), first_available_dim=begin)
     return handled
 
@@ -164,17 +174,17 @@ def _rows(
     given: Trace | None,
     extras: Mapping[str, Extra],
 ) -> Trace:
-    repeated = arguments.repeated(copies.values * copies.particles)
+    repeated = arguments.repeated(copies.values * copies.number)
     num_data = arguments.num_data or 1
     latents = [] if given is None else _latents(given)
     values = {name: _to_rows(site, copies, num_data) for name, site in latents}
-    blocks = torch.arange(copies.values).repeat_interleave(copies.particles)
+    blocks = torch.arange(copies.values).repeat_interleave(copies.number)
     with _Assign(values, copies, blocks):
         trace = poutine.trace(program).get_trace(*repeated.args, **repeated.kwargs)
     trace = poutine.util.prune_subsample_sites(
         trace
     )  # their plates have more members than those of one copy
-    _score(trace, given, extras)
+    _score(trace, copies, extras)
     for name, site in trace.nodes.items():
         if is_sample(site):
             trace.nodes[name] = _changed(site, copies, extras)
@@ -191,7 +201,7 @@ def _single(
     runs = [
         run_one(program, arguments, copies, (value, particle), given, extras)
         for value in range(copies.values)
-        for particle in range(copies.particles)
+        for particle in range(copies.number)
     ]
     return joined(runs, copies, extras)
 
@@ -208,7 +218,7 @@ def run_one(
     values = {} if given is None else {n: _of_copy(site, copies, *number) for n, site in _latents(given)}
     with _Assign(values, copies, torch.tensor(number[:1])):
         trace = poutine.trace(program).get_trace(*arguments.args, **arguments.kwargs)
-    _score(trace, given, extras or {})
+    _score(trace, copies, extras or {})
     return trace
 
 
@@ -221,8 +231,8 @@ def joined(runs: Sequence[Trace], copies: Copies, extras: Collection[str] = ()) 
     return trace
 
 
-def _score(trace: Trace, given: Trace | None, extras: Mapping[str, Extra]) -> None:
-    if given is None:  # draws, which may need the score function
+def _score(trace: Trace, copies: Copies, extras: Mapping[str, Extra]) -> None:
+    if copies.draws:
         trace.compute_score_parts()
     trace.compute_log_prob()
     for _, site in _latents(trace):
@@ -275,7 +285,7 @@ def _to_rows(site: Mapping[str, Any], copies: Copies, num_data: int) -> Tensor:
     """Turn a value `(*values, K, *plates, *event_shape)` into one of rows: the data's dimension grows."""
     value = _with_copies(site["value"], site["fn"].event_dim, copies)
     axis = 2 + copies.depth + copies.data_dim
-    shape = [copies.values, copies.particles, *value.shape[2:]]
+    shape = [copies.values, copies.number, *value.shape[2:]]
     shape[axis] = num_data
     value = value.expand(shape)
     return value.movedim((0, 1), (axis - 2, axis - 1)).flatten(axis - 2, axis)
@@ -296,7 +306,7 @@ def _from_rows(tensor: Tensor, event_dim: int, copies: Copies) -> Tensor:
     axis = copies.depth + copies.data_dim
     if tensor.shape[axis] == 1:  # one value for all data
         return tensor.unsqueeze(0)
-    tensor = tensor.unflatten(axis, (copies.values, copies.particles, -1))
+    tensor = tensor.unflatten(axis, (copies.values, copies.number, -1))
     tensor = tensor.movedim((axis, axis + 1), (0, 1))
     return tensor if copies.values > 1 else tensor.squeeze(0)
 
@@ -353,6 +363,10 @@ def _in_layout(site: dict[str, Any], copies: Copies) -> dict[str, Any]:
         size = site["log_prob"].shape[frame.dim] if of_data else frame.size
         frames.append(frame._replace(size=size))
     site["cond_indep_stack"] = (copies.frame, *frames)
-    if site["name"] in copies.enumerated:
-        site["infer"] = {**site["infer"], "_enumerate_dim": -2 - copies.depth}
+    site["is_copied"] = True  # its distribution has other shapes
+    if copies.values > 1:
+        dim = -2 - copies.depth
+        site["infer"] = {**site["infer"], "_dim_to_id": {dim: 0}}
+        if site["name"] in copies.enumerated:
+            site["infer"]["_enumerate_dim"] = dim
     return site

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pyro import poutine
@@ -32,8 +32,9 @@ from torch import Tensor
 from pyrovae.errors import InputError
 from pyrovae.programs.accounting import Accounting, accounting
 from pyrovae.programs.contraction import Contraction, expected_over_values, summed_over_values
-from pyrovae.programs.copies import PARTICLES, Copies, Extra, enumerating, run_copies
+from pyrovae.programs.copies import PARTICLES, Copies, Extra, Way, enumerating, run_copies
 from pyrovae.programs.densities import unscaled_log_prob
+from pyrovae.programs.enumeration import takes_enumerated_values
 from pyrovae.programs.pair import ModelAndGuide, Program
 from pyrovae.programs.repeats import fingerprints
 from pyrovae.programs.rows import Arguments
@@ -73,6 +74,12 @@ class Layout:
         """The enumerated sites that the guide has."""
         return tuple(name for name in self.sites.summed_out if name not in self.sites.in_model_alone)
 
+    def way(self, program: Literal["guide", "model"]) -> Way:
+        """Return the way to run copies of a program. Several enumerated sites have dimensions always."""
+        ways: Ways = LEADING if self.several else self.ways
+        way: Way = getattr(ways, program)
+        return way
+
     def at_once(self, most: int, num_data: int) -> int:
         """Return how many of N data to run at once, if at most `most` are wanted."""
         return num_data if self.whole else most
@@ -82,19 +89,19 @@ class Layout:
         """What a result of these weights leaves out, in words."""
         sites, found = self.sites, []
         if sites.parameters:
-            names = ", ".join(sites.parameters)
+            names = ", ".join(map(repr, sites.parameters))
             found.append(f"given {names}, which the guide sets to a point (their priors do not count)")
         if sites.training_terms:
-            names = ", ".join(sites.training_terms)
+            names = ", ".join(map(repr, sites.training_terms))
             found.append(f"without the guide's terms of training ({names})")
         return tuple(found)
 
-    def of_guide(self, particles: int = 1) -> Copies:
+    def of_guide(self, particles: int | None = 1) -> Copies:
         """Return the kind of the guide's copies."""
         values = 1 if self.in_model else self.values or 1
         return Copies(particles, self.depth, self.data_dim, values, self.in_guide, self.several)
 
-    def of_model(self, particles: int = 1) -> Copies:
+    def of_model(self, particles: int | None = 1) -> Copies:
         """Return the kind of the model's copies."""
         names = self.sites.in_model_alone
         return Copies(
@@ -105,6 +112,7 @@ class Layout:
             names,
             self.several,
             first=not self.several,
+            draws=False,
         )
 
 
@@ -139,9 +147,23 @@ def layout_of(
     sites = accounting(of, enumerate)
     if not joint:
         check_under_data_plate(of, sites)
+    return layout_for(pair, of, sites, joint)
+
+
+def layout_for(pair: ModelAndGuide, of: Structure, sites: Accounting, joint: bool = False) -> Layout:
+    """Return the layout of a pair whose structure is known.
+
+    Args:
+        pair: the pair.
+        of: its structure in a call.
+        sites: the part of each site. Only the enumerated sites matter.
+        joint: whether one weight is for all data together.
+
+    Raises:
+        InputError: several enumerated sites stand beside a network that takes no leading dimensions.
+    """
     found = _without_ways(of, sites, joint)
-    ways = _ways(pair, of, found)
-    return replace(found, ways=ways)
+    return replace(found, ways=_ways(pair, of, found))
 
 
 def _without_ways(of: Structure, sites: Accounting, joint: bool) -> Layout:
@@ -167,19 +189,19 @@ def _without_ways(of: Structure, sites: Accounting, joint: bool) -> Layout:
 def _ways(pair: ModelAndGuide, of: Structure, found: Layout) -> Ways:
     sizes = {plate.size for plate in of.plates.values()} | {found.values or 1}
     guide, model = found.of_guide(), found.of_model()
-    if found.several:  # contraction needs the leading layout; drawn classes show whether it is right
-        guide, model = (copies._replace(enumerated=(), several=False) for copies in (guide, model))
-    rows = found.data_plate is not None and not found.several
-    ways = ways_of(pair, of.arguments, guide, model, rows, sizes)
-    if found.several and ways != LEADING:
-        program = "guide" if ways.guide != "leading" else "model"
+    if not found.several:
+        return ways_of(pair, of.arguments, guide, model, found.data_plate is not None, sizes)
+    if not takes_enumerated_values(pair, of.arguments, found.of_guide(None), found.of_model(None)):
         raise InputError(
-            f"the sites {', '.join(map(repr, found.sites.summed_out))} are enumerated together, but the "
-            f"{program}'s networks do not take leading dimensions (`(C, B, ...)` in place of `(B, ...)`), "
-            "so the sites cannot be summed out: use networks that act on the last dimensions only, or draw "
-            "the sites, without infer={'enumerate': 'parallel'}."
+            f"the sites {', '.join(map(repr, found.sites.summed_out))} are enumerated, and not just one "
+            "site directly under the data's plate, but the programs' networks do not take leading "
+            "dimensions (`(C, B, ...)` in place of `(B, ...)`), so the sites cannot be summed out: use "
+            "networks that act on the last dimensions only, or draw the sites, without "
+            "infer={'enumerate': 'parallel'}."
         )
-    return ways
+    guide, model = (copies._replace(enumerated=(), several=False) for copies in (guide, model))
+    ways = ways_of(pair, of.arguments, guide, model, False, sizes)
+    return LEADING if ways == LEADING else Ways("single", "single")
 
 
 def check_under_data_plate(of: Structure, sites: Accounting) -> None:
@@ -223,9 +245,10 @@ def enumerated(guide: Program, layout: Layout) -> Program:
 def run_under_particles(
     pair: ModelAndGuide,
     args: tuple[Any, ...],
-    num_particles: int,
+    num_particles: int | None,
     layout: Layout,
     kwargs: Mapping[str, Any] | None = None,
+    extras: Mapping[str, Extra] | None = None,
 ) -> tuple[Trace, Trace]:
     """Run K copies of the pair, for all values of its enumerated sites.
 
@@ -233,21 +256,22 @@ def run_under_particles(
         The model's trace and the guide's, in the layout of leading dimensions.
     """
     arguments = Arguments(args, kwargs or {})
-    by_guide = run_copies(layout.ways.guide, pair.guide, arguments, layout.of_guide(num_particles))
-    return run_model(pair, arguments, num_particles, layout, by_guide)
+    copies = layout.of_guide(num_particles)
+    by_guide = run_copies(layout.way("guide"), pair.guide, arguments, copies, extras=extras)
+    return run_model(pair, arguments, num_particles, layout, by_guide, extras)
 
 
 def run_model(
     pair: ModelAndGuide,
     arguments: Arguments,
-    num_particles: int,
+    num_particles: int | None,
     layout: Layout,
     by_guide: Trace,
     extras: Mapping[str, Extra] | None = None,
 ) -> tuple[Trace, Trace]:
     """Run K copies of the model on the guide's draws, and return both traces without plates' own sites."""
     copies = layout.of_model(num_particles)
-    by_model = run_copies(layout.ways.model, pair.model, arguments, copies, by_guide, extras)
+    by_model = run_copies(layout.way("model"), pair.model, arguments, copies, by_guide, extras)
     model_trace, guide_trace = map(poutine.util.prune_subsample_sites, (by_model, by_guide))
     return model_trace, guide_trace
 
@@ -318,13 +342,22 @@ def scores(
         layout: the result of `layout_of`.
         kwargs: keyword arguments of both programs.
     """
+    if layout.several and layout.ways != LEADING:  # one at a time, with a dimension for each site
+        ones = [run_under_particles(pair, args, None, layout, kwargs) for _ in range(num_particles)]
+        found = [scores_of(*traces, args[0], layout) for traces in ones]
+        marks = [part.fingerprints for part in found if part.fingerprints is not None]
+        return Scores(
+            torch.cat([part.log_weights for part in found]),
+            torch.cat([part.elbo_terms for part in found]),
+            torch.cat(marks) if marks else None,
+        )
     model_trace, guide_trace = run_under_particles(pair, args, num_particles, layout, kwargs)
     return scores_of(model_trace, guide_trace, args[0], layout)
 
 
 def scores_of(model_trace: Trace, guide_trace: Trace, x: Tensor, layout: Layout) -> Scores:
     """Score the draws of a run under particles, from its traces."""
-    repeated = fingerprints(guide_trace, layout.depth, layout.data_dim, layout.data_plate is None)
+    repeated = fingerprints(guide_trace, layout.depth, layout.data_dim, layout.data_plate)
     log_weights = weights_of(model_trace, guide_trace, x, layout)
     if not layout.in_guide:
         return Scores(log_weights, log_weights, repeated)
@@ -347,15 +380,15 @@ def weights_of(model_trace: Trace, guide_trace: Trace, x: Tensor, layout: Layout
 
 def _contracted(contract: Contraction, model_trace: Trace, guide_trace: Trace, layout: Layout) -> Tensor:
     """Contract the densities of a pair with several enumerated sites: `(K, B)`, or `(K, 1)` if joint."""
-    names = [PARTICLES] if layout.data_plate is None else [PARTICLES, layout.data_plate]
     sizes = {
         frame.name: members_of(frame, site)
         for site in model_trace.nodes.values()
         for frame in site.get("cond_indep_stack", ())
     }
-    kept = {name: sizes[name] for name in names}
+    names = (PARTICLES,) if layout.data_plate is None else (PARTICLES, layout.data_plate)
+    kept = {name: sizes[name] for name in names if name in sizes}
     found = contract(model_trace, guide_trace, layout.sites, partial(_density, layout=layout), kept)
-    return found if layout.data_plate is not None else found.unsqueeze(-1)
+    return found.reshape(kept.get(PARTICLES, 1), -1)
 
 
 def sum_out(log_weights: Tensor) -> Tensor:

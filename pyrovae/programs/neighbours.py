@@ -6,6 +6,7 @@ over the data gives other densities then. Such a model has no bound that is a su
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pyro
@@ -53,7 +54,8 @@ def check_no_neighbours(pair: ModelAndGuide, arguments: Arguments) -> None:
                 by_guide = run_one(pair.guide, few, copies, (0, 0))
             by_model = run_one(pair.model, few, copies, (0, 0), by_guide)
             halves = [slice(0, number // 2), slice(number // 2, number)]
-            parts = [_part(pair, few, copies, rows, by_guide, recorded.noise) for rows in halves]
+            latents = _latents(by_guide) | _latents(by_model)
+            parts = [_part(pair, few, copies, rows, latents, recorded.noise) for rows in halves]
         except Exception:  # programs for one number of data raise errors of any type
             return
     for rows, (guide_part, model_part) in zip(halves, parts, strict=True):
@@ -63,17 +65,24 @@ def check_no_neighbours(pair: ModelAndGuide, arguments: Arguments) -> None:
                     _compare(name, whole, part, rows, data.dim)
 
 
+def _latents(trace: Trace) -> dict[str, Any]:
+    """Return the sites of a trace whose values were drawn."""
+    return {n: site for n, site in trace.nodes.items() if is_sample(site) and not site["is_observed"]}
+
+
 def _sizes(site: dict[str, Any]) -> tuple[int, ...]:
     return tuple(site["value"].shape) if is_sample(site) else ()
 
 
 def _part(
-    pair: ModelAndGuide, few: Arguments, copies: Copies, rows: slice, by_guide: Trace, noise: Noise
+    pair: ModelAndGuide,
+    few: Arguments,
+    copies: Copies,
+    rows: slice,
+    latents: Mapping[str, Any],
+    noise: Noise,
 ) -> tuple[Trace | None, Trace]:
     """Run guide and model on some of the data, with the draws that these data had before."""
-    latents = {
-        name: site for name, site in by_guide.nodes.items() if is_sample(site) and not site["is_observed"]
-    }
     event_dims = {name: site["fn"].event_dim for name, site in latents.items()}
     values = {
         name: _cut(site["value"], copies.data_dim - event_dims[name], rows, few)

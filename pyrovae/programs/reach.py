@@ -29,8 +29,6 @@ from pyrovae.programs.pair import ModelAndGuide, Program, programs_of
 MOST_OBJECTS = 20_000
 """The number of objects at which the search ends. It comes to the nearest first."""
 
-_LIBRARIES = sys.stdlib_module_names | {"numpy", "pyro", "pyrovae", "torch", "zuko"}
-"""The packages whose code names no module of a user."""
 
 WITHOUT_MODULES = (
     Tensor, np.ndarray, np.generic, str, bytes, int, float, complex, type(None), torch.device, torch.dtype,
@@ -129,7 +127,8 @@ def _search(programs: Iterable[Program | ModelAndGuide]) -> _Found:
             parts |= {id(part) for _, part in inner}
             inside = itertools.chain(inside, *(held(joined(name, path), part) for path, part in inner))
         for each in inside:
-            if not isinstance(each[1], WITHOUT_MODULES):
+            # A dead proxy allows no other question than that for its type.
+            if type(each[1]) not in weakref.ProxyTypes and not isinstance(each[1], WITHOUT_MODULES):
                 (queue.append if each[0] else queue.appendleft)(each)
     owners = [module for name, module in found if not name]
     others = [(name, module) for name, module in found if name and id(module) not in parts]
@@ -184,8 +183,9 @@ def _attributes(name: str, thing: Any) -> Iterator[Named]:
     if isinstance(inside, dict):
         of_module = _OF_EVERY_MODULE if isinstance(thing, nn.Module) else ()
         yield from ((joined(name, key), value) for key, value in inside.items() if key not in of_module)
-    for key, slot in _slots(type(thing)):
-        if hasattr(thing, key):
+    cls: Any = type(thing)
+    for key, slot in _slots(cls):
+        with contextlib.suppress(AttributeError):  # an empty slot
             yield joined(name, key), slot.__get__(thing)
 
 
@@ -249,4 +249,15 @@ def joined(name: str, part: object) -> str:
 
 
 def _is_library(module: str | None) -> bool:
-    return module is not None and module.partition(".")[0] in _LIBRARIES
+    """Whether a Python module belongs to an installed package, whose code names no module of a user."""
+    return module is not None and _is_installed(module.partition(".")[0])
+
+
+@functools.cache
+def _is_installed(package: str) -> bool:
+    if package == "__main__":  # in a notebook its file is a package's
+        return False
+    if package in sys.stdlib_module_names or package == "pyrovae":
+        return True
+    file = getattr(sys.modules.get(package), "__file__", None) or ""
+    return "site-packages" in file or "dist-packages" in file

@@ -33,7 +33,7 @@ def may_repeat(site: Mapping[str, Any]) -> bool:
         return False
 
 
-def fingerprints(trace: Trace, depth: int, data_dim: int, joint: bool) -> Tensor | None:
+def fingerprints(trace: Trace, depth: int, data_dim: int, data_plate: str | None) -> Tensor | None:
     """Return a number for each draw that is the same for draws with equal values at discrete sites.
 
     These are the guide's sites whose draws may repeat, under the plates. Enumerated sites are not drawn.
@@ -42,18 +42,18 @@ def fingerprints(trace: Trace, depth: int, data_dim: int, joint: bool) -> Tensor
         trace: a trace of the guide under K particles.
         depth: the number of dimensions that the plates take, without the particles'.
         data_dim: the dimension of the data's plate, counted from the right.
-        joint: whether a draw is one of all data together.
+        data_plate: its name; None if a draw is one of all data together.
 
     Returns:
-        `(K, B)` in 64-bit, or `(K, 1)` if joint; None if there is no such site.
+        `(K, B)` in 64-bit, or `(K, 1)` for all data together; None if there is no such site.
     """
     total: Tensor | None = None
     summed_out = enumerated_sites(trace)
     for number, name in enumerate(latent_sites(trace), start=1):
         site = trace.nodes[name]
         # A global latent is the same for all data: it is a parameter if it is a point.
-        is_local = any(frame.dim == data_dim for frame in site["cond_indep_stack"])
-        if name in summed_out or not (is_local or joint) or not may_repeat(site):
+        counts = data_plate is None or any(frame.name == data_plate for frame in site["cond_indep_stack"])
+        if name in summed_out or not counts or not may_repeat(site):
             continue
         event_dim = site["fn"].event_dim
         value = site["value"].double()
@@ -62,6 +62,7 @@ def fingerprints(trace: Trace, depth: int, data_dim: int, joint: bool) -> Tensor
         axes = (plates - depth - 1, plates + data_dim) if depth else (plates - 1,)
         parts = value.movedim(axes, tuple(range(len(axes))))
         # (K, B, all else), or (K, 1, all else)
+        joint = data_plate is None
         parts = parts.flatten(1).unsqueeze(1) if joint else parts.unsqueeze(-1).flatten(2)
         # No two sets of values have the same sum, but by a coincidence.
         weights = torch.arange(1, parts.shape[-1] + 1, dtype=parts.dtype, device=parts.device).sin()

@@ -13,14 +13,14 @@ from pyrovae.programs.distributions import has_mean
 from pyrovae.programs.pair import ModelAndGuide, Program
 
 
-def run_pair(pair: ModelAndGuide, *args: Any) -> tuple[Trace, Trace]:
+def run_pair(pair: ModelAndGuide, /, *args: Any, **kwargs: Any) -> tuple[Trace, Trace]:
     """Trace the guide, then the model replayed on the guide's draws.
 
     Returns:
         The model's trace and the guide's, without the sites of `pyro.plate` itself.
     """
-    guide_trace = poutine.trace(pair.guide).get_trace(*args)
-    model_trace = traced(poutine.replay(pair.model, trace=guide_trace), *args)
+    guide_trace = poutine.trace(pair.guide).get_trace(*args, **kwargs)
+    model_trace = traced(poutine.replay(pair.model, trace=guide_trace), *args, **kwargs)
     guide_trace = poutine.util.prune_subsample_sites(guide_trace)
     return model_trace, guide_trace
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import pyro
 import torch
+from pyro import poutine
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
@@ -21,8 +22,9 @@ from pyrovae.programs.densities import unscaled_log_prob
 from pyrovae.programs.modes import nothing_moves
 from pyrovae.programs.noise import Noise, RecordedNoise, ReplayedNoise
 from pyrovae.programs.pair import ModelAndGuide, Program
-from pyrovae.programs.parameters import modules_of
+from pyrovae.programs.reach import modules_of
 from pyrovae.programs.rows import Arguments
+from pyrovae.programs.running import run_pair
 from pyrovae.programs.sites import is_sample
 
 _SIZES = (2, 3, 5, 7, 11, 13)
@@ -79,9 +81,9 @@ def needs_all(pair: ModelAndGuide, arguments: Arguments, num_data: int) -> bool:
     """Whether the programs do not run on the first `num_data` data."""
     few = arguments.first(num_data)
     try:
-        with nothing_moves(pair.model, pair.guide):
-            pair.guide(*few.args, **few.kwargs)
-            pair.model(*few.args, **few.kwargs)
+        with nothing_moves(pair.model, pair.guide), poutine.block():
+            for trace in run_pair(pair, *few.args, **few.kwargs):
+                trace.compute_log_prob()
     except Exception:  # programs for one number of data raise errors of any type
         return True
     return False
@@ -92,12 +94,12 @@ def _single(
 ) -> tuple[Trace, list[Noise]]:
     """Run all copies one at a time. The copies for one value are given the noise of those for another."""
     runs, noise = [], []
-    for particle in range(copies.particles):
+    for particle in range(copies.number):
         with RecordedNoise() as recorded:
             runs.append(run_one(program, arguments, copies, (0, particle), given))
         noise.append(recorded.noise)
     for value in range(1, copies.values):
-        for particle in range(copies.particles):
+        for particle in range(copies.number):
             with ReplayedNoise([noise[particle]]):
                 runs.append(run_one(program, arguments, copies, (value, particle), given))
     return joined(runs, copies), noise

@@ -13,6 +13,7 @@ from .components import make_objective as make_objective
 from .components import start_at_data as start_at_data
 from .fitting import Fitted as Fitted
 from .library.autoencoder import autoencoder as autoencoder
+from .library.bnn import bnn as bnn
 from .library.cpcvae import cpcvae as cpcvae
 from .library.hvae import hvae as hvae
 from .library.m1m2 import m1m2 as m1m2

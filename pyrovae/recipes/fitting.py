@@ -77,11 +77,13 @@ class Split:
         x: the data to learn, `(N, *x_shape)` or a dataset.
         y: their classes `(N,)`, -1 for unlabelled data, or None.
         validation: the data that choose the best epoch, or None.
+        y_validation: their classes, or None.
     """
 
     x: Source
     y: Tensor | None
     validation: Source | None
+    y_validation: Tensor | None = None
 
 
 def fit_plan(
@@ -147,7 +149,8 @@ def split_off(x: Source, y: Tensor | None, training: Training) -> Split:
     if rows is None:
         return Split(x, y, None)
     kept, others = rows
-    return Split(_taken(x, kept), None if y is None else y[kept], _taken(x, others))
+    of_kept, of_others = (None, None) if y is None else (y[kept], y[others])
+    return Split(_taken(x, kept), of_kept, _taken(x, others), of_others)
 
 
 def _taken(x: Source, indices: Tensor) -> Source:
@@ -220,7 +223,7 @@ def _fit_stage(
         classes,
         **settings,
         transform=in_turn(*steps),
-        validation=split.validation,
+        validation=_validation_of(stage, split),
         device=writing.device,
         folder=None if folder is None else folder / "checkpoints",
         resume=folder is not None and (writing.resume or not last),
@@ -245,12 +248,23 @@ def _classes_of(stage: Stage, split: Split, training: Training, data: Data) -> T
     return stage.labels(split.x, classes)
 
 
+def _validation_of(stage: Stage, split: Split) -> Any:
+    if stage.needs_classes and split.validation is not None:
+        return split.validation, split.y_validation
+    return split.validation
+
+
 def _check(plan: Plan, y: Tensor | None, training: Training, data: Data, writing: Writing) -> None:
     """Refuse settings and data that do not fit, before the first stage is trained."""
     if y is None and any(stage.classes for stage in plan.stages):
         raise InputError(
             f"{plan.recipe or 'the plan'} learns classes, but no classes are given: pass y, with -1 for "
             "unlabelled data."
+        )
+    if y is not None and any(stage.needs_classes for stage in plan.stages) and bool((y < 0).any()):
+        raise InputError(
+            f"{plan.recipe or 'the plan'} needs the class of each datum, but {int((y < 0).sum())} of "
+            f"{len(y)} are unknown: leave these data out, x[y >= 0] and y[y >= 0]."
         )
     if writing.folder is None and (writing.resume or writing.tensorboard):
         raise InputError("resume and tensorboard need a run folder: pass folder=...")

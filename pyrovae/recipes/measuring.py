@@ -19,8 +19,11 @@ from pyrovae.evaluation import (
 )
 from pyrovae.evaluation.json_files import write_json
 from pyrovae.generation import latent_means, posterior_draws
+from pyrovae.programs.devices import device_of
 from pyrovae.programs.pair import ModelAndGuide
 from pyrovae.programs.reach import modules_of
+from pyrovae.programs.sites import latent_sites
+from pyrovae.programs.structure import structure
 from pyrovae.recipes.fitting import with_labels_only
 from pyrovae.recipes.run import Run
 
@@ -60,6 +63,11 @@ def evaluate(
         InputError: the model has nothing to integrate out, or an option does not fit.
     """
     presentation, images = run.presentation, run.images
+    if not _has_codes(run.pair, presentation.fixed(images.x_test[:2])):
+        raise InputError(
+            f"the latents of {run.config.recipe} belong to all data together, so single data have no "
+            f"marginal likelihood: measure its test error by pyrovae classify {run.folder}."
+        )
     x = presentation.fixed(images.x_test)[:limit]
     pair = on_device(run.pair, device)
     result = marginal_likelihood(
@@ -83,7 +91,8 @@ def classify(
     """Measure the test error of each classifier. Write classification.json.
 
     A model that learns classes is measured with its own classifier and with Bayes' rule. Every model is
-    measured with M1's classifiers, which scikit-learn fits to the latents.
+    measured with M1's classifiers, which scikit-learn fits to the latents. A Bayesian network has no
+    latents of single data, and is measured with its own classifier alone.
 
     Args:
         run: the run.
@@ -117,13 +126,26 @@ def classify(
             seen = run.presentation.fixed(images.x_test)
             by_bayes = class_posterior(pair, seen, images.num_classes, num_samples=num_samples)
             errors["Bayes' rule"] = error_rate(by_bayes, images.y_test)
+    if not _has_codes(pair, x):
+        return _written(run, errors)
     embed: Any = partial(posterior_draws, seed=seed) if draws else latent_means
     z, z_test = embed(pair, x).numpy(), embed(pair, x_test).numpy()
     for name in M1_CLASSIFIERS:
         predicted = fit_m1_classifier(name, z, y.numpy()).predict(z_test)
         errors[name] = 100 * float((predicted != images.y_test.numpy()).mean())
+    return _written(run, errors)
+
+
+def _written(run: Run, errors: dict[str, float]) -> dict[str, float]:
     write_json(run.folder / "classification.json", errors)
     return errors
+
+
+def _has_codes(pair: ModelAndGuide, x: Tensor) -> bool:
+    """Whether a pair's guide infers latents of single data."""
+    found = structure(pair, x[:2].to(device_of(pair, otherwise=x.device)))
+    inferred = latent_sites(found.traces.guide) if found.traces.guide is not None else []
+    return not inferred or any(found[name].scope != "global" for name in inferred)
 
 
 def on_device(pair: ModelAndGuide, device: str) -> ModelAndGuide:

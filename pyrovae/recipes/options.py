@@ -139,7 +139,7 @@ def options_of(recipe: Callable[..., Any], chosen: Mapping[str, Any] | None = No
     options = model_options(recipe, chosen)
     declared = declaration_of(recipe)
     for group in SHARED:
-        for name, option in shared_options(group, declared.classes, declared.defaults).items():
+        for name, option in shared_options(group, declared.learns_from_some, declared.defaults).items():
             if name in options:
                 owner = options[name].component or f"the recipe {name_of(recipe)}"
                 raise OptionError(
@@ -292,7 +292,7 @@ def _recipes_with(name: str) -> list[str]:
         known
         for known, recipe in recipes.items()
         if name in {option.name for option in own_options(recipe)}
-        or (name in LABELS_ONLY and declaration_of(recipe).classes)
+        or (name in LABELS_ONLY and declaration_of(recipe).learns_from_some)
     ]
 
 

@@ -39,6 +39,8 @@ class Stage:
         transform: a function that each minibatch passes through after shifts and binarisation,
             `(B, ...) -> (B, ...)`. None means no function.
         classes: whether the programs are called with classes.
+        needs_classes: whether the programs cannot be called without classes. Then the validation data have
+            theirs, and no class may be unknown.
         labels: a function from the data `(N, *x_shape)` and the given classes `(N,)`, -1 for unlabelled, to
             the classes that this stage learns, `(N,)`. It is called after the training of all earlier
             stages. None means the given classes.
@@ -58,6 +60,7 @@ class Stage:
     weights: Mapping[str, float | Schedule] = field(default_factory=dict)
     transform: Callable[[Tensor], Tensor] | None = None
     classes: bool = False
+    needs_classes: bool = False
     labels: Callable[[Tensor, Tensor], Tensor] | None = None
     supervised: Callable[[Tensor], Mapping[str, Any]] | None = None
     start: Callable[[Tensor], None] | None = None

@@ -20,7 +20,11 @@ P = ParamSpec("P")
 
 
 def recipe(
-    *without_parentheses: Any, classes: bool = False, name: str = "", **defaults: Any
+    *without_parentheses: Any,
+    classes: bool = False,
+    needs_classes: bool = False,
+    name: str = "",
+    **defaults: Any,
 ) -> Callable[[Callable[P, Plan]], Callable[P, Plan]]:
     """Declare a function to be a recipe.
 
@@ -30,6 +34,8 @@ def recipe(
 
     Args:
         classes: whether the model learns classes. Only then does the recipe have options about labels.
+        needs_classes: whether the model needs the class of each datum. Then no labels can be hidden, and
+            the recipe has no options about labels.
         name: the recipe's name. Empty means the function's.
         defaults: the recipe's own defaults for options of `Training` and `Data`, by name.
 
@@ -53,7 +59,7 @@ def recipe(
         raise OptionError("the decorator recipe has no parentheses: write @recipe() above the function.")
 
     def declare(function: Callable[P, Plan]) -> Callable[P, Plan]:
-        declaration = Declaration(name or function.__name__, classes, defaults)
+        declaration = Declaration(name or function.__name__, classes, needs_classes, defaults)
 
         @functools.wraps(function)
         def build(*args: P.args, **kwargs: P.kwargs) -> Plan:
@@ -97,7 +103,9 @@ def load_recipe(name: str) -> Callable[..., Plan]:
         )
     declared = declaration_of(function)
     plain = getattr(function, "__wrapped__", function) if declared.name else function
-    return recipe(classes=declared.classes, name=name, **declared.defaults)(plain)
+    return recipe(
+        classes=declared.classes, needs_classes=declared.needs_classes, name=name, **declared.defaults
+    )(plain)
 
 
 def _built(

@@ -33,5 +33,9 @@ RECIPES = Table(
             "Consistent PC-VAE: its predictions survive decoding and encoding again.",
             "pyrovae.recipes:cpcvae",
         ),
+        "bnn": Component(
+            "Bayesian neural network: w ~ N(0, s^2 I), y ~ Cat(softmax(f(x; w))), a classifier.",
+            "pyrovae.recipes:bnn",
+        ),
     },
 )

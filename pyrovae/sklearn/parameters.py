@@ -31,9 +31,13 @@ _GIVEN_OTHERWISE = {"seed", "data", "labels"}  # by random_state, X and y
 
 @functools.cache
 def recipes_with_classes() -> dict[str, Recipe]:
-    """Load the recipes whose models learn classes, by name. M1 comes first."""
-    named = {name: load_recipe(name) for name in RECIPES}
-    return {"m1": m1} | {name: build for name, build in named.items() if declaration_of(build).classes}
+    """Load the recipes whose models learn classes of some data, by name. M1 comes first."""
+    named = {"m1": m1} | {name: load_recipe(name) for name in RECIPES}
+    return {
+        name: build
+        for name, build in named.items()
+        if name == "m1" or declaration_of(build).learns_from_some
+    }
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,7 @@ class Minibatches:
         device: the device of the minibatches.
         seed: the run's seed, on which the seeds of items depend.
         workers: the number of processes that read items in advance. 0 means that the training process does.
+        shuffle: whether the data come in another order in each epoch.
     """
 
     source: Source
@@ -119,6 +120,7 @@ class Minibatches:
     device: torch.device
     seed: int = 0
     workers: int = 0
+    shuffle: bool = True
 
     @property
     def steps(self) -> int:
@@ -144,6 +146,8 @@ class Minibatches:
         """
         # The order is drawn before this function returns, since each process draws for itself afterwards.
         order = [part.shuffled(self.steps, self.source.device) for part in self.parts]
+        if not self.shuffle:  # the random stream moves all the same
+            order = [tuple(rows.sort().values for rows in of_part) for of_part in order]
         if not isinstance(self.source, Items):
             return zip(*([Rows(rows) for rows in of_part] for of_part in order), strict=True)
         seeds = [
@@ -178,6 +182,10 @@ class Minibatches:
             seeds = item_seeds(self.seed, len(part.indices), "in order", number)
             for indices, of_indices in zip(part.indices.split(size), seeds.split(size), strict=True):
                 yield self._arguments(part, Rows(indices, of_indices), check)
+
+    def arguments(self, number: int, indices: Tensor) -> tuple[Tensor, ...]:
+        """Return the arguments of a call with these data of a part."""
+        return self._arguments(self.parts[number], Rows(indices), check=False)
 
     def _read_ahead(self, source: Items, steps: list[tuple[Rows, ...]]) -> Iterator[tuple[Rows, ...]]:
         """Let the workers read this process's share of each step in advance."""

@@ -7,6 +7,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from pyrovae.compute.streams import seed_streams, set_streams, streams
 from pyrovae.errors import NonFiniteError
 from pyrovae.programs.checks import check_pair
 from pyrovae.programs.pair import ModelAndGuide
-from pyrovae.programs.parameters import modules_of
+from pyrovae.programs.reach import modules_of
 from pyrovae.training.batches import Minibatches, Rows
 from pyrovae.training.callbacks import call_all
 from pyrovae.training.checkpoints import find_checkpoint, save_checkpoint
@@ -67,12 +68,13 @@ class TrainingRun:
     def __init__(
         self, pair: ModelAndGuide, data: Minibatches, validation: Minibatches | None, settings: Settings
     ) -> None:
-        self.pair, self.data, self.settings = pair, data, settings
+        self.pair, self.settings = pair, settings
         self.device = data.device
         self.folder = None if settings.folder is None else Path(settings.folder)
         self.history = History()
         transform = described(settings.transform)  # before it is called, which may change it
         self.prepared = prepare(pair, data, validation, settings)
+        self.data = replace(data, shuffle=not self.prepared.in_order)
         self.parameters = Trainable(
             pair, self.prepared.parameters, self.prepared.trained, settings.make_optimizer
         )
@@ -85,7 +87,7 @@ class TrainingRun:
         self.validation = (
             None
             if validation is None
-            else Validation(pair, validation, settings, batch_size=data.parts[-1].batch_size)
+            else Validation(pair, validation, settings, self.prepared.loss.unit, data.parts[-1].batch_size)
         )
         self._validation_data = validation
         self._identity: dict[str, Any] | None = None

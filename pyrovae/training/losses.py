@@ -12,6 +12,7 @@ from pyrovae.objectives.objective import Bound, Objective
 from pyrovae.objectives.weights import reweight_pair
 from pyrovae.programs.pair import ModelAndGuide
 from pyrovae.training.batches import Batch, Part
+from pyrovae.training.unit import Unit
 
 Weights = Mapping[str, float | Tensor]
 
@@ -26,12 +27,14 @@ class MinibatchLoss:
         pair: the model and the guide.
         objective: the objective that is evaluated on each call.
         parts: the parts of the data.
+        unit: what each site counts.
         apart: the sites that have weights of their own. They are not part of the reported ELBO.
     """
 
     pair: ModelAndGuide
     objective: Objective
     parts: Sequence[Part]
+    unit: Unit
     apart: Collection[str]
 
     def __call__(
@@ -39,13 +42,15 @@ class MinibatchLoss:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss per datum, weighted and with a gradient, and its terms per datum, unweighted.
 
-        They are this process's share of sums over all processes.
+        Both are of the bound on all data, whatever the size of the minibatch (see `Unit`). They are this
+        process's share of sums over all processes.
         """
         mean: Any = 0.0
         terms: dict[str, Any] = {}
         for number, args, total in batch.calls:
             part = self.parts[number]
-            bound = self.objective.evaluate(reweight_pair(self.pair, weights, latents=beta), *args)
+            counting = self.unit.counting(len(args[0]))
+            bound = self.objective.evaluate(reweight_pair(self.pair, weights, beta, counting), *args)
             mean = mean + part.weight * bound.loss / total
             self._add(terms, bound, total, part.share)
         return mean, terms

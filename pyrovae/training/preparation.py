@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyro
 import torch
@@ -16,12 +16,15 @@ from pyrovae.programs.checks import check_pair, check_site_names
 from pyrovae.programs.gradient_checks import check_gradients
 from pyrovae.programs.modes import buffers_kept
 from pyrovae.programs.pair import ModelAndGuide
-from pyrovae.programs.parameters import modules_of, named_parameters, optional_parameters
+from pyrovae.programs.parameters import named_parameters, optional_parameters
+from pyrovae.programs.reach import modules_of
 from pyrovae.programs.running import run_pair
 from pyrovae.programs.sites import latent_sites, observed_sites
+from pyrovae.training.autoguides import check_autoguides, check_positions
 from pyrovae.training.batches import Batch, Minibatches, Rows
 from pyrovae.training.losses import MinibatchLoss
 from pyrovae.training.settings import Settings
+from pyrovae.training.unit import holds_all_data, unit_of
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Prepared:
         trained: the parameters that are trained from the first step.
         nothing: a loss of zero and terms of zero, for a process that has no share of a minibatch.
         draws_elsewhere: whether the programs draw from the random streams of Python or NumPy.
+        in_order: whether the data must keep their order, since the guide has parameters for each position.
     """
 
     loss: MinibatchLoss
@@ -41,6 +45,7 @@ class Prepared:
     trained: list[Tensor]
     nothing: tuple[Tensor, dict[str, Tensor]]
     draws_elsewhere: bool
+    in_order: bool
 
 
 def prepare(
@@ -57,17 +62,23 @@ def prepare(
     for module in modules_of(pair):
         module.to(data.device)
     batch = data.first(check=data.source.stream)
+    all_data = len(data.source) if holds_all_data(data) and len(data.parts) == 1 else None
+    in_order = False
     for call in batch.calls:
+        in_order |= check_autoguides(pair, call.args, all_data, validation is not None)
         check_pair(pair, *call.args)  # in evaluation mode, and lazy modules get their shapes
     before = _elsewhere()
     with buffers_kept(pair):
         prepared = _prepared(pair, data, batch, settings, before)
+    for call in batch.calls:
+        in_order |= check_positions(pair, call.args, prepared.parameters, all_data, validation is not None)
+    with buffers_kept(pair):
         _check_last_minibatch(pair, data)
     for each in (data, validation):
         if each is not None and not each.source.stream:
-            for args in each.in_order():
+            for args in each.in_order(len(each.source) if in_order else prepared.loss.unit.chunk(1000)):
                 check_pair(pair, *args)
-    return prepared
+    return replace(prepared, in_order=in_order)
 
 
 def _prepared(
@@ -81,7 +92,8 @@ def _prepared(
         sites |= {*observed_sites(traces[0]), *latent_sites(traces[1])}
     check_site_names(settings.weight_schedules, sites)
     _check_no_inference(parameters)
-    loss = MinibatchLoss(pair, settings.bound, data.parts, frozenset(settings.weight_schedules))
+    unit = unit_of(pair, data, batch, settings.bound)
+    loss = MinibatchLoss(pair, settings.bound, data.parts, unit, frozenset(settings.weight_schedules))
     minibatches = itertools.chain([batch, batch], _others(data))
     trained = check_gradients(
         lambda: loss(next(minibatches), 1.0, {})[0],
@@ -93,7 +105,7 @@ def _prepared(
         nothing = loss(batch, 1.0, {})
     zeros = {name: torch.zeros_like(value) for name, value in nothing[1].items()}
     elsewhere = _elsewhere() != before
-    return Prepared(loss, parameters, trained, (torch.zeros_like(nothing[0]), zeros), elsewhere)
+    return Prepared(loss, parameters, trained, (torch.zeros_like(nothing[0]), zeros), elsewhere, False)
 
 
 def _others(data: Minibatches) -> Iterator[Batch]:

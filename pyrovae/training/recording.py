@@ -42,6 +42,7 @@ class Recorded:
         self.function, self.example, self.other = function, example, other
         self.look, self.undisturbed = look, undisturbed
         self.graph: Recording | None = None
+        self._run()  # a parameter that the function declares must exist before it is recorded
         self.renew()
 
     def __call__(self, *tensors: Tensor) -> list[Tensor]:

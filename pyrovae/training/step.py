@@ -283,15 +283,16 @@ class CompiledStep(EagerStep):
     def compare(self, epoch: int) -> None:
         """Hold the graph against the programs at the start of an epoch, if code of the user's may have run.
 
-        If no such code runs, this happens at the first epoch's start after every 500 steps. If the two
-        differ, the programs are recorded afresh. The graph is given up if that does not help, or is needed
-        again and again. Nothing that training changes moves.
+        If no such code runs, this happens at the first epoch's start after every 500 steps, or after other
+        parameters are trained. If the two differ, the programs are recorded afresh. The graph is given up
+        if that does not help, or is needed again and again. Nothing that training changes moves.
 
         Warns:
             UserWarning: from now on the programs run each time. The message says why.
         """
         new, self.just_recorded = self.just_recorded, False
-        if self.recorded is None or not self._is_due(epoch):
+        due = self._is_due(epoch) or self.layout[0] != self.parameters.layout()
+        if self.recorded is None or not (due or (new and self._is_another())):
             return
         renewed, reason = False, None
         try:

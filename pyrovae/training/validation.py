@@ -15,6 +15,7 @@ from pyro import poutine
 from pyrovae.compute.devices import seeded
 from pyrovae.objectives.elbo import ELBO
 from pyrovae.objectives.importance import IWAE
+from pyrovae.objectives.weights import reweight_pair
 from pyrovae.programs.checks import check_pair
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide
@@ -23,6 +24,7 @@ from pyrovae.training.history import History
 from pyrovae.training.non_finite import explain_non_finite
 from pyrovae.training.settings import Numbers, Settings
 from pyrovae.training.state import TrainedState
+from pyrovae.training.unit import Unit
 
 
 def competing_bound(row: Mapping[str, float], numbers: Numbers) -> float:
@@ -49,6 +51,7 @@ class Validation:
         pair: the pair that is trained.
         data: the validation data.
         settings: the run's settings.
+        unit: what each site counts.
         batch_size: the number of data in a minibatch of training, which limits those measured at once.
         best_state: the state of the pair after the best epoch; None before there is one.
     """
@@ -56,6 +59,7 @@ class Validation:
     pair: ModelAndGuide
     data: Minibatches
     settings: Settings
+    unit: Unit
     batch_size: int
     best_state: dict[str, Any] | None = None
 
@@ -65,7 +69,7 @@ class Validation:
         They are `validation_elbo` and `validation_kl`. With `IWAE` there is also `validation_bound`, the
         importance-weighted bound, which may rise while the ELBO falls. Both are then measured with the same
         K draws, on minibatches of the training's size, since K draws need much memory. The random draws are
-        the same at every call.
+        the same at every call. What lies outside of the data's plate counts 1/N, with N training data.
 
         Observed sites with weights of their own are not part of the ELBO. `validation_y` is the sum of y's
         log densities, divided by the number of all validation data, like all other columns.
@@ -77,7 +81,7 @@ class Validation:
         importance = objective if isinstance(objective, IWAE) else None
         scored = importance or ELBO()
         check = self.data.source.stream and epoch == 1
-        size = self.batch_size if importance else self._size
+        size = self.batch_size if importance else self.unit.chunk(self._size)
         bound = 0.0
         sums = {"elbo": 0.0, "kl": 0.0}
         with torch.no_grad(), evaluating(self.pair), seeded(self.settings.seed, self.data.device):
@@ -85,7 +89,8 @@ class Validation:
                 if check:
                     with seeded(0, self.data.device):
                         check_pair(self.pair, *args)
-                found = scored.evaluate(self.pair, *args)
+                counting = self.unit.counting(len(args[0]), in_training=False)
+                found = scored.evaluate(reweight_pair(self.pair, {}, counting=counting), *args)
                 if not math.isfinite(value := -float(found.loss)):
                     raise explain_non_finite(f"the validation bound of epoch {epoch}", self.pair, args)
                 bound += value
@@ -106,9 +111,11 @@ class Validation:
         Without gradients it may be larger than in training, but each datum takes as much memory as its
         enumerated sites have values.
         """
-        one = [Rows(part.indices[:1], torch.zeros(1, dtype=torch.int64)) for part in self.data.parts]
+        # As many as in training, since a program that subsamples does not run on a single datum.
+        few = [part.indices[: self.batch_size] for part in self.data.parts]
+        rows = [Rows(indices, torch.zeros_like(indices)) for indices in few]
         with torch.no_grad(), evaluating(self.pair), seeded(0, self.data.device):
-            calls = self.data.batch(one, shared=False).calls
+            calls = self.data.batch(rows, shared=False).calls
             values = max(_number_of_values(self.pair, *call.args) for call in calls)
         return max(self.batch_size, min(1000, 8 * self.batch_size) // values)
 

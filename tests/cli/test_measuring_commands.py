@@ -6,6 +6,8 @@ import re
 import pytest
 from small_runs import PNG, files, pyrovae, train_by_words
 
+from pyrovae.errors import InputError
+
 
 def test_sample_and_overview_draw_a_trained_run(run):
     assert pyrovae("sample", run, "--count", 12) == f"written: {run}/figures/samples.png\n"
@@ -40,6 +42,7 @@ def test_evaluating_ppca_prints_its_exact_evidence(tmp_path):
     assert re.search(r"exact +=", pyrovae("evaluate", tmp_path / "run", "--num-samples", 50, "--quiet"))
 
 
+@pytest.mark.filterwarnings("ignore:k-hat is above")
 def test_diagnose_prints_where_the_bound_is_lost_and_what_latents_carry(run):
     printed = pyrovae("diagnose", run, "--limit", "10", "--num-samples", "100", "--steps", "20", "--quiet")
     for line in ("units are active", "mutual information", "dimension-wise KL", "amortisation"):
@@ -67,3 +70,16 @@ def test_diagnose_says_what_a_guide_cannot_be_asked(options, missing, tmp_path):
     )
     assert re.search(missing, printed)
     assert printed.count("written: ") == 2
+
+
+def test_a_bayesian_network_is_measured_by_its_predictions(tmp_path):
+    """Its latents are those of all data: no datum has an evidence, nor codes for M1's classifiers."""
+    run = tmp_path / "run"
+    train_by_words(run, "bnn", "--validation-fraction", "0.1")
+    assert re.fullmatch(
+        rf"own classifier +[\d.]+ % test error\nwritten: {run}/classification.json\n",
+        pyrovae("classify", run),
+    )
+    with pytest.raises(InputError, match=r"latents of bnn belong to all data.*pyrovae classify"):
+        pyrovae("evaluate", run, "--quiet")
+    assert "w ~ Normal" in pyrovae("plates", "bnn")

@@ -51,6 +51,27 @@ def test_mean_and_variance_are_those_of_a_gradient_known_in_closed_form():
     assert found.signal_to_noise == pytest.approx(abs(true_ratio), rel=0.5)
 
 
+def test_a_complex_parameter_counts_with_both_of_its_parts():
+    class Guide(torch.nn.Module):
+        def __init__(self, parts):
+            super().__init__()
+            self.weight = torch.nn.Parameter(parts)
+
+        def forward(self, x):
+            parts = torch.view_as_real(self.weight) if self.weight.is_complex() else self.weight
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(parts[0] + parts[1] * x[:, 0], 0.6))
+
+    x, parts = torch.tensor([[0.2], [1.0], [-0.6]]).double(), torch.tensor([0.5, -0.3]).double()
+    pairs = [Pair(model, Guide(weight)) for weight in (torch.complex(*parts), parts)]
+    found, real = (gradient_variance(ELBO(), pair, x, repeats=20) for pair in pairs)
+    mean = found.mean["weight"]
+    torch.testing.assert_close(torch.view_as_real(mean), real.mean["weight"])
+    torch.testing.assert_close(found.variance["weight"], real.variance["weight"].sum())
+    assert found.signal_to_noise == pytest.approx(real.signal_to_noise)
+    assert found.total_variance == pytest.approx(real.total_variance)
+
+
 def test_the_moments_are_those_of_gradients_taken_one_by_one(vae, x):
     found = gradient_variance(IWAE(3), vae, x, repeats=7)
     drawn = []

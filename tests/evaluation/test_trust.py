@@ -262,7 +262,7 @@ def test_fingerprints_tell_draws_apart_in_any_plate_and_event():
             return poutine.trace(guide).get_trace(None)
 
     trace = poutine.util.prune_subsample_sites(run())
-    found = fingerprints(trace, depth=2, data_dim=-1, joint=False)
+    found = fingerprints(trace, depth=2, data_dim=-1, data_plate="data")
     assert found.shape == (6, 4)
     assert not all_equal(found).any()
     for name, event_dim in (("code", 1), ("bits", 1), ("count", 0)):
@@ -273,11 +273,11 @@ def test_fingerprints_tell_draws_apart_in_any_plate_and_event():
         kept = {other: trace.nodes[other]["value"] for other in others}
         for other in others:
             trace.nodes[other]["value"] = kept[other][:1].expand(kept[other].shape)
-        assert all_equal(fingerprints(trace, depth=2, data_dim=-1, joint=False)).all()
+        assert all_equal(fingerprints(trace, depth=2, data_dim=-1, data_plate="data")).all()
         last = site["value"].clone()
         last[(5, *[-1] * (last.dim() - event_dim - 1))] += 1  # one draw of the last datum differs
         site["value"] = last
-        assert all_equal(fingerprints(trace, depth=2, data_dim=-1, joint=False)).tolist() == [
+        assert all_equal(fingerprints(trace, depth=2, data_dim=-1, data_plate="data")).tolist() == [
             True,
             True,
             True,

@@ -33,6 +33,7 @@ class Reference:
     log_weights: torch.Tensor
     log_nodes: torch.Tensor
     log_classes: torch.Tensor
+    summed_out: bool
     classes_first: bool
 
     @property
@@ -47,8 +48,11 @@ class Reference:
 
     @property
     def elbo_deviation(self):
-        """The standard deviation of one draw of the ELBO whose classes are summed out, `(B,)`."""
-        terms = (self.log_classes.exp() * (self.log_weights - self.log_classes)).sum(1)
+        """The standard deviation of one draw of the ELBO, `(B,)`, with classes summed out or drawn."""
+        terms = self.log_weights - self.log_classes
+        if not self.summed_out:
+            return self._mean((terms - self.elbo).square()).sqrt()
+        terms = (self.log_classes.exp() * terms).sum(1)
         return (self.log_nodes.exp() @ (terms - self.elbo).square()).sqrt()
 
     def iwae(self, num_samples, draws=20_000):
@@ -95,7 +99,8 @@ def one_copy_at_a_time(pair, *args, nodes=12, without=(), factors_of_q=(), class
                 log_classes.append(_sum(guide, set(classes)) + torch.zeros_like(log_weights[-1]))
     shape = (len(grid), len(values_of_guide), -1)
     weights, classes = (torch.stack(each).reshape(shape).double() for each in (log_weights, log_classes))
-    return Reference(weights, log_nodes.double(), classes, classes_first)
+    marked = (guide.nodes[name]["infer"].get("enumerate") for name in values_of_guide[0])
+    return Reference(weights, log_nodes.double(), classes, all(marked), classes_first)
 
 
 class _Copy(Messenger):

@@ -7,7 +7,6 @@ from one_copy import assert_evidence, assert_like_pyro, one_copy_at_a_time, trai
 from pyro.infer import Trace_ELBO
 from torch import nn
 
-from pyrovae.evaluation import marginal_likelihood
 from pyrovae.objectives import ELBO, ScoreFunctionELBO
 
 STEPS = 2
@@ -42,7 +41,7 @@ class AIR(nn.Module):
                 logit, loc, scale = self.out(h).chunk(3, -1)
                 odds = logit.squeeze(-1).sigmoid() * present
                 present = pyro.sample(f"z_pres_{t}", dist.Bernoulli(odds))
-                q = dist.Normal(loc, 0.6 + scale.sigmoid()).to_event(1).mask(present)
+                q = dist.Normal(loc, 1 + 0.4 * scale.sigmoid()).to_event(1).mask(present)
                 where = pyro.sample(f"z_where_{t}", q)
 
 
@@ -56,14 +55,12 @@ def test_bounds_and_gradients_are_those_of_pyro(param_store):
 
 def test_its_evidence_is_that_of_one_copy_at_a_time_or_refused(param_store):
     pair, x = AIR(), images()
-    result = unless_refused(
-        lambda: marginal_likelihood(pair, x, num_samples=2000), "'z_pres_0'", "'z_pres_1'"
-    )
-    if result is not None:
-        assert_evidence(pair, x, reference=one_copy_at_a_time(pair, x, nodes=10))
+    reference = one_copy_at_a_time(pair, x, nodes=10)
+    settings = {"num_samples": 2000, "largest_error": 0.3}
+    unless_refused(lambda: assert_evidence(pair, x, reference=reference, **settings), "'z_pres_")
 
 
 def test_it_trains_by_the_score_function(param_store):
     for objective in (ELBO(), ScoreFunctionELBO(5), Trace_ELBO()):
-        history = trained(AIR(), images(40), epochs=15, objective=objective)
+        history = trained(AIR(), images(40), epochs=8, objective=objective)
         assert history["loss"][-1] < history["loss"][0]

@@ -1,5 +1,6 @@
 """Bayesian regression of Pyro's tutorial: `PyroSample` weights, autoguides and guides by hand."""
 
+import warnings
 from functools import partial
 
 import pyro
@@ -87,8 +88,8 @@ def exact_guide(data):
     pair = ByHand()
     with torch.no_grad():
         pair.loc.copy_(mean)
-        # Not the posterior itself: a diagonal one, somewhat wider than the best.
-        pair.log_scale.copy_(precision.diagonal().log() / -2 + 0.1)
+        # Not the posterior itself: a diagonal one, wider than the best.
+        pair.log_scale.copy_(precision.diagonal().log() / -2 + 0.6)
     return pair
 
 
@@ -98,7 +99,7 @@ def test_the_evidence_of_each_datum_is_refused_and_the_remedy_works():
     with pytest.raises(InputError, match=r"'(weight|bias)'") as error:
         marginal_likelihood(pair, data, num_samples=50)
     assert "joint=True" in str(error.value)
-    value, std_error, khat = evidence_of_all(pair, data, num_samples=4000)
+    value, std_error, khat = evidence_of_all(pair, data, num_samples=2000)
     assert abs(value - log_evidence(data)) < 4.5 * std_error + 1e-3
     assert std_error < 0.1
     assert khat < 0.7
@@ -109,7 +110,9 @@ def test_an_improper_guide_shows_in_the_error_of_the_joint_evidence():
     pair = exact_guide(data)
     with torch.no_grad():
         pair.loc.add_(0.5)
-    value, std_error, khat = evidence_of_all(pair, data, num_samples=4000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the result's own warning
+        value, std_error, khat = evidence_of_all(pair, data, num_samples=2000)
     assert abs(value - log_evidence(data)) < 6 * std_error or khat > 0.7
 
 
@@ -162,8 +165,8 @@ AUTOGUIDES = [AutoNormal, AutoDiagonalNormal, AutoMultivariateNormal]
 def test_autoguides_train_and_give_the_joint_evidence(make):
     data, model = table(), Regression()
     pair = Pair(model, make(model))
-    trained(pair, data, batch_size=40, epochs=300)
-    value, std_error, khat = evidence_of_all(pair, data, num_samples=4000)
+    trained(pair, data, batch_size=40, epochs=120, optimizer=partial(torch.optim.Adam, lr=0.05))
+    value, std_error, khat = evidence_of_all(pair, data, num_samples=2000)
     assert abs(value - log_evidence(data)) < 4.5 * std_error + 1e-3
     assert std_error < 0.2
     with pytest.raises(InputError, match="joint=True"):
@@ -213,7 +216,8 @@ class Factor(nn.Module):
 def test_an_autoguide_over_local_latents_trains_on_all_data_at_once():
     model, x = Factor().model, torch.randn(10, 3)
     pair = Pair(model, AutoNormal(model, init_scale=0.4))
-    history = trained(pair, x, batch_size=10, epochs=200)
+    adam = partial(torch.optim.Adam, lr=0.1)
+    history = trained(pair, x, batch_size=10, epochs=150, optimizer=adam)
     assert abs(history["elbo"][-1] - Factor().log_px(x).mean()) < 0.3
     result = unless_refused(lambda: marginal_likelihood(pair, x, num_samples=2000), "'z'", "AutoNormal")
     if result is not None:

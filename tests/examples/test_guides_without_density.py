@@ -215,7 +215,7 @@ class Two(nn.Module):
             z = pyro.sample("z", dist.Normal(a, 1.0))
             if self.own_density:
                 pyro.sample("w", dist.Normal(b, 1.0))
-                pyro.factor("extra", -(z - b).square(), has_rsample=False)
+                pyro.factor("extra", -(z - b).square(), has_rsample=True)
             else:
                 w = b + torch.randn_like(b)
                 pyro.sample("w", dist.Delta(w))

@@ -2,11 +2,14 @@
 
 import pyro
 import pyro.distributions as dist
+import pytest
 import torch
 from one_copy import assert_like_pyro, evidence_of_all, trained, unless_refused
 from pyro.infer import TraceEnum_ELBO
+from pyro.ops.indexing import Vindex
 from torch import nn
 
+from pyrovae.errors import InputError
 from pyrovae.evaluation import marginal_likelihood
 from pyrovae.objectives import ELBO
 
@@ -16,8 +19,9 @@ TOPICS, VOCABULARY = 2, 2
 class LDA(nn.Module):
     """Documents at dimension -1, their words at -2. A guide at a point is the one of Pyro's example."""
 
-    def __init__(self, at_a_point):
+    def __init__(self, at_a_point=False, takes_leading_dimensions=False):
         super().__init__()
+        self.takes_leading_dimensions = takes_leading_dimensions
         self.topics = nn.Parameter(torch.tensor([[0.7, 0.2], [0.2, 0.7]]))  # log concentrations
         self.predictor = nn.Linear(1, TOPICS)
         self.at_a_point = at_a_point
@@ -29,8 +33,11 @@ class LDA(nn.Module):
             doc_topics = pyro.sample("doc_topics", dist.Dirichlet(torch.ones(TOPICS)))
             with pyro.plate("words", data.shape[1], dim=-2):
                 topic = pyro.sample("topic", dist.Categorical(doc_topics), infer={"enumerate": "parallel"})
-                words = dist.Categorical(topic_words[topic])
-                pyro.sample("word", words, obs=data.T)
+                if self.takes_leading_dimensions:
+                    probs = Vindex(topic_words.unsqueeze(-3))[..., topic, :]
+                else:
+                    probs = topic_words[topic]
+                pyro.sample("word", dist.Categorical(probs), obs=data.T)
 
     def guide(self, data):
         with pyro.plate("topics", TOPICS):
@@ -67,12 +74,18 @@ def test_bounds_and_gradients_are_those_of_pyro():
         assert_like_pyro(ELBO(), TraceEnum_ELBO(max_plate_nesting=2), LDA(at_a_point), documents())
 
 
-def test_it_is_scored_as_a_whole():
-    pair, x = LDA(at_a_point=False), documents()
-    assert unless_refused(lambda: marginal_likelihood(pair, x, num_samples=2000), "joint=True") is None
-    value, std_error, _ = evidence_of_all(pair, x, num_samples=5000)
-    assert abs(value - log_evidence(x)) < 4.5 * std_error + 1e-3
-    assert std_error < 0.1
+@pytest.mark.parametrize("takes_leading_dimensions", [False, True])
+def test_it_is_scored_as_a_whole(takes_leading_dimensions):
+    pair, x = LDA(takes_leading_dimensions=takes_leading_dimensions), documents()
+    with pytest.raises(InputError, match="joint=True"):
+        marginal_likelihood(pair, x, num_samples=50)
+    # Topics of words, in a plate of their own, are summed out where the program takes leading dimensions.
+    names = () if takes_leading_dimensions else ("'topic'",)
+    found = unless_refused(lambda: evidence_of_all(pair, x, num_samples=4000), *names)
+    if found is not None:
+        value, std_error, _ = found
+        assert abs(value - log_evidence(x)) < 4.5 * std_error + 1e-3
+        assert std_error < 0.1
 
 
 def test_documents_at_a_point_have_no_evidence():

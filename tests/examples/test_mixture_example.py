@@ -74,16 +74,18 @@ def test_globals_at_a_point_are_parameters_of_the_evidence():
     guide(x)  # which makes its parameters
     result = marginal_likelihood(Pair(model, guide), x, num_samples=40)
     torch.testing.assert_close(result.log_px, log_likelihood(guide.median(x), x), rtol=0, atol=1e-4)
-    assert all(f"'{name}'" in str(result) for name in GLOBALS)  # the result says so
+    assert all(name in str(result) for name in GLOBALS)  # the result says so
 
 
 @pytest.mark.parametrize("batch_size", [30, 10])
 def test_training_maximises_the_posterior_in_any_minibatches(batch_size):
     x, guide = observations(), autoguide()
     guide(x)
-    adam = partial(torch.optim.Adam, lr=0.05)
+    adam = partial(torch.optim.Adam, lr=0.1)
     before = (log_likelihood(guide.median(x), x).sum() + log_prior(guide.median(x))) / 30
-    history = trained(Pair(model, guide), x, batch_size=batch_size, epochs=150, optimizer=adam)
+    history = trained(
+        Pair(model, guide), x, batch_size=batch_size, epochs=900 // (30 // batch_size * 10), optimizer=adam
+    )
     point = guide.median(x)
     after = (log_likelihood(point, x).sum() + log_prior(point)) / 30
     assert after > before + 0.5

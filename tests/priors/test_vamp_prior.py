@@ -137,6 +137,41 @@ def test_a_lazy_posterior_gets_its_shapes_from_the_pseudo_inputs(learn_weights):
     assert torch.equal(posterior.network[2].running_mean, torch.zeros(4))
 
 
+class InHalf(nn.Module):
+    """Computes in half precision, from and to single precision."""
+
+    out_shape = (6,)
+
+    def __init__(self, dtype):
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(16, 6)).to(dtype)
+        self.dtype = dtype
+
+    def forward(self, x):
+        assert x.dtype == torch.float32
+        return self.net(x.to(self.dtype)).float()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_pseudo_inputs_are_trained_in_single_precision_behind_an_encoder_in_half(dtype, binary_images):
+    posterior = DiagonalNormal(InHalf(dtype), 2)
+    prior = VampPrior(posterior, IMAGE, 5)
+    before = prior.free.detach().clone()
+    vae = VAE(prior, Bernoulli(MLP(2, IMAGE, hidden=(8,))), posterior)
+    fit(vae, binary_images, epochs=2, progress=False)
+    assert prior.free.dtype == torch.float32
+    assert (prior.free != before).all()
+
+
+def test_a_posterior_that_takes_data_in_half_precision_alone_is_refused():
+    posterior = DiagonalNormal(MLP(IMAGE, 6), 2).bfloat16()
+    with pytest.raises(InputError, match=r"single precision.*vae\.to\(torch\.bfloat16\)"):
+        VampPrior(posterior, IMAGE, 5)
+    posterior.float()
+    prior = VampPrior(posterior, IMAGE, 5).to(torch.bfloat16)
+    assert prior().log_prob(torch.zeros(2, dtype=torch.bfloat16)).isfinite()
+
+
 @pytest.fixture
 def shared():
     posterior = encoder()

@@ -1,12 +1,18 @@
 """Which modules programs reach, whatever holds them, and under which names."""
 
+import enum
 import functools
+import itertools
+import logging
 import sys
+import threading
 import types
 import weakref
 from dataclasses import dataclass
 from typing import ClassVar
+from unittest import mock
 
+import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
@@ -33,6 +39,10 @@ def in_another_function(x):
 
 def with_attributes_of_the_same_name(x):
     return x.OTHER + NET(x)
+
+
+def with_an_assertion(x):
+    assert NET(x) is not None  # here pytest puts code of its own
 
 
 def of_a_python_module(x):
@@ -125,6 +135,7 @@ PROGRAMS = {
     "global": (program, {"NET": NET}),
     "function of a function": (in_another_function, {"NET": NET}),
     "attribute of the same name": (with_attributes_of_the_same_name, {"NET": NET}),
+    "assertion": (with_an_assertion, {"NET": NET}),
     "python module": (of_a_python_module, {"NETS.decoder": NETS.decoder}),
     "namespace": (of_a_namespace, {"STATE.decoder": STATE.decoder}),
     "closure": (in_closure(), {"net": NET, "nets.a.0": OTHER}),
@@ -211,3 +222,35 @@ def test_a_python_module_of_a_library_is_not_entered(monkeypatch):
     monkeypatch.setattr(torch, "net_of_nobody", nn.Linear(1, 1), raising=False)
     monkeypatch.setattr(sys.modules[__name__], "NET", torch)
     assert named_modules(lambda x: torch.net_of_nobody(x)) == {}
+
+
+def dead_proxy():
+    return weakref.proxy(nn.ReLU())
+
+
+def test_odd_objects_do_not_stop_the_search():
+    net = nn.Linear(1, 1)
+
+    class Refusing:
+        def __getattr__(self, name):
+            raise RuntimeError(name)
+
+    class Equal:
+        __slots__ = ("a", "b")
+
+        def __init__(self):
+            self.a = 1
+
+        def __eq__(self, other):
+            raise RuntimeError
+
+        __hash__ = None
+
+    odd = [
+        *(dead_proxy(), Refusing(), Equal(), mock.MagicMock(), np.array([None, {}]), (x for x in [])),
+        *(iter([]), Ellipsis, threading.Lock(), logging.getLogger(), torch.Generator(), object(), type),
+        *(torch.ops.aten, enum.Enum("E", "a"), itertools.count(), sys, dist.Normal(0, 1)),
+        *(weakref.WeakKeyDictionary(), net),
+    ]
+    found = named_modules(lambda x: odd)
+    assert found == {"odd.19": net}

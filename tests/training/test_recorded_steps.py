@@ -238,7 +238,7 @@ def test_what_changes_once_is_recorded_afresh(kind, monkeypatch):
     assert abs(eager[0][2] / unchanged[0][2] - 1) > 1e-10
 
 
-@pytest.mark.parametrize("kind", ["an attribute that hardly changes", "a new tensor", "a flag"])
+@pytest.mark.parametrize("kind", ["an attribute that hardly changes", "a new tensor"])
 def test_what_changes_after_each_epoch_is_run_eagerly_from_the_third_change_on(kind):
     with pytest.warns(
         UserWarning, match="training from epoch 4 on runs without being compiled: .*again and again"
@@ -265,8 +265,8 @@ def test_an_attribute_that_the_program_does_not_use_costs_no_new_record(monkeypa
     def note(state):
         pair.seen += 1
 
-    train(pair, compile="on", epochs=8, callbacks=[note])
-    assert pair.seen == 8
+    train(pair, compile="on", callbacks=[note])
+    assert pair.seen == 5
     assert len(made) == 1
 
 
@@ -363,8 +363,8 @@ def test_a_change_without_any_hook_is_found_then(monkeypatch):
 
 @pytest.mark.parametrize(
     ("changed", "interruptions"),
-    [({2}, (1, 2)), ({2, 3}, (2,)), ({1, 2, 3, 4, 5}, (1, 3))],
-    ids=["once", "twice", "always"],
+    [({2}, (2,)), ({1, 2, 3, 4, 5}, (1, 3))],
+    ids=["once", "always"],
 )
 def test_a_resumed_run_takes_the_same_path(changed, interruptions, tmp_path):
     def quietly(folder, **others):
@@ -654,7 +654,7 @@ def test_a_program_that_counts_its_runs_is_refused(factor, named):
 def test_a_generator_of_torchs_is_refused():
     generator = torch.Generator().manual_seed(0)
     factor = partial(torch.rand, (), generator=generator, dtype=torch.float64)
-    with pytest.raises(InputError, match=r"draws from a torch\.Generator of its own at .*self\.factor\(\)"):
+    with pytest.raises(InputError, match=r"the program changes `model\.factor\.generator` each time"):
         train(Scaled(factor), compile="on", epochs=1)
 
 
@@ -754,3 +754,47 @@ def test_what_joins_or_leaves_is_recorded_afresh(kind, monkeypatch, param_store)
 
     assert_close(trained("on"), trained("off"))
     assert len(made) == 2
+
+
+def test_a_parameter_that_has_joined_is_recorded_when_the_run_is_resumed(tmp_path, param_store):
+    def trained(folder, **settings):
+        param_store.clear()
+        pair = Joins()
+        joining = Scheduler(lambda step: setattr(pair, "late", step >= 2))
+        adam = partial(torch.optim.Adam, lr=0.01)
+        settings = {"scheduler": lambda optimizer: joining, "optimizer": adam} | settings
+        history = train(pair, compile="on", folder=tmp_path / folder, **settings)
+        return history["loss"], {
+            **pair.state_dict(),
+            **{name: p.detach() for name, p in param_store.items()},
+        }
+
+    losses, state = trained("whole")
+    trained("parts", epochs=3)
+    losses_, state_ = trained("parts", resume=True)
+    assert losses == losses_
+    assert same(state, state_)
+
+
+def test_a_parameter_of_short_minibatches_alone_costs_no_new_record(monkeypatch, param_store, tmp_path):
+    made = count_compilations(monkeypatch)
+
+    class ForFew(Scaled):
+        def guide(self, x):
+            shift = pyro.param("shift", lambda: torch.ones((), dtype=torch.float64)) if len(x) < 6 else 0.0
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(x.sum(-1) * self.width + shift, 0.5))
+
+    def trained(**settings):
+        param_store.clear()
+        pair = ForFew()
+        losses = train(pair, optimizer=partial(torch.optim.SGD, lr=0.01), **settings)["loss"]
+        return losses, {**pair.state_dict(), "shift": param_store["shift"].detach()}
+
+    compiled = trained(compile="on")
+    assert len(made) == 1
+    assert_close(compiled, trained(compile="off"))
+    trained(compile="on", epochs=2, folder=tmp_path)
+    losses, state = trained(compile="on", folder=tmp_path, resume=True)
+    assert losses == compiled[0]
+    assert same(state, compiled[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -22,16 +23,17 @@ from pyrovae.objectives.elbo import ELBO
 from pyrovae.objectives.expectations import Expectation, is_simple
 from pyrovae.objectives.layouts import Layout, Layouts
 from pyrovae.objectives.objective import Bound
-from pyrovae.objectives.packing import contracted_log_weights
+from pyrovae.objectives.packing import readable
 from pyrovae.objectives.running import Running, num_data
 from pyrovae.objectives.terms import Terms
 from pyrovae.programs.accounting import Accounting
+from pyrovae.programs.contraction import summed_over_values
 from pyrovae.programs.copies import PARTICLES
 from pyrovae.programs.densities import (
-    enumerated_sites,
     enumeration_weights,
     sample_sites,
     trace_log_probs,
+    unscaled_log_prob,
     value_log_prob,
     with_roles,
     zero_like_densities,
@@ -102,7 +104,8 @@ class IWAE(ELBO):
             return running.replayed(drawn)
 
         layout, (model_trace, guide_trace) = self._layouts.run(pair, args, kwargs, run)
-        _check_weights_exist(model_trace, guide_trace, layout, num_data(args, kwargs))
+        number = num_data(args, kwargs)
+        _check_weights_exist(model_trace, guide_trace, layout, number)
         assert layout.sites is not None
         _check_gradients(guide_trace, layout.sites)
         scale = _common_scale(layout, model_trace, guide_trace)
@@ -114,7 +117,7 @@ class IWAE(ELBO):
         guide_trace.compute_log_prob()
         if not is_simple(model_trace, guide_trace):
             _check_plain(double, guide_trace, "several or nested enumerated sites")
-            return self._contracted(model_trace, guide_trace, layout, scale)
+            return self._contracted(model_trace, guide_trace, layout, scale, number)
         terms = Terms(self.num_particles)
         terms.add(model_trace, guide_trace)
         log_p, log_q = _log_densities(model_trace, guide_trace, layout, layout.sites)
@@ -133,15 +136,24 @@ class IWAE(ELBO):
         return Bound(loss, terms.named())
 
     def _contracted(
-        self, model_trace: Trace, guide_trace: Trace, layout: Layout, scale: float | Tensor
+        self, model_trace: Trace, guide_trace: Trace, layout: Layout, scale: float | Tensor, number: int
     ) -> Bound:
         """Return the bound of a pair with several enumerated sites, which Pyro's algorithms sum out."""
         sites = layout.sites
         assert sites is not None
         assert layout.data is not None
-        log_q = dict.fromkeys((*sites.log_q, *_multiply_drawn(guide_trace)))
-        keep = PARTICLES, layout.data[0]
-        log_weights = contracted_log_weights(model_trace, guide_trace, sites.log_p, log_q, keep)
+
+        def density(site: Mapping[str, Any]) -> Tensor:
+            if site["name"] in sites.summed_out:
+                return value_log_prob(site)
+            count = site["infer"].get("num_samples")
+            often = count is not None and site is guide_trace.nodes.get(site["name"])
+            # Each of the draws in the place of enumeration counts 1/S.
+            return unscaled_log_prob(site) + (math.log(count) if often else 0.0)
+
+        kept = {PARTICLES: self.num_particles, layout.data[0]: number}
+        with readable(model_trace, guide_trace):
+            log_weights = summed_over_values(model_trace, guide_trace, sites, density, kept)
         bound = log_weights.logsumexp(0) - math.log(self.num_particles)
         guide_trace.compute_score_parts()
         expectation = Expectation(model_trace, with_roles(guide_trace))
@@ -205,7 +217,7 @@ def _check_plain(double: bool, guide_trace: Trace, what: str) -> None:
 def _check_gradients(guide_trace: Trace, sites: Accounting) -> None:
     """Refuse draws that pass no gradient: the bound has no score function for them."""
     check_gradient_flows(guide_trace, otherwise="use ScoreFunctionELBO")
-    for name in (*sites.log_q, *_multiply_drawn(guide_trace)):
+    for name in sites.log_q:
         site = guide_trace.nodes[name]
         several = site["infer"].get("num_samples") is not None or role_of(site) == "factor"
         if several and not site["fn"].has_rsample:
@@ -214,15 +226,6 @@ def _check_gradients(guide_trace: Trace, sites: Accounting) -> None:
                 "factor with has_rsample=False), and the importance-weighted bound has no other gradient "
                 "for them: use the ELBO."
             )
-
-
-def _multiply_drawn(guide_trace: Trace) -> list[str]:
-    """Return the names of the sites that are drawn `num_samples` times in the place of enumeration."""
-    return [
-        name
-        for name in enumerated_sites(guide_trace)
-        if guide_trace.nodes[name]["infer"].get("num_samples") is not None
-    ]
 
 
 def _per_datum(scale: float | Tensor) -> bool:

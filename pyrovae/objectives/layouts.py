@@ -41,6 +41,7 @@ class Layout(NamedTuple):
         enumerated: the site of the guide that is enumerated, if it is the only one; else none.
         values: the number of values of the only enumerated site, of guide or model; else 1.
         ways: the ways to run copies of both programs for particles and enumerated values.
+        independent: the model's sites that do not depend on the only enumerated site, if it is the model's.
     """
 
     depth: int
@@ -52,6 +53,7 @@ class Layout(NamedTuple):
     enumerated: tuple[str, ...] = ()
     values: int = 1
     ways: Ways = LEADING
+    independent: frozenset[str] = frozenset()
 
     @property
     def data_dim(self) -> int:
@@ -244,7 +246,11 @@ def _with_ways(
             "of `(B, ...)`), so the sites cannot be summed out: use networks that act on the last "
             "dimensions only, or draw the sites, without infer={'enumerate': 'parallel'}."
         )
-    return found._replace(ways=ways)
+    independent: set[str] = set()
+    if ways != LEADING and found.alone.summed_out:
+        (name,) = found.alone.summed_out
+        independent = set(model_trace.nodes) - _dependents(of, name) - {name}
+    return found._replace(ways=ways, independent=frozenset(independent))
 
 
 def _check_marked(model_trace: Trace, guide_trace: Trace) -> None:

@@ -100,10 +100,30 @@ class Running:
             copies = self.layout.of_model(self.particles or 1)
             way = self.layout.ways.model
             model_trace = run_copies(way, self.model, self._arguments, copies, guide_trace, extras)
-        return (
-            poutine.util.prune_subsample_sites(model_trace),
-            poutine.util.prune_subsample_sites(guide_trace),
-        )
+        model_trace, guide_trace = map(poutine.util.prune_subsample_sites, (model_trace, guide_trace))
+        if not self.leading and self.layout.values > 1:
+            self._name_dimensions(model_trace, guide_trace)
+        return model_trace, guide_trace
+
+    def _name_dimensions(self, model_trace: Trace, guide_trace: Trace) -> None:
+        """Tell Pyro's algorithms which dimension belongs to the only enumerated site.
+
+        A site of the model that does not depend on it has the same density for all of its values.
+        """
+        model_trace.compute_log_prob()
+        for trace in (model_trace, guide_trace):
+            for site in trace.nodes.values():
+                if site["type"] == "sample":
+                    site["infer"] = {**site["infer"], "_dim_to_id": {self._first_dim: 0}}
+        for name in self.layout.independent & set(model_trace.nodes):
+            site = model_trace.nodes[name]
+            if site["type"] == "sample":
+                parts = ("log_prob", "unscaled_log_prob", "mask")
+                site |= {part: self._of_one_value(site[part]) for part in parts}
+
+    def _of_one_value(self, part: Any) -> Any:
+        has_values = isinstance(part, Tensor) and part.dim() >= -self._first_dim
+        return part[:1] if has_values else part
 
     @property
     def _arguments(self) -> Any:

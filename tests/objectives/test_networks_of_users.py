@@ -1,5 +1,7 @@
 """Networks that take (B, ...) alone, beside particles and enumerated values."""
 
+import math
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -10,6 +12,7 @@ from torch import nn
 
 from pyrovae.errors import InputError
 from pyrovae.objectives import ELBO, IWAE, FreeBits, ScoreFunctionELBO
+from pyrovae.objectives.weights import reweight_pair
 from pyrovae.programs import Pair
 from pyrovae.programs.densities import trace_log_probs
 
@@ -153,6 +156,50 @@ def test_the_bound_has_the_mean_of_networks_that_take_leading_dimensions(kind, o
     torch.manual_seed(SEED)
     found = gradients(objective.evaluate(pair, X).loss, pair)
     assert all(value.isfinite().all() for value in found.values())
+
+
+@pytest.mark.parametrize("network", [Softmax, Viewed])
+@pytest.mark.parametrize("objective", [ELBO(4, vectorize_particles=True), IWAE(4)], ids=["elbo", "iwae"])
+def test_a_class_of_the_model_alone_is_summed_out_copy_by_copy(network, objective):
+    """Each draw of z and each class is scored alone."""
+    pair = WithClass(network)
+
+    def guide(x):
+        loc, scale = pair.encoder(x).chunk(2, 1)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(loc, scale.exp()).to_event(1))
+
+    x, repeats = X.repeat(60, 1), 6
+    with torch.no_grad():
+        bounds = [objective.evaluate(Pair(pair.model, guide), x) for _ in range(repeats)]
+        losses = torch.stack([bound.loss for bound in bounds]) / 300
+        loc, scale = pair.encoder(x).chunk(2, 1)
+        q = dist.Normal(loc, scale.exp()).to_event(1)
+        z = q.base_dist.loc + q.base_dist.scale * torch.randn(4 * repeats, 300, 2).double()
+        log_w = torch.stack([_joint(pair, each, x) for each in z]) - q.log_prob(z)
+        log_w = log_w.reshape(repeats, 4, 300)
+        of_iwae = isinstance(objective, IWAE)
+        by_hand = -(log_w.logsumexp(1) - math.log(4) if of_iwae else log_w.mean(1)).mean(1)
+        prior = dist.Normal(torch.zeros(2).double(), 1.0).to_event(1)
+        kl = (q.log_prob(z) - prior.log_prob(z)).reshape(repeats, -1).mean(1)
+        found = torch.stack([bound.terms["kl"] for bound in bounds]) / 300
+    for one, other in ((losses, by_hand), (found, kl)):
+        error = ((one.var() + other.var()) / repeats).sqrt()
+        assert abs(one.mean() - other.mean()) < 5 * error
+    with pytest.raises(InputError, match=r"different weights|weighted differently"):
+        objective.evaluate(reweight_pair(Pair(pair.model, guide), {"y": 0.5}), X)
+
+
+def _joint(pair, z, x):
+    """log sum_y p(x, y, z) of each datum."""
+    scores = []
+    for label in range(3):
+        given = {"z": z, "y": torch.full((len(x),), label)}
+        log_p = trace_log_probs(
+            pyro.poutine.trace(pyro.poutine.condition(pair.model, data=given)).get_trace(x)
+        )
+        scores.append(sum(log_p.values()))
+    return torch.stack(scores).logsumexp(0)
 
 
 def test_a_floor_for_each_dimension_is_that_of_one_copy_at_a_time_beside_a_class():

@@ -272,9 +272,9 @@ def _alone() -> Iterator[None]:
     """
     if not _running.acquire(blocking=False):
         raise InputError(
-            "fit runs in another thread already, and Pyro's handlers and parameters belong to all threads of "
-            "a process: train one pair after the other, or in processes, such as those of multiprocessing "
-            "with the start method 'spawn'."
+            "fit runs in another thread already, and Pyro's handlers and parameters belong to all threads "
+            "of a process: train one pair after the other, or in processes, such as those of "
+            "multiprocessing with the start method 'spawn'."
         )
     try:
         yield
@@ -291,8 +291,8 @@ def _with_gradients(device: torch.device) -> Iterator[None]:
     """
     if torch.is_autocast_enabled(device.type):
         raise InputError(
-            "fit is called under torch.autocast, under which densities are computed in half precision: call "
-            "it outside of the block."
+            "fit is called under torch.autocast, under which densities are computed in half precision: "
+            "call it outside of the block."
         )
     with torch.inference_mode(False), torch.enable_grad():
         yield
@@ -307,4 +307,6 @@ def _training(pair: ModelAndGuide) -> Iterator[None]:
     with in_training(pair), pyro.validation_enabled(False), warnings.catch_warnings():
         # Pyro's warning would come before our error, which names the site and the cause.
         warnings.filterwarnings("ignore", message="Encountered NaN")
+        # Reentrant checkpointing, which the check of gradients refuses.
+        warnings.filterwarnings("ignore", message="None of the inputs have requires_grad")
         yield

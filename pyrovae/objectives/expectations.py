@@ -22,6 +22,7 @@ from torch import Tensor
 
 from pyrovae.errors import InputError
 from pyrovae.objectives.packing import Ordinal, Packed, contracted, ordinal_of, pack, readable
+from pyrovae.objectives.weights import count_of
 from pyrovae.programs.copies import PARTICLES
 from pyrovae.programs.densities import enumerated_sites, sample_sites
 from pyrovae.programs.reparameterisation import check_gradient_flows
@@ -105,10 +106,16 @@ class Expectation:
         ]
         if self._factors:
             term = ", ".join(name for name in observed if name in self.entangled) or "kl"
+            count = count_of(self.model.nodes[self.entangled[0]])
             with readable(self.model, self.guide):
                 marginals = contracted(self._factors, self._sum_dims)
             costs += [
-                Cost(term, ordinal, packed.scale_and_mask(value, self._scale), value)
+                Cost(
+                    term,
+                    ordinal,
+                    packed.scale_and_mask(value, self._scale),
+                    packed.scale_and_mask(value, count),
+                )
                 for ordinal, value in marginals
             ]
         for name in (*observed_sites(self.guide), *latent_sites(self.guide)):
@@ -129,7 +136,9 @@ class Expectation:
 
     def _cost(self, trace: Trace, name: str, term: str) -> Cost:
         site = trace.nodes[name]
-        unscaled = packed.scale_and_mask(site["packed"]["unscaled_log_prob"], mask=site["packed"]["mask"])
+        unscaled = packed.scale_and_mask(
+            site["packed"]["unscaled_log_prob"], count_of(site), site["packed"]["mask"]
+        )
         return Cost(term, ordinal_of(trace, name), site["packed"]["log_prob"], unscaled)
 
     def total(self, costs: Iterable[Cost], scaled: bool = True) -> Any:

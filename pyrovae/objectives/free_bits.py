@@ -18,6 +18,7 @@ from pyrovae.objectives.expectations import Expectation, is_simple
 from pyrovae.objectives.objective import Bound
 from pyrovae.objectives.running import num_data
 from pyrovae.objectives.terms import Terms
+from pyrovae.objectives.weights import count_of
 from pyrovae.programs.densities import (
     enumerated_sites,
     enumeration_weights,
@@ -82,7 +83,8 @@ class FreeBits(ELBO):
         number = num_data(args, kwargs)
         terms.kl = zero_like_densities(model_trace)
         for name, divergence in divergences.items():
-            terms.kl = terms.kl + divergence.summed().detach().sum()
+            count = count_of(guide_trace.nodes[name])
+            terms.kl = terms.kl + count * divergence.summed().detach().sum()
             scale = _weight_in_both(name, model_trace, guide_trace)
             frames = guide_trace.nodes[name]["cond_indep_stack"]
             local = any(frame.size == number for frame in frames)

@@ -6,22 +6,19 @@ site. So a dimension that `pyro.markov` uses for two sites is not taken for one.
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from opt_einsum import shared_intermediates
 from pyro.infer.traceenum_elbo import _find_ordinal
-from pyro.ops import packed
-from pyro.ops.contract import contract_tensor_tree, contract_to_tensor
+from pyro.ops.contract import contract_tensor_tree
 from pyro.ops.rings import LogRing
 from pyro.poutine.trace_struct import Trace
-from torch import Tensor
 
 from pyrovae.errors import InputError
-from pyrovae.programs.densities import enumerated_sites, value_log_prob
+from pyrovae.programs.densities import enumerated_sites
 from pyrovae.programs.sites import role_of
 
 Ordinal = frozenset[str]
@@ -64,67 +61,6 @@ def contracted(factors: Factors, sum_dims: Collection[str]) -> list[tuple[Ordina
         ring = LogRing(cache=cache, dim_to_size=_sizes(tree))
         tree = contract_tensor_tree(tree, set(sum_dims), ring=ring)
     return [(ordinal, term) for ordinal, terms in tree.items() for term in terms]
-
-
-def contracted_log_weights(
-    model_trace: Trace, guide_trace: Trace, log_p: Iterable[str], log_q: Iterable[str], keep: Sequence[str]
-) -> Tensor:
-    """Return the importance weights of a run, with its enumerated sites summed out, in logarithms.
-
-    Several, dependent and nested sites, and those of `pyro.markov`, are summed out, whether the guide or
-    only the model has them.
-
-    Args:
-        model_trace: the trace of the model.
-        guide_trace: the trace of the guide, whose draws the model got.
-        log_p: the names of the model's sites that count.
-        log_q: the names of the guide's drawn sites that count.
-        keep: the names of the plates of the result's dimensions, such as that of particles and the data's.
-            All sites lie under them.
-
-    Raises:
-        InputError: the sites have dimensions or dependences that Pyro cannot sum over.
-    """
-    model_trace, guide_trace = pack(model_trace, guide_trace)
-    factors: OrderedDict[Ordinal, list[Packed]] = OrderedDict()
-    for name in log_p:
-        factors.setdefault(ordinal_of(model_trace, name), []).append(_log_p(model_trace, name))
-    for name in log_q:
-        factors.setdefault(ordinal_of(guide_trace, name), []).append(_minus_log_q(guide_trace, name))
-    target = frozenset(model_trace.plate_to_symbol[name] for name in keep)
-    sum_dims = {dim for terms in factors.values() for term in terms for dim in term._pyro_dims}
-    sum_dims -= set(model_trace.plate_to_symbol.values())
-    with readable(model_trace, guide_trace), shared_intermediates() as cache:
-        sizes = {model_trace.plate_to_symbol[name]: size for name, size in _plates(model_trace).items()}
-        ring = LogRing(cache=cache, dim_to_size=sizes)
-        total = contract_to_tensor(factors, sum_dims, target, ring=ring)
-    order = [total._pyro_dims.index(model_trace.plate_to_symbol[name]) for name in keep]
-    result: Tensor = total.permute(order)
-    return result
-
-
-def _log_p(model_trace: Trace, name: str) -> Packed:
-    site = model_trace.nodes[name]
-    if site["infer"].get("_enumerate_dim") is not None and site["infer"].get("num_samples") is None:
-        return packed.pack(value_log_prob(site), site["infer"]["_dim_to_symbol"])
-    return packed.scale_and_mask(site["packed"]["unscaled_log_prob"], mask=site["packed"]["mask"])
-
-
-def _minus_log_q(guide_trace: Trace, name: str) -> Packed:
-    site = guide_trace.nodes[name]
-    log_q = packed.scale_and_mask(site["packed"]["unscaled_log_prob"], mask=site["packed"]["mask"])
-    if (count := site["infer"].get("num_samples")) is None:
-        return packed.neg(log_q)
-    term = -log_q - math.log(count)  # each of the draws counts 1/S
-    term._pyro_dims = log_q._pyro_dims
-    return term
-
-
-def _plates(trace: Trace) -> dict[str, int]:
-    """Return the number of members of each plate. A packed tensor has no dimension for one member."""
-    sites = (site for site in trace.nodes.values() if site["type"] == "sample")
-    frames = (frame for site in sites for frame in site["cond_indep_stack"] if frame.vectorized)
-    return {frame.name: frame.size for frame in frames}
 
 
 def _sizes(factors: Factors) -> dict[str, int]:

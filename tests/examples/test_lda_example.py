@@ -22,7 +22,7 @@ class LDA(nn.Module):
     def __init__(self, at_a_point=False, takes_leading_dimensions=False):
         super().__init__()
         self.takes_leading_dimensions = takes_leading_dimensions
-        self.topics = nn.Parameter(torch.tensor([[0.7, 0.2], [0.2, 0.7]]))  # log concentrations
+        self.topics = nn.Parameter(torch.tensor([[0.2, 0.0], [0.0, 0.2]]))  # log concentrations
         self.predictor = nn.Linear(1, TOPICS)
         self.at_a_point = at_a_point
 
@@ -42,7 +42,7 @@ class LDA(nn.Module):
     def guide(self, data):
         with pyro.plate("topics", TOPICS):
             pyro.sample("topic_words", dist.Dirichlet(self.topics.exp()))
-        concentration = self.predictor(data.float().mean(1, keepdim=True)).exp()
+        concentration = (self.predictor(data.mean(1, keepdim=True)) / 2).exp()
         with pyro.plate("documents", len(data), dim=-1):
             if self.at_a_point:
                 point = concentration / concentration.sum(-1, keepdim=True)
@@ -98,5 +98,5 @@ def test_it_trains_in_minibatches():
     x = documents(40)
     x[:20] = 0.0
     for at_a_point in (True, False):
-        history = trained(LDA(at_a_point), x, batch_size=10, epochs=20)
-        assert history["elbo"][-1] > history["elbo"][0]
+        history = trained(LDA(at_a_point), x, batch_size=10, epochs=40)
+        assert sum(history["elbo"][-5:]) > sum(history["elbo"][:5])

@@ -101,12 +101,12 @@ def as_schedule(weight: float | Schedule) -> Schedule:
     """
     if isinstance(weight, Iterator):
         raise InputError(
-            f"the weight is {weight!r}, an iterator; expected a number or a function of the time in epochs, "
-            "such as lambda epoch: min(1.0, epoch / 10)."
+            f"the weight is {weight!r}, an iterator; expected a number or a function of the time in "
+            "epochs, such as lambda epoch: min(1.0, epoch / 10)."
         )
     if callable(weight):
         return weight
-    return constant(weight.item() if getattr(weight, "shape", None) == () else weight)
+    return constant(weight.item() if getattr(weight, "shape", None) == () else weight)  # type: ignore
 
 
 def _check_weight(value: float) -> None:

@@ -35,7 +35,7 @@ def check_data(x: Tensor, y: Tensor | None = None, *, unlabelled: bool = False) 
         )
     if x.is_complex():
         raise InputError(
-            f"the data have type {x.dtype}; expected floating point: use torch.view_as_real(x), which holds "
+            f"the data have type {x.dtype}; expected floating point: use torch.view_as_real(x), which has "
             "real and imaginary parts in a last dimension of 2 (x.abs() keeps the absolute values alone)."
         )
     if not x.is_floating_point():

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from pyrovae.data.checks import holds_classes
 from pyrovae.programs.log_weights import Layout
 
 _CPU_ROWS, _CPU_MEMORY = 2_000, 2**28  # rows that stay in the cache; bytes
@@ -36,5 +37,10 @@ def slices(total: int, size: int) -> Iterator[slice]:
 def arguments_of(
     rows: slice | Tensor, device: torch.device, x: Tensor, y: Tensor | None
 ) -> tuple[Tensor, ...]:
-    """Return the arguments `(x,)` or `(x, y)` of a call with some rows of the data, on a device."""
+    """Return the arguments `(x,)` or `(x, y)` of a call with some rows of the data, on a device.
+
+    Classes of any whole type become 64-bit integers, which torch's functions of classes need.
+    """
+    if y is not None and holds_classes(y):
+        y = y.long()
     return tuple(values[rows].to(device) for values in (x, y) if values is not None)

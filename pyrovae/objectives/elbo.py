@@ -10,20 +10,18 @@ from typing import Any
 import torch
 from pyro.distributions.util import is_identically_zero
 from pyro.infer import Trace_ELBO
-from pyro.infer.enum import get_importance_trace
 from pyro.infer.util import MultiFrameTensor
 from pyro.poutine.trace_struct import Trace
 
 from pyrovae.errors import InputError
 from pyrovae.objectives.expectations import Expectation, is_simple
-from pyrovae.objectives.layouts import Layout, Layouts, laid_out
-from pyrovae.objectives.model_latents import with_model_latents
+from pyrovae.objectives.layouts import Layout, Layouts
 from pyrovae.objectives.objective import Bound
+from pyrovae.objectives.running import Running
 from pyrovae.objectives.terms import Terms
 from pyrovae.programs.copies import Extra
 from pyrovae.programs.densities import enumerated_sites, enumeration_weights, sample_sites, with_roles
-from pyrovae.programs.log_weights import run_under_particles
-from pyrovae.programs.pair import ModelAndGuide, Pair, Program, with_programs
+from pyrovae.programs.pair import ModelAndGuide, Pair, Program
 from pyrovae.programs.reparameterisation import check_gradient_flows
 
 
@@ -35,15 +33,26 @@ class ELBO(Trace_ELBO):
 
         sum_y q(y | x) E_q(z | x, y) [ log p(x, y, z) - log q(y, z | x) ]
 
-    (Kingma et al. 2014, equation 7), the same number as `TraceEnum_ELBO` computes. The data's plate must
-    then be the only one, and every other latent must be reparameterised.
+    (Kingma et al. 2014, equation 7), the same number as `TraceEnum_ELBO` computes. Several enumerated
+    sites, nested ones, those that depend on each other and those of `pyro.markov` are summed over by Pyro's
+    own algorithms. Every other latent must then be reparameterised.
 
-    The terms of `evaluate` are `kl`, E_q[log q(z | x) - log p(z)], and `reconstruction`, E_q[log p(x | z)]
-    over all observed sites. Each observed site's part of it is a term too, under the site's name.
+    A latent of the model that the guide lacks is left out if nothing depends on it, since its density
+    integrates to 1. If it has finitely many values, it is summed out: log p(x, z) = log sum_y p(x, y, z).
 
-    Particles and enumerated values run side by side in leading dimensions if the networks give the same
-    densities then, else as further rows of data, else one after the other. In training mode, batch
-    normalisation sees the rows that run together, and dropout drops independently in each.
+    A site that only the guide has counts too. An auxiliary draw, and a factor with the density of a latent
+    that a `Delta` sets, belong to log q. Any other factor, such as a classification loss, and an observed
+    site are terms of training. As in Pyro's `Trace_ELBO`, their log density is subtracted. They have the
+    plain gradient of that number.
+
+    The terms of `evaluate` are `kl`, E_q[log q(z | x) - log p(z)] with all sites of the guide in log q, and
+    `reconstruction`, E_q[log p(x | z)] over all observed sites. Each observed site's part of it is a term
+    too, under the site's name. Sites that depend on a latent that is summed out in the model have one term
+    together, under their names joined by commas.
+
+    Networks that take `(B, ...)` alone, without leading dimensions for particles or classes, run on rows or
+    copy by copy. In training mode, batch normalisation sees the rows that run together, and dropout drops
+    independently in each. Sites enumerated together need networks that take leading dimensions.
 
     A subclass that changes the bound overrides `evaluate`. The other methods call it.
 
@@ -53,7 +62,10 @@ class ELBO(Trace_ELBO):
 
     Raises:
         InputError: `num_particles` is not a whole number of at least 1. On evaluation: a site is enumerated
-            beside another plate, or beside a latent that is not reparameterised.
+            beside a latent that is not reparameterised, or cannot be summed over; data depend on a latent
+            that the guide lacks and that has infinitely many values; sites that depend on a latent of the
+            model alone have different weights; or the guide has a site of its own that is not marked as
+            auxiliary.
 
     Example:
         >>> import torch
@@ -64,9 +76,7 @@ class ELBO(Trace_ELBO):
         ['kl', 'reconstruction', 'x']
     """
 
-    _extras: Mapping[str, Extra] = MappingProxyType(
-        {}
-    )  # what the bound needs of each latent, see `run_copies`
+    _extras: Mapping[str, Extra] = MappingProxyType({})  # tensors of latents, as in `run_copies`
 
     def __init__(self, num_particles: int = 1, **settings: Any) -> None:
         if not isinstance(num_particles, Integral) or num_particles < 1:
@@ -128,24 +138,14 @@ class ELBO(Trace_ELBO):
 
     def _runs(self, pair: ModelAndGuide, args: Any, kwargs: Any) -> Iterator[tuple[Trace, Trace]]:
         """Yield the traces of model and guide of each run. One run may hold all particles."""
-        vectorised = self.vectorize_particles and self.num_particles > 1
-        particles = self.num_particles if vectorised else None
 
         def run(layout: Layout) -> tuple[Trace, Trace]:
-            if layout.copies is not None:
-                drawing = with_programs(
-                    pair, with_model_latents(pair.model, layout.alone), self._drawing(pair.guide)
-                )
-                traces = run_under_particles(
-                    drawing, args, particles or 1, layout.copies, kwargs, self._extras
-                )
-                return traces[0], with_roles(traces[1])
-            model, guide = laid_out(pair.model, self._drawing(pair.guide), layout, particles)
-            nesting = layout.depth + vectorised
-            model_trace, guide_trace = get_importance_trace("flat", nesting, model, guide, args, kwargs)
+            running = Running(pair.model, self._drawing(pair.guide), layout, particles, args, kwargs)
+            model_trace, guide_trace = running.traces_with_scores(self._extras)
             return model_trace, with_roles(guide_trace)
 
-        for _ in range(1 if vectorised else self.num_particles):
+        particles = self.num_particles if self._layouts.particles else None
+        for _ in range(1 if self._layouts.particles else self.num_particles):
             _, traces = self._layouts.run(pair, args, kwargs, run)
             yield traces
 

@@ -21,10 +21,9 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyrovae.errors import InputError
-from pyrovae.objectives.layouts import PARTICLES
 from pyrovae.objectives.packing import Ordinal, Packed, contracted, ordinal_of, pack, readable
-from pyrovae.objectives.weights import count_of
-from pyrovae.programs.densities import enumerated_sites, sample_sites, value_log_prob
+from pyrovae.programs.copies import PARTICLES
+from pyrovae.programs.densities import enumerated_sites, sample_sites
 from pyrovae.programs.reparameterisation import check_gradient_flows
 from pyrovae.programs.sites import latent_sites, observed_sites, role_of
 
@@ -84,7 +83,6 @@ class Expectation:
         check_gradient_flows(guide_trace)
         _check_scales(model_trace, guide_trace)
         self.model, self.guide = pack(model_trace, guide_trace)
-        _lift_masks(self.model, self.guide)
         with readable(self.model, self.guide):
             _, self._factors, ordering, self._sum_dims, self._scale = _compute_model_factors(
                 self.model, self.guide
@@ -107,16 +105,10 @@ class Expectation:
         ]
         if self._factors:
             term = ", ".join(name for name in observed if name in self.entangled) or "kl"
-            count = count_of(self.model.nodes[self.entangled[0]])
             with readable(self.model, self.guide):
                 marginals = contracted(self._factors, self._sum_dims)
             costs += [
-                Cost(
-                    term,
-                    ordinal,
-                    packed.scale_and_mask(value, self._scale),
-                    packed.scale_and_mask(value, count),
-                )
+                Cost(term, ordinal, packed.scale_and_mask(value, self._scale), value)
                 for ordinal, value in marginals
             ]
         for name in (*observed_sites(self.guide), *latent_sites(self.guide)):
@@ -137,9 +129,7 @@ class Expectation:
 
     def _cost(self, trace: Trace, name: str, term: str) -> Cost:
         site = trace.nodes[name]
-        unscaled = packed.scale_and_mask(
-            site["packed"]["unscaled_log_prob"], count_of(site), site["packed"]["mask"]
-        )
+        unscaled = packed.scale_and_mask(site["packed"]["unscaled_log_prob"], mask=site["packed"]["mask"])
         return Cost(term, ordinal_of(trace, name), site["packed"]["log_prob"], unscaled)
 
     def total(self, costs: Iterable[Cost], scaled: bool = True) -> Any:
@@ -170,15 +160,6 @@ class Expectation:
             (values,) = torch.autograd.grad(self.total(weighted, scaled=False), ones)
         found = dict(zip(names, values, strict=True))
         return {name: -value if name == "kl" else value for name, value in found.items()}
-
-
-def _lift_masks(model_trace: Trace, guide_trace: Trace) -> None:
-    """Let the probabilities of values that only the model enumerates add up to 1 where they are masked."""
-    for name in enumerated_sites(model_trace):
-        if name not in guide_trace.nodes:
-            site = model_trace.nodes[name]
-            whole = packed.pack(value_log_prob(site), site["infer"]["_dim_to_symbol"])
-            site["packed"]["unscaled_log_prob"] = whole
 
 
 def _as_dice_reads_it(guide_trace: Trace) -> Trace:

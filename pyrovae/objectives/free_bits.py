@@ -15,10 +15,9 @@ from torch.distributions import kl_divergence
 from pyrovae.errors import InputError
 from pyrovae.objectives.elbo import ELBO
 from pyrovae.objectives.expectations import Expectation, is_simple
-from pyrovae.objectives.layouts import num_data
 from pyrovae.objectives.objective import Bound
+from pyrovae.objectives.running import num_data
 from pyrovae.objectives.terms import Terms
-from pyrovae.objectives.weights import count_of
 from pyrovae.programs.densities import (
     enumerated_sites,
     enumeration_weights,
@@ -83,8 +82,7 @@ class FreeBits(ELBO):
         number = num_data(args, kwargs)
         terms.kl = zero_like_densities(model_trace)
         for name, divergence in divergences.items():
-            count = count_of(guide_trace.nodes[name])
-            terms.kl = terms.kl + count * divergence.summed().detach().sum()
+            terms.kl = terms.kl + divergence.summed().detach().sum()
             scale = _weight_in_both(name, model_trace, guide_trace)
             frames = guide_trace.nodes[name]["cond_indep_stack"]
             local = any(frame.size == number for frame in frames)
@@ -139,12 +137,12 @@ class FreeBits(ELBO):
         """Return KL(q || p) of a site."""
         p, q = model_trace.nodes[name], guide_trace.nodes[name]
         fns, event_dim = (p["fn"], q["fn"]), 0
-        if p.get("is_copied") or q.get("is_copied"):
-            return self._divergence_of_copies(name, p, q, weights)
         if self.per == "dimension":
             fns, event_dim = (_factorised(name, p["fn"]), _factorised(name, q["fn"])), q["fn"].event_dim
         kl = None
-        if name not in enumerated_sites(guide_trace) and p["mask"] is q["mask"]:
+        # Copies that are not run in leading dimensions have distributions of other shapes.
+        is_copied = p.get("is_copied") or q.get("is_copied")
+        if not is_copied and name not in enumerated_sites(guide_trace) and p["mask"] is q["mask"]:
             kl = _closed_form(
                 fns, given=_drawn_before(name, model_trace) <= _drawn_before(name, guide_trace)
             )
@@ -154,30 +152,22 @@ class FreeBits(ELBO):
             kl = unscaled_log_prob(q) - unscaled_log_prob(p)
         else:
             log_p, log_q = (
-                scale_and_mask(fn.log_prob(site["value"]), mask=_before_events(site["mask"], event_dim))
+                scale_and_mask(
+                    site[_BY_DIMENSION] if is_copied else fn.log_prob(site["value"]),
+                    mask=_before_events(site["mask"], event_dim),
+                )
                 for fn, site in zip(fns, (p, q), strict=True)
             )
             kl = log_q - log_p
         return _Divergence(_before_events(weights, event_dim) * kl, event_dim)
 
-    def _divergence_of_copies(
-        self, name: str, p: Mapping[str, Any], q: Mapping[str, Any], weights: Any
-    ) -> _Divergence:
-        """Return KL(q || p) of a site whose copies have not been run in leading dimensions.
-
-        Its distributions have other shapes than its densities, so the divergence is that of the draws.
-        """
-        if self.per == "site":
-            return _Divergence(weights * (unscaled_log_prob(q) - unscaled_log_prob(p)), 0)
-        event_dim = q["fn"].event_dim
-        log_p, log_q = (
-            scale_and_mask(site[_BY_DIMENSION], mask=_before_events(site["mask"], event_dim))
-            for site in (p, q)
-        )
-        return _Divergence(_before_events(weights, event_dim) * (log_q - log_p), event_dim)
-
 
 _BY_DIMENSION = "log_prob_by_dimension"
+
+
+def _log_prob_by_dimension(site: Mapping[str, Any]) -> Tensor:
+    log_prob: Tensor = _factorised(site["name"], site["fn"]).log_prob(site["value"])
+    return log_prob
 
 
 class _Divergence(NamedTuple):
@@ -243,11 +233,6 @@ def _has_its_formula(fn: Any) -> bool:
 def _drawn_before(name: str, trace: Trace) -> set[str]:
     latents = latent_sites(trace)
     return set(latents[: latents.index(name)])
-
-
-def _log_prob_by_dimension(site: Mapping[str, Any]) -> Tensor:
-    log_prob: Tensor = _factorised(site["name"], site["fn"]).log_prob(site["value"])
-    return log_prob
 
 
 def _factorised(name: str, fn: Any) -> Any:

@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import torch
-from pyro import poutine
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
@@ -21,21 +20,13 @@ from pyrovae.objectives.doubly_reparameterised import (
 )
 from pyrovae.objectives.elbo import ELBO
 from pyrovae.objectives.expectations import Expectation, is_simple
-from pyrovae.objectives.layouts import (
-    PARTICLES,
-    Layout,
-    Layouts,
-    laid_out,
-    num_data,
-    replayed,
-    under_particles,
-)
-from pyrovae.objectives.model_latents import with_model_latents
+from pyrovae.objectives.layouts import Layout, Layouts
 from pyrovae.objectives.objective import Bound
 from pyrovae.objectives.packing import contracted_log_weights
+from pyrovae.objectives.running import Running, num_data
 from pyrovae.objectives.terms import Terms
 from pyrovae.programs.accounting import Accounting
-from pyrovae.programs.copies import run_copies
+from pyrovae.programs.copies import PARTICLES
 from pyrovae.programs.densities import (
     enumerated_sites,
     enumeration_weights,
@@ -45,10 +36,8 @@ from pyrovae.programs.densities import (
     with_roles,
     zero_like_densities,
 )
-from pyrovae.programs.log_weights import run_model
-from pyrovae.programs.pair import ModelAndGuide, with_programs
+from pyrovae.programs.pair import ModelAndGuide
 from pyrovae.programs.reparameterisation import check_gradient_flows
-from pyrovae.programs.rows import Arguments
 from pyrovae.programs.sites import latent_sites, role_of
 
 
@@ -95,7 +84,7 @@ class IWAE(ELBO):
     def __init__(self, num_samples: int, doubly_reparameterised: bool = False) -> None:
         super().__init__(num_particles=num_samples)
         self.doubly_reparameterised = doubly_reparameterised
-        self._layouts = Layouts(importance=True)
+        self._layouts = Layouts(importance=True, particles=True)
 
     def evaluate(self, pair: ModelAndGuide, *args: Any, **kwargs: Any) -> Bound:
         """Return the importance-weighted bound on a minibatch, in nats, summed over its data."""
@@ -104,18 +93,13 @@ class IWAE(ELBO):
         factors: dict[str, Tensor] = {}
 
         def run(layout: Layout) -> tuple[Trace, Trace]:
-            if layout.copies is not None:
-                return self._run_copies(
-                    pair, Arguments(args, kwargs), layout, paths if double else None, factors
-                )
-            model, guide = laid_out(pair.model, pair.guide, layout, self.num_particles)
-            drawn = poutine.trace(guide).get_trace(*args, **kwargs)
+            running = Running(pair.model, pair.guide, layout, self.num_particles, args, kwargs)
+            drawn = running.drawn()
             if double:
                 paths.update(scaled_paths(drawn, factors))
-                again = under_particles(pair.guide, layout, self.num_particles)
-                again = poutine.replay(again, trace=with_paths(drawn, paths))
-                drawn = poutine.trace(again).get_trace(*args, **kwargs)
-            return replayed(model, drawn, args, kwargs)
+                with scoring():
+                    drawn = running.drawn_again(with_paths(drawn, paths))
+            return running.replayed(drawn)
 
         layout, (model_trace, guide_trace) = self._layouts.run(pair, args, kwargs, run)
         _check_weights_exist(model_trace, guide_trace, layout, num_data(args, kwargs))
@@ -125,10 +109,9 @@ class IWAE(ELBO):
         outer, each = (scale, 1.0) if not _per_datum(scale) else (1.0, scale)
         if double:
             with scoring():
-                trace_log_probs(guide_trace)
+                guide_trace.compute_log_prob()
         model_trace.compute_log_prob()
-        guide_trace.compute_score_parts()
-        guide_trace = with_roles(guide_trace)
+        guide_trace.compute_log_prob()
         if not is_simple(model_trace, guide_trace):
             _check_plain(double, guide_trace, "several or nested enumerated sites")
             return self._contracted(model_trace, guide_trace, layout, scale)
@@ -149,27 +132,6 @@ class IWAE(ELBO):
             loss = loss + weighted.sum() / self.num_particles
         return Bound(loss, terms.named())
 
-    def _run_copies(
-        self,
-        pair: ModelAndGuide,
-        arguments: Arguments,
-        layout: Layout,
-        paths: dict[str, Tensor] | None,
-        factors: dict[str, Tensor],
-    ) -> tuple[Trace, Trace]:
-        """Run copies in other ways than leading dimensions. `paths` is None without DReG."""
-        kind = layout.copies
-        assert kind is not None
-        pair = with_programs(pair, with_model_latents(pair.model, layout.alone))
-        copies = kind.of_guide(self.num_particles)
-        drawn = run_copies(kind.ways.guide, pair.guide, arguments, copies)
-        if paths is not None:
-            paths.update(scaled_paths(drawn, factors))
-            with scoring():
-                given = with_paths(drawn, paths)
-                drawn = run_copies(kind.ways.guide, pair.guide, arguments, copies, given)
-        return run_model(pair, arguments, self.num_particles, kind, drawn)
-
     def _contracted(
         self, model_trace: Trace, guide_trace: Trace, layout: Layout, scale: float | Tensor
     ) -> Bound:
@@ -181,7 +143,8 @@ class IWAE(ELBO):
         keep = PARTICLES, layout.data[0]
         log_weights = contracted_log_weights(model_trace, guide_trace, sites.log_p, log_q, keep)
         bound = log_weights.logsumexp(0) - math.log(self.num_particles)
-        expectation = Expectation(model_trace, guide_trace)
+        guide_trace.compute_score_parts()
+        expectation = Expectation(model_trace, with_roles(guide_trace))
         costs = expectation.costs()
         terms = Terms(self.num_particles)
         terms.add_values(expectation.terms(costs), model_trace)

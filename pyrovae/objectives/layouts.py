@@ -1,33 +1,30 @@
-"""The layout of a pair's dimensions, found once for each pair and kind of call, and runs in this layout.
+"""The layout of a pair's dimensions, found once for each pair and kind of call.
 
 From the right, the dimensions are those of the plates, then that of the particles, then those of the
-enumerated sites. This module alone runs programs for objectives. All other modules read traces.
+enumerated sites. `running.py` runs programs in this layout.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import pyro
-from pyro import poutine
-from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyrovae.errors import InputError
-from pyrovae.objectives.model_latents import ModelLatents, model_latents, with_model_latents
+from pyrovae.objectives.model_latents import ModelLatents, model_latents
 from pyrovae.objectives.weights import unweighted
 from pyrovae.programs.accounting import Accounting, accounting
-from pyrovae.programs.copies import PARTICLES
-from pyrovae.programs.log_weights import Layout as LayoutOfCopies
-from pyrovae.programs.log_weights import layout_for
-from pyrovae.programs.pair import ModelAndGuide, Program, with_programs
+from pyrovae.programs.copies import PARTICLES, Copies
+from pyrovae.programs.enumeration import takes_enumerated_values
+from pyrovae.programs.pair import ModelAndGuide, with_programs
 from pyrovae.programs.reparameterisation import is_marked_for_enumeration
+from pyrovae.programs.rows import Arguments
 from pyrovae.programs.sites import is_sample, latent_sites, role_of
 from pyrovae.programs.structure import Structure
-from pyrovae.programs.ways import LEADING
+from pyrovae.programs.ways import LEADING, Ways, ways_of
 
 
 class Layout(NamedTuple):
@@ -36,11 +33,14 @@ class Layout(NamedTuple):
     Attributes:
         depth: the number of dimensions that the plates take, at least 1.
         alone: the treatment of the latents that only the model has.
-        data: the name and the dimension of the data's plate, for importance weights; None if there is none.
+        data: the name and the dimension of the data's plate, for importance weights and for ways that need
+            it; None if there is none.
         outside: the names of the sites outside of the data's plate, for importance weights.
         sites: the part of each site in importance weights.
         known: the sites of both programs, and whether each is enumerated, for importance weights.
-        copies: the ways to run particles and enumerated values; None if they run in leading dimensions.
+        enumerated: the site of the guide that is enumerated, if it is the only one; else none.
+        values: the number of values of the only enumerated site, of guide or model; else 1.
+        ways: the ways to run copies of both programs for particles and enumerated values.
     """
 
     depth: int
@@ -49,12 +49,24 @@ class Layout(NamedTuple):
     outside: tuple[str, ...] = ()
     sites: Accounting | None = None
     known: frozenset[tuple[str, bool]] = frozenset()
-    copies: LayoutOfCopies | None = None
+    enumerated: tuple[str, ...] = ()
+    values: int = 1
+    ways: Ways = LEADING
 
     @property
     def data_dim(self) -> int:
         """The dimension of the data's plate; -1 if there is none."""
         return -1 if self.data is None else self.data[1]
+
+    def of_guide(self, particles: int) -> Copies:
+        """Return the kind of the guide's copies, for ways other than leading dimensions."""
+        values = self.values if self.enumerated else 1
+        return Copies(particles, self.depth, self.data_dim, values, self.enumerated)
+
+    def of_model(self, particles: int) -> Copies:
+        """Return the kind of the model's copies, for ways other than leading dimensions."""
+        alone = tuple(self.alone.summed_out)
+        return Copies(particles, self.depth, self.data_dim, self.values, alone, draws=False)
 
     def fits(self, model_trace: Trace, guide_trace: Trace) -> bool:
         """Whether traces that were made in this layout have the plates and latents that it says."""
@@ -72,15 +84,12 @@ class Layouts:
 
     Args:
         importance: whether the objective needs importance weights.
-        particles: whether the objective runs several particles at once.
+        particles: whether the objective runs several particles side by side.
     """
 
     def __init__(self, importance: bool = False, particles: bool = False) -> None:
         self.importance, self.particles = importance, particles
         self._known: dict[Any, tuple[list[weakref.ref[Any]], Layout]] = {}
-
-    def __reduce__(self) -> tuple[type[Layouts], tuple[bool, bool]]:
-        return Layouts, (self.importance, self.particles)  # a copy of an objective finds them itself
 
     def find(self, pair: ModelAndGuide, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Find the layout of a pair, unless it is known."""
@@ -89,6 +98,9 @@ class Layouts:
     def forget(self) -> None:
         """Forget all layouts, so that they are found again at the present parameters."""
         self._known = {}
+
+    def __reduce__(self) -> tuple[type[Layouts], tuple[bool, bool]]:
+        return Layouts, (self.importance, self.particles)  # a copy of an objective finds its layouts itself
 
     def run(
         self,
@@ -165,53 +177,83 @@ def _layout(
     importance: bool,
     particles: bool,
 ) -> Layout:
-    # The structure takes the first argument for the data.
-    kwargs = dict(sorted(kwargs.items(), key=lambda item: not isinstance(item[1], Tensor)))
-    of = Structure(pair, args, kwargs)
+    arguments = arguments_of(args, kwargs)
+    of = Structure(pair, arguments.args, arguments.kwargs)
     model_trace, guide_trace = of.traces
     assert guide_trace is not None
+    _check_marked(model_trace, guide_trace)
+    missing = any(name not in guide_trace.nodes for name in latent_sites(model_trace))
+    alone = model_latents(of) if missing else ModelLatents()
+    marked = [n for n in latent_sites(guide_trace) if is_marked_for_enumeration(guide_trace.nodes[n])]
+    _check_plates_of_dependents(of, {*marked, *alone.summed_out})
+    found = Layout(_depth(model_trace, guide_trace), alone)
+    if importance:
+        outside = [name for name in of.in_scope("global") if of[name].role != "deterministic"]
+        found = found._replace(
+            data=_data(of),
+            outside=tuple(name for name in outside if name not in alone.left_out),
+            sites=accounting(of),
+            known=_known(model_trace, guide_trace, alone),
+        )
+    if particles or marked or alone.summed_out:
+        found = _with_ways(pair, of, found._replace(data=_data(of)), marked, particles)
+    return found
+
+
+def arguments_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
+    """Return the arguments of a call, keyword arguments that are tensors first: they may be the data."""
+    return Arguments(args, dict(sorted(kwargs.items(), key=lambda item: not isinstance(item[1], Tensor))))
+
+
+def _data(of: Structure) -> tuple[str, int] | None:
+    plate = of.data_plate
+    return None if plate is None or plate.dim is None else (plate.name, plate.dim)
+
+
+def _with_ways(
+    pair: ModelAndGuide, of: Structure, found: Layout, marked: Sequence[str], particles: bool
+) -> Layout:
+    """Find the ways to run copies, which the pair's networks decide on."""
+    model_trace, guide_trace = of.traces
+    assert guide_trace is not None
+    summed = (*marked, *found.alone.summed_out)
+    often = [name for name in marked if guide_trace.nodes[name]["infer"].get("num_samples") is not None]
+    several = len(summed) > 1 or bool(often) or any(of[name].scope != "local" for name in summed)
+    if several:
+        pretended = found._replace(alone=ModelLatents())  # drawn classes show whether leading will be right
+    else:
+        trace = guide_trace if marked else model_trace
+        sizes = [len(trace.nodes[name]["fn"].enumerate_support(expand=False)) for name in summed]
+        found = found._replace(enumerated=tuple(marked), values=sizes[0] if sizes else 1)
+        pretended = found
+    local = not any(of[name].role != "deterministic" for name in of.in_scope("global"))
+    taken = {plate.size for plate in of.plates.values()} | {found.values}
+    guide, model = pretended.of_guide(1), pretended.of_model(1)
+    if several and not (particles or often):
+        kind = Copies(None, found.depth, found.data_dim, enumerated=tuple(marked), several=True)
+        in_model = kind._replace(enumerated=tuple(found.alone.summed_out), first=False, draws=False)
+        right = takes_enumerated_values(pair, of.arguments, kind, in_model)
+        ways = LEADING if right else Ways("single", "single")
+    else:
+        rows = found.data is not None and local and not several
+        ways = ways_of(pair, of.arguments, guide, model, rows, taken)
+    if several and ways != LEADING:
+        raise InputError(
+            f"the sites {', '.join(map(repr, summed))} are enumerated together, nested, or outside of the "
+            "data's plate, and the pair's networks do not take leading dimensions (`(C, B, ...)` in place "
+            "of `(B, ...)`), so the sites cannot be summed out: use networks that act on the last "
+            "dimensions only, or draw the sites, without infer={'enumerate': 'parallel'}."
+        )
+    return found._replace(ways=ways)
+
+
+def _check_marked(model_trace: Trace, guide_trace: Trace) -> None:
     for name in latent_sites(guide_trace):
         if name not in model_trace.nodes and not guide_trace.nodes[name]["infer"].get("is_auxiliary"):
             raise InputError(
                 f"the guide samples '{name}', which the model does not have: rename the site, add it to "
                 "the model, or mark it with infer={'is_auxiliary': True} if only the guide needs it."
             )
-    missing = any(name not in guide_trace.nodes for name in latent_sites(model_trace))
-    depth, alone = _depth(model_trace, guide_trace), model_latents(of) if missing else ModelLatents()
-    marked = [n for n in latent_sites(guide_trace) if is_marked_for_enumeration(guide_trace.nodes[n])]
-    _check_plates_of_dependents(of, {*marked, *alone.summed_out})
-    in_full = [name for name in marked if guide_trace.nodes[name]["infer"].get("num_samples") is None]
-    enumerated = Accounting((), (), (*in_full, *alone.summed_out), tuple(alone.summed_out), (), ())
-    if not importance:
-        wanted = particles or enumerated.summed_out
-        copies = _copies(pair, of, enumerated, particles) if wanted else None
-        return Layout(depth, alone, copies=copies)
-    plate = of.data_plate
-    outside = [name for name in of.in_scope("global") if of[name].role != "deterministic"]
-    return Layout(
-        depth,
-        alone,
-        None if plate is None or plate.dim is None else (plate.name, plate.dim),
-        tuple(name for name in outside if name not in alone.left_out),
-        accounting(of),
-        _known(model_trace, guide_trace, alone),
-        _copies(pair, of, enumerated, particles=True) if plate is not None else None,
-    )
-
-
-def _copies(
-    pair: ModelAndGuide, of: Structure, enumerated: Accounting, particles: bool
-) -> LayoutOfCopies | None:
-    """Return the layout of copies that are not run in leading dimensions; None if they are."""
-    found = layout_for(pair, of, enumerated)
-    if found.several and found.ways != LEADING and particles:
-        raise InputError(
-            f"the sites {', '.join(map(repr, enumerated.summed_out))} are enumerated, and not just one "
-            "site directly under the data's plate, but the programs' networks do not take a leading "
-            "dimension of particles: use networks that act on the last dimensions only, or the ELBO with "
-            "one draw."
-        )
-    return None if found.several or found.ways == LEADING else found
 
 
 def _known(model_trace: Trace, guide_trace: Trace, alone: ModelLatents) -> frozenset[tuple[str, bool]]:
@@ -267,52 +309,3 @@ def _depth(*traces: Trace) -> int:
         if frame.vectorized and frame.name != PARTICLES
     )
     return max(dims, default=1)
-
-
-def laid_out(
-    model: Program, guide: Program, layout: Layout, particles: int | None
-) -> tuple[Program, Program]:
-    """Return model and guide, which run for all particles and all values of enumerated sites side by side.
-
-    Args:
-        model: the model, to be run after the guide and replayed on its trace.
-        guide: the guide.
-        layout: the dimensions.
-        particles: the number of particles; None if there is one, without a dimension.
-    """
-    model = under_particles(with_model_latents(model, layout.alone), layout, particles)
-    guide = under_particles(guide, layout, particles)
-    first = -1 - layout.depth - (particles is not None)
-    # The model's values get dimensions after (left of) the guide's.
-    return EnumMessenger()(model), EnumMessenger(first_available_dim=first)(guide)
-
-
-def under_particles(program: Program, layout: Layout, particles: int | None) -> Program:
-    """Return the program under a plate of particles, outside of all of its plates."""
-    if particles is None:
-        return program
-    plated: Program = pyro.plate(PARTICLES, particles, dim=-1 - layout.depth)(program)
-    return plated
-
-
-def replayed(model: Program, guide_trace: Trace, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
-    """Run the model on the guide's draws. Return its trace and the guide's, without the sites of plates."""
-    model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
-    return (
-        poutine.util.prune_subsample_sites(model_trace),
-        poutine.util.prune_subsample_sites(guide_trace),
-    )
-
-
-def num_data(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
-    """Return the number of data in a call, the length of its first tensor.
-
-    Raises:
-        InputError: no argument is a tensor with a length.
-    """
-    for value in (*args, *kwargs.values()):
-        if isinstance(value, Tensor) and value.dim():
-            return len(value)
-    raise InputError(
-        "no argument of the programs is a tensor of data: give the data as a tensor, (N, ...)."
-    )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
+from pyro.infer.elbo import ELBO as PyroELBO
 from torch import Tensor
 
 from pyrovae.errors import InputError
@@ -20,8 +21,9 @@ class Bound:
     Attributes:
         loss: minus the bound, with every weight applied, as a tensor that has a gradient.
         terms: sums by name, without weights and without gradients: `reconstruction`, `kl`, and each
-            observed site under its own name. elbo = reconstruction - kl, and the observed sites add up to
-            `reconstruction`. Empty for an objective of Pyro.
+            observed site under its own name, or several joined by commas if they have one term together.
+            elbo = reconstruction - kl, and the observed sites add up to `reconstruction`. Empty for an
+            objective of Pyro.
         added: the names of the terms that the objective adds to the ELBO, such as `q(y | x)`.
     """
 
@@ -86,6 +88,12 @@ def as_objective(objective: Objective | PyroObjective) -> Objective:
         >>> as_objective(TraceMeanField_ELBO()).evaluate  # doctest: +ELLIPSIS
         <bound method WithoutTerms.evaluate of ...>
     """
+    if isinstance(objective, PyroELBO) and not hasattr(objective, "differentiable_loss"):
+        raise InputError(
+            f"objective is Pyro's {type(objective).__name__}, which adds gradients to parameters by itself "
+            "and has no loss to differentiate: use ELBO(), which takes latents that are not "
+            "reparameterised too, ScoreFunctionELBO() or IWAE(50), or train with pyro.infer.SVI."
+        )
     if inspect.isclass(objective) or not hasattr(objective, "differentiable_loss"):
         raise InputError(f"objective is {objective!r}; expected an object such as ELBO() or IWAE(50).")
     if hasattr(objective, "evaluate"):

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from pyro import poutine
 from pyro.infer.autoguide import AutoGuide
+from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyrovae.errors import InputError
@@ -39,8 +40,9 @@ def check_change_of_variables(of: Structure, auxiliary: str, latents: Sequence[s
     with nothing_moves(guide), poutine.block(), torch.enable_grad():
         drawn = poutine.trace(guide).get_trace(*of.args, **of.kwargs)
         u = drawn.nodes[auxiliary]["value"].detach().requires_grad_()
-        drawn.nodes[auxiliary]["value"] = u
-        trace = poutine.trace(poutine.replay(guide, trace=drawn)).get_trace(*of.args, **of.kwargs)
+        given = Trace()
+        given.nodes[auxiliary] = {**drawn.nodes[auxiliary], "value": u}
+        trace = poutine.trace(poutine.replay(guide, trace=given)).get_trace(*of.args, **of.kwargs)
         trace.compute_log_prob()
         sites = [trace.nodes[name] for name in latents]
         event_dim = trace.nodes[auxiliary]["fn"].event_dim

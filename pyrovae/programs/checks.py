@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import partial
 from typing import Any
 
 import pyro
@@ -50,7 +51,8 @@ def check_pair(pair: ModelAndGuide, *args: Any) -> None:
             _check_roles(model_trace, guide_trace)
             _check_latents(pair, args, model_trace, guide_trace)
             for name in observed_sites(model_trace):
-                check_observed(name, model_trace.nodes[name])
+                site = model_trace.nodes[name]
+                check_observed(name, site, partial(_drawn_again, pair, args, name))
             for program, trace in (("guide", guide_trace), ("model", model_trace)):
                 trace.compute_log_prob()
                 for name, site in trace.nodes.items():
@@ -66,6 +68,10 @@ def check_pair(pair: ModelAndGuide, *args: Any) -> None:
         raise InputError(
             f"the model and guide do not run on data of shape {shapes}{_type_problem(args, pair)}: {error}"
         ) from error
+
+
+def _drawn_again(pair: ModelAndGuide, args: tuple[Any, ...], name: str) -> Any:
+    return run_pair(pair, *args)[0].nodes[name]
 
 
 def _type_problem(args: tuple[Any, ...], *programs: Program | ModelAndGuide) -> str:

@@ -235,6 +235,11 @@ def _score(trace: Trace, copies: Copies, extras: Mapping[str, Extra]) -> None:
     if copies.draws:
         trace.compute_score_parts()
     trace.compute_log_prob()
+    add_extras(trace, extras)
+
+
+def add_extras(trace: Trace, extras: Mapping[str, Extra]) -> None:
+    """Keep further tensors of the latents of a run in its sites."""
     for _, site in _latents(trace):
         site.update({key: extra(site) for key, extra in extras.items()})
 

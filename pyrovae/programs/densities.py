@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
-from pyro.distributions import Delta, MaskedDistribution
+from pyro.distributions import Delta
 from pyro.distributions.score_parts import ScoreParts
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.trace_struct import Trace
@@ -37,17 +37,12 @@ def enumeration_weights(guide_trace: Trace) -> Tensor | float:
 
 
 def value_log_prob(site: Mapping[str, Any]) -> Tensor:
-    """Return the log probability of each value of an enumerated site, without its scale and its masks.
+    """Return the log probability of each value of an enumerated site, without its scale and its mask.
 
     A mask takes the site out of the bound, but the values are still summed over. Their probabilities must
     add up to 1, so that what does not depend on the value counts once.
     """
-    fn = site["fn"]
-    if not isinstance(fn, MaskedDistribution):
-        return cast(Tensor, site["unscaled_log_prob"])
-    while isinstance(fn, MaskedDistribution):
-        fn = fn.base_dist
-    return cast(Tensor, fn.log_prob(site["value"]))
+    return cast(Tensor, site["unscaled_log_prob"])
 
 
 def zero_like_densities(trace: Trace) -> Tensor:
@@ -79,28 +74,18 @@ def with_roles(guide_trace: Trace) -> Trace:
     """Return the guide's trace with `score_parts` that fit the role of each site.
 
     The value of a training term is given, not drawn, so the term has a plain gradient. Pyro takes it for
-    the density of a draw. The probabilities of enumerated values have no masks, see `value_log_prob`.
+    the density of a draw.
 
     Raises:
         InputError: a factor with `has_rsample=False` stands beside a `Delta` whose value is differentiable.
     """
-    terms = training_terms(guide_trace)
-    masked = [
-        n for n in enumerated_sites(guide_trace) if isinstance(_fn(guide_trace, n), MaskedDistribution)
-    ]
     _check_factors(guide_trace)
-    if not (terms or masked):
+    if not (terms := training_terms(guide_trace)):
         return guide_trace
     copy = guide_trace.copy()
-    for name in (*terms, *masked):
-        site = copy.nodes[name]
-        log_prob = site["score_parts"].log_prob
-        parts = (
-            ScoreParts(log_prob, 0, log_prob)
-            if name in terms
-            else site["score_parts"]._replace(score_function=value_log_prob(site))
-        )
-        copy.nodes[name] = {**site, "score_parts": parts}
+    for name in terms:
+        log_prob = copy.nodes[name]["score_parts"].log_prob
+        copy.nodes[name] = {**copy.nodes[name], "score_parts": ScoreParts(log_prob, 0, log_prob)}
     return copy
 
 

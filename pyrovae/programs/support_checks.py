@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyro.distributions as dist
@@ -86,12 +86,19 @@ def _each(fn: Any) -> Any:
     return support
 
 
-def check_observed(name: str, site: Mapping[str, Any]) -> None:
+def check_observed(
+    name: str, site: Mapping[str, Any], again: Callable[[], Mapping[str, Any]] | None = None
+) -> None:
     """Refuse observed values of the wrong shape, or outside of the support of their distribution.
+
+    A support that depends on a latent, as in `Uniform(z - 1, z + 1)`, is not held against the values, and
+    neither is that of a distribution with `validate_args=False`.
 
     Args:
         name: the name of the site.
         site: the site, a node of the model's trace.
+        again: a function that returns the site with other draws of the latents. It is called if values lie
+            outside of the support.
 
     Raises:
         InputError: the values do not fit the distribution. The message says how to change them.
@@ -104,7 +111,12 @@ def check_observed(name: str, site: Mapping[str, Any]) -> None:
             f"the model makes data of shape {expected} at site '{name}', but was given data of shape "
             f"{found}: build its networks for the shape of the data."
         )
+    if getattr(base_of(fn), "_validate_args", None) is False:
+        return
     outside = ~fn.support.check(value)
+    if outside.any() and again is not None and not _equal(fn.support, again()["fn"].support):
+        _without_validation(fn)
+        return
     if outside.any():
         rows = value.flatten(1) if value.dim() > 1 else value.unsqueeze(-1)
         row = rows[outside.nonzero()[0, -1]] if outside.dim() == 1 else rows.flatten()
@@ -120,3 +132,27 @@ def check_observed(name: str, site: Mapping[str, Any]) -> None:
             f"{type(family).__name__} likelihood at site '{name}' (values from {row.min():g} to "
             f"{row.max():g} in the first of them): {remedy}."
         )
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two supports are the same, bounds included."""
+    if type(one) is not type(other):
+        return False
+    for name, value in vars(one).items():
+        of_other = getattr(other, name)
+        if isinstance(value, constraints.Constraint):
+            alike = _equal(value, of_other)
+        elif isinstance(value, Tensor | float | int):
+            alike = torch.equal(torch.as_tensor(value), torch.as_tensor(of_other))
+        else:
+            alike = True
+        if not alike:
+            return False
+    return True
+
+
+def _without_validation(fn: Any) -> None:
+    """Let a distribution, and those inside of it, score values outside of their support."""
+    while fn is not None:
+        fn._validate_args = False
+        fn = getattr(fn, "base_dist", None)

@@ -150,10 +150,11 @@ def _parameters(pair: ModelAndGuide, moved: bool) -> Iterator[None]:
         found += [value for _, value in pyro.get_param_store().named_parameters()]
     parameters = [value for value in found if value.is_floating_point()]
     before = [value.detach().clone() for value in parameters]
+    # By `data`, since a graph that is still to be differentiated may hold the parameters.
     try:
         for value in parameters:
-            value.add_(torch.randn_like(value) * 0.05 * (0.2 + value.abs().mean()))
+            value.data.add_(torch.randn_like(value) * 0.05 * (0.2 + value.abs().mean()))
         yield
     finally:
         for value, old in zip(parameters, before, strict=True):
-            value.copy_(old)
+            value.data.copy_(old)

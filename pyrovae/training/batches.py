@@ -176,7 +176,7 @@ class Minibatches:
                 calls.append(Call(number, args, len(of_part.indices)))
         return Batch(calls, sum(len(of_part.indices) for of_part in rows))
 
-    def in_order(self, size: int = 1000, check: bool = False) -> Iterator[tuple[Tensor, ...]]:
+    def in_order(self, size: int, check: bool = False) -> Iterator[tuple[Tensor, ...]]:
         """Yield the arguments of calls with every datum once, with the same random draws each time."""
         for number, part in enumerate(self.parts):
             seeds = item_seeds(self.seed, len(part.indices), "in order", number)
@@ -237,6 +237,11 @@ class Minibatches:
                 "them under torch.no_grad()."
             )
         return found
+
+
+def most_at_once(batch_size: int) -> int:
+    """Return the number of data that take about the memory of a training step if there are no gradients."""
+    return max(batch_size, min(1000, 8 * batch_size))
 
 
 def _share(rows: Rows) -> Rows:

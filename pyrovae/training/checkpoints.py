@@ -21,7 +21,7 @@ from pyrovae.storage import remove_partials, write_atomically
 KEPT = 2
 """The number of checkpoints that stay in a folder."""
 
-FIELDS = ("state", "best_state", "optimizer", "scheduler", "rng", "trained", "history", "settings")
+FIELDS = ("state", "best_state", "optimizer", "scheduler", "rng", "history", "settings")
 """The names of the values in a checkpoint."""
 
 

@@ -70,6 +70,12 @@ def fit(
     Within `processes.joined()` all processes that torchrun started train together. Each takes its share of
     every minibatch. Checkpoints do not depend on the number of processes.
 
+    The loss and the history are in nats per datum of the bound on all N data. So a site outside of the
+    data's plate, such as the weights of a regression, counts B/N in a minibatch of B data, once for all
+    parts and processes, whether the plate says N (`pyro.plate("data", N, subsample_size=len(x))`) or only
+    `len(x)`. N is the size of the plate if it subsamples, else the number of training data. Pyro's
+    autoguides can be used. An autoguide with latents of single data needs all data in each minibatch.
+
     Args:
         pair: the model `model(x)`, or `model(x, y)` for data with classes, and the guide with the same
             latent sites. `fit` trains the parameters of the `nn.Module`s that have the two as methods, and
@@ -266,9 +272,9 @@ def _alone() -> Iterator[None]:
     """
     if not _running.acquire(blocking=False):
         raise InputError(
-            "fit runs in another thread already, and Pyro's handlers and parameters belong to all threads of "
-            "a process: train one pair after the other, or in processes, such as those of multiprocessing "
-            "with the start method 'spawn'."
+            "fit runs in another thread already, and Pyro's handlers and parameters belong to all threads "
+            "of a process: train one pair after the other, or in processes, such as those of "
+            "multiprocessing with the start method 'spawn'."
         )
     try:
         yield
@@ -285,8 +291,8 @@ def _with_gradients(device: torch.device) -> Iterator[None]:
     """
     if torch.is_autocast_enabled(device.type):
         raise InputError(
-            "fit is called under torch.autocast, under which densities are computed in half precision: call "
-            "it outside of the block."
+            "fit is called under torch.autocast, under which densities are computed in half precision: "
+            "call it outside of the block."
         )
     with torch.inference_mode(False), torch.enable_grad():
         yield
@@ -301,4 +307,6 @@ def _training(pair: ModelAndGuide) -> Iterator[None]:
     with in_training(pair), pyro.validation_enabled(False), warnings.catch_warnings():
         # Pyro's warning would come before our error, which names the site and the cause.
         warnings.filterwarnings("ignore", message="Encountered NaN")
+        # Reentrant checkpointing, which the check of gradients refuses.
+        warnings.filterwarnings("ignore", message="None of the inputs have requires_grad")
         yield

@@ -51,7 +51,8 @@ def optimizer_identity(optimizer: Any) -> dict[str, Any]:
         if name not in _OF_THE_MACHINE
     }
     rates = [float(group["lr"]) for group in groups if "lr" in group]
-    return {"optimizer": type(optimizer).__name__, **settings, "learning_rate": rates}
+    kind = type(optimizer).__name__
+    return {"optimizer": kind, "groups of parameters": len(groups), **settings, "learning_rate": rates}
 
 
 def scheduler_identity(scheduler: Any, optimizer: Any) -> dict[str, Any]:
@@ -92,13 +93,20 @@ def check_same_run(
     Warns:
         UserWarning: settings that may change have changed. The message names them.
     """
+    if "trained" not in saved:
+        raise CheckpointError(
+            f"the run in {folder} was written by an earlier version, which kept the optimiser's state in "
+            "another form: its parameters can be used, but it cannot be resumed. Train in another folder."
+        )
     begun = saved["settings"]
     for name in {**begun, **identity}:
-        if name in MAY_CHANGE or name == "rates" or same(begun.get(name), identity.get(name)):
+        if name in (*MAY_CHANGE, "rates") or not {name} <= begun.keys() & identity.keys():
+            continue  # another version of torch may have optimisers with further settings
+        if same(begun[name], identity[name]):
             continue
         raise CheckpointError(
-            f"the run in {folder} was begun with {name} = {_shown(begun.get(name))}, "
-            f"not {_shown(identity.get(name))}{_hint(begun.get(name), identity.get(name))}: resume it with "
+            f"the run in {folder} was begun with {name} = {_shown(begun[name])}, "
+            f"not {_shown(identity[name])}{_hint(begun[name], identity[name])}: resume it with "
             f"the same {name} as at its beginning, or name another folder."
         )
     if (done := len(saved["history"]["rows"])) > epochs:

@@ -50,8 +50,8 @@ def made_optimizer(make: Callable[[Sequence[Tensor]], Any], parameters: Sequence
     optimizer = make(parameters)
     if not isinstance(optimizer, Optimizer):
         raise InputError(
-            f"the function optimizer returns a {type(optimizer).__name__}, not an optimiser of torch: write "
-            f"{_line('Adam', {'lr': 1e-3})}."
+            f"the function optimizer returns a {type(optimizer).__name__}, not an optimiser of torch: "
+            f"write {_line('Adam', {'lr': 1e-3})}."
         )
     for group in optimizer.param_groups:
         for name, value in group.items():
@@ -92,7 +92,8 @@ def made_scheduler(make: Callable[[Optimizer], Any] | None, optimizer: Optimizer
 def _line_of(optimizer: Optimizer) -> str:
     """Return the line that makes an optimiser of the same type and with the same settings."""
     kind, defaults = type(optimizer), optimizer.defaults
-    usual = kind([Tensor([0.0]).requires_grad_()]).defaults if kind.__module__.startswith("torch.") else {}
+    make: Any = kind
+    usual = make([Tensor([0.0]).requires_grad_()]).defaults if kind.__module__.startswith("torch.") else {}
     changed = {n: v for n, v in defaults.items() if n == "lr" or (n in usual and usual[n] != v)}
     prefix = "torch.optim." if kind.__module__.startswith("torch.optim") else ""
     return _line(kind.__name__, changed, prefix)

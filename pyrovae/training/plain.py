@@ -7,7 +7,7 @@ import hashlib
 import io
 import sys
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -39,12 +39,20 @@ def plain(value: Any) -> Any:
 
 
 def make_plain(holder: Any) -> None:
-    """Replace NumPy's scalars and tensors of one number among an object's attributes by Python's numbers."""
-    for name, value in vars(holder).items():
+    """Replace NumPy's scalars, and tensors of one number, in an object's attributes by Python's numbers."""
+    for name, value in getattr(holder, "__dict__", {}).items():
         if isinstance(value, Tensor) and value.dim() == 0:
             setattr(holder, name, value.item())
-        elif isinstance(value, np.generic | dict | list | tuple):
+        elif _holds_numpy(value):  # only then, since a container may be shared with code outside
             setattr(holder, name, plain(value))
+
+
+def _holds_numpy(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_holds_numpy, [*value.keys(), *value.values()]))
+    if isinstance(value, list | tuple):
+        return any(map(_holds_numpy, value))
+    return isinstance(value, np.generic)
 
 
 def check_readable(content: Mapping[str, Any]) -> None:
@@ -76,8 +84,10 @@ def _is_readable(value: Any) -> bool:
 
 def _unreadable(value: Any, path: tuple[Any, ...]) -> tuple[tuple[Any, ...], Any]:
     """Return the innermost entry that cannot be read, and where it is."""
-    entries = value.items() if isinstance(value, Mapping) else enumerate(value)
-    for key, entry in entries if isinstance(value, Mapping | list | tuple) else ():
+    inside: Any = value.items() if isinstance(value, Mapping) else ()
+    if isinstance(value, list | tuple):
+        inside = enumerate(value)
+    for key, entry in inside:
         if not isinstance(entry, _PLAIN) and not _is_readable(entry):
             return _unreadable(entry, (*path, key))
     return path, value
@@ -133,7 +143,7 @@ def _shallow(value: Any) -> Any:
     """Describe what a function keeps. An object's attributes may change while it is used."""
     if isinstance(plain(value), bool | int | float | str | type(None) | list | tuple | Tensor):
         return described(value)
-    if isinstance(value, Callable) and hasattr(value, "__qualname__"):
+    if callable(value) and hasattr(value, "__qualname__"):
         return _name(value)
     return _name(type(value))
 
@@ -150,10 +160,9 @@ def _code(code: types.CodeType) -> str:
 
 def _empty(cell: Any) -> bool:
     try:
-        cell.cell_contents
+        return cell.cell_contents is cell
     except ValueError:
         return True
-    return False
 
 
 def _plain_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:

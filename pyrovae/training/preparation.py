@@ -16,12 +16,12 @@ from pyrovae.programs.checks import check_pair, check_site_names
 from pyrovae.programs.gradient_checks import check_gradients
 from pyrovae.programs.modes import buffers_kept
 from pyrovae.programs.pair import ModelAndGuide
-from pyrovae.programs.parameters import named_parameters, optional_parameters
+from pyrovae.programs.parameters import module_parameters, named_parameters, optional_parameters
 from pyrovae.programs.reach import modules_of
 from pyrovae.programs.running import run_pair
 from pyrovae.programs.sites import latent_sites, observed_sites
 from pyrovae.training.autoguides import check_autoguides, check_positions
-from pyrovae.training.batches import Batch, Minibatches, Rows
+from pyrovae.training.batches import Batch, Minibatches, Rows, most_at_once
 from pyrovae.training.losses import MinibatchLoss
 from pyrovae.training.settings import Settings
 from pyrovae.training.unit import holds_all_data, unit_of
@@ -59,6 +59,7 @@ def prepare(
     Raises:
         InputError: data, settings or programs do not fit together.
     """
+    _check_no_inference(module_parameters(pair))
     for module in modules_of(pair):
         module.to(data.device)
     batch = data.first(check=data.source.stream)
@@ -69,14 +70,16 @@ def prepare(
         check_pair(pair, *call.args)  # in evaluation mode, and lazy modules get their shapes
     before = _elsewhere()
     with buffers_kept(pair):
+        _check_sizes(pair, data, batch, last=False)
         prepared = _prepared(pair, data, batch, settings, before)
     for call in batch.calls:
         in_order |= check_positions(pair, call.args, prepared.parameters, all_data, validation is not None)
     with buffers_kept(pair):
-        _check_last_minibatch(pair, data)
+        _check_sizes(pair, data, batch, last=True)
+    size = prepared.loss.unit.chunk(most_at_once(data.parts[-1].batch_size))
     for each in (data, validation):
         if each is not None and not each.source.stream:
-            for args in each.in_order(len(each.source) if in_order else prepared.loss.unit.chunk(1000)):
+            for args in each.in_order(len(each.source) if in_order else size):
                 check_pair(pair, *args)
     return replace(prepared, in_order=in_order)
 
@@ -91,7 +94,6 @@ def _prepared(
         parameters |= named_parameters(pair, *call.args)
         sites |= {*observed_sites(traces[0]), *latent_sites(traces[1])}
     check_site_names(settings.weight_schedules, sites)
-    _check_no_inference(parameters)
     unit = unit_of(pair, data, batch, settings.bound)
     loss = MinibatchLoss(pair, settings.bound, data.parts, unit, frozenset(settings.weight_schedules))
     minibatches = itertools.chain([batch, batch], _others(data))
@@ -136,35 +138,62 @@ def _check_no_inference(parameters: dict[str, Tensor]) -> None:
         )
 
 
-def _check_last_minibatch(pair: ModelAndGuide, data: Minibatches) -> None:
-    """Run the pair on the last minibatch's number of data, which is known before the first epoch.
+def _check_sizes(pair: ModelAndGuide, data: Minibatches, batch: Batch, last: bool) -> None:
+    """Run the pair in training mode on a full minibatch, or on as many data as the last one will have.
 
     Raises:
-        InputError: the pair does not run on it in training mode, as batch normalisation does not on a
-            single datum.
+        InputError: the pair does not run on one of them, as batch normalisation does not on a single datum.
     """
+
+    def first(number: int, size: int) -> Batch:
+        rows = [Rows(part.indices[: size if n == number else 0]) for n, part in enumerate(data.parts)]
+        return data.batch(rows, shared=False, check=data.source.stream)
+
     for number, part in enumerate(data.parts):
-        size = len(part.indices) % part.batch_size
-        if not size or part.steps < data.steps:
+        total, full = len(part.indices), part.batch_size
+        size = full if not last else total % full if part.steps == data.steps else 0
+        if not size:
             continue
-        rows = [Rows(p.indices[: size if p is part else 0]) for p in data.parts]
-        try:
-            with torch.no_grad():
-                for call in data.batch(rows, shared=False, check=data.source.stream).calls:
-                    run_pair(pair, *call.args)
-        except (ValueError, RuntimeError) as error:
+        of_part = Batch([call for call in batch.calls if call.number == number], full)
+        problem = _problem(pair, first(number, size) if last else of_part)
+        if problem is not None:
+            fits = (
+                n
+                for n in _sizes_without_rest(total, full)
+                if not any(_problem(pair, first(number, s)) for s in (n, total % n) if s)
+            )
+            which = "the last minibatch of an epoch has" if last else "a minibatch has"
+            kind = f" {'labelled' if part.labelled else 'unlabelled'}" if len(data.parts) > 1 else ""
             raise InputError(
-                f"the last minibatch of an epoch has {size} of {len(part.indices)} data, and the pair does "
-                f"not run on it in training mode ({cause(error)}): set "
-                f"{_argument(data, number)}={_size_without_rest(len(part.indices), part.batch_size)}."
-            ) from error
+                f"{which} {size} of {total}{kind} data, and the pair does not run on {size} in training "
+                f"mode ({problem}): {_remedy(data, number, next(fits, None))}."
+            )
 
 
-def _argument(data: Minibatches, number: int) -> str:
-    return "labelled_batch_size" if len(data.parts) == 2 and number == 0 else "batch_size"
+def _problem(pair: ModelAndGuide, batch: Batch) -> str | None:
+    """Return what goes wrong when the pair runs on a minibatch in training mode, or None."""
+    try:
+        with torch.no_grad(), pyro.validation_enabled(False):
+            for call in batch.calls:
+                run_pair(pair, *call.args)
+    except InputError:
+        raise
+    except (ValueError, RuntimeError) as error:
+        return cause(error).split(" Trace Shapes:")[0]
+    return None
 
 
-def _size_without_rest(num_data: int, batch_size: int) -> int:
-    """Return a size near the given one with which the last minibatch is full, or at least half full."""
-    sizes = sorted(range(2, num_data + 1), key=lambda size: abs(size - batch_size))
-    return next((n for n in sizes if not num_data % n or num_data % n >= n / 2), num_data)
+def _sizes_without_rest(total: int, size: int) -> list[int]:
+    """Return a few sizes near the given one with which the last minibatch is at least half full."""
+    near = sorted(range(2, total + 1), key=lambda n: abs(n - size))
+    return [n for n in near if not total % n or total % n >= max(2, n / 2)][:3]
+
+
+def _remedy(data: Minibatches, number: int, size: int | None) -> str:
+    if size is None:
+        return "let the programs run in training mode on any number of data, by len(x)"
+    if len(data.parts) == 1:
+        return f"set batch_size={size}"
+    if number == 0:
+        return f"set labelled_batch_size={size}"
+    return f"set batch_size={size} and labelled_batch_size={data.parts[0].batch_size}"

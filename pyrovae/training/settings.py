@@ -189,7 +189,8 @@ def _values(name: str, schedule: Schedule, epochs: int) -> list[float]:
         InputError: the schedule is not a pure function of the time.
     """
     try:
-        values, again = ([float(schedule(epoch)) for epoch in range(epochs)] for _ in range(2))
+        values = [float(schedule(epoch)) for epoch in range(epochs)]
+        again = [float(schedule(epoch)) for epoch in range(epochs)]
     except (TypeError, StopIteration) as error:
         raise InputError(
             f"{name} is a schedule that cannot be called with a time at any moment ({cause(error)}): "
@@ -198,14 +199,14 @@ def _values(name: str, schedule: Schedule, epochs: int) -> list[float]:
     for epoch, (one, other) in enumerate(zip(values, again, strict=True)):
         if one != other and not (math.isnan(one) and math.isnan(other)):
             raise InputError(
-                f"{name} is {one} at epoch {epoch}, and {other} when it is called again for the same epoch: "
-                f"{_A_SCHEDULE}."
+                f"{name} is {one} at epoch {epoch}, and {other} when it is called again for the same "
+                f"epoch: {_A_SCHEDULE}."
             )
     return values
 
 
 _A_SCHEDULE = (
-    "a schedule is a pure function of the time in epochs, without a counter or an iterator. For a weight that "
-    "depends on the course of the training write beta=lambda epoch: control.beta, and let a callback set "
-    "control.beta"
+    "a schedule is a pure function of the time in epochs, without a counter or an iterator. For a weight "
+    "that depends on the course of the training write beta=lambda epoch: control.beta, and let a callback "
+    "set control.beta"
 )

@@ -158,7 +158,7 @@ class EagerStep:
         return Gradients(loss.detach(), {**zeros, **terms}, self.parameters.gradients(loss))
 
     def _check(self, loss: Tensor, batch: Batch) -> None:
-        """Look for parameters that no one has shown to the run, at an epoch's first step and a few more."""
+        """Look for parameters that nothing has shown to the run."""
 
         def again() -> Tensor:
             with seeded(0, self.device), buffers_kept(self.loss.pair):

@@ -1,9 +1,9 @@
 """The parameters of a run by name, also those that appear, or are frozen or unfrozen, on the way.
 
 A program may show a parameter for the first time in a later step (`pyro.param` in a branch), and a callback
-may freeze a module, unfreeze it or add a layer. The optimiser gets such parameters when they are first used,
-with the settings that the others have by then. A parameter without a gradient in a step is left as it is in
-that step, as with torch's optimisers and Pyro's SVI.
+may freeze a module, unfreeze it or add a layer. The optimiser gets such parameters when they are first
+used, with the settings that the others have by then. A parameter without a gradient in a step is left as it
+is in that step, as with torch's optimisers and Pyro's SVI.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Trainable:
             self._meet(found)
 
     def refresh(self) -> None:
-        """Look through the modules, between epochs, for what has been added, replaced, frozen or unfrozen."""
+        """Look through the modules, between epochs, for what was added, replaced, frozen or unfrozen."""
         current = module_parameters(self.pair)
         # Callbacks run in the first process only.
         frozen = processes.from_first([name for name, value in current.items() if not value.requires_grad])
@@ -227,16 +227,16 @@ class Trainable:
         self._index()
 
     def _into_groups(self, joining: Mapping[str, Tensor]) -> None:
-        """Add parameters to the optimiser's groups, as the function that makes the optimiser divides them."""
+        """Add parameters to the optimiser's groups, as the function that makes it divides them."""
         groups = self.optimizer.param_groups
         fresh = self.make(list(joining.values()))
         ids = {id(value) for value in joining.values()}
         if isinstance(self.optimizer, LBFGS) or len(fresh.param_groups) != len(groups):
             raise InputError(
                 f"the parameters {', '.join(joining)} join the training after its first step, but "
-                f"{type(self.optimizer).__name__} with {len(groups)} groups of parameters cannot take them: "
-                "use an optimiser with one group, such as functools.partial(torch.optim.Adam, lr=1e-3), or "
-                "train them from the beginning."
+                f"{type(self.optimizer).__name__} with {len(groups)} groups of parameters cannot take "
+                "them: use an optimiser with one group, functools.partial(torch.optim.Adam, lr=1e-3) for "
+                "example, or train them from the beginning."
             )
         for group, more in zip(groups, fresh.param_groups, strict=True):
             group["params"] += [value for value in more["params"] if id(value) in ids]

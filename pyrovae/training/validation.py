@@ -19,7 +19,7 @@ from pyrovae.objectives.weights import reweight_pair
 from pyrovae.programs.checks import check_pair
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide
-from pyrovae.training.batches import Minibatches, Rows
+from pyrovae.training.batches import Minibatches, Rows, most_at_once
 from pyrovae.training.history import History
 from pyrovae.training.non_finite import explain_non_finite
 from pyrovae.training.settings import Numbers, Settings
@@ -117,7 +117,7 @@ class Validation:
         with torch.no_grad(), evaluating(self.pair), seeded(0, self.data.device):
             calls = self.data.batch(rows, shared=False).calls
             values = max(_number_of_values(self.pair, *call.args) for call in calls)
-        return max(self.batch_size, min(1000, 8 * self.batch_size) // values)
+        return max(self.batch_size, most_at_once(self.batch_size) // values)
 
     def competing(self, row: Mapping[str, float]) -> float:
         """Return the bound that ranks the epochs, with the weights at the end of the last epoch."""

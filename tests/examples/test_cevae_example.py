@@ -1,5 +1,7 @@
 """The causal effect VAE of Pyro: the guide observes treatment and outcome at sites of its own."""
 
+import re
+
 import pyro
 import pyro.distributions as dist
 import torch
@@ -48,7 +50,7 @@ def patients(num_data=5):
 def test_the_guides_observed_sites_are_left_out_of_the_evidence():
     pair, x = CEVAE(), patients()
     result = assert_evidence(pair, x, reference=one_copy_at_a_time(pair, x, nodes=20))
-    assert "(t, y)" in str(result)  # the result says so
+    assert re.search("'?t'?, '?y'?", str(result))  # the result says so
 
 
 def test_they_train_as_in_pyros_objectives():

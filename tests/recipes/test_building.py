@@ -7,7 +7,17 @@ import torch
 from pyrovae import likelihoods, networks
 from pyrovae.errors import InputError
 from pyrovae.likelihoods.table import LIKELIHOODS
-from pyrovae.models import CPCVAE, M1M2, M2, PCVAE, PPCA, VAE, Autoencoder, HierarchicalVAE
+from pyrovae.models import (
+    CPCVAE,
+    M1M2,
+    M2,
+    PCVAE,
+    PPCA,
+    VAE,
+    Autoencoder,
+    BayesianNetwork,
+    HierarchicalVAE,
+)
 from pyrovae.networks.table import NETWORKS
 from pyrovae.objectives.table import OBJECTIVES
 from pyrovae.posteriors.table import POSTERIORS
@@ -33,7 +43,7 @@ def build(model="vae", *args, **options):
 
 KINDS = {
     "vae": VAE, "hvae": HierarchicalVAE, "ppca": PPCA, "autoencoder": Autoencoder,
-    "m2": M2, "m1m2": M1M2, "pcvae": PCVAE, "cpcvae": CPCVAE,
+    "m2": M2, "m1m2": M1M2, "pcvae": PCVAE, "cpcvae": CPCVAE, "bnn": BayesianNetwork,
 }  # fmt: skip
 
 

@@ -131,5 +131,9 @@ def assert_same(one, other):
         assert one.keys() == other.keys()
         for name in one:
             assert_same(one[name], other[name])
+    elif isinstance(one, list):
+        assert len(one) == len(other)
+        for entry, of_other in zip(one, other, strict=True):
+            assert_same(entry, of_other)
     else:
         assert one == other

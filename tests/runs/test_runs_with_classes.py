@@ -86,7 +86,8 @@ def test_without_a_number_every_label_is_used(tmp_path, fit_calls):
 def test_a_resumed_run_leaves_its_vae_as_it_is(stacked, tmp_path):
     folder = shutil.copytree(stacked.folder, tmp_path / "run")
     before = {name: value.clone() for name, value in stacked.pair.vae.state_dict().items()}
-    longer = Run.open(folder).resume(epochs=4, device="cpu", progress=False)
+    with pytest.warns(UserWarning, match=r"CosineAnnealingLR\(T_max=2.* -> CosineAnnealingLR\(T_max=4"):
+        longer = Run.open(folder).resume(epochs=4, device="cpu", progress=False)
     assert len(longer.history.rows) == 4
     assert len(longer.histories["vae"].rows) == 2
     for name, value in longer.pair.vae.state_dict().items():

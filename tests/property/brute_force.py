@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -63,38 +63,59 @@ def draw(
     for position, node in enumerate([*summed, *enumerated]):
         size = program[node.name].size
         codes[node] = torch.arange(size).reshape(*[1] * position, size, *[1] * (rank - position - 1))
-    drawn = torch.zeros([*[1] * (rank - 2), num_samples, batch], dtype=torch.double)
-    log_q = torch.zeros([1] * rank, dtype=torch.double)
-    for site in program.guide_order:
-        for node in net.nodes(site):
-            if node in net.known:
-                continue
-            if not site.is_normal:
-                logits = net.logits("q", node, codes, values)
-                if node not in enumerated:
-                    logits = _over(logits, rank, num_samples, batch)
-                    codes[node] = _classes(logits, generator)
-                    drawn = drawn + _chosen(logits, codes[node])
-                else:
-                    log_q = log_q + _chosen(logits, codes[node])
-                continue
-            mean, scale = net.normal("q", node, codes, values)
-            mean = _over(mean, rank, num_samples, batch)
-            noise = torch.randn(mean.shape, generator=generator, dtype=torch.double)
-            values[node] = mean + scale.exp() * noise
-            drawn = drawn + _log_normal(noise, scale)
-    log_p = torch.zeros([1] * rank, dtype=torch.double)
-    for node in _scored(net, joint):
-        if program[node.name].is_normal:
-            mean, scale = net.normal("p", node, codes, values)
-            log_p = log_p + _log_normal((values[node] - mean) / scale.exp(), scale)
-        else:
-            log_p = log_p + _chosen(net.logits("p", node, codes, values), codes[node])
+    start = torch.zeros([*[1] * (rank - 2), num_samples, batch], dtype=torch.double)
+    drawn, log_q = _run_guide(net, codes, values, enumerated, start, generator)
+    log_p = _score_model(net, codes, values, joint)
     log_p, drawn, log_q = torch.broadcast_tensors(log_p, drawn, log_q)
     for _ in summed:
         log_p = log_p.logsumexp(0)
         drawn, log_q = drawn[0], log_q[0]
     return Draws({n: _without(v, len(summed)) for n, v in values.items()}, log_p, drawn, log_q)
+
+
+def _run_guide(
+    net: Network,
+    codes: dict[Node, Tensor],
+    values: dict[Node, Tensor],
+    enumerated: list[Node],
+    start: Tensor,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Add the guide's draws to classes and values, and return log q of drawn and of enumerated nodes."""
+    drawn, log_q = start, torch.zeros((), dtype=torch.double)
+    rank, (num_samples, batch) = start.dim(), start.shape[-2:]
+    for node in (node for site in net.program.guide_order for node in net.nodes(site)):
+        if node in net.known:
+            continue
+        if net.program[node.name].is_normal:
+            mean, scale = net.normal("q", node, codes, values)
+            mean = _over(mean, rank, num_samples, batch)
+            noise = torch.randn(mean.shape, generator=generator, dtype=torch.double)
+            values[node] = mean + scale.exp() * noise
+            drawn = drawn + _log_normal(noise, scale)
+            continue
+        logits = net.logits("q", node, codes, values)
+        if node in enumerated:
+            log_q = log_q + _chosen(logits, codes[node])
+        else:
+            logits = _over(logits, rank, num_samples, batch)
+            codes[node] = _classes(logits, generator)
+            drawn = drawn + _chosen(logits, codes[node])
+    return drawn, log_q
+
+
+def _score_model(
+    net: Network, codes: Mapping[Node, Tensor], values: Mapping[Node, Tensor], joint: bool
+) -> Tensor:
+    """Return log p of all nodes; in a network for each datum, without global points."""
+    log_p = torch.zeros((), dtype=torch.double)
+    for node in _scored(net, joint):
+        if net.program[node.name].is_normal:
+            mean, scale = net.normal("p", node, codes, values)
+            log_p = log_p + _log_normal((values[node] - mean) / scale.exp(), scale)
+        else:
+            log_p = log_p + _chosen(net.logits("p", node, codes, values), codes[node])
+    return log_p
 
 
 def bound(log_weights: Tensor, num_samples: int) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from exact_answers import Network, Node, effective, indices, posterior
 from program_description import Program, Site
@@ -137,17 +139,7 @@ def _regression(
     rows = _tables(program, site.guide_parents)
     classes = [net.parents(node, n)[0] for n in site.guide_parents if not program[n].is_normal]
     groups = _groups(codes, classes, rows)  # the row of the guide's table for each configuration, (R,)
-    share = log_share[0].exp()
-    within, means = [], []
-    for row in range(max(1, int(torch.tensor(rows).prod()))):
-        weight = share * (groups == row)
-        weight = weight / weight.sum()
-        average = weight @ mean
-        deviation = mean - average
-        within.append(
-            (weight[:, None, None] * (covariance + deviation[:, :, None] * deviation[:, None, :])).sum(0)
-        )
-        means.append(average)
+    within, means = _moments_by_row(mean, covariance, log_share[0].exp(), groups, rows)
     regressors = (
         torch.cat([averages[name] for name in linear]) if linear else lower.new_zeros(0, len(lower))
     )
@@ -163,6 +155,21 @@ def _regression(
     spread = torch.stack([(residual @ v @ residual.T).diagonal() for v in within]).log() / 2
     shape = (*rows, site.size)
     return raw, table.reshape(shape), spread.reshape(shape)
+
+
+def _moments_by_row(
+    mean: Tensor, covariance: Tensor, share: Tensor, groups: Tensor, rows: list[int]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The covariance and the mean of all normals for each row of the guide's table."""
+    within, means = [], []
+    for row in range(math.prod(rows)):
+        weight = share * (groups == row)
+        weight = weight / weight.sum()
+        average = weight @ mean
+        outer = (mean - average).unsqueeze(-1) * (mean - average).unsqueeze(-2)
+        within.append((weight[:, None, None] * (covariance + outer)).sum(0))
+        means.append(average)
+    return within, means
 
 
 def _rows(indices: list[int], size: int) -> Tensor:

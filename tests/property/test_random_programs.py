@@ -55,6 +55,12 @@ def observed(*parents: str, network: str = "plain") -> Site:
 
 SMALL = {
     "a class before a network that takes dimension 1": (CLASS, BY_CLASS, observed("z", network="centre")),
+    "two classes before a network that takes dimension 1": (
+        CLASS,
+        Site("c", "categorical", 2, "latent", treatment="enumerated"),
+        replace(BY_CLASS, parents=("y", "c")),
+        observed("z", network="centre"),
+    ),
     "a class before a network that flips dimension 1": (CLASS, BY_CLASS, observed("z", network="flip")),
     "a class before a convolution": (CLASS, BY_CLASS, observed("z", network="conv")),
     "a network that takes two dimensions": (ALONE, observed("z", network="view")),

@@ -29,6 +29,7 @@ from torch import Tensor
 from pyrovae.programs.pair import Program
 from pyrovae.programs.rows import Arguments
 from pyrovae.programs.sites import is_sample
+from pyrovae.programs.values import changed
 
 PARTICLES = "num_particles_vectorized"  # the name of the plate of particles, as in Pyro's objectives
 
@@ -269,7 +270,8 @@ class _Assign(Messenger):
         name, fn = msg["name"], msg["fn"]
         if name in self.values:
             value, dims = self.values[name], len(fn.batch_shape) + fn.event_dim
-            msg["value"], msg["done"] = value.reshape(value.shape[max(0, value.dim() - dims) :]), True
+            shape = value.shape[max(0, value.dim() - dims) :]
+            msg["value"], msg["done"] = changed(lambda tensor: tensor.reshape(shape), value), True
         elif name in self.copies.enumerated:
             _lift_mask(msg)
             msg["value"], msg["done"] = self._blocks_of(msg["fn"]), True
@@ -288,12 +290,15 @@ class _Assign(Messenger):
 
 def _to_rows(site: Mapping[str, Any], copies: Copies, num_data: int) -> Tensor:
     """Turn a value `(*values, K, *plates, *event_shape)` into one of rows: the data's dimension grows."""
-    value = _with_copies(site["value"], site["fn"].event_dim, copies)
-    axis = 2 + copies.depth + copies.data_dim
-    shape = [copies.values, copies.number, *value.shape[2:]]
-    shape[axis] = num_data
-    value = value.expand(shape)
-    return value.movedim((0, 1), (axis - 2, axis - 1)).flatten(axis - 2, axis)
+
+    def to_rows(value: Tensor) -> Tensor:
+        value = _with_copies(value, site["fn"].event_dim, copies)
+        axis = 2 + copies.depth + copies.data_dim
+        shape = [copies.values, copies.number, *value.shape[2:]]
+        shape[axis] = num_data
+        return value.expand(shape).movedim((0, 1), (axis - 2, axis - 1)).flatten(axis - 2, axis)
+
+    return changed(to_rows, site["value"])
 
 
 def _with_copies(tensor: Tensor, event_dim: int, copies: Copies) -> Tensor:
@@ -318,8 +323,12 @@ def _from_rows(tensor: Tensor, event_dim: int, copies: Copies) -> Tensor:
 
 def _of_copy(site: Mapping[str, Any], copies: Copies, value: int, particle: int) -> Tensor:
     """Return the value of a site in one copy."""
-    values = _with_copies(site["value"], site["fn"].event_dim, copies)
-    return values[min(value, len(values) - 1), min(particle, values.shape[1] - 1)]
+
+    def of_copy(values: Tensor) -> Tensor:
+        values = _with_copies(values, site["fn"].event_dim, copies)
+        return values[min(value, len(values) - 1), min(particle, values.shape[1] - 1)]
+
+    return changed(of_copy, site["value"])
 
 
 _PARTS = ("log_prob", "unscaled_log_prob", "mask", "scale")
@@ -328,14 +337,16 @@ _PARTS = ("log_prob", "unscaled_log_prob", "mask", "scale")
 def _changed(site: Mapping[str, Any], copies: Copies, extras: Collection[str]) -> dict[str, Any]:
     """Return the site of a run of rows in the leading layout."""
 
-    def changed(part: Any, event_dim: int = 0) -> Any:
-        return _from_rows(part, event_dim, copies) if isinstance(part, Tensor) else part
+    def back(part: Any, event_dim: int = 0) -> Any:
+        if not isinstance(part, Tensor):
+            return part
+        return changed(lambda tensor: _from_rows(tensor, event_dim, copies), part)
 
     new = dict(site)
-    new |= {part: changed(site[part]) for part in _PARTS}
-    new |= {key: changed(site.get(key), site["fn"].event_dim) for key in ("value", *extras)}
+    new |= {part: back(site[part]) for part in _PARTS}
+    new |= {key: back(site.get(key), site["fn"].event_dim) for key in ("value", *extras)}
     if "score_parts" in site:
-        new["score_parts"] = ScoreParts(*map(changed, site["score_parts"]))
+        new["score_parts"] = ScoreParts(*map(back, site["score_parts"]))
     return _in_layout(new, copies)
 
 
@@ -345,10 +356,13 @@ def _stacked(sites: Sequence[Mapping[str, Any]], copies: Copies, extras: Collect
     def stacked(parts: Sequence[Any], event_dim: int = 0) -> Any:
         if not isinstance(parts[0], Tensor):
             return parts[0]
-        depth = copies.depth + event_dim
-        padded = [part.reshape(*[1] * (depth - part.dim()), *part.shape) for part in parts]
-        together = torch.stack(padded)
-        return together.unflatten(0, (copies.values, -1)) if copies.values > 1 else together
+
+        def padded(*parts: Tensor) -> Tensor:
+            depth = copies.depth + event_dim
+            together = torch.stack([p.reshape(*[1] * (depth - p.dim()), *p.shape) for p in parts])
+            return together.unflatten(0, (copies.values, -1)) if copies.values > 1 else together
+
+        return changed(padded, *parts)
 
     new = dict(sites[0])
     new |= {part: stacked([site[part] for site in sites]) for part in _PARTS}

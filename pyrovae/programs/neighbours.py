@@ -7,6 +7,7 @@ over the data gives other densities then. Such a model has no bound that is a su
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pyro
@@ -22,6 +23,7 @@ from pyrovae.programs.pair import ModelAndGuide, Program
 from pyrovae.programs.rows import Arguments
 from pyrovae.programs.sites import is_sample
 from pyrovae.programs.structure import Structure
+from pyrovae.programs.values import changed
 from pyrovae.programs.ways import close
 
 _NUMBERS = (7, 11, 13, 17)  # numbers of data, one of which is the size of nothing else
@@ -85,7 +87,9 @@ def _part(
     """Run guide and model on some of the data, with the draws that these data had before."""
     event_dims = {name: site["fn"].event_dim for name, site in latents.items()}
     values = {
-        name: _cut(site["value"], copies.data_dim - event_dims[name], rows, few)
+        name: changed(
+            partial(_cut, dim=copies.data_dim - event_dims[name], rows=rows, few=few), site["value"]
+        )
         for name, site in latents.items()
     }
     part = few.rows(rows)

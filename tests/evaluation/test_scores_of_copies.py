@@ -102,6 +102,23 @@ def test_the_evidence_of_straight_through_draws_is_the_sum_over_classes():
 
 
 @pytest.mark.filterwarnings("ignore:k-hat is above")
+@pytest.mark.parametrize(
+    "rows", [-1, 3]
+)  # -1: any number of data, as rows; 3: three data, one copy at a time
+def test_straight_through_draws_keep_their_density_whatever_way_copies_run(rows):
+    def model(x):
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.RelaxedOneHotCategoricalStraightThrough(TEMPERATURE, probs=PRIOR))
+            means = (y @ MEANS).view(rows, 1, 2).squeeze(1)  # refuses leading dimensions
+            pyro.sample("x", dist.Normal(means, 1.0).to_event(1), obs=x)
+
+    own_way = marginal_likelihood(Pair(model, guide_of_classes), X, num_samples=50)
+    leading = marginal_likelihood(Pair(classes, guide_of_classes), X, num_samples=50)
+    torch.testing.assert_close(own_way.log_px, leading.log_px)
+    assert own_way.log_px.isfinite().all()
+
+
+@pytest.mark.filterwarnings("ignore:k-hat is above")
 def test_the_best_straight_through_guide_is_searched_at_its_temperature():
     result = inference_gaps(Pair(classes, guide_of_classes), X, num_samples=1000, steps=10)
     log_joint = dist.Normal(MEANS, 1.0).to_event(1).log_prob(X[:, None]) + PRIOR.log()

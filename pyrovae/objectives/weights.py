@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pyrovae.programs.densities import unscaled_log_prob
 from pyrovae.programs.pair import ModelAndGuide, Program, with_programs
+from pyrovae.programs.rows import Arguments
 
 _COUNTS = "counts"  # the key of a site's node under which `count_of` finds what the site counts
 
@@ -40,8 +41,15 @@ class Counting:
     outside_in_terms: float
     scaled_by_hand: bool = False
 
-    def apply(self, msg: Any) -> None:
-        """Set the scale of a site, and note what it counts in the terms."""
+    def apply(self, msg: Any, rows: int | None) -> None:
+        """Set the scale of a site, and note what it counts in the terms.
+
+        Args:
+            msg: Pyro's message of the site.
+            rows: the number of rows that the program was called with, which are the data of the call, or
+                several copies of them.
+        """
+        num_data = self.num_data if rows is None else rows
         in_plates, to_call, local = 1.0, 1.0, False
         for frame in msg["cond_indep_stack"]:
             full_size = frame.full_size if frame.full_size is not None else frame.size
@@ -50,7 +58,7 @@ class Counting:
             if frame.name in self.data_plates:
                 local = True
                 # From all data, to which the plate scales up, down to those of this call.
-                to_call = 1.0 if full_size < 0 else self.num_data / full_size
+                to_call = 1.0 if full_size < 0 else num_data / full_size
         if not local:
             msg["scale"] = self.outside * msg["scale"]
             msg[_COUNTS] = self.outside_in_terms * in_plates
@@ -71,6 +79,7 @@ class _Reweight(Messenger):
     def __init__(self, weights: Mapping[str, float | Tensor], latents: float | Tensor) -> None:
         super().__init__()
         self.weights, self.latents = weights, latents
+        self.rows: int | None = None  # the number of rows that the program was called with
 
     def of_role(self, msg: Any) -> float | Tensor:
         """Return the weight of a site that is not named."""
@@ -107,7 +116,7 @@ class _ReweightOne(_Reweight):
 
     def _pyro_sample(self, msg: Any) -> None:
         if self.counting is not None and not site_is_subsample(msg):
-            self.counting.apply(msg)
+            self.counting.apply(msg, self.rows)
         super()._pyro_sample(msg)
 
 
@@ -119,6 +128,7 @@ class _Reweighted:
     handler: _Reweight
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.handler.rows = Arguments(args, kwargs).num_data
         with self.handler:
             return self.program(*args, **kwargs)
 

@@ -20,7 +20,7 @@ from pyrovae.programs.accounting import Accounting, accounting
 from pyrovae.programs.copies import PARTICLES, Copies
 from pyrovae.programs.enumeration import takes_enumerated_values
 from pyrovae.programs.pair import ModelAndGuide, with_programs
-from pyrovae.programs.reparameterisation import is_marked_for_enumeration
+from pyrovae.programs.reparameterisation import check_gradient_flows, is_marked_for_enumeration
 from pyrovae.programs.rows import Arguments
 from pyrovae.programs.sites import is_sample, latent_sites, role_of
 from pyrovae.programs.structure import Structure
@@ -187,6 +187,8 @@ def _layout(
     missing = any(name not in guide_trace.nodes for name in latent_sites(model_trace))
     alone = model_latents(of) if missing else ModelLatents()
     marked = [n for n in latent_sites(guide_trace) if is_marked_for_enumeration(guide_trace.nodes[n])]
+    if marked:
+        check_gradient_flows(guide_trace)
     _check_plates_of_dependents(of, {*marked, *alone.summed_out})
     found = Layout(_depth(model_trace, guide_trace), alone)
     if importance:

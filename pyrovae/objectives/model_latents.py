@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.trace_struct import Trace
 
 from pyrovae.errors import InputError
 from pyrovae.programs.accounting import missing_in_guide
@@ -51,7 +52,7 @@ def model_latents(of: Structure) -> ModelLatents:
                 "draws from the model have no right gradient. Remove num_samples, so that the site is "
                 "summed out, or sample it in the guide."
             )
-    _check_independent(of, left_out)
+    _check_independent(of, left_out, summed_out)
     return ModelLatents(frozenset(left_out), frozenset(summed_out))
 
 
@@ -76,12 +77,14 @@ class _Marked(Messenger):
             msg["infer"] = {**msg["infer"], "enumerate": "parallel"}
 
 
-def _check_independent(of: Structure, left_out: Collection[str]) -> None:
+def _check_independent(of: Structure, left_out: Collection[str], summed_out: Collection[str]) -> None:
     """Run the model with several draws of the latents that are left out, and compare its densities."""
     if not left_out:
         return
-    model, guide = of.model, of.traces.guide
-    hidden = poutine.block(poutine.replay(model, trace=guide), hide=sorted(left_out))
+    model, given = of.model, Trace() if of.traces.guide is None else of.traces.guide.copy()
+    for name in summed_out:
+        given.nodes[name] = of.traces.model.nodes[name]
+    hidden = poutine.block(poutine.replay(model, trace=given), hide=sorted(left_out))
     with nothing_moves(model), poutine.block():
         first, *others = [trace_log_probs(traced(hidden, *of.args, **of.kwargs)) for _ in range(_TRIALS)]
     for densities in others:

@@ -41,7 +41,8 @@ def takes_enumerated_values(
         by_guide = run_one(pair.guide, arguments, drawing, (0, 0))
         by_model = run_one(pair.model, arguments, in_model, (0, 0), by_guide)
         try:
-            given = _without(by_guide, guide.enumerated)
+            drawn_anew = run_copies("leading", pair.guide, arguments, guide)
+            given = _as_wide(_without(by_guide, guide.enumerated), drawn_anew)
             side_by_side = run_copies("leading", pair.guide, arguments, guide, given)
             alone = _without(by_model, (*model.enumerated, *by_guide.nodes))
             alone.nodes.update(side_by_side.nodes)
@@ -71,6 +72,14 @@ def _without(trace: Trace, names: Any) -> Trace:
         if not site["is_observed"] and name not in names:
             kept.nodes[name] = site
     return kept
+
+
+def _as_wide(given: Trace, trace: Trace) -> Trace:
+    """Expand the given values to the shapes that they have beside enumerated values in another trace."""
+    for name, site in given.nodes.items():
+        shape = trace.nodes[name]["value"].shape
+        given.nodes[name] = {**site, "value": site["value"].expand(shape)}
+    return given
 
 
 def _by_number(trace: Trace) -> dict[int, Any]:

@@ -45,6 +45,11 @@ def has_several_classes(program: Program) -> bool:
     return len(found) > 1 or any(len(site.plates) != 1 for site in found)
 
 
+def has_nested_beside_class(program: Program) -> bool:
+    """An enumerated site, and a site in a plate within the data's."""
+    return bool(program.enumerated) and any(len(site.plates) > 1 for site in program.sites)
+
+
 def has_hard_classes(program: Program) -> bool:
     """Several, or nested, enumerated sites beside a network that takes no leading dimensions.
 
@@ -109,7 +114,7 @@ CAUSES = (
     Cause(
         "several or nested enumerated sites, for the doubly reparameterised gradient",
         r"doubly reparameteri[sz]ed",
-        has_several_classes,
+        lambda program: has_several_classes(program) or has_nested_beside_class(program),
         ("IWAE gradient",),
     ),
     Cause(
@@ -119,9 +124,9 @@ CAUSES = (
         ("gaps",),
     ),
     Cause(
-        "a global latent that is drawn, for the importance-weighted bound",
+        "a global latent, for the importance-weighted bound",
         r"not under a plate of|full batch|all data at once",
-        lambda program: program.is_joint,
+        lambda program: program.is_joint or program.has_points,
         ("IWAE", "IWAE gradient"),
     ),
     Cause(

@@ -112,9 +112,13 @@ CAUSES = (
         ("IWAE", "gaps"),
     ),
     Cause(
-        "several or nested enumerated sites, for the doubly reparameterised gradient",
+        "enumerated sites other than one class of the guide, for the doubly reparameterised gradient",
         r"doubly reparameteri[sz]ed",
-        lambda program: has_several_classes(program) or has_nested_beside_class(program),
+        lambda program: (
+            has_several_classes(program)
+            or has_nested_beside_class(program)
+            or any(site.role == "summed" for site in program.sites)
+        ),
         ("IWAE gradient",),
     ),
     Cause(

@@ -62,7 +62,7 @@ def check_pair(pair: ModelAndGuide, *args: Any) -> None:
         # Pyro appends the shapes of all sites. They help with its own errors, not with ours.
         if isinstance(error, InputError):
             raise InputError(str(error).split("\nTrace Shapes")[0]) from error
-        if problem := plate_problem(str(error), noted, pair.model, args):
+        if problem := plate_problem(error, noted, pair.model, args):
             raise InputError(problem) from error
         shapes = ", ".join(str(tuple(a.shape)) for a in args if isinstance(a, Tensor))
         raise InputError(

@@ -304,7 +304,7 @@ def _to_rows(site: Mapping[str, Any], copies: Copies, num_data: int) -> Tensor:
 def _with_copies(tensor: Tensor, event_dim: int, copies: Copies) -> Tensor:
     """Give a tensor the shape `(C or 1, K or 1, *plates, *event_shape)` by adding dimensions of one."""
     missing = 2 + copies.depth - (tensor.dim() - event_dim)
-    return tensor.reshape(*[1] * missing, *tensor.shape)
+    return tensor.reshape((*[1] * missing, *tensor.shape))
 
 
 def _from_rows(tensor: Tensor, event_dim: int, copies: Copies) -> Tensor:
@@ -312,7 +312,7 @@ def _from_rows(tensor: Tensor, event_dim: int, copies: Copies) -> Tensor:
 
     Without enumerated values it becomes `(K, *plates, *event_shape)`.
     """
-    tensor = tensor.reshape(*[1] * (copies.depth - (tensor.dim() - event_dim)), *tensor.shape)
+    tensor = tensor.reshape((*[1] * (copies.depth - (tensor.dim() - event_dim)), *tensor.shape))
     axis = copies.depth + copies.data_dim
     if tensor.shape[axis] == 1:  # one value for all data
         return tensor.unsqueeze(0)
@@ -359,7 +359,7 @@ def _stacked(sites: Sequence[Mapping[str, Any]], copies: Copies, extras: Collect
 
         def padded(*parts: Tensor) -> Tensor:
             depth = copies.depth + event_dim
-            together = torch.stack([p.reshape(*[1] * (depth - p.dim()), *p.shape) for p in parts])
+            together = torch.stack([p.reshape((*[1] * (depth - p.dim()), *p.shape)) for p in parts])
             return together.unflatten(0, (copies.values, -1)) if copies.values > 1 else together
 
         return changed(padded, *parts)

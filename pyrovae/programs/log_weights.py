@@ -223,8 +223,6 @@ def check_under_data_plate(of: Structure, sites: Accounting) -> None:
         remedy = (
             'sample it within pyro.plate("data", len(x)), or estimate the evidence of all data together '
             "with joint=True"
-            if plate is not None
-            else 'sample it within pyro.plate("data", len(x))'
         )
         raise InputError(
             f"site '{outside[0]}' is not under a plate of {num_data} data: each datum needs its own log "
@@ -416,7 +414,7 @@ def per_datum(log_prob: Tensor, layout: Layout) -> Tensor:
     If one weight is for all data together, it is summed over the data too, to `(*values, K, 1)`.
     """
     missing = max(0, layout.depth + 1 - log_prob.dim())
-    full = log_prob.reshape(*[1] * missing, *log_prob.shape)
+    full = log_prob.reshape((*[1] * missing, *log_prob.shape))
     if layout.depth == 1 and layout.data_plate is not None:
         return full
     plates = full.flatten(-layout.depth) if layout.depth else full.unsqueeze(-1)

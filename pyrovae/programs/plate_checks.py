@@ -54,18 +54,51 @@ def check_same_shapes(name: str, in_model: Any, in_guide: Any) -> None:
 _MISFIT = re.compile(r"Shape mismatch inside plate\('(.*)'\) at site (.*) dim (-\d+), (\d+) vs (\d+)")
 
 
-def plate_problem(error: str, guide: Any, model: Program, args: tuple[Any, ...]) -> str | None:
+def plate_problem(error: Exception, guide: Any, model: Program, args: tuple[Any, ...]) -> str | None:
     """Return the message for Pyro's error about a distribution that does not fit its plate, else None."""
-    if not (found := _MISFIT.search(error)):
+    if not (found := _MISFIT.search(str(error))):
         return None
     plate, name, dim, size, length = found.groups()
     guide_ran = "_RETURN" in guide.trace.nodes
+    shapes, extra, event_dim = _shapes_of(error)
+    if extra == 0:
+        remedy = (
+            f"give it a batch of {size}, one for each datum of the call. If the program holds parameters "
+            f"for {length} data, train and evaluate it on these data at once (batch_size={length})"
+        )
+    else:
+        remedy = (
+            "declare the dimensions of one datum as event dimensions with "
+            f".to_event({event_dim + max(extra, 1)}), and open the data's plate with "
+            'pyro.plate("data", len(x))'
+        )
     return (
         f"the {'model' if guide_ran else 'guide'}'s site '{name}' does not fit into plate '{plate}', "
-        f"which has {size} members at dimension {dim}: the distribution's batch has {length} there"
-        f"{'' if guide_ran else _shape_in_model(name, model, args)}. Declare the dimensions of one datum "
-        'as event dimensions with .to_event(1), and open the data\'s plate with pyro.plate("data", len(x)).'
+        f"which has {size} members at dimension {dim}, so the batch shape ends with ({size},)"
+        f"{' there' if dim != '-1' else ''}: the distribution's batch has {length} there{shapes}"
+        f"{'' if guide_ran else _shape_in_model(name, model, args)}. To mend it, {remedy}."
     )
+
+
+def _shapes_of(error: BaseException | None) -> tuple[str, int, int]:
+    """Find the distribution at which Pyro raised an error, in the error's frames.
+
+    Returns:
+        Its shapes in words, the number of its batch dimensions that belong to no plate, and its number of
+        event dimensions.
+    """
+    while error is not None:
+        step = error.__traceback__
+        while step is not None:
+            message = step.tb_frame.f_locals.get("msg")
+            if isinstance(message, dict) and hasattr(message.get("fn"), "batch_shape"):
+                fn = message["fn"]
+                depth = max(-f.dim for f in message["cond_indep_stack"] if f.dim is not None)
+                words = f" (batch shape {tuple(fn.batch_shape)}, event shape {tuple(fn.event_shape)})"
+                return words, len(fn.batch_shape) - depth, fn.event_dim
+            step = step.tb_next
+        error = error.__cause__
+    return "", 1, 0
 
 
 def _shape_in_model(name: str, model: Program, args: tuple[Any, ...]) -> str:

@@ -57,7 +57,7 @@ def fingerprints(trace: Trace, depth: int, data_dim: int, data_plate: str | None
             continue
         event_dim = site["fn"].event_dim
         value = site["value"].double()
-        value = value.reshape(*[1] * max(0, depth + 1 + event_dim - value.dim()), *value.shape)
+        value = value.reshape((*[1] * max(0, depth + 1 + event_dim - value.dim()), *value.shape))
         plates = value.dim() - event_dim
         axes = (plates - depth - 1, plates + data_dim) if depth else (plates - 1,)
         parts = value.movedim(axes, tuple(range(len(axes))))

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pyrovae.errors import InputError
@@ -81,16 +80,16 @@ def _message(
 def _remedy(site: Mapping[str, Any], part: str, expected: tuple[int, ...]) -> str:
     fn, value = site["fn"], site["value"]
     if part in ("mask", "scale"):
-        return f"give the {part} the shape {expected}"
-    event_dim = fn.event_dim
-    for more in range(1, value.dim() - event_dim + 1):
-        inner = value.shape[: value.dim() - event_dim - more]
-        if len(inner) >= len(expected) and _fits(tuple(inner), expected, exact=False) and part == "value":
-            return f"declare the dimensions of a datum as event dimensions, .to_event({event_dim + more})"
-    squeezed = torch.Size([size for size in value.shape if size != 1])
-    if squeezed != value.shape and tuple(squeezed[: len(expected)]) == expected:
-        return f"give values of shape {tuple(squeezed)}, for example by squeeze(-1)"
+        return f"give the {part} the shape {expected}, for example by squeeze(-1)"
+    batch, event_dim = tuple(fn.batch_shape), fn.event_dim
+    if part == "value" and _fits(batch, expected, exact=False):
+        return (
+            f"give values of shape {batch + tuple(fn.event_shape)}, for example by squeeze(-1) if they are "
+            "a column"
+        )
+    extra = max(1, max(len(batch), value.dim() - event_dim) - len(expected))
     return (
-        "declare the dimensions of one datum as event dimensions with .to_event(...), open a plate for "
-        "each dimension of independent members, and give values of the distribution's shape"
+        f"declare the dimensions of one datum as event dimensions with .to_event({event_dim + extra}); or, "
+        "if a column such as (B, 1), among the parameters, the mask or the values, has been broadcast "
+        "against (B,), remove its last dimension with squeeze(-1)"
     )

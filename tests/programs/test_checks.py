@@ -224,9 +224,9 @@ FOUR = torch.zeros(4, 3)
         (lambda x: normal(len(x), 1, 2, events=2), r"but event shape \(1, 2\) and batch shape \(4,\)"),
         (
             lambda x: normal(len(x), 2, events=0),
-            r"the guide's site 'z' does not fit into plate 'data', which has 4 members at dimension -1: "
-            r"the distribution's batch has 2 there, while the model's 'z' has event shape \(2,\) and batch "
-            r"shape \(4,\)\. Declare .* with \.to_event\(1\)",
+            r"the guide's site 'z' does not fit into plate 'data', which has 4 members at .*: "
+            r"the distribution's batch has 2 there \(batch shape \(4, 2\), event shape \(\)\), while the "
+            r"model's 'z' has event shape \(2,\) and batch shape \(4,\)\. .* with \.to_event\(1\)",
         ),
     ],
     ids=["dimension", "dimension 1", "no event, one wide", "classes", "batch", "longer event", "no event"],

@@ -83,6 +83,12 @@ class Drawn(FixedNoise):
             pyro.sample("z", dist.Normal(mean, log_scale.exp()).to_event(1))
 
 
+class DrawnAndClassed(Classed):
+    """The classed one with draws that differ."""
+
+    guide = Drawn.guide
+
+
 def data():
     """101 data, so that an epoch of minibatches of 20 ends with a single one; 9 of them have a class."""
     generator = torch.Generator().manual_seed(0)
@@ -150,7 +156,7 @@ def evaluated():
     module = pair(Drawn)
     nn.init.zeros_(module.encoder.weight)  # a wide guide, whose weights are reliable
     nn.init.zeros_(module.encoder.bias)
-    classed = pair(Classed)
+    classed = pair(DrawnAndClassed)
     result = marginal_likelihood(module, x, num_samples=5000, seed=3)
     classes = class_posterior(classed, x[:20], 3, num_samples=50)
     return {"log_px": result.log_px, "khat": result.khat, "bounds": result.bounds, "classes": classes}

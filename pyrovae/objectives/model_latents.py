@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
-import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
@@ -21,6 +20,7 @@ from pyrovae.programs.modes import nothing_moves
 from pyrovae.programs.pair import Program
 from pyrovae.programs.running import traced
 from pyrovae.programs.structure import Structure
+from pyrovae.programs.ways import close
 
 _TRIALS = 8  # draws of the latents that are left out, to see whether a density changes with them
 
@@ -91,7 +91,7 @@ def _check_independent(of: Structure, left_out: Collection[str], summed_out: Col
         changed = [
             name
             for name in first.keys() | densities.keys()
-            if name not in first or name not in densities or not torch.equal(first[name], densities[name])
+            if name not in first or name not in densities or not close(first[name], densities[name])
         ]
         if changed:
             raise InputError(

@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from opt_einsum import shared_intermediates
 from pyro.infer.traceenum_elbo import _find_ordinal
 from pyro.ops.contract import contract_tensor_tree
 from pyro.ops.rings import LogRing
@@ -57,9 +56,7 @@ def contracted(factors: Factors, sum_dims: Collection[str]) -> list[tuple[Ordina
         The logarithms of the sums, one for each independent group of factors, with the plates of each.
     """
     tree: OrderedDict[Ordinal, list[Packed]] = OrderedDict(factors)
-    with shared_intermediates() as cache:
-        ring = LogRing(cache=cache, dim_to_size=_sizes(tree))
-        tree = contract_tensor_tree(tree, set(sum_dims), ring=ring)
+    tree = contract_tensor_tree(tree, set(sum_dims), ring=LogRing(dim_to_size=_sizes(tree)))
     return [(ordinal, term) for ordinal, terms in tree.items() for term in terms]
 
 

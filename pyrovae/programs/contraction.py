@@ -15,7 +15,6 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
-from opt_einsum import shared_intermediates
 from pyro.ops import packed
 from pyro.ops.contract import contract_tensor_tree, contract_to_tensor
 from pyro.ops.rings import LogRing
@@ -71,8 +70,7 @@ def expected_over_values(
     of_guide: Tree = OrderedDict()
     _add(of_guide, guide_trace, [*sites.log_q, *in_guide], lambda site: -density(site), symbols)
     in_model = _value_dims(log_ratio, symbols) - _value_dims(of_guide, symbols)
-    with shared_intermediates() as cache:
-        log_ratio = contract_tensor_tree(log_ratio, in_model, cache=cache)
+    log_ratio = contract_tensor_tree(log_ratio, in_model)
     for plates, terms in of_guide.items():
         log_ratio.setdefault(plates, []).extend(terms)
     target = {symbols[name]: size for name, size in kept.items()}
@@ -142,7 +140,6 @@ def _times(t: Tensor, dims: str, term: Any) -> Any:
 
 def _contracted(tree: Tree, dims: set[str], target: Mapping[str, int]) -> Tensor:
     """Sum a tree over dimensions of values and all plates but those of the target, in their order."""
-    with shared_intermediates() as cache:
-        ring = LogRing(cache=cache, dim_to_size=dict(target))
-        result = contract_to_tensor(tree, dims, target_ordinal=frozenset(target), ring=ring)
+    ring = LogRing(dim_to_size=dict(target))
+    result = contract_to_tensor(tree, dims, target_ordinal=frozenset(target), ring=ring)
     return result.permute([result._pyro_dims.index(symbol) for symbol in target])

@@ -138,6 +138,8 @@ def close(found: Tensor, expected: Tensor) -> bool:
         found, expected = torch.broadcast_tensors(found, expected)
     except RuntimeError:
         return False
+    if found.is_meta:  # shapes without values
+        return True
     return torch.allclose(found.double(), expected.double(), _TOLERANCE, _TOLERANCE, equal_nan=True)
 
 

@@ -62,7 +62,8 @@ def prepare(
     _check_no_inference(module_parameters(pair))
     for module in modules_of(pair):
         module.to(data.device)
-    batch = data.first(check=data.source.stream)
+    with pyro.validation_enabled(True):  # transforms check the range of the data then
+        batch = data.first(check=data.source.stream)
     all_data = len(data.source) if holds_all_data(data) and len(data.parts) == 1 else None
     in_order = False
     for call in batch.calls:

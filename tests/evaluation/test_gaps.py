@@ -369,7 +369,7 @@ def test_a_discrete_latent_without_enumeration_is_refused():
 @pytest.mark.parametrize(
     "make",
     [
-        lambda x: dist.Delta(x, log_density=1.0),
+        lambda x: dist.Delta(x + torch.randn(len(x)), log_density=1.0),
         lambda x: dist.TransformedDistribution(dist.Normal(x, 1.0), [dist.transforms.SigmoidTransform()]),
     ],
     ids=["Delta", "TransformedDistribution"],

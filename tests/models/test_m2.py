@@ -207,6 +207,7 @@ def test_summing_the_class_out_lowers_the_error(m2, x):
     assert summed < drawn
 
 
+@pytest.mark.filterwarnings("ignore:k-hat")
 def test_with_classes_the_same_function_gives_the_joint(m2, x, classes):
     exact = log_joint_exact(m2, x[:6]).gather(1, classes[:6, None]).squeeze(1)
     result = marginal_likelihood(m2, x[:6], classes[:6], num_samples=4000)
@@ -270,6 +271,7 @@ def test_only_known_classes_are_right_or_wrong(m2, x, classes):
         marginal_likelihood(m2, x, only_labels_of(torch.arange(9), classes))
 
 
+@pytest.mark.filterwarnings("ignore:k-hat")
 def test_the_stacked_model_scores_as_one_program(make_m1m2, x, classes):
     stack = make_m1m2()
     torch.manual_seed(SEED)

@@ -149,13 +149,13 @@ class ELBO(Trace_ELBO):
             _, traces = self._layouts.run(pair, args, kwargs, run)
             yield traces
 
-    def look_again(self, pair: ModelAndGuide, *args: Any, **kwargs: Any) -> None:
-        """Find the ways to run particles and enumerated values again, at the present parameters.
+    def look_again(self) -> None:
+        """Find the ways to run particles and enumerated values again, when the objective is next evaluated.
 
-        A layer that starts at zero hides what it does with leading dimensions.
+        A layer that starts at zero hides what it does with leading dimensions. So `fit` calls this after
+        the first epoch.
         """
         self._layouts.forget()
-        self._layouts.find(pair, args, kwargs)
 
     def _drawing(self, guide: Program) -> Program:
         """Return the guide as it draws for this objective."""

@@ -93,10 +93,6 @@ class Layouts:
         self.importance, self.particles = importance, particles
         self._known: dict[Any, tuple[list[weakref.ref[Any]], Layout]] = {}
 
-    def find(self, pair: ModelAndGuide, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Find the layout of a pair, unless it is known."""
-        self._of(pair, args, kwargs)
-
     def forget(self) -> None:
         """Forget all layouts, so that they are found again at the present parameters."""
         self._known = {}

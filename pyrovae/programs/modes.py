@@ -100,7 +100,7 @@ def _buffers_kept(modules: Sequence[nn.Module]) -> Iterator[None]:
             yield
     finally:
         for buffers, name, buffer, value in before:
-            # A graph that is still to be differentiated may hold a buffer, so it changes only where it must.
+            # A graph that is still to be differentiated may hold a buffer: it changes only where it must.
             if buffer.is_meta or not torch.equal(buffer, value):
                 buffer.copy_(value)
             buffers[name] = buffer  # a module may also put another tensor in its place

@@ -19,6 +19,7 @@ from pyrovae.compute.devices import seeded
 from pyrovae.compute.interrupts import interrupts_deferred
 from pyrovae.compute.streams import seed_streams, set_streams, streams
 from pyrovae.errors import NonFiniteError
+from pyrovae.objectives.elbo import ELBO
 from pyrovae.programs.checks import check_pair
 from pyrovae.programs.pair import ModelAndGuide
 from pyrovae.programs.reach import modules_of
@@ -174,6 +175,8 @@ class TrainingRun:
     ) -> dict[str, float]:
         """Take the steps of an epoch, and return its row of the history."""
         start, steps = time.perf_counter(), self.data.steps
+        if epoch == 1 and isinstance(self.settings.bound, ELBO):
+            self.settings.bound.look_again()
         step.begin(epoch * steps)
         self.parameters.refresh()
         step.compare(epoch)

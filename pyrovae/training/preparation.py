@@ -15,9 +15,11 @@ from pyrovae.errors import InputError, cause
 from pyrovae.programs.checks import check_pair, check_site_names
 from pyrovae.programs.gradient_checks import check_gradients
 from pyrovae.programs.modes import buffers_kept
+from pyrovae.programs.neighbours import check_no_neighbours
 from pyrovae.programs.pair import ModelAndGuide
 from pyrovae.programs.parameters import module_parameters, named_parameters, optional_parameters
 from pyrovae.programs.reach import modules_of
+from pyrovae.programs.rows import Arguments
 from pyrovae.programs.running import run_pair
 from pyrovae.programs.sites import latent_sites, observed_sites
 from pyrovae.training.autoguides import check_autoguides, check_positions
@@ -57,7 +59,8 @@ def prepare(
     when they are first read. No buffer changes, such as the running means of batch normalisation.
 
     Raises:
-        InputError: data, settings or programs do not fit together.
+        InputError: data, settings or programs do not fit together; or a density of a datum depends on the
+            other data of a minibatch.
     """
     _check_no_inference(module_parameters(pair))
     for module in modules_of(pair):
@@ -69,6 +72,8 @@ def prepare(
     for call in batch.calls:
         in_order |= check_autoguides(pair, call.args, all_data, validation is not None)
         check_pair(pair, *call.args)  # in evaluation mode, and lazy modules get their shapes
+        if all_data is None:
+            check_no_neighbours(pair, Arguments(call.args))
     before = _elsewhere()
     with buffers_kept(pair):
         _check_sizes(pair, data, batch, last=False)

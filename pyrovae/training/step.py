@@ -283,8 +283,8 @@ class CompiledStep(EagerStep):
     def compare(self, epoch: int) -> None:
         """Hold the graph against the programs at the start of an epoch, if code of the user's may have run.
 
-        If no such code runs, this happens at the first epoch's start after every 500 steps, or after other
-        parameters are trained. If the two differ, the programs are recorded afresh. The graph is given up
+        If no such code runs, this happens after the first epoch, at the first epoch's start after every 500
+        steps, or after other parameters are trained. If the two differ, the programs are recorded afresh. The graph is given up
         if that does not help, or is needed again and again. Nothing that training changes moves.
 
         Warns:
@@ -315,7 +315,12 @@ class CompiledStep(EagerStep):
 
     def _is_due(self, epoch: int) -> bool:
         steps = self.data.steps
-        return self.users_code_runs or epoch * steps // STEPS_BETWEEN > (epoch - 1) * steps // STEPS_BETWEEN
+        # After the first epoch the objective has looked again for the way to run copies.
+        return (
+            self.users_code_runs
+            or epoch == 1
+            or epoch * steps // STEPS_BETWEEN > (epoch - 1) * steps // STEPS_BETWEEN
+        )
 
     def _is_another(self) -> bool:
         """Whether the record differs from that of the run that is resumed."""

@@ -64,7 +64,7 @@ def check_no_neighbours(pair: ModelAndGuide, arguments: Arguments) -> None:
         for whole, part in ((by_guide, guide_part), (by_model, model_part)):
             for name in local:
                 if part is not None and name in whole.nodes and name in part.nodes:
-                    _compare(name, whole, part, rows, data.dim)
+                    _compare(name, whole, part, rows, data.dim, few)
 
 
 def _latents(trace: Trace) -> dict[str, Any]:
@@ -116,17 +116,20 @@ def _of_rows(draw: Tensor, rows: slice, few: Arguments) -> Tensor:
     return _cut(draw, dims[0] - draw.dim(), rows, few) if dims else draw
 
 
-def _compare(name: str, whole: Trace, part: Trace, rows: slice, data_dim: int) -> None:
-    expected, found = (unscaled_log_prob(trace.nodes[name]) for trace in (whole, part))
-    if expected.dim() < -data_dim or expected.shape[data_dim] == 1:
-        return
-    expected = expected.movedim(data_dim, 0)[rows].movedim(0, data_dim)
-    if not close(found, expected):
-        change = (found - expected).abs().max().item()
-        raise InputError(
-            f"the log density of site '{name}' of a datum depends on the other data of the call (it "
-            f"changes by {change:.3g} nats when they are left out), so the model has no evidence or bound "
-            "for each datum: compute the site's distribution from each datum's own values; or train on all "
-            "data at once (batch_size=len(x)) and estimate their joint evidence, marginal_likelihood(..., "
-            "joint=True)."
-        )
+def _compare(name: str, whole: Trace, part: Trace, rows: slice, data_dim: int, few: Arguments) -> None:
+    """Refuse a site whose density, or whose draw with the same noise, changes with the other data."""
+    one, other = part.nodes[name], whole.nodes[name]
+    pairs = [(unscaled_log_prob(one), _cut(unscaled_log_prob(other), data_dim, rows, few))]
+    if not one["is_observed"]:
+        dim = data_dim - other["fn"].event_dim
+        pairs.append((one["value"].double(), _cut(other["value"].double(), dim, rows, few)))
+    for found, expected in pairs:
+        if not close(found, expected):
+            change = (found - expected).abs().max().item()
+            raise InputError(
+                f"the log density of site '{name}' of a datum depends on the other data of the call (a "
+                f"difference of {change:.3g} when they are left out), so the model has no evidence or "
+                "bound for each datum: compute the site's distribution from each datum's own values; or "
+                "train on all data at once (batch_size=len(x)) and estimate their joint evidence, "
+                "marginal_likelihood(..., joint=True)."
+            )

@@ -284,8 +284,9 @@ class CompiledStep(EagerStep):
         """Hold the graph against the programs at the start of an epoch, if code of the user's may have run.
 
         If no such code runs, this happens after the first epoch, at the first epoch's start after every 500
-        steps, or after other parameters are trained. If the two differ, the programs are recorded afresh. The graph is given up
-        if that does not help, or is needed again and again. Nothing that training changes moves.
+        steps, or after other parameters are trained. If the two differ, the programs are recorded afresh.
+        The graph is given up if that does not help, or is needed again and again. Nothing that training
+        changes moves.
 
         Warns:
             UserWarning: from now on the programs run each time. The message says why.

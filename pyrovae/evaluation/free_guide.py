@@ -153,7 +153,8 @@ def _latents(
         if layout.ways.guide == "leading":
             runs = [traced(enumerated(guide, layout), *args)]
         else:
-            runs = [run_one(guide, Arguments(args), copies, (value, 0)) for value in range(copies.values)]
+            ones = (run_one(guide, Arguments(args), copies, (value, 0)) for value in range(copies.values))
+            runs = [poutine.util.prune_subsample_sites(run) for run in ones]
     check_gradient_flows(runs[0])
     sites = {name: runs[0].nodes[name] for name in latent_sites(runs[0])}
     found = {name: [_parameters(name, run.nodes[name]["fn"]) for run in runs] for name in sites}

@@ -149,13 +149,16 @@ class ELBO(Trace_ELBO):
             _, traces = self._layouts.run(pair, args, kwargs, run)
             yield traces
 
-    def look_again(self) -> None:
+    def look_again(self) -> bool:
         """Find the ways to run particles and enumerated values again, when the objective is next evaluated.
 
         A layer that starts at zero hides what it does with leading dimensions. So `fit` calls this after
         the first epoch.
+
+        Returns:
+            Whether there are such ways.
         """
-        self._layouts.forget()
+        return self._layouts.forget_ways()
 
     def _drawing(self, guide: Program) -> Program:
         """Return the guide as it draws for this objective."""

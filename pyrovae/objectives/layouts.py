@@ -41,6 +41,7 @@ class Layout(NamedTuple):
         enumerated: the site of the guide that is enumerated, if it is the only one; else none.
         values: the number of values of the only enumerated site, of guide or model; else 1.
         ways: the ways to run copies of both programs for particles and enumerated values.
+        has_copies: whether the ways have been chosen for particles or enumerated values.
         independent: the model's sites that do not depend on the only enumerated site, if it is the model's.
     """
 
@@ -53,6 +54,7 @@ class Layout(NamedTuple):
     enumerated: tuple[str, ...] = ()
     values: int = 1
     ways: Ways = LEADING
+    has_copies: bool = False
     independent: frozenset[str] = frozenset()
 
     @property
@@ -93,9 +95,12 @@ class Layouts:
         self.importance, self.particles = importance, particles
         self._known: dict[Any, tuple[list[weakref.ref[Any]], Layout]] = {}
 
-    def forget(self) -> None:
-        """Forget all layouts, so that they are found again at the present parameters."""
-        self._known = {}
+    def forget_ways(self) -> bool:
+        """Forget the layouts that have ways to run copies, and return whether there were any."""
+        kept = {key: known for key, known in self._known.items() if not known[1].has_copies}
+        forgotten = len(kept) < len(self._known)
+        self._known = kept
+        return forgotten
 
     def __reduce__(self) -> tuple[type[Layouts], tuple[bool, bool]]:
         return Layouts, (self.importance, self.particles)  # a copy of an objective finds its layouts itself
@@ -248,7 +253,7 @@ def _with_ways(
     if ways != LEADING and found.alone.summed_out:
         (name,) = found.alone.summed_out
         independent = set(model_trace.nodes) - _dependents(of, name) - {name}
-    return found._replace(ways=ways, independent=frozenset(independent))
+    return found._replace(ways=ways, has_copies=True, independent=frozenset(independent))
 
 
 def _check_marked(model_trace: Trace, guide_trace: Trace) -> None:

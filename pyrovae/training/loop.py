@@ -176,7 +176,7 @@ class TrainingRun:
         """Take the steps of an epoch, and return its row of the history."""
         start, steps = time.perf_counter(), self.data.steps
         if epoch == 1 and isinstance(self.settings.bound, ELBO):
-            self.settings.bound.look_again()
+            step.has_other_ways = self.settings.bound.look_again()
         step.begin(epoch * steps)
         self.parameters.refresh()
         step.compare(epoch)

@@ -103,6 +103,7 @@ class EagerStep:
             self.optimizer, LBFGS
         )
         self.keeps_all_streams = prepared.draws_elsewhere or not once
+        self.has_other_ways = False
         self.begin(0)
 
     def begin(self, number: int) -> None:
@@ -283,10 +284,10 @@ class CompiledStep(EagerStep):
     def compare(self, epoch: int) -> None:
         """Hold the graph against the programs at the start of an epoch, if code of the user's may have run.
 
-        If no such code runs, this happens after the first epoch, at the first epoch's start after every 500
-        steps, or after other parameters are trained. If the two differ, the programs are recorded afresh.
-        The graph is given up if that does not help, or is needed again and again. Nothing that training
-        changes moves.
+        If no such code runs, this happens at the first epoch's start after every 500 steps, after other
+        parameters are trained, or when the objective has looked again for the ways to run copies. If the
+        two differ, the programs are recorded afresh. The graph is given up if that does not help, or is
+        needed again and again. Nothing that training changes moves.
 
         Warns:
             UserWarning: from now on the programs run each time. The message says why.
@@ -316,12 +317,9 @@ class CompiledStep(EagerStep):
 
     def _is_due(self, epoch: int) -> bool:
         steps = self.data.steps
-        # After the first epoch the objective has looked again for the way to run copies.
-        return (
-            self.users_code_runs
-            or epoch == 1
-            or epoch * steps // STEPS_BETWEEN > (epoch - 1) * steps // STEPS_BETWEEN
-        )
+        looked_again, self.has_other_ways = self.has_other_ways, False
+        between = epoch * steps // STEPS_BETWEEN > (epoch - 1) * steps // STEPS_BETWEEN
+        return self.users_code_runs or looked_again or between
 
     def _is_another(self) -> bool:
         """Whether the record differs from that of the run that is resumed."""

@@ -42,10 +42,9 @@ def fit_calls(monkeypatch):
     return calls
 
 
-@pytest.mark.parametrize("model", CLASSED)
+@pytest.mark.parametrize("model", SPREADING)
 def test_a_folder_alone_is_enough(model, tmp_path):
-    spread = {"spread": model == "m2"} if model in SPREADING else {}
-    run = train_small(tmp_path / "run", model, data=FEW, **spread)
+    run = train_small(tmp_path / "run", model, data=FEW, spread=model == "m2")
     made = run.pair.state_dict()
     folder = shutil.move(tmp_path / "run", tmp_path / "elsewhere")
     opened = Run.open(folder)

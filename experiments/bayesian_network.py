@@ -5,7 +5,7 @@ and an independent normal posterior. They are trained on 60,000 images by the EL
 weights for each minibatch of 128, with Adam and a cosine decay of the learning rate from 1e-3. The class of
 a test image is the most probable one under the mean of the probabilities for 100 draws of the weights.
 
-The settings were compared on 10,000 images of the training set that were held out. The images are read
+The learning rate was chosen on 10,000 images of the training set that were held out. The images are read
 from the folder that PYROVAE_DATA names.
 
     python experiments/bayesian_network.py run --seed 0

@@ -31,7 +31,7 @@ from pyrovae.programs.ways import needs_all
 _NUMBERS = (7, 11, 13, 17)  # numbers of data, one of which is the size of nothing else
 
 
-def check_no_neighbours(pair: ModelAndGuide, arguments: Arguments) -> None:
+def check_no_neighbours(pair: ModelAndGuide, arguments: Arguments, in_training: bool = False) -> None:
     """Refuse a pair whose densities of a datum depend on the other data.
 
     A pair whose runs cannot be repeated, since it has a random generator of its own, is not checked.
@@ -39,6 +39,8 @@ def check_no_neighbours(pair: ModelAndGuide, arguments: Arguments) -> None:
     Args:
         pair: a pair with a plate of the data.
         arguments: the arguments of a call.
+        in_training: whether factors may depend on other data. In training they may be terms of a whole
+            minibatch, such as a constraint on the classes' frequencies.
 
     Raises:
         InputError: a density of a datum changes with the other data. The message names the site.
@@ -51,7 +53,8 @@ def check_no_neighbours(pair: ModelAndGuide, arguments: Arguments) -> None:
     number = next(n for n in _NUMBERS if n not in sizes - {of.num_data})
     few = arguments if needs_all(pair, arguments, number) else arguments.first(number)
     copies = Copies(1, max(-p.dim for p in of.plates.values() if p.dim is not None), data.dim)
-    local = [name for name, site in of.sites.items() if site.scope != "global"]
+    free = ("factor",) if in_training else ()
+    local = [name for name, site in of.sites.items() if site.scope != "global" and site.role not in free]
     same, *others = _arrangements(few.num_data or 1)
     with nothing_moves(pair.model, pair.guide), pyro.validation_enabled(False):
         try:

@@ -73,7 +73,7 @@ def prepare(
         in_order |= check_autoguides(pair, call.args, all_data, validation is not None)
         check_pair(pair, *call.args)  # in evaluation mode, and lazy modules get their shapes
         if all_data is None:
-            check_no_neighbours(pair, Arguments(call.args))
+            check_no_neighbours(pair, Arguments(call.args), in_training=True)
     before = _elsewhere()
     with buffers_kept(pair):
         _check_sizes(pair, data, batch, last=False)

@@ -151,3 +151,12 @@ def test_a_density_that_depends_on_other_data_is_refused_by_name():
     with pytest.raises(InputError, match="site 'f' of a datum depends on the other data"):
         check_no_neighbours(Pair(alone, guide_of_neighbours), Arguments((X,)))
     check_no_neighbours(Pair(alone, guide), Arguments((X,)))
+
+    def with_a_term_of_the_minibatch(x):
+        alone(x)
+        with pyro.plate("again", len(x)):
+            pyro.factor("spread", -(x - x.mean(0)).square().sum(-1))
+
+    check_no_neighbours(Pair(with_a_term_of_the_minibatch, guide), Arguments((X,)), in_training=True)
+    with pytest.raises(InputError, match="site 'spread'"):
+        check_no_neighbours(Pair(with_a_term_of_the_minibatch, guide), Arguments((X,)))

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -147,21 +146,6 @@ def layout_of(
     sites = accounting(of, enumerate)
     if not joint:
         check_under_data_plate(of, sites)
-    return layout_for(pair, of, sites, joint)
-
-
-def layout_for(pair: ModelAndGuide, of: Structure, sites: Accounting, joint: bool = False) -> Layout:
-    """Return the layout of a pair whose structure is known.
-
-    Args:
-        pair: the pair.
-        of: its structure in a call.
-        sites: the part of each site. Only the enumerated sites matter.
-        joint: whether one weight is for all data together.
-
-    Raises:
-        InputError: several enumerated sites stand beside a network that takes no leading dimensions.
-    """
     found = _without_ways(of, sites, joint)
     return replace(found, ways=_ways(pair, of, found))
 
@@ -228,11 +212,6 @@ def check_under_data_plate(of: Structure, sites: Accounting) -> None:
             f"site '{outside[0]}' is not under a plate of {num_data} data: each datum needs its own log "
             f"density, so {remedy}."
         )
-
-
-def particle_plate(num_particles: int, layout: Layout) -> AbstractContextManager[Any]:
-    """Return the plate of K particles, outside of all plates of the pair."""
-    return layout.of_guide(num_particles).plate
 
 
 def enumerated(guide: Program, layout: Layout) -> Program:

@@ -7,7 +7,7 @@ copies, data and values are pairwise different, so that no dimension can be take
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -58,20 +58,23 @@ def ways_of(
     few = arguments if needs_all(pair, arguments, num_data) else arguments.first(num_data)
     candidates: list[Way] = ["leading", "rows"] if rows else ["leading"]
     guide, model = (copies._replace(particles=particles) for copies in (guide, model))
+    of_guide, of_model = _some_of(guide.values), _some_of(model.values)
+    if not model.enumerated:  # it takes over the values that the guide was run with
+        model, of_model = model._replace(values=len(of_guide)), range(len(of_guide))
     possible = {"guide": list(candidates), "model": list(candidates)}
     for moved in (False, True):
         with nothing_moves(pair.model, pair.guide), _parameters(pair, moved):
-            by_guide, noise = _single(pair.guide, few, guide, None)
-            by_model, model_noise = _single(pair.model, few, model, by_guide)
+            by_guide, noise = _single(pair.guide, few, guide, of_guide, None)
+            by_model, model_noise = _single(pair.model, few, model, of_model, by_guide)
             possible["guide"] = [
                 way
                 for way in possible["guide"]
-                if _agrees(way, pair.guide, few, guide, None, by_guide, noise)
+                if _agrees(way, pair.guide, few, guide, of_guide, None, by_guide, noise)
             ]
             possible["model"] = [
                 way
                 for way in possible["model"]
-                if _agrees(way, pair.model, few, model, by_guide, by_model, model_noise)
+                if _agrees(way, pair.model, few, model, of_model, by_guide, by_model, model_noise)
             ]
     fastest: dict[str, Way] = {program: next(iter(ways), "single") for program, ways in possible.items()}
     return Ways(**fastest)
@@ -89,20 +92,29 @@ def needs_all(pair: ModelAndGuide, arguments: Arguments, num_data: int) -> bool:
     return False
 
 
+def _some_of(values: int) -> Sequence[int]:
+    """Return the numbers of at most three of the enumerated values, which are run one at a time."""
+    return sorted({0, values // 2, values - 1})
+
+
 def _single(
-    program: Program, arguments: Arguments, copies: Copies, given: Trace | None
+    program: Program, arguments: Arguments, copies: Copies, values: Sequence[int], given: Trace | None
 ) -> tuple[Trace, list[Noise]]:
-    """Run all copies one at a time. The copies for one value are given the noise of those for another."""
+    """Run copies one at a time, for some of the enumerated values.
+
+    The copies for one value are given the noise of those for another.
+    """
     runs, noise = [], []
+    first, *others = values
     for particle in range(copies.number):
         with RecordedNoise() as recorded:
-            runs.append(run_one(program, arguments, copies, (0, particle), given))
+            runs.append(run_one(program, arguments, copies, (first, particle), given))
         noise.append(recorded.noise)
-    for value in range(1, copies.values):
+    for value in others:
         for particle in range(copies.number):
             with ReplayedNoise([noise[particle]]):
                 runs.append(run_one(program, arguments, copies, (value, particle), given))
-    return joined(runs, copies), noise
+    return joined(runs, copies._replace(values=len(values))), noise
 
 
 def _agrees(
@@ -110,11 +122,17 @@ def _agrees(
     program: Program,
     arguments: Arguments,
     copies: Copies,
+    values: Sequence[int],
     given: Trace | None,
     expected: Trace,
     noise: list[Noise],
 ) -> bool:
     """Whether a way gives each site the values and log densities of single runs."""
+
+    def of_values(tensor: Tensor, event_dim: int = 0) -> Tensor:
+        has_all = tensor.dim() - event_dim == 2 + copies.depth and len(tensor) == copies.values
+        return tensor[list(values)] if has_all else tensor
+
     try:
         with ReplayedNoise(noise, copies.values):
             found = run_copies(way, program, arguments, copies, given)
@@ -125,9 +143,10 @@ def _agrees(
         return False
     for name in names[0]:
         one, other = found.nodes[name], expected.nodes[name]
-        if not one["is_observed"] and not close(one["value"], other["value"]):
+        value = of_values(one["value"], one["fn"].event_dim)
+        if not one["is_observed"] and not close(value, other["value"]):
             return False
-        if not close(unscaled_log_prob(one), unscaled_log_prob(other)):
+        if not close(of_values(unscaled_log_prob(one)), unscaled_log_prob(other)):
             return False
     return True
 

@@ -1,7 +1,7 @@
 """Log importance weights of many draws for many data, in chunks.
 
-The pair runs under a plate of particles. Only the log weight of each draw is kept. The more draws a datum
-has, the fewer data are taken at once, so that the buffer of log weights has a fixed size. Memory does not
+K copies of the pair run, one for each draw. Only the log weight of each draw is kept. The more draws a
+datum has, the fewer data are taken at once, so that the buffer of log weights has a fixed size. Memory does not
 grow with K.
 """
 
@@ -75,7 +75,7 @@ def over_log_weights(
 
     Args:
         summarise: a function of the scores `(K, n)`, in 64-bit on the CPU, of some of the data.
-        pair: a pair whose sites all lie under a plate of the data at dimension -1.
+        pair: a pair whose sites all lie under a plate of the data, unless `sampling.joint`.
         x: the data, `(N, *x_shape)`.
         y: classes `(N,)`, or None.
         sampling: the settings.

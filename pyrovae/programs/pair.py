@@ -38,8 +38,8 @@ class Pair:
     Args:
         model: a Pyro program `model(x)`, or `model(x, y)` if it is called with classes.
         guide: a Pyro program with the same arguments and the model's latent sites.
-        data_plate: the name of the plate over the data. None means the plate at dimension -1 that has as
-            many members as there are data.
+        data_plate: the name of the plate over the data. None means the plate that has as many members as
+            there are data, also on another number of data.
 
     Raises:
         InputError: `model` or `guide` is not callable.

@@ -1,8 +1,8 @@
 """Log importance weights of many draws for many data, in chunks.
 
 K copies of the pair run, one for each draw. Only the log weight of each draw is kept. The more draws a
-datum has, the fewer data are taken at once, so that the buffer of log weights has a fixed size. Memory does not
-grow with K.
+datum has, the fewer data are taken at once, so that the buffer of log weights has a fixed size. Memory
+does not grow with K.
 """
 
 from __future__ import annotations

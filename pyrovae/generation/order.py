@@ -20,12 +20,15 @@ from torch.distributions import Independent
 from pyrovae.errors import InputError
 from pyrovae.generation.placeholders import shape_unknown
 
+TRIALS = 16
+"""The number of data in a trial."""
+
 Run = Callable[[Tensor, Mapping[str, Tensor]], Trace]
 """Runs the model on data `(B, *x_shape)` with values of latents by name."""
 
 
 class Step(NamedTuple):
-    """The latents, and the places in a flattened datum `(D,)`, that can be drawn in one run of the model."""
+    """The latents, and the places in a flattened datum `(D,)`, that one run of the model can draw."""
 
     latents: tuple[str, ...]
     places: Tensor
@@ -67,8 +70,8 @@ def order_of(run: Run, x: Tensor, sites: Sequence[str], given: Collection[str]) 
     Args:
         run: runs the model.
         x: a placeholder for several data, `(B, *x_shape)`.
-        sites: the sites that observe the data and the latents, in the order of the program.
-        given: the latents whose values will be given.
+        sites: the sites that observe the data, and the latents to draw, in the order of the program.
+        given: the sites whose values will be given.
 
     Raises:
         InputError: there is no order, or the model observes values that it computes from the data.
@@ -79,10 +82,11 @@ def order_of(run: Run, x: Tensor, sites: Sequence[str], given: Collection[str]) 
         return torch.randint(2, x.shape, generator=trials).to(x)
 
     one, other = pattern(), pattern()
-    same = _unmoved(run, one, other, sites)
+    same = _unmoved(run, one, other, sites, given)
     if all(bool(each.all()) for each in same.values()):
         return None
-    observed = [name for name, site in run(one, {}).nodes.items() if site["is_observed"] and name in sites]
+    nodes = run(one, {}).nodes
+    observed = [name for name in sites if nodes[name]["is_observed"]]
     places, steps = _places(run, x, observed, pattern()), []
     wanted = torch.zeros(x[0].numel(), dtype=torch.bool)
     for each in places.values():
@@ -97,7 +101,7 @@ def order_of(run: Run, x: Tensor, sites: Sequence[str], given: Collection[str]) 
         known, fixed = known | step.places, fixed | {*step.latents}
         one = pattern()
         other = torch.where(known.view(x.shape[1:]).to(x.device), one, pattern())
-        same = _unmoved(run, one, other, sites)
+        same = _unmoved(run, one, other, sites, given)
     return Order(places, steps)
 
 
@@ -119,24 +123,30 @@ def _next_step(
     return Step(tuple(latents), now & ~known)
 
 
-def _unmoved(run: Run, one: Tensor, other: Tensor, sites: Sequence[str]) -> dict[str, Tensor]:
+def _unmoved(
+    run: Run, one: Tensor, other: Tensor, sites: Sequence[str], given: Collection[str]
+) -> dict[str, Tensor]:
     """Return where the distribution of each site is the same on two sets of data, `(*event_shape)`."""
     before = run(one, {})
-    latents = {name: before.nodes[name]["value"] for name in sites if not before.nodes[name]["is_observed"]}
-    after = run(other, latents)
+    held = {name: before.nodes[name]["value"] for name in given if name in before.nodes}
+    held |= {name: before.nodes[name]["value"] for name in sites if not before.nodes[name]["is_observed"]}
+    after = run(other, held)
     return {name: _same(before.nodes[name], after.nodes[name]) for name in sites}
 
 
 def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> Tensor:
     value = one["value"] if not one["is_observed"] else one["fn"].sample()
     try:
-        scores = [_scores(site["fn"], value) for site in (one, other)]
+        before, after = (_scores(site["fn"], value) for site in (one, other))
     except (NotImplementedError, InputError):  # a distribution without a density is known by its draws
-        scores = []
-        for site in (one, other):
-            torch.manual_seed(0)
-            scores.append(site["fn"].sample())
-    return torch.isclose(*scores, rtol=1e-6, atol=0, equal_nan=True).all(0)
+        before, after = (_seeded_draw(site["fn"]) for site in (one, other))
+    return torch.isclose(before, after, rtol=1e-6, atol=0, equal_nan=True).all(0)
+
+
+def _seeded_draw(fn: Any) -> Tensor:
+    torch.manual_seed(0)
+    draw: Tensor = fn.sample()
+    return draw
 
 
 def _scores(fn: Any, value: Tensor) -> Tensor:

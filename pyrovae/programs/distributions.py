@@ -112,8 +112,12 @@ def _mean_exists(distribution: Any) -> bool:
         return True
     start = base_of(base.base_dist)
     # exp, and powers, may turn a finite mean into an infinite one. That of exp(normal) is finite.
-    growing = [part for part in _parts_of(base.transforms) if isinstance(part, ExpTransform | PowerTransform)]
-    one_exponential = isinstance(start, _NORMAL) and len(growing) == 1 and isinstance(growing[0], ExpTransform)
+    growing = [
+        part for part in _parts_of(base.transforms) if isinstance(part, ExpTransform | PowerTransform)
+    ]
+    one_exponential = (
+        isinstance(start, _NORMAL) and len(growing) == 1 and isinstance(growing[0], ExpTransform)
+    )
     return _mean_exists(start) and (not growing or one_exponential)
 
 
@@ -148,7 +152,7 @@ def is_class(distribution: Any) -> bool:
 
 
 def in_form_of(distribution: Any, classes: Tensor) -> Tensor:
-    """Return classes, whole numbers `(*leading,)`, as values of a distribution of classes: perhaps one-hot."""
+    """Return classes, whole numbers `(*leading,)`, in the form of a distribution's: perhaps one-hot."""
     base = base_of(distribution)
     if isinstance(base, Categorical):
         return classes

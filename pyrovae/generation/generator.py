@@ -32,9 +32,10 @@ from torch import Tensor
 
 from pyrovae.compute.devices import seeded
 from pyrovae.data.checks import check_data
-from pyrovae.errors import InputError, cause, warn
+from pyrovae.errors import InputError, warn
 from pyrovae.generation.order import TRIALS, Order, order_of
-from pyrovae.generation.placeholders import shape_of_a_datum, shape_unknown
+from pyrovae.generation.placeholders import ROWS as TRIED
+from pyrovae.generation.placeholders import shape_of_a_datum
 from pyrovae.programs.classes import ClassSite, categorical_latents, class_site, takes_classes
 from pyrovae.programs.devices import device_of
 from pyrovae.programs.distributions import base_of, in_form_of, mean_of, name_of
@@ -94,8 +95,11 @@ class Generator:
     def arguments(self, rows: Tensor) -> Arguments:
         """Return the arguments of both programs for some of the N data, by index. Without data, x is 0."""
         x = self.placeholder(len(rows)) if self.x is None else self.x[rows.to(self.x.device)]
-        given = {name: values[rows.to(values.device)] for name, values in self._given_rows.items()}
-        return Arguments((x,), given).to(self.device)
+        return Arguments((x.to(self.device),), self._given(rows))
+
+    def _given(self, rows: Tensor) -> dict[str, Tensor]:
+        rows_of = self._given_rows.items()
+        return {name: values[rows.to(values.device)].to(self.device) for name, values in rows_of}
 
     def placeholder(self, count: int) -> Tensor:
         """Return `count` data of zeros, in the shape and type of the data."""
@@ -113,8 +117,7 @@ class Generator:
     def _x_shape(self) -> tuple[int, ...]:
         if self.x is not None:
             return tuple(self.x.shape[1:])
-        one = {name: values[:1].to(self.device) for name, values in self._given_rows.items()}
-        return shape_of_a_datum(self.pair, self._like, one)
+        return shape_of_a_datum(self.pair, self._like, self._given(torch.arange(TRIED) % self.size))
 
     def few(self, count: int) -> Arguments:
         """Return arguments for a few data, the values of which do not matter."""
@@ -161,10 +164,7 @@ class Generator:
         found = self.structure.latents
         if all(self.unobserved.children(name) for name in found):
             return found
-        try:
-            predicted = Structure(self.pair, *self.few(1)).predicted
-        except Exception as error:  # the guide may not take a placeholder
-            raise shape_unknown(f"the guide says: {cause(error)}") from error
+        predicted = Structure(self.pair, *self.few(1)).predicted
         return tuple(name for name in found if name not in predicted)
 
     @property

@@ -18,7 +18,6 @@ from torch import Tensor
 from torch.distributions import Independent
 
 from pyrovae.errors import InputError
-from pyrovae.generation.placeholders import shape_unknown
 
 TRIALS = 16
 """The number of data in a trial."""
@@ -183,8 +182,12 @@ def _places(run: Run, x: Tensor, observed: Sequence[str], pattern: Tensor) -> di
 def _values(run: Run, x: Tensor, observed: Sequence[str]) -> dict[str, Tensor]:
     nodes = run(x, {}).nodes
     for name in observed:
-        if nodes[name]["value"].shape != nodes[name]["fn"].shape():
-            raise shape_unknown(f"'{name}' observes values of another shape")
+        found, expected = nodes[name]["value"].shape, nodes[name]["fn"].shape()
+        if found != expected:
+            raise InputError(
+                f"with data of shape {tuple(x.shape)}, '{name}' observes values of shape {tuple(found)}, "
+                f"and its distribution has shape {tuple(expected)}: give the pair the x_shape of its data."
+            )
     return {name: nodes[name]["value"] for name in observed}
 
 

@@ -13,14 +13,17 @@ from typing import Any
 
 from torch import Tensor
 
-from pyrovae.errors import InputError, cause
+from pyrovae.errors import InputError
 from pyrovae.programs.pair import ModelAndGuide
 from pyrovae.programs.reach import modules_of
 from pyrovae.programs.structure import Structure
 
 Shape = tuple[int, ...]
 
-_LONGEST = 4  # the dimensions of a datum that are tried
+ROWS = 2
+"""The number of data on which a model is tried."""
+
+_MOST_DIMENSIONS = 4  # of the data that the model is tried on, with their number
 
 
 def shape_of_a_datum(pair: ModelAndGuide, like: Tensor, kwargs: Mapping[str, Any]) -> Shape:
@@ -29,7 +32,7 @@ def shape_of_a_datum(pair: ModelAndGuide, like: Tensor, kwargs: Mapping[str, Any
     Args:
         pair: a pair.
         like: a tensor of the data's type and device.
-        kwargs: keyword arguments of the model, with a row for one datum.
+        kwargs: keyword arguments of the model, for `ROWS` data.
 
     Raises:
         InputError: nothing says the shape.
@@ -39,40 +42,44 @@ def shape_of_a_datum(pair: ModelAndGuide, like: Tensor, kwargs: Mapping[str, Any
     for holder in holders:
         if (shape := getattr(holder, "x_shape", None)) is not None:
             return tuple(shape)
-    problem = "its sites do not tell"
-    for dimensions in range(_LONGEST):
-        try:
-            if (found := _shape_of_sites(pair, like, kwargs, dimensions)) is not None:
-                return found
-        except Exception as error:  # a program may fail in any way on data of another shape
-            problem = f"on data of another shape it says: {cause(error).split(' Trace Shapes')[0]}"
-    raise shape_unknown(problem)
-
-
-def shape_unknown(problem: str) -> InputError:
-    """Return the error for a pair that needs the shape of its data and does not tell it."""
-    return InputError(
-        f"the shape of a datum is not known, and the programs need it ({problem}): give the pair, or the "
-        "module that owns its programs, an attribute x_shape, such as vae.x_shape = (1, 28, 28)."
+    for dimensions in range(_MOST_DIMENSIONS):
+        one, other = (_shape_of_sites(pair, like, kwargs, (size,) * dimensions) for size in (1, 2))
+        if one is not None and one == other and _fits(pair, like, kwargs, one):
+            return one
+    # A program may flatten what it observes, x.reshape(-1, 784).
+    sizes = {size for module in modules for value in module.parameters() for size in value.shape}
+    flat = [size for size in sizes if _fits(pair, like, kwargs, (size,))]
+    if len(flat) == 1 and not _fits(pair, like, kwargs, (flat[0] + 1,)):
+        return (flat[0],)
+    raise InputError(
+        "the shape of a datum is not known, and the programs need it: give the pair, or the module that "
+        "owns its programs, an attribute x_shape, such as vae.x_shape = (1, 28, 28)."
     )
 
 
 def _shape_of_sites(
-    pair: ModelAndGuide, like: Tensor, kwargs: Mapping[str, Any], dimensions: int
+    pair: ModelAndGuide, like: Tensor, kwargs: Mapping[str, Any], shape: Shape
 ) -> Shape | None:
-    """Return the shape in which the model observes data; None if it depends on that of the placeholder."""
-
-    def events(shape: Shape) -> dict[str, tuple[Shape, bool]]:
-        """Return the event shape of each observed site, and whether its value has the right shape."""
-        found = Structure(pair.model, (like.new_zeros(1, *shape),), kwargs)
-        nodes = found.traces.model.nodes
-        return {
-            name: (nodes[name]["fn"].event_shape, nodes[name]["value"].shape == nodes[name]["fn"].shape())
-            for name in found.observed
-        }
-
-    shapes, others = ([shape for shape, _ in events((size,) * dimensions).values()] for size in (1, 2))
-    if shapes != others:
+    """Return the shape of the observed sites, run on data of some shape; None if the model does not run."""
+    if (sites := _sites(pair, like, kwargs, shape)) is None:
         return None
-    shape = tuple(shapes[0]) if len(shapes) == 1 else (sum(map(math.prod, shapes)),)
-    return shape if all(fits for _, fits in events(shape).values()) else None
+    shapes = [tuple(fn.shape()[1:]) for fn, _ in sites]
+    return shapes[0] if len(shapes) == 1 else (sum(map(math.prod, shapes)),)
+
+
+def _fits(pair: ModelAndGuide, like: Tensor, kwargs: Mapping[str, Any], shape: Shape) -> bool:
+    """Whether the model observes data of this shape in the shapes of its distributions."""
+    sites = _sites(pair, like, kwargs, shape)
+    return sites is not None and all(value.shape == fn.shape() for fn, value in sites)
+
+
+def _sites(
+    pair: ModelAndGuide, like: Tensor, kwargs: Mapping[str, Any], shape: Shape
+) -> list[tuple[Any, Tensor]] | None:
+    """Return the distribution and the value of each observed site; None if the model does not run."""
+    found = Structure(pair.model, (like.new_zeros(ROWS, *shape),), kwargs)
+    try:
+        nodes = found.traces.model.nodes
+    except Exception:  # a program may fail in any way on data of another shape
+        return None
+    return [(nodes[name]["fn"], nodes[name]["value"]) for name in found.observed]

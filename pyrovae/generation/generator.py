@@ -18,6 +18,7 @@ data: z, or z1 in M1+M2.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cached_property
@@ -134,7 +135,7 @@ class Generator:
     @cached_property
     def unobserved(self) -> Structure:
         """The structure of the model when no data are observed."""
-        return Structure(_Unobserved(self.data_sites)(self.pair.model), *self.few(1))
+        return Structure(_unobserved(self.pair.model, self.data_sites), *self.few(1))
 
     @cached_property
     def data_sites(self) -> tuple[str, ...]:
@@ -444,6 +445,17 @@ class _Unobserved(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] in self.names:
             msg["is_observed"], msg["value"] = False, None
+
+
+def _unobserved(program: Program, names: Collection[str]) -> Program:
+    """Return the program with some of its observed sites drawn. It shows the same parameters."""
+
+    @functools.wraps(program)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with _Unobserved(names):
+            return program(*args, **kwargs)
+
+    return run
 
 
 def _check_arguments(name: str, program: Program, given: Collection[str]) -> None:

@@ -36,7 +36,7 @@ from pyrovae.data.checks import check_data
 from pyrovae.errors import InputError, warn
 from pyrovae.generation.order import TRIALS, Order, order_of
 from pyrovae.generation.placeholders import ROWS as TRIED
-from pyrovae.generation.placeholders import shape_of_a_datum
+from pyrovae.generation.placeholders import data_sites_of, shape_of_a_datum
 from pyrovae.programs.classes import ClassSite, categorical_latents, class_site, takes_classes
 from pyrovae.programs.devices import device_of
 from pyrovae.programs.distributions import base_of, in_form_of, mean_of, name_of
@@ -139,16 +139,9 @@ class Generator:
 
     @cached_property
     def data_sites(self) -> tuple[str, ...]:
-        """The sites that observe the data, in order.
-
-        A site whose value does not change with the data, such as that of a given condition, is not one. If
-        no value changes, all observed sites are.
-        """
-        observed = self.structure.observed
-        zeros, (x,) = self.structure.traces.model, self.structure.args
-        ones = Structure(self.pair.model, (x + 1,), self.structure.kwargs).traces.model
-        values = {name: [trace.nodes[name]["value"] for trace in (zeros, ones)] for name in observed}
-        return tuple(name for name in observed if not torch.equal(*values[name])) or observed
+        """The sites that observe the data, in order; see `data_sites_of`."""
+        (x,), given = self.few(1)
+        return tuple(data_sites_of(self.pair.model, x, given))
 
     @cached_property
     def _shapes(self) -> dict[str, tuple[int, ...]]:
@@ -212,13 +205,19 @@ class Generator:
 
     @cached_property
     def predicts_class(self) -> bool:
-        """Whether the distribution at the class site depends on latents, as in the PC-VAE."""
+        """Whether the distribution at the class site depends on latents, as in the PC-VAE.
+
+        Raises:
+            InputError: it depends on the data.
+        """
         name, _ = self.known_class_site()
-        y, rows = self.class_values(torch.zeros(TRIALS, dtype=torch.long)), torch.arange(TRIALS) % self.size
-        with nothing_moves(self.pair.model):
-            torch.manual_seed(0)
-            one, other = (self.run(rows, {name: y}).nodes[name]["fn"].log_prob(y) for _ in range(2))
-        return not torch.equal(one, other)
+        before = self._called_with_classes(name).ancestors(name)
+        if before.intersection(self.data_sites):
+            raise InputError(
+                f"the class '{name}' of {self.name} is predicted from the data, so it cannot be chosen "
+                "before they are drawn: draw data without a class, and classify them."
+            )
+        return bool(before.intersection(self.latents))
 
     @property
     def differs_by_row(self) -> bool:
@@ -231,12 +230,15 @@ class Generator:
         return in_form_of(self._fn_of(name), classes.to(self.device))
 
     def _fn_of(self, name: str) -> Any:
-        """Return the distribution at the site of the classes."""
+        return self._called_with_classes(name).traces.model.nodes[name]["fn"]
+
+    def _called_with_classes(self, name: str) -> Structure:
+        """Return the structure of a call that has the class site. Some models have it only with classes."""
         found = self.structure
-        if name not in found.traces.model.nodes:  # the model has the site only if it is called with classes
-            y = torch.zeros(1, dtype=torch.long, device=self.device)
-            found = Structure(self.pair.model, (*found.args, y), found.kwargs)
-        return found.traces.model.nodes[name]["fn"]
+        if name in found.traces.model.nodes:
+            return found
+        y = torch.zeros(1, dtype=torch.long, device=self.device)
+        return Structure(self.pair.model, (*found.args, y), found.kwargs)
 
     def descendants(self, name: str) -> set[str]:
         """Return the sites that depend on a site, directly or through others."""

@@ -165,13 +165,9 @@ def test_means_exist_where_they_do():
     torch.manual_seed(1)
     normal, zeros = dist.Normal(torch.zeros(4), 1.0), torch.zeros(4)
     cases = {  # noise, transform, mean, standard deviation
-        "logistic": (
-            TransformedDistribution(dist.Uniform(zeros, 1.0), [SigmoidTransform().inv]),
-            0.0,
-            1.82,
-        ),
-        "bounded": (TransformedDistribution(dist.Cauchy(zeros, 1.0), [SigmoidTransform()]), 0.5, 0.36),
-        "lognormal": (TransformedDistribution(normal, [ExpTransform()]), math.exp(0.5), 2.17),
+        "logistic": (dist.Uniform(zeros, 1.0), SigmoidTransform().inv, 0.0, 1.82),
+        "bounded": (dist.Cauchy(zeros, 1.0), SigmoidTransform(), 0.5, 0.36),
+        "lognormal": (normal, ExpTransform(), math.exp(0.5), 2.17),
     }
     for noise, transform, mean, deviation in cases.values():
         fn = TransformedDistribution(noise, [transform])

@@ -40,7 +40,7 @@ from pyrovae.posteriors import DiagonalNormal
 from pyrovae.storage import write_atomically
 
 PUBLISHED = {1: (-100.4, -71.8), 2: (-61.9, -51.0), 3: (-25.4, -24.2)}
-"""The figures of Pyro's tutorial: the baseline's, and the CVAE's ELBO, at an epoch that the test images choose."""
+"""Pyro's tutorial: the baseline's, and the CVAE's ELBO. Test images chose the epochs of both."""
 
 LATENTS, WIDTH, VALIDATION = 50, 500, 10_000
 app = command_line(__doc__)

@@ -21,15 +21,15 @@ from pyrovae.compute import processes
 from pyrovae.compute.compilation import MODES, compile_if_asked
 from pyrovae.compute.devices import seeded
 from pyrovae.compute.precision import products_in
-from pyrovae.data.checks import check_data
 from pyrovae.errors import check_choice, check_counts
-from pyrovae.evaluation.chunking import arguments_of, particles_at_once, slices
+from pyrovae.evaluation.chunking import particles_at_once, slices
 from pyrovae.evaluation.validation import check_scorable
 from pyrovae.programs.checks import check_pair
 from pyrovae.programs.devices import device_of
 from pyrovae.programs.log_weights import Layout, Scores, scores
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide
+from pyrovae.programs.rows import Arguments
 
 T = TypeVar("T")
 
@@ -69,15 +69,14 @@ class Sampling:
 
 
 def over_log_weights(
-    summarise: Callable[[Scores], T], pair: ModelAndGuide, x: Tensor, y: Tensor | None, sampling: Sampling
+    summarise: Callable[[Scores], T], pair: ModelAndGuide, data: Arguments, sampling: Sampling
 ) -> tuple[Layout, list[T]]:
     """Summarise the scores of all data's draws: their log weights log p(x, z_k) - log q(z_k | x) and more.
 
     Args:
         summarise: a function of the scores `(K, n)`, in 64-bit on the CPU, of some of the data.
         pair: a pair whose sites all lie under a plate of the data, unless `sampling.joint`.
-        x: the data, `(N, *x_shape)`.
-        y: classes `(N,)`, or None.
+        data: the arguments of a call with all data (see `with_given`).
         sampling: the settings.
 
     Returns:
@@ -86,9 +85,8 @@ def over_log_weights(
     Raises:
         InputError: for the reasons given at `marginal_likelihood`.
     """
-    check_data(x, y)
+    x, num_samples = data.args[0], sampling.num_samples
     device = device_of(pair, otherwise=x.device)
-    num_samples = sampling.num_samples
     summaries = []
     with (
         evaluating(pair),
@@ -97,7 +95,7 @@ def over_log_weights(
         products_in(sampling.precision, device, x.dtype),
     ):
         with seeded(sampling.seed, device):
-            layout = check_scorable(pair, device, x, y, sampling.enumerate, sampling.joint)
+            layout = check_scorable(pair, device, data, sampling.enumerate, sampling.joint)
         at_once = layout.at_once(max(1, min(MOST_DATA, _WEIGHTS // num_samples)), len(x))
         # Each part has a random stream of its own, so the result does not depend on its process.
         seeded_parts = [(rows, int(torch.randint(2**62, ()).item())) for rows in slices(len(x), at_once)]
@@ -107,11 +105,11 @@ def over_log_weights(
         hidden = not sampling.progress or not processes.is_first()
         with tqdm(total=total, unit="datum", disable=hidden) as bar:
             for rows, part_seed in mine:
-                args = arguments_of(rows, device, x, y)
-                check_pair(pair, *args)
+                arguments = data.rows(rows).to(device)
+                check_pair(pair, *arguments.args, **arguments.kwargs)
                 torch.manual_seed(part_seed)
-                summaries.append(summarise(score.in_chunks(args, num_samples)))
-                bar.update(len(args[0]))
+                summaries.append(summarise(score.in_chunks(arguments, num_samples)))
+                bar.update(len(arguments.args[0]))
     return layout, processes.gathered(summaries, len(seeded_parts))
 
 
@@ -124,37 +122,39 @@ class _Scorer:
         self.graph: Callable[..., list[Tensor]] | None = None
         self.graph_shapes: list[Any] | None = None
 
-    def in_chunks(self, args: tuple[Tensor, ...], num_samples: int) -> Scores:
+    def in_chunks(self, arguments: Arguments, num_samples: int) -> Scores:
         """Return the scores of `num_samples` draws of each of B data, in 64-bit on the CPU."""
-        size = min(num_samples, particles_at_once(args[0], self.layout))
+        size = min(num_samples, particles_at_once(arguments.args[0], self.layout))
         if self.graph_shapes is None:
-            self._compile(args, size)
-        chunks = [self._chunk(args, c.stop - c.start) for c in slices(num_samples, size)]
+            self._compile(arguments, size)
+        chunks = [self._chunk(arguments, c.stop - c.start) for c in slices(num_samples, size)]
         columns = [torch.cat(parts).double().cpu() for parts in zip(*chunks, strict=True)]
         return _unpacked(columns, self.layout)
 
-    def _chunk(self, args: tuple[Tensor, ...], particles: int) -> list[Tensor]:
-        if self.graph is not None and self.graph_shapes == [particles, *(arg.shape for arg in args)]:
-            return self.graph(*args)
-        return self.score(particles, *args)
+    def _chunk(self, arguments: Arguments, particles: int) -> list[Tensor]:
+        tensors = arguments.tensors
+        if self.graph is not None and self.graph_shapes == [particles, *(each.shape for each in tensors)]:
+            return self.graph(*tensors)
+        return self.score(particles, arguments)
 
-    def _compile(self, args: tuple[Tensor, ...], particles: int) -> None:
-        self.graph_shapes = [particles, *(arg.shape for arg in args)]
-        others = [arg.flip(0) for arg in args]
-        with seeded(0, args[0].device):
+    def _compile(self, arguments: Arguments, particles: int) -> None:
+        tensors = arguments.tensors
+        self.graph_shapes = [particles, *(each.shape for each in tensors)]
+        others = [each.flip(0) for each in tensors]
+        with seeded(0, tensors[0].device):
             self.graph = compile_if_asked(
                 self.compile,
                 self.worthwhile,
                 "the evaluation",
-                lambda *args: self.score(particles, *args),
-                lambda: (args, others),
+                lambda *others: self.score(particles, arguments.with_tensors(others)),
+                lambda: (tensors, others),
             )
 
 
-def _scored(pair: ModelAndGuide, layout: Layout, particles: int, *args: Tensor) -> list[Tensor]:
+def _scored(pair: ModelAndGuide, layout: Layout, particles: int, arguments: Arguments) -> list[Tensor]:
     """Return the different tensors among the scores of a run, `(K, B)` each."""
     with pyro.validation_enabled(False):
-        found = scores(pair, args, particles, layout)
+        found = scores(pair, arguments.args, particles, layout, arguments.kwargs)
     columns = [found.log_weights, found.elbo_terms] if layout.in_guide else [found.log_weights]
     return columns if found.fingerprints is None else [*columns, found.fingerprints]
 

@@ -205,7 +205,7 @@ def fit(
         workers=workers,
     )
     y = _whole(y)
-    source = source_of(x, y)
+    source = source_of(x, y, given)
     beside = _given_beside(pair, source, y, given)
     held_out = _validation_source(pair, settings.validation, source, beside)
     place = device_for(device, pair, otherwise=source.device)
@@ -291,7 +291,7 @@ def _validation_source(pair: ModelAndGuide, validation: Any, training: Source, g
         return None
     x, y, beside = parts_of_item(validation)
     y = _whole(y)
-    source = source_of(x, y)
+    source = source_of(x, y, beside)
     names = {*training.names, *given.rows, *given.whole}
     if names != (own := {*source.names, *beside, *given.whole}):
         in_training, held_out = (", ".join(sorted(each)) or "nothing" for each in (names, own))

@@ -131,7 +131,9 @@ def _inner_plates(site: Mapping[str, Any], layout: Layout) -> tuple[int, ...]:
 
 
 def _log_prob_by_dimension(site: Mapping[str, Any]) -> Tensor | None:
-    """Return the log density of each dimension if they are independent and not masked, else None."""
+    """Return the log density of each dimension of a latent, if independent and not masked, else None."""
+    if site["is_observed"]:
+        return None
     factors = factors_of(site["fn"])
     masked = site["mask"] is not None or isinstance(factors, MaskedDistribution)
     return None if masked or factors is None else factors.log_prob(site["value"])

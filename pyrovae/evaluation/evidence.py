@@ -17,7 +17,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae.compute import processes
-from pyrovae.errors import check_counts, warn
+from pyrovae.errors import check_counts
 from pyrovae.evaluation.arviz_adapter import to_group
 from pyrovae.evaluation.importance import MOST_DATA, Sampling, over_log_weights
 from pyrovae.evaluation.json_files import write_json
@@ -29,7 +29,9 @@ from pyrovae.evaluation.statistics import (
     khat_line,
     mean_std_error,
     num_unreliable,
+    repeats_line,
     shown,
+    warn_if_repeated,
     warn_if_unreliable,
 )
 from pyrovae.programs.given import with_given
@@ -185,16 +187,9 @@ class MarginalLikelihood:
             f"k-hat    : {khat_line(self.khat, self.num_samples)}; effective samples: median "
             f"{self.ess.median():.0f} of {self.num_samples}",
         ]
-        if repeated := int(self.repeated.sum()):
-            lines.append(f"draws    : {_repeats(repeated, len(self.repeated))}")
+        if self.repeated.any():
+            lines.append(f"draws    : {repeats_line(self.repeated, 'the estimate')}")
         return "\n".join([*lines, *(f"note     : {note}" for note in self.notes)])
-
-
-def _repeats(count: int, num_data: int) -> str:
-    return (
-        f"for {count} of {num_data} data all draws of the discrete latents are the same; the values that "
-        "were not drawn enter neither the estimate nor its error"
-    )
 
 
 @takes_pair
@@ -356,8 +351,4 @@ def _warn(result: MarginalLikelihood) -> None:
         else "the standard errors of single data are not reliable"
     )
     warn_if_unreliable(result.khat, result.num_samples, consequence)
-    if result.num_samples > 1 and (repeated := int(result.repeated.sum())):
-        warn(
-            f"{_repeats(repeated, len(result.repeated))}. Mark discrete sites of the guide with "
-            'infer={"enumerate": "parallel"} to sum them out, or use more samples.'
-        )
+    warn_if_repeated(result.repeated, result.num_samples, "the estimate")

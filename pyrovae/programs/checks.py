@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pyrovae.errors import InputError
 from pyrovae.programs.accounting import missing_in_guide
+from pyrovae.programs.missing_values import check_missing_values
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide, Pair, Program
 from pyrovae.programs.parameters import SameShapes
@@ -43,7 +44,7 @@ def check_pair(pair: ModelAndGuide, *args: Any, **kwargs: Any) -> None:
             can neither be left out nor summed out; a latent has other plates, another shape or fewer
             classes in the guide than in the model; the guide draws values that have no density in the
             model; a value, mask or log density has another shape than its plates say; or observed values
-            lie outside of the support of their distribution.
+            lie outside of the support of their distribution; or a density reads values that are missing.
     """
     noted = poutine.trace(_Distributions("guide")(pair.guide))
     arguments = Arguments(args, kwargs)
@@ -61,6 +62,7 @@ def check_pair(pair: ModelAndGuide, *args: Any, **kwargs: Any) -> None:
                 for name, site in trace.nodes.items():
                     if is_sample(site):
                         check_shapes(program, name, site)
+            check_missing_values(pair.model, model_trace, arguments)
     except (ValueError, RuntimeError, TypeError) as error:
         # Pyro appends the shapes of all sites. They help with its own errors, not with ours.
         if isinstance(error, InputError):

@@ -207,6 +207,8 @@ class Minibatches:
 
     def _arguments(self, part: Part, rows: Rows, check: bool) -> Arguments:
         read = self.source.read(rows.indices, rows.seeds) if rows.items is None else rows.items
+        given = {name: rows_of(values, rows.indices) for name, values in self.given.rows.items()}
+        read = read._replace(kwargs={**read.kwargs, **given})
         if check:
             check_read(read)
         x, *classes = read.args
@@ -214,8 +216,7 @@ class Minibatches:
         x = x if self.transform is None else self._transformed(x)
         if self.y is not None:
             classes = [rows_of(self.y, rows.indices)] if part.labelled else []
-        given = {name: rows_of(values, rows.indices) for name, values in self.given.rows.items()}
-        return Arguments((x, *classes), {**read.kwargs, **given}).to(self.device)
+        return Arguments((x, *classes), read.kwargs).to(self.device)
 
     def _transformed(self, x: Tensor) -> Tensor:
         """Apply the transform to the data of a call.

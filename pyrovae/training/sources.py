@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from pyrovae.compute.streams import set_streams, streams
-from pyrovae.data.checks import UNLABELLED, check_classes, check_data, holds_classes
+from pyrovae.data.checks import OBSERVED, UNLABELLED, check_classes, check_data, holds_classes
 from pyrovae.errors import InputError
 from pyrovae.programs.given import check_value
 from pyrovae.programs.rows import Arguments
@@ -279,18 +279,20 @@ def _stacked(items: Sequence[Arguments]) -> Arguments:
     )
 
 
-def source_of(x: Data, y: Tensor | None = None) -> Source:
+def source_of(x: Data, y: Tensor | None = None, given: Mapping[str, Any] | None = None) -> Source:
     """Return the source of data, and check what can be checked without reading a stream.
 
     Args:
         x: the data: a tensor or array `(N, *x_shape)`, a memory map of that shape, or a map-style dataset.
         y: the classes `(N,)`, -1 for unlabelled data. None means that the programs take no classes.
+        given: what is given beside them; a mask `observed` says where any value may stand.
 
     Raises:
         InputError: the data cannot be used, or `y` cannot belong to them.
     """
+    observed = given.get(OBSERVED) if isinstance(given, Mapping) else None
     if isinstance(x, np.memmap):
-        check_data(torch.from_numpy(np.array(x[:1])))
+        check_data(torch.from_numpy(np.array(x[:1])), observed=None if observed is None else observed[:1])
         source: Source = MemoryMapped(x)
     elif isinstance(x, np.ndarray):
         source = InMemory(torch.from_numpy(x if x.flags.writeable else x.copy()))
@@ -299,7 +301,7 @@ def source_of(x: Data, y: Tensor | None = None) -> Source:
     else:
         source = Items(x)
     if isinstance(source, InMemory):
-        check_data(source.x, y, unlabelled=True)
+        check_data(source.x, y, unlabelled=True, observed=observed)
         if source.x.requires_grad:
             raise InputError("the data require gradients, as what a network returns does: give x.detach().")
     elif y is not None:
@@ -315,14 +317,14 @@ def source_of(x: Data, y: Tensor | None = None) -> Source:
 
 
 def check_read(read: Arguments) -> None:
-    """Check data that have just been read from a stream.
+    """Check data that have just been read from a stream, with what is given beside them.
 
     Raises:
         InputError: values are not finite, or an item is unlabelled. Training must know that before it reads
             it.
     """
     x, *classes = read.args
-    check_data(x)
+    check_data(x, observed=read.kwargs.get(OBSERVED))
     for name, value in read.kwargs.items():
         check_value(name, value)
     for y in classes:

@@ -19,7 +19,6 @@ data: z, or z1 in M1+M2.
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cached_property
 from typing import Any
@@ -32,7 +31,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyrovae.compute.devices import seeded
-from pyrovae.data.checks import check_data
+from pyrovae.data.checks import OBSERVED, check_data
 from pyrovae.errors import InputError, warn
 from pyrovae.generation.order import TRIALS, Order, order_of
 from pyrovae.generation.placeholders import ROWS as TRIED
@@ -45,7 +44,7 @@ from pyrovae.programs.modes import evaluating, nothing_moves
 from pyrovae.programs.pair import ModelAndGuide, Program, name_of_pair
 from pyrovae.programs.reach import modules_of
 from pyrovae.programs.rows import Arguments
-from pyrovae.programs.running import AtMeans, at_means, traced
+from pyrovae.programs.running import AtMeans, traced
 from pyrovae.programs.structure import Structure
 
 Codes = dict[str, Tensor]
@@ -62,6 +61,9 @@ class Generator:
 
     Each fact is computed once, when it is first asked for. So a function makes one generator and passes it
     on.
+
+    Attributes:
+        without_mean: the sites that were drawn since they have no mean, with their distributions' names.
 
     Args:
         pair: a trained pair.
@@ -81,15 +83,13 @@ class Generator:
         count: int = 1,
     ) -> None:
         if x is not None:
-            check_data(x)
+            check_data(x, observed=(given or {}).get(OBSERVED))
         self.x, self.size = x, count if x is None else len(x)
         self.name, self.device = name_of_pair(pair), device_of(pair)
         found = given_of(pair, given, self.size)
         self.pair, self._given_rows = found.bound_to(pair, self.device), found.rows
-        for program in (self.pair.model,) if x is None else (self.pair.model, self.pair.guide):
-            _check_arguments(self.name, program, found.rows)
         self._orders: dict[frozenset[str], Order | None] = {}
-        self._without_mean: dict[str, str] = {}  # the sites that were drawn for want of a mean
+        self.without_mean: dict[str, str] = {}
 
     # Arguments
 
@@ -321,7 +321,7 @@ class Generator:
 
         order = self.order(given)
         trace = run(data, given) if order is None else order.draw(run, data, given)
-        self._without_mean |= {name: fn for name, fn in centre.drawn.items() if name in self.latents}
+        self.without_mean |= {name: fn for name, fn in centre.drawn.items() if name in self.latents}
         return trace
 
     def _labels(self, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
@@ -337,34 +337,6 @@ class Generator:
         nodes = {name: trace.nodes[name] for name in self.data_sites}
         values = {name: node["value"] if ordered else node["fn"]() for name, node in nodes.items()}
         return trace, {name: self._in_grey(name, nodes[name]["fn"], values[name]) for name in values}
-
-    def codes(self, exact: Collection[str] = ()) -> Codes:
-        """Return the codes of the data, on the CPU. See `generation.latent_codes`.
-
-        A latent that has no mean is one draw, with a warning.
-
-        Args:
-            exact: the latents that must be means.
-
-        Raises:
-            InputError: one of these has no mean, or depends on a latent in the guide that has none.
-        """
-        with evaluating(self.pair), seeded(0, self.device), torch.no_grad():
-            codes = joined(self._codes(rows) for rows in torch.arange(self.size).split(ROWS))
-        for name in exact if self._without_mean else ():
-            if without := {name, *self._before(name)} & {*self._without_mean}:
-                raise _no_mean(name, min(without), self._without_mean[min(without)])
-        self._warn_of_draws()
-        return codes
-
-    def _codes(self, rows: Tensor) -> Codes:
-        args, kwargs = self.arguments(rows)
-        centre = AtMeans()
-        guide = poutine.trace(centre(self.pair.guide)).get_trace(*args, **kwargs)
-        model = poutine.trace(at_means(poutine.replay(self.pair.model, trace=guide)))
-        nodes = model.get_trace(*args, **kwargs).nodes
-        self._without_mean |= centre.drawn
-        return {name: nodes[name]["value"].cpu() for name in self.code_names}
 
     def images(self, codes: Mapping[str, Tensor], rows: Tensor | None = None) -> Images:
         """Return E[x | codes], as `images_by_site` does, without a dictionary if there is one site."""
@@ -396,7 +368,7 @@ class Generator:
                 given = {name: values[part].to(self.device) for name, values in codes.items()}
                 trace, ordered = self.run(rows[part], given, means=True), self.order(given) is not None
                 parts.append({name: self._image(trace, name, ordered) for name in self.data_sites})
-        self._warn_of_draws()
+        self.warn_of_draws()
         return joined(parts)
 
     def _image(self, trace: Trace, name: str, ordered: bool) -> Tensor:
@@ -407,7 +379,7 @@ class Generator:
             levels = torch.arange(pixels.probs.shape[-1]).to(pixels.probs)
             return self._in_grey(name, fn, pixels.probs @ levels)
         if (mean := mean_of(fn)) is None:
-            self._without_mean[name] = name_of(fn)
+            self.without_mean[name] = name_of(fn)
             mean = fn()
         return self._in_grey(name, fn, mean)
 
@@ -417,19 +389,12 @@ class Generator:
             values = values / (pixels.probs.shape[-1] - 1)
         return values.reshape(len(values), *self._shapes.get(name, values.shape[1:])).cpu()
 
-    def _warn_of_draws(self) -> None:
+    def warn_of_draws(self) -> None:
         """Warn of the sites without a mean that were drawn, and forget them."""
-        if self._without_mean:
-            names = " and ".join(f"'{name}' ({fn})" for name, fn in self._without_mean.items())
+        if self.without_mean:
+            names = " and ".join(f"'{name}' ({fn})" for name, fn in self.without_mean.items())
             warn(f"{names} of {self.name} has no mean, so one draw with a fixed seed stands for it.")
-            self._without_mean = {}
-
-    def _before(self, name: str) -> set[str]:
-        """Return the guide's sites that a latent depends on in the guide."""
-        edges, found = Structure(self.pair, *self.few(1)).inference_edges, {name}
-        while new := {parent for parent, child in edges if child in found} - found:
-            found |= new
-        return found - {name}
+            self.without_mean = {}
 
     def without_descendants(self, codes: Codes, changed: str) -> Codes:
         """Return the codes that stay valid when one of them is changed: those that do not depend on it."""
@@ -458,29 +423,6 @@ def _unobserved(program: Program, names: Collection[str]) -> Program:
             return program(*args, **kwargs)
 
     return run
-
-
-def _check_arguments(name: str, program: Program, given: Collection[str]) -> None:
-    """Refuse a program that needs further arguments than the data and those that are given."""
-    try:
-        _, *parameters = inspect.signature(program).parameters.values()
-    except (TypeError, ValueError):  # a callable that does not show its parameters
-        return
-    for each in parameters:
-        needed = each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
-        if needed and each.name not in given:
-            raise InputError(
-                f"the programs of {name} take '{each.name}' as well as the data: give it by name, "
-                f'given={{"{each.name}": {each.name}}}, with a row for each datum or draw.'
-            )
-
-
-def _no_mean(site: str, without: str, distribution: str) -> InputError:
-    through = "" if without == site else f", on which '{site}' depends,"
-    return InputError(
-        f"'{without}' ({distribution}){through} has no mean under the guide: draw it by "
-        f"posterior_draws(pair, x, site='{site}'), and take medians of several draws for a centre."
-    )
 
 
 def as_images(values: Codes) -> Images:

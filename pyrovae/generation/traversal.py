@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.errors import InputError
+from pyrovae.generation.codes import encoded
 from pyrovae.generation.generator import Generator, Images, each
 from pyrovae.generation.images import decoded
 from pyrovae.generation.prior import quantiles
@@ -48,7 +49,7 @@ def traverse(
     """
     generator = Generator(pair, given, x[None])
     site = generator.prior_site(site)
-    codes = generator.without_descendants(generator.codes(), site)
+    codes = generator.without_descendants(encoded(generator), site)
     size = codes[site].shape[-1]
     dimensions = range(size) if dimensions is None else dimensions
     if unknown := [d for d in dimensions if not 0 <= d < size]:

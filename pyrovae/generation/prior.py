@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from pyro.distributions import Independent
 from torch import Tensor
 
 from pyrovae.compute.devices import seeded
@@ -193,7 +192,7 @@ def prior_quantiles(
             None means nothing.
 
     Returns:
-        `(Q, M)`, on the CPU.
+        `(Q, M)`, on the CPU. A latent that is no vector is flattened to M dimensions.
 
     Raises:
         InputError: the model has no such latent with a prior, or `draws` is below 1.
@@ -211,7 +210,7 @@ def quantiles(
 ) -> Tensor:
     """Do the work of `prior_quantiles` with an existing generator, given what its first row has."""
     rows = torch.zeros(num_draws, dtype=torch.long)
-    values = draws(generator, rows, seed=seed).latents[generator.prior_site(site)]
+    values = draws(generator, rows, seed=seed).latents[generator.prior_site(site)].reshape(num_draws, -1)
     return values.quantile(torch.tensor(levels).to(values), dim=0)
 
 
@@ -242,7 +241,7 @@ def prior_density(
             None means nothing.
 
     Returns:
-        `(P, M)`, on the CPU.
+        `(P, M)`, on the CPU. A latent that is no vector is flattened to M dimensions.
 
     Raises:
         InputError: the model has no such latent with a prior, or `draws` is below 1.
@@ -252,11 +251,12 @@ def prior_density(
     name = generator.prior_site(site)
     with evaluating(generator.pair), seeded(seed, generator.device):
         node = generator.run(torch.zeros(draws, dtype=torch.long), {}).nodes[name]
-    fn, values = node["fn"], node["value"]
-    factors = factors_of(fn) if isinstance(fn, Independent) else None
-    if factors is not None:
-        return factors.log_prob(points.to(values)[:, None, None]).exp().mean(1).cpu()
-    return torch.stack([_histogram_density(column, points) for column in values.cpu().T], -1)
+    values = node["value"]
+    if (factors := factors_of(node["fn"])) is not None:
+        log_densities = factors.log_prob(points.to(values).view(-1, *[1] * values.dim()))
+        return log_densities.exp().mean(1).reshape(len(points), -1).cpu()
+    columns = values.cpu().reshape(len(values), -1).T
+    return torch.stack([_histogram_density(column, points) for column in columns], -1)
 
 
 def _histogram_density(values: Tensor, points: Tensor) -> Tensor:

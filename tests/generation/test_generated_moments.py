@@ -19,7 +19,7 @@ from torch.distributions import SigmoidTransform
 from pyrovae import generation
 from pyrovae.errors import InputError
 from pyrovae.likelihoods import Bernoulli
-from pyrovae.models import Autoencoder, BayesianNetwork, HierarchicalVAE
+from pyrovae.models import CVAE, Autoencoder, BayesianNetwork, HierarchicalVAE
 from pyrovae.networks import MLP, Joined, WithWeights
 from pyrovae.posteriors import DiagonalNormal, FreeNormal
 from pyrovae.priors import IndependentNormal, StandardNormal
@@ -40,8 +40,22 @@ def make_hierarchical():
     )
 
 
+def make_conditional():
+    torch.manual_seed(2)
+    return CVAE(
+        prior=DiagonalNormal(MLP(3, 5, hidden=(4,)), 2),
+        likelihood=Bernoulli(Joined(MLP(2 + 3, SHAPE, hidden=(6,)), None, None)),
+        posterior=DiagonalNormal(Joined(MLP(5 + 3, 5, hidden=()), MLP(SHAPE, 5, hidden=()), None), 2),
+    )
+
+
+C = torch.eye(3)[torch.arange(N) % 3]  # the conditions of the CVAE
+
+
 def images_by_components(name, model):
     """Draw E[x | latents] by the components of the model, without a program."""
+    if name == "cvae":
+        return model.likelihood.mean(model.prior(C).sample(), C)
     if name == "m2":
         y = model.class_prior().sample((N,))
         return model.likelihood.mean(model.prior().sample((N,)), y)
@@ -64,16 +78,17 @@ def make(make_vae, make_m2, make_m1m2, make_cpcvae, make_ppca):
         "cpcvae": make_cpcvae,  # its model and guide are those of a PC-VAE
         "ppca": make_ppca,
         "hvae": make_hierarchical,
+        "cvae": make_conditional,
     }
     return lambda name: makers[name]()
 
 
-@pytest.mark.parametrize("name", ["vae", "m2", "m1m2", "cpcvae", "ppca", "hvae"])
+@pytest.mark.parametrize("name", ["vae", "m2", "m1m2", "cpcvae", "ppca", "hvae", "cvae"])
 def test_samples_of_the_librarys_models_have_their_moments(name, make):
-    model = make(name).train()
+    model, given = make(name).train(), {"c": C} if name == "cvae" else None
     with nothing_changes(model):
-        images = generation.sample_images(model, N, seed=3)
-        assert torch.equal(images, generation.sample_images(model, N, seed=3))
+        images = generation.sample_images(model, N, seed=3, given=given)
+        assert torch.equal(images, generation.sample_images(model, N, seed=3, given=given))
     torch.manual_seed(7)
     with torch.no_grad():
         expected = images_by_components(name, model.eval())

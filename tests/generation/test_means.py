@@ -13,7 +13,7 @@ from torch.distributions import ExpTransform, SigmoidTransform, TransformedDistr
 from pyrovae import generation
 from pyrovae.classifiers import LinearClassifier
 from pyrovae.errors import InputError
-from pyrovae.evaluation import class_probabilities
+from pyrovae.evaluation import class_posterior, class_probabilities
 from pyrovae.flows import Householder, InverseAutoregressive, Planar
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.models import PCVAE, VAE
@@ -59,6 +59,8 @@ def test_class_probabilities_of_a_flow_are_the_same_at_each_call(binary_images):
     with nothing_changes(pcvae):
         probabilities = class_probabilities(pcvae, binary_images)
         assert torch.equal(probabilities, class_probabilities(pcvae, binary_images))
+        posterior = class_posterior(pcvae, binary_images, 3, num_samples=10)
+        assert torch.equal(posterior, class_posterior(pcvae, binary_images, 3, num_samples=10))
     z = generation.latent_means(pcvae, binary_images)
     torch.testing.assert_close(probabilities, pcvae.classifier(z).probs.detach(), atol=0.2, rtol=0)
 

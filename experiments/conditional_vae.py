@@ -150,7 +150,7 @@ def table() -> None:
         figures = [
             f"{row['baseline']:.1f}",
             f"{row['elbo']:.1f}",
-            f"{row['cvae']:.1f} ± {row['mean_std_error']:.2f}",
+            f"{row['cvae']:.1f} ± {row['mean_std_error']:.3f}",
             *(f"{figure:.1f}" for figure in PUBLISHED[quadrants]),
             f"{row['cpu_seconds'] / 60:.0f}",
         ]

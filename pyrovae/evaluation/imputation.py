@@ -278,7 +278,7 @@ def _observing(trace: Trace, x: Tensor, observed: Tensor) -> str:
     return names[0]
 
 
-def _elements(fn: Any) -> Any | None:
+def _elements(fn: Any) -> Any:
     """Return the distribution of each element without its mask, or None if they are not independent."""
     elements = factors_of(fn)
     while isinstance(elements, MaskedDistribution):

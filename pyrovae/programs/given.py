@@ -46,7 +46,11 @@ NOTHING_GIVEN = Given({}, {})
 
 
 def given_of(
-    pair: ModelAndGuide, given: Mapping[str, Any] | None, num_data: int, with_classes: bool = False
+    pair: ModelAndGuide,
+    given: Mapping[str, Any] | None,
+    num_data: int,
+    with_classes: bool = False,
+    also: Collection[str] = (),
 ) -> Given:
     """Check what is given beside the data, and split it into rows and all else.
 
@@ -55,19 +59,20 @@ def given_of(
         given: the values by the names of the programs' arguments. None means nothing.
         num_data: N, the number of data.
         with_classes: whether the programs are called with classes too.
+        also: the names of what the programs get by keyword otherwise.
 
     Raises:
-        InputError: `given` is no mapping; a program does not take a name of it, or takes the data or the
-            classes by this name; or a value has NaN, requires a gradient, or has N rows and is no tensor.
+        InputError: `given` is no mapping; a program does not take a name of it, takes the data or the
+            classes by this name, or needs another argument; or a value has NaN, requires a gradient, or has
+            N rows and is no tensor.
     """
-    if given is None:
-        return NOTHING_GIVEN
+    given = {} if given is None else given
     if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
         raise InputError(
             f"given is {_kind(given)}; expected a mapping from the names of the programs' arguments to "
             'their values: write given={"c": c}.'
         )
-    check_names(pair, given, with_classes)
+    _check_names(pair, {*also, *given}, with_classes)
     rows: dict[str, Tensor] = {}
     whole: dict[str, Any] = {}
     for name, value in given.items():
@@ -111,29 +116,31 @@ def with_bound(program: Program, arguments: Arguments) -> Arguments:
     return arguments._replace(kwargs={**getattr(program, "keywords", {}), **arguments.kwargs})
 
 
-def check_names(pair: ModelAndGuide, names: Collection[str], with_classes: bool) -> None:
-    """Refuse names that a program does not take by keyword.
-
-    Args:
-        pair: a pair.
-        names: the names.
-        with_classes: whether the programs are called with classes after the data.
-
-    Raises:
-        InputError: a program has no such argument, or gets the data or the classes by this name. The
-            message names the arguments that it has.
-    """
+def _check_names(pair: ModelAndGuide, names: Collection[str], with_classes: bool) -> None:
+    """Refuse names that a program does not take by keyword, and a program that needs further arguments."""
     for role, program in (("model", pair.model), ("guide", pair.guide)):
-        for name in names:
-            if problem := _problem(role, program, name, with_classes):
+        try:
+            parameters = inspect.signature(program).parameters
+        except (TypeError, ValueError):  # a callable that does not tell
+            continue
+        for name in sorted(names):
+            if problem := _problem(role, parameters, name, with_classes):
                 raise InputError(problem)
+        needed = [n for n, p in parameters.items() if p.default is p.empty and p.kind in _NAMED]
+        needed = [n for n in needed if n not in (*[*parameters][: 2 if with_classes else 1], *names)]
+        if needed:
+            raise InputError(
+                f"the {role} needs its argument '{needed[0]}', which has no default: give it by "
+                f'given={{"{needed[0]}": {needed[0]}}}.'
+            )
 
 
-def _problem(role: str, program: Program, name: str, with_classes: bool) -> str | None:
-    try:
-        parameters = inspect.signature(program).parameters
-    except (TypeError, ValueError):  # a callable that does not tell
-        return None
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+def _problem(
+    role: str, parameters: Mapping[str, inspect.Parameter], name: str, with_classes: bool
+) -> str | None:
     positional = [
         n for n, p in parameters.items() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
     ]
@@ -145,10 +152,7 @@ def _problem(role: str, program: Program, name: str, with_classes: bool) -> str 
             f"the condition otherwise, or write {role}({'x, y' if with_classes else 'x'}, ...) with a "
             "further argument for it."
         )
-    taken = name in parameters and parameters[name].kind in (
-        inspect.Parameter.POSITIONAL_OR_KEYWORD,
-        inspect.Parameter.KEYWORD_ONLY,
-    )
+    taken = name in parameters and parameters[name].kind in _NAMED
     if taken or any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return None
     known = ", ".join(parameters) or "none"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from pyrovae.data.transforms import Transform
 from pyrovae.errors import InputError
 from pyrovae.objectives.objective import Objective, PyroObjective
 from pyrovae.programs.devices import device_for
-from pyrovae.programs.given import NOTHING_GIVEN, Given, check_names, given_of
+from pyrovae.programs.given import NOTHING_GIVEN, Given, given_of
 from pyrovae.programs.modes import in_training
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
 from pyrovae.programs.parameters import own_parameters
@@ -261,12 +261,15 @@ def _fits(source: InMemory, device: torch.device) -> bool:
 
 
 def _given_beside(
-    pair: ModelAndGuide, source: Source, y: Tensor | None, given: Mapping[str, Any] | None
+    pair: ModelAndGuide,
+    source: Source,
+    y: Tensor | None,
+    given: Mapping[str, Any] | None,
+    also: Collection[str] = (),
 ) -> Given:
     """Check what is given beside the data of a source, in its items or apart from them."""
     with_classes = y is not None or source.with_classes
-    check_names(pair, source.names, with_classes)
-    found = given_of(pair, given, len(source), with_classes)
+    found = given_of(pair, given, len(source), with_classes, {*source.names, *also})
     if twice := set(source.names) & {*found.rows, *found.whole}:
         raise InputError(
             f"'{min(twice)}' is given twice, by the dataset's items and by given: leave it out of one."
@@ -289,17 +292,16 @@ def _validation_source(pair: ModelAndGuide, validation: Any, training: Source, g
     x, y, beside = parts_of_item(validation)
     y = _whole(y)
     source = source_of(x, y, beside)
-    found = _given_beside(pair, source, y, beside)
-    own = {*source.names, *found.rows}
-    from_training = {name: value for name, value in given.whole.items() if name not in own}
-    found = found._replace(whole=from_training | found.whole)
-    names = [{*s.names, *g.rows, *g.whole} for s, g in ((training, given), (source, found))]
-    if names[0] != names[1]:
-        in_training, held_out = (", ".join(sorted(each)) or "nothing" for each in names)
+    names = {*training.names, *given.rows, *given.whole}
+    if names != (own := {*source.names, *beside, *given.whole}):
+        in_training, held_out = (", ".join(sorted(each)) or "nothing" for each in (names, own))
         raise InputError(
             f"{in_training} is given beside the training data, but {held_out} beside the validation data: "
             'give both the same names, validation=(x, {"c": c}) or validation=(x, y, {"c": c}).'
         )
+    found = _given_beside(pair, source, y, beside, given.whole)
+    from_training = {n: v for n, v in given.whole.items() if n not in {*source.names, *found.rows}}
+    found = found._replace(whole=from_training | found.whole)
     return source, y, found
 
 

@@ -1,5 +1,7 @@
 """The library's models where values are missing: what enters, and what must not."""
 
+from functools import partial
+
 import pyro
 import pytest
 import torch
@@ -7,7 +9,7 @@ from torch.distributions import MultivariateNormal
 
 from pyrovae.errors import InputError
 from pyrovae.likelihoods import Bernoulli
-from pyrovae.models import PPCA, VAE, HierarchicalVAE
+from pyrovae.models import CVAE, PPCA, VAE, HierarchicalVAE
 from pyrovae.networks import MLP, Joined
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import StandardNormal
@@ -37,10 +39,18 @@ def make_hierarchical():
     return make
 
 
-@pytest.fixture(params=["vae", "hierarchical", "m2", "m1m2", "cpcvae", "constrained", "ppca"])
+@pytest.fixture(params=["vae", "hierarchical", "m2", "m1m2", "cpcvae", "constrained", "cvae", "ppca"])
 def pair(request):
     if request.param == "ppca":
         return PPCA((1, 4, 4), 2).double()
+    if request.param == "cvae":
+        c = torch.randn(6, 2).double()
+        cvae = CVAE(
+            prior=DiagonalNormal(MLP(2, 6, hidden=(4,)), 2),
+            likelihood=Bernoulli(Joined(MLP(2 + 2, (1, 4, 4), hidden=(4,)), None, None)),
+            posterior=DiagonalNormal(Joined(MLP(6 + 2, 6), MLP((1, 4, 4), 6), None), 2),
+        ).double()
+        return Pair(partial(cvae.model, c=c), partial(cvae.guide, c=c))
     if request.param == "constrained":
         cpcvae = request.getfixturevalue("make_cpcvae")()
         return Pair(cpcvae.constrained_model, cpcvae.guide)

@@ -233,12 +233,15 @@ class Minibatches:
         Raises:
             InputError: an observed value changes with the missing values of its datum.
         """
-        for part in self.parts if self.transform is not None else ():
+        if self.transform is None or OBSERVED not in {*self.given.rows, *self.source.names}:
+            return
+        for part in self.parts:
             read = self._read(Rows(part.indices[: part.batch_size]))
             x = read.args[0].to(self.device)
-            observed = _mask_of(x, read)
+            if (observed := _mask_of(x, read)) is None:
+                continue
             before = self._with_seed(filled(x, observed))
-            if observed is None or before.shape != x.shape:
+            if before.shape != x.shape:  # no element of it belongs to one of the mask
                 continue
             incomplete = (~observed).flatten(1).any(1).nonzero()[:_TRIED]
             for row in incomplete.flatten().tolist():

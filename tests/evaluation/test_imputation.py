@@ -261,6 +261,16 @@ def test_the_values_of_missing_elements_do_not_matter(gaussian):
             )
 
 
+def test_modes_and_buffers_stay_as_they_are(make_vae, binary_images):
+    vae = make_vae()
+    vae.posterior.network = torch.nn.Sequential(vae.posterior.network, norm := torch.nn.BatchNorm1d(6))
+    norm.eval()
+    impute(vae, binary_images, binary_images < 0.5, num_samples=50)
+    assert vae.training
+    assert not norm.training
+    assert not norm.running_mean.any()
+
+
 def test_the_callers_random_stream_is_unmoved_and_a_seed_gives_the_same_again(gaussian):
     before = torch.get_rng_state()
     one, same, another = (impute(*gaussian, num_draws=3, seed=seed) for seed in (1, 1, 2))

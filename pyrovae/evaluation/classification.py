@@ -23,7 +23,7 @@ from pyrovae.programs.log_weights import Scores
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide, takes_pair, with_programs
 from pyrovae.programs.rows import Arguments
-from pyrovae.programs.running import at_means, run_pair
+from pyrovae.programs.running import AtMeans, at_means, run_pair
 from pyrovae.programs.sites import observed_sites
 from pyrovae.programs.structure import Structure
 
@@ -43,8 +43,10 @@ def class_probabilities(
     """Return the class probabilities of the pair's own classifier.
 
     The classifier is the guide's q(y | x), or the model's p(y | z) if the guide has no class. Other latents
-    that the classifier depends on are set to the guide's means: a PC-VAE's z, M1+M2's z1. Latents that all
-    data share, such as the weights of a Bayesian network, are drawn, and the probabilities are averaged.
+    that the classifier depends on are set to the guide's means: a PC-VAE's z, M1+M2's z1. A mean without a
+    closed form, such as that of a flow, is the average of 100 draws. Latents that all data share, such as
+    the weights of a Bayesian network, and those without a mean, such as Cauchy variables, are drawn, and
+    the probabilities are averaged.
 
     Args:
         pair: a pair whose programs are called as `model(x, y)` and `guide(x)`.
@@ -53,8 +55,9 @@ def class_probabilities(
         site: the name of the class's site. None means the categorical site that observes the classes in
             `model(x, y)`; in a pair without one, its only categorical latent.
         batch_size: the number of data that are classified at a time.
-        num_samples: the number of draws of latents that all data share. It is not used if there are none.
-        seed: the seed of these draws. The caller's random stream does not change.
+        num_samples: the number of draws of latents that all data share, or that have no mean. It is not
+            used if there are none.
+        seed: the seed of all draws. The caller's random stream does not change.
 
     Returns:
         Probabilities, `(N, C)`, on the CPU.
@@ -68,17 +71,21 @@ def class_probabilities(
     few = data.rows(slice(2)).to(device)
     name = site if site is not None else _class_site(pair, few.rows(slice(1)))
     found = Structure(pair, *few)
-    shared = [name for name in found.drawn if found[name].scope == "global"]
+    drawn = [name for name in found.drawn if found[name].scope == "global"]
     total: Any = 0.0
     with evaluating(pair), seeded(seed, device):
-        for _ in range(num_samples if shared else 1):
-            drawn = with_programs(pair, guide=_Drawn(shared)(pair.guide)) if shared else pair
+        centre = AtMeans()
+        poutine.trace(centre(pair.guide)).get_trace(*few.args, **few.kwargs)
+        drawn += [name for name in centre.drawn if name not in drawn]
+    with evaluating(pair), seeded(seed, device):
+        for _ in range(num_samples if drawn else 1):
+            drawing = with_programs(pair, guide=_Drawn(drawn)(pair.guide)) if drawn else pair
             parts = [
-                _probabilities(drawn, data.rows(rows).to(device), name)
+                _probabilities(drawing, data.rows(rows).to(device), name)
                 for rows in slices(len(x), batch_size)
             ]
             total = total + torch.cat(parts)
-    return (total / num_samples if shared else total).cpu()
+    return (total / num_samples if drawn else total).cpu()
 
 
 class _Drawn(Messenger):

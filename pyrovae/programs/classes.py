@@ -10,7 +10,7 @@ import torch
 from pyro.distributions import Categorical, OneHotCategorical
 from torch import Tensor
 
-from pyrovae.programs.distributions import base_of
+from pyrovae.programs.distributions import base_of, in_form_of
 from pyrovae.programs.pair import ModelAndGuide, Program, programs_of
 from pyrovae.programs.structure import Structure, structure
 
@@ -53,8 +53,10 @@ def class_site(
     kwargs = kwargs or {}
     if not takes_classes(model, kwargs):
         return None
-    y = torch.zeros(len(x), dtype=torch.long, device=x.device)
-    labelled, without = structure(model, x, y, **kwargs), structure(model, x, **kwargs).observed
+    unlabelled, y = structure(model, x, **kwargs), torch.zeros(len(x), dtype=torch.long, device=x.device)
+    for name in categorical_latents(unlabelled)[:1]:  # the program may read y, so it gets its own form
+        y = in_form_of(unlabelled.traces.model.nodes[name]["fn"], y)
+    labelled, without = structure(model, x, y, **kwargs), unlabelled.observed
     for name in labelled.observed:
         base = base_of(labelled.traces.model.nodes[name]["fn"])
         if name not in without and isinstance(base, Categorical | OneHotCategorical):

@@ -172,6 +172,72 @@ def test_classes_given_the_condition():
     torch.testing.assert_close(result.log_px.float(), log_px, atol=1e-5, rtol=0)
 
 
+class Completion(torch.nn.Module):
+    """Images of which c has a part, and -1 elsewhere, as in Pyro's tutorial on conditional VAEs.
+
+    The observed value is computed from both arguments, x[c == -1]. If `cut`, x holds these pixels alone.
+    """
+
+    def __init__(self, cut):
+        super().__init__()
+        self.cut = cut
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.prior, self.posterior = torch.nn.Linear(6, 4), torch.nn.Linear(6, 4)
+            self.decoder = torch.nn.Linear(2, 6)
+
+    def sample(self, h):
+        loc, scale = h.chunk(2, -1)
+        return pyro.sample("z", dist.Normal(loc, 0.5 + scale.sigmoid()).to_event(1))
+
+    def model(self, x, c):
+        with pyro.plate("data", len(x)):
+            logits = self.decoder(self.sample(self.prior(c)))
+            unknown = c == -1
+            logits = logits[..., 2:] if self.cut else logits[..., unknown[0]]
+            pixels = x if self.cut else x[unknown].view(len(x), -1)
+            pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=pixels)
+
+    def guide(self, x, c):
+        whole = torch.cat([c[:, :2], x], -1) if self.cut else torch.where(c == -1, x, c)
+        with pyro.plate("data", len(x)):
+            self.sample(self.posterior(whole))
+
+
+@pytest.mark.filterwarnings("ignore:k-hat")
+def test_a_value_computed_from_data_and_condition_is_scored_as_it_is():
+    x = torch.rand(30, 6, generator=torch.Generator().manual_seed(4)).round()
+    c = torch.cat([x[:, :2], torch.full((30, 4), -1.0)], -1)
+    found = marginal_likelihood(Completion(False), x, given={"c": c}, num_samples=50)
+    expected = marginal_likelihood(Completion(True), x[:, 2:], given={"c": c}, num_samples=50)
+    torch.testing.assert_close(found.log_px, expected.log_px)
+    diagram = plate_diagram(Completion(False), x, given={"c": c})
+    assert ("c", "z") in diagram.generative_edges
+
+
+def test_a_total_of_the_data_may_be_given():
+    """Counts with a given total n: x | n, z ~ Poisson(n softmax(z)) for a library size n."""
+
+    def model(x, total):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            rate = total * torch.cat([z, -z], -1).softmax(-1)
+            pyro.sample("x", dist.Poisson(rate).to_event(1), obs=x)
+
+    def guide(x, total):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+
+    x = torch.tensor([[3.0, 1.0], [0.0, 5.0], [2.0, 2.0]])
+    total = x.sum(-1, keepdim=True)
+    grid = torch.linspace(-8, 8, 4001)[:, None]  # quadrature over z
+    rate = total * torch.cat([grid, -grid], -1).softmax(-1)[:, None]
+    log_joint = dist.Poisson(rate).log_prob(x).sum(-1) + dist.Normal(0.0, 1.0).log_prob(grid)
+    expected = log_joint.logsumexp(0) + math.log(16 / 4000)
+    found = marginal_likelihood(Pair(model, guide), x, given={"total": total}, num_samples=4000, bounds=())
+    assert ((found.log_px - expected).abs() < 4.5 * found.std_error).all()
+
+
 EVALUATIONS = {
     "marginal_likelihood": marginal_likelihood,
     "prior_marginal_likelihood": prior_marginal_likelihood,

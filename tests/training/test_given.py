@@ -16,7 +16,7 @@ from training_helpers import frozen, same, train, without_seconds
 
 from pyrovae.data import binarise
 from pyrovae.errors import CheckpointError, InputError
-from pyrovae.objectives import ELBO, IWAE
+from pyrovae.objectives import ELBO, IWAE, SupervisedELBO
 from pyrovae.programs import Pair
 
 
@@ -94,6 +94,50 @@ def test_maximum_likelihood_finds_the_regression_on_the_condition():
     residual = (x - slope * c).square().mean()
     assert (pair.a * pair.b + pair.d).item() == pytest.approx(slope.item(), abs=0.01)
     assert (pair.b**2 + 0.25).item() == pytest.approx(residual.item(), abs=0.03)
+
+
+class ConditionalM2(nn.Module):
+    """y ~ Cat(softmax(c, 0)), x ~ N(2 y + c, 1), with q(y | x, c) of one parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.slope = nn.Parameter(torch.tensor(0.3))
+
+    def model(self, x, y=None, *, c):
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Categorical(logits=torch.cat([c, 0 * c], -1)), obs=y)
+            pyro.sample("x", dist.Normal(2.0 * y[..., None] + c, 1.0).to_event(1), obs=x)
+
+    def q(self, x, c):
+        return dist.Categorical(logits=self.slope * torch.cat([c - x, x - c], -1))
+
+    def guide(self, x, y=None, *, c):
+        if y is None:
+            with pyro.plate("data", len(x)):
+                pyro.sample("y", self.q(x, c), infer={"enumerate": "parallel"})
+
+
+def test_labelled_and_unlabelled_data_each_have_their_condition():
+    """The loss of SupervisedELBO, summed by hand: -log p(x, y) - alpha log q(y | x), or -ELBO."""
+    pair, x, c = ConditionalM2(), data(), conditions()
+    y = torch.where(torch.arange(N) % 3 == 0, 1, -1)
+    alpha = 2.0
+    history = train(
+        pair,
+        x,
+        y=y,
+        given={"c": c},
+        epochs=1,
+        batch_size=N,
+        optimizer=frozen,
+        objective=SupervisedELBO(alpha),
+    )
+    prior = torch.cat([c, 0 * c], -1).log_softmax(-1)
+    joint = prior + dist.Normal(torch.tensor([0.0, 2.0]) + c, 1.0).log_prob(x)
+    log_q = pair.q(x, c).logits.detach()
+    elbo = (log_q.exp() * (joint - log_q)).sum(-1)
+    expected = torch.where(y == 1, joint[:, 1] + alpha * log_q[:, 1], elbo).mean()
+    assert history["loss"] == pytest.approx([-expected.item()], abs=1e-5)
 
 
 class Pairs(Dataset):

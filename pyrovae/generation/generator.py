@@ -80,7 +80,7 @@ class Generator:
         count: int = 1,
     ) -> None:
         if x is not None:
-            check_data(x)
+            check_data(x, given=given)
         self.x, self.size = x, count if x is None else len(x)
         self.name, self.device = name_of_pair(pair), device_of(pair)
         found = given_of(pair, given, self.size)

@@ -290,7 +290,7 @@ def _name(transform: Transform | None) -> str:
 
 
 def _mask_of(x: Tensor, read: Arguments) -> Tensor | None:
-    mask = mask_of_elements(x, read.kwargs.get(OBSERVED))
+    mask = mask_of_elements(x, read.kwargs)
     return None if mask is None else mask.to(x.device)
 
 

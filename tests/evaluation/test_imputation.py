@@ -263,6 +263,7 @@ def test_the_values_of_missing_elements_do_not_matter(gaussian):
             )
 
 
+@pytest.mark.filterwarnings("ignore:k-hat is above")
 def test_modes_and_buffers_stay_as_they_are(make_vae, binary_images):
     vae = make_vae()
     vae.posterior.network = torch.nn.Sequential(vae.posterior.network, norm := torch.nn.BatchNorm1d(6))

@@ -8,6 +8,7 @@ import torch
 from torch.distributions import MultivariateNormal
 
 from pyrovae.errors import InputError
+from pyrovae.generation import latent_means, reconstruct
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.models import CVAE, PPCA, VAE, HierarchicalVAE
 from pyrovae.networks import MLP, Joined
@@ -170,3 +171,17 @@ def test_another_posterior_of_ppca_sees_filled_data(draw, make_ppca):
     observed = torch.tensor([[True, False, True, True, False]]).expand(3, -1)
     guide = pyro.poutine.trace(ppca.guide).get_trace(x, observed=observed)
     torch.testing.assert_close(guide.nodes["z"]["fn"].mean, ppca.posterior(x * observed).mean)
+
+
+def test_codes_and_images_of_data_with_gaps(make_vae, binary_images):
+    """Latent means are those of filled data, and a reconstruction is the image of these means."""
+    vae = make_vae()
+    observed = torch.rand(binary_images.shape) < 0.6
+    x, given = binary_images.where(observed, torch.nan), {"observed": observed}
+    with torch.no_grad():
+        mean = vae.posterior(binary_images * observed).mean
+        image = vae.likelihood(mean).mean
+    torch.testing.assert_close(latent_means(vae, x, given=given), mean)
+    torch.testing.assert_close(reconstruct(vae, x, given=given), image)
+    with pytest.raises(InputError, match="not finite"):
+        reconstruct(vae, x)

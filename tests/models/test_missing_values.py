@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal
 
+from pyrovae import fit
 from pyrovae.errors import InputError
 from pyrovae.generation import latent_means, reconstruct
 from pyrovae.likelihoods import Bernoulli
@@ -185,3 +186,18 @@ def test_codes_and_images_of_data_with_gaps(make_vae, binary_images):
     torch.testing.assert_close(reconstruct(vae, x, given=given), image)
     with pytest.raises(InputError, match="not finite"):
         reconstruct(vae, x)
+
+
+def test_starts_that_need_all_values_refuse_nan(make_vae, binary_images):
+    x = binary_images.clone()
+    x[3, 0, 0, 0] = torch.nan
+    observed = ~x.isnan()
+    likelihood = make_vae().likelihood
+    with pytest.raises(InputError, match=r"not finite.* use the complete data, x\[observed"):
+        likelihood.start_at_marginals(x)
+    likelihood.start_at_marginals(x[observed.flatten(1).all(1)])
+    ppca = PPCA((1, 4, 4), 2)
+    with pytest.raises(InputError, match=r"closed form needs all values.* given=\{\"observed\": mask\}"):
+        ppca.fit_closed_form(x)
+    ppca.posterior.requires_grad_(False)
+    fit(ppca, x, given={"observed": observed}, epochs=1, progress=False)

@@ -7,7 +7,8 @@
     guide
         z_n ~ q(z | x_n, c_n)       the posterior
 
-It is a model of log p(x | c). Nothing is assumed about c, which has no density.
+It is a model of log p(x | c). Nothing is assumed about c, which has no density. To complete images, let c
+hold their known pixels, and tell by `observed` which pixels are to be scored: the others.
 """
 
 from __future__ import annotations

@@ -144,9 +144,24 @@ def test_a_vae_of_binary_images(make_vae, binary_images):
     assert not result.khat[1:].isnan().any()
 
 
-@pytest.mark.parametrize("enumerate", [True, False])
-def test_m2_sums_over_classes(make_m2, binary_images, enumerate):
+class RowsOnly(torch.nn.Module):
+    """A network that takes no dimensions before the data's."""
+
+    out_shape = (1, 4, 4)
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, z, y):
+        return self.network(z.view(len(z), 1), y)
+
+
+@pytest.mark.parametrize(("enumerate", "rows"), [(True, False), (True, True), (False, False)])
+def test_m2_sums_over_classes(make_m2, binary_images, enumerate, rows):
     m2 = make_m2(latent_dim=1)
+    if rows:
+        m2.likelihood.network = RowsOnly(m2.likelihood.network)
     x = binary_images[:6].double()
     observed = torch.rand(x.shape) < 0.5
     result = impute(m2, x, observed, num_samples=1500, enumerate=enumerate)
@@ -424,7 +439,9 @@ def test_pyros_own_mask_serves_where_the_filler_has_a_density():
         ({"level": 1.0}, "level is 1.0; expected a probability between 0 and 1"),
         ({"num_draws": -1}, "num_draws is -1"),
         ({"num_samples": 0}, "num_samples"),
-        ({"given": {"observed": SEEN}}, "'observed', which is an argument of impute itself"),
+        ({"given": {"observed": SEEN}}, "'observed', an argument of impute itself"),
+        ({"given": [1]}, "given is a list; expected a mapping"),
+        ({"x": [[1.0, 2.0]]}, "the data are a list, not a tensor"),
         ({"x": torch.full((2, 2), torch.nan)}, "not finite .* where `observed` is true"),
     ],
 )

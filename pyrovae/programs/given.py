@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyrovae.data.checks import OBSERVED, check_data, holds_classes
+from pyrovae.data.checks import check_data, holds_classes
 from pyrovae.errors import InputError
 from pyrovae.programs.devices import device_of
 from pyrovae.programs.pair import ModelAndGuide, Program, with_programs
@@ -103,7 +103,7 @@ def with_given(
     Raises:
         InputError: the data are not usable, or for the reasons given at `given_of`.
     """
-    check_data(x, y, observed=(given or {}).get(OBSERVED))
+    check_data(x, y, given=given)
     found = given_of(pair, given, len(x), with_classes=y is not None)
     if y is not None and holds_classes(y):
         y = y.long()

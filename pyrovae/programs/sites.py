@@ -46,3 +46,14 @@ def observed_sites(trace: Trace) -> list[str]:
 def continuous_latents(trace: Trace) -> list[str]:
     """Return the names of the latents with floating-point values. Classes are whole numbers."""
     return [name for name in latent_sites(trace) if trace.nodes[name]["value"].is_floating_point()]
+
+
+def members_of(frame: Any, site: Mapping[str, Any]) -> int:
+    """Return the number of members of a plate in a run, from its frame at a site.
+
+    A plate without a size has as many members as the site's distribution has there.
+    """
+    if frame.size >= 0 or frame.dim is None:
+        return int(frame.size)
+    shape = site["fn"].batch_shape
+    return int(shape[frame.dim]) if len(shape) >= -frame.dim else 1

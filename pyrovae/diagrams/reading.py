@@ -26,8 +26,8 @@ def plate_diagram(
 ) -> PlateDiagram:
     """Run the model and the guide on the given arguments and read off the plate diagram.
 
-    The guide runs once and the model twice, in evaluation mode. Afterwards the modules' modes, the random state and Pyro's
-    parameter store are as before.
+    The guide runs once and the model twice, in evaluation mode. Afterwards the modules' modes, the random
+    state and Pyro's parameter store are as before.
 
     If the model observes an argument, or a value computed from it, the diagram shows that observed site.
     Any other argument that a program uses is a node of its own. A deterministic site is not a node:
@@ -38,9 +38,9 @@ def plate_diagram(
         *args: the arguments of the programs. If they are data and their classes, whole numbers `(N,)`, and
             some classes are -1 for unlabelled data, the programs run on the labelled data with their
             classes and on the unlabelled data without. Then the two diagrams are merged (`merge_diagrams`).
-        given: what is always given, by name, such as `{"c": c}`. Both programs get it by keyword. Each tensor
-            is a node, even if no distribution depends on it; tensors whose first size is N are cut with the
-            data.
+        given: what is always given, by name, such as `{"c": c}`. Both programs get it by keyword. Each
+            tensor is a node, even if no distribution depends on it. Tensors whose first size is N are cut
+            with the data.
         **kwargs: the keyword arguments of the programs.
 
     Returns:

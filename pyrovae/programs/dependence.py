@@ -14,8 +14,9 @@ q(z | x), and it takes the shape of a tensor for its value.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -32,7 +33,7 @@ from pyrovae.programs.distributions import base_of, name_of
 from pyrovae.programs.modes import nothing_moves
 from pyrovae.programs.origins import Origins, unpacked
 from pyrovae.programs.pair import Program
-from pyrovae.programs.sites import members_of
+from pyrovae.programs.sites import full_size_of, members_of
 from pyrovae.programs.values import changed
 
 Edge = tuple[str, str]
@@ -233,7 +234,8 @@ def _one_operation_at_a_time() -> Iterator[None]:
     try:
         for library in fused:
             library.enabled = False
-        with torch.compiler.set_stance("force_eager"):
+        # Without the compiler, which is slow to import, nothing is compiled.
+        with torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext():
             yield
     finally:
         for library, enabled in zip(fused, before, strict=True):
@@ -258,7 +260,7 @@ class _Contents(_Watcher):
         self.elements: dict[str, np.ndarray] = {}
         self.exact: dict[str, np.ndarray] = {}
         self.repeats: dict[str, str] = {}
-        self._in_order: dict[str, Tensor] = {}
+        self._in_order: dict[str, np.ndarray] = {}
 
     def labels_of(self, name: str, value: Tensor) -> Tensor:
         """Return a label of its own for each element."""
@@ -283,8 +285,8 @@ class _Contents(_Watcher):
         if len(unchanged) == len(order) > 0:
             for other, its in self._in_order.items():
                 if np.array_equal(order, its):
-                    variable = name if name in self.spans else other
-                    self.repeats[other if variable == name else name] = variable
+                    variable = name if name in self.spans else self.repeats.get(other, other)
+                    self.repeats |= dict.fromkeys({name, other} - {variable}, variable)
                     return
             self._in_order[name] = order
 
@@ -308,13 +310,16 @@ def _parts(found: _Contents) -> tuple[dict[Argument, list[str]], np.ndarray]:
         The sites of each part, none for a part that no site observes; and the number of the part of each
         element of the arguments.
     """
-    unchanged_somewhere = np.any([*found.exact.values()], axis=0) if found.exact else False
     variables = [name for name in found.elements if name not in found.repeats]
+    # A site that has an element unchanged is the closest to it, then one computed from the fewest elements.
+    distances = {name: np.where(found.exact[name], 0, found.elements[name].sum()) for name in variables}
+    nearest = np.full(found.total, found.total + 1)
+    for name in variables:
+        nearest = np.where(found.elements[name], np.minimum(nearest, distances[name]), nearest)
     codes = np.zeros(found.total, dtype=np.int64)
     stands: list[tuple[str, np.ndarray]] = []
     for name in variables:
-        # A site that has elements unchanged is closer to them than one that was computed from them.
-        own = found.exact[name] | (found.elements[name] & ~unchanged_somewhere)
+        own = found.elements[name] & (distances[name] == nearest)
         stands.append((name, own))
         codes = np.unique(2 * codes + own, return_inverse=True)[1].reshape(-1)
     stands_for: dict[Argument, list[str]] = {}
@@ -366,10 +371,7 @@ class _Recorder(_Watcher):
             name_of(msg["fn"]),
             parents | (others if observed else source),
             source if observed else frozenset(),
-            {
-                f.name: (size := members_of(f, msg), int(f.full_size or size))
-                for f in msg["cond_indep_stack"]
-            },
+            {f.name: (size := members_of(f, msg), full_size_of(f, size)) for f in msg["cond_indep_stack"]},
             isinstance(base_of(msg["fn"]), Unit),
         )
         self.sources.append(name)

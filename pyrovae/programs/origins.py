@@ -27,21 +27,21 @@ Label = int | Tensor
 
 # Operations that move elements unchanged from their tensors to a new place: what they do with values, they
 # do with labels. Those of `_SAME` leave each element in its place.
-_MOVES = frozenset(
-    "cat stack index index_select gather take flip roll repeat tril triu masked_select constant_pad_nd "
-    "index_put index_put_ _index_put_impl_ index_copy index_copy_ scatter scatter_ masked_scatter "
-    "masked_scatter_ slice_scatter select_scatter diag_embed _pack_padded_sequence _pad_packed_sequence".split()
-)
-_SAME = frozenset("clone _to_copy copy_ copy lift_fresh".split())
-_CHOOSING = frozenset(
-    "index indices mask condition lengths batch_sizes".split()
-)  # arguments that choose elements
+_MOVES = {
+    *("cat", "stack", "index", "index_select", "gather", "take", "masked_select", "flip", "roll", "repeat"),
+    *("tril", "triu", "diag_embed", "constant_pad_nd", "_pack_padded_sequence", "_pad_packed_sequence"),
+    *("index_put", "index_put_", "_index_put_impl_", "index_copy", "index_copy_", "scatter", "scatter_"),
+    *("masked_scatter", "masked_scatter_", "slice_scatter", "select_scatter"),
+}
+_SAME = {"clone", "_to_copy", "copy", "copy_", "fill_", "lift_fresh"}
+# Arguments that choose elements.
+_CHOOSING = {"index", "indices", "mask", "condition", "lengths", "batch_sizes"}
 # Operations that write over a tensor without reading it.
-_OVERWRITES = frozenset(
-    "copy_ copy fill_ fill zero_ zero normal_ uniform_ exponential_ cauchy_ log_normal_ geometric_ random_ "
-    "bernoulli_".split()
-)
-_PRODUCTS = frozenset("mm addmm bmm baddbmm".split())
+_OVERWRITES = {
+    *("copy", "copy_", "fill", "fill_", "zero", "zero_", "normal_", "uniform_", "bernoulli_", "random_"),
+    *("exponential_", "geometric_", "cauchy_", "log_normal_"),
+}
+_PRODUCTS = {"mm", "addmm", "bmm", "baddbmm"}
 _FROM_PYTHON = (torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor)
 _MOST_SETS = 4096  # where one operation makes more sets than this, all elements get their union
 
@@ -112,7 +112,8 @@ class Origins(TorchDispatchMode):
             return one if other in (0, one) else other if not one else self._merged(one, other)
         if isinstance(other, int) or isinstance(one, int):
             number, tensor = (one, other) if isinstance(one, int) else (other, one)
-            assert isinstance(tensor, Tensor) and isinstance(number, int)
+            assert isinstance(tensor, Tensor)
+            assert isinstance(number, int)
             if not number:
                 return tensor.expand(shape)
             found, where = tensor.unique(return_inverse=True)
@@ -142,6 +143,8 @@ class Origins(TorchDispatchMode):
             return label
         if width != tensor.element_size():  # the memory is read as numbers of another width
             return self.label_of(self.bits(label))
+        if not tensor.numel():
+            return 0
         label = label.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
         return int(label.flatten()[0]) if _is_constant(label) else label
 
@@ -153,6 +156,8 @@ class Origins(TorchDispatchMode):
         """Give a tensor's elements these labels, and so all tensors that share its memory."""
         if tensor.layout != torch.strided:
             self._of_sparse[tensor] = self.label_of(self.bits(label))
+            return
+        if not tensor.numel():
             return
         storage, width = tensor.untyped_storage(), tensor.element_size()
         size = storage.nbytes() // width
@@ -175,6 +180,10 @@ class Origins(TorchDispatchMode):
         self.put(tensor, self.joined([self.of(tensor), self.label_of(bits)], tensor.shape))
 
     # Operations
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:  # would import torch's compiler, which takes seconds
+        return False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -232,9 +241,8 @@ class _Operation:
 
     def _label(self, out: Tensor) -> Label:
         """Return the labels of a result."""
-        if self.origins.content_only and self.data:
-            if self.chosen:  # which elements are in the result depends on values, so all of them may be
-                return self._union()
+        if self.origins.content_only and self.data and self.chosen:
+            return self._union()  # values choose the elements, so any of them may be in the result
         reads = self.data + self.chosen
         labels = [label for _, _, label in reads]
         if self.name in _SAME:
@@ -254,10 +262,10 @@ class _Operation:
 
     def _union(self) -> int:
         reads = self.data if self.origins.content_only and self.data else self.data + self.chosen
-        label: int = self.origins.joined(
-            [self.origins.label_of(self.origins.bits(label)) for _, _, label in reads], ()
-        )
-        return label
+        bits = 0
+        for _, _, label in reads:
+            bits |= self.origins.bits(label)
+        return self.origins.label_of(bits)
 
     def _computed(self, label: Label) -> Any:
         """Return the labels of elements that were each computed from one element alone."""

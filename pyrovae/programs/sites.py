@@ -57,3 +57,11 @@ def members_of(frame: Any, site: Mapping[str, Any]) -> int:
         return int(frame.size)
     shape = site["fn"].batch_shape
     return int(shape[frame.dim]) if len(shape) >= -frame.dim else 1
+
+
+def full_size_of(frame: Any, members: int) -> int:
+    """Return the number of all members of a plate that has so many members in a run; see `members_of`.
+
+    It is larger if the program subsamples.
+    """
+    return members if frame.size < 0 else int(frame.full_size or members)

@@ -39,7 +39,14 @@ from pyrovae.programs.pair import (
 from pyrovae.programs.reparameterisation import is_marked_for_enumeration, is_reparameterised
 from pyrovae.programs.rows import Arguments
 from pyrovae.programs.running import traced
-from pyrovae.programs.sites import Role, continuous_latents, is_sample, members_of, role_of
+from pyrovae.programs.sites import (
+    Role,
+    continuous_latents,
+    full_size_of,
+    is_sample,
+    members_of,
+    role_of,
+)
 
 Scope = Literal["local", "nested", "global"]
 
@@ -196,7 +203,7 @@ class Structure:
                 plates at different dimensions could be the data's.
         """
         return {
-            name: Plate(name, size, int(frame.full_size or size), frame.dim, name in self._data_plates)
+            name: Plate(name, size, full_size_of(frame, size), frame.dim, name in self._data_plates)
             for name, (frame, size) in self._frames.items()
         }
 

@@ -136,11 +136,17 @@ COLUMNS = {
     ),
     "softmax": (lambda x, z, s: torch.stack([x, z], -1).softmax(0), [{X}, {Z}]),
     "picked": (lambda x, z, s: torch.cat([x, z], -1)[:, [0, 5]], [{X}, {Z}]),
-    "a table": (lambda x, z, s: F.embedding((torch.stack([x, z]) > 0.5).long(), torch.ones(2, 2)).sum((1, 3)).T, [{X}, {Z}]),
-    "a mask of one": (lambda x, z, s: torch.stack([x, z], -1).masked_fill(x.unsqueeze(-1) > 0.5, 0.0), [{X}, {X, Z}]),
+    "a table": (
+        lambda x, z, s: F.embedding((torch.stack([x, z]) > 0.5).long(), torch.ones(2, 2)).sum((1, 2, 3)),
+        [{X}, {Z}],
+    ),
+    "a mask of one": (
+        lambda x, z, s: torch.stack([x, z], -1).masked_fill(x.unsqueeze(-1) > 0.5, 0.0),
+        [{X}, {X, Z}],
+    ),
     "a backward RNN": (recurrent(nn.RNN(1, 2, batch_first=True)), [{X, Z}] * 4 + [{Z}] * 2),
     "a backward GRU": (recurrent(nn.GRU(1, 2, batch_first=True)), [{X, Z}] * 4 + [{Z}] * 2),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("function", "expected"), COLUMNS.values(), ids=COLUMNS)

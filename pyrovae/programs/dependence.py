@@ -351,25 +351,15 @@ class _Recorder(_Watcher):
 
     def look(self, msg: Any) -> int:
         """Record a site."""
-        name, observed, value = msg["name"], msg["is_observed"], msg["value"]
-        source = self._named(self.origins.sources(value))
-        if observed:
-            value = changed(torch.clone, value)
-            self.origins.put(value, 0)
-        # A latent is scored as it was drawn: a copy would miss the cache of flows that cannot be inverted.
-        parents = self._named(self._of_unmasked(msg["fn"].log_prob(value), msg["mask"]))
-        for weight in (msg["mask"], msg["scale"]):  # one of arguments says which data count, and how much
-            if isinstance(weight, Tensor):
-                parents |= {
-                    one for one in self._named(self.origins.sources(weight)) if isinstance(one, str)
-                }
+        name, observed = msg["name"], msg["is_observed"]
+        source = self._of_unmasked(msg["value"], msg["mask"], msg["fn"].event_dim)
         own = {part for part in source if name in self.stands_for.get(part, ())}
         # A value that was computed from other sites' data alone is another datum, which they do not cause.
         others = {part for part in source - own if own or not self.stands_for.get(part)}
         self.sites[name] = RecordedSite(
             observed,
             name_of(msg["fn"]),
-            parents | (others if observed else source),
+            self._parents(msg) | (others if observed else source),
             source if observed else frozenset(),
             {f.name: (size := members_of(f, msg), full_size_of(f, size)) for f in msg["cond_indep_stack"]},
             isinstance(base_of(msg["fn"]), Unit),
@@ -377,13 +367,26 @@ class _Recorder(_Watcher):
         self.sources.append(name)
         return self.origins.label_of(1 << len(self.sources) - 1)
 
-    def _of_unmasked(self, log_prob: Tensor, mask: Any) -> int:
-        """Return the sources of the log densities that count: not those of padding behind a sequence."""
-        label = self.origins.of(log_prob)
+    def _parents(self, msg: Any) -> frozenset[Any]:
+        """Return what a site's distribution was computed from."""
+        value, mask = msg["value"], msg["mask"]
+        if msg["is_observed"]:
+            value = changed(torch.clone, value)
+            self.origins.put(value, 0)
+        # A latent is scored as it was drawn: a copy would miss the cache of flows that cannot be inverted.
+        parents = self._of_unmasked(msg["fn"].log_prob(value), mask)
+        for weight in (mask, msg["scale"]):  # one of arguments says which data count, and how much
+            if isinstance(weight, Tensor):
+                parents |= {part for part in self._of_unmasked(weight) if isinstance(part, str)}
+        return parents
+
+    def _of_unmasked(self, tensor: Tensor, mask: Any = None, event_dim: int = 0) -> frozenset[Any]:
+        """Return the sources of the elements that count: not those of padding behind a sequence."""
+        label = self.origins.of(tensor)
         if isinstance(label, Tensor) and isinstance(mask, Tensor) and mask.any():
-            label, mask = torch.broadcast_tensors(label, mask)
+            label, mask = torch.broadcast_tensors(label, mask.reshape(*mask.shape, *[1] * event_dim))
             label = label[mask]
-        return self.origins.bits(label)
+        return self._named(self.origins.bits(label))
 
     def _named(self, bits: int) -> frozenset[Any]:
         return frozenset(self.sources[k] for k in np.flatnonzero(unpacked(bits, len(self.sources))))

@@ -42,6 +42,11 @@ _OVERWRITES = {
     *("exponential_", "geometric_", "cauchy_", "log_normal_"),
 }
 _PRODUCTS = {"mm", "addmm", "bmm", "baddbmm"}
+# Functions that take numbers as sizes alone.
+_SIZED = {
+    *(torch.zeros, torch.ones, torch.empty, torch.rand, torch.randn, torch.eye, Tensor.new_zeros),
+    *(Tensor.new_ones, Tensor.new_empty, Tensor.view, Tensor.reshape, Tensor.expand, torch.reshape),
+}
 _FROM_PYTHON = (torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor)
 _MOST_SETS = 4096  # where one operation makes more sets than this, all elements get their union
 
@@ -260,10 +265,10 @@ class _Operation:
             return self._of_product(out)
         return self._along_dim(out) if len(reads) == 1 else self._union()
 
-    def _union(self) -> int:
-        reads = self.data if self.origins.content_only and self.data else self.data + self.chosen
+    def _union(self, reads: Sequence[Any] = ()) -> int:
+        content = self.data if self.origins.content_only and self.data else self.data + self.chosen
         bits = 0
-        for _, _, label in reads:
+        for _, _, label in reads or content:
             bits |= self.origins.bits(label)
         return self.origins.label_of(bits)
 
@@ -290,7 +295,12 @@ class _Operation:
 
         changed = {part.name: change(part.name, value) for part, value in self.named}
         by_position = [changed.pop(part.name) for part, _ in self.named[: len(self.args)]]
-        moved, *_ = tree_leaves(self.func(*by_position, **changed))
+        try:
+            moved, *_ = tree_leaves(self.func(*by_position, **changed))
+        except RuntimeError:  # the operation does not take whole numbers
+            return self._union()
+        if moved.shape != out.shape:  # a further result, such as the sizes of packed steps
+            return self._union(self.chosen)
         chosen = [self._spread(self._computed(label), out) for _, _, label in self.chosen]
         return self.origins.joined([moved, *chosen], out.shape)
 
@@ -345,7 +355,7 @@ class _Functions(TorchFunctionMode):
         kwargs, origins = kwargs or {}, self.origins
         origins.numbers_read = 0
         result = func(*args, **kwargs)
-        bits = origins.numbers_read
+        bits = 0 if func in _SIZED else origins.numbers_read
         if func in _FROM_PYTHON:
             for value in tree_leaves([args[func is Tensor.new_tensor :], kwargs]):
                 bits |= origins.sources(value) if isinstance(value, Tensor) else 0

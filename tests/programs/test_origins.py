@@ -41,6 +41,7 @@ SHAPES = {
     "randint_like": lambda x, z, s: torch.randint_like(x, 3),
     "empty_like": lambda x, z, s: torch.empty_like(x).fill_(1.0),
     "ones of a shape": lambda x, z, s: torch.ones(x.shape) * x.size(0) * z.numel(),
+    "sizes": lambda x, z, s: torch.zeros(s.long() + 1, 2) + x.new_ones(s.long() + 1, 2),
     "eye": lambda x, z, s: torch.eye(len(x), dtype=x.dtype, device=x.device),
     "zero_": lambda x, z, s: x.clone().zero_(),
     "normal_": lambda x, z, s: (x + z).normal_(),

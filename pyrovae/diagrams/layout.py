@@ -16,7 +16,7 @@ import numpy as np
 from pyrovae.diagrams.diagram import Edge, Node, PlateDiagram
 
 Point = tuple[float, float]
-Curve = np.ndarray[Any, Any]  # points (P, 2)
+Points = np.ndarray[Any, Any]  # (..., 2)
 
 # Lengths are in the units of the drawing.
 RADIUS, MARGIN, _PAD, _CAPTION, _ARROW = 0.36, 0.25, 0.3, 0.22, 0.75
@@ -272,7 +272,7 @@ def _arrows(diagram: PlateDiagram, centres: dict[str, Point]) -> tuple[list[Arro
     """
     arrows: list[Arrow] = []
     faults = 0
-    curves: list[Curve] = []
+    curves = np.empty((0, 41, 2))
     for edges in (diagram.generative_edges, diagram.factor_edges, diagram.inference_edges):
         for start, end in diagram.in_order(edges):
             taken = any({start, end} == {other.start, other.end} for other in arrows)
@@ -283,7 +283,7 @@ def _arrows(diagram: PlateDiagram, centres: dict[str, Point]) -> tuple[list[Arro
             factor = edges is diagram.factor_edges
             dashed = diagram.nodes[end].origin == "guide" if factor else edges is diagram.inference_edges
             arrows.append(Arrow(start, end, bend, dashed, head=not factor))
-            curves.append(curve)
+            curves = np.append(curves, curve[None], axis=0)
     return arrows, faults
 
 
@@ -292,8 +292,8 @@ def _clearest(
     ends: Edge,
     bends: list[float],
     centres: dict[str, Point],
-    others: list[Curve],
-) -> tuple[bool, float, Curve]:
+    others: Points,
+) -> tuple[bool, float, Points]:
     """Choose the first bend of an arrow that keeps clear of nodes and of other arrows, else the best one.
 
     Returns:
@@ -302,11 +302,11 @@ def _clearest(
     nodes = [name for name in diagram.nodes if name not in ends]
     places = np.array([centres[name] for name in nodes]).reshape(-1, 2)
     reach = np.array([_reach(diagram.nodes[name]) for name in nodes])
-    found: list[tuple[tuple[int, float], float, Curve]] = []
+    found: list[tuple[tuple[int, float], float, Points]] = []
     for bend in bends:
         curve = np.array(arc(centres[ends[0]], centres[ends[1]], bend))
         touched = int((_distances(places, curve).min(1, initial=math.inf) < reach).sum())
-        along = max((_overlap(curve, other) for other in others), default=0.0)
+        along = _overlap(curve, others)
         found.append(((touched, along if along > _ALONG else 0.0), bend, curve))
         if found[-1][0] == (0, 0.0):
             break
@@ -314,19 +314,24 @@ def _clearest(
     return cost != (0, 0.0), bend, curve
 
 
-def _overlap(one: Curve, other: Curve) -> float:
-    """Return the share of one arrow that lies on the other, for the arrow of which it is the larger."""
-    near = _distances(one, other) < _NEAR
-    shares = []
-    for curve, covered in ((one, near.any(1)), (other, near.any(0))):
-        visible = np.all([np.hypot(*(curve - end).T) > RADIUS for end in (curve[0], curve[-1])], axis=0)
-        shares.append(covered[visible].mean() if visible.any() else 0.0)
-    return float(max(shares))
+def _overlap(one: Points, others: Points) -> float:
+    """Return the largest share of an arrow that lies on another, or of another that lies on it.
+
+    Only the points outside of the nodes at its ends count.
+    """
+    near = _distances(one, others) < _NEAR  # (P, O, P)
+    shares = [0.0]
+    for curves, covered in ((one[None], near.any(2).T), (others, near.any(0))):
+        ends = curves[:, [0, -1], None]
+        visible = (np.linalg.norm(curves[:, None] - ends, axis=-1) > RADIUS).all(1)
+        shares += ((covered & visible).sum(-1) / np.maximum(visible.sum(-1), 1)).tolist()
+    return max(shares)
 
 
-def _distances(points: Curve, curve: Curve) -> Curve:
-    """Return the distances of points from the points of a curve, a row for each point."""
-    return np.hypot(*(points[:, None] - curve[None]).transpose(2, 0, 1))
+def _distances(points: Points, others: Points) -> Points:
+    """Return the distance of each point from each of the others."""
+    x, y = (points[..., i].reshape(-1, *[1] * (others.ndim - 1)) - others[..., i] for i in (0, 1))
+    return np.hypot(x, y)
 
 
 def _outward(start: str, end: str, bend: float, centres: dict[str, Point]) -> float:

@@ -195,8 +195,22 @@ class Origins(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        _Operation(self, func, args, kwargs).note(result)
+        if self._has_label((*args, *kwargs.values())):
+            _Operation(self, func, args, kwargs).note(result)
         return result
+
+    def _has_label(self, values: Sequence[Any]) -> bool:
+        """Whether any tensor among the values has a label, a quick look before the long one."""
+        for value in values:
+            if isinstance(value, Tensor):
+                if value.layout != torch.strided:
+                    return True
+                label = self._kept.get(value.untyped_storage()._cdata, _UNKNOWN)[2]
+                if not isinstance(label, int) or label:
+                    return True
+            elif isinstance(value, list | tuple) and self._has_label(value):
+                return True
+        return False
 
 
 class _Operation:

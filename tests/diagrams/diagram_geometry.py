@@ -7,15 +7,20 @@ import math
 import numpy as np
 
 from pyrovae.diagrams import PlateDiagram
-from pyrovae.diagrams.layout import RADIUS, arc, lay_out
+from pyrovae.diagrams.layout import RADIUS, Layout, arc, lay_out
 
 LINE = 0.05  # arrows that are closer than this cannot be told apart
 
 
-def pierced_nodes(diagram: PlateDiagram) -> list[tuple[str, str, str]]:
-    """Return each arrow that touches a node between its ends, with that node."""
+def faults(diagram: PlateDiagram) -> list[tuple[str, ...]]:
+    """Return arrows that touch a node between their ends, and pairs of which one hides the other."""
     layout = lay_out(diagram)
-    found = []
+    return [*pierced_nodes(diagram, layout), *hidden_arrows(layout)]
+
+
+def pierced_nodes(diagram: PlateDiagram, layout: Layout) -> list[tuple[str, ...]]:
+    """Return each arrow that touches a node between its ends, with that node."""
+    found: list[tuple[str, ...]] = []
     for arrow in layout.arrows:
         points = arc(layout.centres[arrow.start], layout.centres[arrow.end], arrow.bend)
         for name, centre in layout.centres.items():
@@ -25,16 +30,15 @@ def pierced_nodes(diagram: PlateDiagram) -> list[tuple[str, str, str]]:
     return found
 
 
-def hidden_arrows(diagram: PlateDiagram) -> list[tuple[str, str, str, str]]:
+def hidden_arrows(layout: Layout) -> list[tuple[str, ...]]:
     """Return the pairs of arrows of which one runs along the other for more than a third of its way."""
-    layout = lay_out(diagram)
     visible = []
     for arrow in layout.arrows:
         ends = layout.centres[arrow.start], layout.centres[arrow.end]
         points = np.array(arc(*ends, arrow.bend))
         far = [np.hypot(*(points - end).T) > RADIUS for end in ends]
         visible.append((arrow, points, points[far[0] & far[1]]))
-    found = []
+    found: list[tuple[str, ...]] = []
     for one, _, shown in visible:
         for other, curve, _ in visible:
             if one is not other and len(shown) and covered(shown, curve) > 1 / 3:

@@ -245,13 +245,13 @@ def sir_epidemic():
         tau = pyro.sample("tau", dist.LogNormal(1.0, 0.2))
         R0 = pyro.sample("R0", dist.LogNormal(0.0, 1.0))
         rho = pyro.sample("rho", dist.Uniform(0.0, 1.0))
-        S, I = torch.tensor(20.0), torch.tensor(2.0)
+        well, ill = torch.tensor(20.0), torch.tensor(2.0)
         for t, datum in enumerate(data):
             infected = pyro.sample(
-                f"S2I_{t}", dist.Binomial(S, (-R0 / tau * I / 22).exp().clamp(0.01, 0.99))
+                f"S2I_{t}", dist.Binomial(well, (-R0 / tau * ill / 22).exp().clamp(0.01, 0.99))
             )
-            recovered = pyro.sample(f"I2R_{t}", dist.Binomial(I, 1 / (1 + tau)))
-            S, I = (S - infected).clamp(min=0), (I + infected - recovered).clamp(min=0)
+            recovered = pyro.sample(f"I2R_{t}", dist.Binomial(ill, 1 / (1 + tau)))
+            well, ill = (well - infected).clamp(min=0), (ill + infected - recovered).clamp(min=0)
             pyro.sample(f"obs_{t}", dist.ExtendedBinomial(infected, rho), obs=datum)
 
     return model

@@ -140,7 +140,7 @@ def test_a_backward_recurrent_guide_sees_the_present_and_the_future(layer: type[
 
 
 def test_padding_behind_a_sequence_adds_no_arrow() -> None:
-    """Sequences of several lengths, each reversed by itself: what a masked step is given, counts nothing."""
+    """Sequences of several lengths, each reversed by itself: a masked step counts nothing."""
     rnn = nn.GRUCell(1, 3)
 
     def reversed_in_place(x: Tensor, lengths: Tensor) -> Tensor:

@@ -1,11 +1,13 @@
-"""Diagrams of programs with the structure of Pyro's examples, against the known graphs and Pyro's relations."""
+"""Diagrams of programs with the structure of Pyro's examples, against their graphs and Pyro's relations."""
+
+import re
 
 import pyro
 import pyro_autoencoders
 import pyro_regressions
 import pyro_sequences
 import pytest
-from diagram_geometry import hidden_arrows, pierced_nodes
+from diagram_geometry import faults
 from pyro.infer.inspect import get_model_relations
 from pyro_programs import EXAMPLES, Arrows, arrows
 
@@ -115,5 +117,29 @@ def test_it_differs_from_pyros_relations_only_as_explained(
 def test_no_arrow_goes_through_a_node_and_none_hides_another(
     name: str, diagrams: dict[str, PlateDiagram]
 ) -> None:
-    assert pierced_nodes(diagrams[name]) == []
-    assert hidden_arrows(diagrams[name]) == []
+    assert faults(diagrams[name]) == []
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_texts_have_the_same_arrows(name: str, diagrams: dict[str, PlateDiagram]) -> None:
+    found = diagrams[name]
+    directed = found.generative_edges | found.inference_edges
+    dot, tikz = found.to_dot(), found.to_tikz()
+    written = re.findall(r'"(.+?)" -> "(.+?)"(.*);', dot)
+    assert sorted((a, b) for a, b, style in written if "dir=none" not in style) == sorted(
+        [*found.generative_edges, *found.inference_edges]
+    )
+    assert {frozenset((a, b)) for a, b, s in written if "dir=none" in s} == set(
+        map(frozenset, found.factor_edges)
+    )
+    dashed = {(a, b) for a, b, style in written if "style=dashed" in style and "dir=none" not in style}
+    assert dashed == found.inference_edges
+    drawn = re.findall(r"\\draw\[(\w*)\] \((.+?)\) to\[.*?\] \((.+?)\);", tikz)
+    ids = {f"node {i}": name for i, name in enumerate(found.nodes)}
+    ends = [(kind, ids.get(a, a), ids.get(b, b)) for kind, a, b in drawn]
+    assert sorted(end for end in ends if end[0] in ("generative", "inference")) == sorted(
+        [("generative", *edge) for edge in found.generative_edges]
+        + [("inference", *edge) for edge in found.inference_edges]
+    )
+    assert len(ends) == len(found.generative_edges) + len(found.inference_edges) + len(found.factor_edges)
+    assert directed <= {(a, b) for _, a, b in ends}

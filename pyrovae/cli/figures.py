@@ -40,7 +40,8 @@ def sample(
     from pyrovae import generation, plots
 
     opened = own.open(run)
-    draw(opened, plots.samples(generation.sample_images(opened.pair, count, seed)), "samples")
+    images = generation.only_site(generation.sample_images(opened.pair, count, seed))
+    draw(opened, plots.samples(images), "samples")
 
 
 def reconstruct(
@@ -77,7 +78,7 @@ def interpolate(
 
     opened = own.open(run)
     x = _test_images(opened, 2 * count)
-    lines = generation.interpolate(opened.pair, x[::2], x[1::2], steps, site)
+    lines = generation.only_site(generation.interpolate(opened.pair, x[::2], x[1::2], steps, site))
     draw(opened, plots.interpolations(lines, class_jumps=_class_jumps(opened, site)), "interpolation", site)
 
 
@@ -103,7 +104,7 @@ def interpolation_grid(
 
     opened = own.open(run)
     corners = _test_images(opened, 4, first)
-    images = generation.interpolate_grid(opened.pair, corners, steps, site)
+    images = generation.only_site(generation.interpolate_grid(opened.pair, corners, steps, site))
     figure = plots.interpolation_grid(images, _class_jumps(opened, site))
     draw(opened, figure, "interpolation_grid", site)
 
@@ -127,7 +128,7 @@ def manifold(
     from pyrovae.generation import prior_site
 
     opened = own.open(run)
-    images = generation.manifold(opened.pair, steps, label, site)
+    images = generation.only_site(generation.manifold(opened.pair, steps, label, site))
     name = None if label is None else opened.class_names[label]
     draw(opened, plots.manifold(images, prior_site(opened.pair, site), name), "manifold", site)
 
@@ -160,9 +161,9 @@ def traverse(
     x = opened.presentation.encoded(original)
     shown = most_active_dimensions(latent_means(pair, _encoded(opened, 1000), name), dimensions)
     figure = plots.traversals(
-        generation.traverse(pair, x[0], shown, site=name),
+        generation.only_site(generation.traverse(pair, x[0], shown, site=name)),
         original[0],
-        generation.reconstruct(pair, x)[0],
+        generation.only_site(generation.reconstruct(pair, x))[0],
         _dimension_names(name, shown),
         generation.LEVELS,
     )
@@ -190,7 +191,7 @@ def class_samples(
     from pyrovae import generation, plots
 
     opened = own.open(run)
-    images = generation.class_samples(opened.pair, count, candidates, seed)
+    images = generation.only_site(generation.class_samples(opened.pair, count, candidates, seed))
     draw(opened, plots.class_samples(images, opened.class_names), "class_samples")
 
 
@@ -209,7 +210,7 @@ def analogies(
 
     opened = own.open(run)
     x = _originals(opened, count)
-    images = generation.analogies(opened.pair, opened.presentation.encoded(x))
+    images = generation.only_site(generation.analogies(opened.pair, opened.presentation.encoded(x)))
     draw(opened, plots.analogies(x, images, opened.class_names), "analogies")
 
 
@@ -368,7 +369,7 @@ def overview(run: RunFolder, /, *, own: Own = NONE_OWN) -> None:
     page = plots.overview(
         diagram_of(opened),
         opened.history,
-        generation.sample_images(opened.pair, 50),
+        generation.only_site(generation.sample_images(opened.pair, 50)),
         _reconstructions(opened, min(10, len(opened.images.x_test))),
         title,
     )
@@ -461,4 +462,5 @@ def _reconstructions(run: Run, count: int) -> tuple[Tensor, Tensor, Tensor | Non
 
     x = _test_images(run, count)
     original = run.images.x_test[:count] if run.presentation.changes_pixels else None
-    return run.presentation.shown(x), generation.reconstruct(run.pair, x), original
+    images = generation.only_site(generation.reconstruct(run.pair, x))
+    return run.presentation.shown(x), images, original

@@ -40,7 +40,7 @@ def calls_for(
     if not isinstance(x, Tensor) or x.dim() == 0:
         return [call]
     check_classes(y, len(x))
-    labelled = y != UNLABELLED
+    labelled = (y != UNLABELLED).cpu()  # such a mask cuts tensors on any device
     without = {name: value for name, value in call.kwargs.items() if name != classes}
     unlabelled = Arguments(args if classes in kwargs else args[:-1], without)
     calls = [call.rows(labelled)] if labelled.any() else []

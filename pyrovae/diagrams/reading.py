@@ -8,6 +8,7 @@ labelled and on the unlabelled data, and the two diagrams are merged.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -16,7 +17,7 @@ from pyrovae.diagrams.calls import calls_for
 from pyrovae.diagrams.diagram import Node, PlateDiagram
 from pyrovae.diagrams.merging import merge_diagrams
 from pyrovae.programs.dependence import RecordedSite as Site
-from pyrovae.programs.dependence import Recording, edges_of, record
+from pyrovae.programs.dependence import Recording, edges_of, record, without_effect
 from pyrovae.programs.pair import ModelAndGuide, Program, check_pair_or_program, programs_of
 from pyrovae.programs.rows import Arguments
 
@@ -83,6 +84,10 @@ def _assemble(found: Recording, given: Collection[str]) -> PlateDiagram:
     generative, inference = edges_of(model, stands_for), edges_of(guide, stands_for)
     factors = frozenset(edge for edge in generative | inference if sites[edge[1]].factor)
     nodes = {name: _node(name, site, in_model=name in model) for name, site in sites.items()}
+    if found.runs[1:]:
+        alone = [name for name in model if name not in guide and nodes[name].status == "latent"]
+        for name in without_effect(alone, generative):
+            nodes[name] = replace(nodes[name], status="predicted")
     for argument, names in stands_for.items():
         if names[0] not in nodes:
             children = [sites[child] for parent, child in generative | inference if parent in names]

@@ -15,6 +15,7 @@ _HEAD = r"""\documentclass[tikz, border=4pt]{standalone}
 \begin{document}
 \begin{tikzpicture}[
   latent/.style={circle, draw, minimum size=10mm, inner sep=1pt, align=center},
+  predicted/.style={latent},
   partly/.style={latent, path picture={
     \fill[black!18] (path picture bounding box.south west) rectangle (path picture bounding box.north);}},
   observed/.style={latent, fill=black!18},

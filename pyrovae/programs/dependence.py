@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
@@ -129,6 +129,20 @@ def edges_of(run: Run, stands_for: Mapping[Argument, list[str]]) -> frozenset[Ed
         for end in ([parent] if isinstance(parent, str) else stands_for.get(parent, ()))
         if end != name
     )
+
+
+def without_effect(names: Sequence[str], edges: Collection[Edge]) -> list[str]:
+    """Return those of some sites, in order, on which no other site depends than others of them.
+
+    Args:
+        names: the names of the sites, parents before children.
+        edges: the edges of the program.
+    """
+    found: list[str] = []
+    for name in reversed(names):
+        if not {child for parent, child in edges if parent == name} - {*found}:
+            found.append(name)
+    return found[::-1]
 
 
 def positional_names(program: Program, count: int) -> list[str]:

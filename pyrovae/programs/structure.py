@@ -26,7 +26,7 @@ from torch import Tensor
 
 from pyrovae.errors import InputError
 from pyrovae.programs.densities import log_prob_per_datum, trace_log_probs
-from pyrovae.programs.dependence import Edge, Recording, edges_of, record
+from pyrovae.programs.dependence import Edge, Recording, edges_of, record, without_effect
 from pyrovae.programs.distributions import name_of
 from pyrovae.programs.modes import nothing_moves
 from pyrovae.programs.pair import (
@@ -342,11 +342,7 @@ class Structure:
 
         Such is the y of `pyro.sample("y", ..., obs=y)` in a call without y. It is a prediction.
         """
-        found: list[str] = []
-        for name in reversed(self.model_only):
-            if not self.children(name) - {*found}:
-                found.append(name)
-        return tuple(reversed(found))
+        return tuple(without_effect(self.model_only, self.generative_edges) if self.model_only else ())
 
     @property
     def auxiliary(self) -> tuple[str, ...]:

@@ -391,3 +391,23 @@ def test_families_of_distributions(family) -> None:
 
     x = family(torch.zeros(3, 5)).sample()
     assert of_model(plate_diagram(model, x).generative_edges) == {"a -> b", "a -> x", "b -> x"}
+
+
+def test_a_value_to_predict_is_no_latent_of_the_picture() -> None:
+    def model(x: Tensor, y: Tensor | None = None) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+            y = pyro.sample("y", dist.Normal(z, 1.0), obs=y)
+            pyro.sample("note", dist.Normal(y, 1.0))
+
+    def guide(x: Tensor, y: Tensor | None = None) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x, 1.0))
+
+    found = plate_diagram(Pair(model, guide), x := torch.rand(4))
+    assert statuses(found) == {"z": "latent", "x": "observed", "y": "predicted", "note": "predicted"}
+    assert "predicted y ~ Normal" in str(found)
+    found.draw()
+    assert statuses(plate_diagram(Pair(model, guide), x, x))["y"] == "observed"
+    assert statuses(plate_diagram(model, x))["y"] == "latent"  # a model without a guide

@@ -24,10 +24,10 @@ class Node:
 
     Attributes:
         name: the name of the site or the argument.
-        status: "latent"; "predicted", if it has no given value, the guide lacks it, and no other site depends
-            on it; "observed", if the value of every datum is given; "partly", if only some data have
-            a given value, which no single run shows; "factor", if the node is not a variable but multiplies
-            the density: a `pyro.factor`, or a second density of the same data.
+        status: "latent"; "predicted", if its value is not given, the guide lacks it, and no other site
+            depends on it; "observed", if the value of every datum is given; "partly", if only some data
+            have a given value, which no single run shows; "factor", if the node is not a variable but
+            multiplies the density: a `pyro.factor`, or a second density of the same data.
         distribution: the class of the distribution; empty for arguments and `pyro.factor`.
         plates: the names of the plates around the node, outermost first.
         origin: "model" for a site of the model, "guide" for a site that only the guide has, "argument" for

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from pyrovae.programs.distributions import base_of, name_of
 from pyrovae.programs.modes import nothing_moves
-from pyrovae.programs.origins import Origins, unpacked
+from pyrovae.programs.origins import Label, Origins, unpacked
 from pyrovae.programs.pair import Program
 from pyrovae.programs.sites import full_size_of, members_of
 from pyrovae.programs.values import changed
@@ -196,7 +196,7 @@ class _Watcher(Messenger):
         super().__init__()
         self.origins, self.subsamples = origins, subsamples
 
-    def labels_of(self, name: str, value: Tensor) -> Any:
+    def labels_of(self, name: str, value: Tensor) -> Label:
         """Return the labels that an argument has."""
         raise NotImplementedError
 
@@ -289,14 +289,13 @@ class _Contents(_Watcher):
 
     def _note(self, name: str, label: Any, shape: torch.Size) -> None:
         order = torch.as_tensor(label).expand(shape).flatten().cpu().numpy()
-        unchanged, beyond = order[(order > 0) & (order <= self.total)], order[order > self.total]
-        self.exact[name] = exact = np.zeros(self.total, dtype=bool)
-        exact[unchanged - 1] = True
-        self.elements[name] = elements = exact.copy()
-        elements[beyond[beyond <= 2 * self.total] - self.total - 1] = True
-        for one in np.unique(beyond[beyond > 2 * self.total]).tolist():
-            elements |= self._of_one_argument(name, unpacked(self.origins.bits(one), self.total))
-        if len(unchanged) == len(order) > 0:
+        there = np.zeros(order.max(initial=2 * self.total) + 1, dtype=bool)
+        there[order] = True
+        self.exact[name] = exact = there[1 : self.total + 1]
+        self.elements[name] = elements = exact | there[self.total + 1 : 2 * self.total + 1]
+        for one in np.flatnonzero(there[2 * self.total + 1 :]) + 2 * self.total + 1:
+            elements |= self._of_one_argument(name, unpacked(self.origins.bits(int(one)), self.total))
+        if len(order) and order.min() > 0 and order.max() <= self.total:
             for other, its in self._in_order.items():
                 if np.array_equal(order, its):
                     variable = name if name in self.spans else self.repeats.get(other, other)
@@ -317,51 +316,67 @@ class _Contents(_Watcher):
         return kept
 
 
-def _parts(found: _Contents) -> tuple[dict[Argument, list[str]], np.ndarray]:
+def _parts(found: _Contents) -> tuple[dict[Argument, list[str]], dict[str, Any]]:
     """Split the arguments into parts whose elements are the values of the same sites.
 
     Returns:
-        The sites of each part, none for a part that no site observes; and the number of the part of each
-        element of the arguments.
+        The sites of each part, none for a part that no site observes; and for each argument the number of
+        the part of each element, or of all.
     """
-    variables = [name for name in found.elements if name not in found.repeats]
-    # A site that has an element unchanged is the closest to it, then one computed from the fewest elements.
-    distances = {name: np.where(found.exact[name], 0, found.elements[name].sum()) for name in variables}
-    nearest = np.full(found.total, found.total + 1)
-    for name in variables:
-        nearest = np.where(found.elements[name], np.minimum(nearest, distances[name]), nearest)
-    codes = np.zeros(found.total, dtype=np.int64)
-    stands: list[tuple[str, np.ndarray]] = []
-    for name in variables:
-        own = found.elements[name] & (distances[name] == nearest)
-        stands.append((name, own))
-        codes = np.unique(2 * codes + own, return_inverse=True)[1].reshape(-1)
+    owned = _owned(found)
     stands_for: dict[Argument, list[str]] = {}
-    numbers = np.zeros(found.total, dtype=np.int64)
+    numbers: dict[str, Any] = {}
     for argument, span in found.spans.items():
-        kinds, first, which = np.unique(codes[span], return_index=True, return_inverse=True)
-        numbers[span] = len(stands_for) + which.reshape(-1)
-        for part, _ in enumerate(kinds):
-            element = span.start + first[part]
-            stands_for[Argument(argument, part)] = [name for name, own in stands if own[element]]
+        of_all = [name for name, own in owned.items() if own[span].all()]
+        of_some = {n: own[span] for n, own in owned.items() if n not in of_all and own[span].any()}
+        numbers[argument], first = len(stands_for), np.zeros(1, dtype=np.int64)
+        if of_some:
+            codes = np.zeros(span.stop - span.start, dtype=np.int64)
+            for own in of_some.values():
+                codes = np.unique(2 * codes + own, return_inverse=True)[1].reshape(-1)
+            _, first, which = np.unique(codes, return_index=True, return_inverse=True)
+            numbers[argument] += which.reshape(-1)
+        for part, place in enumerate(first):
+            holders = [name for name, own in of_some.items() if own[place]]
+            stands_for[Argument(argument, part)] = [n for n in owned if n in of_all or n in holders]
     return stands_for, numbers
+
+
+def _owned(found: _Contents) -> dict[str, np.ndarray]:
+    """Return which elements of the arguments each site stands for.
+
+    The sites of an element are those that have it unchanged, else those that were computed from the fewest
+    elements.
+    """
+    counts = {name: int(of.sum()) for name, of in found.elements.items() if name not in found.repeats}
+    owned = {name: found.exact[name] for name in counts}
+    taken = np.logical_or.reduce([np.zeros(found.total, dtype=bool), *owned.values()])
+    for count in sorted(set(counts.values())):
+        near = [name for name in counts if counts[name] == count]
+        for name in near:
+            owned[name] = owned[name] | (found.elements[name] & ~taken)
+        for name in near:
+            taken = taken | found.elements[name]
+    return owned
 
 
 class _Recorder(_Watcher):
     """Records each sample site, and the sites and parts of arguments that its distribution came from."""
 
     def __init__(
-        self, contents: _Contents, stands_for: Mapping[Argument, list[str]], numbers: np.ndarray
+        self, contents: _Contents, stands_for: Mapping[Argument, list[str]], numbers: Mapping[str, Any]
     ) -> None:
         super().__init__(Origins(len(stands_for)), contents.subsamples)
-        self.stands_for, self.numbers, self.spans = stands_for, numbers, contents.spans
+        self.stands_for, self.numbers = stands_for, numbers
         self.sources: list[Any] = [*stands_for]
         self.sites: Run = {}
 
-    def labels_of(self, name: str, value: Tensor) -> Tensor:
+    def labels_of(self, name: str, value: Tensor) -> Label:
         """Return the label of the part that each element belongs to."""
-        label = torch.from_numpy(self.numbers[self.spans[name]] + 1)
-        return label.reshape(value.shape).to(value.device)
+        labels = self.numbers[name] + 1
+        if isinstance(labels, int):
+            return labels
+        return torch.from_numpy(labels).reshape(value.shape).to(value.device)
 
     def look(self, msg: Any) -> int:
         """Record a site."""

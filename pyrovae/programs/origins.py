@@ -86,11 +86,12 @@ class Origins(TorchDispatchMode):
         """Return the union of the sets of some labels; bit k is source k."""
         if isinstance(label, int):
             return self._bits_of(label)
-        found = label.unique()
-        of_sources = found[(found > 0) & (found <= 2 * self.singles)] - 1
-        bits = _packed(of_sources % self.singles, self.singles) if len(of_sources) else 0
-        for one in found[found > 2 * self.singles].tolist():
-            bits |= self._bits_of(one)
+        there = np.zeros(2 * self.singles + len(self._sets) + 1, dtype=bool)
+        there[label.flatten().cpu().numpy()] = True
+        singles = there[1 : self.singles + 1] | there[self.singles + 1 : 2 * self.singles + 1]
+        bits = int.from_bytes(np.packbits(singles, bitorder="little").tobytes(), "little")
+        for number in np.flatnonzero(there[2 * self.singles + 1 :]):
+            bits |= self._sets[number]
         return bits
 
     def _bits_of(self, label: int) -> int:
@@ -404,13 +405,6 @@ def _is_constant(label: Tensor, dims: Sequence[int] | None = None) -> bool:
     if dims is None:
         label, dims = label.flatten(), [0]
     return all(bool((label == label.narrow(dim, 0, 1)).all()) for dim in dims if label.shape[dim])
-
-
-def _packed(positions: Tensor, count: int) -> int:
-    """Return the number that has these bits."""
-    mask = np.zeros(count, dtype=bool)
-    mask[positions.cpu().numpy()] = True
-    return int.from_bytes(np.packbits(mask, bitorder="little").tobytes(), "little")
 
 
 def unpacked(bits: int, count: int) -> np.ndarray:

@@ -30,7 +30,14 @@ def test_the_diagram_is_the_graph_that_made_the_program(program):
     }
     assert found.generative_edges == generative, what
     assert found.inference_edges == inference, what
-    status = {s.name: "observed" if s.role == "observed" else "latent" for s in program.sites}
+    status = {
+        site.name: "observed"
+        if site.role == "observed"
+        else "predicted"
+        if program.is_without_effect(site)
+        else "latent"
+        for site in program.sites
+    }
     assert {name: node.status for name, node in found.nodes.items()} == status, what
     for site in program.sites:
         assert set(found.nodes[site.name].plates) == set(site.plates), what

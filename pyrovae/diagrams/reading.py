@@ -31,8 +31,10 @@ def plate_diagram(
     state and Pyro's parameter store are as before.
 
     If the model observes an argument, or a value computed from it, the diagram shows that observed site.
-    Any other argument that a program uses is a node of its own. A deterministic site is not a node:
-    dependence passes through it.
+    Steps or columns of an argument that are observed at different sites are different nodes. Any other
+    argument that a program uses is a node of its own. A deterministic site is not a node: dependence passes
+    through it. Only values count: a tensor in the shape of another does not depend on it. Branches,
+    numbers such as `float(z)` and NumPy arrays are not followed.
 
     Args:
         pair: a model and its guide, or a single program, which is drawn as a model without a guide.

@@ -5,7 +5,7 @@ memory of each tensor: a number for the set of sources that the element was comp
 no rule, and what is written into a part of a tensor keeps its origin. A function that reads only the shape
 or the type of a tensor passes nothing on.
 
-Numbers that leave torch (`float(z)`, `z.numpy()`) and branches (`if z > 0`) are not followed.
+Branches (`if z > 0`) and numbers that leave torch (`float(z)`, `z.numpy()`) are not followed.
 """
 
 from __future__ import annotations

@@ -37,7 +37,8 @@ from pyrovae.programs.enumeration import takes_enumerated_values
 from pyrovae.programs.pair import ModelAndGuide, Program
 from pyrovae.programs.repeats import fingerprints
 from pyrovae.programs.rows import Arguments
-from pyrovae.programs.structure import Structure, members_of
+from pyrovae.programs.sites import members_of
+from pyrovae.programs.structure import Structure
 from pyrovae.programs.ways import LEADING, Ways, ways_of
 
 

@@ -146,7 +146,7 @@ def _check_data_in_plate(
     """Refuse sites outside of the data's plate that depend on the data of a minibatch."""
     for call, found in zip(batch.calls, structures, strict=True):
         outside = _outside(found)
-        runs, _ = record((pair.model, pair.guide), *call.arguments) if outside else ([], None)
+        runs = record((pair.model, pair.guide), *call.arguments).runs if outside else ()
         for number, run in enumerate(runs):
             suspects = [name for name in outside if name in run and _depends_on_data(name, run, found)]
             for name in _changed_by_data(pair, data, call, outside, number, suspects) if suspects else ():

@@ -13,7 +13,7 @@ all classes of a particle share has the particle's share, v_k = sum_y v_ky.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -45,12 +45,14 @@ class _ScaledPath(torch.autograd.Function):
         return gradient * ctx.factors[ctx.name], None, None
 
 
-def scaled_paths(drawn: Trace, factors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the draws that depend on parameters, by site. Their gradients are multiplied by `factors`.
+def scaled_paths(
+    drawn: Trace, names: Collection[str], factors: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return these sites' draws that depend on parameters. Their gradients are multiplied by `factors`.
 
     For a straight-through draw it is the relaxed value, through which all of its gradient passes.
     """
-    values = {name: drawn.nodes[name]["value"] for name in latent_sites(drawn)}
+    values = {name: drawn.nodes[name]["value"] for name in latent_sites(drawn) if name in names}
     return {
         name: _ScaledPath.apply(relaxed_value(value), name, factors)
         for name, value in values.items()
@@ -106,7 +108,7 @@ def path_factors(
         ]
         # Inner plates belong to the datum; they and enumeration exclude each other.
         share = shares.unflatten(-1, (*[1] * (layout.depth - 1), -1)).movedim(-1, layout.data_dim)
-        share = share.sum_to_size(leading) if layout.depth == 1 else share
+        share = share.sum_to_size(leading) if layout.depth == 1 and not layout.outside else share
         found[name] = share.reshape((*share.shape, *[1] * event_dim))
     # The gradient of a draw that all classes share needs the particle's share. On its way through a draw
     # for one class it would get the share of the class.

@@ -71,16 +71,20 @@ class IWAE(ELBO):
     Several enumerated sites, nested ones, and those of `pyro.markov` are summed out too, and so is a
     discrete latent of the model that the guide lacks.
 
+    With a drawn latent outside of the data's plate, such as the weights of a regression, all data have one
+    weight, and the bound is on log p(x_1, ..., x_N). Each call must then hold all data. A latent that the
+    guide sets to a point there, by a `Delta`, is a parameter: its log p is added to the bounds.
+
     Args:
         num_samples: K, the number of draws for each datum.
         doubly_reparameterised: estimate the guide's gradient by DReG. False means the plain gradient.
 
     Raises:
-        InputError: K is below 1. On evaluation: sites have different weights, a latent is neither
-            enumerated nor reparameterised, a site lies outside of the data's plate, or a site cannot be
-            summed out. With DReG also: the guide cannot score a given value, some latents are drawn before
-            an enumerated site and some after it (as in M1+M2 without labels), or several sites are
-            enumerated.
+        InputError: K is below 1. On evaluation: sites have different weights, as they have in a minibatch
+            if a latent is drawn outside of the data's plate; a latent is neither enumerated nor
+            reparameterised, or a site cannot be summed out. With DReG also: the guide cannot score a given
+            value, some latents are drawn before an enumerated site and some after it (as in M1+M2 without
+            labels), or several sites are enumerated.
     """
 
     def __init__(self, num_samples: int, doubly_reparameterised: bool = False) -> None:
@@ -98,14 +102,15 @@ class IWAE(ELBO):
             running = Running(pair.model, pair.guide, layout, self.num_particles, args, kwargs)
             drawn = running.drawn()
             if double:
-                paths.update(scaled_paths(drawn, factors))
+                assert layout.sites is not None
+                paths.update(scaled_paths(drawn, layout.sites.log_q, factors))
                 with scoring():
                     drawn = running.drawn_again(with_paths(drawn, paths))
             return running.replayed(drawn)
 
         layout, (model_trace, guide_trace) = self._layouts.run(pair, args, kwargs, run)
         number = num_data(args, kwargs)
-        _check_weights_exist(model_trace, guide_trace, layout, number)
+        _check_weights_exist(model_trace, guide_trace)
         assert layout.sites is not None
         _check_gradients(guide_trace, layout.sites)
         scale = _common_scale(layout, model_trace, guide_trace)
@@ -115,7 +120,8 @@ class IWAE(ELBO):
                 guide_trace.compute_log_prob()
         model_trace.compute_log_prob()
         guide_trace.compute_log_prob()
-        if not is_simple(model_trace, guide_trace):
+        simple = is_simple(model_trace, guide_trace)
+        if not simple or (layout.outside and layout.sites.summed_out):
             _check_plain(double, guide_trace, "several or nested enumerated sites")
             return self._contracted(model_trace, guide_trace, layout, scale, number)
         terms = Terms(self.num_particles)
@@ -128,7 +134,7 @@ class IWAE(ELBO):
             shares = shares_of(log_weights.detach())
             loss = loss + with_parameters_fixed(each * shares * log_q, paths)
             factors |= path_factors(paths, guide_trace, shares, layout)
-        loss = outer * loss
+        loss = outer * loss - self._log_p_of_points(model_trace, layout.sites)
         for name in layout.sites.training_terms:
             _check_plain(double, guide_trace, f"the guide's site '{name}', a training term,")
             weighted = enumeration_weights(guide_trace) * guide_trace.nodes[name]["log_prob"]
@@ -141,7 +147,6 @@ class IWAE(ELBO):
         """Return the bound of a pair with several enumerated sites, which Pyro's algorithms sum out."""
         sites = layout.sites
         assert sites is not None
-        assert layout.data is not None
 
         def density(site: Mapping[str, Any]) -> Tensor:
             if site["name"] in sites.summed_out:
@@ -151,7 +156,10 @@ class IWAE(ELBO):
             # Each of the draws in the place of enumeration counts 1/S.
             return unscaled_log_prob(site) + (math.log(count) if often else 0.0)
 
-        kept = {PARTICLES: self.num_particles, layout.data[0]: number}
+        kept = {PARTICLES: self.num_particles}
+        if not layout.outside:
+            assert layout.data is not None
+            kept[layout.data[0]] = number
         with readable(model_trace, guide_trace):
             log_weights = summed_over_values(model_trace, guide_trace, sites, density, kept)
         bound = log_weights.logsumexp(0) - math.log(self.num_particles)
@@ -162,7 +170,13 @@ class IWAE(ELBO):
         terms.add_values(expectation.terms(costs), model_trace)
         extra = expectation.training(sites.training_terms)
         loss = -(scale * bound).sum() - expectation.total(extra) / self.num_particles
-        return Bound(loss, terms.named())
+        return Bound(loss - self._log_p_of_points(model_trace, sites), terms.named())
+
+    def _log_p_of_points(self, model_trace: Trace, sites: Accounting) -> Tensor:
+        """Return the log prior, with its weight, of the latents that are parameters."""
+        zero = zero_like_densities(model_trace)
+        log_p = sum((model_trace.nodes[name]["log_prob"].sum() for name in sites.parameters), zero)
+        return log_p / self.num_particles
 
 
 def _log_densities(
@@ -185,23 +199,22 @@ def _log_densities(
 
 
 def _of_each_datum(log_prob: Tensor, layout: Layout) -> Tensor:
-    """Sum a log density over other plates than the data's: `(*values, K, *plates)` to `(*values, K, B)`."""
+    """Sum a log density over other plates than the data's: `(*values, K, *plates)` to `(*values, K, B)`.
+
+    Where all data have one weight, B is 1.
+    """
     missing = max(0, layout.depth + 1 - log_prob.dim())
     full = log_prob.reshape(*[1] * missing, *log_prob.shape).movedim(layout.data_dim, -1)
+    if layout.outside:
+        return full.flatten(-layout.depth).sum(-1, keepdim=True)
     return full.sum(dim=tuple(range(-layout.depth, -1))) if layout.depth > 1 else full
 
 
-def _check_weights_exist(model_trace: Trace, guide_trace: Trace, layout: Layout, number: int) -> None:
+def _check_weights_exist(model_trace: Trace, guide_trace: Trace) -> None:
     if not (latent_sites(model_trace) or latent_sites(guide_trace)):
         raise InputError(
             "the model has no latent site, so there is nothing to integrate out (a deterministic "
             "autoencoder, for example, has no marginal likelihood): use a model with a latent, such as VAE."
-        )
-    if layout.outside:
-        raise InputError(
-            f"site '{layout.outside[0]}' is not under a plate of {number} data, but the "
-            "importance-weighted bound needs a weight for each datum: sample it within "
-            'pyro.plate("data", len(x)), or use the ELBO.'
         )
 
 
@@ -234,10 +247,23 @@ def _per_datum(scale: float | Tensor) -> bool:
 
 def _common_scale(layout: Layout, *traces: Trace) -> Any:
     """Return the weight that all sites have in common: a plate's N/B, or one for each datum, `(B,)`."""
-    sites = (site for trace in traces for site in sample_sites(trace) if role_of(site) != "deterministic")
-    scales = [(site["name"], site["scale"]) for site in sites]
+    assert layout.sites is not None
+    left_out = layout.sites.parameters
+    scales = [
+        (site["name"], site["scale"])
+        for trace in traces
+        for site in sample_sites(trace)
+        if role_of(site) != "deterministic" and site["name"] not in left_out
+    ]
     first = scales[0][1]
     if any(_differ(scale, first) for _, scale in scales):
+        if layout.outside:
+            raise InputError(
+                f"'{layout.outside[0]}' is drawn outside of the data's plate, so all data have one "
+                "importance weight, but the sites are weighted differently "
+                f"({', '.join(f'{n}: {s}' for n, s in scales)}), as in a minibatch: call the programs with "
+                "all data at once, without weights and beta, or use the ELBO."
+            )
         raise InputError(
             f"the sites are weighted differently ({', '.join(f'{n}: {s}' for n, s in scales)}), but "
             "importance weights cannot be combined with beta and weights of sites: leave them at 1 (no "
@@ -245,6 +271,12 @@ def _common_scale(layout: Layout, *traces: Trace) -> Any:
         )
     if not _per_datum(first):
         return first
+    if layout.outside:
+        raise InputError(
+            f"the sites have weights of shape {tuple(first.shape)}, but all data have one importance "
+            f"weight, since '{layout.outside[0]}' is drawn outside of the data's plate: leave the weights "
+            "out, or use the ELBO."
+        )
     full = first.reshape(*[1] * (layout.depth - first.dim()), *first.shape).movedim(layout.data_dim, -1)
     if full.shape[:-1].numel() > 1:
         raise InputError(

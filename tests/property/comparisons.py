@@ -128,12 +128,6 @@ CAUSES = (
         ("gaps",),
     ),
     Cause(
-        "a global latent, for the importance-weighted bound",
-        r"not under a plate of|full batch|all data at once",
-        lambda program: program.is_joint or program.has_points,
-        ("IWAE", "IWAE gradient"),
-    ),
-    Cause(
         "a global latent that is drawn, for a figure per datum",
         r"joint=True|not under a plate of",
         lambda program: program.is_joint,

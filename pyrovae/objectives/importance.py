@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from pyro.poutine.trace_struct import Trace
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyrovae.errors import InputError
 from pyrovae.objectives.doubly_reparameterised import (
+    as_leaves,
     path_factors,
     scaled_paths,
     scoring,
@@ -32,7 +33,6 @@ from pyrovae.programs.copies import PARTICLES
 from pyrovae.programs.densities import (
     enumeration_weights,
     sample_sites,
-    trace_log_probs,
     unscaled_log_prob,
     value_log_prob,
     with_roles,
@@ -120,57 +120,77 @@ class IWAE(ELBO):
                 guide_trace.compute_log_prob()
         model_trace.compute_log_prob()
         guide_trace.compute_log_prob()
-        simple = is_simple(model_trace, guide_trace)
-        if not simple or (layout.outside and layout.sites.summed_out):
-            _check_plain(double, guide_trace, "several or nested enumerated sites")
-            return self._contracted(model_trace, guide_trace, layout, scale, number)
-        terms = Terms(self.num_particles)
-        terms.add(model_trace, guide_trace)
-        log_p, log_q = _log_densities(model_trace, guide_trace, layout, layout.sites)
-        log_weights = log_p - (log_q.detach() if double else log_q)
-        bound = log_weights.flatten(0, -2).logsumexp(0) - math.log(self.num_particles)
-        loss = -(each * bound).sum()
+        log_q = {name: _log_q(guide_trace, name) for name in layout.sites.log_q}
+        fixed, leaves = as_leaves(log_q) if double else (log_q, {})
+        bounds = self._bounds(model_trace, guide_trace, layout, fixed, number)
+        loss = -(each * bounds).sum()
         if double:
-            shares = shares_of(log_weights.detach())
-            loss = loss + with_parameters_fixed(each * shares * log_q, paths)
-            factors |= path_factors(paths, guide_trace, shares, layout)
+            shares = shares_of(loss, leaves)
+            loss = loss + with_parameters_fixed(log_q, shares, paths)
+            factors |= path_factors(paths, guide_trace, shares, layout.depth)
         loss = outer * loss - self._log_p_of_points(model_trace, layout.sites)
-        for name in layout.sites.training_terms:
-            _check_plain(double, guide_trace, f"the guide's site '{name}', a training term,")
-            weighted = enumeration_weights(guide_trace) * guide_trace.nodes[name]["log_prob"]
-            loss = loss + weighted.sum() / self.num_particles
-        return Bound(loss, terms.named())
+        training, terms = self._rest(model_trace, guide_trace, layout.sites)
+        if double and layout.sites.training_terms:
+            _refuse_double(
+                guide_trace, f"the guide's site '{layout.sites.training_terms[0]}', a training term,"
+            )
+        return Bound(loss + training, terms.named())
 
-    def _contracted(
-        self, model_trace: Trace, guide_trace: Trace, layout: Layout, scale: float | Tensor, number: int
-    ) -> Bound:
-        """Return the bound of a pair with several enumerated sites, which Pyro's algorithms sum out."""
+    def _bounds(
+        self,
+        model_trace: Trace,
+        guide_trace: Trace,
+        layout: Layout,
+        log_q: Mapping[str, Tensor],
+        number: int,
+    ) -> Tensor:
+        """Return the bound of each datum, `(B,)`, or of all data together, `(1,)`.
+
+        Args:
+            model_trace: the trace of the model.
+            guide_trace: the trace of the guide.
+            layout: the dimensions of their log densities.
+            log_q: the log densities of the guide's draws by site.
+            number: B, the number of data.
+        """
         sites = layout.sites
         assert sites is not None
+        if not sites.in_model_alone and is_simple(
+            model_trace, guide_trace, {*layout.outside, *sites.parameters}
+        ):
+            log_weights = _log_weights(model_trace, layout, sites, log_q)
+            if not layout.outside:
+                return log_weights.flatten(0, -2).logsumexp(0) - math.log(self.num_particles)
+            log_weights = _of_all_data(log_weights, model_trace, layout, sites, log_q)
+        else:
+            kept = {PARTICLES: self.num_particles}
+            if not layout.outside:
+                assert layout.data is not None
+                kept[layout.data[0]] = number
 
-        def density(site: Mapping[str, Any]) -> Tensor:
-            if site["name"] in sites.summed_out:
-                return value_log_prob(site)
-            count = site["infer"].get("num_samples")
-            often = count is not None and site is guide_trace.nodes.get(site["name"])
-            # Each of the draws in the place of enumeration counts 1/S.
-            return unscaled_log_prob(site) + (math.log(count) if often else 0.0)
+            def density(site: Mapping[str, Any]) -> Tensor:
+                if site["name"] in sites.summed_out:
+                    return value_log_prob(site)
+                of_guide = site is guide_trace.nodes.get(site["name"])
+                return log_q[site["name"]] if of_guide else unscaled_log_prob(site)
 
-        kept = {PARTICLES: self.num_particles}
-        if not layout.outside:
-            assert layout.data is not None
-            kept[layout.data[0]] = number
-        with readable(model_trace, guide_trace):
-            log_weights = summed_over_values(model_trace, guide_trace, sites, density, kept)
-        bound = log_weights.logsumexp(0) - math.log(self.num_particles)
+            with readable(model_trace, guide_trace):
+                log_weights = summed_over_values(model_trace, guide_trace, sites, density, kept)
+        return log_weights.logsumexp(0) - math.log(self.num_particles)
+
+    def _rest(self, model_trace: Trace, guide_trace: Trace, sites: Accounting) -> tuple[Any, Terms]:
+        """Return the training terms of the guide with the sign of a loss, and the terms of the ELBO."""
+        terms = Terms(self.num_particles)
+        if is_simple(model_trace, guide_trace):
+            terms.add(model_trace, guide_trace)
+            weights = enumeration_weights(guide_trace)
+            weighted = (weights * guide_trace.nodes[name]["log_prob"] for name in sites.training_terms)
+            return sum((term.sum() for term in weighted), 0.0) / self.num_particles, terms
         guide_trace.compute_score_parts()
         expectation = Expectation(model_trace, with_roles(guide_trace))
-        costs = expectation.costs()
-        terms = Terms(self.num_particles)
-        terms.add_values(expectation.terms(costs), model_trace)
+        terms.add_values(expectation.terms(expectation.costs()), model_trace)
         extra = expectation.training(sites.training_terms)
-        loss = -(scale * bound).sum() - expectation.total(extra) / self.num_particles
-        return Bound(loss - self._log_p_of_points(model_trace, sites), terms.named())
+        return -expectation.total(extra) / self.num_particles, terms
 
     def _log_p_of_points(self, model_trace: Trace, sites: Accounting) -> Tensor:
         """Return the log prior, with its weight, of the latents that are parameters."""
@@ -179,35 +199,60 @@ class IWAE(ELBO):
         return log_p / self.num_particles
 
 
-def _log_densities(
-    model_trace: Trace, guide_trace: Trace, layout: Layout, sites: Accounting
-) -> tuple[Tensor, Tensor]:
-    """Return log p(x, z) and log q(z | x) of a run under particles, `(*values, K, B)` each.
+def _log_q(guide_trace: Trace, name: str) -> Tensor:
+    """Return the log density of a site of the guide. Each of S draws in place of enumeration counts 1/S."""
+    site = guide_trace.nodes[name]
+    count = site["infer"].get("num_samples")
+    return unscaled_log_prob(site) + (0.0 if count is None else math.log(count))
+
+
+def _log_weights(
+    model_trace: Trace, layout: Layout, sites: Accounting, log_q: Mapping[str, Tensor]
+) -> Tensor:
+    """Return log p(x, z) - log q(z | x) of each datum in a run under particles, `(*values, K, B)`.
 
     `values` is the dimension of an enumerated site. Its values are summed over, not drawn, so their
     probability q has no part in log q(z | x).
     """
-    of_model, of_guide = trace_log_probs(model_trace), trace_log_probs(guide_trace)
-    for name in sites.summed_out:
-        of_model[name] = value_log_prob(model_trace.nodes[name])
-    log_p, log_q = [of_model[name] for name in sites.log_p], [of_guide[name] for name in sites.log_q]
+    log_p = {name: unscaled_log_prob(model_trace.nodes[name]) for name in sites.log_p}
+    log_p |= {name: value_log_prob(model_trace.nodes[name]) for name in sites.summed_out}
     # Sums in 64-bit stay in 64-bit; sums in 16-bit would be too coarse.
     zero = zero_like_densities(model_trace)
     zero = zero.to(torch.promote_types(zero.dtype, torch.float32))
-    summed = (sum((_of_each_datum(value, layout) for value in values), zero) for values in (log_p, log_q))
-    return next(summed), next(summed)
+    of_model, of_guide = (
+        sum((_of_each_datum(values[n], layout) for n in names if n not in layout.outside), zero)
+        for values, names in ((log_p, sites.log_p), (log_q, sites.log_q))
+    )
+    return of_model - of_guide
 
 
 def _of_each_datum(log_prob: Tensor, layout: Layout) -> Tensor:
-    """Sum a log density over other plates than the data's: `(*values, K, *plates)` to `(*values, K, B)`.
-
-    Where all data have one weight, B is 1.
-    """
-    missing = max(0, layout.depth + 1 - log_prob.dim())
-    full = log_prob.reshape(*[1] * missing, *log_prob.shape).movedim(layout.data_dim, -1)
-    if layout.outside:
-        return full.flatten(-layout.depth).sum(-1, keepdim=True)
+    """Sum a log density over other plates than the data's: `(*values, K, *plates)` to `(*values, K, B)`."""
+    full = _with_all_plates(log_prob, layout).movedim(layout.data_dim, -1)
     return full.sum(dim=tuple(range(-layout.depth, -1))) if layout.depth > 1 else full
+
+
+def _with_all_plates(log_prob: Tensor, layout: Layout) -> Tensor:
+    missing = max(0, layout.depth + 1 - log_prob.dim())
+    return log_prob.reshape(*[1] * missing, *log_prob.shape)
+
+
+def _of_all_data(
+    log_weights: Tensor, model_trace: Trace, layout: Layout, sites: Accounting, log_q: Mapping[str, Tensor]
+) -> Tensor:
+    """Join the weights of the data, `(*values, K, B)`, with p / q outside of their plate: `(K, 1)`."""
+    if log_weights.dim() > 2:
+        log_weights = log_weights.flatten(0, -3).logsumexp(0)
+    total = log_weights.reshape(-1, log_weights.shape[-1] if log_weights.dim() else 1).sum(-1, keepdim=True)
+    for name in (name for name in sites.log_p if name in layout.outside):
+        total = total + _over_plates(unscaled_log_prob(model_trace.nodes[name]), layout)
+    for name in (name for name in sites.log_q if name in layout.outside):
+        total = total - _over_plates(log_q[name], layout)
+    return total
+
+
+def _over_plates(log_prob: Tensor, layout: Layout) -> Tensor:
+    return _with_all_plates(log_prob, layout).flatten(-layout.depth).sum(-1, keepdim=True)
 
 
 def _check_weights_exist(model_trace: Trace, guide_trace: Trace) -> None:
@@ -218,13 +263,11 @@ def _check_weights_exist(model_trace: Trace, guide_trace: Trace) -> None:
         )
 
 
-def _check_plain(double: bool, guide_trace: Trace, what: str) -> None:
-    if double:
-        raise InputError(
-            f"the doubly reparameterised gradient does not work with {what} (the guide's sites are "
-            f"{', '.join(map(repr, latent_sites(guide_trace)))}): use the plain gradient, "
-            "IWAE(num_samples)."
-        )
+def _refuse_double(guide_trace: Trace, what: str) -> NoReturn:
+    raise InputError(
+        f"the doubly reparameterised gradient does not work with {what} (the guide's sites are "
+        f"{', '.join(map(repr, latent_sites(guide_trace)))}): use the plain gradient, IWAE(num_samples)."
+    )
 
 
 def _check_gradients(guide_trace: Trace, sites: Accounting) -> None:

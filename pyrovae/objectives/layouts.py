@@ -66,12 +66,15 @@ class Layout(NamedTuple):
     def of_guide(self, particles: int) -> Copies:
         """Return the kind of the guide's copies, for ways other than leading dimensions."""
         values = self.values if self.enumerated else 1
-        return Copies(particles, self.depth, self.data_dim, values, self.enumerated)
+        return self._copies(particles, values, self.enumerated)
 
     def of_model(self, particles: int) -> Copies:
         """Return the kind of the model's copies, for ways other than leading dimensions."""
-        alone = tuple(self.alone.summed_out)
-        return Copies(particles, self.depth, self.data_dim, self.values, alone, draws=False)
+        return self._copies(particles, self.values, tuple(self.alone.summed_out))._replace(draws=False)
+
+    def _copies(self, particles: int | None, values: int, enumerated: tuple[str, ...]) -> Copies:
+        plate = None if self.data is None else self.data[0]
+        return Copies(particles, self.depth, self.data_dim, plate, values, enumerated)
 
     def fits(self, model_trace: Trace, guide_trace: Trace) -> bool:
         """Whether traces that were made in this layout have the plates and latents that it says."""

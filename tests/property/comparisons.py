@@ -45,11 +45,6 @@ def has_several_classes(program: Program) -> bool:
     return len(found) > 1 or any(len(site.plates) != 1 for site in found)
 
 
-def has_nested_beside_class(program: Program) -> bool:
-    """An enumerated site, and a site in a plate within the data's."""
-    return bool(program.enumerated) and any(len(site.plates) > 1 for site in program.sites)
-
-
 def has_hard_classes(program: Program) -> bool:
     """Several, or nested, enumerated sites beside a network that takes no leading dimensions.
 
@@ -57,6 +52,23 @@ def has_hard_classes(program: Program) -> bool:
     """
     several = has_several_classes(program) or (program.is_joint and bool(program.enumerated))
     return several and not is_plain(program)
+
+
+def has_draws_of_classes_and_others(program: Program) -> bool:
+    """Draws that depend on different enumerated sites of the guide."""
+    drawn = [s for s in program.sites if s.role == "latent" and s.is_normal and s.treatment == "drawn"]
+    classes = {frozenset(_classes_before(program, site.name)) for site in drawn}
+    return len(classes) > 1
+
+
+def _classes_before(program: Program, name: str) -> set[str]:
+    """The enumerated sites on which a site of the guide depends."""
+    found: set[str] = set()
+    for parent in program[name].guide_parents:
+        if program[parent].in_guide:
+            found |= _classes_before(program, parent)
+            found |= {parent} if program[parent].treatment == "enumerated" else set()
+    return found
 
 
 def is_plain(program: Program) -> bool:
@@ -112,13 +124,9 @@ CAUSES = (
         ("IWAE", "gaps"),
     ),
     Cause(
-        "enumerated sites other than one class of the guide, for the doubly reparameterised gradient",
-        r"doubly reparameteri[sz]ed",
-        lambda program: (
-            has_several_classes(program)
-            or has_nested_beside_class(program)
-            or any(site.role == "summed" for site in program.sites)
-        ),
+        "draws that depend on different enumerated sites, for the doubly reparameterised gradient",
+        r"drawn and before others",
+        has_draws_of_classes_and_others,
         ("IWAE gradient",),
     ),
     Cause(

@@ -83,8 +83,8 @@ class IWAE(ELBO):
         InputError: K is below 1. On evaluation: sites have different weights, as they have in a minibatch
             if a latent is drawn outside of the data's plate; a latent is neither enumerated nor
             reparameterised, or a site cannot be summed out. With DReG also: the guide cannot score a given
-            value, some latents are drawn before an enumerated site and some after it (as in M1+M2 without
-            labels), or several sites are enumerated.
+            value, or some latents are drawn before an enumerated site and some after it (as in M1+M2
+            without labels).
     """
 
     def __init__(self, num_samples: int, doubly_reparameterised: bool = False) -> None:
@@ -125,8 +125,8 @@ class IWAE(ELBO):
         bounds = self._bounds(model_trace, guide_trace, layout, fixed, number)
         loss = -(each * bounds).sum()
         if double:
-            shares = shares_of(loss, leaves)
-            loss = loss + with_parameters_fixed(log_q, shares, paths)
+            loss = loss + with_parameters_fixed(log_q, shares_of(loss, leaves), paths)
+            shares = shares_of(-bounds.sum(), leaves)  # without the weights of the data, which the loss has
             factors |= path_factors(paths, guide_trace, shares, layout.depth)
         loss = outer * loss - self._log_p_of_points(model_trace, layout.sites)
         training, terms = self._rest(model_trace, guide_trace, layout.sites)

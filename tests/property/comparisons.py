@@ -46,12 +46,8 @@ def has_several_classes(program: Program) -> bool:
 
 
 def has_hard_classes(program: Program) -> bool:
-    """Several, or nested, enumerated sites beside a network that takes no leading dimensions.
-
-    With a drawn global latent, all data have one weight, and a class of each is as good as nested.
-    """
-    several = has_several_classes(program) or (program.is_joint and bool(program.enumerated))
-    return several and not is_plain(program)
+    """Several, or nested, enumerated sites beside a network that takes no leading dimensions."""
+    return has_several_classes(program) and not is_plain(program)
 
 
 def has_draws_of_classes_and_others(program: Program) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
@@ -11,13 +13,21 @@ UNLABELLED = -1
 """The class of an unlabelled datum."""
 
 
-def check_data(x: Tensor, y: Tensor | None = None, *, unlabelled: bool = False) -> None:
+OBSERVED = "observed"
+"""The name of the programs' argument that is true where a value of the data was observed."""
+
+
+def check_data(
+    x: Tensor, y: Tensor | None = None, *, unlabelled: bool = False, observed: object = None
+) -> None:
     """Refuse data that no model can be trained or evaluated on.
 
     Args:
         x: data `(N, *x_shape)`.
         y: classes `(N,)`, or real values, one for each datum.
         unlabelled: whether classes may be -1, which stands for an unlabelled datum.
+        observed: what the programs get by this name. If it is a mask of the data's elements, any value may
+            stand where it is false.
 
     Raises:
         InputError: there are no data; the data are not floats, or hold values that are not finite; there is
@@ -43,11 +53,17 @@ def check_data(x: Tensor, y: Tensor | None = None, *, unlabelled: bool = False) 
             f"the data have type {x.dtype}; expected floating point: use x.float(), "
             "and x.float() / 255 for bytes that are grey values."
         )
-    bad = ~x.isfinite().flatten(1).all(1)
+    mask = mask_of_elements(x, observed)
+    usable = x.isfinite() if mask is None else x.isfinite() | ~mask.to(x.device)
+    bad = ~usable.flatten(1).all(1)
     if bad.any():
+        where = "" if mask is None else f" where `{OBSERVED}` is true"
         raise InputError(
-            f"{int(bad.sum())} of {len(x)} data hold values that are not finite (NaN or infinity), "
-            f"the first is datum {int(bad.nonzero()[0])}: remove or repair them."
+            f"{int(bad.sum())} of {len(x)} data hold values that are not finite (NaN or infinity){where}, "
+            f"the first is datum {int(bad.nonzero()[0])}: remove or repair them. If values are missing, "
+            f'say so by given={{"{OBSERVED}": mask}}, with a mask of torch.bool in the shape of the data, '
+            f"true where a value was observed. The programs must take `{OBSERVED}`, as most of "
+            "pyrovae.models do."
         )
     if y is None:
         return
@@ -57,6 +73,12 @@ def check_data(x: Tensor, y: Tensor | None = None, *, unlabelled: bool = False) 
             f"{unknown} of {len(y)} classes are {UNLABELLED}, unlabelled: give the class of every datum "
             "here, or leave y out."
         )
+
+
+def mask_of_elements(x: Tensor, observed: object) -> Tensor | None:
+    """Return what a program gets as `observed` if it is a mask of the elements of x, else None."""
+    is_mask = isinstance(observed, Tensor) and observed.dtype == torch.bool and observed.shape == x.shape
+    return cast(Tensor, observed) if is_mask else None
 
 
 def holds_classes(y: Tensor) -> bool:

@@ -7,6 +7,7 @@ the two diagrams are merged.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -19,7 +20,9 @@ from pyrovae.programs.dependence import RecordedSite as Site
 from pyrovae.programs.pair import ModelAndGuide, Program, check_pair_or_program, programs_of
 
 
-def plate_diagram(pair: ModelAndGuide | Program, *args: Any, **kwargs: Any) -> PlateDiagram:
+def plate_diagram(
+    pair: ModelAndGuide | Program, *args: Any, given: Mapping[str, Any] | None = None, **kwargs: Any
+) -> PlateDiagram:
     """Run the model and the guide once on the given arguments and read off the plate diagram.
 
     The programs run in evaluation mode. Afterwards the modules' modes, the random state and Pyro's
@@ -34,6 +37,8 @@ def plate_diagram(pair: ModelAndGuide | Program, *args: Any, **kwargs: Any) -> P
         *args: the arguments of the programs. If they are data and their classes, whole numbers `(N,)`, and
             some classes are -1 for unlabelled data, the programs run on the labelled data with their
             classes and on the unlabelled data without. Then the two diagrams are merged (`merge_diagrams`).
+        given: further arguments of the programs by name, as in `fit`. Tensors with a row for each datum are
+            split with the data. None means nothing.
         **kwargs: the keyword arguments of the programs.
 
     Returns:
@@ -45,7 +50,7 @@ def plate_diagram(pair: ModelAndGuide | Program, *args: Any, **kwargs: Any) -> P
     """
     check_pair_or_program("plate_diagram", pair, args)
     model, guide = programs_of(pair)
-    runs = [_diagram_of_call(model, guide, *call) for call in calls_for(args, kwargs)]
+    runs = [_diagram_of_call(model, guide, *call) for call in calls_for(args, kwargs, given or {})]
     return merge_diagrams(*runs) if len(runs) > 1 else runs[0]
 
 

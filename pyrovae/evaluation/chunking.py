@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from pyrovae.data.checks import holds_classes
 from pyrovae.programs.log_weights import Layout
 
 _CPU_ROWS, _CPU_MEMORY = 2_000, 2**28  # rows that stay in the cache; bytes
@@ -32,15 +31,3 @@ def particles_at_once(x: Tensor, layout: Layout) -> int:
 def slices(total: int, size: int) -> Iterator[slice]:
     """Return slices of at most `size` that cover `range(total)` in order."""
     return (slice(start, min(start + size, total)) for start in range(0, total, size))
-
-
-def arguments_of(
-    rows: slice | Tensor, device: torch.device, x: Tensor, y: Tensor | None
-) -> tuple[Tensor, ...]:
-    """Return the arguments `(x,)` or `(x, y)` of a call with some rows of the data, on a device.
-
-    Classes of any whole type become 64-bit integers, which torch's functions of classes need.
-    """
-    if y is not None and holds_classes(y):
-        y = y.long()
-    return tuple(values[rows].to(device) for values in (x, y) if values is not None)

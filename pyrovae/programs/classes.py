@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from typing import NamedTuple
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from pyro.distributions import Categorical, OneHotCategorical
 from torch import Tensor
 
-from pyrovae.programs.distributions import base_of
+from pyrovae.programs.distributions import base_of, in_form_of
 from pyrovae.programs.pair import ModelAndGuide, Program, programs_of
 from pyrovae.programs.structure import Structure, structure
 
@@ -21,12 +22,21 @@ class ClassSite(NamedTuple):
     num_classes: int
 
 
-def takes_classes(model: Program) -> bool:
-    """Whether the model has a second parameter, for the classes."""
-    return len(inspect.signature(model).parameters) > 1
+def takes_classes(model: Program, given: Collection[str] = ()) -> bool:
+    """Whether the model has a second positional parameter, for the classes.
+
+    Args:
+        model: a model.
+        given: the names of the parameters that it gets by keyword.
+    """
+    parameters = inspect.signature(model).parameters.values()
+    keyword = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
+    return sum(each.kind not in keyword and each.name not in given for each in parameters) > 1
 
 
-def class_site(pair: ModelAndGuide | Program, x: Tensor) -> ClassSite | None:
+def class_site(
+    pair: ModelAndGuide | Program, x: Tensor, kwargs: Mapping[str, Any] | None = None
+) -> ClassSite | None:
     """Find the site that observes the classes when the model is called with them.
 
     It is the first categorical site that the model observes in a call `model(x, y)` and not in `model(x)`.
@@ -34,15 +44,19 @@ def class_site(pair: ModelAndGuide | Program, x: Tensor) -> ClassSite | None:
     Args:
         pair: a pair or a model.
         x: data, `(N, *x_shape)`; their values do not matter.
+        kwargs: the keyword arguments of both calls.
 
     Returns:
         The site, or None if the model takes no classes or observes them at no categorical site.
     """
     model, _ = programs_of(pair)
-    if not takes_classes(model):
+    kwargs = kwargs or {}
+    if not takes_classes(model, kwargs):
         return None
-    y = torch.zeros(len(x), dtype=torch.long, device=x.device)
-    labelled, without = structure(model, x, y), structure(model, x).observed
+    unlabelled, y = structure(model, x, **kwargs), torch.zeros(len(x), dtype=torch.long, device=x.device)
+    for name in categorical_latents(unlabelled)[:1]:  # the program may read y, so it gets its own form
+        y = in_form_of(unlabelled.traces.model.nodes[name]["fn"], y)
+    labelled, without = structure(model, x, y, **kwargs), unlabelled.observed
     for name in labelled.observed:
         base = base_of(labelled.traces.model.nodes[name]["fn"])
         if name not in without and isinstance(base, Categorical | OneHotCategorical):

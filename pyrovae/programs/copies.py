@@ -36,7 +36,10 @@ PARTICLES = "num_particles_vectorized"  # the name of the plate of particles, as
 Way = Literal["leading", "rows", "single"]
 
 Extra = Callable[[Mapping[str, Any]], Tensor | None]
-"""A function of a site, in the run, that returns a further tensor `(*batch_shape, *event_shape)` of it."""
+"""A function of a site, in the run, that returns a further tensor `(*batch_shape, *event_shape)` of it.
+
+It returns None for a site that it is not for.
+"""
 
 
 class Copies(NamedTuple):
@@ -103,7 +106,7 @@ def run_copies(
         arguments: its arguments.
         copies: the number and the kind of the copies.
         given: a trace in the layout of leading dimensions, whose latents the program takes over.
-        extras: functions of a latent site whose results are kept in the site, by the keys of the results.
+        extras: functions of a site whose results are kept in the site, by the keys of the results.
 
     Returns:
         A trace with its log densities, in the layout of leading dimensions. Its sites have other shapes
@@ -261,8 +264,8 @@ def _score(trace: Trace, copies: Copies, extras: Mapping[str, Extra]) -> None:
 
 
 def add_extras(trace: Trace, extras: Mapping[str, Extra]) -> None:
-    """Keep further tensors of the latents of a run in its sites."""
-    for _, site in _latents(trace):
+    """Keep further tensors of the sites of a run in these sites."""
+    for site in filter(is_sample, trace.nodes.values()):
         site.update({key: extra(site) for key, extra in extras.items()})
 
 

@@ -315,8 +315,8 @@ class Structure:
 
     @property
     def latents(self) -> tuple[str, ...]:
-        """The model's latents, in order."""
-        return self._names("latent")
+        """The model's latents without predictions, in order."""
+        return tuple(name for name in self._names("latent") if name not in self.predicted)
 
     @property
     def observed(self) -> tuple[str, ...]:
@@ -335,9 +335,21 @@ class Structure:
 
     @property
     def model_only(self) -> tuple[str, ...]:
-        """The model's latents that the guide lacks, in order; none for a model without a guide."""
+        """The latents that the guide lacks, predictions too, in order; none for a model without a guide."""
         guide = self.traces.guide
-        return tuple(name for name in self.latents if guide is not None and name not in guide.nodes)
+        return tuple(n for n in self._names("latent") if guide is not None and n not in guide.nodes)
+
+    @cached_property
+    def predicted(self) -> tuple[str, ...]:
+        """The latents that the guide lacks and on which no other site depends, in order.
+
+        Such is the y of `pyro.sample("y", ..., obs=y)` in a call without y. It is a prediction.
+        """
+        found: list[str] = []
+        for name in reversed(self.model_only):
+            if not self.children(name) - {*found}:
+                found.append(name)
+        return tuple(reversed(found))
 
     @property
     def auxiliary(self) -> tuple[str, ...]:
@@ -361,8 +373,8 @@ class Structure:
 
     @property
     def continuous(self) -> tuple[str, ...]:
-        """The model's latents whose values are floating-point numbers. Classes are whole numbers."""
-        return tuple(continuous_latents(self.traces.model))
+        """The model's latents with floating-point values that are no classes, without predictions."""
+        return tuple(name for name in continuous_latents(self.traces.model) if name in self.latents)
 
     def in_scope(self, scope: Scope) -> tuple[str, ...]:
         """Return the sites of one scope, in order: "local", "nested" or "global" (see `Site.scope`)."""
@@ -437,13 +449,22 @@ class Structure:
         for site in self.sites.values():
             role = f"{site.role} (guide only)" if site.program == "guide" else site.role
             plates = ", ".join(site.plates) or "-"
-            rows.append((site.name, role, site.distribution, plates, site.scope, _treatment(site)))
+            rows.append((site.name, role, site.distribution, plates, site.scope, self._treatment(site)))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in rows
         ]
         return "\n".join([*map(_plate_line, self.plates.values()), *lines])
+
+    def _treatment(self, site: Site) -> str:
+        if site.name in self.predicted:
+            return "predicted"
+        if site.enumerated:
+            return "enumerated"
+        if site.reparameterised is None:
+            return "-"
+        return "drawn, reparameterised" if site.reparameterised else "drawn, not reparameterised"
 
 
 def _reach(start: str, edges: Iterable[Edge], shut: frozenset[str]) -> set[str]:
@@ -455,14 +476,6 @@ def _reach(start: str, edges: Iterable[Edge], shut: frozenset[str]) -> set[str]:
         found |= new
         stack += new
     return found
-
-
-def _treatment(site: Site) -> str:
-    if site.enumerated:
-        return "enumerated"
-    if site.reparameterised is None:
-        return "-"
-    return "drawn, reparameterised" if site.reparameterised else "drawn, not reparameterised"
 
 
 def _plate_line(plate: Plate) -> str:

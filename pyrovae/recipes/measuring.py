@@ -63,7 +63,9 @@ def evaluate(
         InputError: the model has nothing to integrate out, or an option does not fit.
     """
     presentation, images = run.presentation, run.images
-    if not _has_codes(run.pair, presentation.fixed(images.x_test[:2])):
+    y_test = None if images.y_test is None else images.y_test[:limit]
+    given = run.given(images.x_test[:limit], y_test)
+    if given is None and not _has_codes(run.pair, presentation.fixed(images.x_test[:2])):
         raise InputError(
             f"the latents of {run.config.recipe} belong to all data together, so single data have no "
             f"marginal likelihood: measure its test error by pyrovae classify {run.folder}."
@@ -71,7 +73,7 @@ def evaluate(
     x = presentation.fixed(images.x_test)[:limit]
     pair = on_device(run.pair, device)
     result = marginal_likelihood(
-        pair, x, num_samples=num_samples, seed=run.training.seed, progress=progress, **options
+        pair, x, given=given, num_samples=num_samples, seed=run.training.seed, progress=progress, **options
     )
     metrics = result.summary() | {"epochs": len(run.history.rows)}
     if isinstance(pair, ExactEvidence):

@@ -249,6 +249,19 @@ class Run:
         """The preparation of the data for the model."""
         return Presentation.of(self.plan.pixels, self.data, self.training.seed)
 
+    def given(self, x: Tensor, y: Tensor | None) -> Mapping[str, Any] | None:
+        """Return what is given to the model beside data, such as the condition of a conditional VAE.
+
+        Args:
+            x: the data as the data set has them, `(N, *x_shape)`.
+            y: their classes `(N,)`, or None.
+
+        Returns:
+            The values by name; None if nothing is given.
+        """
+        stage = self.plan.stages[-1]
+        return None if stage.given is None else stage.given(self.presentation.encoded(x), y)
+
     def training_data(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return the data that the last stage learns, their labels, and the validation data.
 

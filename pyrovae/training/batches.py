@@ -19,7 +19,9 @@ from pyrovae.compute import processes
 from pyrovae.data.checks import UNLABELLED, holds_classes
 from pyrovae.data.transforms import Transform
 from pyrovae.errors import InputError
-from pyrovae.training.sources import Items, Source, check_read, item_seeds
+from pyrovae.programs.given import NOTHING_GIVEN, Given
+from pyrovae.programs.rows import Arguments
+from pyrovae.training.sources import Items, Source, check_read, item_seeds, rows_of
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Rows(NamedTuple):
 
     indices: Tensor
     seeds: Tensor | None = None
-    items: tuple[Tensor, ...] | None = None
+    items: Arguments | None = None
 
 
 class Call(NamedTuple):
@@ -71,12 +73,12 @@ class Call(NamedTuple):
 
     Attributes:
         number: the number of the part.
-        args: the arguments of the programs' call: this process's share of the data.
+        arguments: the arguments of the programs' call: this process's share of the data.
         total: the number of data in all processes. Division by it turns sums into means.
     """
 
     number: int
-    args: tuple[Tensor, ...]
+    arguments: Arguments
     total: int
 
 
@@ -111,6 +113,7 @@ class Minibatches:
         seed: the run's seed, on which the seeds of items depend.
         workers: the number of processes that read items in advance. 0 means that the training process does.
         shuffle: whether the data come in another order in each epoch.
+        given: what is given beside the data and their classes, on any device.
     """
 
     source: Source
@@ -121,6 +124,7 @@ class Minibatches:
     seed: int = 0
     workers: int = 0
     shuffle: bool = True
+    given: Given = NOTHING_GIVEN
 
     @property
     def steps(self) -> int:
@@ -172,18 +176,18 @@ class Minibatches:
         for number, of_part in enumerate(rows):
             own = _share(of_part) if shared else of_part
             if len(own.indices):
-                args = self._arguments(self.parts[number], own, check)
-                calls.append(Call(number, args, len(of_part.indices)))
+                arguments = self._arguments(self.parts[number], own, check)
+                calls.append(Call(number, arguments, len(of_part.indices)))
         return Batch(calls, sum(len(of_part.indices) for of_part in rows))
 
-    def in_order(self, size: int, check: bool = False) -> Iterator[tuple[Tensor, ...]]:
+    def in_order(self, size: int, check: bool = False) -> Iterator[Arguments]:
         """Yield the arguments of calls with every datum once, with the same random draws each time."""
         for number, part in enumerate(self.parts):
             seeds = item_seeds(self.seed, len(part.indices), "in order", number)
             for indices, of_indices in zip(part.indices.split(size), seeds.split(size), strict=True):
                 yield self._arguments(part, Rows(indices, of_indices), check)
 
-    def arguments(self, number: int, indices: Tensor) -> tuple[Tensor, ...]:
+    def arguments(self, number: int, indices: Tensor) -> Arguments:
         """Return the arguments of a call with these data of a part."""
         return self._arguments(self.parts[number], Rows(indices), check=False)
 
@@ -198,21 +202,21 @@ class Minibatches:
         reading = source.read_ahead([key for key in keys if len(key[0])], self.workers)
         for rows, of_step, (indices, _) in zip(steps, shares, keys, strict=True):
             sizes = [len(share.indices) for share in of_step]
-            values = [part.split(sizes) for part in next(reading)] if len(indices) else []
-            items = zip(*values, strict=True) if values else ((),) * len(rows)
+            items = _split(next(reading), sizes) if len(indices) else [Arguments(())] * len(rows)
             yield tuple(of_part._replace(items=read) for of_part, read in zip(rows, items, strict=True))
 
-    def _arguments(self, part: Part, rows: Rows, check: bool) -> tuple[Tensor, ...]:
-        values = self.source.read(rows.indices, rows.seeds) if rows.items is None else rows.items
+    def _arguments(self, part: Part, rows: Rows, check: bool) -> Arguments:
+        read = self.source.read(rows.indices, rows.seeds) if rows.items is None else rows.items
+        given = {name: rows_of(values, rows.indices) for name, values in self.given.rows.items()}
+        read = read._replace(kwargs={**read.kwargs, **given})
         if check:
-            check_read(values)
-        x = values[0].to(self.device)
+            check_read(read)
+        x, *classes = read.args
+        x = x.to(self.device)
         x = x if self.transform is None else self._transformed(x)
-        if self.y is None:
-            return (x, *(y.to(self.device) for y in values[1:]))
-        if not part.labelled:
-            return (x,)
-        return x, self.y[rows.indices.to(self.y.device)].to(self.device)
+        if self.y is not None:
+            classes = [rows_of(self.y, rows.indices)] if part.labelled else []
+        return Arguments((x, *classes), read.kwargs).to(self.device)
 
     def _transformed(self, x: Tensor) -> Tensor:
         """Apply the transform to the data of a call.
@@ -242,6 +246,12 @@ class Minibatches:
 def most_at_once(batch_size: int) -> int:
     """Return the number of data that take about the memory of a training step if there are no gradients."""
     return max(batch_size, min(1000, 8 * batch_size))
+
+
+def _split(read: Arguments, sizes: Sequence[int]) -> list[Arguments]:
+    """Split items that were read together."""
+    parts = zip(*(values.split(list(sizes)) for values in read.tensors), strict=True)
+    return [read.with_tensors(part) for part in parts]
 
 
 def _share(rows: Rows) -> Rows:

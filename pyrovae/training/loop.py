@@ -74,7 +74,7 @@ class TrainingRun:
         self.folder = None if settings.folder is None else Path(settings.folder)
         self.history = History()
         transform = described(settings.transform)  # before it is called, which may change it
-        self.prepared = prepare(pair, data, validation, settings)
+        self.prepared = prepare(data.given.bound_to(pair, data.device), data, validation, settings)
         self.data = replace(data, shuffle=not self.prepared.in_order)
         self.parameters = Trainable(
             pair, self.prepared.parameters, self.prepared.trained, settings.make_optimizer
@@ -88,7 +88,13 @@ class TrainingRun:
         self.validation = (
             None
             if validation is None
-            else Validation(pair, validation, settings, self.prepared.loss.unit, data.parts[-1].batch_size)
+            else Validation(
+                validation.given.bound_to(pair, data.device),
+                validation,
+                settings,
+                self.prepared.loss.unit,
+                data.parts[-1].batch_size,
+            )
         )
         self._validation_data = validation
         self._identity: dict[str, Any] | None = None
@@ -213,7 +219,7 @@ class TrainingRun:
         batch = self.data.batch(rows, check=True)
         with seeded(0, self.device):
             for call in batch.calls:
-                check_pair(self.pair, *call.args)
+                check_pair(self.prepared.loss.pair, *call.arguments.args, **call.arguments.kwargs)
         return batch
 
     def _end_epoch(self, row: dict[str, float]) -> None:

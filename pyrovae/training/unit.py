@@ -89,14 +89,14 @@ def unit_of(pair: ModelAndGuide, data: Minibatches, batch: Batch, objective: Obj
             for the importance-weighted bound, data are observed outside of the plate, or the sites of the
             data have a scale that may or may not stand for N/B.
     """
-    structures = [Structure(pair, call.args) for call in batch.calls]
+    structures = [Structure(pair, *call.arguments) for call in batch.calls]
     plates = [[plate for plate in found.plates.values() if plate.is_data] for found in structures]
     names = frozenset(plate.name for of_call in plates for plate in of_call)
     outside = dict.fromkeys(name for found in structures for name in _outside(found))
     scaled_up = [[p.full_size for p in of_call if p.full_size > p.size] for of_call in plates]
     sizes = [len(part.indices) for part in data.parts]
     beyond = [
-        max((size for size in of_call if size > len(call.args[0])), default=None)
+        max((size for size in of_call if size > _length(call)), default=None)
         for of_call, call in zip(scaled_up, batch.calls, strict=True)
     ]
     full = holds_all_data(data)
@@ -151,14 +151,14 @@ def _check_data_in_plate(
     """Refuse sites outside of the data's plate that depend on the data of a minibatch."""
     for call, found in zip(batch.calls, structures, strict=True):
         outside = _outside(found)
-        runs, _ = record((pair.model, pair.guide), call.args, {}) if outside else ([], None)
+        runs, _ = record((pair.model, pair.guide), *call.arguments) if outside else ([], None)
         for number, run in enumerate(runs):
             suspects = [name for name in outside if name in run and _depends_on_data(name, run, found)]
             for name in _changed_by_data(pair, data, call, outside, number, suspects) if suspects else ():
                 does = "observes" if run[name].observed and not run[name].factor else "computes"
                 raise InputError(
                     f"the {('model', 'guide')[number]} {does} '{name}' from the data, but outside of a "
-                    f"plate over data, so a minibatch of {len(call.args[0])} data does not say what it is "
+                    f"plate over data, so a minibatch of {_length(call)} data does not say what it is "
                     'for all data: sample it within pyro.plate("data", len(x)), once for each datum, '
                     "or train with all data at once (batch_size=len(x), in one process)."
                 )
@@ -177,22 +177,28 @@ def _changed_by_data(
     Both have the same values outside of the data's plate. Not every site whose computation uses the data
     depends on their values: `x.new_zeros(2)` does not.
     """
-    rows = data.parts[call.number].indices[-len(call.args[0]) :]
-    other = data.arguments(call.number, rows)
+    rows = data.parts[call.number].indices[-_length(call) :]
+    one, other = call.arguments, data.arguments(call.number, rows)
     with nothing_moves(pair), poutine.block():
-        first = poutine.trace(pair.guide).get_trace(*call.args)
+        first = poutine.trace(pair.guide).get_trace(*one.args, **one.kwargs)
         shared = first.copy()
         for name in first.nodes.keys() - set(outside):
             shared.remove_node(name)
-        second = poutine.trace(poutine.replay(pair.guide, trace=shared)).get_trace(*other)
+        replayed = poutine.replay(pair.guide, trace=shared)
+        second = poutine.trace(replayed).get_trace(*other.args, **other.kwargs)
         models = (
-            poutine.trace(poutine.replay(pair.model, trace=guide)).get_trace(*args)
-            for guide, args in ((first, call.args), (second, other))
+            poutine.trace(poutine.replay(pair.model, trace=guide)).get_trace(*args, **kwargs)
+            for guide, (args, kwargs) in ((first, one), (second, other))
         )
-        one, two = (first, second) if program else models
-        one.compute_log_prob()
-        two.compute_log_prob()
-    return [name for name in suspects if name in one.nodes and not _same(one, two, name)]
+        before, after = (first, second) if program else models
+        before.compute_log_prob()
+        after.compute_log_prob()
+    return [name for name in suspects if name in before.nodes and not _same(before, after, name)]
+
+
+def _length(call: Call) -> int:
+    """Return the number of data in a call."""
+    return len(call.arguments.args[0])
 
 
 def _same(one: Trace, two: Trace, name: str) -> bool:

@@ -137,7 +137,7 @@ def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> Tensor:
     value = one["value"] if not one["is_observed"] else one["fn"].sample()
     try:
         before, after = (_scores(site["fn"], value) for site in (one, other))
-    except (NotImplementedError, InputError):  # a distribution without a density is known by its draws
+    except (NotImplementedError, KeyError, InputError):  # without a density, the draws tell
         before, after = (_seeded_draw(site["fn"]) for site in (one, other))
     return torch.isclose(before, after, rtol=1e-6, atol=0, equal_nan=True).all(0)
 

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from pyrovae.compute.devices import seeded
 from pyrovae.data.checks import OBSERVED, check_data
-from pyrovae.errors import InputError, warn
+from pyrovae.errors import InputError, cause, warn
 from pyrovae.generation.order import TRIALS, Order, order_of
 from pyrovae.generation.placeholders import ROWS as TRIED
 from pyrovae.generation.placeholders import data_sites_of, shape_of_a_datum
@@ -90,8 +90,22 @@ class Generator:
         self.pair, self._given_rows = found.bound_to(pair, self.device), found.rows
         self._orders: dict[frozenset[str], Order | None] = {}
         self.without_mean: dict[str, str] = {}
+        self._check_whole(found.whole)
 
     # Arguments
+
+    def _check_whole(self, whole: Mapping[str, Any]) -> None:
+        """Refuse a tensor that has no row for each datum or draw, if the model fails with it."""
+        tensors = {n: value for n, value in whole.items() if isinstance(value, Tensor) and value.dim()}
+        for name, value in tensors.items():
+            try:
+                _ = self.structure.traces
+            except Exception as error:
+                raise InputError(
+                    f"given['{name}'] has shape {tuple(value.shape)}, and there are {self.size} data or "
+                    "draws, so it was passed whole, and the model fails: give one row for each of them. "
+                    f"(The model says: {cause(error)}.)"
+                ) from error
 
     def arguments(self, rows: Tensor) -> Arguments:
         """Return the arguments of both programs for some of the N data, by index. Without data, x is 0."""

@@ -140,7 +140,7 @@ def _same(one: Mapping[str, Any], other: Mapping[str, Any], observed: bool) -> T
         before, after = (_scores(site["fn"], value) for site in (one, other))
     except (NotImplementedError, KeyError, InputError):  # without a density, the draws tell
         before, after = (_seeded(site["fn"].sample) for site in (one, other))
-    return torch.isclose(before, after, rtol=1e-6, atol=0, equal_nan=True).all(0)
+    return torch.isclose(before, after, rtol=1e-6, atol=0, equal_nan=True).all(0).cpu()
 
 
 def _seeded(draw: Callable[[], Any]) -> Any:

@@ -20,7 +20,7 @@ from pyrovae.programs.classes import categorical_latents, class_site, takes_clas
 from pyrovae.programs.devices import device_of
 from pyrovae.programs.given import with_given
 from pyrovae.programs.log_weights import Scores
-from pyrovae.programs.modes import evaluating
+from pyrovae.programs.modes import evaluating, nothing_moves
 from pyrovae.programs.pair import ModelAndGuide, takes_pair, with_programs
 from pyrovae.programs.rows import Arguments
 from pyrovae.programs.running import AtMeans, at_means, run_pair
@@ -206,7 +206,7 @@ def _log_px(scores: Scores) -> Tensor:
 def _check_num_classes(pair: ModelAndGuide, data: Arguments, num_classes: int) -> None:
     """Refuse a number of classes that differs from that of the site that observes them."""
     (x, y), kwargs = data.to(device_of(pair, otherwise=data.args[0].device))
-    with evaluating(pair):
+    with nothing_moves(pair):
         trace, _ = run_pair(pair, x, y, **kwargs)
     for name in observed_sites(trace):
         known = getattr(trace.nodes[name]["fn"], "probs", y).shape[-1]

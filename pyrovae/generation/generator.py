@@ -32,11 +32,11 @@ from torch import Tensor
 
 from pyrovae.compute.devices import seeded
 from pyrovae.data.checks import check_data
-from pyrovae.errors import InputError, warn
+from pyrovae.errors import InputError, cause, warn
 from pyrovae.generation.order import TRIALS, Order, order_of
 from pyrovae.generation.placeholders import ROWS as TRIED
 from pyrovae.generation.placeholders import data_sites_of, shape_of_a_datum
-from pyrovae.programs.classes import ClassSite, categorical_latents, class_site, takes_classes
+from pyrovae.programs.classes import ClassSite, categorical_latents, labelled_call
 from pyrovae.programs.devices import device_of
 from pyrovae.programs.distributions import base_of, in_form_of, mean_of, name_of
 from pyrovae.programs.given import given_of
@@ -90,8 +90,22 @@ class Generator:
         self.pair, self._given_rows = found.bound_to(pair, self.device), found.rows
         self._orders: dict[frozenset[str], Order | None] = {}
         self.without_mean: dict[str, str] = {}
+        self._check_whole(found.whole)
 
     # Arguments
+
+    def _check_whole(self, whole: Mapping[str, Any]) -> None:
+        """Refuse a tensor that has no row for each datum or draw, if the model fails with it."""
+        tensors = {n: value for n, value in whole.items() if isinstance(value, Tensor) and value.dim()}
+        for name, value in tensors.items():
+            try:
+                _ = self.structure.traces
+            except Exception as error:
+                raise InputError(
+                    f"given['{name}'] has shape {tuple(value.shape)}, and there are {self.size} data or "
+                    "draws, so it was passed whole, and the model fails: give one row for each of them. "
+                    f"(The model says: {cause(error)}.)"
+                ) from error
 
     def arguments(self, rows: Tensor) -> Arguments:
         """Return the arguments of both programs for some of the N data, by index. Without data, x is 0."""
@@ -178,13 +192,19 @@ class Generator:
         It is the site that observes the classes when the model is called with them, or else the only latent
         of classes.
         """
-        (x,), given = self.few(1)
-        if found := class_site(self.pair.model, x, given):
-            return found
+        if self._labelled is not None:
+            return self._labelled[0]
         names = [name for name in categorical_latents(self.structure) if name in self.latents]
         if len(names) != 1:
             return None
-        return ClassSite(names[0], base_of(self._fn_of(names[0])).probs.shape[-1])
+        fn = self.structure.traces.model.nodes[names[0]]["fn"]
+        return ClassSite(names[0], base_of(fn).probs.shape[-1])
+
+    @cached_property
+    def _labelled(self) -> tuple[ClassSite, Structure] | None:
+        """The site that observes the classes in a call with them, and the structure of this call."""
+        (x,), given = self.few(1)
+        return labelled_call(self.pair.model, x, given)
 
     def known_class_site(self) -> ClassSite:
         """Return `class_site` for a model that must have one.
@@ -211,7 +231,7 @@ class Generator:
             InputError: it depends on the data.
         """
         name, _ = self.known_class_site()
-        before = self._called_with_classes(name).ancestors(name)
+        before = self._with_classes.ancestors(name)
         if before.intersection(self.data_sites):
             raise InputError(
                 f"the class '{name}' of {self.name} is predicted from the data, so it cannot be chosen "
@@ -227,18 +247,12 @@ class Generator:
     def class_values(self, classes: Tensor) -> Tensor:
         """Return classes `(N,)` as values of the class site, which may be one-hot vectors."""
         name, _ = self.known_class_site()
-        return in_form_of(self._fn_of(name), classes.to(self.device))
+        return in_form_of(self._with_classes.traces.model.nodes[name]["fn"], classes.to(self.device))
 
-    def _fn_of(self, name: str) -> Any:
-        return self._called_with_classes(name).traces.model.nodes[name]["fn"]
-
-    def _called_with_classes(self, name: str) -> Structure:
-        """Return the structure of a call that has the class site. Some models have it only with classes."""
-        found = self.structure
-        if name in found.traces.model.nodes:
-            return found
-        y = torch.zeros(1, dtype=torch.long, device=self.device)
-        return Structure(self.pair.model, (*found.args, y), found.kwargs)
+    @property
+    def _with_classes(self) -> Structure:
+        """The structure of a call that has the class site. Some models have it only with classes."""
+        return self.structure if self._labelled is None else self._labelled[1]
 
     def descendants(self, name: str) -> set[str]:
         """Return the sites that depend on a site, directly or through others."""
@@ -326,10 +340,12 @@ class Generator:
 
     def _labels(self, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """Return the classes if the model is to be called with them, as some have the site only then."""
-        if takes_classes(self.pair.model, self._given_rows) and {*given} - {*self.structure.continuous}:
-            name = self.class_site.name if self.class_site else None
-            return tuple(values for site, values in given.items() if site == name)
-        return ()
+        if not {*given} - {*self.structure.continuous} or self._labelled is None:
+            return ()
+        (name, _), call = self._labelled
+        labels = (values for site, values in given.items() if site == name)
+        whole = call.args[1].dim() == 1
+        return tuple(y.argmax(-1) if whole and y.dim() > 1 else y for y in labels)
 
     def draw(self, rows: Tensor, given: Mapping[str, Tensor]) -> tuple[Trace, Codes]:
         """Run the model as `run` does. Return its trace, and a draw of the data by site, on the CPU."""

@@ -9,6 +9,7 @@ as with a library size that is the sum of a datum, the model cannot generate wit
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -126,26 +127,26 @@ def _unmoved(
     run: Run, one: Tensor, other: Tensor, sites: Sequence[str], given: Collection[str]
 ) -> dict[str, Tensor]:
     """Return where the distribution of each site is the same on two sets of data, `(*event_shape)`."""
-    before = run(one, {})
-    held = {name: before.nodes[name]["value"] for name in given if name in before.nodes}
-    held |= {name: before.nodes[name]["value"] for name in sites if not before.nodes[name]["is_observed"]}
-    after = run(other, held)
-    return {name: _same(before.nodes[name], after.nodes[name]) for name in sites}
+    nodes = run(one, {}).nodes
+    held = {name: nodes[name]["value"] for name in given if name in nodes}
+    held |= {name: nodes[name]["value"] for name in sites if not nodes[name]["is_observed"]}
+    before, after = (_seeded(partial(run, x, held)).nodes for x in (one, other))
+    return {name: _same(before[name], after[name], nodes[name]["is_observed"]) for name in sites}
 
 
-def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> Tensor:
-    value = one["value"] if not one["is_observed"] else one["fn"].sample()
+def _same(one: Mapping[str, Any], other: Mapping[str, Any], observed: bool) -> Tensor:
+    value = one["fn"].sample() if observed else one["value"]
     try:
         before, after = (_scores(site["fn"], value) for site in (one, other))
-    except (NotImplementedError, InputError):  # a distribution without a density is known by its draws
-        before, after = (_seeded_draw(site["fn"]) for site in (one, other))
-    return torch.isclose(before, after, rtol=1e-6, atol=0, equal_nan=True).all(0)
+    except (NotImplementedError, KeyError, InputError):  # without a density, the draws tell
+        before, after = (_seeded(site["fn"].sample) for site in (one, other))
+    return torch.isclose(before, after, rtol=1e-6, atol=0, equal_nan=True).all(0).cpu()
 
 
-def _seeded_draw(fn: Any) -> Tensor:
+def _seeded(draw: Callable[[], Any]) -> Any:
+    """Draw, and make the other random numbers of a program, with the same seed each time."""
     torch.manual_seed(0)
-    draw: Tensor = fn.sample()
-    return draw
+    return draw()
 
 
 def _scores(fn: Any, value: Tensor) -> Tensor:

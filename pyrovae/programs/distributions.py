@@ -15,6 +15,7 @@ from pyro.distributions import (
 )
 from torch import Tensor
 from torch.distributions import (
+    Distribution,
     ExpTransform,
     Independent,
     LowRankMultivariateNormal,
@@ -108,17 +109,16 @@ def _mean_exists(distribution: Any) -> bool:
         return finite
     if isinstance(base, MixtureSameFamily):
         return _mean_exists(base.component_distribution)
+    if isinstance(noise := getattr(base, "base", None), Distribution):  # what a flow transforms
+        return _mean_exists(noise)
     if not isinstance(base, TransformedDistribution) or _is_bounded(base.support):
         return True
     start = base_of(base.base_dist)
     # exp, and powers, may turn a finite mean into an infinite one. That of exp(normal) is finite.
-    growing = [
-        part for part in _parts_of(base.transforms) if isinstance(part, ExpTransform | PowerTransform)
-    ]
-    one_exponential = (
-        isinstance(start, _NORMAL) and len(growing) == 1 and isinstance(growing[0], ExpTransform)
-    )
-    return _mean_exists(start) and (not growing or one_exponential)
+    parts = [type(part) for part in _parts_of(base.transforms)]
+    growing = [part for part in parts if issubclass(part, ExpTransform | PowerTransform)]
+    exponential_of_normal = growing == [ExpTransform] and isinstance(start, _NORMAL)
+    return _mean_exists(start) and (not growing or exponential_of_normal)
 
 
 def _finite(distribution: Any) -> bool | None:

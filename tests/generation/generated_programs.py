@@ -12,6 +12,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 T = 5
 """The length of the sequences."""
@@ -152,6 +153,16 @@ class LabelledMixture(Mixture):
                 logits = -torch.cdist(x, self.centres).square() / 4
                 y = pyro.sample("kind", self.family(logits=logits), infer={"enumerate": "parallel"})
             pyro.sample("z", dist.Normal((x - self.centre(y)) / 2, 0.5**0.5).to_event(1))
+
+
+class EncodingMixture(LabelledMixture):
+    """The mixture with one-hot classes, whose programs take them as whole numbers."""
+
+    def model(self, x: Tensor, y: Tensor | None = None) -> None:
+        super().model(x, None if y is None else one_hot(y, 3).float())
+
+    def guide(self, x: Tensor, y: Tensor | None = None) -> None:
+        super().guide(x, None if y is None else one_hot(y, 3).float())
 
 
 class SignOfZ(nn.Module):

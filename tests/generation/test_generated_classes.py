@@ -4,7 +4,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from generated_programs import LabelledMixture, Mixture
+from generated_programs import EncodingMixture, LabelledMixture, Mixture
 
 from pyrovae.errors import InputError
 from pyrovae.evaluation import active_units, class_probabilities
@@ -101,8 +101,16 @@ def test_analogies_need_a_class_that_makes_x(make_vae, make_cpcvae, x):
         class_samples(make_vae())
 
 
-@pytest.mark.parametrize("one_hot", [True, False], ids=["one-hot", "index"])
-@pytest.mark.parametrize("kind", [Mixture, LabelledMixture])
+@pytest.mark.parametrize(
+    ("kind", "one_hot"),
+    [
+        (Mixture, True),
+        (Mixture, False),
+        (LabelledMixture, True),
+        (LabelledMixture, False),
+        (EncodingMixture, True),
+    ],
+)
 def test_classes_in_any_form_at_a_site_of_any_name(kind, one_hot):
     mixture = kind(one_hot)
     centres, x = mixture.centres, torch.tensor([[0.3, 0.2], [5.0, 1.0], [-1.0, 8.0], [2.9, 0.0]])

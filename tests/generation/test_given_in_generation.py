@@ -76,3 +76,14 @@ def test_a_condition_that_is_missing_is_named():
             call()
     with pytest.raises(InputError, match="'label'"):
         generation.sample_images(Conditional(), 3, given={"c": C, "label": C})
+
+
+def test_a_wrong_number_of_rows_is_named():
+    for call in (
+        lambda: generation.sample_images(Conditional(), 5, given={"c": C}),
+        lambda: generation.latent_means(Conditional(), X[:2], given={"c": C}),
+    ):
+        with pytest.raises(
+            InputError, match=r"given\['c'\] has shape \(3, 2\), and there are [52] data or"
+        ):
+            call()

@@ -12,6 +12,7 @@ from torch.distributions import ExpTransform, SigmoidTransform, TransformedDistr
 
 from pyrovae import generation
 from pyrovae.classifiers import LinearClassifier
+from pyrovae.distributions.pushforward import Pushforward
 from pyrovae.errors import InputError
 from pyrovae.evaluation import class_posterior, class_probabilities
 from pyrovae.flows import Householder, InverseAutoregressive, Planar
@@ -181,6 +182,7 @@ def test_means_exist_where_they_do():
         TransformedDistribution(dist.StudentT(3.0, zeros, 1.0), [ExpTransform()]),
         dist.MixtureSameFamily(dist.Categorical(torch.ones(4, 2)), dist.Cauchy(torch.zeros(4, 2), 1.0)),
         dist.StudentT(torch.tensor([1.0, 3.0]), 0.0, 1.0),
+        Pushforward(cauchy(torch.zeros(3, 2)), [dist.transforms.AffineTransform(1.0, 2.0)], "affine"),
     ):
         assert mean_of(fn) is None
 

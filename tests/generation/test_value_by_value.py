@@ -155,3 +155,11 @@ def test_values_that_are_transformed_before_they_are_observed_are_refused():
         generation.sample_images(pair_of(doubled, (3,), lambda x: 2 * x), 2)
     with pytest.raises(InputError, match=r"'x' observes values of shape \(16, 5\), and its distribution"):
         generation.sample_images(pair_of(lambda z, x: dist.Normal(x.sum() + torch.zeros(3), 1.0), (5,)), 2)
+
+
+def test_random_numbers_outside_of_sites_are_no_dependence():
+    def noisy(z, x):
+        return dist.Normal(z + torch.randn(len(x), 2), 1e-3)
+
+    images = generation.sample_images(pair_of(noisy, (2,)), N)
+    assert ((images.var(0) - 2).abs() < 4 * 2 * (2 / N) ** 0.5).all()

@@ -443,7 +443,7 @@ def _given(run: Run, count: int, first: int = 0, step: int = 1) -> Any:
 
     x, y = run.images.x_test, run.images.y_test
     rows = (first + step * torch.arange(count)) % len(x)
-    return run.given(x[rows], None if y is None else y[rows])
+    return run.given(run.presentation.encoded(x[rows]), None if y is None else y[rows])
 
 
 def _encoded(run: Run, limit: int) -> Tensor:

@@ -73,7 +73,7 @@ def diagnose(
     images = opened.images
     x = opened.presentation.fixed(images.x_test)[:limit]
     y_test = None if images.y_test is None else images.y_test[:limit]
-    given = opened.given(images.x_test[:limit], y_test)
+    given = opened.given(opened.presentation.encoded(images.x_test[:limit]), y_test)
     analyses: dict[str, Any] = {
         "active_units": lambda: active_units(pair, x, given=given),
         "kl_decomposition": lambda: kl_decomposition(pair, x, given=given),

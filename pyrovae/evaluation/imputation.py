@@ -252,6 +252,7 @@ def _site_of_data(pair: ModelAndGuide, arguments: Arguments) -> str:
         changed = x.where(~observed, x + 1)
         again = traced(poutine.replay(pair.model, trace=trace), changed, *others, **arguments.kwargs)
         value, after = elements.sample(), _elements(again.nodes[name]["fn"])
+        assert after is not None
         if not torch.allclose(elements.log_prob(value), after.log_prob(value), 1e-4, 1e-5, equal_nan=True):
             raise InputError(
                 f"the {name_of(fn)} of site '{name}' depends on x, so its elements are not independent "

@@ -72,6 +72,7 @@ def test_the_commands_give_it_too(tmp_path):
     commands = (["sample"], ["reconstruct"], ["interpolate", "--count", 2], ["traverse", "--dimensions", 2])
     for command, *words in (*commands, ["manifold", "--steps", 3], ["latent"], ["overview"]):
         assert "written: " in pyrovae(command, tmp_path / "run", *words), command
+    assert "% test error" in pyrovae("classify", tmp_path / "run", "--labels", 10)
 
 
 def test_what_does_not_fit_is_refused_by_name(digits, tmp_path):

@@ -70,6 +70,12 @@ class Baseline(nn.Module):
         """Define nothing, since there are no latents."""
 
 
+def likelihood(pair: CVAE | Baseline) -> Grey:
+    """Return the likelihood of a pair, with its own type."""
+    assert isinstance(pair.likelihood, Grey)
+    return pair.likelihood
+
+
 def split(images: Tensor, quadrants: int) -> tuple[Tensor, Tensor]:
     """Return the other pixels x and the given pixels c of images `(N, 1, 28, 28)`, as rows."""
     is_given = torch.zeros(28, 28, dtype=torch.bool)
@@ -102,9 +108,10 @@ def run(
     cvae, baseline = networks(x.shape[1], c.shape[1])
     row: dict[str, Any] = {"protocol": {"quadrants": quadrants, "epochs": epochs, "seed": seed}}
     start = time.process_time()
-    for name, pair in (("cvae", cvae), ("baseline", baseline)):
+    pairs: dict[str, CVAE | Baseline] = {"cvae": cvae, "baseline": baseline}
+    for name, pair in pairs.items():
         place = folder / f"{name}-{quadrants}-{epochs}-{seed}"
-        pair.likelihood.start_at_marginals(x[:-VALIDATION])
+        likelihood(pair).start_at_marginals(x[:-VALIDATION])
         history = fit(
             pair,
             x[:-VALIDATION],
@@ -123,7 +130,7 @@ def run(
         cvae, x_test, given={"c": c_test}, num_samples=100, bounds=(), compile="off"
     )
     with torch.no_grad():
-        row["baseline"] = baseline.likelihood(c_test).log_prob(x_test).mean().item()
+        row["baseline"] = likelihood(baseline)(c_test).log_prob(x_test).mean().item()
     row |= {"cvae": result.mean, "mean_std_error": result.mean_std_error, "elbo": result.elbo}
     row |= {"khat_above_limit": result.num_unreliable, "cpu_seconds": time.process_time() - start}
     print(f"{result}\nbaseline = {row['baseline']:.3f}; written: {write_row('conditional_vae', row)}")
@@ -143,7 +150,7 @@ def table() -> None:
         figures = [
             f"{row['baseline']:.1f}",
             f"{row['elbo']:.1f}",
-            f"{row['cvae']:.1f} ± {row['mean_std_error']:.2f}",
+            f"{row['cvae']:.1f} ± {row['mean_std_error']:.3f}",
             *(f"{figure:.1f}" for figure in PUBLISHED[quadrants]),
             f"{row['cpu_seconds'] / 60:.0f}",
         ]

@@ -40,7 +40,9 @@ def sample(
     from pyrovae import generation, plots
 
     opened = own.open(run)
-    images = generation.only_site(generation.sample_images(opened.pair, count, seed))
+    images = generation.only_site(
+        generation.sample_images(opened.pair, count, seed, given=_given(opened, count))
+    )
     draw(opened, plots.samples(images), "samples")
 
 
@@ -77,8 +79,10 @@ def interpolate(
     from pyrovae import generation, plots
 
     opened = own.open(run)
-    x = _test_images(opened, 2 * count)
-    lines = generation.only_site(generation.interpolate(opened.pair, x[::2], x[1::2], steps, site))
+    x, given = _test_images(opened, 2 * count), _given(opened, count, step=2)
+    lines = generation.only_site(
+        generation.interpolate(opened.pair, x[::2], x[1::2], steps, site, given=given)
+    )
     draw(opened, plots.interpolations(lines, class_jumps=_class_jumps(opened, site)), "interpolation", site)
 
 
@@ -103,8 +107,10 @@ def interpolation_grid(
     from pyrovae import generation, plots
 
     opened = own.open(run)
-    corners = _test_images(opened, 4, first)
-    images = generation.only_site(generation.interpolate_grid(opened.pair, corners, steps, site))
+    corners, given = _test_images(opened, 4, first), _given(opened, 4, first)
+    images = generation.only_site(
+        generation.interpolate_grid(opened.pair, corners, steps, site, given=given)
+    )
     figure = plots.interpolation_grid(images, _class_jumps(opened, site))
     draw(opened, figure, "interpolation_grid", site)
 
@@ -128,9 +134,10 @@ def manifold(
     from pyrovae.generation import prior_site
 
     opened = own.open(run)
-    images = generation.only_site(generation.manifold(opened.pair, steps, label, site))
+    given = _given(opened, 1)
+    images = generation.only_site(generation.manifold(opened.pair, steps, label, site, given=given))
     name = None if label is None else opened.class_names[label]
-    draw(opened, plots.manifold(images, prior_site(opened.pair, site), name), "manifold", site)
+    draw(opened, plots.manifold(images, prior_site(opened.pair, site, given=given), name), "manifold", site)
 
 
 def traverse(
@@ -156,14 +163,15 @@ def traverse(
     from pyrovae.generation import latent_means, prior_site
 
     opened = own.open(run)
-    pair, name = opened.pair, prior_site(opened.pair, site)
-    original = _originals(opened, 1, image)
-    x = opened.presentation.encoded(original)
-    shown = most_active_dimensions(latent_means(pair, _encoded(opened, 1000), name), dimensions)
+    original, given = _originals(opened, 1, image), _given(opened, 1, image)
+    pair, name = opened.pair, prior_site(opened.pair, site, given=given)
+    x, others = opened.presentation.encoded(original), _encoded(opened, 1000)
+    means = latent_means(pair, others, name, given=_given(opened, len(others)))
+    shown = most_active_dimensions(means, dimensions)
     figure = plots.traversals(
-        generation.only_site(generation.traverse(pair, x[0], shown, site=name)),
+        generation.only_site(generation.traverse(pair, x[0], shown, site=name, given=given)),
         original[0],
-        generation.only_site(generation.reconstruct(pair, x))[0],
+        generation.only_site(generation.reconstruct(pair, x, given=given))[0],
         _dimension_names(name, shown),
         generation.LEVELS,
     )
@@ -238,7 +246,8 @@ def latent(
     from pyrovae.generation import latent_means
 
     opened = own.open(run)
-    z = latent_means(opened.pair, _encoded(opened, limit), site)
+    x = _encoded(opened, limit)
+    z = latent_means(opened.pair, x, site, given=_given(opened, len(x)))
     y = opened.images.y_test
     points: Any = (z, None, ()) if y is None else (z, y[: len(z)], opened.class_names)
     if by == "pca":
@@ -369,7 +378,7 @@ def overview(run: RunFolder, /, *, own: Own = NONE_OWN) -> None:
     page = plots.overview(
         diagram_of(opened),
         opened.history,
-        generation.only_site(generation.sample_images(opened.pair, 50)),
+        generation.only_site(generation.sample_images(opened.pair, 50, given=_given(opened, 50))),
         _reconstructions(opened, min(10, len(opened.images.x_test))),
         title,
     )
@@ -408,7 +417,8 @@ def diagram_of(run: Run) -> PlateDiagram:
     from pyrovae.diagrams import plate_diagram
 
     x, y, _ = run.training_data()
-    return plate_diagram(run.plan.pair, x, *(() if y is None else (y,)))
+    given = run.given(*run.training_classes())
+    return plate_diagram(run.plan.pair, x, *(() if y is None else (y,)), given=given)
 
 
 def _originals(run: Run, count: int, first: int = 0) -> Tensor:
@@ -425,6 +435,15 @@ def _test_images(run: Run, count: int, first: int = 0) -> Tensor:
     """Return test images as in evaluation, binarised if the model takes binary pixels."""
     _originals(run, count, first)
     return run.presentation.fixed(run.images.x_test)[first : first + count]
+
+
+def _given(run: Run, count: int, first: int = 0, step: int = 1) -> Any:
+    """Return what is given to a conditional model beside `count` test images, which begin anew."""
+    import torch
+
+    x, y = run.images.x_test, run.images.y_test
+    rows = (first + step * torch.arange(count)) % len(x)
+    return run.given(run.presentation.encoded(x[rows]), None if y is None else y[rows])
 
 
 def _encoded(run: Run, limit: int) -> Tensor:
@@ -453,7 +472,7 @@ def _dimension_names(site: str, dimensions: list[int]) -> list[str]:
 def _class_jumps(run: Run, site: str | None) -> bool:
     from pyrovae import generation
 
-    return bool(generation.classes_behind(run.pair, site))
+    return bool(generation.classes_behind(run.pair, site, given=_given(run, 1)))
 
 
 def _reconstructions(run: Run, count: int) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -462,5 +481,5 @@ def _reconstructions(run: Run, count: int) -> tuple[Tensor, Tensor, Tensor | Non
 
     x = _test_images(run, count)
     original = run.images.x_test[:count] if run.presentation.changes_pixels else None
-    images = generation.only_site(generation.reconstruct(run.pair, x))
+    images = generation.only_site(generation.reconstruct(run.pair, x, given=_given(run, count)))
     return run.presentation.shown(x), images, original

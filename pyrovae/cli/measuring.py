@@ -70,12 +70,15 @@ def diagnose(
             raise InputError(f"{name} is {number}; it must be at least {least}.")
     opened = own.open(run)
     pair: Any = on_device(opened.pair, device)
-    x = opened.presentation.fixed(opened.images.x_test)[:limit]
+    images = opened.images
+    x = opened.presentation.fixed(images.x_test)[:limit]
+    y_test = None if images.y_test is None else images.y_test[:limit]
+    given = opened.given(opened.presentation.encoded(images.x_test[:limit]), y_test)
     analyses: dict[str, Any] = {
-        "active_units": lambda: active_units(pair, x),
-        "kl_decomposition": lambda: kl_decomposition(pair, x),
+        "active_units": lambda: active_units(pair, x, given=given),
+        "kl_decomposition": lambda: kl_decomposition(pair, x, given=given),
         "inference_gaps": lambda: inference_gaps(
-            pair, x, num_samples=num_samples, steps=steps, progress=not quiet
+            pair, x, given=given, num_samples=num_samples, steps=steps, progress=not quiet
         ),
     }
     for name, analyse in analyses.items():

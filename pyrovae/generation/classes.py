@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.errors import InputError, check_counts
+from pyrovae.generation.codes import encoded
 from pyrovae.generation.generator import Generator, Images, as_images, each, joined
 from pyrovae.generation.prior import draws, images_of_draws
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
@@ -149,7 +150,7 @@ def analogies(pair: ModelAndGuide, x: Tensor, *, given: Mapping[str, Any] | None
             f"in a {generator.name} the class '{label}' is predicted from the latents and x does not "
             "depend on it, so there is no style apart from it: draw class_samples instead."
         )
-    codes = generator.without_descendants(generator.codes(), label)
+    codes = generator.without_descendants(encoded(generator), label)
     codes = {name: values.repeat_interleave(classes, 0) for name, values in codes.items()}
     codes[label] = generator.class_values(torch.arange(classes).repeat(len(x)))
     images = generator.images(codes, torch.arange(len(x)).repeat_interleave(classes))

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+import math
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyrovae.compute.devices import seeded
-from pyrovae.generation.generator import ROWS, Codes, Generator
+from pyrovae.errors import InputError
+from pyrovae.generation.generator import ROWS, Codes, Generator, joined
+from pyrovae.programs.accounting import has_finite_support
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
+from pyrovae.programs.rows import Arguments
+from pyrovae.programs.running import AtMeans, at_means, traced
+from pyrovae.programs.structure import Structure, Traces
 
 
 @takes_pair
@@ -54,7 +62,7 @@ def latent_codes(pair: ModelAndGuide, x: Tensor, *, given: Mapping[str, Any] | N
         InputError: a latent has no mean under the guide, such as a Cauchy variable.
     """
     generator = Generator(pair, given, x)
-    return generator.codes(exact=generator.code_names)
+    return encoded(generator, exact=generator.code_names)
 
 
 @takes_pair
@@ -89,7 +97,7 @@ def latent_means(
     """
     generator = Generator(pair, given, x)
     site = generator.code_site(site)
-    return generator.codes(exact=[site])[site]
+    return encoded(generator, exact=[site])[site]
 
 
 @torch.no_grad()
@@ -126,3 +134,86 @@ def posterior_draws(
             args, kwargs = generator.arguments(rows)
             parts.append(guide.get_trace(*args, **kwargs).nodes[name]["value"].cpu())
     return torch.cat(parts)
+
+
+def encoded(generator: Generator, exact: Collection[str] = ()) -> Codes:
+    """Do the work of `latent_codes` with an existing generator.
+
+    A latent that has no mean is one draw, with a warning.
+
+    Args:
+        generator: the generator of data.
+        exact: the latents that must be means.
+
+    Raises:
+        InputError: one of these has no mean, or depends on a latent in the guide that has none.
+    """
+    with evaluating(generator.pair), seeded(0, generator.device), torch.no_grad():
+        codes = joined(_encoded(generator, rows) for rows in torch.arange(generator.size).split(ROWS))
+    without = generator.without_mean
+    for name in exact if without else ():
+        if cause := {name, *_before(generator, name)} & {*without}:
+            raise _no_mean(name, min(cause), without[min(cause)])
+    generator.warn_of_draws()
+    return codes
+
+
+def _encoded(generator: Generator, rows: Tensor) -> Codes:
+    data, centre = generator.arguments(rows), AtMeans()
+    guide = poutine.trace(centre(generator.pair.guide)).get_trace(*data.args, **data.kwargs)
+    model = at_means(poutine.replay(generator.pair.model, trace=guide))
+    nodes = traced(model, *data.args, **data.kwargs).nodes
+    generator.without_mean |= centre.drawn
+    codes = {name: nodes[name]["value"] for name in generator.code_names}
+    if alone := {name: nodes[name]["fn"] for name in generator.latents if name not in guide.nodes}:
+        codes |= _most_probable(generator, alone, guide, data)
+    return {name: values.cpu() for name, values in codes.items()}
+
+
+def _most_probable(generator: Generator, alone: Mapping[str, Any], guide: Trace, data: Arguments) -> Codes:
+    """Return the most probable values of latents that the guide lacks, given its own and the data.
+
+    Args:
+        generator: the generator of data.
+        alone: these latents' distributions by name.
+        guide: the trace of the guide.
+        data: the arguments of the call.
+
+    Raises:
+        InputError: a latent has no finite support, or there are too many values to try.
+    """
+    finite = all(map(has_finite_support, alone.values()))
+    supports = [fn.enumerate_support(expand=False) for fn in alone.values()] if finite else []
+    if not supports or math.prod(map(len, supports)) > ROWS:
+        raise InputError(
+            f"the guide of {generator.name} has no site for {', '.join(map(repr, alone))}, and there are "
+            "too many values to find the most probable ones: sample them in the guide."
+        )
+    points, scores = [], []
+    for values in itertools.product(*supports):
+        fns = zip(alone.items(), values, strict=True)
+        points.append({name: value.expand(fn.shape()) for (name, fn), value in fns})
+        model = poutine.condition(poutine.replay(generator.pair.model, trace=guide), data=points[-1])
+        traces = Traces(traced(model, *data.args, **data.kwargs), None)
+        log_p = Structure(generator.pair.model, *data, traces).log_p
+        terms = [log_p[name] for name in (*generator.latents, *generator.data_sites)]
+        scores.append(sum(terms[1:], terms[0]))
+    best = torch.stack(scores).argmax(0)
+    rows = torch.arange(len(best), device=best.device)
+    return {name: torch.stack([point[name] for point in points])[best, rows] for name in alone}
+
+
+def _before(generator: Generator, name: str) -> set[str]:
+    """Return the sites that a latent depends on in the guide."""
+    edges, found = Structure(generator.pair, *generator.few(1)).inference_edges, {name}
+    while new := {parent for parent, child in edges if child in found} - found:
+        found |= new
+    return found - {name}
+
+
+def _no_mean(site: str, without: str, distribution: str) -> InputError:
+    through = "" if without == site else f", on which '{site}' depends,"
+    return InputError(
+        f"'{without}' ({distribution}){through} has no mean under the guide: draw it by "
+        f"posterior_draws(pair, x, site='{site}'), and take medians of several draws for a centre."
+    )

@@ -18,7 +18,7 @@ data: z, or z1 in M1+M2.
 
 from __future__ import annotations
 
-import inspect
+import functools
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cached_property
 from typing import Any
@@ -35,7 +35,7 @@ from pyrovae.data.checks import check_data
 from pyrovae.errors import InputError, warn
 from pyrovae.generation.order import TRIALS, Order, order_of
 from pyrovae.generation.placeholders import ROWS as TRIED
-from pyrovae.generation.placeholders import shape_of_a_datum
+from pyrovae.generation.placeholders import data_sites_of, shape_of_a_datum
 from pyrovae.programs.classes import ClassSite, categorical_latents, class_site, takes_classes
 from pyrovae.programs.devices import device_of
 from pyrovae.programs.distributions import base_of, in_form_of, mean_of, name_of
@@ -44,7 +44,7 @@ from pyrovae.programs.modes import evaluating, nothing_moves
 from pyrovae.programs.pair import ModelAndGuide, Program, name_of_pair
 from pyrovae.programs.reach import modules_of
 from pyrovae.programs.rows import Arguments
-from pyrovae.programs.running import AtMeans, at_means, traced
+from pyrovae.programs.running import AtMeans, traced
 from pyrovae.programs.structure import Structure
 
 Codes = dict[str, Tensor]
@@ -61,6 +61,9 @@ class Generator:
 
     Each fact is computed once, when it is first asked for. So a function makes one generator and passes it
     on.
+
+    Attributes:
+        without_mean: the sites that were drawn since they have no mean, with their distributions' names.
 
     Args:
         pair: a trained pair.
@@ -80,15 +83,13 @@ class Generator:
         count: int = 1,
     ) -> None:
         if x is not None:
-            check_data(x)
+            check_data(x, given=given)
         self.x, self.size = x, count if x is None else len(x)
         self.name, self.device = name_of_pair(pair), device_of(pair)
         found = given_of(pair, given, self.size)
         self.pair, self._given_rows = found.bound_to(pair, self.device), found.rows
-        for program in (self.pair.model,) if x is None else (self.pair.model, self.pair.guide):
-            _check_arguments(self.name, program, found.rows)
         self._orders: dict[frozenset[str], Order | None] = {}
-        self._without_mean: dict[str, str] = {}  # the sites that were drawn for want of a mean
+        self.without_mean: dict[str, str] = {}
 
     # Arguments
 
@@ -134,20 +135,13 @@ class Generator:
     @cached_property
     def unobserved(self) -> Structure:
         """The structure of the model when no data are observed."""
-        return Structure(_Unobserved(self.data_sites)(self.pair.model), *self.few(1))
+        return Structure(_unobserved(self.pair.model, self.data_sites), *self.few(1))
 
     @cached_property
     def data_sites(self) -> tuple[str, ...]:
-        """The sites that observe the data, in order.
-
-        A site whose value does not change with the data, such as that of a given condition, is not one. If
-        no value changes, all observed sites are.
-        """
-        observed = self.structure.observed
-        zeros, (x,) = self.structure.traces.model, self.structure.args
-        ones = Structure(self.pair.model, (x + 1,), self.structure.kwargs).traces.model
-        values = {name: [trace.nodes[name]["value"] for trace in (zeros, ones)] for name in observed}
-        return tuple(name for name in observed if not torch.equal(*values[name])) or observed
+        """The sites that observe the data, in order; see `data_sites_of`."""
+        (x,), given = self.few(1)
+        return tuple(data_sites_of(self.pair.model, x, given))
 
     @cached_property
     def _shapes(self) -> dict[str, tuple[int, ...]]:
@@ -211,13 +205,19 @@ class Generator:
 
     @cached_property
     def predicts_class(self) -> bool:
-        """Whether the distribution at the class site depends on latents, as in the PC-VAE."""
+        """Whether the distribution at the class site depends on latents, as in the PC-VAE.
+
+        Raises:
+            InputError: it depends on the data.
+        """
         name, _ = self.known_class_site()
-        y, rows = self.class_values(torch.zeros(TRIALS, dtype=torch.long)), torch.arange(TRIALS) % self.size
-        with nothing_moves(self.pair.model):
-            torch.manual_seed(0)
-            one, other = (self.run(rows, {name: y}).nodes[name]["fn"].log_prob(y) for _ in range(2))
-        return not torch.equal(one, other)
+        before = self._called_with_classes(name).ancestors(name)
+        if before.intersection(self.data_sites):
+            raise InputError(
+                f"the class '{name}' of {self.name} is predicted from the data, so it cannot be chosen "
+                "before they are drawn: draw data without a class, and classify them."
+            )
+        return bool(before.intersection(self.latents))
 
     @property
     def differs_by_row(self) -> bool:
@@ -230,12 +230,15 @@ class Generator:
         return in_form_of(self._fn_of(name), classes.to(self.device))
 
     def _fn_of(self, name: str) -> Any:
-        """Return the distribution at the site of the classes."""
+        return self._called_with_classes(name).traces.model.nodes[name]["fn"]
+
+    def _called_with_classes(self, name: str) -> Structure:
+        """Return the structure of a call that has the class site. Some models have it only with classes."""
         found = self.structure
-        if name not in found.traces.model.nodes:  # the model has the site only if it is called with classes
-            y = torch.zeros(1, dtype=torch.long, device=self.device)
-            found = Structure(self.pair.model, (*found.args, y), found.kwargs)
-        return found.traces.model.nodes[name]["fn"]
+        if name in found.traces.model.nodes:
+            return found
+        y = torch.zeros(1, dtype=torch.long, device=self.device)
+        return Structure(self.pair.model, (*found.args, y), found.kwargs)
 
     def descendants(self, name: str) -> set[str]:
         """Return the sites that depend on a site, directly or through others."""
@@ -318,7 +321,7 @@ class Generator:
 
         order = self.order(given)
         trace = run(data, given) if order is None else order.draw(run, data, given)
-        self._without_mean |= {name: fn for name, fn in centre.drawn.items() if name in self.latents}
+        self.without_mean |= {name: fn for name, fn in centre.drawn.items() if name in self.latents}
         return trace
 
     def _labels(self, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
@@ -334,34 +337,6 @@ class Generator:
         nodes = {name: trace.nodes[name] for name in self.data_sites}
         values = {name: node["value"] if ordered else node["fn"]() for name, node in nodes.items()}
         return trace, {name: self._in_grey(name, nodes[name]["fn"], values[name]) for name in values}
-
-    def codes(self, exact: Collection[str] = ()) -> Codes:
-        """Return the codes of the data, on the CPU. See `generation.latent_codes`.
-
-        A latent that has no mean is one draw, with a warning.
-
-        Args:
-            exact: the latents that must be means.
-
-        Raises:
-            InputError: one of these has no mean, or depends on a latent in the guide that has none.
-        """
-        with evaluating(self.pair), seeded(0, self.device), torch.no_grad():
-            codes = joined(self._codes(rows) for rows in torch.arange(self.size).split(ROWS))
-        for name in exact if self._without_mean else ():
-            if without := {name, *self._before(name)} & {*self._without_mean}:
-                raise _no_mean(name, min(without), self._without_mean[min(without)])
-        self._warn_of_draws()
-        return codes
-
-    def _codes(self, rows: Tensor) -> Codes:
-        args, kwargs = self.arguments(rows)
-        centre = AtMeans()
-        guide = poutine.trace(centre(self.pair.guide)).get_trace(*args, **kwargs)
-        model = poutine.trace(at_means(poutine.replay(self.pair.model, trace=guide)))
-        nodes = model.get_trace(*args, **kwargs).nodes
-        self._without_mean |= centre.drawn
-        return {name: nodes[name]["value"].cpu() for name in self.code_names}
 
     def images(self, codes: Mapping[str, Tensor], rows: Tensor | None = None) -> Images:
         """Return E[x | codes], as `images_by_site` does, without a dictionary if there is one site."""
@@ -393,7 +368,7 @@ class Generator:
                 given = {name: values[part].to(self.device) for name, values in codes.items()}
                 trace, ordered = self.run(rows[part], given, means=True), self.order(given) is not None
                 parts.append({name: self._image(trace, name, ordered) for name in self.data_sites})
-        self._warn_of_draws()
+        self.warn_of_draws()
         return joined(parts)
 
     def _image(self, trace: Trace, name: str, ordered: bool) -> Tensor:
@@ -404,7 +379,7 @@ class Generator:
             levels = torch.arange(pixels.probs.shape[-1]).to(pixels.probs)
             return self._in_grey(name, fn, pixels.probs @ levels)
         if (mean := mean_of(fn)) is None:
-            self._without_mean[name] = name_of(fn)
+            self.without_mean[name] = name_of(fn)
             mean = fn()
         return self._in_grey(name, fn, mean)
 
@@ -414,19 +389,12 @@ class Generator:
             values = values / (pixels.probs.shape[-1] - 1)
         return values.reshape(len(values), *self._shapes.get(name, values.shape[1:])).cpu()
 
-    def _warn_of_draws(self) -> None:
+    def warn_of_draws(self) -> None:
         """Warn of the sites without a mean that were drawn, and forget them."""
-        if self._without_mean:
-            names = " and ".join(f"'{name}' ({fn})" for name, fn in self._without_mean.items())
+        if self.without_mean:
+            names = " and ".join(f"'{name}' ({fn})" for name, fn in self.without_mean.items())
             warn(f"{names} of {self.name} has no mean, so one draw with a fixed seed stands for it.")
-            self._without_mean = {}
-
-    def _before(self, name: str) -> set[str]:
-        """Return the guide's sites that a latent depends on in the guide."""
-        edges, found = Structure(self.pair, *self.few(1)).inference_edges, {name}
-        while new := {parent for parent, child in edges if child in found} - found:
-            found |= new
-        return found - {name}
+            self.without_mean = {}
 
     def without_descendants(self, codes: Codes, changed: str) -> Codes:
         """Return the codes that stay valid when one of them is changed: those that do not depend on it."""
@@ -446,27 +414,15 @@ class _Unobserved(Messenger):
             msg["is_observed"], msg["value"] = False, None
 
 
-def _check_arguments(name: str, program: Program, given: Collection[str]) -> None:
-    """Refuse a program that needs further arguments than the data and those that are given."""
-    try:
-        _, *parameters = inspect.signature(program).parameters.values()
-    except (TypeError, ValueError):  # a callable that does not show its parameters
-        return
-    for each in parameters:
-        needed = each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
-        if needed and each.name not in given:
-            raise InputError(
-                f"the programs of {name} take '{each.name}' as well as the data: give it by name, "
-                f'given={{"{each.name}": {each.name}}}, with a row for each datum or draw.'
-            )
+def _unobserved(program: Program, names: Collection[str]) -> Program:
+    """Return the program with some of its observed sites drawn. It shows the same parameters."""
 
+    @functools.wraps(program)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with _Unobserved(names):
+            return program(*args, **kwargs)
 
-def _no_mean(site: str, without: str, distribution: str) -> InputError:
-    through = "" if without == site else f", on which '{site}' depends,"
-    return InputError(
-        f"'{without}' ({distribution}){through} has no mean under the guide: draw it by "
-        f"posterior_draws(pair, x, site='{site}'), and take medians of several draws for a centre."
-    )
+    return run
 
 
 def as_images(values: Codes) -> Images:

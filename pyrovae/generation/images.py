@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.errors import InputError, check_counts
+from pyrovae.generation.codes import encoded
 from pyrovae.generation.generator import Generator, Images, as_images
 from pyrovae.generation.prior import draws, images_of_draws
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
@@ -108,7 +109,7 @@ def reconstruct(pair: ModelAndGuide, x: Tensor, *, given: Mapping[str, Any] | No
         `(N, *x_shape)`, on the CPU; a dictionary of them if several sites observe the data.
     """
     generator = Generator(pair, given, x)
-    return generator.images(generator.codes())
+    return generator.images(encoded(generator))
 
 
 @takes_pair

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.errors import InputError
+from pyrovae.generation.codes import encoded
 from pyrovae.generation.generator import Generator, Images, each
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
 from pyrovae.programs.rows import Arguments
@@ -108,7 +109,7 @@ def _mixtures(generator: Generator, weights: Tensor, site: str | None) -> Images
     Returns:
         The images of the P means of each group, `(N, P, *x_shape)`.
     """
-    codes = generator.codes()
+    codes = encoded(generator)
     if site is not None:
         codes = generator.without_descendants(codes, generator.code_site(site))
     nearest = torch.arange(generator.size).unflatten(0, (-1, weights.shape[1]))[:, weights.argmax(-1)]

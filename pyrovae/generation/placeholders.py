@@ -14,8 +14,9 @@ from typing import Any
 from torch import Tensor
 
 from pyrovae.errors import InputError
-from pyrovae.programs.pair import ModelAndGuide
+from pyrovae.programs.pair import ModelAndGuide, Program
 from pyrovae.programs.reach import modules_of
+from pyrovae.programs.sites import is_sample, role_of
 from pyrovae.programs.structure import Structure
 
 Shape = tuple[int, ...]
@@ -57,29 +58,38 @@ def shape_of_a_datum(pair: ModelAndGuide, like: Tensor, kwargs: Mapping[str, Any
     )
 
 
+def data_sites_of(model: Program, x: Tensor, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the sites that observe the data, as they are in a trace, by name in order.
+
+    A site whose value does not change with the data, such as that of a given condition, is not one. If no
+    value changes, all observed sites are.
+    """
+    one, other = (Structure(model, (data,), kwargs).traces.model.nodes for data in (x, x + 1))
+    observed = {name: site for name, site in one.items() if is_sample(site) and role_of(site) == "observed"}
+    values = {name: (site["value"], other[name]["value"]) for name, site in observed.items()}
+    same = {name for name, (value, changed) in values.items() if value.numel() and value.equal(changed)}
+    return {name: site for name, site in observed.items() if name not in same} or observed
+
+
 def _shape_of_sites(
     pair: ModelAndGuide, like: Tensor, kwargs: Mapping[str, Any], shape: Shape
 ) -> Shape | None:
-    """Return the shape of the observed sites, run on data of some shape; None if the model does not run."""
+    """Return the shape of the sites that observe data, run on data of some shape; None if it fails."""
     if (sites := _sites(pair, like, kwargs, shape)) is None:
         return None
-    shapes = [tuple(fn.shape()[1:]) for fn, _ in sites]
+    shapes = [tuple(site["fn"].shape()[1:]) for site in sites]
     return shapes[0] if len(shapes) == 1 else (sum(map(math.prod, shapes)),)
 
 
 def _fits(pair: ModelAndGuide, like: Tensor, kwargs: Mapping[str, Any], shape: Shape) -> bool:
     """Whether the model observes data of this shape in the shapes of its distributions."""
     sites = _sites(pair, like, kwargs, shape)
-    return sites is not None and all(value.shape == fn.shape() for fn, value in sites)
+    return sites is not None and all(site["value"].shape == site["fn"].shape() for site in sites)
 
 
-def _sites(
-    pair: ModelAndGuide, like: Tensor, kwargs: Mapping[str, Any], shape: Shape
-) -> list[tuple[Any, Tensor]] | None:
-    """Return the distribution and the value of each observed site; None if the model does not run."""
-    found = Structure(pair.model, (like.new_zeros(ROWS, *shape),), kwargs)
+def _sites(pair: ModelAndGuide, like: Tensor, kwargs: Mapping[str, Any], shape: Shape) -> list[Any] | None:
+    """Return the sites that observe data of some shape; None if the model does not run on them."""
     try:
-        nodes = found.traces.model.nodes
+        return list(data_sites_of(pair.model, like.new_zeros(ROWS, *shape), kwargs).values())
     except Exception:  # a program may fail in any way on data of another shape
         return None
-    return [(nodes[name]["fn"], nodes[name]["value"]) for name in found.observed]

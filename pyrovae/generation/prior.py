@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from pyro.distributions import Independent
 from torch import Tensor
 
 from pyrovae.compute.devices import seeded
@@ -17,7 +16,7 @@ from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
 
 ENOUGH = 10
-"""The number of draws, at least, that must agree with a class: their effective number."""
+"""The number of proposals, at least, that should be of the class that is asked for."""
 
 PROPOSALS = 1000
 """The number of draws, at least, from which draws of a class are kept."""
@@ -87,10 +86,10 @@ def draw_latents(
         Each latent's values by site, `(N, *event_shape)`, on the CPU.
 
     Warns:
-        UserWarning: too few of the draws agree with the class.
+        UserWarning: too few of the draws are of the class.
 
     Raises:
-        InputError: the model has no latent with a prior, or no such class; no draw agrees with the class;
+        InputError: the model has no latent with a prior, or no such class; no draw can be of the class;
             the model cannot generate without data; or `count` or `candidates` is below 1.
     """
     check_counts(count=count)
@@ -149,25 +148,24 @@ def _draws_of_class(generator: Generator, rows: Tensor, label: int, candidates: 
     parts, agreeing = [], []
     for pool in pools:
         proposals, log_weights = _draws(generator, pool.repeat(-(-total // kept))[:total], label)
-        weights = log_weights.double().softmax(0)
-        if weights.isnan().any():
+        agreeing.append(log_weights.exp().sum().item())  # as many would be kept one by one
+        if agreeing[-1] < 0.001:  # torch gives no class the probability 0
             raise InputError(f"class {label} was asked for, and none of {total} draws can be of it.")
-        agreeing.append(1 / weights.square().sum().item())
-        parts.append(proposals.rows(_systematic_resample(weights, kept)))
+        parts.append(proposals.rows(_systematic_resample(log_weights, kept)))
     if min(agreeing) < max(kept, ENOUGH):
         warn(
             f"class {label} was asked for, but only about {min(agreeing):.1f} of {total} draws of the "
-            f"model agree with it: raise candidates, which is {candidates}, to draw this class well."
+            f"model are of it: raise candidates, which is {candidates}, to draw this class well."
         )
     return Draws(*(joined(part) for part in zip(*parts, strict=True)))
 
 
-def _systematic_resample(weights: Tensor, count: int) -> Tensor:
+def _systematic_resample(log_weights: Tensor, count: int) -> Tensor:
     """Draw indices in proportion to their weights, with as few repetitions as possible (Kitagawa 1996).
 
     Evenly spaced points with one random start are looked up among the cumulated weights.
     """
-    cumulated = weights.cumsum(0)
+    cumulated = log_weights.double().softmax(0).cumsum(0)
     points = (torch.arange(count) + torch.rand(())) / count
     return torch.searchsorted(cumulated, points * cumulated[-1]).clamp(max=len(cumulated) - 1)
 
@@ -194,7 +192,7 @@ def prior_quantiles(
             None means nothing.
 
     Returns:
-        `(Q, M)`, on the CPU.
+        `(Q, M)`, on the CPU. A latent that is no vector is flattened to M dimensions.
 
     Raises:
         InputError: the model has no such latent with a prior, or `draws` is below 1.
@@ -212,7 +210,7 @@ def quantiles(
 ) -> Tensor:
     """Do the work of `prior_quantiles` with an existing generator, given what its first row has."""
     rows = torch.zeros(num_draws, dtype=torch.long)
-    values = draws(generator, rows, seed=seed).latents[generator.prior_site(site)]
+    values = draws(generator, rows, seed=seed).latents[generator.prior_site(site)].reshape(num_draws, -1)
     return values.quantile(torch.tensor(levels).to(values), dim=0)
 
 
@@ -243,7 +241,7 @@ def prior_density(
             None means nothing.
 
     Returns:
-        `(P, M)`, on the CPU.
+        `(P, M)`, on the CPU. A latent that is no vector is flattened to M dimensions.
 
     Raises:
         InputError: the model has no such latent with a prior, or `draws` is below 1.
@@ -253,11 +251,12 @@ def prior_density(
     name = generator.prior_site(site)
     with evaluating(generator.pair), seeded(seed, generator.device):
         node = generator.run(torch.zeros(draws, dtype=torch.long), {}).nodes[name]
-    fn, values = node["fn"], node["value"]
-    factors = factors_of(fn) if isinstance(fn, Independent) else None
-    if factors is not None:
-        return factors.log_prob(points.to(values)[:, None, None]).exp().mean(1).cpu()
-    return torch.stack([_histogram_density(column, points) for column in values.cpu().T], -1)
+    values = node["value"]
+    if (factors := factors_of(node["fn"])) is not None:
+        log_densities = factors.log_prob(points.to(values).view(-1, *[1] * values.dim()))
+        return log_densities.exp().mean(1).reshape(len(points), -1).cpu()
+    columns = values.cpu().reshape(len(values), -1).T
+    return torch.stack([_histogram_density(column, points) for column in columns], -1)
 
 
 def _histogram_density(values: Tensor, points: Tensor) -> Tensor:

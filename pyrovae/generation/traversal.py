@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.errors import InputError
+from pyrovae.generation.codes import encoded
 from pyrovae.generation.generator import Generator, Images, each
 from pyrovae.generation.images import decoded
 from pyrovae.generation.prior import quantiles
@@ -34,7 +35,7 @@ def traverse(
     Args:
         pair: a trained pair.
         x: one datum, `(*x_shape,)`.
-        dimensions: the D dimensions to move, counted from 0. None means all.
+        dimensions: the D dimensions to move, counted from 0 in the flattened latent. None means all.
         levels: the Q levels of the quantiles, between 0 and 1.
         site: the latent to move. None means the one that the model samples last before the data.
         given: further arguments of both programs by name, such as a condition, with one row `(1, ...)`.
@@ -48,8 +49,8 @@ def traverse(
     """
     generator = Generator(pair, given, x[None])
     site = generator.prior_site(site)
-    codes = generator.without_descendants(generator.codes(), site)
-    size = codes[site].shape[-1]
+    codes = generator.without_descendants(encoded(generator), site)
+    size = codes[site].numel()
     dimensions = range(size) if dimensions is None else dimensions
     if unknown := [d for d in dimensions if not 0 <= d < size]:
         raise InputError(f"there is no dimension {unknown[0]}; '{site}' has {size}, counted from 0.")

@@ -7,7 +7,8 @@
     guide
         z_n ~ q(z | x_n, c_n)       the posterior
 
-It is a model of log p(x | c). Nothing is assumed about c, which has no density.
+It is a model of log p(x | c). Nothing is assumed about c, which has no density. To complete images, let c
+hold their known pixels, and tell by `observed` which pixels are to be scored: the others.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import pyro
 from torch import Tensor, nn
 
+from pyrovae.distributions import filled, masked
 from pyrovae.programs.parameters import program
 
 
@@ -49,14 +51,14 @@ class CVAE(nn.Module):
         self.prior, self.likelihood, self.posterior = prior, likelihood, posterior
 
     @program
-    def model(self, x: Tensor, c: Tensor) -> None:
+    def model(self, x: Tensor, c: Tensor, observed: Tensor | None = None) -> None:
         """Define p(x, z | c) for data `(B, *x_shape)` and their conditions `(B, *c_shape)`."""
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", self.prior(c))
-            pyro.sample("x", self.likelihood(z, c), obs=x)
+            pyro.sample("x", masked(self.likelihood(z, c), observed), obs=x)
 
     @program
-    def guide(self, x: Tensor, c: Tensor) -> None:
+    def guide(self, x: Tensor, c: Tensor, observed: Tensor | None = None) -> None:
         """Define q(z | x, c) for data `(B, *x_shape)` and their conditions `(B, *c_shape)`."""
         with pyro.plate("data", len(x)):
-            pyro.sample("z", self.posterior(x, c))
+            pyro.sample("z", self.posterior(filled(x, observed), c))

@@ -63,7 +63,9 @@ def evaluate(
         InputError: the model has nothing to integrate out, or an option does not fit.
     """
     presentation, images = run.presentation, run.images
-    if not _has_codes(run.pair, presentation.fixed(images.x_test[:2])):
+    y_test = None if images.y_test is None else images.y_test[:limit]
+    given = run.given(presentation.encoded(images.x_test[:limit]), y_test)
+    if given is None and not _has_codes(run.pair, presentation.fixed(images.x_test[:2])):
         raise InputError(
             f"the latents of {run.config.recipe} belong to all data together, so single data have no "
             f"marginal likelihood: measure its test error by pyrovae classify {run.folder}."
@@ -71,7 +73,7 @@ def evaluate(
     x = presentation.fixed(images.x_test)[:limit]
     pair = on_device(run.pair, device)
     result = marginal_likelihood(
-        pair, x, num_samples=num_samples, seed=run.training.seed, progress=progress, **options
+        pair, x, given=given, num_samples=num_samples, seed=run.training.seed, progress=progress, **options
     )
     metrics = result.summary() | {"epochs": len(run.history.rows)}
     if isinstance(pair, ExactEvidence):
@@ -111,13 +113,14 @@ def classify(
     from pyrovae.semi_supervised import M1_CLASSIFIERS, fit_m1_classifier
 
     images, seed = run.images, run.training.seed
-    x, y = run.training_classes()
-    if y is None or images.y_test is None:
+    x, classes = run.training_classes()
+    if (y := classes) is None or images.y_test is None:
         raise InputError(f"{run.data.data} has no classes to compare predictions with.")
     per_class = run.data.labels if labels is None else labels
     if per_class is not None:
         y = with_labels_only(y, per_class, seed)
     x_test = run.presentation.encoded(images.x_test)
+    given, given_test = run.given(x, classes), run.given(x_test, images.y_test)
     pair = on_device(run.pair, device)
     errors: dict[str, float] = {}
     if run.classes:
@@ -126,10 +129,11 @@ def classify(
             seen = run.presentation.fixed(images.x_test)
             by_bayes = class_posterior(pair, seen, images.num_classes, num_samples=num_samples)
             errors["Bayes' rule"] = error_rate(by_bayes, images.y_test)
-    if not _has_codes(pair, x):
+    if given is None and not _has_codes(pair, x):
         return _written(run, errors)
     embed: Any = partial(posterior_draws, seed=seed) if draws else latent_means
-    z, z_test = embed(pair, x).numpy(), embed(pair, x_test).numpy()
+    z = embed(pair, x, given=given).numpy()
+    z_test = embed(pair, x_test, given=given_test).numpy()
     for name in M1_CLASSIFIERS:
         predicted = fit_m1_classifier(name, z, y.numpy()).predict(z_test)
         errors[name] = 100 * float((predicted != images.y_test.numpy()).mean())

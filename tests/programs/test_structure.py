@@ -322,3 +322,36 @@ def test_traces_that_are_there_already_are_used(x):
     again = Structure(Pair(model, guide), (x,), traces=first.traces)
     assert again.traces is first.traces
     assert math.isclose(again.log_p["w"].item(), first.log_p["w"].item())
+
+
+def test_a_value_that_is_not_given_is_a_prediction_and_no_latent():
+    """`obs=y` with y = None: the guide lacks the site, and no other site depends on it."""
+
+    def model(x, y=None):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            c = pyro.sample("c", dist.Categorical(torch.ones(3)))
+            pyro.sample("x", dist.Normal(z + c[..., None], 1.0).to_event(1), obs=x)
+            y = pyro.sample("y", dist.Normal(z.sum(-1), 1.0), obs=y)
+            pyro.sample("after", dist.Normal(y, 1.0))
+
+    def guide(x, y=None):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x, 1.0).to_event(1))
+
+    x = torch.zeros(3, 2)
+    found = structure(Pair(model, guide), x)
+    assert (found.predicted, found.latents, found.continuous) == (("y", "after"), ("z", "c"), ("z",))
+    assert found.model_only == ("c", "y", "after")
+    assert "predicted" in str(found)
+    assert structure(Pair(model, guide), x, torch.zeros(3)).predicted == ("after",)
+    assert structure(model, x).predicted == ()  # nothing tells what a model alone predicts
+
+
+def test_one_hot_classes_are_not_continuous():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("c", dist.OneHotCategorical(torch.ones(3)))
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    assert structure(model, torch.zeros(2, 1)).continuous == ("z",)

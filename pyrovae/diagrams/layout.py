@@ -6,27 +6,19 @@ one for each run: the first holds the nodes, and the others stick out below it w
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from itertools import permutations
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-
-from pyrovae.diagrams.diagram import Edge, Node, PlateDiagram
-
-Point = tuple[float, float]
-Points = np.ndarray[Any, Any]  # (..., 2)
+from pyrovae.diagrams.bends import Bends, Point
+from pyrovae.diagrams.diagram import Node, PlateDiagram
 
 # Lengths are in the units of the drawing.
 RADIUS, MARGIN, _PAD, _CAPTION, _ARROW = 0.36, 0.25, 0.3, 0.22, 0.75
 CARD = 0.14, 0.32  # the width and height of the part of a card that sticks out to the right and below
 _CHARACTER = 0.12  # the width of a character in a caption
 _SLOTS = [2 * (RADIUS + MARGIN) * spread for spread in (1.0, 1.25, 1.5, 2.0, 2.5)]
-# Bends of an arrow, and the least bend where another arrow has the same ends.
-_APART = 0.3
-_BENDS = [0.0, *(sign * bend for bend in (0.15, 0.3, 0.45, 0.6, 0.8, 1.0, 1.25) for sign in (1, -1))]
-_NEAR, _ALONG = 0.08, 0.25  # an arrow that is so near to another for this share of its way cannot be seen
+_MANY = 100  # with more arrows than this, wider columns take too long and do not help
 
 
 class Box(NamedTuple):
@@ -97,7 +89,8 @@ def lay_out(diagram: PlateDiagram) -> Layout:
     layers = _layers(diagram)
     heights = _heights(diagram, layers)
     found: list[tuple[int, dict[str, Point], list[Arrow]]] = []
-    for slot in _SLOTS:
+    count = len(diagram.generative_edges | diagram.factor_edges | diagram.inference_edges)
+    for slot in _SLOTS if count <= _MANY else _SLOTS[:1]:
         columns = _columns(diagram, layers, slot)
         centres = {name: (columns[name], heights[layers[name]]) for name in diagram.nodes}
         arrows, faults = _arrows(diagram, centres)
@@ -263,92 +256,22 @@ def _box(diagram: PlateDiagram, plate: str, centres: dict[str, Point], boxes: di
 
 
 def _arrows(diagram: PlateDiagram, centres: dict[str, Point]) -> tuple[list[Arrow], int]:
-    """Choose the arrows: straight if possible, else bent just enough to avoid nodes and other arrows.
-
-    The generative arrows come first. So where two arrows have the same ends, the dashed one bends.
+    """Choose the arrows, the generative ones first: where two have the same ends, the dashed one bends.
 
     Returns:
-        The arrows, and the number of those that do not avoid a node or an arrow.
+        The arrows, and the number of those that do not keep clear of nodes and of other arrows.
     """
     arrows: list[Arrow] = []
-    faults = 0
-    curves = np.empty((0, 41, 2))
+    bends = Bends(centres, {name: _reach(node) for name, node in diagram.nodes.items()}, RADIUS)
     for edges in (diagram.generative_edges, diagram.factor_edges, diagram.inference_edges):
         for start, end in diagram.in_order(edges):
-            taken = any({start, end} == {other.start, other.end} for other in arrows)
-            allowed = [bend for bend in _BENDS if abs(bend) >= (_APART if taken else 0.0)]
-            bends = sorted(allowed, key=lambda b: (abs(b), -_outward(start, end, b, centres)))
-            fault, bend, curve = _clearest(diagram, (start, end), bends, centres, curves)
-            faults += fault
             factor = edges is diagram.factor_edges
             dashed = diagram.nodes[end].origin == "guide" if factor else edges is diagram.inference_edges
-            arrows.append(Arrow(start, end, bend, dashed, head=not factor))
-            curves = np.append(curves, curve[None], axis=0)
-    return arrows, faults
-
-
-def _clearest(
-    diagram: PlateDiagram,
-    ends: Edge,
-    bends: list[float],
-    centres: dict[str, Point],
-    others: Points,
-) -> tuple[bool, float, Points]:
-    """Choose the first bend of an arrow that keeps clear of nodes and of other arrows, else the best one.
-
-    Returns:
-        Whether it is not clear, the bend, and the arrow's points.
-    """
-    nodes = [name for name in diagram.nodes if name not in ends]
-    places = np.array([centres[name] for name in nodes]).reshape(-1, 2)
-    reach = np.array([_reach(diagram.nodes[name]) for name in nodes])
-    found: list[tuple[tuple[int, float], float, Points]] = []
-    for bend in bends:
-        curve = np.array(arc(centres[ends[0]], centres[ends[1]], bend))
-        touched = int((_distances(places, curve).min(1, initial=math.inf) < reach).sum())
-        along = _overlap(curve, others)
-        found.append(((touched, along if along > _ALONG else 0.0), bend, curve))
-        if found[-1][0] == (0, 0.0):
-            break
-    cost, bend, curve = min(found, key=lambda choice: choice[0])
-    return cost != (0, 0.0), bend, curve
-
-
-def _overlap(one: Points, others: Points) -> float:
-    """Return the largest share of an arrow that lies on another, or of another that lies on it.
-
-    Only the points outside of the nodes at its ends count.
-    """
-    near = _distances(one, others) < _NEAR  # (P, O, P)
-    shares = [0.0]
-    for curves, covered in ((one[None], near.any(2).T), (others, near.any(0))):
-        ends = curves[:, [0, -1], None]
-        visible = (np.linalg.norm(curves[:, None] - ends, axis=-1) > RADIUS).all(1)
-        shares += ((covered & visible).sum(-1) / np.maximum(visible.sum(-1), 1)).tolist()
-    return max(shares)
-
-
-def _distances(points: Points, others: Points) -> Points:
-    """Return the distance of each point from each of the others."""
-    x, y = (points[..., i].reshape(-1, *[1] * (others.ndim - 1)) - others[..., i] for i in (0, 1))
-    return np.hypot(x, y)
-
-
-def _outward(start: str, end: str, bend: float, centres: dict[str, Point]) -> float:
-    """Return the distance of an arrow's middle from the middle of the drawing."""
-    middle = [sum(values) / len(values) for values in zip(*centres.values(), strict=True)]
-    return round(math.dist(arc(centres[start], centres[end], bend)[20], middle), 3)
+            arrows.append(Arrow(start, end, bends.choose(start, end), dashed, head=not factor))
+    return arrows, bends.faults
 
 
 def _reach(node: Node) -> float:
     """Return the distance that arrows keep from a node: from a circle, or from a factor and its name."""
     name = 0.045 * min(len(node.name), 13) if node.status == "factor" else 0.0
     return max(1.25 * RADIUS, name)
-
-
-def arc(start: Point, end: Point, bend: float) -> list[Point]:
-    """Return 41 points along an arrow, matplotlib's arc3: a quadratic Bezier curve."""
-    (x0, y0), (x1, y1) = start, end
-    x, y = (x0 + x1) / 2 + bend * (y1 - y0), (y0 + y1) / 2 - bend * (x1 - x0)
-    weights = [((1 - t) ** 2, 2 * t * (1 - t), t**2) for t in (k / 40 for k in range(41))]
-    return [(a * x0 + b * x + c * x1, a * y0 + b * y + c * y1) for a, b, c in weights]

@@ -80,7 +80,7 @@ def _assemble(found: Recording, given: Collection[str]) -> PlateDiagram:
     stands_for = dict(found.stands_for)
     observed = {argument.name for argument in stands_for}
     for argument in found.arguments:
-        is_given = argument.name in given and argument.name not in observed
+        is_given = argument.name.partition("[")[0] in given and argument.name not in observed
         if argument not in stands_for and (argument in used or is_given):
             stands_for[argument] = [argument.name + " (argument)" * (argument.name in sites)]
     generative, inference = edges_of(model, stands_for), edges_of(guide, stands_for)

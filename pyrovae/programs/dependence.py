@@ -200,8 +200,8 @@ class _Watcher(Messenger):
         """Return the labels that an argument has."""
         raise NotImplementedError
 
-    def look(self, msg: Any) -> int:
-        """Record a site and return the label of its value."""
+    def look(self, msg: Any) -> int | None:
+        """Record a site and return the label of its value, None for a value that keeps its origins."""
         raise NotImplementedError
 
     def _pyro_sample(self, msg: Any) -> None:
@@ -213,8 +213,9 @@ class _Watcher(Messenger):
             self.subsamples.setdefault(msg["name"], msg["value"])
         elif not site_is_deterministic(msg) and isinstance(msg["value"], Tensor):
             label = self.look(msg)
-            msg["value"] = changed(torch.clone, msg["value"])
-            self.origins.put(msg["value"], label)
+            if label is not None:
+                msg["value"] = changed(torch.clone, msg["value"])
+                self.origins.put(msg["value"], label)
 
 
 W = TypeVar("W", bound=_Watcher)
@@ -378,10 +379,12 @@ class _Recorder(_Watcher):
             return labels
         return torch.from_numpy(labels).reshape(value.shape).to(value.device)
 
-    def look(self, msg: Any) -> int:
-        """Record a site."""
+    def look(self, msg: Any) -> int | None:
+        """Record a site, unless a reparameterisation has made it a function of other sites."""
         name, observed = msg["name"], msg["is_observed"]
         source = self._of_unmasked(msg["value"], msg["mask"], msg["fn"].event_dim)
+        if observed and getattr(base_of(msg["fn"]), "v", None) is msg["value"] and source & {*self.sites}:
+            return None
         own = {part for part in source if name in self.stands_for.get(part, ())}
         # A value that was computed from other sites' data alone is another datum, which they do not cause.
         others = {part for part in source - own if own or not self.stands_for.get(part)}

@@ -116,24 +116,18 @@ class Origins(TorchDispatchMode):
     def _union(self, one: Label, other: Label, shape: Sequence[int]) -> Label:
         if isinstance(one, int) and isinstance(other, int):
             return one if other in (0, one) else other if not one else self._merged(one, other)
-        if isinstance(other, int) or isinstance(one, int):
-            number, tensor = (one, other) if isinstance(one, int) else (other, one)
-            assert isinstance(tensor, Tensor)
-            assert isinstance(number, int)
-            if not number:
+        for number, tensor in ((one, other), (other, one)):
+            if isinstance(tensor, Tensor) and isinstance(number, int) and not number:
                 return tensor.expand(shape)
-            found, where = tensor.unique(return_inverse=True)
-            if len(found) > _MOST_SETS:
-                return self._merged(one, other)
-            new = [self._merged(label, number) for label in found.tolist()]
-            return torch.tensor(new, device=where.device)[where].expand(shape)
-        assert isinstance(one, Tensor)
-        pairs = torch.stack([one.expand(shape).flatten(), other.expand(shape).flatten()])
-        found, where = pairs.unique(dim=1, return_inverse=True)
-        if found.shape[1] > _MOST_SETS:
+        base = 2 * self.singles + len(self._sets) + 1
+        pairs: Any = one * base + other
+        if len(pairs.flatten()[: 2 * _MOST_SETS].unique()) > _MOST_SETS:  # a quick look
             return self._merged(one, other)
-        new = [self._merged(*pair) for pair in found.T.tolist()]
-        return torch.tensor(new, device=where.device)[where].reshape(shape)
+        found, where = pairs.unique(return_inverse=True)
+        if len(found) > _MOST_SETS:
+            return self._merged(one, other)
+        new = [self._merged(*divmod(pair, base)) for pair in found.tolist()]
+        return torch.tensor(new, device=pairs.device)[where].expand(shape)
 
     def _merged(self, one: Label, other: Label) -> int:
         return self.label_of(self.bits(one) | self.bits(other))

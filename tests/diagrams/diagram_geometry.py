@@ -7,7 +7,8 @@ import math
 import numpy as np
 
 from pyrovae.diagrams import PlateDiagram
-from pyrovae.diagrams.layout import RADIUS, Layout, arc, lay_out
+from pyrovae.diagrams.bends import arc
+from pyrovae.diagrams.layout import RADIUS, Layout, lay_out
 
 LINE = 0.05  # arrows that are closer than this cannot be told apart
 

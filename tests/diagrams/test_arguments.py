@@ -6,6 +6,7 @@ import pytest
 import torch
 from partly_labelled import statuses
 from pyro import poutine
+from pyro.infer.reparam import LocScaleReparam, TransformReparam
 from torch import Tensor, nn
 
 from pyrovae.diagrams import plate_diagram
@@ -411,3 +412,20 @@ def test_a_value_to_predict_is_no_latent_of_the_picture() -> None:
     found.draw()
     assert statuses(plate_diagram(Pair(model, guide), x, x))["y"] == "observed"
     assert statuses(plate_diagram(model, x))["y"] == "latent"  # a model without a guide
+
+
+def test_a_reparameterised_latent_is_a_function_of_what_is_drawn_for_it() -> None:
+    @poutine.reparam(config={"w": LocScaleReparam(0.5), "v": TransformReparam()})
+    def model(x: Tensor) -> None:
+        v = pyro.sample("v", dist.LogNormal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            w = pyro.sample("w", dist.Normal(v, 1.0))
+            pyro.sample("x", dist.Normal(w, 1.0), obs=x)
+
+    found = plate_diagram(model, torch.rand(4))
+    assert statuses(found) == {"v_base": "latent", "w_decentered": "latent", "x": "observed"}
+    assert of_model(found.generative_edges) == {
+        "v_base -> w_decentered",
+        "v_base -> x",
+        "w_decentered -> x",
+    }

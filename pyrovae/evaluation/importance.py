@@ -38,7 +38,7 @@ T = TypeVar("T")
 LONG_EVALUATION = 10_000_000  # the number of draws from which on compilation saves time
 MOST_DATA = 100  # data that are evaluated at once, at most
 _WEIGHTS = 500_000  # log weights that are held at once
-_VALUES = 30_000_000  # values of further tensors that are held at once
+_VALUES = 15_000_000  # values of further tensors that are held at once
 
 
 @dataclass(frozen=True)

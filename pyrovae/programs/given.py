@@ -129,9 +129,11 @@ def _check_names(pair: ModelAndGuide, names: Collection[str], with_classes: bool
         needed = [n for n, p in parameters.items() if p.default is p.empty and p.kind in _NAMED]
         needed = [n for n in needed if n not in (*[*parameters][: 2 if with_classes else 1], *names)]
         if needed:
+            is_second = needed[0] == [*parameters][1] and not with_classes
+            classes = " (classes y can be given behind x instead)" if is_second else ""
             raise InputError(
                 f"the {role} needs its argument '{needed[0]}', which has no default: give it by "
-                f'given={{"{needed[0]}": {needed[0]}}}.'
+                f'given={{"{needed[0]}": {needed[0]}}}{classes}.'
             )
 
 

@@ -25,7 +25,8 @@ from pyrovae.evaluation.chunking import slices
 from pyrovae.programs.copies import PARTICLES, given_values, run_copies
 from pyrovae.programs.densities import trace_log_probs
 from pyrovae.programs.distributions import factors_of
-from pyrovae.programs.log_weights import Layout, per_datum, run_model
+from pyrovae.programs.layout import Layout, run_model
+from pyrovae.programs.log_weights import per_datum
 from pyrovae.programs.pair import ModelAndGuide, Program
 from pyrovae.programs.repeats import may_repeat
 from pyrovae.programs.rows import Arguments

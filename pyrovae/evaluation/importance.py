@@ -215,10 +215,8 @@ def _scored(
         if further is None:
             found = scores(pair, arguments, particles, layout)
         else:
-            traces, x = (
-                run_under_particles(pair, arguments, particles, layout, further.extras),
-                arguments.args[0],
-            )
+            x = arguments.args[0]
+            traces = run_under_particles(pair, arguments, particles, layout, further.extras)
             found = scores_of(*traces, x, layout)
             beside = further.columns(*traces, x, layout)
     columns = [found.log_weights, found.elbo_terms] if layout.in_guide else [found.log_weights]

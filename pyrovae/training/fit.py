@@ -43,6 +43,7 @@ def fit(
     x: Data,
     y: Tensor | None = None,
     *,
+    given: Mapping[str, Any] | None = None,
     epochs: int = 50,
     batch_size: int = 128,
     optimizer: Callable[[Sequence[Tensor]], Optimizer] = adam,
@@ -65,7 +66,6 @@ def fit(
     compile: str = "auto",
     callbacks: Sequence[AnyCallback] = (),
     workers: int = 0,
-    given: Mapping[str, Any] | None = None,
 ) -> History:
     """Train a model/guide pair by stochastic variational inference.
 
@@ -94,6 +94,10 @@ def fit(
             With classes, a minibatch has labelled data, given to the programs as `(x, y)`, and unlabelled
             data, given as `(x)`. Other values for each datum, `(N, ...)`, such as floats or a `torch.bool`
             mask, are given to the programs as they are.
+        given: further arguments of both programs by name, such as the condition of a conditional VAE:
+            `given={"c": c}` calls `model(x, c=c)`, or `model(x, y, c=c)` with classes. A tensor whose first
+            size is N has a row for each datum and is cut with the data. All else passes whole. None means
+            nothing. `transform` changes x alone.
         epochs: the number of passes through the data. For a resumed run it includes the earlier passes.
         batch_size: the number of data in a minibatch. The last minibatch of an epoch may be smaller.
         optimizer: a function from the parameters to a torch optimiser, Adam by default. Use
@@ -157,10 +161,6 @@ def fit(
             `state.log(name, value)` and end the run by `state.stop()`.
         workers: the number of processes that read the items of a `Dataset` in advance. 0 means this process
             only. The result does not depend on it.
-        given: further arguments of both programs by name, such as the condition of a conditional VAE:
-            `given={"c": c}` calls `model(x, c=c)`, or `model(x, y, c=c)` with classes. A tensor whose first
-            size is N has a row for each datum and is cut with the data. All else passes whole. None means
-            nothing. `transform` changes x alone.
 
     Returns:
         The history. The trained parameters are in the pair's modules, and in Pyro's parameter store if the

@@ -25,13 +25,15 @@ from pyrovae.evaluation.chunking import slices
 from pyrovae.programs.copies import PARTICLES, given_values, run_copies
 from pyrovae.programs.densities import trace_log_probs
 from pyrovae.programs.distributions import factors_of
-from pyrovae.programs.log_weights import Layout, per_datum, run_model
+from pyrovae.programs.layout import Layout, run_model
+from pyrovae.programs.log_weights import per_datum
 from pyrovae.programs.pair import ModelAndGuide, Program
 from pyrovae.programs.repeats import may_repeat
 from pyrovae.programs.rows import Arguments
 from pyrovae.programs.running import traced
 from pyrovae.programs.sites import latent_sites
 from pyrovae.programs.values import changed
+from pyrovae.programs.ways import needs_all
 
 DATA = 1000  # the number of data that pass through the guide's networks at a time
 _TOLERANCE = 0.01  # nats by which two densities of one draw may differ
@@ -230,7 +232,7 @@ def separate_sites(pair: ModelAndGuide, data: Arguments) -> tuple[str, ...]:
     Raises:
         InputError: the model's prior differs between data.
     """
-    some = data.first(_PROBES)
+    some = data if needs_all(pair, data, _PROBES) else data.first(_PROBES)
     drawn = _latents(traced(pair.guide, *some.args, **some.kwargs))
     elsewhere = _latents(traced(pair.model, *some.args, **some.kwargs))
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from pyrovae.programs.log_weights import Layout
+from pyrovae.programs.layout import Layout
 
 _CPU_ROWS, _CPU_MEMORY = 2_000, 2**28  # rows that stay in the cache; bytes
 _CUDA_ROWS = 200_000

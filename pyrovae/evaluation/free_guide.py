@@ -26,7 +26,7 @@ from pyrovae.errors import InputError
 from pyrovae.programs.copies import PARTICLES, run_one
 from pyrovae.programs.densities import enumerated_sites
 from pyrovae.programs.distributions import base_of, layers_of
-from pyrovae.programs.log_weights import Layout, enumerated
+from pyrovae.programs.layout import Layout, enumerated
 from pyrovae.programs.pair import Program
 from pyrovae.programs.reparameterisation import check_gradient_flows
 from pyrovae.programs.rows import Arguments

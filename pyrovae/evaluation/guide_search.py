@@ -23,7 +23,8 @@ from pyrovae.evaluation.validation import check_scorable
 from pyrovae.programs.checks import check_pair
 from pyrovae.programs.devices import device_of
 from pyrovae.programs.given import with_given
-from pyrovae.programs.log_weights import Layout, scores_of, traces_of
+from pyrovae.programs.layout import Layout, traces_of
+from pyrovae.programs.log_weights import scores_of
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide, Program, takes_pair, with_programs
 from pyrovae.programs.rows import Arguments
@@ -167,10 +168,10 @@ def _scores(
     """Return log weights and terms of the ELBO, `(K, B)` each, for K = `particles` draws of B data."""
     if isinstance(pair.guide, FreeGuide):  # its distributions have no networks
         layout = replace(layout, ways=layout.ways._replace(guide="leading"))
-    (args, kwargs), found = arguments, []
+    found = []
     with pyro.validation_enabled(False):
-        for model_trace, guide_trace in traces_of(pair, args, particles, layout, kwargs):
+        for model_trace, guide_trace in traces_of(pair, arguments, particles, layout):
             if land:
                 stick_the_landing(guide_trace)
-            found.append(scores_of(model_trace, guide_trace, args[0], layout))
+            found.append(scores_of(model_trace, guide_trace, arguments.args[0], layout))
     return torch.cat([part.log_weights for part in found]), torch.cat([part.elbo_terms for part in found])

@@ -28,7 +28,8 @@ from pyrovae.evaluation.validation import check_scorable
 from pyrovae.programs.checks import check_pair
 from pyrovae.programs.copies import Extra
 from pyrovae.programs.devices import device_of
-from pyrovae.programs.log_weights import Layout, Scores, run_under_particles, scores, scores_of
+from pyrovae.programs.layout import Layout, run_under_particles
+from pyrovae.programs.log_weights import Scores, scores, scores_of
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide
 from pyrovae.programs.rows import Arguments
@@ -209,15 +210,15 @@ def _scored(
     pair: ModelAndGuide, layout: Layout, further: Further | None, particles: int, arguments: Arguments
 ) -> list[Tensor]:
     """Return the different tensors among the scores of a run, `(K, B)` each, and what is wanted further."""
-    args, kwargs = arguments
     beside: list[Tensor] = []
     with pyro.validation_enabled(False):
         if further is None:
-            found = scores(pair, args, particles, layout, kwargs)
+            found = scores(pair, arguments, particles, layout)
         else:
-            traces = run_under_particles(pair, args, particles, layout, kwargs, further.extras)
-            found = scores_of(*traces, args[0], layout)
-            beside = further.columns(*traces, args[0], layout)
+            x = arguments.args[0]
+            traces = run_under_particles(pair, arguments, particles, layout, further.extras)
+            found = scores_of(*traces, x, layout)
+            beside = further.columns(*traces, x, layout)
     columns = [found.log_weights, found.elbo_terms] if layout.in_guide else [found.log_weights]
     return [*columns, *([] if found.fingerprints is None else [found.fingerprints]), *beside]
 

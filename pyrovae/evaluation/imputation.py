@@ -37,7 +37,8 @@ from pyrovae.evaluation.statistics import (
 from pyrovae.programs.devices import device_of
 from pyrovae.programs.distributions import base_of, factors_of, name_of
 from pyrovae.programs.given import with_given
-from pyrovae.programs.log_weights import Layout, Scores, log_densities
+from pyrovae.programs.layout import Layout
+from pyrovae.programs.log_weights import Scores, log_densities
 from pyrovae.programs.modes import nothing_moves
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
 from pyrovae.programs.rows import Arguments

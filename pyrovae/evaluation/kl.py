@@ -40,7 +40,7 @@ from pyrovae.evaluation.statistics import shown
 from pyrovae.evaluation.validation import check_scorable
 from pyrovae.programs.devices import device_of
 from pyrovae.programs.given import with_given
-from pyrovae.programs.log_weights import Layout
+from pyrovae.programs.layout import Layout
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide, Program, takes_pair
 from pyrovae.programs.rows import Arguments

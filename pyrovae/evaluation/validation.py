@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from pyrovae.programs.checks import check_pair
-from pyrovae.programs.log_weights import Layout, layout_of
+from pyrovae.programs.layout import Layout, layout_of
 from pyrovae.programs.neighbours import check_no_neighbours
 from pyrovae.programs.pair import ModelAndGuide
 from pyrovae.programs.rows import Arguments
@@ -42,9 +42,9 @@ def check_scorable(
     """
     few = data.rows(slice(None, _FEW)).to(device)
     whole = joint or (len(data.args[0]) > _FEW and needs_all(pair, few, len(few.args[0])))
-    args, kwargs = found = data.to(device) if whole else few
-    check_pair(pair, *args, **kwargs)
-    layout = layout_of(pair, args, enumerate, kwargs, joint)
+    found = data.to(device) if whole else few
+    check_pair(pair, *found.args, **found.kwargs)
+    layout = layout_of(pair, found, enumerate, joint)
     if not joint:
         check_no_neighbours(pair, found)
     return replace(layout, whole=whole)

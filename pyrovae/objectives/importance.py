@@ -38,6 +38,7 @@ from pyrovae.programs.densities import (
     with_roles,
     zero_like_densities,
 )
+from pyrovae.programs.log_weights import joined, per_datum, sum_out
 from pyrovae.programs.pair import ModelAndGuide
 from pyrovae.programs.reparameterisation import check_gradient_flows
 from pyrovae.programs.sites import latent_sites, role_of
@@ -161,7 +162,9 @@ class IWAE(ELBO):
             log_weights = _log_weights(model_trace, layout, sites, log_q)
             if not layout.outside:
                 return log_weights.flatten(0, -2).logsumexp(0) - math.log(self.num_particles)
-            log_weights = _of_all_data(log_weights, model_trace, layout, sites, log_q)
+            outside = [unscaled_log_prob(model_trace.nodes[n]) for n in sites.log_p if n in layout.outside]
+            outside += [-log_q[n] for n in sites.log_q if n in layout.outside]
+            log_weights = joined(sum_out(log_weights), outside, layout)
         else:
             kept = {PARTICLES: self.num_particles}
             if not layout.outside:
@@ -220,39 +223,10 @@ def _log_weights(
     zero = zero_like_densities(model_trace)
     zero = zero.to(torch.promote_types(zero.dtype, torch.float32))
     of_model, of_guide = (
-        sum((_of_each_datum(values[n], layout) for n in names if n not in layout.outside), zero)
+        sum((per_datum(values[n], layout) for n in names if n not in layout.outside), zero)
         for values, names in ((log_p, sites.log_p), (log_q, sites.log_q))
     )
     return of_model - of_guide
-
-
-def _of_each_datum(log_prob: Tensor, layout: Layout) -> Tensor:
-    """Sum a log density over other plates than the data's: `(*values, K, *plates)` to `(*values, K, B)`."""
-    full = _with_all_plates(log_prob, layout).movedim(layout.data_dim, -1)
-    return full.sum(dim=tuple(range(-layout.depth, -1))) if layout.depth > 1 else full
-
-
-def _with_all_plates(log_prob: Tensor, layout: Layout) -> Tensor:
-    missing = max(0, layout.depth + 1 - log_prob.dim())
-    return log_prob.reshape(*[1] * missing, *log_prob.shape)
-
-
-def _of_all_data(
-    log_weights: Tensor, model_trace: Trace, layout: Layout, sites: Accounting, log_q: Mapping[str, Tensor]
-) -> Tensor:
-    """Join the weights of the data, `(*values, K, B)`, with p / q outside of their plate: `(K, 1)`."""
-    if log_weights.dim() > 2:
-        log_weights = log_weights.flatten(0, -3).logsumexp(0)
-    total = log_weights.reshape(-1, log_weights.shape[-1] if log_weights.dim() else 1).sum(-1, keepdim=True)
-    for name in (name for name in sites.log_p if name in layout.outside):
-        total = total + _over_plates(unscaled_log_prob(model_trace.nodes[name]), layout)
-    for name in (name for name in sites.log_q if name in layout.outside):
-        total = total - _over_plates(log_q[name], layout)
-    return total
-
-
-def _over_plates(log_prob: Tensor, layout: Layout) -> Tensor:
-    return _with_all_plates(log_prob, layout).flatten(-layout.depth).sum(-1, keepdim=True)
 
 
 def _check_weights_exist(model_trace: Trace, guide_trace: Trace) -> None:

@@ -16,258 +16,30 @@ data's plate:
 
     log w_k = log p(t_k) - log q(t_k) + sum_b log w_kb,    (K, 1)
 
-Log densities enter without any scale: a weight contains neither a beta nor a plate's N/B. `accounting.py`
-says which sites enter, and `ways.py` how the copies are run. Evaluation and the importance-weighted
+Log densities enter without any scale: a weight contains neither a beta nor a plate's N/B. `layout.py`
+says which sites enter, and how the copies are run. Evaluation and the importance-weighted
 objectives use these weights.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from pyro import poutine
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
-from pyrovae.errors import InputError
-from pyrovae.programs.accounting import Accounting, accounting
 from pyrovae.programs.contraction import Contraction, expected_over_values, summed_over_values
-from pyrovae.programs.copies import PARTICLES, Copies, Extra, Way, enumerating, run_copies
+from pyrovae.programs.copies import PARTICLES
 from pyrovae.programs.densities import unscaled_log_prob
-from pyrovae.programs.enumeration import takes_enumerated_values
-from pyrovae.programs.pair import ModelAndGuide, Program
+from pyrovae.programs.layout import Layout, traces_of
+from pyrovae.programs.pair import ModelAndGuide
 from pyrovae.programs.repeats import fingerprints
 from pyrovae.programs.rows import Arguments
-from pyrovae.programs.sites import members_of
-from pyrovae.programs.structure import Structure
-from pyrovae.programs.ways import LEADING, Ways, ways_of
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The dimensions of a pair's log densities, and the ways to compute those of many copies.
-
-    Attributes:
-        depth: the number of dimensions that the plates take.
-        data_dim: the dimension of the data's plate, counted from the right.
-        data_plate: the name of that plate; None if there is none.
-        sites: the part of each site in the weights.
-        joint: whether one weight is for all data together.
-        outside: the sites in the weights that lie outside of the data's plate.
-        values: the number of values that are summed out; None if nothing is enumerated.
-        in_model: whether the model alone has the enumerated site.
-        several: whether there are several enumerated sites, or one that is not directly under the data's
-            plate. They are summed out by contraction, and each has a dimension of its own in all ways.
-        ways: the ways to run copies of the guide and of the model.
-        whole: whether the pair runs on all of its data only.
-    """
-
-    depth: int
-    data_dim: int
-    data_plate: str | None
-    sites: Accounting
-    joint: bool = False
-    outside: frozenset[str] = frozenset()
-    values: int | None = None
-    in_model: bool = False
-    several: bool = False
-    ways: Ways = LEADING
-    whole: bool = False
-
-    @property
-    def in_guide(self) -> tuple[str, ...]:
-        """The enumerated sites that the guide has."""
-        return tuple(name for name in self.sites.summed_out if name not in self.sites.in_model_alone)
-
-    @property
-    def one_at_a_time(self) -> bool:
-        """Whether a run is one copy, with dimensions for several enumerated sites but not for particles."""
-        return self.several and self.ways != LEADING
-
-    def way(self, program: Literal["guide", "model"]) -> Way:
-        """Return the way to run copies of a program. Several enumerated sites have dimensions always."""
-        ways: Ways = LEADING if self.several else self.ways
-        way: Way = getattr(ways, program)
-        return way
-
-    def at_once(self, most: int, num_data: int) -> int:
-        """Return how many of N data to run at once, if at most `most` are wanted."""
-        return num_data if self.whole else most
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What a result of these weights leaves out, in words."""
-        sites, found = self.sites, []
-        if sites.parameters:
-            names = ", ".join(map(repr, sites.parameters))
-            found.append(f"given {names}, which the guide sets to a point (their priors do not count)")
-        if sites.training_terms:
-            names = ", ".join(map(repr, sites.training_terms))
-            found.append(f"without the guide's terms of training ({names})")
-        return tuple(found)
-
-    def of_guide(self, particles: int | None = 1) -> Copies:
-        """Return the kind of the guide's copies."""
-        values = 1 if self.in_model else self.values or 1
-        return self._copies(particles, values, self.in_guide)
-
-    def of_model(self, particles: int | None = 1) -> Copies:
-        """Return the kind of the model's copies."""
-        copies = self._copies(particles, self.values or 1, self.sites.in_model_alone)
-        return copies._replace(first=not self.several, draws=False)
-
-    def _copies(self, particles: int | None, values: int, enumerated: tuple[str, ...]) -> Copies:
-        particles = None if self.one_at_a_time else particles
-        return Copies(
-            particles, self.depth, self.data_dim, self.data_plate, values, enumerated, self.several
-        )
-
-
-def layout_of(
-    pair: ModelAndGuide,
-    args: tuple[Any, ...],
-    enumerate: bool = True,
-    kwargs: Mapping[str, Any] | None = None,
-    joint: bool = False,
-) -> Layout:
-    """Run the pair on a few data, and find the layout of its log densities and the ways to compute them.
-
-    Args:
-        pair: a pair.
-        args: the arguments of both programs, the data `(B, *x_shape)` first.
-        enumerate: whether the sites that the guide marks for enumeration will be summed out.
-        kwargs: keyword arguments of both programs.
-        joint: whether one weight is for all data together. Sites may then lie outside of the data's plate.
-
-    Raises:
-        InputError: the pair has no importance weight for each datum: it has no latent site, its densities
-            do not form a weight (see `accounting`), a site lies outside of the data's plate, the programs
-            subsample the data, or several enumerated sites stand beside a network that does not take
-            leading dimensions.
-    """
-    of = Structure(pair, args, kwargs)
-    if not of.latents:
-        raise InputError(
-            "the model has no latent site, so there is nothing to integrate out (a deterministic "
-            "autoencoder, for example, has no marginal likelihood): use a model with a latent, such as VAE."
-        )
-    sites = accounting(of, enumerate)
-    if not joint:
-        check_under_data_plate(of, sites)
-    found = _without_ways(of, sites, joint)
-    return replace(found, ways=_ways(pair, of, found))
-
-
-def _without_ways(of: Structure, sites: Accounting, joint: bool) -> Layout:
-    depth = max((-plate.dim for plate in of.plates.values() if plate.dim is not None), default=0)
-    data = of.data_plate
-    summed = sites.summed_out
-    several = len(summed) > 1 or any(of[name].scope != "local" for name in summed)
-    values = None
-    if summed and not several:
-        trace = of.traces.model if sites.in_model_alone else of.traces.guide or of.traces.model
-        values = len(trace.nodes[summed[0]]["fn"].enumerate_support(expand=False))
-    return Layout(
-        depth,
-        -1 if data is None or data.dim is None else data.dim,
-        None if data is None else data.name,
-        sites,
-        joint,
-        frozenset(name for name in (*sites.log_p, *sites.log_q) if of[name].scope == "global"),
-        values,
-        bool(sites.in_model_alone) and not several,
-        several,
-    )
-
-
-def _ways(pair: ModelAndGuide, of: Structure, found: Layout) -> Ways:
-    sizes = {plate.size for plate in of.plates.values()} | {found.values or 1}
-    guide, model = found.of_guide(), found.of_model()
-    if not found.several:
-        return ways_of(pair, of.arguments, guide, model, not found.joint, sizes)
-    if not takes_enumerated_values(pair, of.arguments, found.of_guide(None), found.of_model(None)):
-        raise InputError(
-            f"the sites {', '.join(map(repr, found.sites.summed_out))} are enumerated, and not just one "
-            "site directly under the data's plate, but the programs' networks do not take leading "
-            "dimensions (`(C, B, ...)` in place of `(B, ...)`), so the sites cannot be summed out: use "
-            "networks that act on the last dimensions only, or draw the sites, without "
-            "infer={'enumerate': 'parallel'}."
-        )
-    guide, model = (copies._replace(enumerated=(), several=False) for copies in (guide, model))
-    ways = ways_of(pair, of.arguments, guide, model, False, sizes)
-    return LEADING if ways == LEADING else Ways("single", "single")
-
-
-def check_under_data_plate(of: Structure, sites: Accounting) -> None:
-    """Refuse programs with a site that is not under the data's plate, and programs that subsample it.
-
-    Raises:
-        InputError: a site lies elsewhere, or the plate has fewer members than there are data. The message
-            names the site or plate, and says what to do.
-    """
-    plate, num_data = of.data_plate, of.num_data
-    if plate is not None and plate.size != num_data:
-        raise InputError(
-            f"plate '{plate.name}' takes {plate.size} of {num_data} data, so the others would have no "
-            f"evidence: open it with subsample_size=len(x), or without subsample_size."
-        )
-    counted = (*sites.log_p, *sites.log_q)
-    outside = [name for name in counted if plate is None or of[name].scope == "global"]
-    if outside:
-        remedy = (
-            'sample it within pyro.plate("data", len(x)), or estimate the evidence of all data together '
-            "with joint=True"
-        )
-        raise InputError(
-            f"site '{outside[0]}' is not under a plate of {num_data} data: each datum needs its own log "
-            f"density, so {remedy}."
-        )
-
-
-def enumerated(guide: Program, layout: Layout) -> Program:
-    """Return the guide, run for all values of its enumerated sites, outside of the particles' plate."""
-    return enumerating(guide, layout.of_guide())
-
-
-def run_under_particles(
-    pair: ModelAndGuide,
-    args: tuple[Any, ...],
-    num_particles: int | None,
-    layout: Layout,
-    kwargs: Mapping[str, Any] | None = None,
-    extras: Mapping[str, Extra] | None = None,
-) -> tuple[Trace, Trace]:
-    """Run K copies of the pair, for all values of its enumerated sites.
-
-    Where the layout says so, it is one copy without a dimension for particles (`traces_of` runs them all).
-
-    Returns:
-        The model's trace and the guide's, in the layout of leading dimensions.
-    """
-    arguments = Arguments(args, kwargs or {})
-    copies = layout.of_guide(num_particles)
-    by_guide = run_copies(layout.way("guide"), pair.guide, arguments, copies, extras=extras)
-    return run_model(pair, arguments, num_particles, layout, by_guide, extras)
-
-
-def run_model(
-    pair: ModelAndGuide,
-    arguments: Arguments,
-    num_particles: int | None,
-    layout: Layout,
-    by_guide: Trace,
-    extras: Mapping[str, Extra] | None = None,
-) -> tuple[Trace, Trace]:
-    """Run K copies of the model on the guide's draws, and return both traces without plates' own sites."""
-    copies = layout.of_model(num_particles)
-    by_model = run_copies(layout.way("model"), pair.model, arguments, copies, by_guide, extras)
-    model_trace, guide_trace = map(poutine.util.prune_subsample_sites, (by_model, by_guide))
-    return model_trace, guide_trace
+from pyrovae.programs.structure import members_of
 
 
 def log_densities(
@@ -298,18 +70,26 @@ def log_densities(
 
 
 def _of_all_data(of_each: Tensor, model_trace: Trace, guide_trace: Trace, layout: Layout) -> Tensor:
-    """Add up the values of all data, and log p / q outside of their plate, if they have one weight.
-
-    Returns:
-        `(K, 1)`; or the values `(K, B)` as they are.
-    """
+    """Return the values of all data together if they have one weight, `(K, 1)`; else as they are."""
     if not layout.joint:
         return of_each
+    signs = ((1, model_trace, layout.sites.log_p), (-1, guide_trace, layout.sites.log_q))
+    outside = (
+        sign * _density(trace.nodes[name], layout)
+        for sign, trace, names in signs
+        for name in names
+        if name in layout.outside
+    )
+    return joined(of_each, outside, layout)
+
+
+def joined(of_each: Tensor, outside: Iterable[Tensor], dimensions: Dimensions) -> Tensor:
+    """Add up the values of all data and the log densities outside of their plate: `(K, B)` to `(K, 1)`."""
     total = of_each.reshape(-1, of_each.shape[-1] if of_each.dim() else 1).sum(-1, keepdim=True)
-    for sign, trace, names in ((1, model_trace, layout.sites.log_p), (-1, guide_trace, layout.sites.log_q)):
-        for name in names:
-            if name in layout.outside:
-                total = total + sign * _over_plates(_density(trace.nodes[name], layout), layout)
+    for log_prob in outside:
+        full = _with_all_plates(log_prob, dimensions)
+        over_plates = full.flatten(-dimensions.depth) if dimensions.depth else full.unsqueeze(-1)
+        total = total + over_plates.sum(-1, keepdim=True)
     return total
 
 
@@ -343,42 +123,23 @@ class Scores(NamedTuple):
     fingerprints: Tensor | None
 
 
-def scores(
-    pair: ModelAndGuide,
-    args: tuple[Any, ...],
-    num_particles: int,
-    layout: Layout,
-    kwargs: Mapping[str, Any] | None = None,
-) -> Scores:
+def scores(pair: ModelAndGuide, arguments: Arguments, num_particles: int, layout: Layout) -> Scores:
     """Score the draws of K copies of a pair.
 
     Args:
         pair: a pair.
-        args: the arguments of both programs, the data `(B, *x_shape)` first.
+        arguments: the arguments of both programs, the data `(B, *x_shape)` first.
         num_particles: K.
         layout: the result of `layout_of`.
-        kwargs: keyword arguments of both programs.
     """
-    runs = traces_of(pair, args, num_particles, layout, kwargs)
-    found = [scores_of(model_trace, guide_trace, args[0], layout) for model_trace, guide_trace in runs]
+    x, runs = arguments.args[0], traces_of(pair, arguments, num_particles, layout)
+    found = [scores_of(model_trace, guide_trace, x, layout) for model_trace, guide_trace in runs]
     marks = [part.fingerprints for part in found if part.fingerprints is not None]
     return Scores(
         torch.cat([part.log_weights for part in found]),
         torch.cat([part.elbo_terms for part in found]),
         torch.cat(marks) if marks else None,
     )
-
-
-def traces_of(
-    pair: ModelAndGuide,
-    args: tuple[Any, ...],
-    num_particles: int,
-    layout: Layout,
-    kwargs: Mapping[str, Any] | None = None,
-) -> Iterator[tuple[Trace, Trace]]:
-    """Yield the traces of model and guide of K copies: of one run, or of one run for each copy."""
-    for _ in range(num_particles if layout.one_at_a_time else 1):
-        yield run_under_particles(pair, args, num_particles, layout, kwargs)
 
 
 def scores_of(model_trace: Trace, guide_trace: Trace, x: Tensor, layout: Layout) -> Scores:
@@ -442,21 +203,25 @@ def elbo_terms(log_weights: Tensor, probabilities: Tensor) -> Tensor:
     return terms if terms.dim() == 2 else terms.flatten(0, -3).sum(0)
 
 
-def per_datum(log_prob: Tensor, layout: Layout) -> Tensor:
+class Dimensions(Protocol):
+    """The dimensions of log densities: the number of those of plates, and that of the data's plate."""
+
+    @property
+    def depth(self) -> int: ...
+
+    @property
+    def data_dim(self) -> int: ...
+
+
+def per_datum(log_prob: Tensor, dimensions: Dimensions) -> Tensor:
     """Sum a log density over all plates but the data's: `(*values, K, *plates)` to `(*values, K, B)`."""
-    full = _with_all_plates(log_prob, layout)
-    if layout.depth == 1:
+    full = _with_all_plates(log_prob, dimensions)
+    if dimensions.depth == 1:
         return full
-    full = full.movedim(layout.data_dim, -1)
-    return full.flatten(-layout.depth, -2).sum(-2)
+    full = full.movedim(dimensions.data_dim, -1)
+    return full.flatten(-dimensions.depth, -2).sum(-2)
 
 
-def _over_plates(log_prob: Tensor, layout: Layout) -> Tensor:
-    """Sum a log density over all plates, for a site outside of the data's: `(K, *plates)` to `(K, 1)`."""
-    full = _with_all_plates(log_prob, layout)
-    return full.flatten(-layout.depth).sum(-1, keepdim=True) if layout.depth else full.unsqueeze(-1)
-
-
-def _with_all_plates(log_prob: Tensor, layout: Layout) -> Tensor:
-    missing = max(0, layout.depth + 1 - log_prob.dim())
+def _with_all_plates(log_prob: Tensor, dimensions: Dimensions) -> Tensor:
+    missing = max(0, dimensions.depth + 1 - log_prob.dim())
     return log_prob.reshape((*[1] * missing, *log_prob.shape))

@@ -157,8 +157,8 @@ def fit(
             for such a program.
         callbacks: functions of the state, or objects with a method `on_epoch_end(state)`, that run after
             each epoch's checkpoint, in the first process only. They may look at `state.pair`, `state.row`
-            and `state.epoch`, add to the history by `state.log(name, value)` and end the run by
-            `state.stop()`.
+            and `state.epoch`, change or freeze the values of parameters, add to the history by
+            `state.log(name, value)` and end the run by `state.stop()`.
         workers: the number of processes that read the items of a `Dataset` in advance. 0 means this process
             only. The result does not depend on it.
 

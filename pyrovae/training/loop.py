@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
@@ -18,10 +19,11 @@ from pyrovae.compute import processes
 from pyrovae.compute.devices import seeded
 from pyrovae.compute.interrupts import interrupts_deferred
 from pyrovae.compute.streams import seed_streams, set_streams, streams
-from pyrovae.errors import NonFiniteError
+from pyrovae.errors import InputError, NonFiniteError
 from pyrovae.objectives.elbo import ELBO
 from pyrovae.programs.checks import check_pair
 from pyrovae.programs.pair import ModelAndGuide
+from pyrovae.programs.parameters import module_parameters
 from pyrovae.programs.reach import modules_of
 from pyrovae.training.batches import Minibatches, Rows
 from pyrovae.training.callbacks import call_all
@@ -119,8 +121,7 @@ class TrainingRun:
             InputError: the folder holds a checkpoint, but `resume` is False.
         """
         seed_streams(self.settings.seed)
-        buffers = [b for module in modules_of(self.pair) for b in module.buffers()]
-        processes.set_as_in_first([*self.parameters.named.values(), *buffers])
+        processes.set_as_in_first(self._tensors().values())
         found = find_checkpoint(self.folder, self.settings.resume) if processes.is_first() else None
         if saved := processes.from_first(found):
             self._load(saved)
@@ -249,11 +250,36 @@ class TrainingRun:
         callbacks, row = self.settings.callbacks, self.history.rows[-1]
         if not callbacks:
             return False
+        before = self._shapes()
         logged, stop = call_all(callbacks, self.pair, row, self.settings.seed, self.device)
+        if processes.count() > 1:
+            self._follow_first(before)
         row |= logged
         if stop:
             self.history.stopped_early = self.history.stopped_by_callback = True
         return bool(logged) or stop
+
+    def _follow_first(self, before: Mapping[str, Any]) -> None:
+        """Set parameters and buffers to what callbacks have made of them in the first process."""
+        after = processes.from_first(self._shapes())
+        if changed := sorted({name for name, _ in set(before.items()) ^ set(after.items())}):
+            raise InputError(
+                f"a callback has added, removed or replaced '{changed[0]}', but with several processes "
+                "callbacks run in the first one only, and the others would not have it: train in one "
+                "process, or build the model in its final form and let the callback freeze parts of it, by "
+                "requires_grad_(False)."
+            )
+        processes.set_as_in_first(self._tensors().values())
+
+    def _shapes(self) -> dict[str, Any]:
+        return {name: tuple(tensor.shape) for name, tensor in self._tensors().items()}
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Return by name what is trained, and the parameters and buffers of all modules."""
+        found = dict(self.parameters.named) | module_parameters(self.pair)
+        for number, module in enumerate(modules_of(self.pair)):
+            found |= {f"{name} ({number})": buffer for name, buffer in module.named_buffers()}
+        return found
 
     # Checkpoints
 

@@ -46,6 +46,8 @@ class Unit:
         part_weights: the sum of the weights of the parts.
         largest_call: the largest number of data that the programs can be called with; None without limit.
         needed: whether some site counts other than the programs say.
+        densities: the guide's factors that state the density of latents, which beta weighs as it weighs
+            them.
     """
 
     num_data: int
@@ -55,6 +57,7 @@ class Unit:
     part_weights: float
     largest_call: int | None
     needed: bool
+    densities: tuple[str, ...] = ()
 
     def counting(self, num_data: int, in_training: bool = True) -> Counting | None:
         """Return what the sites count in a call of `num_data` data, or None if all count as they are.
@@ -114,7 +117,17 @@ def unit_of(pair: ModelAndGuide, data: Minibatches, batch: Batch, objective: Obj
         min((size for size in beyond if size is not None), default=None),
         # A site that joins later may be global. Importance weights refuse it themselves.
         bool(outside or any(scaled_up) or by_hand or not isinstance(objective, IWAE)),
+        tuple(dict.fromkeys(name for found in structures for name in _stated_densities(found))),
     )
+
+
+def _stated_densities(found: Structure) -> list[str]:
+    """Return the guide's factors that state the density of latents that a `Delta` sets."""
+    factors = [n for n, site in found.sites.items() if site.program == "guide" and site.role == "factor"]
+    try:
+        return [name for name in factors if name in accounting(found).log_q]
+    except InputError:  # the guide has no density, and may be trained all the same
+        return []
 
 
 def holds_all_data(data: Minibatches) -> bool:

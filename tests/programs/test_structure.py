@@ -10,8 +10,9 @@ from torch import nn
 
 from pyrovae.errors import InputError
 from pyrovae.programs.classes import categorical_latents, class_site
-from pyrovae.programs.log_weights import layout_of
+from pyrovae.programs.layout import layout_of
 from pyrovae.programs.pair import Pair
+from pyrovae.programs.rows import Arguments
 from pyrovae.programs.structure import Structure, structure
 
 N, PIXELS = 5, 4
@@ -206,7 +207,7 @@ def test_programs_without_a_data_plate(x):
     assert found.in_scope("global") == ("z", "x")
     assert found.log_p["x"].shape == ()
     with pytest.raises(InputError, match="site 'z' is not under a plate of 5 data"):
-        layout_of(Pair(without, lambda x: pyro.sample("z", dist.Normal(0.0, 1.0))), (x,))
+        layout_of(Pair(without, lambda x: pyro.sample("z", dist.Normal(0.0, 1.0))), Arguments((x,)))
 
 
 # Laziness and side effects

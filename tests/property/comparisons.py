@@ -27,7 +27,9 @@ from pyrovae.errors import InputError
 from pyrovae.evaluation import inference_gaps, marginal_likelihood
 from pyrovae.generation import latent_means
 from pyrovae.objectives import ELBO, IWAE
-from pyrovae.programs.log_weights import layout_of, run_under_particles, weights_of
+from pyrovae.programs.layout import layout_of, run_under_particles
+from pyrovae.programs.log_weights import weights_of
+from pyrovae.programs.rows import Arguments
 
 MOST = 6.0  # standard errors
 COPIES = 200  # copies of the data in one call of an objective
@@ -413,8 +415,9 @@ def compare_posterior_means(outcome: Outcome, case: Case) -> None:
         return
     joint = program.is_joint
     with torch.no_grad():
-        layout = layout_of(case.pair, (case.x,), joint=joint)
-        model_trace, guide_trace = run_under_particles(case.pair, (case.x,), samples, layout)
+        arguments = Arguments((case.x,))
+        layout = layout_of(case.pair, arguments, joint=joint)
+        model_trace, guide_trace = run_under_particles(case.pair, arguments, samples, layout)
         log_weights = weights_of(model_trace, guide_trace, case.x, layout)
     shares = (log_weights - log_weights.logsumexp(0)).exp() * samples  # (K, B), or (K, 1) if joint
     for site in local:

@@ -18,7 +18,7 @@ from pyrovae.networks import MLP, Joined
 from pyrovae.posteriors import DiagonalNormal
 
 IMAGE, LATENT, CONDITION = (1, 4, 4), 2, 3
-fast = partial(torch.optim.Adam, lr=0.01)
+fast = partial(torch.optim.Adam, lr=0.02)
 
 
 def make(posterior=DiagonalNormal, prior=DiagonalNormal):
@@ -111,7 +111,7 @@ def test_training_finds_the_conditional_gaussian():
     cvae = linear_gaussian().requires_grad_()
     expected = MultivariateNormal(mean, covariance).log_prob(x).mean()
     before = MultivariateNormal(*moments(cvae, c)).log_prob(x).mean()
-    fit(cvae, x, given={"c": c}, epochs=60, batch_size=200, optimizer=fast, progress=False)
+    fit(cvae, x, given={"c": c}, epochs=30, batch_size=200, optimizer=fast, progress=False)
     found = MultivariateNormal(*moments(cvae, c)).log_prob(x).mean()
     assert expected - before > 0.5
     assert found.item() == pytest.approx(expected.item(), abs=0.1)

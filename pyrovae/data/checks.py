@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ OBSERVED = "observed"
 
 
 def check_data(
-    x: Tensor, y: Tensor | None = None, *, unlabelled: bool = False, observed: object = None
+    x: Tensor, y: Tensor | None = None, *, unlabelled: bool = False, given: object = None
 ) -> None:
     """Refuse data that no model can be trained or evaluated on.
 
@@ -26,8 +26,7 @@ def check_data(
         x: data `(N, *x_shape)`.
         y: classes `(N,)`, or real values, one for each datum.
         unlabelled: whether classes may be -1, which stands for an unlabelled datum.
-        observed: what the programs get by this name. If it is a mask of the data's elements, any value may
-            stand where it is false.
+        given: what is given beside them. Where a mask `observed` among it is false, any value may stand.
 
     Raises:
         InputError: there are no data; the data are not floats, or hold values that are not finite; there is
@@ -53,7 +52,7 @@ def check_data(
             f"the data have type {x.dtype}; expected floating point: use x.float(), "
             "and x.float() / 255 for bytes that are grey values."
         )
-    mask = mask_of_elements(x, observed)
+    mask = mask_of_elements(x, given)
     usable = x.isfinite() if mask is None else x.isfinite() | ~mask.to(x.device)
     bad = ~usable.flatten(1).all(1)
     if bad.any():
@@ -75,10 +74,11 @@ def check_data(
         )
 
 
-def mask_of_elements(x: Tensor, observed: object) -> Tensor | None:
-    """Return what a program gets as `observed` if it is a mask of the elements of x, else None."""
+def mask_of_elements(x: Tensor, given: object) -> Tensor | None:
+    """Return `observed` of what is given beside x, if it is a mask of the elements of x; else None."""
+    observed = given.get(OBSERVED) if isinstance(given, Mapping) else None
     is_mask = isinstance(observed, Tensor) and observed.dtype == torch.bool and observed.shape == x.shape
-    return cast(Tensor, observed) if is_mask else None
+    return observed if is_mask else None
 
 
 def holds_classes(y: Tensor) -> bool:

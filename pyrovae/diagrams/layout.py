@@ -9,18 +9,24 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from itertools import permutations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from pyrovae.diagrams.diagram import Node, PlateDiagram
+import numpy as np
+
+from pyrovae.diagrams.diagram import Edge, Node, PlateDiagram
 
 Point = tuple[float, float]
+Points = np.ndarray[Any, Any]  # (..., 2)
 
 # Lengths are in the units of the drawing.
 RADIUS, MARGIN, _PAD, _CAPTION, _ARROW = 0.36, 0.25, 0.3, 0.22, 0.75
 CARD = 0.14, 0.32  # the width and height of the part of a card that sticks out to the right and below
 _CHARACTER = 0.12  # the width of a character in a caption
-# Bends of an arrow, in the order in which they are tried.
-_BENDS = [0.0, 0.3, -0.3, 0.45, -0.45, 0.6, -0.6, 0.8, -0.8]
+_SLOTS = [2 * (RADIUS + MARGIN) * spread for spread in (1.0, 1.25, 1.5, 2.0, 2.5)]
+# Bends of an arrow, and the least bend where another arrow has the same ends.
+_APART = 0.3
+_BENDS = [0.0, *(sign * bend for bend in (0.15, 0.3, 0.45, 0.6, 0.8, 1.0, 1.25) for sign in (1, -1))]
+_NEAR, _ALONG = 0.08, 0.25  # an arrow that is so near to another for this share of its way cannot be seen
 
 
 class Box(NamedTuple):
@@ -84,15 +90,25 @@ def _cards_below(diagram: PlateDiagram, plate: str) -> int:
 
 
 def lay_out(diagram: PlateDiagram) -> Layout:
-    """Choose the places of nodes, plates and arrows, the same for every kind of drawing."""
+    """Choose the places of nodes, plates and arrows, the same for every kind of drawing.
+
+    If an arrow goes through a node or along another arrow, wider columns are tried.
+    """
     layers = _layers(diagram)
-    columns = _columns(diagram, layers)
     heights = _heights(diagram, layers)
-    centres = {name: (columns[name], heights[layers[name]]) for name in diagram.nodes}
+    found: list[tuple[int, dict[str, Point], list[Arrow]]] = []
+    for slot in _SLOTS:
+        columns = _columns(diagram, layers, slot)
+        centres = {name: (columns[name], heights[layers[name]]) for name in diagram.nodes}
+        arrows, faults = _arrows(diagram, centres)
+        found.append((faults, centres, arrows))
+        if not faults:
+            break
+    _, centres, arrows = min(found, key=lambda each: each[0])
     boxes: dict[str, Box] = {}
     for plate in sorted(diagram.plates, key=diagram.plate_rank, reverse=True):
         boxes[plate] = _box(diagram, plate, centres, boxes)
-    return Layout(centres, boxes, _arrows(diagram, centres))
+    return Layout(centres, boxes, arrows)
 
 
 def _layers(diagram: PlateDiagram) -> dict[str, int]:
@@ -137,11 +153,12 @@ def _from_the_left(diagram: PlateDiagram, layers: dict[str, int]) -> list[str]:
     return order
 
 
-def _columns(diagram: PlateDiagram, layers: dict[str, int]) -> dict[str, float]:
+def _columns(diagram: PlateDiagram, layers: dict[str, int], slot: float) -> dict[str, float]:
+    """Return the column of each node; `slot` is the width of a column."""
     if any(_cross(diagram, a, b) for a in diagram.plates for b in diagram.plates):
-        columns = _columns_by_plates(diagram, layers)
+        columns = _columns_by_plates(diagram, layers, slot)
     else:
-        columns, _ = _block(diagram, layers, _from_the_left(diagram, layers), 0)
+        columns, _ = _block(diagram, layers, _from_the_left(diagram, layers), 0, slot)
     spans = [[layers[name] for name in diagram.members(plate)] for plate in diagram.plates]
     for name, row in layers.items():
         children = [columns[end] for start, end in diagram.generative_edges if start == name]
@@ -157,7 +174,7 @@ def _cross(diagram: PlateDiagram, one: str, other: str) -> bool:
     return bool(a & b and a - b and b - a)
 
 
-def _columns_by_plates(diagram: PlateDiagram, layers: dict[str, int]) -> dict[str, float]:
+def _columns_by_plates(diagram: PlateDiagram, layers: dict[str, int], slot: float) -> dict[str, float]:
     """Place overlapping plates: nodes with the same plates form a strip, and a plate's strips adjoin."""
     strips = list(dict.fromkeys(frozenset(node.plates) for node in diagram.nodes.values()))
 
@@ -172,21 +189,20 @@ def _columns_by_plates(diagram: PlateDiagram, layers: dict[str, int]) -> dict[st
     left = 0.0
     for strip in strips:
         names = [n for n in order if frozenset(diagram.nodes[n].plates) == strip]
-        flat, width = _block(diagram, layers, names, len(diagram.plates))
+        flat, width = _block(diagram, layers, names, len(diagram.plates), slot)
         columns |= {name: left + column for name, column in flat.items()}
         left += width + 2 * _PAD
     return columns
 
 
 def _block(
-    diagram: PlateDiagram, layers: dict[str, int], names: list[str], depth: int
+    diagram: PlateDiagram, layers: dict[str, int], names: list[str], depth: int, slot: float
 ) -> tuple[dict[str, float], float]:
     """Return the columns of the nodes inside `depth` plates, and the width of the block that they form.
 
     Columns are counted from the left edge of the block. Nodes and plates that share a row stand side by
     side, plates to the right of nodes. Shorter rows are centred.
     """
-    slot = 2 * (RADIUS + MARGIN)
     edge = dict.fromkeys(layers.values(), 0.0)  # the position up to which each row is filled
     bands = {layer: {layer} for layer in edge}  # rows that a plate ties together
     columns: dict[str, float] = {}
@@ -195,7 +211,7 @@ def _block(
         columns[name] = edge[layers[name]] + slot / 2
         edge[layers[name]] += slot
     for plate, inside in inner.items():
-        nested, width = _block(diagram, layers, inside, depth + 1)
+        nested, width = _block(diagram, layers, inside, depth + 1, slot)
         wide = max(width + 2 * _PAD, _caption_width(diagram, plate) + 2 * MARGIN)
         wide += 2 * CARD[0] * _cards_below(diagram, plate)
         rows = [layers[name] for name in inside]
@@ -246,37 +262,82 @@ def _box(diagram: PlateDiagram, plate: str, centres: dict[str, Point], boxes: di
     return Box(left - side, bottom - _PAD - _CAPTION - shift, right + side, top + _PAD + shift)
 
 
-def _arrows(diagram: PlateDiagram, centres: dict[str, Point]) -> list[Arrow]:
+def _arrows(diagram: PlateDiagram, centres: dict[str, Point]) -> tuple[list[Arrow], int]:
     """Choose the arrows: straight if possible, else bent just enough to avoid nodes and other arrows.
 
     The generative arrows come first. So where two arrows have the same ends, the dashed one bends.
+
+    Returns:
+        The arrows, and the number of those that do not avoid a node or an arrow.
     """
     arrows: list[Arrow] = []
+    faults = 0
+    curves = np.empty((0, 41, 2))
     for edges in (diagram.generative_edges, diagram.factor_edges, diagram.inference_edges):
         for start, end in diagram.in_order(edges):
             taken = any({start, end} == {other.start, other.end} for other in arrows)
-            bends = sorted(_BENDS[taken:], key=lambda b: (abs(b), -_outward(start, end, b, centres)))
-            free = (bend for bend in bends if _is_clear(diagram, start, end, bend, centres))
+            allowed = [bend for bend in _BENDS if abs(bend) >= (_APART if taken else 0.0)]
+            bends = sorted(allowed, key=lambda b: (abs(b), -_outward(start, end, b, centres)))
+            fault, bend, curve = _clearest(diagram, (start, end), bends, centres, curves)
+            faults += fault
             factor = edges is diagram.factor_edges
             dashed = diagram.nodes[end].origin == "guide" if factor else edges is diagram.inference_edges
-            arrows.append(Arrow(start, end, next(free, bends[-1]), dashed, head=not factor))
-    return arrows
+            arrows.append(Arrow(start, end, bend, dashed, head=not factor))
+            curves = np.append(curves, curve[None], axis=0)
+    return arrows, faults
+
+
+def _clearest(
+    diagram: PlateDiagram,
+    ends: Edge,
+    bends: list[float],
+    centres: dict[str, Point],
+    others: Points,
+) -> tuple[bool, float, Points]:
+    """Choose the first bend of an arrow that keeps clear of nodes and of other arrows, else the best one.
+
+    Returns:
+        Whether it is not clear, the bend, and the arrow's points.
+    """
+    nodes = [name for name in diagram.nodes if name not in ends]
+    places = np.array([centres[name] for name in nodes]).reshape(-1, 2)
+    reach = np.array([_reach(diagram.nodes[name]) for name in nodes])
+    found: list[tuple[tuple[int, float], float, Points]] = []
+    for bend in bends:
+        curve = np.array(arc(centres[ends[0]], centres[ends[1]], bend))
+        touched = int((_distances(places, curve).min(1, initial=math.inf) < reach).sum())
+        along = _overlap(curve, others)
+        found.append(((touched, along if along > _ALONG else 0.0), bend, curve))
+        if found[-1][0] == (0, 0.0):
+            break
+    cost, bend, curve = min(found, key=lambda choice: choice[0])
+    return cost != (0, 0.0), bend, curve
+
+
+def _overlap(one: Points, others: Points) -> float:
+    """Return the largest share of an arrow that lies on another, or of another that lies on it.
+
+    Only the points outside of the nodes at its ends count.
+    """
+    near = _distances(one, others) < _NEAR  # (P, O, P)
+    shares = [0.0]
+    for curves, covered in ((one[None], near.any(2).T), (others, near.any(0))):
+        ends = curves[:, [0, -1], None]
+        visible = (np.linalg.norm(curves[:, None] - ends, axis=-1) > RADIUS).all(1)
+        shares += ((covered & visible).sum(-1) / np.maximum(visible.sum(-1), 1)).tolist()
+    return max(shares)
+
+
+def _distances(points: Points, others: Points) -> Points:
+    """Return the distance of each point from each of the others."""
+    x, y = (points[..., i].reshape(-1, *[1] * (others.ndim - 1)) - others[..., i] for i in (0, 1))
+    return np.hypot(x, y)
 
 
 def _outward(start: str, end: str, bend: float, centres: dict[str, Point]) -> float:
     """Return the distance of an arrow's middle from the middle of the drawing."""
     middle = [sum(values) / len(values) for values in zip(*centres.values(), strict=True)]
     return round(math.dist(arc(centres[start], centres[end], bend)[20], middle), 3)
-
-
-def _is_clear(diagram: PlateDiagram, start: str, end: str, bend: float, centres: dict[str, Point]) -> bool:
-    points = arc(centres[start], centres[end], bend)
-    return all(
-        math.dist(point, centres[name]) > _reach(node)
-        for name, node in diagram.nodes.items()
-        if name not in (start, end)
-        for point in points
-    )
 
 
 def _reach(node: Node) -> float:

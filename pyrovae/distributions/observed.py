@@ -126,10 +126,10 @@ class _ObservedElements(MaskedDistribution):
         # that is not would be NaN even so.
         support = self.base_dist.support
         if support.is_discrete:
-            inside = torch.as_tensor(getattr(support, "lower_bound", 0.0), device=value.device)
+            inside = getattr(support, "lower_bound", 0)
         else:
             inside = transform_to(support)(torch.zeros((), device=value.device))
-        return value.where(self._mask, inside.to(value.dtype))
+        return value.where(self._mask, inside.to(value.dtype) if isinstance(inside, Tensor) else inside)
 
 
 class _WhereObserved(constraints.Constraint):

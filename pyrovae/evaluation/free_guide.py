@@ -150,7 +150,7 @@ def _latents(
     """Return a guide's latent sites, and their distributions' parameters for all enumerated values."""
     copies = layout.of_guide()
     with torch.no_grad():
-        if layout.ways.guide == "leading":
+        if layout.way("guide") == "leading":
             runs = [traced(enumerated(guide, layout), *arguments.args, **arguments.kwargs)]
         else:
             ones = (run_one(guide, arguments, copies, (value, 0)) for value in range(copies.values))

@@ -23,7 +23,7 @@ from pyrovae.evaluation.validation import check_scorable
 from pyrovae.programs.checks import check_pair
 from pyrovae.programs.devices import device_of
 from pyrovae.programs.given import with_given
-from pyrovae.programs.log_weights import Layout, run_under_particles, scores_of
+from pyrovae.programs.log_weights import Layout, scores_of, traces_of
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide, Program, takes_pair, with_programs
 from pyrovae.programs.rows import Arguments
@@ -167,11 +167,10 @@ def _scores(
     """Return log weights and terms of the ELBO, `(K, B)` each, for K = `particles` draws of B data."""
     if isinstance(pair.guide, FreeGuide):  # its distributions have no networks
         layout = replace(layout, ways=layout.ways._replace(guide="leading"))
+    (args, kwargs), found = arguments, []
     with pyro.validation_enabled(False):
-        model_trace, guide_trace = run_under_particles(
-            pair, arguments.args, particles, layout, arguments.kwargs
-        )
-    if land:
-        stick_the_landing(guide_trace)
-    found = scores_of(model_trace, guide_trace, arguments.args[0], layout)
-    return found.log_weights, found.elbo_terms
+        for model_trace, guide_trace in traces_of(pair, args, particles, layout, kwargs):
+            if land:
+                stick_the_landing(guide_trace)
+            found.append(scores_of(model_trace, guide_trace, args[0], layout))
+    return torch.cat([part.log_weights for part in found]), torch.cat([part.elbo_terms for part in found])

@@ -188,15 +188,20 @@ def impute(
         >>> result.x[0, [0, 2]]
         tensor([1., 3.])
     """
-    check_observed_elements(observed, tuple(x.shape))
+    check_observed_elements(observed, tuple(x.shape) if isinstance(x, Tensor) else None)
     if not 0 < level < 1:
         raise InputError(f"level is {level}; expected a probability between 0 and 1, such as 0.9.")
     if num_draws:
         check_counts(num_draws=num_draws)
     sampling = Sampling(num_samples, seed, enumerate, progress)
-    if OBSERVED in (given or {}):
-        raise InputError(f"given has '{OBSERVED}', which is an argument of impute itself: leave it out.")
-    pair, data = with_given(pair, x, y, {**(given or {}), OBSERVED: observed})
+    beside = {} if given is None else given
+    if isinstance(beside, Mapping):  # anything else is refused by with_given
+        if OBSERVED in beside:
+            raise InputError(
+                f"given has '{OBSERVED}', an argument of impute itself: leave it out of given."
+            )
+        beside = {**beside, OBSERVED: observed}
+    pair, data = with_given(pair, x, y, beside)
     rows = _rows_to_run(pair, data)
     if not len(rows):
         return _scattered(x, observed, rows, [], level, num_draws, num_samples)
@@ -247,6 +252,7 @@ def _site_of_data(pair: ModelAndGuide, arguments: Arguments) -> str:
         changed = x.where(~observed, x + 1)
         again = traced(poutine.replay(pair.model, trace=trace), changed, *others, **arguments.kwargs)
         value, after = elements.sample(), _elements(again.nodes[name]["fn"])
+        assert after is not None
         if not torch.allclose(elements.log_prob(value), after.log_prob(value), 1e-4, 1e-5, equal_nan=True):
             raise InputError(
                 f"the {name_of(fn)} of site '{name}' depends on x, so its elements are not independent "
@@ -278,7 +284,7 @@ def _observing(trace: Trace, x: Tensor, observed: Tensor) -> str:
     return names[0]
 
 
-def _elements(fn: Any) -> Any | None:
+def _elements(fn: Any) -> Any:
     """Return the distribution of each element without its mask, or None if they are not independent."""
     elements = factors_of(fn)
     while isinstance(elements, MaskedDistribution):

@@ -31,7 +31,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyrovae.compute.devices import seeded
-from pyrovae.data.checks import OBSERVED, check_data
+from pyrovae.data.checks import check_data
 from pyrovae.errors import InputError, cause, warn
 from pyrovae.generation.order import TRIALS, Order, order_of
 from pyrovae.generation.placeholders import ROWS as TRIED
@@ -83,7 +83,7 @@ class Generator:
         count: int = 1,
     ) -> None:
         if x is not None:
-            check_data(x, observed=(given or {}).get(OBSERVED))
+            check_data(x, given=given)
         self.x, self.size = x, count if x is None else len(x)
         self.name, self.device = name_of_pair(pair), device_of(pair)
         found = given_of(pair, given, self.size)

@@ -173,8 +173,14 @@ class PPCA(nn.Module):
             x: the data, `(N, *x_shape)`.
 
         Raises:
-            InputError: when M is not below the number of directions in which the data vary.
+            InputError: when M is not below the number of directions in which the data vary, or values are
+                not finite.
         """
+        if not x.isfinite().all():
+            raise InputError(
+                "the data hold values that are not finite, and the closed form needs all values: where "
+                'some are missing, use fit(ppca, x, given={"observed": mask}).'
+            )
         flat = self._flat(x).double()
         latent_dim, dimensions = self.weight.shape[1], self.weight.shape[0]
         num_noise = max(dimensions - latent_dim, 1)

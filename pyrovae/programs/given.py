@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyrovae.data.checks import OBSERVED, check_data, holds_classes
+from pyrovae.data.checks import check_data, holds_classes
 from pyrovae.errors import InputError
 from pyrovae.programs.devices import device_of
 from pyrovae.programs.pair import ModelAndGuide, Program, with_programs
@@ -103,7 +103,7 @@ def with_given(
     Raises:
         InputError: the data are not usable, or for the reasons given at `given_of`.
     """
-    check_data(x, y, observed=(given or {}).get(OBSERVED))
+    check_data(x, y, given=given)
     found = given_of(pair, given, len(x), with_classes=y is not None)
     if y is not None and holds_classes(y):
         y = y.long()
@@ -129,9 +129,11 @@ def _check_names(pair: ModelAndGuide, names: Collection[str], with_classes: bool
         needed = [n for n, p in parameters.items() if p.default is p.empty and p.kind in _NAMED]
         needed = [n for n in needed if n not in (*[*parameters][: 2 if with_classes else 1], *names)]
         if needed:
+            is_second = needed[0] == [*parameters][1] and not with_classes
+            classes = " (classes y can be given behind x instead)" if is_second else ""
             raise InputError(
                 f"the {role} needs its argument '{needed[0]}', which has no default: give it by "
-                f'given={{"{needed[0]}": {needed[0]}}}.'
+                f'given={{"{needed[0]}": {needed[0]}}}{classes}.'
             )
 
 

@@ -10,15 +10,21 @@ q(y | x) has no part in these weights. It has a part in the ELBO, whose terms co
 
     e_k = sum_y q(y | x) [ log w_ky - log q(y | x) ],    ELBO = E[ e_k ]  <=  E[ log w_k ]  <=  log p(x)
 
-So are the model's latents with finitely many values that the guide lacks. Log densities enter without any
-scale: a weight contains neither a beta nor a plate's N/B. `accounting.py` says which sites enter, and
-`ways.py` how the copies are run. Evaluation and the importance-weighted objectives use these weights.
+So are the model's latents with finitely many values that the guide lacks. For the evidence of all data
+together, the weights of the data are multiplied by one another, and by p / q of what lies outside of the
+data's plate:
+
+    log w_k = log p(t_k) - log q(t_k) + sum_b log w_kb,    (K, 1)
+
+Log densities enter without any scale: a weight contains neither a beta nor a plate's N/B. `accounting.py`
+says which sites enter, and `ways.py` how the copies are run. Evaluation and the importance-weighted
+objectives use these weights.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -37,7 +43,8 @@ from pyrovae.programs.enumeration import takes_enumerated_values
 from pyrovae.programs.pair import ModelAndGuide, Program
 from pyrovae.programs.repeats import fingerprints
 from pyrovae.programs.rows import Arguments
-from pyrovae.programs.structure import Structure, members_of
+from pyrovae.programs.sites import members_of
+from pyrovae.programs.structure import Structure
 from pyrovae.programs.ways import LEADING, Ways, ways_of
 
 
@@ -48,12 +55,14 @@ class Layout:
     Attributes:
         depth: the number of dimensions that the plates take.
         data_dim: the dimension of the data's plate, counted from the right.
-        data_plate: the name of that plate; None if one weight is for all data together.
+        data_plate: the name of that plate; None if there is none.
         sites: the part of each site in the weights.
+        joint: whether one weight is for all data together.
+        outside: the sites in the weights that lie outside of the data's plate.
         values: the number of values that are summed out; None if nothing is enumerated.
         in_model: whether the model alone has the enumerated site.
         several: whether there are several enumerated sites, or one that is not directly under the data's
-            plate. They are summed out by contraction.
+            plate. They are summed out by contraction, and each has a dimension of its own in all ways.
         ways: the ways to run copies of the guide and of the model.
         whole: whether the pair runs on all of its data only.
     """
@@ -62,6 +71,8 @@ class Layout:
     data_dim: int
     data_plate: str | None
     sites: Accounting
+    joint: bool = False
+    outside: frozenset[str] = frozenset()
     values: int | None = None
     in_model: bool = False
     several: bool = False
@@ -72,6 +83,11 @@ class Layout:
     def in_guide(self) -> tuple[str, ...]:
         """The enumerated sites that the guide has."""
         return tuple(name for name in self.sites.summed_out if name not in self.sites.in_model_alone)
+
+    @property
+    def one_at_a_time(self) -> bool:
+        """Whether a run is one copy, with dimensions for several enumerated sites but not for particles."""
+        return self.several and self.ways != LEADING
 
     def way(self, program: Literal["guide", "model"]) -> Way:
         """Return the way to run copies of a program. Several enumerated sites have dimensions always."""
@@ -98,20 +114,17 @@ class Layout:
     def of_guide(self, particles: int | None = 1) -> Copies:
         """Return the kind of the guide's copies."""
         values = 1 if self.in_model else self.values or 1
-        return Copies(particles, self.depth, self.data_dim, values, self.in_guide, self.several)
+        return self._copies(particles, values, self.in_guide)
 
     def of_model(self, particles: int | None = 1) -> Copies:
         """Return the kind of the model's copies."""
-        names = self.sites.in_model_alone
+        copies = self._copies(particles, self.values or 1, self.sites.in_model_alone)
+        return copies._replace(first=not self.several, draws=False)
+
+    def _copies(self, particles: int | None, values: int, enumerated: tuple[str, ...]) -> Copies:
+        particles = None if self.one_at_a_time else particles
         return Copies(
-            particles,
-            self.depth,
-            self.data_dim,
-            self.values or 1,
-            names,
-            self.several,
-            first=not self.several,
-            draws=False,
+            particles, self.depth, self.data_dim, self.data_plate, values, enumerated, self.several
         )
 
 
@@ -152,9 +165,9 @@ def layout_of(
 
 def _without_ways(of: Structure, sites: Accounting, joint: bool) -> Layout:
     depth = max((-plate.dim for plate in of.plates.values() if plate.dim is not None), default=0)
-    data = None if joint else of.data_plate
+    data = of.data_plate
     summed = sites.summed_out
-    several = len(summed) > 1 or any(joint or of[name].scope != "local" for name in summed)
+    several = len(summed) > 1 or any(of[name].scope != "local" for name in summed)
     values = None
     if summed and not several:
         trace = of.traces.model if sites.in_model_alone else of.traces.guide or of.traces.model
@@ -164,6 +177,8 @@ def _without_ways(of: Structure, sites: Accounting, joint: bool) -> Layout:
         -1 if data is None or data.dim is None else data.dim,
         None if data is None else data.name,
         sites,
+        joint,
+        frozenset(name for name in (*sites.log_p, *sites.log_q) if of[name].scope == "global"),
         values,
         bool(sites.in_model_alone) and not several,
         several,
@@ -174,7 +189,7 @@ def _ways(pair: ModelAndGuide, of: Structure, found: Layout) -> Ways:
     sizes = {plate.size for plate in of.plates.values()} | {found.values or 1}
     guide, model = found.of_guide(), found.of_model()
     if not found.several:
-        return ways_of(pair, of.arguments, guide, model, found.data_plate is not None, sizes)
+        return ways_of(pair, of.arguments, guide, model, not found.joint, sizes)
     if not takes_enumerated_values(pair, of.arguments, found.of_guide(None), found.of_model(None)):
         raise InputError(
             f"the sites {', '.join(map(repr, found.sites.summed_out))} are enumerated, and not just one "
@@ -229,6 +244,8 @@ def run_under_particles(
 ) -> tuple[Trace, Trace]:
     """Run K copies of the pair, for all values of its enumerated sites.
 
+    Where the layout says so, it is one copy without a dimension for particles (`traces_of` runs them all).
+
     Returns:
         The model's trace and the guide's, in the layout of leading dimensions.
     """
@@ -256,10 +273,10 @@ def run_model(
 def log_densities(
     model_trace: Trace, guide_trace: Trace, x: Tensor, layout: Layout
 ) -> tuple[Tensor, Tensor]:
-    """Return log p(x, z) and log q(z | x) of a run under particles, `(*values, K, B)` each.
+    """Return log p(x, z) and log q(z | x) of each datum of a run under particles, `(*values, K, B)` each.
 
     `values` is the dimension of an enumerated site. This site is summed over, not drawn, so its probability
-    q has no part in log q(z | x).
+    q has no part in log q(z | x). Sites outside of the data's plate have no part either.
     """
     for trace in (model_trace, guide_trace):
         trace.compute_log_prob()
@@ -267,10 +284,33 @@ def log_densities(
     dtype = torch.promote_types(x.dtype, torch.float32) if x.is_floating_point() else torch.float32
     zero = x.new_zeros((), dtype=dtype)
     p, q = (
-        sum((per_datum(_density(trace.nodes[name], layout), layout) for name in names), zero)
+        sum(
+            (
+                per_datum(_density(trace.nodes[name], layout), layout)
+                for name in names
+                if name not in layout.outside
+            ),
+            zero,
+        )
         for trace, names in ((model_trace, layout.sites.log_p), (guide_trace, layout.sites.log_q))
     )
     return p, q
+
+
+def _of_all_data(of_each: Tensor, model_trace: Trace, guide_trace: Trace, layout: Layout) -> Tensor:
+    """Add up the values of all data, and log p / q outside of their plate, if they have one weight.
+
+    Returns:
+        `(K, 1)`; or the values `(K, B)` as they are.
+    """
+    if not layout.joint:
+        return of_each
+    total = of_each.reshape(-1, of_each.shape[-1] if of_each.dim() else 1).sum(-1, keepdim=True)
+    for sign, trace, names in ((1, model_trace, layout.sites.log_p), (-1, guide_trace, layout.sites.log_q)):
+        for name in names:
+            if name in layout.outside:
+                total = total + sign * _over_plates(_density(trace.nodes[name], layout), layout)
+    return total
 
 
 def _density(site: Mapping[str, Any], layout: Layout) -> Tensor:
@@ -319,22 +359,32 @@ def scores(
         layout: the result of `layout_of`.
         kwargs: keyword arguments of both programs.
     """
-    if layout.several and layout.ways != LEADING:  # one at a time, with a dimension for each site
-        ones = [run_under_particles(pair, args, None, layout, kwargs) for _ in range(num_particles)]
-        found = [scores_of(*traces, args[0], layout) for traces in ones]
-        marks = [part.fingerprints for part in found if part.fingerprints is not None]
-        return Scores(
-            torch.cat([part.log_weights for part in found]),
-            torch.cat([part.elbo_terms for part in found]),
-            torch.cat(marks) if marks else None,
-        )
-    model_trace, guide_trace = run_under_particles(pair, args, num_particles, layout, kwargs)
-    return scores_of(model_trace, guide_trace, args[0], layout)
+    runs = traces_of(pair, args, num_particles, layout, kwargs)
+    found = [scores_of(model_trace, guide_trace, args[0], layout) for model_trace, guide_trace in runs]
+    marks = [part.fingerprints for part in found if part.fingerprints is not None]
+    return Scores(
+        torch.cat([part.log_weights for part in found]),
+        torch.cat([part.elbo_terms for part in found]),
+        torch.cat(marks) if marks else None,
+    )
+
+
+def traces_of(
+    pair: ModelAndGuide,
+    args: tuple[Any, ...],
+    num_particles: int,
+    layout: Layout,
+    kwargs: Mapping[str, Any] | None = None,
+) -> Iterator[tuple[Trace, Trace]]:
+    """Yield the traces of model and guide of K copies: of one run, or of one run for each copy."""
+    for _ in range(num_particles if layout.one_at_a_time else 1):
+        yield run_under_particles(pair, args, num_particles, layout, kwargs)
 
 
 def scores_of(model_trace: Trace, guide_trace: Trace, x: Tensor, layout: Layout) -> Scores:
     """Score the draws of a run under particles, from its traces."""
-    repeated = fingerprints(guide_trace, layout.depth, layout.data_dim, layout.data_plate)
+    plate = None if layout.joint else layout.data_plate
+    repeated = fingerprints(guide_trace, layout.depth, layout.data_dim, plate)
     log_weights = weights_of(model_trace, guide_trace, x, layout)
     if not layout.in_guide:
         return Scores(log_weights, log_weights, repeated)
@@ -344,15 +394,20 @@ def scores_of(model_trace: Trace, guide_trace: Trace, x: Tensor, layout: Layout)
     log_p, log_q = log_densities(model_trace, guide_trace, x, layout)
     (enumerated_site,) = (guide_trace.nodes[name] for name in layout.in_guide)
     probabilities = per_datum(_density(enumerated_site, layout), layout).exp()
-    return Scores(log_weights, elbo_terms(log_p - log_q, probabilities), repeated)
+    terms = elbo_terms(log_p - log_q, probabilities)
+    return Scores(log_weights, _of_all_data(terms, model_trace, guide_trace, layout), repeated)
 
 
 def weights_of(model_trace: Trace, guide_trace: Trace, x: Tensor, layout: Layout) -> Tensor:
-    """Return the log weights of a run under particles, with enumerated sites summed out: `(K, B)`."""
+    """Return the log weights of a run under particles, with enumerated sites summed out.
+
+    Returns:
+        `(K, B)`, or `(K, 1)` if one weight is for all data together.
+    """
     if layout.several:
         return _contracted(summed_over_values, model_trace, guide_trace, layout)
     log_p, log_q = log_densities(model_trace, guide_trace, x, layout)
-    return sum_out(log_p - log_q)
+    return _of_all_data(sum_out(log_p - log_q), model_trace, guide_trace, layout)
 
 
 def _contracted(contract: Contraction, model_trace: Trace, guide_trace: Trace, layout: Layout) -> Tensor:
@@ -362,7 +417,7 @@ def _contracted(contract: Contraction, model_trace: Trace, guide_trace: Trace, l
         for site in model_trace.nodes.values()
         for frame in site.get("cond_indep_stack", ())
     }
-    names = (PARTICLES,) if layout.data_plate is None else (PARTICLES, layout.data_plate)
+    names = [PARTICLES, *([] if layout.joint or layout.data_plate is None else [layout.data_plate])]
     kept = {name: sizes[name] for name in names if name in sizes}
     found = contract(model_trace, guide_trace, layout.sites, partial(_density, layout=layout), kept)
     return found.reshape(kept.get(PARTICLES, 1), -1)
@@ -370,7 +425,7 @@ def _contracted(contract: Contraction, model_trace: Trace, guide_trace: Trace, l
 
 def sum_out(log_weights: Tensor) -> Tensor:
     """Sum weights over the enumerated values, given their logarithms: `(*values, K, B)` to `(K, B)`."""
-    return log_weights if log_weights.dim() == 2 else log_weights.flatten(0, -3).logsumexp(0)
+    return log_weights if log_weights.dim() <= 2 else log_weights.flatten(0, -3).logsumexp(0)
 
 
 def elbo_terms(log_weights: Tensor, probabilities: Tensor) -> Tensor:
@@ -388,16 +443,20 @@ def elbo_terms(log_weights: Tensor, probabilities: Tensor) -> Tensor:
 
 
 def per_datum(log_prob: Tensor, layout: Layout) -> Tensor:
-    """Sum a log density over all plates but the data's: `(*values, K, *plates)` to `(*values, K, B)`.
-
-    If one weight is for all data together, it is summed over the data too, to `(*values, K, 1)`.
-    """
-    missing = max(0, layout.depth + 1 - log_prob.dim())
-    full = log_prob.reshape((*[1] * missing, *log_prob.shape))
-    if layout.depth == 1 and layout.data_plate is not None:
+    """Sum a log density over all plates but the data's: `(*values, K, *plates)` to `(*values, K, B)`."""
+    full = _with_all_plates(log_prob, layout)
+    if layout.depth == 1:
         return full
-    plates = full.flatten(-layout.depth) if layout.depth else full.unsqueeze(-1)
-    if layout.data_plate is None:
-        return plates.sum(-1, keepdim=True)
     full = full.movedim(layout.data_dim, -1)
     return full.flatten(-layout.depth, -2).sum(-2)
+
+
+def _over_plates(log_prob: Tensor, layout: Layout) -> Tensor:
+    """Sum a log density over all plates, for a site outside of the data's: `(K, *plates)` to `(K, 1)`."""
+    full = _with_all_plates(log_prob, layout)
+    return full.flatten(-layout.depth).sum(-1, keepdim=True) if layout.depth else full.unsqueeze(-1)
+
+
+def _with_all_plates(log_prob: Tensor, layout: Layout) -> Tensor:
+    missing = max(0, layout.depth + 1 - log_prob.dim())
+    return log_prob.reshape((*[1] * missing, *log_prob.shape))

@@ -34,7 +34,7 @@ def check_missing_values(model: Program, latents: Trace, arguments: Arguments) -
         InputError: a density of the model changes. The message names the site.
     """
     x, *others = arguments.args
-    observed = mask_of_elements(x, arguments.kwargs.get(OBSERVED))
+    observed = mask_of_elements(x, arguments.kwargs)
     if observed is None or observed.all():
         return
     runs = []

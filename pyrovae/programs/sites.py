@@ -50,3 +50,22 @@ def continuous_latents(trace: Trace) -> list[str]:
         for name in latent_sites(trace)
         if trace.nodes[name]["value"].is_floating_point() and not is_class(trace.nodes[name]["fn"])
     ]
+
+
+def members_of(frame: Any, site: Mapping[str, Any]) -> int:
+    """Return the number of members of a plate in a run, from its frame at a site.
+
+    A plate without a size has as many members as the site's distribution has there.
+    """
+    if frame.size >= 0 or frame.dim is None:
+        return int(frame.size)
+    shape = site["fn"].batch_shape
+    return int(shape[frame.dim]) if len(shape) >= -frame.dim else 1
+
+
+def full_size_of(frame: Any, members: int) -> int:
+    """Return the number of all members of a plate that has so many members in a run; see `members_of`.
+
+    It is larger if the program subsamples.
+    """
+    return members if frame.size < 0 else int(frame.full_size or members)

@@ -16,12 +16,16 @@ import torch
 from torch import Tensor
 
 from pyrovae.compute import processes
-from pyrovae.data.checks import UNLABELLED, holds_classes
+from pyrovae.compute.devices import seeded
+from pyrovae.data.checks import OBSERVED, UNLABELLED, holds_classes, mask_of_elements
 from pyrovae.data.transforms import Transform
+from pyrovae.distributions import filled
 from pyrovae.errors import InputError
 from pyrovae.programs.given import NOTHING_GIVEN, Given
 from pyrovae.programs.rows import Arguments
 from pyrovae.training.sources import Items, Source, check_read, item_seeds, rows_of
+
+_TRIED = 5  # data whose missing values are changed to see what a transform does with them
 
 
 @dataclass(frozen=True)
@@ -206,17 +210,55 @@ class Minibatches:
             yield tuple(of_part._replace(items=read) for of_part, read in zip(rows, items, strict=True))
 
     def _arguments(self, part: Part, rows: Rows, check: bool) -> Arguments:
-        read = self.source.read(rows.indices, rows.seeds) if rows.items is None else rows.items
-        given = {name: rows_of(values, rows.indices) for name, values in self.given.rows.items()}
-        read = read._replace(kwargs={**read.kwargs, **given})
+        read = self._read(rows)
         if check:
             check_read(read)
         x, *classes = read.args
         x = x.to(self.device)
-        x = x if self.transform is None else self._transformed(x)
+        if self.transform is not None:
+            x = self._transformed(filled(x, _mask_of(x, read)))
         if self.y is not None:
             classes = [rows_of(self.y, rows.indices)] if part.labelled else []
         return Arguments((x, *classes), read.kwargs).to(self.device)
+
+    def _read(self, rows: Rows) -> Arguments:
+        """Read the data of a call, with what is given beside them."""
+        read = self.source.read(rows.indices, rows.seeds) if rows.items is None else rows.items
+        given = {name: rows_of(values, rows.indices) for name, values in self.given.rows.items()}
+        return read._replace(kwargs={**read.kwargs, **given})
+
+    def check_transform(self) -> None:
+        """Refuse a transform that moves missing values to where others were observed, such as a shift.
+
+        Raises:
+            InputError: an observed value changes with the missing values of its datum.
+        """
+        if self.transform is None or OBSERVED not in {*self.given.rows, *self.source.names}:
+            return
+        for part in self.parts:
+            read = self._read(Rows(part.indices[: part.batch_size]))
+            x = read.args[0].to(self.device)
+            if (observed := _mask_of(x, read)) is None:
+                continue
+            before = self._with_seed(filled(x, observed))
+            if before.shape != x.shape:  # no element of it belongs to one of the mask
+                continue
+            incomplete = (~observed).flatten(1).any(1).nonzero()[:_TRIED]
+            for row in incomplete.flatten().tolist():
+                other = filled(x, observed)
+                other[row].masked_fill_(~observed[row], 1.0)
+                changed = (self._with_seed(other) != before) & observed
+                # If other data change too, random numbers or sums over the minibatch couple all values.
+                if changed[row].any() and changed.sum() == changed[row].sum():
+                    raise InputError(
+                        f"the transform {_name(self.transform)} brings missing values to places where "
+                        f"`{OBSERVED}` is true, since it changes the data and not the mask: transform both "
+                        'in a Dataset whose items are (x, {"observed": observed}), or leave it out.'
+                    )
+
+    def _with_seed(self, x: Tensor) -> Tensor:
+        with seeded(self.seed, self.device):
+            return self._transformed(x)
 
     def _transformed(self, x: Tensor) -> Tensor:
         """Apply the transform to the data of a call.
@@ -226,7 +268,7 @@ class Minibatches:
                 require gradients.
         """
         assert self.transform is not None
-        name = getattr(self.transform, "__qualname__", type(self.transform).__name__)
+        name = _name(self.transform)
         found = self.transform(x)
         if not isinstance(found, Tensor) or len(found) != len(x):
             what = f"{len(found)} data" if isinstance(found, Tensor) else f"a {type(found).__name__}"
@@ -241,6 +283,15 @@ class Minibatches:
                 "them under torch.no_grad()."
             )
         return found
+
+
+def _name(transform: Transform | None) -> str:
+    return getattr(transform, "__qualname__", type(transform).__name__)
+
+
+def _mask_of(x: Tensor, read: Arguments) -> Tensor | None:
+    mask = mask_of_elements(x, read.kwargs)
+    return None if mask is None else mask.to(x.device)
 
 
 def most_at_once(batch_size: int) -> int:

@@ -66,6 +66,7 @@ def prepare(
         module.to(data.device)
     with pyro.validation_enabled(True):  # transforms check the range of the data then
         batch = data.first(check=data.source.stream)
+        data.check_transform()
     all_data = len(data.source) if holds_all_data(data) and len(data.parts) == 1 else None
     in_order = False
     for call in batch.calls:

@@ -28,7 +28,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from pyrovae.compute.streams import set_streams, streams
-from pyrovae.data.checks import OBSERVED, UNLABELLED, check_classes, check_data, holds_classes
+from pyrovae.data.checks import (
+    OBSERVED,
+    UNLABELLED,
+    check_classes,
+    check_data,
+    holds_classes,
+    mask_of_elements,
+)
 from pyrovae.errors import InputError
 from pyrovae.programs.given import check_value
 from pyrovae.programs.rows import Arguments
@@ -290,9 +297,9 @@ def source_of(x: Data, y: Tensor | None = None, given: Mapping[str, Any] | None 
     Raises:
         InputError: the data cannot be used, or `y` cannot belong to them.
     """
-    observed = given.get(OBSERVED) if isinstance(given, Mapping) else None
     if isinstance(x, np.memmap):
-        check_data(torch.from_numpy(np.array(x[:1])), observed=None if observed is None else observed[:1])
+        first, mask = torch.from_numpy(np.array(x[:1])), mask_of_elements(cast(Any, x), given)
+        check_data(first, given=None if mask is None else {OBSERVED: mask[:1]})
         source: Source = MemoryMapped(x)
     elif isinstance(x, np.ndarray):
         source = InMemory(torch.from_numpy(x if x.flags.writeable else x.copy()))
@@ -301,7 +308,7 @@ def source_of(x: Data, y: Tensor | None = None, given: Mapping[str, Any] | None 
     else:
         source = Items(x)
     if isinstance(source, InMemory):
-        check_data(source.x, y, unlabelled=True, observed=observed)
+        check_data(source.x, y, unlabelled=True, given=given)
         if source.x.requires_grad:
             raise InputError("the data require gradients, as what a network returns does: give x.detach().")
     elif y is not None:
@@ -324,7 +331,7 @@ def check_read(read: Arguments) -> None:
             it.
     """
     x, *classes = read.args
-    check_data(x, observed=read.kwargs.get(OBSERVED))
+    check_data(x, given=read.kwargs)
     for name, value in read.kwargs.items():
         check_value(name, value)
     for y in classes:

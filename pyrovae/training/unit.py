@@ -24,6 +24,7 @@ from pyrovae.errors import InputError
 from pyrovae.objectives.importance import IWAE
 from pyrovae.objectives.objective import Objective
 from pyrovae.objectives.weights import Counting
+from pyrovae.programs.accounting import accounting
 from pyrovae.programs.dependence import Argument, Run, record
 from pyrovae.programs.modes import nothing_moves
 from pyrovae.programs.pair import ModelAndGuide
@@ -84,9 +85,9 @@ def unit_of(pair: ModelAndGuide, data: Minibatches, batch: Batch, objective: Obj
         objective: the objective.
 
     Raises:
-        InputError: there are sites outside of the data's plate, and the objective is the
-            importance-weighted bound; or the minibatches do not hold all data, and data are observed
-            outside of the plate, or the sites of the data have a scale that may or may not stand for N/B.
+        InputError: the minibatches do not hold all data, and a latent is drawn outside of the data's plate
+            for the importance-weighted bound, data are observed outside of the plate, or the sites of the
+            data have a scale that may or may not stand for N/B.
     """
     structures = [Structure(pair, *call.arguments) for call in batch.calls]
     plates = [[plate for plate in found.plates.values() if plate.is_data] for found in structures]
@@ -99,8 +100,8 @@ def unit_of(pair: ModelAndGuide, data: Minibatches, batch: Batch, objective: Obj
         for of_call, call in zip(scaled_up, batch.calls, strict=True)
     ]
     full = holds_all_data(data)
-    if outside:
-        _check_sums_over_data(objective, next(iter(outside)))
+    if isinstance(objective, IWAE) and outside and not (full and len(data.parts) == 1):
+        _check_sums_over_data(structures)
     if not full:
         _check_data_in_plate(pair, data, batch, structures)
     by_hand = not any(scaled_up) and _scaled_by_hand(structures, data, full, tuple(outside))
@@ -132,11 +133,15 @@ def _all_data(claimed: Sequence[int], sizes: Sequence[int]) -> int:
     return sum(claimed)
 
 
-def _check_sums_over_data(objective: Objective, site: str) -> None:
-    if isinstance(objective, IWAE):
+def _check_sums_over_data(structures: Sequence[Structure]) -> None:
+    """Refuse latents drawn outside of the data's plate, with which all data have one importance weight."""
+    drawn = [name for found in structures for name in _outside(found) if name in accounting(found).log_q]
+    if drawn:
         raise InputError(
-            f"site '{site}' lies outside of the data's plate, but the importance-weighted bound needs a "
-            'weight for each datum: sample it within pyro.plate("data", len(x)), or use ELBO().'
+            f"site '{drawn[0]}' is drawn outside of the data's plate, so all data have one importance "
+            "weight, and the importance-weighted bound of a minibatch says nothing of it: train with all "
+            'data at once (batch_size=len(x), in one process), sample the site within pyro.plate("data", '
+            "len(x)), or use ELBO()."
         )
 
 
@@ -146,7 +151,7 @@ def _check_data_in_plate(
     """Refuse sites outside of the data's plate that depend on the data of a minibatch."""
     for call, found in zip(batch.calls, structures, strict=True):
         outside = _outside(found)
-        runs, _ = record((pair.model, pair.guide), *call.arguments) if outside else ([], None)
+        runs = record((pair.model, pair.guide), *call.arguments).runs if outside else ()
         for number, run in enumerate(runs):
             suspects = [name for name in outside if name in run and _depends_on_data(name, run, found)]
             for name in _changed_by_data(pair, data, call, outside, number, suspects) if suspects else ():

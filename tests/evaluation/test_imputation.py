@@ -52,7 +52,7 @@ def test_ppcas_conditional_mean_and_deviation_for_every_pattern(make_ppca, draw,
     x = draw(ppca, 16)
     pair = ppca if guide == "exact" else Pair(ppca.model, off_guide(ppca))
     results = [
-        impute(pair, x.where(observed, torch.nan), observed, num_samples=1000, seed=s) for s in range(6)
+        impute(pair, x.where(observed, torch.nan), observed, num_samples=1000, seed=s) for s in range(4)
     ]
     standardised = []
     for result in results:
@@ -63,7 +63,7 @@ def test_ppcas_conditional_mean_and_deviation_for_every_pattern(make_ppca, draw,
             standardised.append((result.x[row, ~seen] - mean) / result.std_error[row, ~seen])
             expected = covariance.diagonal().sqrt()
             torch.testing.assert_close(result.std[row, ~seen], expected, rtol=0.12, atol=0)
-    standardised = torch.cat(standardised)  # 6 * 32 values, those of a datum correlated
+    standardised = torch.cat(standardised)  # 4 * 32 values, those of a datum correlated
     assert standardised.abs().max() < 4
     assert 0.6 < standardised.square().mean() < 1.5
 
@@ -87,12 +87,12 @@ def test_draws_have_the_conditional_covariance(make_ppca, draw):
         assert correlation.abs().max() < 4 * math.sqrt(2) * error
 
 
-@pytest.mark.parametrize(("guide", "level"), [("exact", 0.9), ("off", 0.9), ("exact", 0.5)])
+@pytest.mark.parametrize(("guide", "level"), [("exact", 0.9), ("off", 0.9)])
 def test_intervals_cover_what_they_say(make_ppca, draw, guide, level):
     ppca = make_ppca(2, 4)
     x = draw(ppca, 1000)
     observed = patterns(4)[1:][torch.arange(1000) % 15]
-    pair = ppca if guide == "exact" else Pair(ppca.model, off_guide(ppca))
+    pair = ppca if guide == "exact" else Pair(ppca.model, off_guide(ppca, shift=0.8, spread=1.8))
     result = impute(pair, x, observed, num_samples=300, level=level)
     inside = (result.lower <= x) & (x <= result.upper)
     one = (~observed).float().argmax(1)  # one missing value of each datum, so that they are independent
@@ -144,12 +144,27 @@ def test_a_vae_of_binary_images(make_vae, binary_images):
     assert not result.khat[1:].isnan().any()
 
 
-@pytest.mark.parametrize("enumerate", [True, False])
-def test_m2_sums_over_classes(make_m2, binary_images, enumerate):
+class RowsOnly(torch.nn.Module):
+    """A network that takes no dimensions before the data's."""
+
+    out_shape = (1, 4, 4)
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, z, y):
+        return self.network(z.view(len(z), 1), y)
+
+
+@pytest.mark.parametrize(("enumerate", "rows"), [(True, False), (True, True), (False, False)])
+def test_m2_sums_over_classes(make_m2, binary_images, enumerate, rows):
     m2 = make_m2(latent_dim=1)
+    if rows:
+        m2.likelihood.network = RowsOnly(m2.likelihood.network)
     x = binary_images[:6].double()
     observed = torch.rand(x.shape) < 0.5
-    result = impute(m2, x, observed, num_samples=4000, enumerate=enumerate)
+    result = impute(m2, x, observed, num_samples=1500, enumerate=enumerate)
     with torch.no_grad():
         log_prior = m2.class_prior().logits.log_softmax(-1)
         latent = dist.Normal(0.0, 1.0).log_prob(Z).squeeze(1)
@@ -205,8 +220,10 @@ FAMILIES = {
 
 
 @pytest.mark.filterwarnings("ignore:k-hat is above")
-@pytest.mark.parametrize("flat", [None, 0, 6], ids=["leading", "rows", "all data only"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "flat"),
+    [(family, flat) for family in FAMILIES for flat in (None, 0)] + [("whole numbers", 6)],
+)
 def test_data_of_other_kinds(family, flat):
     pair, elements = make_program(FAMILIES[family], flat=flat)
     x = FAMILIES[family](torch.randn(6, 3).double()).sample().double()
@@ -259,6 +276,17 @@ def test_the_values_of_missing_elements_do_not_matter(gaussian):
             torch.testing.assert_close(
                 getattr(other, name), getattr(first, name), rtol=0, atol=0, equal_nan=True
             )
+
+
+@pytest.mark.filterwarnings("ignore:k-hat is above")
+def test_modes_and_buffers_stay_as_they_are(make_vae, binary_images):
+    vae = make_vae()
+    vae.posterior.network = torch.nn.Sequential(vae.posterior.network, norm := torch.nn.BatchNorm1d(6))
+    norm.eval()
+    impute(vae, binary_images, binary_images < 0.5, num_samples=50)
+    assert vae.training
+    assert not norm.training
+    assert not norm.running_mean.any()
 
 
 def test_the_callers_random_stream_is_unmoved_and_a_seed_gives_the_same_again(gaussian):
@@ -411,7 +439,9 @@ def test_pyros_own_mask_serves_where_the_filler_has_a_density():
         ({"level": 1.0}, "level is 1.0; expected a probability between 0 and 1"),
         ({"num_draws": -1}, "num_draws is -1"),
         ({"num_samples": 0}, "num_samples"),
-        ({"given": {"observed": SEEN}}, "'observed', which is an argument of impute itself"),
+        ({"given": {"observed": SEEN}}, "'observed', an argument of impute itself"),
+        ({"given": [1]}, "given is a list; expected a mapping"),
+        ({"x": [[1.0, 2.0]]}, "the data are a list, not a tensor"),
         ({"x": torch.full((2, 2), torch.nan)}, "not finite .* where `observed` is true"),
     ],
 )

@@ -144,7 +144,9 @@ def test_its_diagram_is_that_of_its_docstring(binary_images):
     assert diagram.nodes["c"].observed
 
 
-NEEDED = r"the model needs its argument 'c', which has no default: give it by given=\{\"c\": c\}"
+NEEDED = (
+    r"the model needs its argument 'c', which has no default: give it by given=\{\"c\": c\} \(classes y can"
+)
 
 
 def test_without_a_condition_it_is_refused_by_name(binary_images):

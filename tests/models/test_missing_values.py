@@ -1,13 +1,17 @@
 """The library's models where values are missing: what enters, and what must not."""
 
+from functools import partial
+
 import pyro
 import pytest
 import torch
 from torch.distributions import MultivariateNormal
 
+from pyrovae import fit
 from pyrovae.errors import InputError
+from pyrovae.generation import latent_means, reconstruct
 from pyrovae.likelihoods import Bernoulli
-from pyrovae.models import PPCA, VAE, HierarchicalVAE
+from pyrovae.models import CVAE, PPCA, VAE, HierarchicalVAE
 from pyrovae.networks import MLP, Joined
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import StandardNormal
@@ -37,10 +41,18 @@ def make_hierarchical():
     return make
 
 
-@pytest.fixture(params=["vae", "hierarchical", "m2", "m1m2", "cpcvae", "constrained", "ppca"])
+@pytest.fixture(params=["vae", "hierarchical", "m2", "m1m2", "cpcvae", "constrained", "cvae", "ppca"])
 def pair(request):
     if request.param == "ppca":
         return PPCA((1, 4, 4), 2).double()
+    if request.param == "cvae":
+        c = torch.randn(6, 2).double()
+        cvae = CVAE(
+            prior=DiagonalNormal(MLP(2, 6, hidden=(4,)), 2),
+            likelihood=Bernoulli(Joined(MLP(2 + 2, (1, 4, 4), hidden=(4,)), None, None)),
+            posterior=DiagonalNormal(Joined(MLP(6 + 2, 6), MLP((1, 4, 4), 6), None), 2),
+        ).double()
+        return Pair(partial(cvae.model, c=c), partial(cvae.guide, c=c))
     if request.param == "constrained":
         cpcvae = request.getfixturevalue("make_cpcvae")()
         return Pair(cpcvae.constrained_model, cpcvae.guide)
@@ -160,3 +172,32 @@ def test_another_posterior_of_ppca_sees_filled_data(draw, make_ppca):
     observed = torch.tensor([[True, False, True, True, False]]).expand(3, -1)
     guide = pyro.poutine.trace(ppca.guide).get_trace(x, observed=observed)
     torch.testing.assert_close(guide.nodes["z"]["fn"].mean, ppca.posterior(x * observed).mean)
+
+
+def test_codes_and_images_of_data_with_gaps(make_vae, binary_images):
+    """Latent means are those of filled data, and a reconstruction is the image of these means."""
+    vae = make_vae()
+    observed = torch.rand(binary_images.shape) < 0.6
+    x, given = binary_images.where(observed, torch.nan), {"observed": observed}
+    with torch.no_grad():
+        mean = vae.posterior(binary_images * observed).mean
+        image = vae.likelihood(mean).mean
+    torch.testing.assert_close(latent_means(vae, x, given=given), mean)
+    torch.testing.assert_close(reconstruct(vae, x, given=given), image)
+    with pytest.raises(InputError, match="not finite"):
+        reconstruct(vae, x)
+
+
+def test_starts_that_need_all_values_refuse_nan(make_vae, binary_images):
+    x = binary_images.clone()
+    x[3, 0, 0, 0] = torch.nan
+    observed = ~x.isnan()
+    likelihood = make_vae().likelihood
+    with pytest.raises(InputError, match=r"not finite.* use the complete data, x\[observed"):
+        likelihood.start_at_marginals(x)
+    likelihood.start_at_marginals(x[observed.flatten(1).all(1)])
+    ppca = PPCA((1, 4, 4), 2)
+    with pytest.raises(InputError, match=r"closed form needs all values.* given=\{\"observed\": mask\}"):
+        ppca.fit_closed_form(x)
+    ppca.posterior.requires_grad_(False)
+    fit(ppca, x, given={"observed": observed}, epochs=1, progress=False)

@@ -45,18 +45,26 @@ def has_several_classes(program: Program) -> bool:
     return len(found) > 1 or any(len(site.plates) != 1 for site in found)
 
 
-def has_nested_beside_class(program: Program) -> bool:
-    """An enumerated site, and a site in a plate within the data's."""
-    return bool(program.enumerated) and any(len(site.plates) > 1 for site in program.sites)
-
-
 def has_hard_classes(program: Program) -> bool:
-    """Several, or nested, enumerated sites beside a network that takes no leading dimensions.
+    """Several, or nested, enumerated sites beside a network that takes no leading dimensions."""
+    return has_several_classes(program) and not is_plain(program)
 
-    With a drawn global latent, all data have one weight, and a class of each is as good as nested.
-    """
-    several = has_several_classes(program) or (program.is_joint and bool(program.enumerated))
-    return several and not is_plain(program)
+
+def has_draws_of_classes_and_others(program: Program) -> bool:
+    """Draws that depend on different enumerated sites of the guide."""
+    drawn = [s for s in program.sites if s.role == "latent" and s.is_normal and s.treatment == "drawn"]
+    classes = {frozenset(_classes_before(program, site.name)) for site in drawn}
+    return len(classes) > 1
+
+
+def _classes_before(program: Program, name: str) -> set[str]:
+    """The enumerated sites on which a site of the guide depends."""
+    found: set[str] = set()
+    for parent in program[name].guide_parents:
+        if program[parent].in_guide:
+            found |= _classes_before(program, parent)
+            found |= {parent} if program[parent].treatment == "enumerated" else set()
+    return found
 
 
 def is_plain(program: Program) -> bool:
@@ -112,13 +120,9 @@ CAUSES = (
         ("IWAE", "gaps"),
     ),
     Cause(
-        "enumerated sites other than one class of the guide, for the doubly reparameterised gradient",
-        r"doubly reparameteri[sz]ed",
-        lambda program: (
-            has_several_classes(program)
-            or has_nested_beside_class(program)
-            or any(site.role == "summed" for site in program.sites)
-        ),
+        "draws that depend on different enumerated sites, for the doubly reparameterised gradient",
+        r"drawn and before others",
+        has_draws_of_classes_and_others,
         ("IWAE gradient",),
     ),
     Cause(
@@ -126,12 +130,6 @@ CAUSES = (
         r"Delta",
         lambda program: program.has_points,
         ("gaps",),
-    ),
-    Cause(
-        "a global latent, for the importance-weighted bound",
-        r"not under a plate of|full batch|all data at once",
-        lambda program: program.is_joint or program.has_points,
-        ("IWAE", "IWAE gradient"),
     ),
     Cause(
         "a global latent that is drawn, for a figure per datum",

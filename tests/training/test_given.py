@@ -312,6 +312,16 @@ def test_the_remedies_work():
     train(LinearGaussian(), X, given={"c": C}, validation=(X, {"c": C}))
 
 
+def test_what_the_programs_need_is_named():
+    pair = LinearGaussian()
+    with pytest.raises(InputError, match=r"the model needs its argument 'c', .* \(classes y can be given"):
+        train(pair, X)
+    third = Pair(lambda x, y, c: pair.model(x, c), lambda x, y, c: pair.guide(x, c))
+    with pytest.raises(InputError, match=r"needs its argument 'c', .* give it by given=\{\"c\": c\}\.$"):
+        train(third, X, y=torch.zeros(N))
+    train(third, X, y=torch.zeros(N), given={"c": C})
+
+
 def test_both_programs_get_it():
     pair = LinearGaussian()
 

@@ -280,7 +280,7 @@ class _Contents(_Watcher):
     def labels_of(self, name: str, value: Tensor) -> Tensor:
         """Return a label of its own for each element."""
         span = self.spans[name]
-        return torch.arange(span.start + 1, span.stop + 1, device=value.device).reshape(value.shape)
+        return torch.arange(span.start + 1, span.stop + 1).reshape(value.shape)
 
     def look(self, msg: Any) -> int:
         """Note the elements of an observed value."""
@@ -377,7 +377,7 @@ class _Recorder(_Watcher):
         labels = self.numbers[name] + 1
         if isinstance(labels, int):
             return labels
-        return torch.from_numpy(labels).reshape(value.shape).to(value.device)
+        return torch.from_numpy(labels).reshape(value.shape)
 
     def look(self, msg: Any) -> int | None:
         """Record a site, unless a reparameterisation has made it a function of other sites."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyrovae.programs.distributions import base_of, in_form_of, is_class
 from pyrovae.programs.pair import ModelAndGuide, Program, programs_of
+from pyrovae.programs.signatures import parameters_of
 from pyrovae.programs.structure import Structure, structure
 
 
@@ -29,7 +30,7 @@ def takes_classes(model: Program, given: Collection[str] = ()) -> bool:
         model: a model.
         given: the names of the parameters that it gets by keyword.
     """
-    parameters = inspect.signature(model).parameters.values()
+    parameters = (parameters_of(model) or {}).values()
     keyword = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
     return sum(each.kind not in keyword and each.name not in given for each in parameters) > 1
 

@@ -27,12 +27,13 @@ from pyro.distributions import Unit
 from pyro.infer.inspect import site_is_deterministic
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyrovae.programs.distributions import base_of, name_of
 from pyrovae.programs.modes import nothing_moves
 from pyrovae.programs.origins import Label, Origins, unpacked
 from pyrovae.programs.pair import Program
+from pyrovae.programs.signatures import parameters_of
 from pyrovae.programs.sites import full_size_of, members_of
 from pyrovae.programs.values import changed
 
@@ -147,11 +148,7 @@ def without_effect(names: Sequence[str], edges: Collection[Edge]) -> list[str]:
 
 def positional_names(program: Program, count: int) -> list[str]:
     """Return the names of a program's first `count` positional parameters, or of those that it shows."""
-    called = program.forward if isinstance(program, nn.Module) else program
-    try:
-        parameters = inspect.signature(called).parameters.values()
-    except (TypeError, ValueError):  # a builtin, or a callable that shows no signature
-        return []
+    parameters = (parameters_of(program) or {}).values()
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return [parameter.name for parameter in parameters if parameter.kind in kinds][:count]
 

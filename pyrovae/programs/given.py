@@ -21,6 +21,7 @@ from pyrovae.errors import InputError
 from pyrovae.programs.devices import device_of
 from pyrovae.programs.pair import ModelAndGuide, Program, with_programs
 from pyrovae.programs.rows import Arguments
+from pyrovae.programs.signatures import parameters_of
 
 
 class Given(NamedTuple):
@@ -119,9 +120,8 @@ def with_bound(program: Program, arguments: Arguments) -> Arguments:
 def _check_names(pair: ModelAndGuide, names: Collection[str], with_classes: bool) -> None:
     """Refuse names that a program does not take by keyword, and a program that needs further arguments."""
     for role, program in (("model", pair.model), ("guide", pair.guide)):
-        try:
-            parameters = inspect.signature(program).parameters
-        except (TypeError, ValueError):  # a callable that does not tell
+        parameters = parameters_of(program)
+        if parameters is None:
             continue
         for name in sorted(names):
             if problem := _problem(role, parameters, name, with_classes):

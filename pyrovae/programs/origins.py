@@ -166,7 +166,9 @@ class Origins(TorchDispatchMode):
         _, _, before = self._kept.get(storage._cdata, _UNKNOWN)
         if isinstance(label, int) and isinstance(before, int) and label == before:
             return
-        if isinstance(label, Tensor) or (tensor.numel() != size and not tensor.is_meta):  # other tensors may have the rest
+        if isinstance(label, Tensor) or (
+            tensor.numel() != size and not tensor.is_meta
+        ):  # other tensors may have the rest
             if isinstance(before, int) or len(before) != size:
                 before = torch.full((size,), self.label_of(self.bits(before)), device=tensor.device)
             part = before.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
@@ -257,8 +259,9 @@ class _Operation:
 
     def _label(self, out: Tensor) -> Label:
         """Return the labels of a result."""
-        if out.is_meta or (self.origins.content_only and self.data and self.chosen):
-            return self._union()  # values choose the elements, so any of them may be in the result
+        values_choose = self.origins.content_only and self.data and self.chosen
+        if out.is_meta or values_choose:  # any element may be in the result
+            return self._union()
         reads = self.data + self.chosen
         labels = [label for _, _, label in reads]
         if self.name in _SAME:

@@ -61,8 +61,10 @@ def accounting(of: Structure, enumerate: bool = True) -> Accounting:
     unused, summed_in_model = missing_in_guide(of)
     summed = _summed_in_guide(of) if enumerate else ()
     deltas = _deltas(of)
-    points = [name for name in deltas if bool((base_of(_in_guide(of, name)["fn"]).log_density == 0).all())]
-    fixed = _fixed_by_auxiliaries(of, deltas)
+    at_points = [name for name in of.auxiliary if _is_point(of, name)]
+    by_points = set().union(*_set_by(of, at_points).values())
+    points = [name for name in deltas if name in by_points or _is_point(of, name)]
+    fixed = _fixed_by_auxiliaries(of, deltas, [name for name in of.auxiliary if name not in at_points])
     still = _unmoved(of, [name for name in deltas if name not in fixed])
     parameters = [name for name in points if name in still and of[name].scope == "global"]
     _check_moved(still - {*parameters})
@@ -79,7 +81,11 @@ def accounting(of: Structure, enumerate: bool = True) -> Accounting:
             and site.role != "deterministic"
             and name not in {*unused, *parameters}
         ),
-        log_q=(*drawn, *(name for name in of.auxiliary if name not in summed), *stated),
+        log_q=(
+            *drawn,
+            *(name for name in of.auxiliary if name not in summed and name not in at_points),
+            *stated,
+        ),
         summed_out=(*summed, *summed_in_model),
         in_model_alone=summed_in_model,
         parameters=tuple(parameters),
@@ -147,6 +153,17 @@ def _deltas(of: Structure) -> list[str]:
     return [name for name in shared if isinstance(base_of(_in_guide(of, name)["fn"]), dist.Delta)]
 
 
+def _is_point(of: Structure, name: str) -> bool:
+    """Whether the guide sets a site by a `Delta` without a log density."""
+    fn = base_of(_in_guide(of, name)["fn"])
+    return isinstance(fn, dist.Delta) and bool((fn.log_density == 0).all())
+
+
+def _set_by(of: Structure, auxiliaries: Collection[str]) -> dict[str, set[str]]:
+    """Return the sites of the guide that depend directly on each of these auxiliary sites."""
+    return {name: {child for parent, child in of.inference_edges if parent == name} for name in auxiliaries}
+
+
 def _unmoved(of: Structure, names: Collection[str]) -> set[str]:
     """Return which of these sites of the guide have the same value in another run, with other draws."""
     if not names or of.guide is None:
@@ -167,18 +184,19 @@ def _check_moved(points: Collection[str]) -> None:
         )
 
 
-def _fixed_by_auxiliaries(of: Structure, deltas: Collection[str]) -> set[str]:
+def _fixed_by_auxiliaries(of: Structure, deltas: Collection[str], auxiliaries: Collection[str]) -> set[str]:
     """Return the latents that an auxiliary draw fixes, as in Pyro's autoguides.
+
+    Args:
+        of: the structure of a pair.
+        deltas: the latents that the guide sets by a `Delta`.
+        auxiliaries: the auxiliary sites that are drawn.
 
     Raises:
         InputError: an auxiliary draw fixes no latent's value, or its log density and that of the `Delta`
             are not those of the change of variables, so the guide's density is not known.
     """
-    if of.traces.guide is None or not of.auxiliary:
-        return set()
-    fixed_by = {
-        name: {child for parent, child in of.inference_edges if parent == name} for name in of.auxiliary
-    }
+    fixed_by = _set_by(of, auxiliaries)
     for name, children in fixed_by.items():
         if not children or not children <= {*deltas}:
             other = min(children - {*deltas}, default=None)

@@ -145,7 +145,8 @@ def scores(pair: ModelAndGuide, arguments: Arguments, num_particles: int, layout
 def scores_of(model_trace: Trace, guide_trace: Trace, x: Tensor, layout: Layout) -> Scores:
     """Score the draws of a run under particles, from its traces."""
     plate = None if layout.joint else layout.data_plate
-    repeated = fingerprints(guide_trace, layout.depth, layout.data_dim, plate)
+    drawn = layout.sites.log_q
+    repeated = fingerprints(guide_trace, drawn, layout.depth, layout.data_dim, plate)
     log_weights = weights_of(model_trace, guide_trace, x, layout)
     if not layout.in_guide:
         return Scores(log_weights, log_weights, repeated)

@@ -7,7 +7,8 @@ bound that is a sum over data.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -27,8 +28,6 @@ from pyrovae.programs.sites import is_sample
 from pyrovae.programs.structure import Structure
 from pyrovae.programs.values import changed
 from pyrovae.programs.ways import needs_all
-
-_NUMBERS = (7, 11, 13, 17)  # numbers of data, one of which is the size of nothing else
 
 
 def check_no_neighbours(pair: ModelAndGuide, arguments: Arguments, in_training: bool = False) -> None:
@@ -50,11 +49,12 @@ def check_no_neighbours(pair: ModelAndGuide, arguments: Arguments, in_training: 
     if data is None or data.dim is None or of.guide is None:
         return
     sizes = {size for trace in of.traces if trace for site in trace.nodes.values() for size in _sizes(site)}
-    number = next(n for n in _NUMBERS if n not in sizes - {of.num_data})
+    number = next(n for n in itertools.count(7, 2) if n not in sizes)  # the size of nothing else
     few = arguments if needs_all(pair, arguments, number) else arguments.first(number)
     copies = Copies(1, max(-p.dim for p in of.plates.values() if p.dim is not None), data.dim)
     free = ("factor",) if in_training else ()
-    local = [name for name, site in of.sites.items() if site.scope != "global" and site.role not in free]
+    of_data = {name: site for name, site in of.sites.items() if site.scope != "global"}
+    local = [name for name, site in of_data.items() if site.role not in free]
     same, *others = _arrangements(few.num_data or 1)
     with nothing_moves(pair.model, pair.guide), pyro.validation_enabled(False):
         try:
@@ -62,7 +62,9 @@ def check_no_neighbours(pair: ModelAndGuide, arguments: Arguments, in_training: 
                 by_guide = run_one(pair.guide, few, copies, (0, 0))
             by_model = run_one(pair.model, few, copies, (0, 0), by_guide)
             latents = _latents(by_guide) | _latents(by_model)
-            runs = [_run(pair, few, copies, rows, latents, recorded.noise) for rows in (same, *others)]
+            runs = [
+                _run(pair, few, copies, rows, latents, of_data, recorded.noise) for rows in (same, *others)
+            ]
         except Exception:  # programs raise errors of any type
             return
     again, *changed_runs = (_changes(by_guide, by_model, run, local, data.dim) for run in runs)
@@ -104,12 +106,15 @@ def _run(
     copies: Copies,
     rows: Tensor,
     latents: Mapping[str, Any],
+    of_data: Collection[str],
     noise: Noise,
 ) -> tuple[Trace | None, Trace, Tensor]:
     """Run guide and model on data in another arrangement, with the draws that each datum had before."""
     event_dims = {name: site["fn"].event_dim for name, site in latents.items()}
     values = {
         name: changed(partial(_arranged, dim=copies.data_dim - event_dims[name], rows=rows), site["value"])
+        if name in of_data
+        else site["value"]
         for name, site in latents.items()
     }
     arranged = few.rows(rows)

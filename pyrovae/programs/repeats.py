@@ -7,7 +7,7 @@ and again. Then equal weights say nothing of the values that were not drawn.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -33,13 +33,16 @@ def may_repeat(site: Mapping[str, Any]) -> bool:
         return False
 
 
-def fingerprints(trace: Trace, depth: int, data_dim: int, data_plate: str | None) -> Tensor | None:
+def fingerprints(
+    trace: Trace, drawn: Collection[str], depth: int, data_dim: int, data_plate: str | None
+) -> Tensor | None:
     """Return a number for each draw that is the same for draws with equal values at discrete sites.
 
     These are the guide's sites whose draws may repeat, under the plates. Enumerated sites are not drawn.
 
     Args:
         trace: a trace of the guide under K particles.
+        drawn: the sites whose draws count. A global latent at a point is a parameter, and not drawn.
         depth: the number of dimensions that the plates take, without the particles'.
         data_dim: the dimension of the data's plate, counted from the right.
         data_plate: its name; None if a draw is one of all data together.
@@ -51,9 +54,9 @@ def fingerprints(trace: Trace, depth: int, data_dim: int, data_plate: str | None
     summed_out = enumerated_sites(trace)
     for number, name in enumerate(latent_sites(trace), start=1):
         site = trace.nodes[name]
-        # A global latent is the same for all data: it is a parameter if it is a point.
+        # A global latent is the same for all data.
         counts = data_plate is None or any(frame.name == data_plate for frame in site["cond_indep_stack"])
-        if name in summed_out or not counts or not may_repeat(site):
+        if name in summed_out or name not in drawn or not counts or not may_repeat(site):
             continue
         event_dim = site["fn"].event_dim
         value = site["value"].double()

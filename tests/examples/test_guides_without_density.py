@@ -9,12 +9,14 @@ import pytest
 import torch
 from one_copy import assert_like_pyro, unless_refused
 from pyro.infer import Trace_ELBO
+from pyro.infer.autoguide import AutoLaplaceApproximation
 from torch import nn
 
 from pyrovae import fit
 from pyrovae.errors import InputError
 from pyrovae.evaluation import inference_gaps, kl_decomposition, marginal_likelihood
 from pyrovae.objectives import ELBO, IWAE
+from pyrovae.programs import Pair
 
 NOISE = 0.6
 
@@ -287,3 +289,60 @@ def test_draws_that_miss_a_class_have_no_error_of_zero():
     off = (drawn.log_px - exact).abs() > 1
     assert off.any()
     assert not (drawn.std_error[off] < 1).any()  # NaN: not known
+
+
+# A Delta behind an auxiliary site, as in AutoLaplaceApproximation
+
+
+def regression(x):
+    """w ~ N(0, 1), x_n ~ N(w, 1)."""
+    w = pyro.sample("w", dist.Normal(x.new_zeros(()), 1.0))
+    with pyro.plate("data", len(x)):
+        pyro.sample("x", dist.Normal(w, 1.0), obs=x[:, 0])
+
+
+def at_its_mode(model, x, autoguide):
+    guide = autoguide(model)
+    fit(
+        Pair(model, guide),
+        x,
+        epochs=1,
+        batch_size=len(x),
+        progress=False,
+        optimizer=lambda p: torch.optim.SGD(p, 0.0),
+    )
+    return guide
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_a_local_latent_at_a_point_behind_an_auxiliary_site_is_refused(joint, param_store):
+    model, x = Linear(normal).model, data()
+    guide = at_its_mode(model, x, AutoLaplaceApproximation)
+    with pytest.raises(InputError, match="the guide sets 'z' to a point"):
+        marginal_likelihood(Pair(model, guide), x, joint=joint, num_samples=10)
+
+
+def test_a_global_latent_at_a_point_behind_an_auxiliary_site_is_a_parameter(param_store):
+    x = data()[:, :1]
+    guide = at_its_mode(regression, x, AutoLaplaceApproximation)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        result = marginal_likelihood(Pair(regression, guide), x, joint=True, num_samples=40)
+    w = guide.loc.detach()
+    torch.testing.assert_close(result.log_px.sum(), dist.Normal(w, 1.0).log_prob(x).sum().double())
+    assert any("'w'" in note and "point" in note for note in result.notes)
+    assert result.std_error.item() == pytest.approx(0, abs=1e-6)
+
+
+def test_the_normal_that_replaces_the_point_is_the_posterior(param_store):
+    """After Laplace's approximation, which is exact here, each weight is p(x_1, ..., x_N)."""
+    x = data()[:, :1]
+    guide = AutoLaplaceApproximation(regression)
+    options = {"epochs": 400, "batch_size": len(x), "progress": False, "compile": "off"}
+    fit(Pair(regression, guide), x, optimizer=lambda p: torch.optim.Adam(p, 0.05), **options)
+    result = marginal_likelihood(
+        Pair(regression, guide.laplace_approximation(x)), x, joint=True, num_samples=40
+    )
+    covariance = torch.eye(len(x)) + torch.ones(len(x), len(x))
+    exact = dist.MultivariateNormal(torch.zeros(len(x)), covariance).log_prob(x[:, 0])
+    assert result.log_px.item() == pytest.approx(exact.item(), abs=2e-3)

@@ -6,6 +6,8 @@ import os
 import secrets
 from pathlib import Path
 
+from pyrovae.errors import InputError, cause
+
 PARTIAL = ".partial-"
 """The prefix of the names of temporary files."""
 
@@ -32,6 +34,18 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def expanded(path: str | Path) -> Path:
+    """Return a path in which `~` is the user's home folder.
+
+    Raises:
+        InputError: the path begins with `~`, and there is no such user, or no home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{path} cannot be found: {cause(error)}. Give the whole path.") from None
 
 
 def is_partial(path: Path) -> bool:

@@ -94,19 +94,21 @@ def check_classes(y: Tensor, num_data: int) -> None:
         )
 
 
-def check_lengths(x: Tensor, y: Tensor | None, what: str) -> None:
+def check_lengths(num_data: int, num_labels: int, what: str) -> None:
     """Refuse labels if there is not one for each datum.
 
     Args:
-        x: data `(N, ...)`.
-        y: labels `(N,)`, or None for data without labels.
+        num_data: the number of data.
+        num_labels: the number of labels.
         what: a name for the data, for messages.
 
     Raises:
         InputError: the numbers differ.
     """
-    if y is not None and len(x) != len(y):
-        raise InputError(f"{what} has {len(x)} data but {len(y)} labels: give one label for each datum.")
+    if num_data != num_labels:
+        raise InputError(
+            f"{what} has {num_data} data but {num_labels} labels: give one label for each datum."
+        )
 
 
 def check_seed(seed: int) -> None:

@@ -116,8 +116,8 @@ def _fill(
         start = rows.stop
     if bad:
         raise InputError(
-            f"{what} holds {bad} values that are NaN, infinite or beyond 32-bit floats, the first in row "
-            f"{first_bad}: remove or replace them."
+            f"{what} holds {bad} NaN or infinite values as 32-bit floats, the first in row {first_bad}: "
+            "remove or replace them."
         )
     return low, high
 

@@ -93,9 +93,7 @@ def train(
     plan = build(about, **(options or {}))
     writing = Writing(folder, device, False, tensorboard, progress)
     fit_plan(plan, images.x_train, images.y_train, training, data, writing)
-    run = Run.open(folder, own_names(recipe, plan.options))
-    run.images = images  # not to be read again
-    return run
+    return Run.open(folder, own_names(recipe, plan.options))
 
 
 def own_names(recipe: str, options: Mapping[str, Any]) -> dict[str, str]:

@@ -46,7 +46,7 @@ def check_counts(**counts: object) -> None:
         **counts: the counts, by the names of the arguments that hold them.
 
     Raises:
-        InputError: a count is not a whole number, or is below 1.
+        InputError: a count is not a whole number, is below 1, or does not fit into 64 bits.
 
     Example:
         >>> check_counts(num_samples=1, batch_size=128)
@@ -54,6 +54,8 @@ def check_counts(**counts: object) -> None:
     for name, count in counts.items():
         if not isinstance(count, Integral) or isinstance(count, bool) or count < 1:
             raise InputError(f"{name} is {count!r}; it must be a whole number of at least 1.")
+        if count >= 2**63:
+            raise InputError(f"{name} is {count!r}, which does not fit into 64 bits; choose a smaller one.")
 
 
 def cause(error: Exception) -> str:

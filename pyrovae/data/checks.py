@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import torch
 from torch import Tensor
 
@@ -87,6 +89,11 @@ def check_classes(y: Tensor, num_data: int) -> None:
             f"the classes have shape {tuple(y.shape)}; expected one whole number for each datum, "
             f"({num_data},): use classes.squeeze(1) on a column, classes.argmax(1) on one-hot rows."
         )
+    if y.dtype == torch.uint64 and (largest := max(y.tolist())) >= 2**63:
+        raise InputError(
+            f"the classes go up to {largest}, beyond 64-bit integers; expected whole numbers counted "
+            f"from 0, or {UNLABELLED} for unlabelled data, in torch.int64."
+        )
     if (least := int(y.long().min())) < UNLABELLED:  # small unsigned types have no -1 to compare with
         raise InputError(
             f"the classes go down to {least}; expected whole numbers counted from 0, or "
@@ -117,5 +124,5 @@ def check_seed(seed: int) -> None:
     Raises:
         InputError: the seed does not lie in 0, ..., 2**32 - 1.
     """
-    if not 0 <= seed < 2**32:
+    if not isinstance(seed, Integral) or not 0 <= seed < 2**32:
         raise InputError(f"the seed is {seed}: choose an integer from 0 to 2**32 - 1.")

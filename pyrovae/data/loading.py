@@ -20,6 +20,9 @@ from pyrovae.data.table import DATASETS
 from pyrovae.errors import InputError, cause
 from pyrovae.storage import expanded
 
+Arrays = Mapping[str, np.ndarray | Blocks]
+"""The arrays of a data set by the keys that `load` documents for a `.npz` file."""
+
 
 def data_root() -> Path:
     """Return the folder of the data sets that are known by name: $PYROVAE_DATA, else `~/.cache/pyrovae`.
@@ -62,10 +65,15 @@ def load(name: str | Path, *, seed: int = 0, download: bool = False, root: Path 
         >>> images.x_train.shape
         torch.Size([1437, 1, 8, 8])
     """
+    return _from_arrays(*_read(name, download, root), seed)
+
+
+def _read(name: str | Path, download: bool, root: Path | None) -> tuple[str, Arrays, tuple[str, ...]]:
+    """Return the data set's name, its arrays, and the names of its classes if it has some."""
     if isinstance(name, str) and name in DATASETS:
-        folder = data_root() if root is None else expanded(root)
         row = DATASETS[name]
-        return _from_arrays(name, row.load()(name, folder, download), row.class_names, seed)
+        arrays = row.load()(name, data_root() if root is None else expanded(root), download)
+        return name, arrays, row.class_names
     try:
         path = expanded(name)
         if not str(name) or not path.exists():
@@ -73,14 +81,14 @@ def load(name: str | Path, *, seed: int = 0, download: bool = False, root: Path 
         label = path.resolve().name if path.is_dir() else path.stem
         arrays, class_names = _read_path(path)
         _check_classes(label, arrays)
-        return _from_arrays(label, arrays, class_names, seed)
+        return label, arrays, class_names
     except OSError as error:
         raise InputError(
             f"{name} cannot be read: {cause(error)}. Check the path and its permissions."
         ) from None
 
 
-def _read_path(path: Path) -> tuple[Mapping[str, np.ndarray | Blocks], tuple[str, ...]]:
+def _read_path(path: Path) -> tuple[Arrays, tuple[str, ...]]:
     """Return the arrays of a file or folder, and the names of the classes if it has some."""
     if path.is_dir():
         return read_image_folder(path)
@@ -98,9 +106,7 @@ def _not_found(name: str) -> str:
     return f"{name!r} is neither a data set ({known}) nor an existing file or folder.{hint}"
 
 
-def _from_arrays(
-    name: str, arrays: Mapping[str, np.ndarray | Blocks], class_names: tuple[str, ...], seed: int
-) -> Images:
+def _from_arrays(name: str, arrays: Arrays, class_names: tuple[str, ...], seed: int) -> Images:
     ys = {key: as_classes(whole(y), f"{name}: {key}") for key, y in arrays.items() if key[0] == "y"}
     if "x_train" in arrays and "x_test" in arrays:
         train, test = (as_data(arrays[key], f"{name}: {key}")[0] for key in ("x_train", "x_test"))
@@ -115,7 +121,7 @@ def _from_arrays(
     return Images(name, train, y_train, test, y_test, class_names)
 
 
-def _check_classes(name: str, arrays: Mapping[str, np.ndarray | Blocks]) -> None:
+def _check_classes(name: str, arrays: Arrays) -> None:
     """Refuse classes of a user's own data that training would never see.
 
     Raises:

@@ -92,8 +92,8 @@ class Settings:
         optional = {"labelled_batch_size": self.labelled_batch_size, "patience": self.patience}
         optional["workers"] = self.workers if self.workers != 0 else None
         check_counts(**{name: count for name, count in optional.items() if count is not None})
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise InputError(f"clip_norm is {self.clip_norm}; it must be above 0.")
+        if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
+            raise InputError(f"clip_norm is {self.clip_norm}; it must be a finite number above 0.")
         check_choice("way to compile", self.compile, MODES)
         if isinstance(self.validation, tuple | list) and len(self.validation) != 2:
             raise InputError(

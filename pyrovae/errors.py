@@ -64,7 +64,18 @@ def cause(error: Exception) -> str:
     For an OSError this is the system's message. For an error without a message it is the name of its type.
     """
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split()).rstrip(".") or type(error).__name__
+    return one_line(text).rstrip(".") or type(error).__name__
+
+
+def one_line(text: str) -> str:
+    """Return a text on one line, which a terminal shows as it is: with other control characters escaped.
+
+    Example:
+        >>> one_line("no \\x1b[31mred:\\n  odd.png")
+        'no \\\\x1b[31mred: odd.png'
+    """
+    text = " ".join(part.strip() for part in text.splitlines())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text).strip()
 
 
 def warn(message: str) -> None:

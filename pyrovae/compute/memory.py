@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-
 from pyrovae.errors import InputError
 
 _SIGNS = re.compile(
@@ -47,18 +45,26 @@ def in_words(size: int) -> str:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that there is not enough memory: of Python, NumPy, torch or an import."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError | ImportError | OSError) and bool(_SIGNS.search(str(error)))
+    told = isinstance(error, RuntimeError | ImportError | OSError) and _SIGNS.search(str(error))
+    return isinstance(error, MemoryError) or bool(told)
+
+
+def explained(error: BaseException, what: str, smaller: str) -> str:
+    """Return a line that says that memory does not suffice.
+
+    Args:
+        error: the error of a failed request.
+        what: the work that failed, such as "training".
+        smaller: what takes less memory if it is smaller, such as "batch_size".
+    """
+    asked = re.search(r"(?:allocate|allocating) ([\d.]+ ?(?:[KMGT]iB|bytes))", str(error))
+    size = f": {asked[1]} were asked for" if asked else ""
+    return f"the memory does not suffice for {what}{size}. Choose a smaller {smaller}."
 
 
 @contextmanager
 def memory_explained(what: str, smaller: str) -> Iterator[None]:
-    """Within the block, say in one line that memory does not suffice.
-
-    Args:
-        what: the work of the block, for the message, such as "the training".
-        smaller: the options that take less memory if they are smaller.
+    """Within the block, turn a failed request for memory into an error of one line; see `explained`.
 
     Raises:
         InputError: the block ran out of memory.
@@ -66,13 +72,9 @@ def memory_explained(what: str, smaller: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not is_out_of_memory(error) or isinstance(error, InputError):
-            raise
-        asked = re.search(r"(?:allocate|allocating) ([\d.]+ ?(?:[KMGT]iB|bytes))", str(error))
-        size = f" for {asked[1]}" if asked else ""
-        raise InputError(
-            f"the memory does not suffice{size} in {what}: choose a smaller {smaller}."
-        ) from error
+        if is_out_of_memory(error) and not isinstance(error, InputError):
+            raise InputError(explained(error, what, smaller)) from error
+        raise
 
 
 def _most() -> int:

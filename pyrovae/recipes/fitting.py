@@ -21,6 +21,7 @@ from pyrovae.recipes.plan import Plan, Stage
 from pyrovae.recipes.presentation import Presentation
 from pyrovae.recipes.settings import Data, Training, plain_values
 from pyrovae.runs import Configuration, RunFolder
+from pyrovae.storage import expanded
 from pyrovae.training import Data as Source
 from pyrovae.training import History, few, fit
 
@@ -67,6 +68,10 @@ class Writing:
     resume: bool = False
     tensorboard: bool = False
     progress: bool = False
+
+    def __post_init__(self) -> None:
+        if self.folder is not None:
+            object.__setattr__(self, "folder", expanded(self.folder))
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ from pyrovae.recipes.presentation import Presentation
 from pyrovae.recipes.recipe import load_recipe
 from pyrovae.recipes.settings import Data, Training
 from pyrovae.runs import Configuration, RunFolder
+from pyrovae.storage import expanded
 from pyrovae.training import History
 from pyrovae.training.checkpoints import load_checkpoint
 from pyrovae.training.state import load_state
@@ -80,11 +81,11 @@ def train(
         >>> len(run.history.rows)
         1
     """
-    build = load_recipe(recipe)
+    build, folder = load_recipe(recipe), expanded(folder)
     defaults = declaration_of(build).defaults
     training, data = (training or Training()).over(defaults), (data or Data()).over(defaults)
     _check_values(build, recipe, options or {}, training, data)
-    RunFolder(Path(folder)).check_free()
+    RunFolder(folder).check_free()
     resolve_device(device)
     data = data.changed(data=_from_anywhere(data.data))
     with processes.first_before_others():  # only the first process downloads the data
@@ -134,8 +135,9 @@ class Run:
             InputError: the folder is not a run folder, its configuration cannot be read, version 0.1
                 wrote it, or one of the user's own files is not given.
         """
-        config = RunFolder(Path(folder)).configuration
-        run = cls(Path(folder), config, dict(own or {}))
+        folder = expanded(folder)
+        config = RunFolder(folder).configuration
+        run = cls(folder, config, dict(own or {}))
         run._check_own()
         run._checked_values()
         _ = run.about
@@ -363,7 +365,7 @@ def _check_values(
 
 def _from_anywhere(name: str) -> str:
     """Return the full path of a file or folder, so that a run finds it from any working directory."""
-    path = Path(name).expanduser()
+    path = expanded(name)
     return str(path.resolve()) if name not in DATASETS and name and path.exists() else name
 
 

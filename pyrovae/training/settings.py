@@ -21,6 +21,7 @@ from pyrovae.objectives.elbo import ELBO
 from pyrovae.objectives.importance import IWAE
 from pyrovae.objectives.objective import Objective, PyroObjective, as_objective
 from pyrovae.schedules import Constant, Schedule, as_schedule
+from pyrovae.storage import expanded
 from pyrovae.training.callbacks import AnyCallback, check_callbacks
 from pyrovae.training.history import COLUMNS
 from pyrovae.training.optimizers import check_functions, made_optimizer, made_scheduler
@@ -115,6 +116,9 @@ class Settings:
             value = getattr(self, field.name)
             if isinstance(value, np.generic) or (isinstance(value, Tensor) and value.dim() == 0):
                 object.__setattr__(self, field.name, value.item())
+        for name in ("folder", "tensorboard"):
+            if (path := getattr(self, name)) is not None:
+                object.__setattr__(self, name, expanded(path))
         object.__setattr__(self, "data_weights", tuple(map(float, self.data_weights)))
 
     @cached_property

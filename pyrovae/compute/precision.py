@@ -18,6 +18,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from pyrovae.compute.turns import reentered
 from pyrovae.errors import InputError, check_choice
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
@@ -72,7 +73,10 @@ def products_in(precision: str, device: torch.device, dtype: torch.dtype) -> Ite
         raise InputError(
             f"precision 'tf32' is for CUDA devices, not {device}: use 'bfloat16' or 'float32'."
         )
-    with _Bfloat16Products() if precision == "bfloat16" else nullcontext(), _tf32(precision == "tf32"):
+    with (
+        _Bfloat16Products() if precision == "bfloat16" else nullcontext(),
+        reentered(lambda: _tf32(precision == "tf32")),
+    ):
         yield
 
 

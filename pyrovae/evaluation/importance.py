@@ -24,7 +24,7 @@ from pyrovae.compute.memory import is_out_of_memory
 from pyrovae.compute.precision import products_in
 from pyrovae.data.checks import check_data
 from pyrovae.errors import check_choice, check_counts
-from pyrovae.evaluation.chunking import arguments_of, particles_at_once, slices
+from pyrovae.evaluation.chunking import arguments_of, in_turns, particles_at_once, slices
 from pyrovae.evaluation.validation import check_scorable
 from pyrovae.programs.checks import check_pair
 from pyrovae.programs.devices import device_of
@@ -107,7 +107,7 @@ def over_log_weights(
         score = _Scorer(pair, layout, sampling.compile, total * num_samples >= LONG_EVALUATION)
         hidden = not sampling.progress or not processes.is_first()
         with tqdm(total=total, unit="datum", disable=hidden) as bar:
-            for rows, part_seed in mine:
+            for rows, part_seed in in_turns(mine):
                 args = arguments_of(rows, device, x, y)
                 check_pair(pair, *args)
                 torch.manual_seed(part_seed)

@@ -15,7 +15,7 @@ from torch import Tensor
 from pyrovae.compute.devices import seeded
 from pyrovae.data.checks import check_data
 from pyrovae.errors import InputError
-from pyrovae.evaluation.chunking import arguments_of, slices
+from pyrovae.evaluation.chunking import arguments_of, in_turns, slices
 from pyrovae.evaluation.json_files import write_json
 from pyrovae.evaluation.validation import check_scorable
 from pyrovae.programs.checks import check_pair
@@ -119,7 +119,7 @@ def active_units(
     parts = []
     with evaluating(pair), seeded(seed, device), torch.no_grad():
         layout = check_scorable(pair, device, x, y, enumerate=False)
-        for rows in slices(len(x), layout.at_once(max(1, _ROWS // num_samples), len(x))):
+        for rows in in_turns(slices(len(x), layout.at_once(max(1, _ROWS // num_samples), len(x)))):
             args = arguments_of(rows, device, x, y)
             check_pair(pair, *args)
             with pyro.validation_enabled(False):

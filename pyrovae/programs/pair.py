@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeGuard, TypeVar, cast
 
 from pyrovae.compute.memory import memory_explained
+from pyrovae.compute.turns import alone
 from pyrovae.errors import InputError
 
 Program = Callable[..., Any]
@@ -113,6 +114,8 @@ def name_of_pair(pair: ModelAndGuide) -> str:
 def takes_pair(function: F) -> F:
     """Make a public function check its argument `pair`: the first one, or the second after an objective.
 
+    While it runs, other threads that call such functions wait; see `pyrovae.compute.turns`.
+
     Raises:
         InputError: the function is called with something else. For a call with two programs, as in version
             0.1, the message shows the line that replaces it.
@@ -127,7 +130,7 @@ def takes_pair(function: F) -> F:
         if given and not is_pair(given[0]):
             others = given[1:] or [kwargs.get("guide")]
             raise InputError(what_to_write(function.__name__, given[0], others, before))
-        with memory_explained(function.__name__, smaller):
+        with alone(), memory_explained(function.__name__, smaller):
             return function(*args, **kwargs)
 
     return cast(F, checked)

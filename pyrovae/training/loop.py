@@ -18,6 +18,7 @@ from pyrovae.compute import processes
 from pyrovae.compute.devices import seeded
 from pyrovae.compute.interrupts import end_in_order, interrupts_deferred
 from pyrovae.compute.streams import seed_streams, set_streams, streams
+from pyrovae.compute.turns import give_way
 from pyrovae.errors import NonFiniteError
 from pyrovae.objectives.elbo import ELBO
 from pyrovae.programs.checks import check_pair
@@ -190,6 +191,8 @@ class TrainingRun:
             step(batch, self.numbers((epoch * steps + number) / steps))
             bar.update()
             stop_if_asked()
+            if processes.count() == 1:  # processes must make the same calls in the same order
+                give_way()
             if number % 10 == 0 and step.watched:
                 bar.set_postfix(shown_terms(_means(step)), refresh=False)
         row = _means(step)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from pyrovae.data.arrays import as_classes, as_data
@@ -50,15 +52,70 @@ def load(name: str | Path, *, seed: int = 0, download: bool = False, root: Path 
         >>> images.x_train.shape
         torch.Size([1437, 1, 8, 8])
     """
+    return _from_arrays(*_read(name, download, root), seed)
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """All data of a data set in the order in which they were read, not split.
+
+    Attributes:
+        name: the name of the data set.
+        x: the data, `(N, *x_shape)`; where a data set has a split of its own, first those for training.
+        y: their classes `(N,)`, or None.
+        class_names: the names of the classes; empty where classes are called by their numbers.
+        num_train: the number of data for training, where a data set has a split of its own; else None.
+    """
+
+    name: str
+    x: Tensor
+    y: Tensor | None
+    class_names: tuple[str, ...]
+    num_train: int | None
+
+    def split(self, seed: int) -> Images:
+        """Split the data as `load` does.
+
+        Raises:
+            InputError: there are too few data.
+        """
+        if self.num_train is None:
+            return _split(self.name, self.x, self.y, seed)
+        train, test = slice(self.num_train), slice(self.num_train, None)
+        of_train, of_test = (None, None) if self.y is None else (self.y[train], self.y[test])
+        return Images(self.name, self.x[train], of_train, self.x[test], of_test)
+
+
+def load_rows(name: str | Path) -> Rows:
+    """Load all data of a data set, in order; see `load`.
+
+    Raises:
+        InputError: there is no such data set or path, its data cannot be read or used, or only one of its
+            two parts has classes.
+    """
+    label, arrays = _read(name, False, None)
+    names = DATASETS[label].class_names if name in DATASETS else ()
+    keys = ["x"] if "x" in arrays else ["x_train", "x_test"]
+    xs = [as_data(arrays[key], f"{label}: {key}") for key in keys]
+    ys = [as_classes(arrays[key], f"{label}: {key}") for key in arrays if key[0] == "y"]
+    if ys and len(ys) < len(xs):
+        raise InputError(f"{label}: one of y_train and y_test is absent: give both, or none.")
+    y = torch.cat(ys) if ys else None
+    check_lengths(x := torch.cat(xs), y, f"{label}: x")
+    return Rows(label, x, y, names, len(xs[0]) if len(xs) > 1 else None)
+
+
+def _read(name: str | Path, download: bool, root: Path | None) -> tuple[str, dict[str, np.ndarray]]:
+    """Return the data set's name and its arrays."""
     if isinstance(name, str) and name in DATASETS:
         folder = Path(root or data_root()).expanduser()
-        return _from_arrays(name, DATASETS[name].load()(name, folder, download), seed)
+        return name, DATASETS[name].load()(name, folder, download)
     try:
         path = Path(name).expanduser()
         if not str(name) or not path.exists():
             raise InputError(_not_found(str(name)))
         label = path.resolve().name if path.is_dir() else path.stem
-        return _from_arrays(label, _read_path(path), seed)
+        return label, _read_path(path)
     except OSError as error:
         raise InputError(
             f"{name} cannot be read: {cause(error)}. Check the path and its permissions."

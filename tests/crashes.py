@@ -107,7 +107,7 @@ def write_in_rounds(folder, begin, log):
 def read_in_rounds(folder, begin, log, until):
     """Open a run again and again while others write it; log what it held, and each error."""
     begin.wait()
-    while not until.is_set():
+    while not until.wait(0.02):
         if not list(folder.glob("checkpoints/epoch-*.pt")):
             continue
         try:

@@ -24,8 +24,9 @@ def save(figure: Figure, path: str | Path, source: str = "") -> Path:
     """
     path = Path(path)
     buffer = io.BytesIO()
-    about = {"metadata": {"Source": source}} if source else {}
-    figure.savefig(buffer, format=path.suffix[1:] or "png", dpi=150, bbox_inches="tight", **about)
+    suffix = path.suffix[1:].lower() or "png"
+    about = {"metadata": {"Source": source}} if source and suffix in ("png", "svg") else {}
+    figure.savefig(buffer, format=suffix, dpi=150, bbox_inches="tight", **about)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, buffer.getvalue())
     return path

@@ -46,7 +46,7 @@ from pyrovae.recipes.run_data import Scored, other_data, values_of
 from pyrovae.recipes.settings import Data, Training
 from pyrovae.runs import Configuration, RunFolder
 from pyrovae.training import History
-from pyrovae.training.checkpoints import load_checkpoint
+from pyrovae.training.checkpoints import checkpoints_in, load_checkpoint
 from pyrovae.training.identity import first_difference
 from pyrovae.training.state import digest_of_pair, load_state
 
@@ -296,8 +296,8 @@ class Run:
             InputError: it cannot be read, or was given in Python.
             CheckpointError: its values have changed.
         """
-        if (given := self._given) is not None and self.scored.file is None:
-            return given.split(self.training.seed)
+        if self._own_elsewhere is not None:
+            return self._own_elsewhere
         if self.config.values is None:
             raise InputError(
                 f"{self.folder} was trained on data that were given in Python, which it does not hold: "
@@ -321,21 +321,26 @@ class Run:
     @cached_property
     def scored(self) -> Scored:
         """The data that the run is measured on: its test data, or all rows of other data."""
-        rows = self._given
-        if rows is None:
+        _ = self.checkpoints  # what belongs together is checked before data are read
+        if self._given is None or self._own_elsewhere is not None:
             return Scored.of(self.images)
-        try:
-            images = rows.split(self.training.seed)
-        except InputError:  # too few data: other ones, then
-            images = None
-        if images is not None and values_of(images) == self.config.values:
-            return Scored.of(images)
-        return other_data(str(self.asked), rows, self.about, self.class_names)
+        return other_data(str(self.asked), self._given, self.about, self.class_names)
 
     @cached_property
     def _given(self) -> Rows | None:
         """The data that the run is asked about, or None for its own."""
         return None if self.asked is None else load_rows(self.asked)
+
+    @cached_property
+    def _own_elsewhere(self) -> Images | None:
+        """The run's own data, if these are what it is asked about; known by their values."""
+        if self._given is None or self.config.values is None:
+            return None
+        try:
+            images = self._given.split(self.training.seed)
+        except InputError:  # too few data: other ones, then
+            return None
+        return images if values_of(images) == self.config.values else None
 
     def _check_data(self) -> None:
         """Check the values of the run's own data, if they are there."""
@@ -390,7 +395,8 @@ class Run:
         training = self.training.changed(**changes)
         _check_values(self.recipe, self.config.recipe, self.plan.options, training, self.data)
         RunFolder(self.folder).check_writable()
-        if self.asked is not None and self.scored.file is not None:
+        self._check_begun()
+        if self.asked is not None and self._own_elsewhere is None:
             raise CheckpointError(
                 f"the values of {self.asked} (data) are not those on which {self.folder} was trained, and "
                 "a run goes on with its own data alone: leave --data out, or train a new run on these data."
@@ -402,6 +408,16 @@ class Run:
         writing = Writing(self.folder, device, True, False, progress, **known)
         fit_plan(fresh.plan, images.x_train, images.y_train, training, data, writing)
         return Run.open(self.folder, self.own)
+
+    def _check_begun(self) -> None:
+        """Check that the checkpoints that there are belong to this run and its configuration."""
+        expected = identity_of(self.plan, self.config)
+        for stage in self.plan.stages:
+            folder = folder_of(stage, self.plan, self.folder) / "checkpoints"
+            if checkpoints_in(folder):
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # the training reads them again, and warns
+                    self._check_together(stage, load_checkpoint(folder), expected)
 
     def _checked_values(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """Return options, training and data of the configuration, checked and converted to their types."""

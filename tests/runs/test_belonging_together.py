@@ -59,7 +59,7 @@ def test_another_runs_checkpoint_is_refused(command, run, others):
 @pytest.mark.parametrize(
     ("group", "values", "named"),
     [
-        ("training", {"seed": 1}, r"training\.seed|seed = 0, not 1"),
+        ("training", {"seed": 1}, r"training\.seed"),
         ("options", {"likelihood": "continuous-bernoulli"}, r"options\.likelihood"),
         ("data", {"shift": 1}, r"data\.shift"),
     ],
@@ -111,7 +111,8 @@ def test_another_m1_beneath_is_refused(command, whose, stacked, tmp_path):
         return
     checkpoints_in(beneath)[0].path.unlink()
     if command is ASKED["resume"]:  # which trains the last epoch of the M1 again, to the same parameters
-        command(folder)
+        with pytest.warns(UserWarning, match="scheduler CosineAnnealingLR"):  # of 3 epochs, not 2
+            command(folder)
         assert len(Run.open(folder).history.rows) == 3
     else:
         in_one_line(command, folder, "parameters of stage vae")
@@ -140,7 +141,7 @@ def test_rates_and_weights_may_change_are_used_and_said(values, said, run):
 
 
 WEIGHTS = {
-    "m2": ("alpha", r"objective's weights .*'alpha': .* -> .*'alpha': 2.0"),
+    "m2": ("alpha", r"objective's weights .*'alpha': .* -> .*'alpha': "),
     "pcvae": ("prediction", r"weights \{'y'"),
     "cpcvae": ("consistency", "weights "),
 }

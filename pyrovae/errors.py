@@ -46,7 +46,7 @@ def check_counts(**counts: object) -> None:
         **counts: the counts, by the names of the arguments that hold them.
 
     Raises:
-        InputError: a count is not a whole number, or is below 1.
+        InputError: a count is not a whole number, is below 1, or does not fit into 64 bits.
 
     Example:
         >>> check_counts(num_samples=1, batch_size=128)
@@ -54,6 +54,8 @@ def check_counts(**counts: object) -> None:
     for name, count in counts.items():
         if not isinstance(count, Integral) or isinstance(count, bool) or count < 1:
             raise InputError(f"{name} is {count!r}; it must be a whole number of at least 1.")
+        if count >= 2**63:
+            raise InputError(f"{name} is {count!r}, which does not fit into 64 bits; choose a smaller one.")
 
 
 def cause(error: Exception) -> str:
@@ -62,7 +64,18 @@ def cause(error: Exception) -> str:
     For an OSError this is the system's message. For an error without a message it is the name of its type.
     """
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split()).rstrip(".") or type(error).__name__
+    return one_line(text).rstrip(".") or type(error).__name__
+
+
+def one_line(text: str) -> str:
+    """Return a text on one line, which a terminal shows as it is: with other control characters escaped.
+
+    Example:
+        >>> one_line("no \\x1b[31mred:\\n  odd.png")
+        'no \\\\x1b[31mred: odd.png'
+    """
+    text = " ".join(part.strip() for part in text.splitlines())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text).strip()
 
 
 def warn(message: str) -> None:

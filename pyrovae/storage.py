@@ -13,6 +13,8 @@ import secrets
 import socket
 from pathlib import Path
 
+from pyrovae.errors import InputError, cause
+
 PARTIAL = ".partial-"
 """The prefix of the names of temporary files."""
 
@@ -48,6 +50,18 @@ def write_atomically(path: Path, content: bytes, mark: str | None = None) -> Non
             raise
     except OSError as error:  # of the file that was meant, not of the temporary one
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def expanded(path: str | Path) -> Path:
+    """Return a path in which `~` is the user's home folder.
+
+    Raises:
+        InputError: the path begins with `~`, and there is no such user, or no home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{path} cannot be found: {cause(error)}. Give the whole path.") from None
 
 
 def is_partial(path: Path) -> bool:

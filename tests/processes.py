@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-import pyrovae.cli.app
+import pyrovae.cli
 
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(
@@ -65,4 +65,4 @@ def _main(words, log, folder):
     sys.argv = ["pyrovae", *words]
     with contextlib.ExitStack() as stack:
         stack.callback(sys.stdout.flush)
-        pyrovae.cli.app.main()
+        pyrovae.cli.main()

@@ -44,7 +44,7 @@ def resume(
 
 
 def report(run: Run) -> None:
-    """Print the outcome of training, and draw learning curves and the plate diagram."""
+    """Print what was read and the outcome of training, and draw learning curves and the plate diagram."""
     from pyrovae import plots
     from pyrovae.cli.figures import diagram_of, draw
     from pyrovae.cli.models import save_diagram
@@ -52,6 +52,7 @@ def report(run: Run) -> None:
 
     if not processes.is_first():
         return
+    print(run.images)
     histories = run.histories
     for name, history in histories.items():
         print(history.outcome() if name == run.plan.stages[-1].name else f"{name}: {history.outcome()}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Integral
 
 import torch
 
@@ -20,10 +21,15 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
     Args:
         seed: the seed of the streams.
         device: the device of the draws. On CUDA its stream is set and restored beside the CPU's.
+
+    Raises:
+        InputError: the seed is not a whole number of 64 bits.
     """
+    if not isinstance(seed, Integral) or not -(2**63) <= seed < 2**64:
+        raise InputError(f"the seed is {seed!r}; it must be a whole number that fits into 64 bits.")
     before = streams(device)
     try:
-        seed_streams(seed)
+        seed_streams(int(seed))
         yield
     finally:
         set_streams(before, device)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import torch
 from torch import Tensor
 
@@ -87,6 +89,11 @@ def check_classes(y: Tensor, num_data: int) -> None:
             f"the classes have shape {tuple(y.shape)}; expected one whole number for each datum, "
             f"({num_data},): use classes.squeeze(1) on a column, classes.argmax(1) on one-hot rows."
         )
+    if y.dtype == torch.uint64 and (largest := max(y.tolist())) >= 2**63:
+        raise InputError(
+            f"the classes go up to {largest}, beyond 64-bit integers; expected whole numbers counted "
+            f"from 0, or {UNLABELLED} for unlabelled data, in torch.int64."
+        )
     if (least := int(y.long().min())) < UNLABELLED:  # small unsigned types have no -1 to compare with
         raise InputError(
             f"the classes go down to {least}; expected whole numbers counted from 0, or "
@@ -94,19 +101,21 @@ def check_classes(y: Tensor, num_data: int) -> None:
         )
 
 
-def check_lengths(x: Tensor, y: Tensor | None, what: str) -> None:
+def check_lengths(num_data: int, num_labels: int, what: str) -> None:
     """Refuse labels if there is not one for each datum.
 
     Args:
-        x: data `(N, ...)`.
-        y: labels `(N,)`, or None for data without labels.
+        num_data: the number of data.
+        num_labels: the number of labels.
         what: a name for the data, for messages.
 
     Raises:
         InputError: the numbers differ.
     """
-    if y is not None and len(x) != len(y):
-        raise InputError(f"{what} has {len(x)} data but {len(y)} labels: give one label for each datum.")
+    if num_data != num_labels:
+        raise InputError(
+            f"{what} has {num_data} data but {num_labels} labels: give one label for each datum."
+        )
 
 
 def check_seed(seed: int) -> None:
@@ -115,5 +124,5 @@ def check_seed(seed: int) -> None:
     Raises:
         InputError: the seed does not lie in 0, ..., 2**32 - 1.
     """
-    if not 0 <= seed < 2**32:
+    if not isinstance(seed, Integral) or not 0 <= seed < 2**32:
         raise InputError(f"the seed is {seed}: choose an integer from 0 to 2**32 - 1.")

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from pyrovae.compute import processes
 from pyrovae.compute.compilation import MODES, compile_if_asked
 from pyrovae.compute.devices import seeded
+from pyrovae.compute.memory import is_out_of_memory
 from pyrovae.compute.precision import products_in
 from pyrovae.data.checks import check_data
 from pyrovae.errors import check_choice, check_counts
@@ -123,13 +124,25 @@ class _Scorer:
         self.score = partial(_scored, pair, layout)
         self.graph: Callable[..., list[Tensor]] | None = None
         self.graph_shapes: list[Any] | None = None
+        self.most = 2**63  # draws in a chunk, fewer after one did not fit into memory
 
     def in_chunks(self, args: tuple[Tensor, ...], num_samples: int) -> Scores:
         """Return the scores of `num_samples` draws of each of B data, in 64-bit on the CPU."""
-        size = min(num_samples, particles_at_once(args[0], self.layout))
+        size = min(num_samples, particles_at_once(args[0], self.layout), self.most)
         if self.graph_shapes is None:
             self._compile(args, size)
-        chunks = [self._chunk(args, c.stop - c.start) for c in slices(num_samples, size)]
+        chunks: list[list[Tensor]] = []
+        done = 0
+        while done < num_samples:
+            particles = min(size, num_samples - done)
+            try:
+                chunks.append(self._chunk(args, particles))
+            except Exception as error:
+                if particles == 1 or not is_out_of_memory(error):
+                    raise
+                size = self.most = particles // 2
+                continue
+            done += particles
         columns = [torch.cat(parts).double().cpu() for parts in zip(*chunks, strict=True)]
         return _unpacked(columns, self.layout)
 

@@ -13,12 +13,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeGuard, TypeVar, cast
 
+from pyrovae.compute.memory import memory_explained
 from pyrovae.errors import InputError
 
 Program = Callable[..., Any]
 """A callable that runs Pyro's `sample` statements: a function, a method or a module."""
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_SIZES = (
+    "batch_size",
+    "num_samples",
+    "count",
+    "candidates",
+    "particles",
+    "dimensions",
+    "steps",
+    "resolution",
+)
+"""The arguments of functions that take more memory if they are larger."""
 
 
 class ModelAndGuide(Protocol):
@@ -106,6 +119,7 @@ def takes_pair(function: F) -> F:
     """
     names = list(inspect.signature(function).parameters)
     before = names[: names.index("pair")]
+    smaller = ", ".join([name for name in names if name in _SIZES] + ["model, or number of data"])
 
     @functools.wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
@@ -113,7 +127,8 @@ def takes_pair(function: F) -> F:
         if given and not is_pair(given[0]):
             others = given[1:] or [kwargs.get("guide")]
             raise InputError(what_to_write(function.__name__, given[0], others, before))
-        return function(*args, **kwargs)
+        with memory_explained(function.__name__, smaller):
+            return function(*args, **kwargs)
 
     return cast(F, checked)
 

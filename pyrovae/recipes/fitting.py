@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -19,8 +18,10 @@ from pyrovae.recipes.about import About
 from pyrovae.recipes.own_files import digest_of, is_own
 from pyrovae.recipes.plan import Plan, Stage
 from pyrovae.recipes.presentation import Presentation
+from pyrovae.recipes.run_data import Known
 from pyrovae.recipes.settings import MAY_CHANGE, Data, Training, plain_values
 from pyrovae.runs import Configuration, RunFolder
+from pyrovae.storage import expanded
 from pyrovae.training import Data as Source
 from pyrovae.training import History, few, fit
 from pyrovae.training.checkpoints import new_run
@@ -62,9 +63,7 @@ class Writing:
         resume: whether to continue the run in the folder.
         tensorboard: whether to write scalars for TensorBoard.
         progress: whether to show progress bars.
-        values: the digest of the values of the data set, by which its run knows it. None for data that are
-            given in Python.
-        class_names: the names of the classes, if they are known.
+        data_set: what the run remembers of its data set. None for data that are given in Python.
     """
 
     folder: str | Path | None = None
@@ -72,8 +71,11 @@ class Writing:
     resume: bool = False
     tensorboard: bool = False
     progress: bool = False
-    values: str | None = None
-    class_names: Sequence[str] = ()
+    data_set: Known | None = None
+
+    def __post_init__(self) -> None:
+        if self.folder is not None:
+            object.__setattr__(self, "folder", expanded(self.folder))
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,7 @@ def _configuration_of(
     """Make the configuration of a run folder, as plain values. A resumed run keeps its name."""
     about = plan.about or About.of(x, y)
     folder = RunFolder(Path(cast(str, writing.folder)))
+    known = writing.data_set or Known()
     resumed = writing.resume and folder.config_path.is_file()
     names = [plan.recipe, *(value for value in plan.options.values() if is_own(value))]
     return Configuration(
@@ -159,8 +162,9 @@ def _configuration_of(
         plain_values(data),
         {**vars(about), "x_shape": list(about.x_shape)},
         {name: digest_of(name) for name in names if is_own(name)},
-        writing.values,
-        [*writing.class_names],
+        known.values,
+        [*known.class_names],
+        known.binary,
         folder.configuration.run if resumed else new_run(),
     )
 

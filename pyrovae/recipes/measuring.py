@@ -125,7 +125,7 @@ class Evaluation:
 def source_of(run: Run) -> dict[str, Any]:
     """Return what a result is of: the checkpoint, and the file if the data are not the run's own."""
     file = run.scored.file
-    return {"checkpoint": run.checkpoint} | ({} if file is None else {"file": file})
+    return {"checkpoint": run.checkpoint} | ({} if file is None else {"data_file": file})
 
 
 def encode(run: Run, out: Path, site: str | None = None, device: str = "auto") -> None:

@@ -14,6 +14,7 @@ This module does not import torch, unless a function that it reads does.
 from __future__ import annotations
 
 import inspect
+import math
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -113,6 +114,10 @@ class Option:
         for element in converted if isinstance(converted, tuple) else (converted,):
             if not all(_holds(bound, element) for bound in self.bounds):
                 raise OptionError(f"{where} is {value!r}; it must be {self.limits}.")
+            if type(element) is float and not math.isfinite(element):
+                raise OptionError(f"{where} is {value!r}; it must be a finite number.")
+            if type(element) is int and not -(2**63) <= element < 2**63:
+                raise OptionError(f"{where} is {value!r}; it must fit into 64 bits.")
         return converted
 
     def _check_choice(self, where: str, value: Any) -> None:
@@ -430,7 +435,7 @@ def _converted(value: Any, wanted: Any) -> Any:
     if get_origin(wanted) is Literal:
         return value if value in get_args(wanted) else None
     if wanted is float and type(value) is int:
-        return float(value)
+        return float(value) if abs(value) < 2**1000 else math.inf
     return value if type(value) is wanted else None
 
 

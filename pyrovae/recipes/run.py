@@ -42,9 +42,10 @@ from pyrovae.recipes.own_files import digest_of, is_own
 from pyrovae.recipes.plan import Plan, Stage
 from pyrovae.recipes.presentation import Presentation
 from pyrovae.recipes.recipe import load_recipe
-from pyrovae.recipes.run_data import Scored, other_data, values_of
+from pyrovae.recipes.run_data import Known, Scored, other_data, values_of
 from pyrovae.recipes.settings import Data, Training
 from pyrovae.runs import Configuration, RunFolder
+from pyrovae.storage import expanded
 from pyrovae.training import History
 from pyrovae.training.checkpoints import checkpoints_in, load_checkpoint
 from pyrovae.training.identity import first_difference
@@ -87,20 +88,19 @@ def train(
         >>> len(run.history.rows)
         1
     """
-    build = load_recipe(recipe)
+    build, folder = load_recipe(recipe), expanded(folder)
     defaults = declaration_of(build).defaults
     training, data = (training or Training()).over(defaults), (data or Data()).over(defaults)
     _check_values(build, recipe, options or {}, training, data)
-    RunFolder(Path(folder)).check_free()
-    RunFolder(Path(folder)).check_writable()
+    RunFolder(folder).check_free()
+    RunFolder(folder).check_writable()
     resolve_device(device)
     data = data.changed(data=_from_anywhere(data.data))
     with processes.first_before_others():  # only the first process downloads the data
         images = data_sets.load(data.data, seed=training.seed, download=download)
     about = About(images.shape, images.num_classes, data.labels is not None, training.seed)
     plan = build(about, **(options or {}))
-    known = {"values": values_of(images), "class_names": images.class_names}
-    writing = Writing(folder, device, False, tensorboard, progress, **known)
+    writing = Writing(folder, device, False, tensorboard, progress, Known.of(images))
     fit_plan(plan, images.x_train, images.y_train, training, data, writing)
     return Run.open(folder, own_names(recipe, plan.options))
 
@@ -161,8 +161,9 @@ class Run:
             InputError: the folder is not a run folder, its configuration cannot be read, version 0.1
                 wrote it, or one of the user's own files is not given.
         """
-        config = RunFolder(Path(folder)).configuration
-        run = cls(Path(folder), config, dict(own or {}), None if data is None else str(data))
+        folder = expanded(folder)
+        config = RunFolder(folder).configuration
+        run = cls(folder, config, dict(own or {}), None if data is None else str(data))
         run._check_own()
         run._checked_values()
         _ = run.about
@@ -329,7 +330,7 @@ class Run:
     @cached_property
     def _given(self) -> Rows | None:
         """The data that the run is asked about, or None for its own."""
-        return None if self.asked is None else load_rows(self.asked)
+        return None if self.asked is None else load_rows(self.asked, grey=not self.config.binary)
 
     @cached_property
     def _own_elsewhere(self) -> Images | None:
@@ -404,8 +405,7 @@ class Run:
         images = self.images
         data = self.data if self.asked is None else self.data.changed(data=_from_anywhere(self.asked))
         fresh = Run(self.folder, self.config, self.own)  # with initial parameters
-        known = {"values": values_of(images), "class_names": self.config.class_names}
-        writing = Writing(self.folder, device, True, False, progress, **known)
+        writing = Writing(self.folder, device, True, False, progress, Known.of(images))
         fit_plan(fresh.plan, images.x_train, images.y_train, training, data, writing)
         return Run.open(self.folder, self.own)
 
@@ -491,7 +491,7 @@ def _check_values(
 
 def _from_anywhere(name: str) -> str:
     """Return the full path of a file or folder, so that a run finds it from any working directory."""
-    path = Path(name).expanduser()
+    path = expanded(name)
     return str(path.resolve()) if name not in DATASETS and name and path.exists() else name
 
 

@@ -48,6 +48,27 @@ class Scored:
         return cls(images.x_test, images.y_test, images.class_names, images.name)
 
 
+@dataclass(frozen=True)
+class Known:
+    """What a run remembers of its data set.
+
+    Attributes:
+        values: the digest of its values. None for data that were given in Python.
+        class_names: the names of the classes; empty where they are called by their numbers.
+        binary: whether all values of the training data are 0 or 1.
+    """
+
+    values: str | None = None
+    class_names: tuple[str, ...] = ()
+    binary: bool = False
+
+    @classmethod
+    def of(cls, images: Images) -> Known:
+        """Describe a data set."""
+        x = images.x_train
+        return cls(values_of(images), images.class_names, bool(((x == 0) | (x == 1)).all()))
+
+
 def values_of(images: Images) -> str:
     """Return a digest of the values of a data set, as they were read and split."""
     parts = (images.x_train, images.y_train, images.x_test, images.y_test)

@@ -30,6 +30,7 @@ class Configuration:
         files: the SHA-256 of each of the user's own files, by the given name, such as `mine.py:build`.
         values: the digest of the values of the data set. None for data that were given in Python.
         class_names: the names of the classes.
+        binary: whether all values of the training data are 0 or 1.
         run: the run's name, which its files bear: 8 hexadecimal digits.
     """
 
@@ -41,6 +42,7 @@ class Configuration:
     files: dict[str, str]
     values: str | None
     class_names: list[str]
+    binary: bool
     run: str
 
     def changed(self, **training: Any) -> Configuration:

@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from pyrovae.compute.devices import resolve_device
+from pyrovae.data.arrays import unmasked
 from pyrovae.data.checks import UNLABELLED
 from pyrovae.errors import InputError, check_choice
 from pyrovae.evaluation import class_probabilities
@@ -274,6 +275,8 @@ class SemiSupervisedVAEClassifier(
 
     def _validated(self, X: ArrayLike, reset: bool = False) -> np.ndarray:
         """Check X by scikit-learn's rules and flatten it to `(n, features)`. `fit` resets the shape."""
+        if isinstance(X, np.ma.MaskedArray):
+            X = unmasked(X, "X")
         given_shape = tuple(getattr(X, "shape", None) or np.asarray(X).shape)[1:]
         rows: Any = np.asarray(X).reshape(-1, math.prod(given_shape)) if len(given_shape) > 1 else X
         array = validate_data(self, rows, reset=reset, dtype=[np.float64, np.float32])

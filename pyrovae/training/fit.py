@@ -218,7 +218,7 @@ def fit(
     ):
         run = TrainingRun(pair, data, validation_data, settings)
         run.start_or_resume()
-        scalars = tensorboard if processes.is_first() else None
+        scalars = settings.tensorboard if processes.is_first() else None
         with tensorboard_scalars(scalars) as write_row:
             run.train(write_row)
     processes.wait()  # until the last checkpoint is written

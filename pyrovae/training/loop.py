@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from pyrovae.compute import processes
 from pyrovae.compute.devices import seeded
-from pyrovae.compute.interrupts import interrupts_deferred
+from pyrovae.compute.interrupts import end_in_order, interrupts_deferred
 from pyrovae.compute.streams import seed_streams, set_streams, streams
 from pyrovae.errors import CheckpointError, InputError, NonFiniteError, cause
 from pyrovae.objectives.elbo import ELBO
@@ -142,15 +142,15 @@ class TrainingRun:
         first = len(self.history.rows)
         progress = self.settings.progress and processes.is_first()
         unsaved = False
+        step = self.build_step() if first < epochs and not self.history.stopped_early else None
+        end_in_order()  # until here nothing could be half-written
         with (
             interrupts_deferred() as stop_if_asked,
             tqdm(total=epochs * steps, initial=first * steps, unit="step", disable=not progress) as bar,
         ):
-            step = None
             for epoch in range(first, epochs):
-                if self.history.stopped_early:
+                if step is None or self.history.stopped_early:
                     break
-                step = step or self.build_step()
                 self._end_epoch(self._train_epoch(step, epoch, bar, stop_if_asked))
                 unsaved = self._call_back()
                 write_row(self.history.rows[-1])

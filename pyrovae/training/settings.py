@@ -21,6 +21,7 @@ from pyrovae.objectives.elbo import ELBO
 from pyrovae.objectives.importance import IWAE
 from pyrovae.objectives.objective import Objective, PyroObjective, as_objective
 from pyrovae.schedules import Constant, Schedule, as_schedule
+from pyrovae.storage import expanded
 from pyrovae.training.callbacks import AnyCallback, check_callbacks
 from pyrovae.training.history import COLUMNS
 from pyrovae.training.optimizers import check_functions, made_optimizer, made_scheduler
@@ -93,8 +94,8 @@ class Settings:
         optional = {"labelled_batch_size": self.labelled_batch_size, "patience": self.patience}
         optional["workers"] = self.workers if self.workers != 0 else None
         check_counts(**{name: count for name, count in optional.items() if count is not None})
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise InputError(f"clip_norm is {self.clip_norm}; it must be above 0.")
+        if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
+            raise InputError(f"clip_norm is {self.clip_norm}; it must be a finite number above 0.")
         check_choice("way to compile", self.compile, MODES)
         if isinstance(self.validation, tuple | list) and len(self.validation) != 2:
             raise InputError(
@@ -116,6 +117,9 @@ class Settings:
             value = getattr(self, field.name)
             if isinstance(value, np.generic) or (isinstance(value, Tensor) and value.dim() == 0):
                 object.__setattr__(self, field.name, value.item())
+        for name in ("folder", "tensorboard"):
+            if (path := getattr(self, name)) is not None:
+                object.__setattr__(self, name, expanded(path))
         object.__setattr__(self, "data_weights", tuple(map(float, self.data_weights)))
 
     @cached_property

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from pyrovae.compute.streams import set_streams, streams
+from pyrovae.data.arrays import unmasked
 from pyrovae.data.checks import UNLABELLED, check_classes, check_data, holds_classes
 from pyrovae.errors import InputError
 
@@ -254,7 +255,8 @@ def source_of(x: Data, y: Tensor | None = None) -> Source:
         check_data(torch.from_numpy(np.array(x[:1])))
         source: Source = MemoryMapped(x)
     elif isinstance(x, np.ndarray):
-        source = InMemory(torch.from_numpy(x if x.flags.writeable else x.copy()))
+        plain = unmasked(x, "the array of data")
+        source = InMemory(torch.from_numpy(plain if plain.flags.writeable else plain.copy()))
     elif isinstance(x, Tensor) or not isinstance(x, Dataset):
         source = InMemory(cast(Tensor, x))  # check_data refuses anything but a tensor
     else:
@@ -313,7 +315,8 @@ def item_seeds(seed: int, count: int, *purpose: int | str) -> Tensor:
 
 def fingerprint(x: Tensor) -> str:
     """Return a tensor's shape and a digest of its values."""
-    digest = hashlib.sha256(x.detach().cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
+    values = x.detach().cpu().contiguous().view(torch.uint8)  # NumPy lacks some types, such as bfloat16
+    digest = hashlib.sha256(values.numpy().tobytes()).hexdigest()[:16]
     return f"{tuple(x.shape)} {digest}"
 
 

@@ -48,7 +48,7 @@ def test_all_rows_of_other_data_are_scored_as_the_runs_are_and_the_result_names_
     found = result_of(folder, "metrics_new_*.json")
     assert found["num_data"] == 17
     assert found["log_likelihood"] == direct.mean
-    assert (found["file"], found["checkpoint"]) == (str(new), run.checkpoint)
+    assert (found["data_file"], found["checkpoint"]) == (str(new), run.checkpoint)
     single = result_of(folder, "marginal_likelihood_new_*.json")
     assert single["data"]["log_px"] == direct.log_px.tolist(), "in the file's order"
     assert f"{folder}/metrics_new_" in printed
@@ -106,7 +106,7 @@ def test_encode_writes_the_means_in_the_order_of_the_data(folder):
     x = torch.from_numpy(given["x"]).float() / 255
     assert np.array_equal(found["z"], latent_means(run.pair, x).numpy())
     assert np.array_equal(found["y"], given["y"])
-    assert (str(found["file"]), str(found["checkpoint"])) == (str(new), run.checkpoint)
+    assert (str(found["data_file"]), str(found["checkpoint"])) == (str(new), run.checkpoint)
     pyrovae("encode", folder, "--out", out)
     own = np.load(out)
     assert sorted(own.files) == ["checkpoint", "y_test", "y_train", "z_test", "z_train"]

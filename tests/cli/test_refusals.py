@@ -40,7 +40,6 @@ from small_runs import files, pyrovae, refused, train_by_words
         (["vae", "--prior", "vamp", "--components", "5000"], "5000 pseudo-inputs", 1),
         (["vae", "--device", "gpu"], "device 'gpu' cannot be used", 1),
         (["vae", "--binarise", "none"], "outside the support of the Bernoulli.*--binarise", 1),
-        (["vae", "--validation-fraction", "0.0001"], "with a fraction of 0.0001", 1),
         (["mine.py:build"], "mine.py cannot be read", 1),
     ],
     ids=str,

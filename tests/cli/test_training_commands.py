@@ -105,7 +105,7 @@ def test_a_run_is_resumed_as_it_was_begun(tmp_path, recorded):
 
 def test_an_early_stop_is_told_in_one_line(tmp_path):
     options = ["--epochs", 60, "--learning-rate", 0.5, "--patience", 1]
-    stopped = r"^trained (\d+) epochs \(stopped early\); best epoch \d+:"
+    stopped = r"(?m)^trained (\d+) epochs \(stopped early\); best epoch \d+:"
     epochs = re.search(stopped, train_by_words(tmp_path / "r", "vae", *options))[1]
     assert re.search(stopped, pyrovae("resume", tmp_path / "r", "--quiet"))[1] == epochs
     more = pyrovae("resume", tmp_path / "r", "--patience", 4, "--quiet")

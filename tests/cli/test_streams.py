@@ -1,0 +1,91 @@
+"""Standard streams that are closed or full do not end a run."""
+
+import errno
+import io
+import os
+import subprocess
+import sys
+
+import pytest
+from small_runs import small_words
+
+from pyrovae.cli.app import run
+from pyrovae.cli.streams import Unbreakable, usable_streams
+
+FULL = "/dev/full"
+needs_full = pytest.mark.skipif(not os.path.exists(FULL), reason="no /dev/full")
+
+
+@pytest.fixture
+def full(monkeypatch):
+    """Standard output and errors that are full."""
+    streams = [open(FULL, "w", buffering=1) for _ in range(2)]  # noqa: SIM115
+    monkeypatch.setattr(sys, "stdout", streams[0])
+    monkeypatch.setattr(sys, "stderr", streams[1])
+    yield streams
+    for stream in streams:
+        stream.close()
+
+
+def train_with_a_bar(folder):
+    words = ["train", "vae", "--out", folder, *(word for word in small_words() if word != "--quiet")]
+    run([str(word) for word in words])
+
+
+@needs_full
+def test_training_with_full_streams_goes_on(full, tmp_path):
+    """The progress bar, the warnings and the outcome cannot be written."""
+    with usable_streams() as out:
+        train_with_a_bar(tmp_path / "run")
+    assert list((tmp_path / "run" / "checkpoints").iterdir())
+    assert sys.stdout is full[0]
+    assert out.failure is not None
+    assert out.failure.errno == errno.ENOSPC
+
+
+def test_training_without_streams_goes_on(monkeypatch, tmp_path):
+    """As Python starts with `2>&-`."""
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    with usable_streams():
+        train_with_a_bar(tmp_path / "run")
+    assert list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+PROGRAM = [sys.executable, "-c", "from pyrovae.cli import main; main()", "models"]
+
+
+@pytest.mark.parametrize(
+    ("redirection", "status", "err"),
+    [
+        ("> /dev/full", 1, "error: standard output: No space left on device.\n"),
+        ("2>&-", 0, ""),
+        (">&- 2>&-", 0, ""),
+        ("2> /dev/full", 0, ""),
+    ],
+)
+@needs_full
+def test_a_program_tells_by_its_status_whether_its_results_arrived(redirection, status, err):
+    command = ["sh", "-c", f'"$@" {redirection}', "sh", *PROGRAM]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (status, err)
+
+
+def test_a_closed_descriptor_is_not_given_to_a_file(tmp_path):
+    """Libraries write their messages to descriptor 2, whatever it is."""
+    code = (
+        "from pyrovae.cli.streams import usable_streams\n"
+        "with usable_streams():\n"
+        f"    print(open({str(tmp_path / 'x')!r}, 'w').fileno() > 2)"
+    )
+    command = ["sh", "-c", f'{sys.executable} -c "$1" 2>&-', "sh", code]
+    assert subprocess.run(command, stdout=subprocess.PIPE, text=True).stdout == "True\n"
+
+
+def test_what_arrives_is_unchanged_and_other_errors_are_raised():
+    inner = io.StringIO()
+    stream = Unbreakable(inner)
+    print("a", 1, file=stream)
+    assert (inner.getvalue(), stream.failure, stream.isatty()) == ("a 1\n", None, False)
+    with pytest.raises(TypeError):
+        stream.write(3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -25,7 +26,7 @@ def save(figure: Figure, path: str | Path, source: str = "") -> Path:
     path = Path(path)
     buffer = io.BytesIO()
     suffix = path.suffix[1:].lower() or "png"
-    about = {"metadata": {"Source": source}} if source and suffix in ("png", "svg") else {}
+    about: dict[str, Any] = {"metadata": {"Source": source}} if source and suffix in ("png", "svg") else {}
     figure.savefig(buffer, format=suffix, dpi=150, bbox_inches="tight", **about)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, buffer.getvalue())

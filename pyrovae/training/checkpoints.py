@@ -191,7 +191,7 @@ def _newest_sound(
     files: list[CheckpointFile], device: torch.device | str
 ) -> tuple[dict[str, Any] | None, list[str]]:
     """Return the first checkpoint that can be read, and why those before it cannot."""
-    refusals = []
+    refusals: list[str] = []
     for file in files:
         try:
             return _read(file, device), refusals

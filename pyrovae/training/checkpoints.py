@@ -253,7 +253,7 @@ def _history(path: Path, content: dict[str, Any]) -> dict[str, Any]:
     of_history = history_path(path.parent, content["run"])
     try:
         own = _bytes(of_history)[: max(0, kept["bytes"])]
-        if hashlib.sha256(own).hexdigest() != kept["digest"]:
+        if len(own) != kept["bytes"] or hashlib.sha256(own).hexdigest() != kept["digest"]:
             raise ValueError("its first lines are not those of the checkpoint")
         rows: list[Row] = rows_in(own)
         if len(rows) != kept["epochs"]:

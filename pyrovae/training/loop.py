@@ -145,6 +145,7 @@ class TrainingRun:
         step = self.build_step() if first < epochs and not self.history.stopped_early else None
         end_in_order()  # until here nothing could be half-written
         with (
+            self.parameters.gradients_released(),
             interrupts_deferred() as stop_if_asked,
             tqdm(total=epochs * steps, initial=first * steps, unit="step", disable=not progress) as bar,
         ):

@@ -14,8 +14,8 @@ import torch
 
 import pyrovae.cli
 
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(
     [
         "pyrovae.cli.app",
         "pyrovae.evaluation.importance",
@@ -38,7 +38,7 @@ class Done(NamedTuple):
 
 def start(words, log: Path):
     """Begin `pyrovae words...`, its output going to `log`.out and `log`.err."""
-    process = _context.Process(target=_main, args=([str(word) for word in words], str(log), os.getcwd()))
+    process = context.Process(target=_main, args=([str(word) for word in words], str(log), os.getcwd()))
     process.start()
     return process
 

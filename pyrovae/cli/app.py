@@ -32,6 +32,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "evaluate": measuring.evaluate,
     "diagnose": measuring.diagnose,
     "classify": measuring.classify,
+    "encode": measuring.encode,
     **figures.COMMANDS,
     "plates": models.plates,
     "models": models.models,

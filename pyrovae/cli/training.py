@@ -28,6 +28,9 @@ def resume(
     compile: Annotated[
         str | None, Parameter(help="Whether steps are compiled: auto, on or off. By default unchanged.")
     ] = None,
+    data: Annotated[
+        str | None, Parameter(help="Where the run's own data lie now, if they have moved.")
+    ] = None,
     quiet: Quiet = False,
     own: Own = NONE_OWN,
 ) -> None:
@@ -37,7 +40,7 @@ def resume(
     """
     changes: dict[str, Any] = {"epochs": epochs, "patience": patience, "compile": compile}
     changes = {name: value for name, value in changes.items() if value is not None}
-    report(own.open(run).resume(device=device, progress=not quiet, **changes))
+    report(own.open(run, data).resume(device=device, progress=not quiet, **changes))
 
 
 def report(run: Run) -> None:

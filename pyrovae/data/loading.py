@@ -5,12 +5,16 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from pyrovae.data.arrays import as_classes, as_data, check_array
-from pyrovae.data.blocks import Blocks, whole
+from pyrovae.data.blocks import Blocks, InMemory, whole
 from pyrovae.data.checks import check_lengths
 from pyrovae.data.image_folders import read_image_folder
 from pyrovae.data.images import Images
@@ -68,7 +72,74 @@ def load(name: str | Path, *, seed: int = 0, download: bool = False, root: Path 
     return _from_arrays(*_read(name, download, root), seed)
 
 
-def _read(name: str | Path, download: bool, root: Path | None) -> tuple[str, Arrays, tuple[str, ...]]:
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """All data of a data set in the order in which they were read, not split.
+
+    Attributes:
+        name: the name of the data set.
+        x: the data, `(N, *x_shape)`; where a data set has a split of its own, first those for training.
+        y: their classes `(N,)`, or None.
+        class_names: the names of the classes; empty where classes are called by their numbers.
+        num_train: the number of data for training, where a data set has a split of its own; else None.
+    """
+
+    name: str
+    x: Tensor
+    y: Tensor | None
+    class_names: tuple[str, ...]
+    num_train: int | None
+
+    def split(self, seed: int) -> Images:
+        """Split the data as `load` does.
+
+        Raises:
+            InputError: there are too few data.
+        """
+        parts: tuple[Any, Any] = slice(self.num_train), slice(self.num_train, None)
+        if self.num_train is None:
+            parts = stratified_split(self.y, seed=seed, n=len(self.x))
+        train, test = parts
+        of_train, of_test = (None, None) if self.y is None else (self.y[train], self.y[test])
+        return Images(self.name, self.x[train], of_train, self.x[test], of_test, self.class_names)
+
+
+def load_rows(name: str | Path, *, grey: bool = False) -> Rows:
+    """Load all data of a data set, in order; `load` says what `name` may be.
+
+    Classes may have gaps, since these data need not be trained on.
+
+    Args:
+        name: the data set.
+        grey: whether integers are grey levels in 0..255 even if all of them are 0 or 1.
+
+    Raises:
+        InputError: there is no such data set or path, its data cannot be read or used, or only one of its
+            two parts has classes.
+    """
+    label, arrays, class_names = _read(name, False, None, to_train=False)
+    keys = ["x"] if "x" in arrays else ["x_train", "x_test"]
+    xs = [as_data(arrays[key], f"{label}: {key}")[0] for key in keys]
+    if grey:
+        xs = [x / 255 if _is_binary(arrays[key]) else x for key, x in zip(keys, xs, strict=True)]
+    ys = [as_classes(whole(arrays[key]), f"{label}: {key}") for key in arrays if key[0] == "y"]
+    if ys and len(ys) < len(xs):
+        raise InputError(f"{label} has classes for one of its two parts: give both, or none.")
+    x, y = torch.cat(xs), torch.cat(ys) if ys else None
+    if y is not None:
+        check_lengths(len(x), len(y), f"{label}: x")
+    return Rows(label, x, y, class_names, len(xs[0]) if len(xs) > 1 else None)
+
+
+def _is_binary(array: np.ndarray | Blocks) -> bool:
+    """Whether an array holds integers that are all 0 or 1, which `as_data` leaves as they are."""
+    blocks = InMemory(array) if isinstance(array, np.ndarray) else array
+    return blocks.dtype.kind in "iu" and all(int(block.max()) <= 1 for block in blocks.blocks())
+
+
+def _read(
+    name: str | Path, download: bool, root: Path | None, to_train: bool = True
+) -> tuple[str, Arrays, tuple[str, ...]]:
     """Return the data set's name, its arrays, and the names of its classes if it has some."""
     if isinstance(name, str) and name in DATASETS:
         row = DATASETS[name]
@@ -80,7 +151,8 @@ def _read(name: str | Path, download: bool, root: Path | None) -> tuple[str, Arr
             raise InputError(_not_found(str(name)))
         label = path.resolve().name if path.is_dir() else path.stem
         arrays, class_names = _read_path(path)
-        _check_classes(label, arrays)
+        if to_train:
+            _check_classes(label, arrays)
         return label, arrays, class_names
     except OSError as error:
         raise InputError(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from pyrovae.compute import processes
+from pyrovae.compute.memory import is_out_of_memory
 from pyrovae.compute.turns import give_way
 from pyrovae.data.checks import holds_classes
 from pyrovae.programs.log_weights import Layout
@@ -45,6 +46,35 @@ def in_turns(chunks: Iterable[T]) -> Iterator[T]:
         if processes.count() == 1:  # processes must make the same calls in the same order
             give_way()
         yield chunk
+
+
+def in_chunks(call: Callable[[slice], T], total: int, size: int) -> tuple[list[T], int]:
+    """Call a function for chunks that cover `range(total)` in order. Halve what memory does not hold.
+
+    Args:
+        call: the function.
+        total: the number of rows, or of draws.
+        size: the largest size of a chunk.
+
+    Returns:
+        The results, and the size of the largest chunks that fit.
+
+    Raises:
+        InputError, RuntimeError and others: what the function raises, also for a chunk of one.
+    """
+    results: list[T] = []
+    start = 0
+    while start < total:
+        chunk = slice(start, min(start + size, total))
+        try:
+            results.append(call(chunk))
+        except Exception as error:
+            if chunk.stop - start == 1 or not is_out_of_memory(error):
+                raise
+            size = (chunk.stop - start) // 2
+            continue
+        start = chunk.stop
+    return results, size
 
 
 def arguments_of(

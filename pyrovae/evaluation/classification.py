@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from pyrovae.compute.devices import seeded
 from pyrovae.data.checks import check_data
 from pyrovae.errors import InputError, check_counts
+from pyrovae.evaluation.chunking import in_chunks
 from pyrovae.evaluation.importance import Sampling, over_log_weights
 from pyrovae.evaluation.statistics import log_mean
 from pyrovae.programs.classes import categorical_latents, class_site, takes_classes
@@ -66,7 +68,8 @@ def class_probabilities(
     with evaluating(pair), seeded(seed, device):
         for _ in range(num_samples if shared else 1):
             drawn = with_programs(pair, guide=_Drawn(shared)(pair.guide)) if shared else pair
-            parts = [_probabilities(drawn, part.to(device), name) for part in x.split(batch_size)]
+            of_rows = partial(_probabilities, drawn, name, device, x)
+            parts, batch_size = in_chunks(of_rows, len(x), batch_size)
             total = total + torch.cat(parts)
     return (total / num_samples if shared else total).cpu()
 
@@ -103,7 +106,10 @@ def _no_classifier(site: str) -> InputError:
     )
 
 
-def _probabilities(pair: ModelAndGuide, x: Tensor, site: str) -> Tensor:
+def _probabilities(
+    pair: ModelAndGuide, site: str, device: torch.device, data: Tensor, rows: slice
+) -> Tensor:
+    x = data[rows].to(device)
     trace = poutine.trace(at_means(pair.guide)).get_trace(x)
     if site not in trace.nodes and takes_classes(pair.model):
         # The class is downstream of z; whichever value is observed, its distribution is the same.

@@ -151,11 +151,15 @@ class MarginalLikelihood:
             "notes": list(self.notes),
         }
 
-    def to_json(self, path: str | Path) -> None:
-        """Write the summary and the values for each datum (NaN as null)."""
+    def content(self) -> dict[str, Any]:
+        """Return the summary and the values for each datum, as plain numbers."""
         columns = {name: getattr(self, name).tolist() for name in _COLUMNS}
         bounds = {str(k): bound.tolist() for k, bound in self.bounds.items()}
-        write_json(path, {"summary": self.summary(), "data": columns | {"bounds": bounds}})
+        return {"summary": self.summary(), "data": columns | {"bounds": bounds}}
+
+    def to_json(self, path: str | Path) -> None:
+        """Write the summary and the values for each datum (NaN as null)."""
+        write_json(path, self.content())
 
     def to_arviz(self) -> Any:
         """Return the values for each datum as ArviZ's data structure.

@@ -157,11 +157,15 @@ class InferenceGaps:
             "particles": self.particles,
         }
 
-    def to_json(self, path: str | Path) -> None:
-        """Write the summary and the values and errors of each datum to a JSON file (NaN as null)."""
+    def content(self) -> dict[str, Any]:
+        """Return the summary and the values and errors of each datum, as plain numbers."""
         columns = {name: getattr(self, name).tolist() for name in (*_COLUMNS, "khat")}
         errors = {name: self.std_error[name].tolist() for name in _COLUMNS}
-        write_json(path, {"summary": self.summary(), "data": columns | {"std_error": errors}})
+        return {"summary": self.summary(), "data": columns | {"std_error": errors}}
+
+    def to_json(self, path: str | Path) -> None:
+        """Write the summary and the values and errors of each datum to a JSON file (NaN as null)."""
+        write_json(path, self.content())
 
     def __str__(self) -> str:
         lines = [

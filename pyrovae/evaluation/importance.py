@@ -20,11 +20,10 @@ from tqdm import tqdm
 from pyrovae.compute import processes
 from pyrovae.compute.compilation import MODES, compile_if_asked
 from pyrovae.compute.devices import seeded
-from pyrovae.compute.memory import is_out_of_memory
 from pyrovae.compute.precision import products_in
 from pyrovae.data.checks import check_data
 from pyrovae.errors import check_choice, check_counts
-from pyrovae.evaluation.chunking import arguments_of, in_turns, particles_at_once, slices
+from pyrovae.evaluation.chunking import arguments_of, in_chunks, in_turns, particles_at_once, slices
 from pyrovae.evaluation.validation import check_scorable
 from pyrovae.programs.checks import check_pair
 from pyrovae.programs.devices import device_of
@@ -131,18 +130,9 @@ class _Scorer:
         size = min(num_samples, particles_at_once(args[0], self.layout), self.most)
         if self.graph_shapes is None:
             self._compile(args, size)
-        chunks: list[list[Tensor]] = []
-        done = 0
-        while done < num_samples:
-            particles = min(size, num_samples - done)
-            try:
-                chunks.append(self._chunk(args, particles))
-            except Exception as error:
-                if particles == 1 or not is_out_of_memory(error):
-                    raise
-                size = self.most = particles // 2
-                continue
-            done += particles
+        chunks, fitting = in_chunks(lambda c: self._chunk(args, c.stop - c.start), num_samples, size)
+        if fitting < size:
+            self.most = fitting
         columns = [torch.cat(parts).double().cpu() for parts in zip(*chunks, strict=True)]
         return _unpacked(columns, self.layout)
 

@@ -99,9 +99,13 @@ class KLDecomposition:
         figures |= {"sites": {name: part.summary() for name, part in self.sites.items()}}
         return figures | {"num_data": self.num_data, "num_samples": self.num_samples}
 
+    def content(self) -> dict[str, Any]:
+        """Return the summary, as plain numbers."""
+        return self.summary()
+
     def to_json(self, path: str | Path) -> None:
         """Write the summary to a JSON file (NaN as null)."""
-        write_json(path, self.summary())
+        write_json(path, self.content())
 
     def __str__(self) -> str:
         def figure(name: str) -> str:

@@ -63,10 +63,14 @@ class ActiveUnits:
             "num_data": self.num_data,
         }
 
+    def content(self) -> dict[str, Any]:
+        """Return the summary and the variances, as plain numbers."""
+        variances = {name: values.tolist() for name, values in self.variances.items()}
+        return {"summary": self.summary(), "variances": variances}
+
     def to_json(self, path: str | Path) -> None:
         """Write the summary and the variances to a JSON file."""
-        variances = {name: values.tolist() for name, values in self.variances.items()}
-        write_json(path, {"summary": self.summary(), "variances": variances})
+        write_json(path, self.content())
 
     def __str__(self) -> str:
         return "\n".join(

@@ -36,6 +36,13 @@ MODEL = "Model"
 _PLAIN = (int, float, bool, str)
 
 
+class OfObjective:
+    """The mark of an option that only weighs a term of the objective, in `Annotated[float, OfObjective()]`.
+
+    A resumed run may change such an option.
+    """
+
+
 class OptionError(InputError):
     """Raised for an option that does not exist, or a value that it cannot take: an error of usage."""
 
@@ -54,6 +61,7 @@ class Option:
         table: the table that has the value as a name. None if the value does not name a component.
         component: the component that has the option, such as "posterior iaf". Empty for the recipe's own
             options.
+        is_weight: whether the option only weighs a term of the objective.
     """
 
     name: str
@@ -64,6 +72,7 @@ class Option:
     bounds: tuple[Gt | Ge | Lt | Le, ...] = ()
     table: Table[Any] | None = None
     component: str = ""
+    is_weight: bool = False
 
     @property
     def limits(self) -> str:
@@ -333,6 +342,7 @@ def _read(
             group,
             tuple(_bounds(marks)),
             next((mark for mark in marks if isinstance(mark, Table)), None),
+            is_weight=any(isinstance(mark, OfObjective) for mark in marks),
         )
 
 

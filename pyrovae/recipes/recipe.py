@@ -137,7 +137,14 @@ def _built(
             "example Plan([Stage(pair)])."
         )
     declared = declaration_of(build)
-    return replace(plan, about=about, recipe=declared.name, options=values, defaults=declared.defaults)
+    return replace(
+        plan,
+        about=about,
+        recipe=declared.name,
+        options=values,
+        defaults=declared.defaults,
+        weights=[name for name, option in options.items() if option.is_weight],
+    )
 
 
 def _check_fits(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from pyrovae.compute.turns import reentered
 from pyrovae.data.checks import holds_classes
 from pyrovae.data.transforms import Transform
 from pyrovae.errors import InputError
+from pyrovae.locks import one_writer
 from pyrovae.objectives.objective import Objective, PyroObjective
 from pyrovae.programs.devices import device_for
 from pyrovae.programs.modes import in_training
@@ -62,6 +63,7 @@ def fit(
     compile: str = "auto",
     callbacks: Sequence[AnyCallback] = (),
     workers: int = 0,
+    identity: Mapping[str, Any] | None = None,
 ) -> History:
     """Train a model/guide pair by stochastic variational inference.
 
@@ -128,7 +130,8 @@ def fit(
             behind the programs are moved there. Other tensors that plain functions use must be there
             already. So for plain functions "auto" means the device of their modules and parameters, or else
             that of `x`.
-        folder: the folder in which a checkpoint is written after each epoch. None means no checkpoints.
+        folder: the folder in which a checkpoint is written after each epoch. Only one process may write
+            there at a time. None means no checkpoints.
         resume: whether to continue from the folder's newest checkpoint, if it has one. The final parameters
             are those of a run without interruption, bit for bit if both runs compile the same steps. The
             learning rate, the schedule, beta, weights, and what is frozen may be others than at the run's
@@ -153,6 +156,8 @@ def fit(
             `state.stop()`.
         workers: the number of processes that read the items of a `Dataset` in advance. 0 means this process
             only. The result does not depend on it.
+        identity: plain values by name that tell this run from others, such as a version of the data. They
+            are kept in the checkpoints, and a resumed run must have the same.
 
     Returns:
         The history. The trained parameters are in the pair's modules, and in Pyro's parameter store if the
@@ -160,9 +165,9 @@ def fit(
         parameter, unless each runs in a `pyro.get_param_store().scope()` of its own.
 
     Raises:
-        InputError: data, settings or programs do not fit together, or the call is under autocast. Nothing
-            has been written then, except where the values of a stream are found
-            to be bad in the first epoch, or a parameter appears later that cannot be trained.
+        InputError: data, settings or programs do not fit together, another process writes into `folder`, or
+            the call is under autocast. Nothing has been written then, except where the values of a stream
+            are found to be bad in the first epoch, or a parameter appears later that cannot be trained.
         NonFiniteError: a loss, gradient or parameter is not finite. The message names the step and the
             site.
         CheckpointError: the run in `folder` cannot be resumed, or a setting or a module's extra state is
@@ -195,6 +200,7 @@ def fit(
         compile=compile,
         callbacks=callbacks,
         workers=workers,
+        identity=identity,
     )
     y = _whole(y)
     source = source_of(x, y)
@@ -207,6 +213,7 @@ def fit(
         own_parameters(pair),
         _training(pair),
         seeded(settings.seed, place),
+        one_writer(settings.folder) if settings.folder and processes.is_first() else nullcontext(),
     ):
         run = TrainingRun(pair, data, validation_data, settings)
         run.start_or_resume()

@@ -19,15 +19,15 @@ from pyrovae.compute.devices import seeded
 from pyrovae.compute.interrupts import end_in_order, interrupts_deferred
 from pyrovae.compute.streams import seed_streams, set_streams, streams
 from pyrovae.compute.turns import give_way
-from pyrovae.errors import NonFiniteError
+from pyrovae.errors import CheckpointError, InputError, NonFiniteError, cause
 from pyrovae.objectives.elbo import ELBO
 from pyrovae.programs.checks import check_pair
 from pyrovae.programs.pair import ModelAndGuide
 from pyrovae.programs.reach import modules_of
 from pyrovae.training.batches import Minibatches, Rows
 from pyrovae.training.callbacks import call_all
-from pyrovae.training.checkpoints import find_checkpoint, save_checkpoint
-from pyrovae.training.history import History, shown_terms
+from pyrovae.training.checkpoints import find_checkpoint, history_path, new_run, save_checkpoint
+from pyrovae.training.history import History, HistoryFile, shown_terms
 from pyrovae.training.identity import (
     check_same_run,
     identity_of,
@@ -74,6 +74,8 @@ class TrainingRun:
         self.device = data.device
         self.folder = None if settings.folder is None else Path(settings.folder)
         self.history = History()
+        self.name = str((settings.identity or {}).get("run") or new_run())
+        self._lines: HistoryFile | None = None
         transform = described(settings.transform)  # before it is called, which may change it
         self.prepared = prepare(pair, data, validation, settings)
         self.data = replace(data, shuffle=not self.prepared.in_order)
@@ -118,9 +120,18 @@ class TrainingRun:
         processes.set_as_in_first([*self.parameters.named.values(), *buffers])
         found = find_checkpoint(self.folder, self.settings.resume) if processes.is_first() else None
         if saved := processes.from_first(found):
-            self._load(saved)
+            try:
+                self._load(saved)
+            except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+                if isinstance(error, CheckpointError | InputError):
+                    raise
+                raise CheckpointError(
+                    f"{self.folder}/{saved['file']} cannot be restored ({cause(error)}): remove it to go "
+                    "on from the checkpoint before, or train in another folder."
+                ) from error
         elif self.folder is not None and processes.is_first():
             check_readable(plain(self._content()))
+            self._lines = HistoryFile(history_path(self.folder, self.name))
 
     def train(self, write_row: WriteRow) -> None:
         """Train to the last epoch. With validation data, then restore the parameters of the best epoch.
@@ -135,6 +146,7 @@ class TrainingRun:
         step = self.build_step() if first < epochs and not self.history.stopped_early else None
         end_in_order()  # until here nothing could be half-written
         with (
+            self.parameters.gradients_released(),
             interrupts_deferred() as stop_if_asked,
             tqdm(total=epochs * steps, initial=first * steps, unit="step", disable=not progress) as bar,
         ):
@@ -261,13 +273,15 @@ class TrainingRun:
         if not self._readable:  # checked twice: before the first step, and when there are moments
             check_readable(content)
             self._readable = True
+        assert self._lines is not None
+        content["history"] = self._lines.write(self.history)
         save_checkpoint(self.folder, len(self.history.rows), content)
 
     def _content(self) -> dict[str, Any]:
         return self.trained.saved() | {
             "best_state": self.validation.best_state if self.validation else None,
             "scheduler": self.scheduler.state_dict() if self.scheduler else None,
-            "history": vars(self.history),
+            "run": self.name,
             "settings": self._run_identity(),
             "step": self._saved_step,
         }
@@ -282,6 +296,10 @@ class TrainingRun:
             self.validation.best_state = saved["best_state"]
         self._saved_step = saved.get("step")  # older runs have none
         self.history = History(**saved["history"])
+        self.name = saved["run"]
+        if self.folder is not None:
+            path = history_path(self.folder, self.name)
+            self._lines = HistoryFile(path, saved["lines"], self.history.rows)
         if self.scheduler is not None and another_rate:
             with warnings.catch_warnings():  # the optimiser has taken no step yet
                 warnings.filterwarnings("ignore", message=".*lr_scheduler.step")

@@ -86,6 +86,7 @@ class Settings:
     compile: str = "auto"
     callbacks: Sequence[AnyCallback] = ()
     workers: int = 0
+    identity: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         self._convert()
@@ -172,38 +173,52 @@ def _check_weights(
             "another column of that name: rename the site."
         )
     for name, schedule in {"beta": beta, **{f"the weight of '{s}'": w for s, w in weights.items()}}.items():
-        values = _values(name, schedule, 1 if isinstance(schedule, Constant) else epochs)
-        for epoch, value in enumerate(values):
+        looked_at = [0.0] if isinstance(schedule, Constant) else moments(epochs)
+        for epoch, value in zip(looked_at, _values(name, schedule, looked_at), strict=True):
             if not 0 <= value < math.inf:
                 raise InputError(
-                    f"{name} is {value} at epoch {epoch}; it must be a finite number of at least 0."
+                    f"{name} is {value} at epoch {epoch:g}; it must be a finite number of at least 0."
                 )
             if isinstance(objective, IWAE) and value != 1:
                 raise InputError(
-                    f"{name} is {value} at epoch {epoch}, but IWAE cannot combine weights of sites with "
+                    f"{name} is {value} at epoch {epoch:g}, but IWAE cannot combine weights of sites with "
                     "its importance weights: leave them at 1 (no beta, no warm-up, no weights), or use the "
                     "ELBO."
                 )
 
 
-def _values(name: str, schedule: Schedule, epochs: int) -> list[float]:
-    """Return a schedule's value at each epoch.
+def moments(epochs: int) -> list[float]:
+    """Return the times at which schedules are looked at: each half epoch at first, then ever fewer.
+
+    Those of a shorter run are the first ones of a longer run. A billion epochs have about 1,000 of them.
+    """
+    times = [half / 2 for half in range(min(2 * epochs, 2 * _CLOSELY))]
+    while times[-1] * _GROWTH < epochs:
+        times.append(float(math.ceil(times[-1] * _GROWTH)))
+    return [time for time in times if time < epochs]
+
+
+_CLOSELY, _GROWTH = 250, 1.02
+
+
+def _values(name: str, schedule: Schedule, times: Sequence[float]) -> list[float]:
+    """Return a schedule's values at these times.
 
     Raises:
         InputError: the schedule is not a pure function of the time.
     """
     try:
-        values = [float(schedule(epoch)) for epoch in range(epochs)]
-        again = [float(schedule(epoch)) for epoch in range(epochs)]
+        values = [float(schedule(time)) for time in times]
+        again = [float(schedule(time)) for time in times]
     except (TypeError, StopIteration) as error:
         raise InputError(
             f"{name} is a schedule that cannot be called with a time at any moment ({cause(error)}): "
             f"{_A_SCHEDULE}."
         ) from error
-    for epoch, (one, other) in enumerate(zip(values, again, strict=True)):
+    for time, one, other in zip(times, values, again, strict=True):
         if one != other and not (math.isnan(one) and math.isnan(other)):
             raise InputError(
-                f"{name} is {one} at epoch {epoch}, and {other} when it is called again for the same "
+                f"{name} is {one} at epoch {time:g}, and {other} when it is called again for the same "
                 f"epoch: {_A_SCHEDULE}."
             )
     return values

@@ -48,7 +48,7 @@ def test_every_model_is_trained_evaluated_and_drawn(model, words, tmp_path):
     written = {str(path) for path in files(folder)}
     (checkpoint,) = written - expected
     assert written - {checkpoint} == expected
-    assert re.fullmatch(r"checkpoints/epoch-00001-[0-9a-f]{16}\.pt", checkpoint)
+    assert re.fullmatch(r"checkpoints/epoch-00001-[0-9a-f]{8}-[0-9a-f]{16}\.pt", checkpoint)
     assert all(path.read_bytes().startswith(PNG) for path in folder.rglob("*.png"))
 
 

@@ -22,6 +22,10 @@ class NonFiniteError(FloatingPointError):
     """Raised when a loss, a gradient or a parameter becomes infinite or NaN in training."""
 
 
+class ProcessError(RuntimeError):
+    """Raised when another process of a job has ended, or does not answer."""
+
+
 def check_choice(what: str, name: object, known: Collection[str]) -> None:
     """Refuse an unknown name, and suggest the known name that is closest.
 

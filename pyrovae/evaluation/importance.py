@@ -87,6 +87,7 @@ def over_log_weights(
         InputError: for the reasons given at `marginal_likelihood`.
     """
     check_data(x, y)
+    processes.check_alike({"x": x, "y": y, "the settings of the evaluation": sampling})
     device = device_of(pair, otherwise=x.device)
     num_samples = sampling.num_samples
     summaries = []

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pyrovae.compute.devices import seeded
 from pyrovae.data.checks import check_data
-from pyrovae.errors import InputError
+from pyrovae.errors import InputError, check_counts, check_numbers
 from pyrovae.evaluation.chunking import arguments_of, in_turns, slices
 from pyrovae.evaluation.json_files import write_json
 from pyrovae.evaluation.validation import check_scorable
@@ -114,6 +114,8 @@ def active_units(
             the pair does not run on them; or it has no continuous latent under a plate of the data.
     """
     check_data(x, y)
+    check_numbers(threshold=threshold)
+    check_counts(num_samples=num_samples)
     if not threshold >= 0:
         raise InputError(f"threshold is {threshold}; it must be at least 0, as a variance is.")
     for name, number in {"the number of data": len(x), "num_samples": num_samples}.items():

@@ -23,6 +23,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyrovae.data.checks import check_data
 from pyrovae.errors import InputError
 from pyrovae.likelihoods import Gaussian
 from pyrovae.networks import MLP, Shape
@@ -161,6 +162,7 @@ class PPCA(nn.Module):
         Raises:
             InputError: when M is not below the number of directions in which the data vary.
         """
+        check_data(x)
         flat = self._flat(x).double()
         latent_dim, dimensions = self.weight.shape[1], self.weight.shape[0]
         num_noise = max(dimensions - latent_dim, 1)

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Collection
 from numbers import Integral, Real
 from pathlib import Path
+from typing import Any
 
 
 class InputError(ValueError):
@@ -44,7 +45,7 @@ def check_choice(what: str, name: object, known: Collection[str]) -> None:
         raise InputError(f"unknown {what} '{name}'; choose from {', '.join(known)}.{hint}")
 
 
-def check_counts(least: int = 1, /, **counts: object) -> None:
+def check_counts(least: int = 1, /, **counts: Any) -> None:
     """Refuse counts that are not whole numbers of at least 1.
 
     Args:
@@ -52,7 +53,7 @@ def check_counts(least: int = 1, /, **counts: object) -> None:
         **counts: the counts, by the names of the arguments that hold them.
 
     Raises:
-        InputError: a count is not a whole number, is below the least, or does not fit into 64 bits.
+        InputError: a count is not a whole number, is below the least, or is more than any machine holds.
 
     Example:
         >>> check_counts(num_samples=1, batch_size=128)
@@ -60,11 +61,11 @@ def check_counts(least: int = 1, /, **counts: object) -> None:
     for name, count in counts.items():
         if not isinstance(count, Integral) or isinstance(count, bool) or count < least:
             raise InputError(f"{name} is {count!r}; it must be a whole number of at least {least}.")
-        if count >= 2**63:
-            raise InputError(f"{name} is {count!r}, which does not fit into 64 bits; choose a smaller one.")
+        if count >= 2**40:
+            raise InputError(f"{name} is {count!r}; it must be below 2**40, more than any machine holds.")
 
 
-def check_numbers(above: float = -math.inf, /, **numbers: object) -> None:
+def check_numbers(above: float = -math.inf, /, **numbers: Any) -> None:
     """Refuse numbers that are not finite and above a limit.
 
     Args:

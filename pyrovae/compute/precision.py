@@ -51,6 +51,12 @@ def _rounded(value: Any) -> Any:
     return value.bfloat16() if isinstance(value, Tensor) and value.dtype == torch.float32 else value
 
 
+def in_64_bits(values: Tensor) -> Tensor:
+    """Return values as 64-bit floats: on their device, or on the CPU if it lacks them, as MPS does."""
+    lacking = values.device.type == "mps"
+    return (values.cpu() if lacking else values).double()
+
+
 @contextmanager
 def products_in(precision: str, device: torch.device, dtype: torch.dtype) -> Iterator[None]:
     """Within the block, compute 32-bit products with the given precision.

@@ -68,6 +68,7 @@ def binarise_static(x: Tensor, seed: int = 0) -> Tensor:
         InputError: `x` is not a float tensor in [0, 1], or the seed is out of range.
     """
     check_seed(seed)
+    check_tensor(x)
     return binarise(x.cpu(), torch.Generator().manual_seed(seed)).to(x.device)
 
 

@@ -134,7 +134,7 @@ class _Scorer:
         chunks, fitting = in_chunks(lambda c: self._chunk(args, c.stop - c.start), num_samples, size)
         if fitting < size:
             self.most = fitting
-        columns = [torch.cat(parts).double().cpu() for parts in zip(*chunks, strict=True)]
+        columns = [torch.cat(parts).cpu().double() for parts in zip(*chunks, strict=True)]
         return _unpacked(columns, self.layout)
 
     def _chunk(self, args: tuple[Tensor, ...], particles: int) -> list[Tensor]:

@@ -198,7 +198,8 @@ def _terms(draws: Draws, guide: Program, args: tuple[Tensor, ...], rows: slice, 
     """
     log_q, log_q_dims = log_q_of_all(draws, guide, args, rows, layout)
     num_data = len(args[0])
-    index = torch.arange(rows.start, rows.stop, device=args[0].device)[:, None] % num_data
+    device = next(iter(log_q.values())).device  # where there are 64-bit numbers
+    index = torch.arange(rows.start, rows.stop, device=device)[:, None] % num_data
     own_log_q = {name: values.gather(1, index).squeeze(1) for name, values in log_q.items()}
     check_scored_alike(draws, rows, own_log_q)
     terms: _Terms = {}

@@ -160,6 +160,6 @@ def _mean(site: Mapping[str, Any]) -> Tensor | None:
 def _mean_and_noise(site: Mapping[str, Any], data_dim: int) -> tuple[Tensor, Tensor]:
     """Return E_q[z | x] of each datum, averaged over the particles, and its variance: data first."""
     value, mean = site["value"], site["mean"]
-    centres = (value if mean is None else mean.expand(value.shape)).double().cpu()
+    centres = (value if mean is None else mean.expand(value.shape)).cpu().double()
     centres = centres.movedim(data_dim - site["fn"].event_dim, 1)
     return centres.mean(0), centres.var(0) / len(centres)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyrovae.compute.devices import seeded
 from pyrovae.compute.memory import check_fits
+from pyrovae.compute.precision import in_64_bits
 from pyrovae.errors import InputError, check_counts
 from pyrovae.generation.generator import ROWS, Codes, Generator, joined
 from pyrovae.programs.distributions import factors_of
@@ -108,7 +109,7 @@ def _systematic_resample(log_weights: Tensor, count: int) -> Tensor:
 
     Evenly spaced points with one random start are looked up among the cumulated weights.
     """
-    cumulated = log_weights.double().softmax(0).cumsum(0)
+    cumulated = in_64_bits(log_weights).softmax(0).cumsum(0)
     points = (torch.arange(count) + torch.rand(())) / count
     return torch.searchsorted(cumulated, points * cumulated[-1]).clamp(max=len(cumulated) - 1)
 

@@ -129,7 +129,7 @@ class SemiSupervisedVAEClassifier(
         """
         fresh = copy.copy(self)
         fresh._fit(X, y)
-        self.__dict__ = vars(fresh)
+        self.__dict__ = fresh.__dict__
         return self
 
     def _fit(self, X: ArrayLike, y: ArrayLike) -> None:

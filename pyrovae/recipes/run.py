@@ -245,13 +245,15 @@ class Run:
         return identity_of(self.plan, resolved)
 
     def _check_together(self, stage: Stage, saved: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+        """Check that a stage's checkpoint was trained with what is expected.
+
+        Raises:
+            CheckpointError: it was not. The message names what differs.
+        """
         begun = saved["settings"]
-        if missing := expected.keys() - begun.keys():
-            name = min(missing)
-        elif (found := first_difference(begun, expected)) is None:
+        missing = sorted(expected.keys() - begun.keys())
+        if (name := missing[0] if missing else first_difference(begun, expected)) is None:
             return
-        else:
-            name = found
         place = folder_of(stage, self.plan, self.folder) / "checkpoints" / saved["file"]
         raise CheckpointError(
             f"{place} and {self.folder / 'config.json'} do not belong together: {name} was "

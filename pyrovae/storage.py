@@ -56,11 +56,14 @@ def expanded(path: str | Path) -> Path:
     """Return a path in which `~` is the user's home folder.
 
     Raises:
-        InputError: the path begins with `~`, and there is no such user, or no home folder.
+        InputError: the path begins with `~`, and there is no such user, or no home folder; or it is no
+            path.
     """
     try:
+        if b"\0" in os.fsencode(path):
+            raise ValueError("no name of a file holds a zero byte")
         return Path(path).expanduser()
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"{path} cannot be found: {cause(error)}. Give the whole path.") from None
 
 

@@ -7,6 +7,7 @@ no torch.
 from __future__ import annotations
 
 import errno
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +22,7 @@ from pyrovae.cli.help import TwoColumns
 from pyrovae.cli.recipe_commands import check_model, is_model, train_command
 from pyrovae.cli.streams import usable_streams
 from pyrovae.compute.memory import explained, is_out_of_memory
-from pyrovae.errors import CheckpointError, InputError, NonFiniteError, cause, one_line
+from pyrovae.errors import CheckpointError, InputError, NonFiniteError, ProcessError, cause, one_line
 from pyrovae.recipes.options import OptionError
 from pyrovae.recipes.own_files import is_own
 from pyrovae.recipes.table import RECIPES
@@ -64,7 +65,7 @@ def main() -> None:
             run(sys.argv[1:])
         except (CycloptsError, OptionError) as error:
             _fail(" ".join(str(error).split()), 2)
-        except (InputError, CheckpointError, NonFiniteError) as error:
+        except (InputError, CheckpointError, NonFiniteError, ProcessError) as error:
             _fail(str(error), 1)
         except KeyboardInterrupt as error:
             goes_on = "; 'pyrovae resume' continues from the last finished epoch"
@@ -185,8 +186,13 @@ def _show_warning(message: Warning | str, *rest: Any, **more: Any) -> None:
 
 
 def _fail(message: str, status: int) -> NoReturn:
-    where = f" in process {_process()}" if _process() else ""
-    print(f"error{where}: {one_line(message)}", file=sys.stderr)
+    """Print an error and leave. Of several processes that fail together, one tells."""
+    processes = sys.modules.get("pyrovae.compute.processes")
+    # Before the processes are joined, all of them read the same words.
+    number = os.environ.get("RANK", "0") if "TORCHELASTIC_RUN_ID" in os.environ else "0"
+    if processes.tells if processes is not None and processes.was_joined else number == "0":
+        where = f" in process {number}" if number != "0" else ""
+        print(f"error{where}: {one_line(message)}", file=sys.stderr)
     sys.exit(status)
 
 

@@ -69,7 +69,7 @@ def usable_streams() -> Iterator[Unbreakable]:
             if hasattr(stream, "reconfigure"):  # names of files may hold bytes that are no text
                 stream.reconfigure(errors="backslashreplace")
         out, err = map(Unbreakable, streams)
-        sys.stdout, sys.stderr = out, err  # type: ignore[assignment]
+        sys.stdout, sys.stderr = out, err
         try:
             yield out
         finally:

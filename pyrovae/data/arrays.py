@@ -104,16 +104,16 @@ def _fill(
             values = np.asarray(block, dtype=np.float32)
         values = np.moveaxis(values, -1, 1) if channels_last else values
         values = values[:, None] if values.ndim == 3 else values
-        rows = slice(start, start + len(values))
+        here = slice(start, start + len(values))
         if wrong := int(values.size - np.isfinite(values).sum()):
             bad_rows = ~np.isfinite(values.reshape(len(values), -1)).all(1)
             first_bad = start + int(bad_rows.argmax()) if first_bad < 0 else first_bad
         bad += wrong
         low, high = min(low, float(values.min())), max(high, float(values.max()))
         for number, part in enumerate(found):
-            mine = part_of[rows] == number
-            part.numpy()[place[rows][mine]] = values[mine]
-        start = rows.stop
+            mine = part_of[here] == number
+            part.numpy()[place[here][mine]] = values[mine]
+        start = here.stop
     if bad:
         raise InputError(
             f"{what} holds {bad} NaN or infinite values as 32-bit floats, the first in row {first_bad}: "

@@ -25,12 +25,7 @@ def check_data(x: Tensor, y: Tensor | None = None, *, unlabelled: bool = False) 
         InputError: there are no data; the data are not floats, or hold values that are not finite; there is
             not one class for each datum; or a datum is unlabelled though `unlabelled` is False.
     """
-    if not isinstance(x, Tensor):
-        kind = type(x).__name__
-        raise InputError(
-            f"the data are a {kind}, not a tensor `(N, *x_shape)`: use torch.as_tensor(data) for arrays "
-            "and lists, images.x_train for a loaded data set, loader.dataset for a DataLoader."
-        )
+    check_tensor(x)
     if x.dim() < 2 or x.numel() == 0:
         raise InputError(
             f"the data have shape {tuple(x.shape)}; expected at least one datum, (N, *x_shape)."
@@ -59,6 +54,22 @@ def check_data(x: Tensor, y: Tensor | None = None, *, unlabelled: bool = False) 
             f"{unknown} of {len(y)} classes are {UNLABELLED}, unlabelled: give the class of every datum "
             "here, or leave y out."
         )
+
+
+def check_tensor(x: object) -> None:
+    """Refuse anything but a tensor that holds values in memory, dense.
+
+    Raises:
+        InputError: `x` is something else.
+    """
+    if not isinstance(x, Tensor):
+        raise InputError(
+            f"the data are a {type(x).__name__}, not a tensor `(N, *x_shape)`: use torch.as_tensor(data) "
+            "for arrays and lists, images.x_train for a loaded data set, loader.dataset for a DataLoader."
+        )
+    if x.layout != torch.strided or x.is_meta:
+        kind = "on the device meta, without values" if x.is_meta else f"of the layout {x.layout}"
+        raise InputError(f"the data are a tensor {kind}: give a dense one, such as x.to_dense().")
 
 
 def holds_classes(y: Tensor) -> bool:

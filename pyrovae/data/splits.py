@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyrovae.data.arrays import Labels, as_classes
 from pyrovae.data.checks import check_seed
-from pyrovae.errors import InputError, cause
+from pyrovae.errors import InputError, cause, check_counts, check_numbers
 
 
 def stratified_split(
@@ -42,8 +42,11 @@ def stratified_split(
     from sklearn.model_selection import train_test_split  # slow to import
 
     check_seed(seed)
+    check_numbers(test_fraction=test_fraction)
     if not 0 < test_fraction < 1:
         raise InputError(f"test_fraction is {test_fraction}: choose one strictly between 0 and 1.")
+    if n is not None:
+        check_counts(0, n=n)
     if y is None and n is None:
         raise InputError("y is None, and so the split needs n, the number of data: give y or n.")
     labels = None if y is None else as_classes(y, "y").numpy()
@@ -103,6 +106,7 @@ def labels_per_class(y: Labels, per_class: int, seed: int = 0) -> Tensor:
     """
     check_seed(seed)
     labels = as_classes(y, "y").numpy()
+    check_counts(0, per_class=per_class)
     generator = np.random.default_rng(seed)
     chosen = []
     for label in np.unique(labels):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from pyrovae.compute import processes
 from pyrovae.compute.memory import is_out_of_memory
+from pyrovae.compute.turns import give_way
 from pyrovae.data.checks import holds_classes
 from pyrovae.programs.log_weights import Layout
 
@@ -36,6 +38,14 @@ def particles_at_once(x: Tensor, layout: Layout) -> int:
 def slices(total: int, size: int) -> Iterator[slice]:
     """Return slices of at most `size` that cover `range(total)` in order."""
     return (slice(start, min(start + size, total)) for start in range(0, total, size))
+
+
+def in_turns(chunks: Iterable[T]) -> Iterator[T]:
+    """Yield the chunks of an evaluation, and let threads that wait have their turns before each."""
+    for chunk in chunks:
+        if processes.count() == 1:  # processes must make the same calls in the same order
+            give_way()
+        yield chunk
 
 
 def in_chunks(call: Callable[[slice], T], total: int, size: int) -> tuple[list[T], int]:

@@ -28,7 +28,7 @@ from pyrovae.compute.devices import seeded
 from pyrovae.data.checks import check_data
 from pyrovae.errors import check_counts
 from pyrovae.evaluation.arviz_adapter import pareto_khat
-from pyrovae.evaluation.chunking import arguments_of, slices
+from pyrovae.evaluation.chunking import arguments_of, in_turns, slices
 from pyrovae.evaluation.guide_search import check_search, compare, search
 from pyrovae.evaluation.json_files import write_json
 from pyrovae.evaluation.statistics import (
@@ -244,7 +244,7 @@ def inference_gaps(
             layout = check_scorable(pair, device, x, y, enumerate=True)
         batches = list(slices(len(x), layout.at_once(batch_size, len(x))))
         with tqdm(total=len(batches) * steps, unit="step", disable=not progress) as bar:
-            for rows in batches:
+            for rows in in_turns(batches):
                 args = arguments_of(rows, device, x, y)
                 free = search(pair, args, layout, steps, particles, learning_rate, bar)
                 by_guide, by_best = compare(pair, (pair.guide, free), args, num_samples, layout)

@@ -149,7 +149,7 @@ def _draw(
     size = particles_at_once(args[0], layout)
     chunks = [_scores(pair, args, rows.stop - rows.start, layout) for rows in slices(num_samples, size)]
     log_weights, bounds = zip(*chunks, strict=True)
-    return torch.cat(log_weights).double().cpu(), torch.cat(bounds).double().cpu()
+    return torch.cat(log_weights).cpu().double(), torch.cat(bounds).cpu().double()
 
 
 def _scores(

@@ -23,7 +23,7 @@ from pyrovae.compute.devices import seeded
 from pyrovae.compute.precision import products_in
 from pyrovae.data.checks import check_data
 from pyrovae.errors import check_choice, check_counts
-from pyrovae.evaluation.chunking import arguments_of, in_chunks, particles_at_once, slices
+from pyrovae.evaluation.chunking import arguments_of, in_chunks, in_turns, particles_at_once, slices
 from pyrovae.evaluation.validation import check_scorable
 from pyrovae.programs.checks import check_pair
 from pyrovae.programs.devices import device_of
@@ -87,6 +87,7 @@ def over_log_weights(
         InputError: for the reasons given at `marginal_likelihood`.
     """
     check_data(x, y)
+    processes.check_alike({"x": x, "y": y, "the settings of the evaluation": sampling})
     device = device_of(pair, otherwise=x.device)
     num_samples = sampling.num_samples
     summaries = []
@@ -106,7 +107,7 @@ def over_log_weights(
         score = _Scorer(pair, layout, sampling.compile, total * num_samples >= LONG_EVALUATION)
         hidden = not sampling.progress or not processes.is_first()
         with tqdm(total=total, unit="datum", disable=hidden) as bar:
-            for rows, part_seed in mine:
+            for rows, part_seed in in_turns(mine):
                 args = arguments_of(rows, device, x, y)
                 check_pair(pair, *args)
                 torch.manual_seed(part_seed)
@@ -133,7 +134,7 @@ class _Scorer:
         chunks, fitting = in_chunks(lambda c: self._chunk(args, c.stop - c.start), num_samples, size)
         if fitting < size:
             self.most = fitting
-        columns = [torch.cat(parts).double().cpu() for parts in zip(*chunks, strict=True)]
+        columns = [torch.cat(parts).cpu().double() for parts in zip(*chunks, strict=True)]
         return _unpacked(columns, self.layout)
 
     def _chunk(self, args: tuple[Tensor, ...], particles: int) -> list[Tensor]:

@@ -35,7 +35,7 @@ from pyrovae.evaluation.aggregated_posterior import (
     only_own_errors,
     separate_sites,
 )
-from pyrovae.evaluation.chunking import arguments_of, slices
+from pyrovae.evaluation.chunking import arguments_of, in_turns, slices
 from pyrovae.evaluation.json_files import write_json
 from pyrovae.evaluation.statistics import shown
 from pyrovae.evaluation.validation import check_scorable
@@ -173,7 +173,7 @@ def kl_decomposition(
         with tqdm(total=num_samples * len(x), unit="draw", disable=not progress) as bar:
             for part in slices(num_samples, max(1, DATA // len(x))):
                 draws = draws_of_guide(pair, args, part.stop - part.start, layout, separate)
-                for rows in slices(len(draws), max(1, DENSITIES // len(x))):
+                for rows in in_turns(slices(len(draws), max(1, DENSITIES // len(x)))):
                     terms.append(_terms(draws, pair.guide, args, rows, layout))
                     bar.update(rows.stop - rows.start)
     joined = {key: torch.cat([part[key] for part in terms]).cpu() for key in terms[0]}
@@ -198,7 +198,8 @@ def _terms(draws: Draws, guide: Program, args: tuple[Tensor, ...], rows: slice, 
     """
     log_q, log_q_dims = log_q_of_all(draws, guide, args, rows, layout)
     num_data = len(args[0])
-    index = torch.arange(rows.start, rows.stop, device=args[0].device)[:, None] % num_data
+    device = next(iter(log_q.values())).device  # where there are 64-bit numbers
+    index = torch.arange(rows.start, rows.stop, device=device)[:, None] % num_data
     own_log_q = {name: values.gather(1, index).squeeze(1) for name, values in log_q.items()}
     check_scored_alike(draws, rows, own_log_q)
     terms: _Terms = {}

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from pyrovae.compute.devices import seeded
 from pyrovae.data.checks import check_data
-from pyrovae.errors import InputError
-from pyrovae.evaluation.chunking import arguments_of, slices
+from pyrovae.errors import InputError, check_counts, check_numbers
+from pyrovae.evaluation.chunking import arguments_of, in_turns, slices
 from pyrovae.evaluation.json_files import write_json
 from pyrovae.evaluation.validation import check_scorable
 from pyrovae.programs.checks import check_pair
@@ -114,6 +114,8 @@ def active_units(
             the pair does not run on them; or it has no continuous latent under a plate of the data.
     """
     check_data(x, y)
+    check_numbers(threshold=threshold)
+    check_counts(num_samples=num_samples)
     if not threshold >= 0:
         raise InputError(f"threshold is {threshold}; it must be at least 0, as a variance is.")
     for name, number in {"the number of data": len(x), "num_samples": num_samples}.items():
@@ -123,7 +125,7 @@ def active_units(
     parts = []
     with evaluating(pair), seeded(seed, device), torch.no_grad():
         layout = check_scorable(pair, device, x, y, enumerate=False)
-        for rows in slices(len(x), layout.at_once(max(1, _ROWS // num_samples), len(x))):
+        for rows in in_turns(slices(len(x), layout.at_once(max(1, _ROWS // num_samples), len(x)))):
             args = arguments_of(rows, device, x, y)
             check_pair(pair, *args)
             with pyro.validation_enabled(False):
@@ -158,6 +160,6 @@ def _mean(site: Mapping[str, Any]) -> Tensor | None:
 def _mean_and_noise(site: Mapping[str, Any], data_dim: int) -> tuple[Tensor, Tensor]:
     """Return E_q[z | x] of each datum, averaged over the particles, and its variance: data first."""
     value, mean = site["value"], site["mean"]
-    centres = (value if mean is None else mean.expand(value.shape)).double().cpu()
+    centres = (value if mean is None else mean.expand(value.shape)).cpu().double()
     centres = centres.movedim(data_dim - site["fn"].event_dim, 1)
     return centres.mean(0), centres.var(0) / len(centres)

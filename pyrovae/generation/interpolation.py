@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pyrovae.errors import InputError
+from pyrovae.errors import InputError, check_counts
 from pyrovae.generation.generator import Generator
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
 
@@ -36,8 +36,7 @@ def interpolate(
             f"the lines start at data of shape {tuple(start.shape)} and end at {tuple(end.shape)}: "
             "give one end for each start."
         )
-    if steps < 2:
-        raise InputError(f"steps is {steps}; a line needs at least its 2 ends.")
+    check_counts(2, steps=steps)
     along = torch.linspace(0, 1, steps)
     ends = torch.stack([start, end], 1).flatten(0, 1)
     return _mixtures(Generator(pair), ends, torch.stack([1 - along, along], -1), site)

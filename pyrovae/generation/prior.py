@@ -9,6 +9,8 @@ from pyro.distributions import Independent
 from torch import Tensor
 
 from pyrovae.compute.devices import seeded
+from pyrovae.compute.memory import check_fits
+from pyrovae.compute.precision import in_64_bits
 from pyrovae.errors import InputError, check_counts
 from pyrovae.generation.generator import ROWS, Codes, Generator, joined
 from pyrovae.programs.distributions import factors_of
@@ -96,6 +98,9 @@ def _draws(generator: Generator, count: int, label: int | None) -> tuple[Codes, 
         parts.append({name: trace.nodes[name]["value"].cpu() for name in generator.structure.latents})
         terms = [trace.nodes[name]["fn"].log_prob(value).cpu() for name, value in given.items()]
         log_weights.append(sum(terms, rows))
+        if len(parts) == 1:
+            size = sum(values.nbytes for values in parts[0].values()) * count // len(rows)
+            check_fits(size, f"{count} draws", "draw fewer")
     return joined(parts), torch.cat(log_weights)
 
 
@@ -104,7 +109,7 @@ def _systematic_resample(log_weights: Tensor, count: int) -> Tensor:
 
     Evenly spaced points with one random start are looked up among the cumulated weights.
     """
-    cumulated = log_weights.double().softmax(0).cumsum(0)
+    cumulated = in_64_bits(log_weights).softmax(0).cumsum(0)
     points = (torch.arange(count) + torch.rand(())) / count
     return torch.searchsorted(cumulated, points * cumulated[-1]).clamp(max=len(cumulated) - 1)
 

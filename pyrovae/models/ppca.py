@@ -23,6 +23,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyrovae.compute.precision import in_64_bits
+from pyrovae.data.checks import check_data
 from pyrovae.errors import InputError
 from pyrovae.likelihoods import Gaussian
 from pyrovae.networks import MLP, Shape
@@ -118,7 +120,7 @@ class PPCA(nn.Module):
         top, bottom, triangle, sigma = self._factors()
         # The distance (x - mu)^T (W W^T + sigma^2 I)^-1 (x - mu) is the squared residual, in units of
         # sigma, of a least squares problem: W z is to explain x - mu, and sigma z is to be 0.
-        centred = self._flat(x).double() - self.mean.double()
+        centred = in_64_bits(self._flat(x)) - in_64_bits(self.mean)
         explained = centred @ top
         residual = torch.cat([centred - explained @ top.T, explained @ bottom.T], -1) / sigma
         log_det = 2 * (triangle.diagonal().abs() / sigma).log().sum()
@@ -132,7 +134,7 @@ class PPCA(nn.Module):
             x: the data, `(N, *x_shape)`.
         """
         weight, bias, covariance = self._posterior_parameters()
-        mean = self._flat(x).double() @ weight.T + bias
+        mean = in_64_bits(self._flat(x)) @ weight.T + bias
         scale_tril = torch.linalg.cholesky(covariance)
         return dist.MultivariateNormal(mean.to(x.dtype), scale_tril=scale_tril.to(x.dtype))
 
@@ -161,7 +163,8 @@ class PPCA(nn.Module):
         Raises:
             InputError: when M is not below the number of directions in which the data vary.
         """
-        flat = self._flat(x).double()
+        check_data(x)
+        flat = in_64_bits(self._flat(x))
         latent_dim, dimensions = self.weight.shape[1], self.weight.shape[0]
         num_noise = max(dimensions - latent_dim, 1)
         mean = flat.mean(0)
@@ -188,7 +191,7 @@ class PPCA(nn.Module):
             self.set_guide_to_exact_posterior()
 
     def _factors(self) -> _Factors:
-        weight, sigma = self.weight.double(), self.likelihood.log_scale.double().exp()
+        weight, sigma = in_64_bits(self.weight), in_64_bits(self.likelihood.log_scale).exp()
         identity = torch.eye(weight.shape[1], dtype=weight.dtype, device=weight.device)
         q, triangle = torch.linalg.qr(torch.cat([weight, sigma * identity]))
         return _Factors(q[: len(weight)], q[len(weight) :], triangle, sigma)
@@ -198,7 +201,7 @@ class PPCA(nn.Module):
         top, bottom, triangle, _ = self._factors()
         weight = torch.linalg.solve_triangular(triangle, top.T, upper=True)
         # sigma R^-1, whose square is S, is the lower part of Q.
-        return weight, -weight @ self.mean.double(), bottom @ bottom.T
+        return weight, -weight @ in_64_bits(self.mean), bottom @ bottom.T
 
     def _flat(self, x: Tensor) -> Tensor:
         return x.reshape(len(x), -1)

@@ -14,12 +14,17 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeGuard, TypeVar, cast
 
 from pyrovae.compute.memory import memory_explained
+from pyrovae.compute.turns import alone
+from pyrovae.data.checks import check_tensor
 from pyrovae.errors import InputError
 
 Program = Callable[..., Any]
 """A callable that runs Pyro's `sample` statements: a function, a method or a module."""
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_DATA = ("x", "start", "end", "corners")
+"""The arguments of functions that are tensors of data. `fit` also takes other forms of data."""
 
 _SIZES = (
     "batch_size",
@@ -113,12 +118,15 @@ def name_of_pair(pair: ModelAndGuide) -> str:
 def takes_pair(function: F) -> F:
     """Make a public function check its argument `pair`: the first one, or the second after an objective.
 
+    While it runs, other threads that call such functions wait; see `pyrovae.compute.turns`.
+
     Raises:
         InputError: the function is called with something else. For a call with two programs, as in version
             0.1, the message shows the line that replaces it.
     """
     names = list(inspect.signature(function).parameters)
     before = names[: names.index("pair")]
+    data = [place for place, name in enumerate(names) if name in _DATA and function.__name__ != "fit"]
     smaller = ", ".join([name for name in names if name in _SIZES] + ["model, or number of data"])
 
     @functools.wraps(function)
@@ -127,7 +135,11 @@ def takes_pair(function: F) -> F:
         if given and not is_pair(given[0]):
             others = given[1:] or [kwargs.get("guide")]
             raise InputError(what_to_write(function.__name__, given[0], others, before))
-        with memory_explained(function.__name__, smaller):
+        for place in data:
+            x = args[place] if place < len(args) else kwargs.get(names[place])
+            if x is not None:
+                check_tensor(x)
+        with alone(), memory_explained(function.__name__, smaller):
             return function(*args, **kwargs)
 
     return cast(F, checked)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -17,6 +16,7 @@ from torch.optim import Optimizer
 
 from pyrovae.compute import processes
 from pyrovae.compute.devices import seeded
+from pyrovae.compute.turns import reentered
 from pyrovae.data.checks import holds_classes
 from pyrovae.data.transforms import Transform
 from pyrovae.errors import InputError
@@ -33,8 +33,6 @@ from pyrovae.training.history import History, tensorboard_scalars
 from pyrovae.training.loop import TrainingRun
 from pyrovae.training.settings import Settings, adam
 from pyrovae.training.sources import Data, InMemory, Source, source_of
-
-_running = threading.RLock()  # one thread may train within its own callback
 
 
 @takes_pair
@@ -77,6 +75,9 @@ def fit(
     parts and processes, whether the plate says N (`pyro.plate("data", N, subsample_size=len(x))`) or only
     `len(x)`. N is the size of the plate if it subsamples, else the number of training data. Pyro's
     autoguides can be used. An autoguide with latents of single data needs all data in each minibatch.
+
+    Other threads may call functions of this library meanwhile. They get their turns between two steps, and
+    change nothing in this run. A callback must not wait for them.
 
     Args:
         pair: the model `model(x)`, or `model(x, y)` for data with classes, and the guide with the same
@@ -164,10 +165,9 @@ def fit(
         parameter, unless each runs in a `pyro.get_param_store().scope()` of its own.
 
     Raises:
-        InputError: data, settings or programs do not fit together, another thread is training, another
-            process writes into `folder`, or the call is under autocast. Nothing has been written then,
-            except where the values of a stream are found to be bad in the first epoch, or a parameter
-            appears later that cannot be trained.
+        InputError: data, settings or programs do not fit together, another process writes into `folder`, or
+            the call is under autocast. Nothing has been written then, except where the values of a stream
+            are found to be bad in the first epoch, or a parameter appears later that cannot be trained.
         NonFiniteError: a loss, gradient or parameter is not finite. The message names the step and the
             site.
         CheckpointError: the run in `folder` cannot be resumed, or a setting or a module's extra state is
@@ -209,12 +209,11 @@ def fit(
     data = minibatches_of(source, y, settings, place)
     validation_data = None if held_out is None else _all_at_once(*held_out, settings, place)
     with (
-        _alone(),
         _with_gradients(place),
         own_parameters(pair),
         _training(pair),
         seeded(settings.seed, place),
-        one_writer(folder) if folder is not None and processes.is_first() else nullcontext(),
+        one_writer(settings.folder) if settings.folder and processes.is_first() else nullcontext(),
     ):
         run = TrainingRun(pair, data, validation_data, settings)
         run.start_or_resume()
@@ -272,25 +271,6 @@ def _all_at_once(source: Source, y: Tensor | None, settings: Settings, device: t
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
-    """Refuse a second run of training in another thread, since Pyro's state belongs to the whole process.
-
-    Raises:
-        InputError: another thread is training.
-    """
-    if not _running.acquire(blocking=False):
-        raise InputError(
-            "fit runs in another thread already, and Pyro's handlers and parameters belong to all threads "
-            "of a process: train one pair after the other, or in processes, such as those of "
-            "multiprocessing with the start method 'spawn'."
-        )
-    try:
-        yield
-    finally:
-        _running.release()
-
-
-@contextmanager
 def _with_gradients(device: torch.device) -> Iterator[None]:
     """Compute gradients, whatever the caller's context is.
 
@@ -312,7 +292,17 @@ def _training(pair: ModelAndGuide) -> Iterator[None]:
 
     Pyro's validation is off, except in the checks, which explain what they find.
     """
-    with in_training(pair), pyro.validation_enabled(False), warnings.catch_warnings():
+    with (
+        in_training(pair),
+        reentered(lambda: pyro.validation_enabled(False)),
+        reentered(_without_warnings),
+    ):
+        yield
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
         # Pyro's warning would come before our error, which names the site and the cause.
         warnings.filterwarnings("ignore", message="Encountered NaN")
         # Reentrant checkpointing, which the check of gradients refuses.

@@ -11,13 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyro
+import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
+from pyrovae._version import __version__
 from pyrovae.compute import processes
 from pyrovae.compute.devices import seeded
 from pyrovae.compute.interrupts import end_in_order, interrupts_deferred
-from pyrovae.compute.streams import seed_streams, set_streams, streams
+from pyrovae.compute.streams import as_plain, from_plain, seed_streams, set_streams, streams
+from pyrovae.compute.turns import give_way
 from pyrovae.errors import CheckpointError, InputError, NonFiniteError, cause
 from pyrovae.objectives.elbo import ELBO
 from pyrovae.programs.checks import check_pair
@@ -114,6 +118,10 @@ class TrainingRun:
             CheckpointError: the folder's checkpoint is damaged, or belongs to another run.
             InputError: the folder holds a checkpoint, but `resume` is False.
         """
+        if processes.count() > 1:
+            own = {"run", "rates"}  # of each process alone: a new run's name, and what its optimiser adds
+            alike = {name: value for name, value in self._run_identity().items() if name not in own}
+            processes.check_alike(alike | _versions())
         seed_streams(self.settings.seed)
         buffers = [b for module in modules_of(self.pair) for b in module.buffers()]
         processes.set_as_in_first([*self.parameters.named.values(), *buffers])
@@ -193,7 +201,8 @@ class TrainingRun:
         self.parameters.refresh()
         step.compare(epoch)
         self._saved_step = step.saved()
-        set_streams(processes.from_first(streams(self.device)), self.device)
+        if processes.count() > 1:
+            set_streams(from_plain(processes.from_first(as_plain(streams(self.device)))), self.device)
         order = self.data.epoch(epoch)
         processes.draw_apart()
         check = self.data.source.stream and epoch == 0
@@ -202,6 +211,8 @@ class TrainingRun:
             step(batch, self.numbers((epoch * steps + number) / steps))
             bar.update()
             stop_if_asked()
+            if processes.count() == 1:  # processes must make the same calls in the same order
+                give_way()
             if number % 10 == 0 and step.watched:
                 bar.set_postfix(shown_terms(_means(step)), refresh=False)
         row = _means(step)
@@ -322,6 +333,11 @@ class TrainingRun:
         if self._identity is None:
             self._identity = self._made | identity_of(self.settings, self.data, self._validation_data)
         return self._identity
+
+
+def _versions() -> dict[str, str]:
+    found = {"pyrovae": __version__, "torch": torch.__version__, "Pyro": pyro.__version__}
+    return {f"version of {name}": str(version) for name, version in found.items()}
 
 
 def _means(step: EagerStep) -> dict[str, float]:

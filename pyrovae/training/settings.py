@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from pyrovae.compute.compilation import MODES
 from pyrovae.data.transforms import Transform
-from pyrovae.errors import InputError, cause, check_choice, check_counts
+from pyrovae.errors import InputError, cause, check_choice, check_counts, check_numbers
 from pyrovae.objectives.elbo import ELBO
 from pyrovae.objectives.importance import IWAE
 from pyrovae.objectives.objective import Objective, PyroObjective, as_objective
@@ -92,10 +92,10 @@ class Settings:
         self._convert()
         check_counts(epochs=self.epochs, batch_size=self.batch_size)
         optional = {"labelled_batch_size": self.labelled_batch_size, "patience": self.patience}
-        optional["workers"] = self.workers if self.workers != 0 else None
         check_counts(**{name: count for name, count in optional.items() if count is not None})
-        if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
-            raise InputError(f"clip_norm is {self.clip_norm}; it must be a finite number above 0.")
+        check_counts(0, workers=self.workers)
+        if self.clip_norm is not None:
+            check_numbers(0, clip_norm=self.clip_norm)
         check_choice("way to compile", self.compile, MODES)
         if isinstance(self.validation, tuple | list) and len(self.validation) != 2:
             raise InputError(

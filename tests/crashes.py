@@ -35,11 +35,17 @@ def partial_of_a_dead_process(folder, mark=None, name="file"):
 # In processes of their own
 
 
-def train_ppca(folder, epochs=3):
-    """Train PPCA on 20 vectors that lie beside the folder, or go on with that training."""
+def vectors_beside(folder):
+    """Return a file with 20 vectors in the folder above, and make it if it is not there."""
     file = folder.parent / "x.npy"
     if not file.exists():
         np.save(file, np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32))
+    return file
+
+
+def train_ppca(folder, epochs=3):
+    """Train PPCA on 20 vectors that lie beside the folder, or go on with that training."""
+    file = vectors_beside(folder)
     how = {"device": "cpu", "progress": False}
     if (folder / "config.json").exists():
         return recipes.Run.open(folder).resume(epochs=epochs, **how)
@@ -97,7 +103,7 @@ def write_in_rounds(folder, begin, log):
     """Train in a folder, as one of several that begin at one time; log what was refused."""
     begin.wait()
     try:
-        train_ppca(folder, epochs=4)
+        train_ppca(folder)
     except Exception as error:  # the test reads what it was
         log.put(("writer", type(error).__name__, str(error)))
     else:
@@ -107,7 +113,7 @@ def write_in_rounds(folder, begin, log):
 def read_in_rounds(folder, begin, log, until):
     """Open a run again and again while others write it; log what it held, and each error."""
     begin.wait()
-    while not until.wait(0.02):
+    while not until.wait(0.1):
         if not list(folder.glob("checkpoints/epoch-*.pt")):
             continue
         try:

@@ -104,14 +104,13 @@ def fit_plan(
     _check(plan, y, training, data, writing)
     presentation = Presentation.of(plan.pixels, data, training.seed)
     x = _prepared(x, presentation)
-    folder = None if writing.folder is None else RunFolder(Path(writing.folder))
-    if folder is not None:
-        folder.check_free(writing.resume)
-        processes.wait()  # until all processes have checked, since the first one writes there next
     fitted = Fitted(plan, presentation)
-    if folder is None:
+    if writing.folder is None:
         _fit_stages(fitted, x, y, training, data, writing, {})
         return fitted
+    folder = RunFolder(Path(writing.folder))
+    folder.check_free(writing.resume)
+    processes.wait()  # until all processes have checked, since the first one writes there next
     configuration = _configuration_of(plan, x, y, training, data, writing)
     with folder.prepared(configuration, writing.resume):
         _fit_stages(fitted, x, y, training, data, writing, identity_of(plan, configuration))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ from pyrovae.recipes.plan import Plan, Stage
 from pyrovae.recipes.presentation import Presentation
 from pyrovae.recipes.recipe import load_recipe
 from pyrovae.recipes.run_data import Known, Scored, other_data, values_of
-from pyrovae.recipes.settings import Data, Training
+from pyrovae.recipes.settings import Data, Training, plain_values
 from pyrovae.runs import Configuration, RunFolder
 from pyrovae.storage import expanded
 from pyrovae.training import History
@@ -221,7 +221,7 @@ class Run:
             CheckpointError: all checkpoints of a stage are damaged or absent; or they do not belong to this
                 run, its configuration or the stages beneath. The message names what differs.
         """
-        expected, found = identity_of(self.plan, self.config), {}
+        expected, found = self._identity, {}
         for stage in self.plan.stages:
             saved = load_checkpoint(folder_of(stage, self.plan, self.folder) / "checkpoints")
             self._check_together(stage, saved, expected)
@@ -232,14 +232,28 @@ class Run:
             module.eval()
         return found
 
+    @property
+    def _identity(self) -> dict[str, Any]:
+        """What the checkpoints must agree with. An option that config.json lacks has its default."""
+        resolved = replace(
+            self.config,
+            options=dict(self.plan.options),
+            training=plain_values(self.training),
+            data=plain_values(self.data),
+            about=vars(self.about),
+        )
+        return identity_of(self.plan, resolved)
+
     def _check_together(self, stage: Stage, saved: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+        """Check that a stage's checkpoint was trained with what is expected.
+
+        Raises:
+            CheckpointError: it was not. The message names what differs.
+        """
         begun = saved["settings"]
-        if missing := expected.keys() - begun.keys():
-            name = min(missing)
-        elif (found := first_difference(begun, expected)) is None:
+        missing = sorted(expected.keys() - begun.keys())
+        if (name := missing[0] if missing else first_difference(begun, expected)) is None:
             return
-        else:
-            name = found
         place = folder_of(stage, self.plan, self.folder) / "checkpoints" / saved["file"]
         raise CheckpointError(
             f"{place} and {self.folder / 'config.json'} do not belong together: {name} was "
@@ -411,7 +425,7 @@ class Run:
 
     def _check_begun(self) -> None:
         """Check that the checkpoints that there are belong to this run and its configuration."""
-        expected = identity_of(self.plan, self.config)
+        expected = self._identity
         for stage in self.plan.stages:
             folder = folder_of(stage, self.plan, self.folder) / "checkpoints"
             if checkpoints_in(folder):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pyrovae.data import Images
+from pyrovae.data import DATASETS, Images
 from pyrovae.data.loading import Rows
 from pyrovae.errors import InputError
 from pyrovae.recipes.about import About
+from pyrovae.storage import expanded
 from pyrovae.training.sources import fingerprint
 
 
@@ -26,7 +28,7 @@ class Scored:
         y: their classes `(N,)`, numbered as the run's, or None.
         class_names: the names of the run's classes.
         name: the name of the data.
-        file: the full path of the file with other data. None for the run's own.
+        file: the full path of other data, or their name. None for the run's own.
     """
 
     x: Tensor
@@ -40,7 +42,8 @@ class Scored:
         """What stands behind the names of results on these data: nothing for the run's own test data."""
         if self.file is None:
             return ""
-        return f"_{Path(self.file).stem}_{fingerprint(self.x).rpartition(' ')[2][:8]}"
+        plain = re.sub(r"[^\w.-]", "-", Path(self.file).stem)[:60]
+        return f"_{plain}_{fingerprint(self.x).rpartition(' ')[2][:8]}"
 
     @classmethod
     def of(cls, images: Images) -> Scored:
@@ -96,7 +99,8 @@ def other_data(file: str, rows: Rows, about: About, class_names: Sequence[str]) 
     y = None
     if rows.y is not None and about.num_classes:
         y = _numbered_as(class_names, rows, about.num_classes, file)
-    return Scored(rows.x, y, class_names, Path(file).name, str(Path(file).expanduser().resolve()))
+    place = file if file in DATASETS else str(expanded(file).resolve())
+    return Scored(rows.x, y, class_names, Path(place).name, place)
 
 
 def _numbered_as(known: Sequence[str], rows: Rows, num_classes: int, file: str) -> Tensor:

@@ -124,11 +124,18 @@ def save_checkpoint(folder: Path, epoch: int, content: dict[str, Any]) -> Path:
     write_atomically(path, payload, mark=run)
     if path.read_bytes() != payload:
         raise OSError(None, "it does not hold what was written to it: check the disk", str(path))
-    mine = [file for file in checkpoints_in(folder) if file.run == run and file.path != path]
-    older = [file for file in mine if file.epoch < epoch]
-    for file in [file for file in mine if file.epoch == epoch] + older[KEPT - 1 :]:
-        file.path.unlink(missing_ok=True)
+    _remove_older(path)
     return path
+
+
+def _remove_older(path: Path) -> None:
+    """Remove the older checkpoints of a run but for the one before, now that this one has been read."""
+    files = checkpoints_in(path.parent)
+    kept = next(file for file in files if file.path == path)
+    mine = [file for file in files if file.run == kept.run and file is not kept]
+    older = [file for file in mine if file.epoch < kept.epoch]
+    for file in [file for file in mine if file.epoch == kept.epoch] + older[KEPT - 1 :]:
+        file.path.unlink(missing_ok=True)
 
 
 def checkpoints_in(folder: Path) -> list[CheckpointFile]:
@@ -139,7 +146,7 @@ def checkpoints_in(folder: Path) -> list[CheckpointFile]:
 
 
 def find_checkpoint(folder: Path | None, resume: bool) -> dict[str, Any] | None:
-    """Return the newest checkpoint of a folder, or None.
+    """Return the newest checkpoint of a folder that this process writes, or None.
 
     Args:
         folder: the folder, which exists; None means that the run writes no checkpoints.
@@ -156,7 +163,9 @@ def find_checkpoint(folder: Path | None, resume: bool) -> dict[str, Any] | None:
             f"{folder} already holds checkpoints: pass resume=True to continue from them, or name "
             "another folder."
         )
-    return load_checkpoint(folder)
+    content = load_checkpoint(folder)
+    _remove_older(folder / content["file"])  # which a crash may have left
+    return content
 
 
 def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any]:

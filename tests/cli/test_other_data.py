@@ -115,6 +115,49 @@ def test_encode_writes_the_means_in_the_order_of_the_data(folder):
     assert len(own["z_train"]) == 48
 
 
+def test_a_data_set_is_named_as_in_train(tmp_path):
+    folder = train_small(tmp_path / "run", data={"shift": 1}).folder
+    found = evaluate(Run.open(folder, data="digits"), num_samples=2, limit=5, progress=False)
+    assert "data_file" not in found.metrics, "digits are its own"
+    x = np.random.default_rng(0).random((9, 1, 8, 8), dtype=np.float32)
+    np.savez(tmp_path / "a b\n.npz", x=x)
+    other = train_small(tmp_path / "other", data={"data": str(tmp_path / "a b\n.npz")}).folder
+    run = Run.open(other, data="digits")
+    assert (len(run.scored.x), run.scored.file, run.scored.y) == (1797, "digits", None)
+    odd = Run.open(folder, data=tmp_path / "a b\n.npz").scored.mark
+    assert re.fullmatch(r"_a-b-_[0-9a-f]{8}", odd)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+def test_whole_numbers_are_scaled_as_the_runs_are(dtype, folder, tmp_path):
+    dark = np.zeros((4, 1, 4, 4), dtype)
+    dark[:, 0, 0, 0] = 1  # of 255, since the run's images are grey
+    np.savez(tmp_path / "dark.npz", x=dark)
+    assert Run.open(folder, data=tmp_path / "dark.npz").scored.x.max() == pytest.approx(1 / 255)
+    np.savez(tmp_path / "binary.npz", x=np.random.default_rng(0).integers(0, 2, (50, 1, 4, 4)))
+    binary = train_small(tmp_path / "binary", data={"data": str(tmp_path / "binary.npz")}).folder
+    assert Run.open(binary, data=tmp_path / "dark.npz").scored.x.max() == 1
+
+
+def test_classes_go_by_their_names(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    grey = {"ant": 10, "bee": 90, "cat": 170}
+    for place, names in (("mine", ["ant", "bee", "cat"]), ("new", ["bee", "cat"])):
+        for name in names:
+            (tmp_path / place / name).mkdir(parents=True)
+            for number in range(6):
+                pixels = np.full((4, 4), grey[name] + number, np.uint8)
+                image.fromarray(pixels).save(tmp_path / place / name / f"{number}.png")
+    folder = train_small(tmp_path / "run", data={"data": str(tmp_path / "mine")}).folder
+    scored = Run.open(folder, data=tmp_path / "new").scored
+    assert [*scored.class_names] == ["ant", "bee", "cat"]
+    assert scored.y.tolist() == [1] * 6 + [2] * 6
+    (tmp_path / "new" / "dog").mkdir()
+    image.fromarray(np.full((4, 4), 7, np.uint8)).save(tmp_path / "new" / "dog" / "0.png")
+    with pytest.raises(InputError, match=r"holds the class 'dog', but the classes of the run are ant, bee"):
+        _ = Run.open(folder, data=tmp_path / "new").scored
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_few_rows_are_scored(count, folder):
     write(folder.parent / "few.npz", count, seed=3)

@@ -46,9 +46,10 @@ def test_every_model_is_trained_evaluated_and_drawn(model, words, tmp_path):
     pyrovae("interpolate", folder, "--count", 2, "--steps", 4)
     expected |= {"figures/reconstructions.png", "figures/interpolation.png"}
     written = {str(path) for path in files(folder)}
-    (checkpoint,) = written - expected
-    assert written - {checkpoint} == expected
-    assert re.fullmatch(r"checkpoints/epoch-00001-[0-9a-f]{8}-[0-9a-f]{16}\.pt", checkpoint)
+    checkpoint, history = sorted(written - expected)
+    assert written - {checkpoint, history} == expected
+    run = re.fullmatch(r"checkpoints/epoch-00001-([0-9a-f]{8})-[0-9a-f]{16}\.pt", checkpoint)[1]
+    assert history == f"checkpoints/history-{run}.jsonl"
     assert all(path.read_bytes().startswith(PNG) for path in folder.rglob("*.png"))
 
 

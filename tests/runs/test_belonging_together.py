@@ -70,6 +70,26 @@ def test_a_configuration_that_was_edited_is_refused(command, group, values, name
     in_one_line(command, run.folder, named)
 
 
+@pytest.mark.parametrize(
+    ("group", "name", "value", "named"),
+    [
+        ("options", "likelihood", "gaussian", r"options\.likelihood was 'gaussian' .* is 'bernoulli' now"),
+        ("training", "seed", 1, r"training\.seed was 1 .* is 0 now"),
+        ("data", "shift", 1, r"data\.shift was 1 .* is 0 now"),
+    ],
+    ids=["options", "training", "data"],
+)
+def test_what_was_removed_from_a_configuration_is_missed(group, name, value, named, tmp_path):
+    asked = {"options": {}, "training": {}, "data": {}} | {group: {name: value}}
+    options = asked.pop("options")
+    run = train_small(tmp_path / "run", **asked, **options)
+    path = run.folder / "config.json"
+    content = json.loads(path.read_text())
+    del content["config"][group][name]
+    path.write_text(json.dumps(content))
+    in_one_line(ASKED["sample"], run.folder, named)
+
+
 @commands
 def test_data_that_have_changed_in_place_are_refused(command, tmp_path):
     rng, file = np.random.default_rng(0), tmp_path / "x.npz"

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import shutil
+import signal
 import threading
 import time
 import warnings
@@ -219,6 +220,29 @@ def only_leases(patch=None):
 
     for owner, name, value in ((fcntl, "flock", flock), (locks, "RENEWED", 0.3), (locks, "VOID", 2.0)):
         setattr(owner, name, value) if patch is None else patch.setattr(owner, name, value)
+
+
+def hold_with_a_worker(folder, held, worker):
+    with one_writer(folder):
+        process = os.fork()
+        if process == 0:
+            time.sleep(60)
+            os._exit(0)
+        worker.value = process
+        held.set()
+        threading.Event().wait()
+
+
+def test_worker_processes_do_not_hold_the_folder(tmp_path):
+    held, worker = context.Event(), context.Value("i")
+    process = context.Process(target=hold_with_a_worker, args=(tmp_path, held, worker))
+    process.start()
+    held.wait()
+    assert worker.value > 1
+    process.kill()
+    process.join()
+    with one_writer(tmp_path):
+        os.kill(worker.value, signal.SIGKILL)  # it has lived on
 
 
 @pytest.mark.parametrize("leases", [False, True], ids=["lock", "lease"])

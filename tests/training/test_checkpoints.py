@@ -169,6 +169,15 @@ def test_a_damaged_newest_checkpoint_does_not_keep_a_run_from_being_resumed(
     assert load_checkpoint(tmp_path)["history"]["rows"][-1]["epoch"] == 5
 
 
+def test_checkpoints_of_an_earlier_version_are_refused_and_not_taken_for_none(
+    folder, make_vae, binary_images
+):
+    for file in checkpoints_in(folder):
+        file.path.rename(folder / f"epoch-{file.epoch:05d}-{file.digest}.pt")
+    with pytest.raises(CheckpointError, match=r"written by pyrovae 0\.2\.0 or before.*in another folder"):
+        fit(make_vae(), binary_images, epochs=5, folder=folder, resume=True, progress=False)
+
+
 class Malicious:
     def __init__(self, path):
         self.path = path

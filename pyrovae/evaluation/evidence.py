@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae.compute import processes
-from pyrovae.errors import check_counts, warn
+from pyrovae.errors import InputError, check_counts, warn
 from pyrovae.evaluation.arviz_adapter import to_group
 from pyrovae.evaluation.importance import MOST_DATA, Sampling, over_log_weights
 from pyrovae.evaluation.json_files import write_json
@@ -323,6 +323,8 @@ def prior_marginal_likelihood(
 def _estimate(
     pair: ModelAndGuide, x: Tensor, y: Tensor | None, bounds: Sequence[int], sampling: Sampling
 ) -> MarginalLikelihood:
+    if not isinstance(bounds, Collection):
+        raise InputError(f"bounds is {bounds!r}; it must be a list of whole numbers, such as (10, 100).")
     for size in bounds:
         check_counts(bounds=size)
     sizes = [1, *(k for k in bounds if 1 < k < sampling.num_samples)]

@@ -1,5 +1,6 @@
 """Standard streams that are closed or full do not end a run."""
 
+import contextlib
 import errno
 import io
 import os
@@ -16,15 +17,17 @@ FULL = "/dev/full"
 needs_full = pytest.mark.skipif(not os.path.exists(FULL), reason="no /dev/full")
 
 
-@pytest.fixture
-def full(monkeypatch):
-    """Standard output and errors that are full."""
-    streams = [open(FULL, "w", buffering=1) for _ in range(2)]  # noqa: SIM115
-    monkeypatch.setattr(sys, "stdout", streams[0])
-    monkeypatch.setattr(sys, "stderr", streams[1])
-    yield streams
-    for stream in streams:
-        stream.close()
+@contextlib.contextmanager
+def full():
+    """Standard output and errors are full."""
+    former = sys.stdout, sys.stderr
+    with open(FULL, "w", buffering=1) as out, open(FULL, "w", buffering=1) as err:
+        sys.stdout, sys.stderr = out, err
+        try:
+            yield
+            assert sys.stdout is out, "the streams are put back"
+        finally:
+            sys.stdout, sys.stderr = former
 
 
 def train_with_a_bar(folder):
@@ -33,22 +36,24 @@ def train_with_a_bar(folder):
 
 
 @needs_full
-def test_training_with_full_streams_goes_on(full, tmp_path):
+def test_training_with_full_streams_goes_on(tmp_path):
     """The progress bar, the warnings and the outcome cannot be written."""
-    with usable_streams() as out:
+    with full(), usable_streams() as out:
         train_with_a_bar(tmp_path / "run")
     assert list((tmp_path / "run" / "checkpoints").iterdir())
-    assert sys.stdout is full[0]
     assert out.failure is not None
     assert out.failure.errno == errno.ENOSPC
 
 
-def test_training_without_streams_goes_on(monkeypatch, tmp_path):
+def test_training_without_streams_goes_on(tmp_path):
     """As Python starts with `2>&-`."""
-    monkeypatch.setattr(sys, "stdout", None)
-    monkeypatch.setattr(sys, "stderr", None)
-    with usable_streams():
-        train_with_a_bar(tmp_path / "run")
+    former = sys.stdout, sys.stderr
+    sys.stdout = sys.stderr = None
+    try:
+        with usable_streams():
+            train_with_a_bar(tmp_path / "run")
+    finally:
+        sys.stdout, sys.stderr = former
     assert list((tmp_path / "run" / "checkpoints").iterdir())
 
 

@@ -213,7 +213,9 @@ calls = st.sampled_from([*CALLS]).flatmap(
         ),
     )
 )
-_damages = st.sampled_from(["none", "cut", "flip", "grow", "fifo", "folder", "link", "text", "claims"])
+_damages = st.sampled_from(
+    [*["none"] * 9, "cut", "flip", "grow", "fifo", "folder", "link", "text", "claims"]
+)
 files = st.tuples(
     st.just("file"),
     st.sampled_from([".npz", ".npy", ".txt", ""]),

@@ -99,7 +99,13 @@ def test_settings_that_are_no_counts_are_refused(name, value, make_vae, binary_i
 
 
 def test_a_norm_that_is_not_above_0_is_refused(make_vae, binary_images, tmp_path):
-    refused(make_vae(), binary_images, "clip_norm is 0; it must be a finite number above 0", tmp_path, clip_norm=0)
+    refused(
+        make_vae(),
+        binary_images,
+        "clip_norm is 0; it must be a finite number above 0",
+        tmp_path,
+        clip_norm=0,
+    )
 
 
 @pytest.mark.parametrize("objective", [IWAE, "iwae", 5])

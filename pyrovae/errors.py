@@ -59,7 +59,8 @@ def check_counts(least: int = 1, /, **counts: Any) -> None:
         >>> check_counts(num_samples=1, batch_size=128)
     """
     for name, count in counts.items():
-        if not isinstance(count, Integral) or isinstance(count, bool) or count < least:
+        whole = isinstance(count, Integral) and not isinstance(count, bool)
+        if not whole or count < least:
             raise InputError(f"{name} is {count!r}; it must be a whole number of at least {least}.")
         if count >= 2**40:
             raise InputError(f"{name} is {count!r}; it must be below 2**40, more than any machine holds.")
@@ -79,7 +80,8 @@ def check_numbers(above: float = -math.inf, /, **numbers: Any) -> None:
         >>> check_numbers(0, clip_norm=1.0)
     """
     for name, number in numbers.items():
-        if not isinstance(number, Real) or not above < number < math.inf:
+        real = isinstance(number, Real)
+        if not real or not above < number < math.inf:
             limit = f" above {above:g}" if above > -math.inf else ""
             raise InputError(f"{name} is {number!r}; it must be a finite number{limit}.")
 

@@ -31,6 +31,7 @@ def sample(
     *,
     count: Annotated[int, Parameter(help="The number of images.")] = 100,
     seed: Seed = 0,
+    data: DataFile = None,
     own: Own = NONE_OWN,
 ) -> None:
     """Draw z from the prior, decode it, and write figures/samples.png.
@@ -39,7 +40,7 @@ def sample(
     """
     from pyrovae import generation, plots
 
-    opened = own.open(run)
+    opened = own.open(run, data)
     images = generation.only_site(
         generation.sample_images(opened.pair, count, seed, given=_given(opened, count))
     )

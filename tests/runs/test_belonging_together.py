@@ -55,19 +55,21 @@ def test_another_runs_checkpoint_is_refused(command, run, others):
     in_one_line(command, run.folder, "(run was|run =) '?[0-9a-f]{8}")
 
 
-@commands
-@pytest.mark.parametrize(
-    ("group", "values", "named"),
-    [
-        ("training", {"seed": 1}, r"training\.seed"),
-        ("options", {"likelihood": "continuous-bernoulli"}, r"options\.likelihood"),
-        ("data", {"shift": 1}, r"data\.shift"),
-    ],
-    ids=["seed", "likelihood", "shift"],
-)
-def test_a_configuration_that_was_edited_is_refused(command, group, values, named, run):
+EDITED = {
+    "seed": ("training", {"seed": 1}, r"training\.seed"),
+    "likelihood": ("options", {"likelihood": "continuous-bernoulli"}, r"options\.likelihood"),
+    "shift": ("data", {"shift": 1}, r"data\.shift"),
+}
+SOME = [("seed", name) for name in ASKED] + [
+    (n, c) for n in ("likelihood", "shift") for c in ("sample", "resume")
+]
+
+
+@pytest.mark.parametrize(("field", "command"), SOME)
+def test_a_configuration_that_was_edited_is_refused(field, command, run):
+    group, values, named = EDITED[field]
     change(run.folder, group, **values)
-    in_one_line(command, run.folder, named)
+    in_one_line(ASKED[command], run.folder, named)
 
 
 @pytest.mark.parametrize(
@@ -90,15 +92,21 @@ def test_what_was_removed_from_a_configuration_is_missed(group, name, value, nam
     in_one_line(ASKED["sample"], run.folder, named)
 
 
-@commands
-def test_data_that_have_changed_in_place_are_refused(command, tmp_path):
-    rng, file = np.random.default_rng(0), tmp_path / "x.npz"
+@pytest.fixture(scope="module")
+def changed(tmp_path_factory):
+    """A run whose data have changed in place. No command changes it."""
+    rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("changed")
     y = np.arange(60) % 2
-    np.savez(file, x=rng.random((60, 1, 4, 4), dtype=np.float32), y=y)
-    run = train_small(tmp_path / "run", data={"data": str(file)})
-    np.savez(file, x=rng.random((60, 1, 4, 4), dtype=np.float32), y=y)
+    np.savez(folder / "x.npz", x=rng.random((60, 1, 4, 4), dtype=np.float32), y=y)
+    run = train_small(folder / "run", data={"data": str(folder / "x.npz")})
+    np.savez(folder / "x.npz", x=rng.random((60, 1, 4, 4), dtype=np.float32), y=y)
+    return run
+
+
+@commands
+def test_data_that_have_changed_in_place_are_refused(command, changed):
     in_one_line(
-        command, run.folder, r"the values of .*x\.npz \(data\) are not those on which .* was trained"
+        command, changed.folder, r"the values of .*x\.npz \(data\) are not those on which .*trained"
     )
 
 
@@ -118,9 +126,10 @@ def stacked(tmp_path_factory):
     return [train_small(folder / str(seed), training={"seed": seed}, **how) for seed in (0, 1)]
 
 
-@commands
+@pytest.mark.parametrize("name", ["evaluate", "encode", "resume"])
 @pytest.mark.parametrize("whose", ["another run's", "an earlier epoch's"])
-def test_another_m1_beneath_is_refused(command, whose, stacked, tmp_path):
+def test_another_m1_beneath_is_refused(name, whose, stacked, tmp_path):
+    command = ASKED[name]
     one, two = stacked
     folder = shutil.copytree(one.folder, tmp_path / "run")
     beneath = folder / "vae" / "checkpoints"
@@ -130,7 +139,7 @@ def test_another_m1_beneath_is_refused(command, whose, stacked, tmp_path):
         in_one_line(command, folder, "(run was|run =) '?[0-9a-f]{8}")
         return
     checkpoints_in(beneath)[0].path.unlink()
-    if command is ASKED["resume"]:  # which trains the last epoch of the M1 again, to the same parameters
+    if name == "resume":  # which trains the last epoch of the M1 again, to the same parameters
         with pytest.warns(UserWarning, match="scheduler CosineAnnealingLR"):  # of 3 epochs, not 2
             command(folder)
         assert len(Run.open(folder).history.rows) == 3
@@ -170,7 +179,8 @@ WEIGHTS = {
 @pytest.mark.parametrize("model", WEIGHTS)
 def test_weights_among_a_recipes_options_may_change(model, tmp_path):
     name, said = WEIGHTS[model]
-    run = train_small(tmp_path / "run", model, training={"epochs": 1}, data={"labels": 100}, spread=False)
+    training = {"epochs": 1, "batch_size": 500}
+    run = train_small(tmp_path / "run", model, training=training, data={"labels": 100}, spread=False)
     change(run.folder, "options", **{name: 2.0})
     _ = Run.open(run.folder).pair
     with pytest.warns(UserWarning, match=said):

@@ -93,9 +93,7 @@ def _report(found: Counter[tuple[str, str]], examples: dict[str, Any], seed: int
         f"{found.total()} inputs from seed {seed} in {seconds / 60:.0f} minutes: {_others(found)} ended "
         "otherwise than by success or by an error that says what is wrong.",
         "",
-        f"pyrovae {git_commit() or ''}, "
-        + ", ".join(f"{name} {v}" for name, v in versions().items())
-        + ".",
+        f"Commit {git_commit()}; {', '.join(f'{name} {version}' for name, version in versions().items())}.",
         "",
         "| outcome | " + " | ".join(kinds) + " |",
         "| --- |" + " ---: |" * len(kinds),

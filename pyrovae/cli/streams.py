@@ -7,47 +7,8 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-
-class Unbreakable:
-    """A text stream that takes what is written, even if that can no longer arrive.
-
-    Args:
-        stream: the stream to write to.
-
-    Attributes:
-        failure: the first error of the stream, or None.
-    """
-
-    def __init__(self, stream: Any) -> None:
-        self.stream = stream
-        self.failure: OSError | None = None
-
-    def write(self, text: str) -> int:
-        """Write a text."""
-        with self._forgiven():
-            self.stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        """Write what is buffered."""
-        with self._forgiven():
-            self.stream.flush()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.stream, name)
-
-    @contextmanager
-    def _forgiven(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            self.failure = self.failure or error
-            with contextlib.suppress(OSError, ValueError):  # what is still buffered goes nowhere
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, self.stream.fileno())
-                os.close(nowhere)
+from pyrovae.compute.progress import Unbreakable
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyrovae.compute.memory import check_fits
 from pyrovae.data.blocks import Blocks, InMemory
+from pyrovae.data.checks import check_tensor
 from pyrovae.errors import InputError
 
 Labels = Tensor | np.ndarray | Sequence[int]
@@ -152,6 +153,8 @@ def as_classes(y: Labels, what: str) -> Tensor:
         InputError: the labels are not whole numbers `(N,)`, there are none, one is negative, masked, or
             does not fit into 64 bits.
     """
+    if isinstance(y, Tensor):
+        check_tensor(y)
     array = y.detach().cpu().numpy() if isinstance(y, Tensor) else unmasked(np.asanyarray(y), what)
     if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "biu":
         raise InputError(

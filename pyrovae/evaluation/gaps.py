@@ -22,9 +22,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pyrovae.compute.devices import seeded
+from pyrovae.compute.progress import progress_bar
 from pyrovae.errors import check_counts
 from pyrovae.evaluation.arviz_adapter import pareto_khat
 from pyrovae.evaluation.chunking import in_turns, slices
@@ -245,7 +245,7 @@ def inference_gaps(
         with torch.no_grad():
             layout = check_scorable(pair, device, data, enumerate=True)
         batches = list(slices(len(x), layout.at_once(batch_size, len(x))))
-        with tqdm(total=len(batches) * steps, unit="step", disable=not progress) as bar:
+        with progress_bar(progress, len(batches) * steps, "step") as bar:
             for rows in in_turns(batches):
                 arguments = data.rows(rows).to(device)
                 free = search(pair, arguments, layout, steps, particles, learning_rate, bar)

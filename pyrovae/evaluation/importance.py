@@ -16,12 +16,12 @@ import pyro
 import torch
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
-from tqdm import tqdm
 
 from pyrovae.compute import processes
 from pyrovae.compute.compilation import MODES, compile_if_asked
 from pyrovae.compute.devices import seeded
 from pyrovae.compute.precision import products_in
+from pyrovae.compute.progress import progress_bar
 from pyrovae.errors import InputError, check_choice, check_counts
 from pyrovae.evaluation.chunking import in_chunks, in_turns, particles_at_once, slices
 from pyrovae.evaluation.validation import check_scorable
@@ -138,8 +138,7 @@ def over_log_weights(
         mine = seeded_parts[processes.rank() :: processes.count()]
         total = sum(rows.stop - rows.start for rows, _ in mine)
         score = _Scorer(pair, layout, sampling.compile, total * num_samples >= LONG_EVALUATION, further)
-        hidden = not sampling.progress or not processes.is_first()
-        with tqdm(total=total, unit="datum", disable=hidden) as bar:
+        with progress_bar(sampling.progress and processes.is_first(), total, "datum") as bar:
             for rows, part_seed in in_turns(mine):
                 arguments = data.rows(rows).to(device)
                 check_pair(pair, *arguments.args, **arguments.kwargs)

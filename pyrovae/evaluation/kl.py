@@ -21,9 +21,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pyrovae.compute.devices import seeded
+from pyrovae.compute.progress import progress_bar
 from pyrovae.errors import check_counts
 from pyrovae.evaluation.aggregated_posterior import (
     DATA,
@@ -174,7 +174,7 @@ def kl_decomposition(
         data = whole.to(device)
         separate = separate_sites(pair, data)
         terms: list[_Terms] = []
-        with tqdm(total=num_samples * len(x), unit="draw", disable=not progress) as bar:
+        with progress_bar(progress, num_samples * len(x), "draw") as bar:
             for part in slices(num_samples, max(1, DATA // len(x))):
                 draws = draws_of_guide(pair, data, part.stop - part.start, layout, separate)
                 for rows in in_turns(slices(len(draws), max(1, DENSITIES // len(x)))):

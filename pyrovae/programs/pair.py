@@ -23,7 +23,7 @@ Program = Callable[..., Any]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_DATA = ("x", "start", "end", "corners")
+_DATA = {"x", "start", "end", "corners"}
 """The arguments of functions that are tensors of data. `fit` also takes other forms of data."""
 
 _SIZES = (
@@ -130,7 +130,7 @@ def takes_pair(function: F) -> F:
     """
     names = list(inspect.signature(function).parameters)
     before = names[: names.index("pair")]
-    data = [place for place, name in enumerate(names) if name in _DATA and function.__name__ != "fit"]
+    data = {name for name in names if name in _DATA and function.__name__ != "fit"}
     smaller = ", ".join([name for name in names if name in _SIZES] + ["model, or number of data"])
 
     @functools.wraps(function)
@@ -139,10 +139,11 @@ def takes_pair(function: F) -> F:
         if given and not is_pair(given[0]):
             others = given[1:] or [kwargs.get("guide")]
             raise InputError(what_to_write(function.__name__, given[0], others, before))
-        for place in data:
-            x = args[place] if place < len(args) else kwargs.get(names[place])
-            if x is not None:
-                check_tensor(x)
+        named = dict(zip(names, args, strict=False)) | kwargs
+        for name in data & named.keys():
+            check_tensor(named[name])
+        if not isinstance(site := named.get("site"), str | None):
+            raise InputError(f"site is {site!r}; it must be the name of a site, or None.")
         with alone(), memory_explained(function.__name__, smaller):
             return function(*args, **kwargs)
 

@@ -21,6 +21,7 @@ from pyrovae._version import __version__
 from pyrovae.compute import processes
 from pyrovae.compute.devices import seeded
 from pyrovae.compute.interrupts import end_in_order, interrupts_deferred
+from pyrovae.compute.progress import progress_bar
 from pyrovae.compute.streams import as_plain, from_plain, seed_streams, set_streams, streams
 from pyrovae.compute.turns import give_way
 from pyrovae.errors import CheckpointError, InputError, NonFiniteError, cause
@@ -162,7 +163,7 @@ class TrainingRun:
         with (
             self.parameters.gradients_released(),
             interrupts_deferred() as stop_if_asked,
-            tqdm(total=epochs * steps, initial=first * steps, unit="step", disable=not progress) as bar,
+            progress_bar(progress, epochs * steps, "step", first * steps) as bar,
         ):
             for epoch in range(first, epochs):
                 if step is None or self.history.stopped_early:

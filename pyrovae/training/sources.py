@@ -304,7 +304,13 @@ def source_of(x: Data, y: Tensor | None = None, given: Mapping[str, Any] | None 
         source: Source = MemoryMapped(x)
     elif isinstance(x, np.ndarray):
         plain = unmasked(x, "the array of data")
-        source = InMemory(torch.from_numpy(plain if plain.flags.writeable else plain.copy()))
+        if plain.dtype.kind not in "biufc" or plain.dtype.itemsize > 8 * (1 + (plain.dtype.kind == "c")):
+            raise InputError(
+                f"the array of data has type {plain.dtype}; expected floating point of 16, 32 or 64 bits: "
+                "convert it by array.astype(numpy.float32)."
+            )
+        native = np.ascontiguousarray(plain, dtype=plain.dtype.newbyteorder("="))
+        source = InMemory(torch.from_numpy(native if native.flags.writeable else native.copy()))
     elif isinstance(x, Tensor) or not isinstance(x, Dataset):
         source = InMemory(cast(Tensor, x))  # check_data refuses anything but a tensor
     else:

@@ -11,7 +11,8 @@ import pytest
 from small_runs import small_words
 
 from pyrovae.cli.app import run
-from pyrovae.cli.streams import Unbreakable, usable_streams
+from pyrovae.cli.streams import usable_streams
+from pyrovae.compute.progress import Unbreakable, progress_bar
 
 FULL = "/dev/full"
 needs_full = pytest.mark.skipif(not os.path.exists(FULL), reason="no /dev/full")
@@ -55,6 +56,16 @@ def test_training_without_streams_goes_on(tmp_path):
     finally:
         sys.stdout, sys.stderr = former
     assert list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+@needs_full
+def test_a_bar_of_the_library_needs_no_stream(monkeypatch):
+    with full(), progress_bar(True, 3, "step") as bar:
+        bar.update(3)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", None)
+        with progress_bar(True, 3, "step") as bar:
+            bar.update(3)
 
 
 PROGRAM = [sys.executable, "-c", "from pyrovae.cli import main; main()", "models"]

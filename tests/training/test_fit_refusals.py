@@ -122,7 +122,7 @@ def test_validation_data_of_three_parts_are_refused(make_vae, binary_images, tmp
     ("settings", "message"),
     [
         ({"beta": linear_warm_up(1)}, "beta is 0.0 at epoch 0, but IWAE"),
-        ({"beta": lambda epoch: 1.0 if epoch < 1.5 else 0.5, "epochs": 3}, "beta is 0.5 at epoch 2, but"),
+        ({"beta": lambda epoch: 1.0 if epoch < 1.5 else 0.5, "epochs": 3}, "beta is 0.5 at epoch 1.5, but"),
         ({"weights": {"x": 2.0}}, "the weight of 'x' is 2.0 at epoch 0, but"),
     ],
 )

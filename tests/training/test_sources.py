@@ -258,3 +258,18 @@ def test_numbers_that_no_run_can_use_are_refused_by_name(setting, value, make_va
 
 def test_numpys_numbers_are_numbers(make_vae, binary_images):
     train(make_vae(), binary_images, batch_size=np.int32(7), seed=np.int64(3), epochs=np.uint8(1))
+
+
+@pytest.mark.parametrize("kind", ["S2", "U3", "O", "M8[s]", "f16"])
+def test_arrays_that_torch_cannot_hold_are_refused(kind, make_vae):
+    with pytest.raises(InputError, match=r"the array of data has type .*astype"):
+        train(make_vae(), np.zeros((6, 1, 4, 4)).astype(kind))
+
+
+def test_arrays_of_any_order_of_bytes_and_strides_are_read(make_vae, binary_images):
+    x = binary_images.numpy()
+    for array in (x.astype(">f4"), x[::-1][::-1], np.asfortranarray(x)):
+        vae, expected = make_vae(), make_vae()
+        train(vae, array)
+        train(expected, binary_images)
+        assert same(vae.state_dict(), expected.state_dict())

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import math
 import sys
 import warnings
 from collections.abc import Collection
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
+from typing import Any
 
 
 class InputError(ValueError):
@@ -22,6 +24,10 @@ class NonFiniteError(FloatingPointError):
     """Raised when a loss, a gradient or a parameter becomes infinite or NaN in training."""
 
 
+class ProcessError(RuntimeError):
+    """Raised when another process of a job has ended, or does not answer."""
+
+
 def check_choice(what: str, name: object, known: Collection[str]) -> None:
     """Refuse an unknown name, and suggest the known name that is closest.
 
@@ -33,27 +39,51 @@ def check_choice(what: str, name: object, known: Collection[str]) -> None:
     Raises:
         InputError: `name` is not in `known`.
     """
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         close = difflib.get_close_matches(str(name), list(known), n=1)
         hint = f" Did you mean '{close[0]}'?" if close else ""
         raise InputError(f"unknown {what} '{name}'; choose from {', '.join(known)}.{hint}")
 
 
-def check_counts(**counts: object) -> None:
+def check_counts(least: int = 1, /, **counts: Any) -> None:
     """Refuse counts that are not whole numbers of at least 1.
 
     Args:
+        least: the least count that is allowed, 1 by default.
         **counts: the counts, by the names of the arguments that hold them.
 
     Raises:
-        InputError: a count is not a whole number, or is below 1.
+        InputError: a count is not a whole number, is below the least, or is more than any machine holds.
 
     Example:
         >>> check_counts(num_samples=1, batch_size=128)
     """
     for name, count in counts.items():
-        if not isinstance(count, Integral) or isinstance(count, bool) or count < 1:
-            raise InputError(f"{name} is {count!r}; it must be a whole number of at least 1.")
+        whole = isinstance(count, Integral) and not isinstance(count, bool)
+        if not whole or count < least:
+            raise InputError(f"{name} is {count!r}; it must be a whole number of at least {least}.")
+        if count >= 2**40:
+            raise InputError(f"{name} is {count!r}; it must be below 2**40, more than any machine holds.")
+
+
+def check_numbers(above: float = -math.inf, /, **numbers: Any) -> None:
+    """Refuse numbers that are not finite and above a limit.
+
+    Args:
+        above: the limit, which is not allowed itself. By default any finite number is allowed.
+        **numbers: the numbers, by the names of the arguments that hold them.
+
+    Raises:
+        InputError: a value is not a number, is not finite, or is not above the limit.
+
+    Example:
+        >>> check_numbers(0, clip_norm=1.0)
+    """
+    for name, number in numbers.items():
+        real = isinstance(number, Real)
+        if not real or not above < number < math.inf:
+            limit = f" above {above:g}" if above > -math.inf else ""
+            raise InputError(f"{name} is {number!r}; it must be a finite number{limit}.")
 
 
 def cause(error: Exception) -> str:
@@ -62,7 +92,18 @@ def cause(error: Exception) -> str:
     For an OSError this is the system's message. For an error without a message it is the name of its type.
     """
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split()).rstrip(".") or type(error).__name__
+    return one_line(text).rstrip(".") or type(error).__name__
+
+
+def one_line(text: str) -> str:
+    """Return a text on one line, which a terminal shows as it is: with other control characters escaped.
+
+    Example:
+        >>> one_line("no \\x1b[31mred:\\n  odd.png")
+        'no \\\\x1b[31mred: odd.png'
+    """
+    text = " ".join(part.strip() for part in text.splitlines())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text).strip()
 
 
 def warn(message: str) -> None:

@@ -5,6 +5,7 @@ The draws of these guides are functions of the datum, so that they are the same 
 
 import os
 import sys
+import time
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import nn
 from pyrovae import fit
 from pyrovae.compute import compilation, processes
 from pyrovae.errors import InputError
+from pyrovae.training.settings import adam
 
 
 class FixedNoise(nn.Module):
@@ -247,6 +249,52 @@ def everything(folder):
     sys.argv[1:] = ["classify", run, "--labels", "5"]
     cli.main()
     return results
+
+
+sgd = partial(torch.optim.SGD, lr=0.01)
+
+
+def commanded(*words):
+    """Run the command line, whose words name the process."""
+    from pyrovae.cli import app as cli
+
+    sys.argv = ["pyrovae", *(word.replace("RANK", os.environ["RANK"]) for word in words)]
+    cli.main()
+
+
+def hang():
+    """The second process has something else to do."""
+    with processes.joined():
+        if processes.rank() == 1:
+            time.sleep(3)
+            os._exit(0)
+        processes.wait()
+
+
+def unlike(what):
+    """Train with something that differs between the processes."""
+    x, y = data()
+    rank = processes.rank()
+    if what == "data":
+        x[3, 3] += rank
+    if what == "classes":
+        y = y.roll(rank)
+    if what == "evaluation":
+        from pyrovae.evaluation import marginal_likelihood
+
+        return marginal_likelihood(pair(Drawn), x, num_samples=10 + rank)
+    options = {"options": {"batch_size": 20 + rank}, "optimiser": {"optimizer": (adam, sgd)[rank]}}
+    return train(pair(Classed), y, x=x, **options.get(what, {}))
+
+
+def refused():
+    """Print what is refused, each with its message."""
+    with processes.joined():
+        for what in ("data", "classes", "options", "optimiser", "evaluation"):
+            try:
+                unlike(what)
+            except InputError as error:
+                print(f"{what}: {error}")
 
 
 def main(job, folder):

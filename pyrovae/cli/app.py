@@ -6,6 +6,8 @@ no torch.
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -18,16 +20,20 @@ from pyrovae._version import __version__
 from pyrovae.cli import figures, measuring, models, training
 from pyrovae.cli.help import TwoColumns
 from pyrovae.cli.recipe_commands import check_model, is_model, train_command
-from pyrovae.errors import CheckpointError, InputError, NonFiniteError
+from pyrovae.cli.streams import usable_streams
+from pyrovae.compute.memory import explained, is_out_of_memory
+from pyrovae.errors import CheckpointError, InputError, NonFiniteError, ProcessError, cause, one_line
 from pyrovae.recipes.options import OptionError
 from pyrovae.recipes.own_files import is_own
 from pyrovae.recipes.table import RECIPES
+from pyrovae.storage import expanded
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "resume": training.resume,
     "evaluate": measuring.evaluate,
     "diagnose": measuring.diagnose,
     "classify": measuring.classify,
+    "encode": measuring.encode,
     **figures.COMMANDS,
     "plates": models.plates,
     "models": models.models,
@@ -51,19 +57,40 @@ Example: pyrovae train vae --data digits --epochs 300 --out runs/first && pyrova
 def main() -> None:
     """Run the command line, and print an error that a user can correct on one line.
 
-    The exit status is 2 for a command line that cannot be read, and 1 for all other errors.
+    The exit status is 2 for a command line that cannot be read, 130 after Ctrl-C, 143 after SIGTERM, and 1
+    for all other errors.
     """
-    with _warnings_in_one_line():
+    with _warnings_in_one_line(), usable_streams() as out:
         try:
             run(sys.argv[1:])
         except (CycloptsError, OptionError) as error:
             _fail(" ".join(str(error).split()), 2)
-        except (InputError, CheckpointError, NonFiniteError) as error:
+        except (InputError, CheckpointError, NonFiniteError, ProcessError) as error:
             _fail(str(error), 1)
-        except OSError as error:
-            _fail(f"{error.filename or 'a file'}: {error.strerror or error}.", 1)
-        except KeyboardInterrupt:
-            _fail("interrupted; 'pyrovae resume' continues from the last finished epoch.", 1)
+        except KeyboardInterrupt as error:
+            goes_on = "; 'pyrovae resume' continues from the last finished epoch"
+            training = sys.argv[1:2] in (["train"], ["resume"])
+            _fail(f"interrupted{goes_on if training else ''}.", 128 + getattr(error, "number", 2))
+        except (MemoryError, RuntimeError, ImportError, OSError) as error:
+            if is_out_of_memory(error):
+                smaller = "model, batch or number of data and samples"
+                _fail(explained(error, " ".join(sys.argv[1:2]), smaller), 1)
+            if not isinstance(error, OSError):
+                raise
+            _fail(f"{error.filename or 'a file'}: {cause(error)}{_remedy(error)}.", 1)
+        out.flush()
+        if out.failure is not None:
+            closed = isinstance(out.failure, BrokenPipeError)  # as by `pyrovae models | head`
+            sys.exit(1) if closed else _fail(f"standard output: {cause(out.failure)}.", 1)
+
+
+def _remedy(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            ": free space there, or name another folder, and run the command again ('pyrovae resume' "
+            "continues a training)"
+        )
+    return ""
 
 
 def run(words: Sequence[str]) -> None:
@@ -77,7 +104,7 @@ def run(words: Sequence[str]) -> None:
         OptionError: an option does not exist, or its value does not fit.
         InputError, CheckpointError, NonFiniteError, OSError: the command fails.
     """
-    words = [*words] or ["--help"]
+    words = [*map(_at_home, words)] or ["--help"]
     app = build_app(words)
     command, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False, help_on_error=False)
     if getattr(command, "__module__", "").startswith("pyrovae.") and command not in LIGHT:
@@ -87,6 +114,12 @@ def run(words: Sequence[str]) -> None:
             command(*bound.args, **bound.kwargs)
     else:
         command(*bound.args, **bound.kwargs)
+
+
+def _at_home(word: str) -> str:
+    """Put the user's home folder in the place of `~`, where a shell does not: in `--out=~/runs`."""
+    option, equals, path = word.partition("=") if word.startswith("--") else ("", "", word)
+    return f"{option}{equals}{expanded(path)}" if path.startswith("~") else word
 
 
 def build_app(words: Sequence[str]) -> App:
@@ -149,12 +182,17 @@ def _warnings_in_one_line() -> Iterator[None]:
 
 def _show_warning(message: Warning | str, *rest: Any, **more: Any) -> None:
     if _process() == 0:
-        print(f"warning: {message}", file=sys.stderr)
+        print(f"warning: {one_line(str(message))}", file=sys.stderr)
 
 
 def _fail(message: str, status: int) -> NoReturn:
-    where = f" in process {_process()}" if _process() else ""
-    print(f"error{where}: {message}", file=sys.stderr)
+    """Print an error and leave. Of several processes that fail together, one tells."""
+    processes = sys.modules.get("pyrovae.compute.processes")
+    # Before the processes are joined, all of them read the same words.
+    number = os.environ.get("RANK", "0") if "TORCHELASTIC_RUN_ID" in os.environ else "0"
+    if processes.tells if processes is not None and processes.was_joined else number == "0":
+        where = f" in process {number}" if number != "0" else ""
+        print(f"error{where}: {one_line(message)}", file=sys.stderr)
     sys.exit(status)
 
 

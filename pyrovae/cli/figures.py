@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from pyrovae.cli.parameters import NONE_OWN, Limit, Own, RunFolder, Seed, Site
+from pyrovae.cli.parameters import NONE_OWN, DataFile, Limit, Own, RunFolder, Seed, Site
 from pyrovae.errors import InputError, check_counts
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def sample(
     *,
     count: Annotated[int, Parameter(help="The number of images.")] = 100,
     seed: Seed = 0,
+    data: DataFile = None,
     own: Own = NONE_OWN,
 ) -> None:
     """Draw z from the prior, decode it, and write figures/samples.png.
@@ -39,7 +40,7 @@ def sample(
     """
     from pyrovae import generation, plots
 
-    opened = own.open(run)
+    opened = own.open(run, data)
     images = generation.only_site(
         generation.sample_images(opened.pair, count, seed, given=_given(opened, count))
     )
@@ -51,6 +52,7 @@ def reconstruct(
     /,
     *,
     count: Annotated[int, Parameter(help="The number of test images.")] = 10,
+    data: DataFile = None,
     own: Own = NONE_OWN,
 ) -> None:
     """Encode and decode test images, and write figures/reconstructions.png.
@@ -59,7 +61,7 @@ def reconstruct(
     """
     from pyrovae import plots
 
-    opened = own.open(run)
+    opened = own.open(run, data)
     draw(opened, plots.reconstructions(*_reconstructions(opened, count)), "reconstructions")
 
 
@@ -70,6 +72,7 @@ def interpolate(
     count: Annotated[int, Parameter(help="The number of pairs of test images.")] = 5,
     steps: Annotated[int, Parameter(help="The number of images on each line.")] = 12,
     site: AnySite = None,
+    data: DataFile = None,
     own: Own = NONE_OWN,
 ) -> None:
     """Decode straight lines between test images, and write figures/interpolation.png.
@@ -78,7 +81,7 @@ def interpolate(
     """
     from pyrovae import generation, plots
 
-    opened = own.open(run)
+    opened = own.open(run, data)
     x, given = _test_images(opened, 2 * count), _given(opened, count, step=2)
     lines = generation.only_site(
         generation.interpolate(opened.pair, x[::2], x[1::2], steps, site, given=given)
@@ -98,6 +101,7 @@ def interpolation_grid(
     ] = 0,
     steps: Annotated[int, Parameter(help="The number of images on each side.")] = 9,
     site: AnySite = None,
+    data: DataFile = None,
     own: Own = NONE_OWN,
 ) -> None:
     """Decode the square between four test images, and write figures/interpolation_grid.png.
@@ -106,7 +110,7 @@ def interpolation_grid(
     """
     from pyrovae import generation, plots
 
-    opened = own.open(run)
+    opened = own.open(run, data)
     corners, given = _test_images(opened, 4, first), _given(opened, 4, first)
     images = generation.only_site(
         generation.interpolate_grid(opened.pair, corners, steps, site, given=given)
@@ -152,6 +156,7 @@ def traverse(
         ),
     ] = 10,
     site: Site = None,
+    data: DataFile = None,
     own: Own = NONE_OWN,
 ) -> None:
     """Move one latent dimension at a time, and write figures/traversals.png.
@@ -162,7 +167,7 @@ def traverse(
     from pyrovae.evaluation import most_active_dimensions
     from pyrovae.generation import latent_means, prior_site
 
-    opened = own.open(run)
+    opened = own.open(run, data)
     original, given = _originals(opened, 1, image), _given(opened, 1, image)
     pair, name = opened.pair, prior_site(opened.pair, site, given=given)
     x, others = opened.presentation.encoded(original), _encoded(opened, 1000)
@@ -208,6 +213,7 @@ def analogies(
     /,
     *,
     count: Annotated[int, Parameter(help="The number of test images.")] = 10,
+    data: DataFile = None,
     own: Own = NONE_OWN,
 ) -> None:
     """Decode the style of test images with every class, and write figures/analogies.png.
@@ -216,7 +222,7 @@ def analogies(
     """
     from pyrovae import generation, plots
 
-    opened = own.open(run)
+    opened = own.open(run, data)
     x = _originals(opened, count)
     images = generation.only_site(generation.analogies(opened.pair, opened.presentation.encoded(x)))
     draw(opened, plots.analogies(x, images, opened.class_names), "analogies")
@@ -236,6 +242,7 @@ def latent(
     limit: Limit = 2000,
     site: Site = None,
     seed: Seed = 0,
+    data: DataFile = None,
     own: Own = NONE_OWN,
 ) -> None:
     """Draw posterior means of test images by class, and write figures/latent_pca.png (_tsne, _direct).
@@ -245,10 +252,10 @@ def latent(
     from pyrovae import plots
     from pyrovae.generation import latent_means
 
-    opened = own.open(run)
+    opened = own.open(run, data)
     x = _encoded(opened, limit)
     z = latent_means(opened.pair, x, site, given=_given(opened, len(x)))
-    y = opened.images.y_test
+    y = opened.scored.y
     points: Any = (z, None, ()) if y is None else (z, y[: len(z)], opened.class_names)
     if by == "pca":
         figure = plots.latent_pca(*points)
@@ -269,6 +276,7 @@ def histograms(
     limit: Limit = 10_000,
     site: Site = None,
     seed: Seed = 0,
+    data: DataFile = None,
     own: Own = NONE_OWN,
 ) -> None:
     """Draw latent dimensions by class against the prior, and write figures/class_histograms.png.
@@ -279,7 +287,7 @@ def histograms(
     from pyrovae.evaluation import most_telling_dimensions
     from pyrovae.generation import latent_means, posterior_draws, prior_density, prior_site
 
-    opened = own.open(run)
+    opened = own.open(run, data)
     pair, name = opened.pair, prior_site(opened.pair, site)
     x, y = _test_images(opened, _at_most(opened, limit)), _test_classes(opened, limit)
     z = posterior_draws(pair, x, name, seed)
@@ -301,6 +309,7 @@ def aggregate(
     limit: Limit = 10_000,
     site: Site = None,
     seed: Seed = 0,
+    data: DataFile = None,
     own: Own = NONE_OWN,
 ) -> None:
     """Draw the aggregated posterior against the prior, and write figures/aggregated_posterior.png.
@@ -312,7 +321,7 @@ def aggregate(
     from pyrovae.generation import draw_latents, latent_means, posterior_draws, prior_density, prior_site
 
     check_counts(dimensions=dimensions)
-    opened = own.open(run)
+    opened = own.open(run, data)
     pair, name = opened.pair, prior_site(opened.pair, site)
     x = _test_images(opened, _at_most(opened, limit))
     z, means = posterior_draws(pair, x, name, seed), latent_means(pair, x, name)
@@ -344,7 +353,9 @@ def curves(run: RunFolder, /, *, own: Own = NONE_OWN) -> None:
     draw(opened, plots.learning_curves(opened.history), "learning_curves")
 
 
-def confusion(run: RunFolder, /, *, limit: Limit = 10_000, own: Own = NONE_OWN) -> None:
+def confusion(
+    run: RunFolder, /, *, limit: Limit = 10_000, data: DataFile = None, own: Own = NONE_OWN
+) -> None:
     """Classify test images, and write figures/confusion_matrix.png.
 
     Example: pyrovae confusion runs/m2
@@ -353,23 +364,25 @@ def confusion(run: RunFolder, /, *, limit: Limit = 10_000, own: Own = NONE_OWN) 
     from pyrovae.evaluation import class_probabilities
     from pyrovae.generation import num_classes
 
-    opened = own.open(run)
+    opened = own.open(run, data)
     y, pair = _test_classes(opened, limit), opened.pair
     num_classes(pair)
     predicted = class_probabilities(pair, _encoded(opened, limit))
     draw(opened, plots.confusion_matrix(y, predicted, opened.class_names), "confusion_matrix")
 
 
-def overview(run: RunFolder, /, *, own: Own = NONE_OWN) -> None:
+def overview(run: RunFolder, /, *, data: DataFile = None, own: Own = NONE_OWN) -> None:
     """Write figures/overview.png: plate diagram, learning curves, samples, reconstructions.
 
     Example: pyrovae overview runs/first
     """
     from pyrovae import generation, plots
 
-    opened = own.open(run)
+    opened = own.open(run, data)
     title = f"{opened.config.recipe.upper()} on {Path(opened.data.data).name}"
-    if metrics := opened.metrics:
+    if opened.scored.file is not None:
+        title += f", asked about {opened.scored.name}"
+    if (metrics := opened.metrics) and opened.scored.file is None:
         error = metrics["mean_std_error"]  # None if it is not known, as with one draw
         title += (
             f": test log p(x) = {metrics['log_likelihood']:.3f} "
@@ -379,7 +392,7 @@ def overview(run: RunFolder, /, *, own: Own = NONE_OWN) -> None:
         diagram_of(opened),
         opened.history,
         generation.only_site(generation.sample_images(opened.pair, 50, given=_given(opened, 50))),
-        _reconstructions(opened, min(10, len(opened.images.x_test))),
+        _reconstructions(opened, min(10, len(opened.scored.x))),
         title,
     )
     draw(opened, page, "overview")
@@ -405,25 +418,40 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 
 def draw(run: Run, figure: Figure, name: str, site: str | None = None) -> None:
-    """Write a figure into the run folder, and print its path. It includes the name of a chosen latent."""
+    """Write a figure into the run folder, and print its path.
+
+    The path includes the name of a chosen latent, and of data other than the run's own. The file names the
+    checkpoint, and these data.
+    """
     from pyrovae import plots
 
     name = name if site is None else f"{name}_{site}"
-    print(f"written: {plots.save(figure, run.folder / 'figures' / f'{name}.png')}")
+    other = run.scored if run.asked is not None else None
+    mark, source = (other.mark, other.file) if other is not None else ("", None)
+    path = run.folder / "figures" / f"{name}{mark}.png"
+    print(f"written: {plots.save(figure, path, ' on '.join(filter(None, (run.checkpoint, source))))}")
 
 
 def diagram_of(run: Run) -> PlateDiagram:
     """Return the plate diagram of the run's programs on its training data."""
+    import torch
+
     from pyrovae.diagrams import plate_diagram
 
-    x, y, _ = run.training_data()
-    given = run.given(*run.training_classes())
+    try:
+        x, y, _ = run.training_data()
+        given = run.given(*run.training_classes())
+    except InputError:  # the data have gone; others of their shape tell as much
+        x = run.presentation.fixed(torch.zeros(8, *run.about.x_shape))
+        classes = torch.zeros(8, dtype=torch.long)
+        y = classes if run.plan.stages[-1].classes else None
+        given = run.given(x, classes)
     return plate_diagram(run.plan.pair, x, *(() if y is None else (y,)), given=given)
 
 
 def _originals(run: Run, count: int, first: int = 0) -> Tensor:
     """Return `count` unprepared test images. `first` is the number of the first one, counted from 0."""
-    x = run.images.x_test
+    x = run.scored.x
     if not 1 <= count <= len(x):
         raise InputError(f"{count} test images were asked for; ask for 1 to {len(x)}.")
     if not 0 <= first <= len(x) - count:
@@ -434,14 +462,16 @@ def _originals(run: Run, count: int, first: int = 0) -> Tensor:
 def _test_images(run: Run, count: int, first: int = 0) -> Tensor:
     """Return test images as in evaluation, binarised if the model takes binary pixels."""
     _originals(run, count, first)
-    return run.presentation.fixed(run.images.x_test)[first : first + count]
+    return run.presentation.fixed(run.scored.x)[first : first + count]
 
 
 def _given(run: Run, count: int, first: int = 0, step: int = 1) -> Any:
     """Return what is given to a conditional model beside `count` test images, which begin anew."""
     import torch
 
-    x, y = run.images.x_test, run.images.y_test
+    if run.plan.stages[-1].given is None:  # nor are data needed, then
+        return None
+    x, y = run.scored.x, run.scored.y
     rows = (first + step * torch.arange(count)) % len(x)
     return run.given(run.presentation.encoded(x[rows]), None if y is None else y[rows])
 
@@ -453,16 +483,16 @@ def _encoded(run: Run, limit: int) -> Tensor:
 
 def _at_most(run: Run, limit: int) -> int:
     check_counts(limit=limit)
-    return min(limit, len(run.images.x_test))
+    return min(limit, len(run.scored.x))
 
 
 def _test_classes(run: Run, limit: int) -> Tensor:
-    if run.images.y_test is None:
+    if run.scored.y is None:
         raise InputError(
-            f"{run.images.name} has no classes to tell apart: train on a data set with classes "
+            f"{run.scored.name} has no classes to tell apart: train on a data set with classes "
             "(pyrovae train MODEL --help, option --data)."
         )
-    return run.images.y_test[:limit]
+    return run.scored.y[:limit]
 
 
 def _dimension_names(site: str, dimensions: list[int]) -> list[str]:
@@ -480,6 +510,6 @@ def _reconstructions(run: Run, count: int) -> tuple[Tensor, Tensor, Tensor | Non
     from pyrovae import generation
 
     x = _test_images(run, count)
-    original = run.images.x_test[:count] if run.presentation.changes_pixels else None
+    original = run.scored.x[:count] if run.presentation.changes_pixels else None
     images = generation.only_site(generation.reconstruct(run.pair, x, given=_given(run, count)))
     return run.presentation.shown(x), images, original

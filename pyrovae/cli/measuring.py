@@ -1,13 +1,18 @@
-"""The commands that measure: evaluate, diagnose and classify."""
+"""The commands that measure: evaluate, diagnose, classify and encode.
+
+Each prints its result before it writes it, so that nothing is lost if it cannot be written.
+"""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from pyrovae.cli.parameters import NONE_OWN, Compile, Device, Own, Quiet, RunFolder
-from pyrovae.errors import InputError, check_counts
+from pyrovae.cli.parameters import NONE_OWN, Compile, DataFile, Device, Out, Own, Quiet, RunFolder, Site
+from pyrovae.errors import InputError, check_counts, warn
 
 NumSamples = Annotated[int, Parameter(help="K, the number of importance samples for each datum.")]
 
@@ -24,6 +29,8 @@ def evaluate(
         Parameter(help="The precision of matrix products: float32, bfloat16, or tf32 on CUDA."),
     ] = "float32",
     compile: Compile = "auto",
+    data: DataFile = None,
+    out: Out = None,
     quiet: Quiet = False,
     own: Own = NONE_OWN,
 ) -> None:
@@ -35,14 +42,17 @@ def evaluate(
 
     if limit is not None:
         check_counts(limit=limit)
-    opened = own.open(run)
+    opened = own.open(run, data)
+    writable = _can_be_written(run, out)
     options = {"precision": precision, "compile": compile}
-    print(measuring.evaluate(opened, num_samples, limit, device, progress=not quiet, **options))
-    if (metrics := opened.metrics) and "exact_log_likelihood" in metrics:
-        print(f"exact    = {metrics['exact_log_likelihood']:.3f}")
-    if metrics and "test_error" in metrics:
-        print(f"test error = {metrics['test_error']:.2f} %")
-    print(f"written: {run / 'metrics.json'}, {run / 'marginal_likelihood.json'}")
+    found = measuring.evaluate(opened, num_samples, limit, device, progress=not quiet, **options)
+    print(found.result)
+    if "exact_log_likelihood" in found.metrics:
+        print(f"exact    = {found.metrics['exact_log_likelihood']:.3f}")
+    if "test_error" in found.metrics:
+        print(f"test error = {found.metrics['test_error']:.2f} %")
+    if writable:
+        print(f"written: {', '.join(map(str, found.write(out)))}")
 
 
 def diagnose(
@@ -55,6 +65,7 @@ def diagnose(
         int, Parameter(help="The number of steps in the search for each datum's best posterior.")
     ] = 500,
     device: Device = "auto",
+    data: DataFile = None,
     quiet: Quiet = False,
     own: Own = NONE_OWN,
 ) -> None:
@@ -63,17 +74,19 @@ def diagnose(
     Example: pyrovae diagnose runs/first --limit 100
     """
     from pyrovae.evaluation import active_units, inference_gaps, kl_decomposition
-    from pyrovae.recipes.measuring import on_device
+    from pyrovae.evaluation.json_files import write_json
+    from pyrovae.recipes.measuring import on_device, source_of
 
     for name, number, least in (("limit", limit, 2), ("num_samples", num_samples, 1), ("steps", steps, 1)):
         if number < least:
             raise InputError(f"{name} is {number}; it must be at least {least}.")
-    opened = own.open(run)
+    opened = own.open(run, data)
+    writable = _can_be_written(run, None)
     pair: Any = on_device(opened.pair, device)
-    images = opened.images
-    x = opened.presentation.fixed(images.x_test)[:limit]
-    y_test = None if images.y_test is None else images.y_test[:limit]
-    given = opened.given(opened.presentation.encoded(images.x_test[:limit]), y_test)
+    scored = opened.scored
+    x = opened.presentation.fixed(scored.x)[:limit]
+    y = None if scored.y is None else scored.y[:limit]
+    given = opened.given(opened.presentation.encoded(scored.x[:limit]), y)
     analyses: dict[str, Any] = {
         "active_units": lambda: active_units(pair, x, given=given),
         "kl_decomposition": lambda: kl_decomposition(pair, x, given=given),
@@ -88,8 +101,10 @@ def diagnose(
             print(f"no {name.replace('_', ' ')} for this guide: {error}")
             continue
         print(result)
-        result.to_json(run / f"{name}.json")
-        print(f"written: {run / f'{name}.json'}")
+        if writable:
+            path = run / f"{name}{opened.scored.mark}.json"
+            write_json(path, {**result.content(), **source_of(opened)})
+            print(f"written: {path}")
 
 
 def classify(
@@ -115,15 +130,62 @@ def classify(
         ),
     ] = False,
     device: Device = "auto",
+    data: DataFile = None,
+    out: Out = None,
     own: Own = NONE_OWN,
 ) -> None:
     """Measure the test errors of the model's own classifier, and of M1's (scikit-learn's) on its latents.
 
     Example: pyrovae classify runs/first --labels 10
     """
+    from pyrovae.evaluation.json_files import write_json
     from pyrovae.recipes import measuring
 
-    errors = measuring.classify(own.open(run), labels, num_samples, draws, device)
+    opened = own.open(run, data)
+    writable = _can_be_written(run, out)
+    errors = measuring.classify(opened, labels, num_samples, draws, device)
     for name, error in errors.items():
         print(f"{name:<16} {error:6.2f} % test error")
-    print(f"written: {run / 'classification.json'}")
+    if writable:
+        path = out or run / f"classification{opened.scored.mark}.json"
+        write_json(path, {"test_errors": errors, **measuring.source_of(opened)})
+        print(f"written: {path}")
+
+
+def encode(
+    run: RunFolder,
+    /,
+    *,
+    out: Annotated[Path, Parameter(help="The .npz file to write.")],
+    site: Site = None,
+    device: Device = "auto",
+    data: DataFile = None,
+    own: Own = NONE_OWN,
+) -> None:
+    """Write the latent means of the run's data, or of other data, to a .npz file.
+
+    It holds z_train, z_test and the classes y_train, y_test of the run's own data, and z, y of other data.
+
+    Example: pyrovae encode runs/first --data new.npz --out latents.npz
+    """
+    from pyrovae.recipes import measuring
+
+    opened = own.open(run, data)
+    _can_be_written(run, out)
+    measuring.encode(opened, out, site, device)
+    print(f"written: {out}")
+
+
+def _can_be_written(run: Path, out: Path | None) -> bool:
+    """Whether a result can be written, before it is computed. If it will only be printed, say so.
+
+    Raises:
+        InputError: the user has named a file that cannot be written.
+    """
+    folder = run if out is None else out.absolute().parent
+    if folder.is_dir() and os.access(folder, os.W_OK):
+        return True
+    if out is not None:
+        raise InputError(f"{out} cannot be written, since {folder} is no folder, or not writable.")
+    warn(f"{run} cannot be written: the result is only printed. Name a file by --out FILE to keep it.")
+    return False

@@ -29,6 +29,16 @@ Site = Annotated[
     str | None,
     Parameter(help="The name of the latent site. By default the one next to the data (m1m2: z1)."),
 ]
+DataFile = Annotated[
+    str | None,
+    Parameter(
+        help="Other data to use, all of them: a name or a file, as in train. By default the run's test "
+        "data. The run's own data may be named too, if they have moved."
+    ),
+]
+Out = Annotated[
+    Path | None, Parameter(help="The file to write the result to. By default it is in the run folder.")
+]
 Limit = Annotated[int, Parameter(help="The largest number of test images to use.")]
 
 
@@ -55,8 +65,8 @@ class Own:
     network: str | None = None
     objective: str | None = None
 
-    def open(self, folder: Path) -> Run:
-        """Open a run folder with these files.
+    def open(self, folder: Path, data: str | None = None) -> Run:
+        """Open a run folder with these files, and ask about its own or about other data.
 
         Raises:
             InputError: a value does not have the form FILE.py:NAME, or `Run.open` refuses the folder.
@@ -71,7 +81,7 @@ class Own:
                     f"--{name} is {value!r}; it must name a file of your own, as FILE.py:NAME. Leave it "
                     "out if the run used no file of your own: the run folder knows everything else."
                 )
-        return Run.open(folder, given)
+        return Run.open(folder, given, data)
 
 
 NONE_OWN = Own()

@@ -28,6 +28,9 @@ def resume(
     compile: Annotated[
         str | None, Parameter(help="Whether steps are compiled: auto, on or off. By default unchanged.")
     ] = None,
+    data: Annotated[
+        str | None, Parameter(help="Where the run's own data lie now, if they have moved.")
+    ] = None,
     quiet: Quiet = False,
     own: Own = NONE_OWN,
 ) -> None:
@@ -37,11 +40,11 @@ def resume(
     """
     changes: dict[str, Any] = {"epochs": epochs, "patience": patience, "compile": compile}
     changes = {name: value for name, value in changes.items() if value is not None}
-    report(own.open(run).resume(device=device, progress=not quiet, **changes))
+    report(own.open(run, data).resume(device=device, progress=not quiet, **changes))
 
 
 def report(run: Run) -> None:
-    """Print the outcome of training, and draw learning curves and the plate diagram."""
+    """Print what was read and the outcome of training, and draw learning curves and the plate diagram."""
     from pyrovae import plots
     from pyrovae.cli.figures import diagram_of, draw
     from pyrovae.cli.models import save_diagram
@@ -49,6 +52,7 @@ def report(run: Run) -> None:
 
     if not processes.is_first():
         return
+    print(run.images)
     histories = run.histories
     for name, history in histories.items():
         print(history.outcome() if name == run.plan.stages[-1].name else f"{name}: {history.outcome()}")

@@ -35,6 +35,7 @@ from torch._decomp import get_decompositions
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pyrovae.compute.compiler_cache import use_private_cache
 from pyrovae.compute.interrupts import interrupts_deferred
 from pyrovae.compute.streams import streams
 from pyrovae.errors import InputError, check_choice, warn
@@ -324,6 +325,7 @@ def _compiled(graph: Any, example: Sequence[Tensor]) -> Function:
     cuda = any(tensor.is_cuda for tensor in example)
     # On a GPU, Inductor captures the kernels as a CUDA graph, which needs a single launch.
     options = {"fallback_random": True, "triton.cudagraphs": cuda}
+    use_private_cache()
     # Not torch.compile: its guards and lookups at every call take as long as a small layer.
     compiled: Function = torch._inductor.compile(graph, list(example), options=options)
     return compiled

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from numbers import Integral
 
 import torch
 
 from pyrovae.compute.streams import seed_streams, set_streams, streams
+from pyrovae.compute.turns import kept
 from pyrovae.errors import InputError
 
 
@@ -20,13 +23,15 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
     Args:
         seed: the seed of the streams.
         device: the device of the draws. On CUDA its stream is set and restored beside the CPU's.
+
+    Raises:
+        InputError: the seed is not a whole number of 64 bits.
     """
-    before = streams(device)
-    try:
-        seed_streams(seed)
+    if not isinstance(seed, Integral) or not -(2**63) <= seed < 2**64:
+        raise InputError(f"the seed is {seed!r}; it must be a whole number that fits into 64 bits.")
+    with kept(partial(streams, device), partial(set_streams, device=device)):
+        seed_streams(int(seed))
         yield
-    finally:
-        set_streams(before, device)
 
 
 def resolve_device(device: str | torch.device) -> torch.device:

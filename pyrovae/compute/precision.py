@@ -18,6 +18,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from pyrovae.compute.turns import reentered
 from pyrovae.errors import InputError, check_choice
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
@@ -50,6 +51,12 @@ def _rounded(value: Any) -> Any:
     return value.bfloat16() if isinstance(value, Tensor) and value.dtype == torch.float32 else value
 
 
+def in_64_bits(values: Tensor) -> Tensor:
+    """Return values as 64-bit floats: on their device, or on the CPU if it lacks them, as MPS does."""
+    lacking = values.device.type == "mps"
+    return (values.cpu() if lacking else values).double()
+
+
 @contextmanager
 def products_in(precision: str, device: torch.device, dtype: torch.dtype) -> Iterator[None]:
     """Within the block, compute 32-bit products with the given precision.
@@ -72,7 +79,10 @@ def products_in(precision: str, device: torch.device, dtype: torch.dtype) -> Ite
         raise InputError(
             f"precision 'tf32' is for CUDA devices, not {device}: use 'bfloat16' or 'float32'."
         )
-    with _Bfloat16Products() if precision == "bfloat16" else nullcontext(), _tf32(precision == "tf32"):
+    with (
+        _Bfloat16Products() if precision == "bfloat16" else nullcontext(),
+        reentered(lambda: _tf32(precision == "tf32")),
+    ):
         yield
 
 

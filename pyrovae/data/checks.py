@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -32,12 +33,7 @@ def check_data(
         InputError: there are no data; the data are not floats, or hold values that are not finite; there is
             not one class for each datum; or a datum is unlabelled though `unlabelled` is False.
     """
-    if not isinstance(x, Tensor):
-        kind = type(x).__name__
-        raise InputError(
-            f"the data are a {kind}, not a tensor `(N, *x_shape)`: use torch.as_tensor(data) for arrays "
-            "and lists, images.x_train for a loaded data set, loader.dataset for a DataLoader."
-        )
+    check_tensor(x)
     if x.dim() < 2 or x.numel() == 0:
         raise InputError(
             f"the data have shape {tuple(x.shape)}; expected at least one datum, (N, *x_shape)."
@@ -72,6 +68,22 @@ def check_data(
             f"{unknown} of {len(y)} classes are {UNLABELLED}, unlabelled: give the class of every datum "
             "here, or leave y out."
         )
+
+
+def check_tensor(x: object) -> None:
+    """Refuse anything but a tensor that holds values in memory, dense.
+
+    Raises:
+        InputError: `x` is something else.
+    """
+    if not isinstance(x, Tensor):
+        raise InputError(
+            f"the data are a {type(x).__name__}, not a tensor `(N, *x_shape)`: use torch.as_tensor(data) "
+            "for arrays and lists, images.x_train for a loaded data set, loader.dataset for a DataLoader."
+        )
+    if x.layout != torch.strided or x.is_meta:
+        kind = "on the device meta, without values" if x.is_meta else f"of the layout {x.layout}"
+        raise InputError(f"the data are a tensor {kind}: give a dense one, such as x.to_dense().")
 
 
 def mask_of_elements(x: Tensor, given: object) -> Tensor | None:
@@ -109,6 +121,11 @@ def check_classes(y: Tensor, num_data: int) -> None:
             f"the classes have shape {tuple(y.shape)}; expected one whole number for each datum, "
             f"({num_data},): use classes.squeeze(1) on a column, classes.argmax(1) on one-hot rows."
         )
+    if y.dtype == torch.uint64 and (largest := max(y.tolist())) >= 2**63:
+        raise InputError(
+            f"the classes go up to {largest}, beyond 64-bit integers; expected whole numbers counted "
+            f"from 0, or {UNLABELLED} for unlabelled data, in torch.int64."
+        )
     if (least := int(y.long().min())) < UNLABELLED:  # small unsigned types have no -1 to compare with
         raise InputError(
             f"the classes go down to {least}; expected whole numbers counted from 0, or "
@@ -116,19 +133,21 @@ def check_classes(y: Tensor, num_data: int) -> None:
         )
 
 
-def check_lengths(x: Tensor, y: Tensor | None, what: str) -> None:
+def check_lengths(num_data: int, num_labels: int, what: str) -> None:
     """Refuse labels if there is not one for each datum.
 
     Args:
-        x: data `(N, ...)`.
-        y: labels `(N,)`, or None for data without labels.
+        num_data: the number of data.
+        num_labels: the number of labels.
         what: a name for the data, for messages.
 
     Raises:
         InputError: the numbers differ.
     """
-    if y is not None and len(x) != len(y):
-        raise InputError(f"{what} has {len(x)} data but {len(y)} labels: give one label for each datum.")
+    if num_data != num_labels:
+        raise InputError(
+            f"{what} has {num_data} data but {num_labels} labels: give one label for each datum."
+        )
 
 
 def check_seed(seed: int) -> None:
@@ -137,5 +156,5 @@ def check_seed(seed: int) -> None:
     Raises:
         InputError: the seed does not lie in 0, ..., 2**32 - 1.
     """
-    if not 0 <= seed < 2**32:
+    if not isinstance(seed, Integral) or not 0 <= seed < 2**32:
         raise InputError(f"the seed is {seed}: choose an integer from 0 to 2**32 - 1.")

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pyrovae.data.checks import check_lengths
-from pyrovae.data.table import DATASETS
 from pyrovae.errors import InputError
 
 
@@ -21,9 +20,11 @@ class Images:
         y_train: classes `(N,)` counted from 0, int64; None without classes.
         x_test: the test data, of the same event shape.
         y_test: the classes of the test data, or None.
+        names: the names of the classes 0, 1, ...; empty where classes are called by their numbers.
 
     Raises:
-        InputError: there is not one class for each datum, or the two parts differ in their event shapes.
+        InputError: there is not one class for each datum, a class has no name though others have, or the
+            two parts differ in their event shapes.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Images:
     y_train: Tensor | None
     x_test: Tensor
     y_test: Tensor | None
+    names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.x_train.shape[1:] != self.x_test.shape[1:]:
@@ -38,8 +40,14 @@ class Images:
                 f"{self.name}: one datum has shape {self.shape} in x_train but "
                 f"{tuple(self.x_test.shape[1:])} in x_test. Give both parts the same shape."
             )
-        check_lengths(self.x_train, self.y_train, f"{self.name}: x_train")
-        check_lengths(self.x_test, self.y_test, f"{self.name}: x_test")
+        for part, x, y in (("train", self.x_train, self.y_train), ("test", self.x_test, self.y_test)):
+            if y is not None:
+                check_lengths(len(x), len(y), f"{self.name}: x_{part}")
+        if self.names and self._largest_class >= len(self.names):
+            raise InputError(
+                f"{self.name} holds the class {self._largest_class}, but names {len(self.names)} classes, "
+                "counted from 0: give a name for each class, or no names."
+            )
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -48,12 +56,25 @@ class Images:
 
     @property
     def num_classes(self) -> int:
-        """The largest class plus one; 0 without classes."""
-        labels = [y for y in (self.y_train, self.y_test) if y is not None]
-        return max((int(y.max()) + 1 for y in labels), default=0)
+        """The number of names, or else the largest class plus one; 0 without classes."""
+        return len(self.names) or self._largest_class + 1
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The names of the classes: those in `DATASETS` if it names them, else their numbers."""
-        known = DATASETS[self.name].class_names if self.name in DATASETS else ()
-        return known or tuple(str(label) for label in range(self.num_classes))
+        """The names of the classes, or else their numbers."""
+        return self.names or tuple(map(str, range(self.num_classes)))
+
+    @property
+    def _largest_class(self) -> int:
+        labels = [y for y in (self.y_train, self.y_test) if y is not None]
+        return max((int(y.max()) for y in labels), default=-1)
+
+    def __str__(self) -> str:
+        size = "x".join(map(str, self.shape))
+        text = f"{self.name}: {len(self.x_train)} data for training and {len(self.x_test)} for testing"
+        if not self.num_classes:
+            return f"{text}, each {size}, without classes"
+        names = [*self.class_names]
+        if len(names) > 12:
+            names = [*names[:10], "...", names[-1]]
+        return f"{text}, each {size}, {self.num_classes} classes: {', '.join(names)}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from pyrovae.tables import Component, Table
 
@@ -19,11 +20,13 @@ class DataSet(Component):
         class_names: the names of the classes; empty where classes are called by their numbers.
         torchvision: the name of its class in `torchvision.datasets`, if torchvision reads it.
         folder: the folder below `root` that torchvision reads.
+        md5: the published MD5 sum of each file in that folder, for files that torchvision does not verify.
     """
 
     class_names: tuple[str, ...] = ()
     torchvision: str = ""
     folder: str = ""
+    md5: Mapping[str, str] = field(default_factory=dict)
 
 
 _TORCHVISION = "pyrovae.data.torchvision_sets:read_torchvision"
@@ -40,6 +43,12 @@ DATASETS: Table[DataSet] = Table(
             _TORCHVISION,
             torchvision="MNIST",
             folder="MNIST/raw",
+            md5={
+                "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+                "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+                "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+                "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+            },
         ),
         "fashion-mnist": DataSet(
             "60,000 + 10,000 grey 28x28 clothes, 10 classes; through torchvision",
@@ -50,6 +59,12 @@ DATASETS: Table[DataSet] = Table(
             ),
             torchvision="FashionMNIST",
             folder="FashionMNIST/raw",
+            md5={
+                "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+                "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
+                "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
+                "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
+            },
         ),
         "cifar10": DataSet(
             "50,000 + 10,000 colour 32x32 photographs, 10 classes; through torchvision",

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import importlib
 import os
 import socket
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from pyrovae.data.arrays import channels_first
 from pyrovae.data.table import DATASETS
 from pyrovae.errors import InputError, cause
 
@@ -29,7 +31,8 @@ def read_torchvision(name: str, root: Path, download: bool) -> dict[str, np.ndar
         download: whether to download the data set if it is absent or damaged.
 
     Returns:
-        `x_train` and `x_test`, bytes `(N, C, H, W)`; `y_train` and `y_test`, classes `(N,)`.
+        `x_train` and `x_test`, bytes `(N, H, W)` or `(N, H, W, C)`; `y_train` and `y_test`, classes
+        `(N,)`.
 
     Raises:
         InputError: torchvision cannot be imported; or the data set cannot be read, or cannot be downloaded.
@@ -37,7 +40,7 @@ def read_torchvision(name: str, root: Path, download: bool) -> dict[str, np.ndar
     row = DATASETS[name]
     dataset = getattr(_torchvision_datasets(), row.torchvision)
     try:
-        return _read(dataset, root, row.folder)
+        return _read_verified(root / row.folder, row.md5) if row.md5 else _read(dataset, root, row.folder)
     except Exception as error:  # a damaged file raises many types of error in torchvision
         denied = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
         if denied or not download:
@@ -65,8 +68,27 @@ def _read(dataset: Any, root: Path, folder: str) -> dict[str, np.ndarray]:
     os.listdir(root / folder)  # torchvision reports a folder without read permission as "not found"
     # CIFAR-10 is stored in pickles. torchvision opens only those with the published md5 sums.
     parts = {"train": dataset(root, train=True), "test": dataset(root, train=False)}
-    xs = {f"x_{key}": channels_first(np.asarray(part.data), key) for key, part in parts.items()}
+    xs = {f"x_{key}": np.asarray(part.data) for key, part in parts.items()}
     return xs | {f"y_{key}": np.asarray(part.targets) for key, part in parts.items()}
+
+
+def _read_verified(folder: Path, md5: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """Read the four files of an MNIST, if they are the published ones.
+
+    torchvision would verify no sums here, and would read `../processed`, of its old versions, instead.
+    """
+    mnist = importlib.import_module("torchvision.datasets.mnist")
+    os.listdir(folder)
+    for name, expected in md5.items():
+        with open(folder / name, "rb") as file:
+            digest = hashlib.file_digest(file, functools.partial(hashlib.md5, usedforsecurity=False))
+        if digest.hexdigest() != expected:
+            raise ValueError(f"{name} is damaged: it is not the published file, by its MD5 sum")
+    found = {}
+    for part, prefix in (("train", "train"), ("test", "t10k")):
+        found[f"x_{part}"] = mnist.read_image_file(str(folder / f"{prefix}-images-idx3-ubyte")).numpy()
+        found[f"y_{part}"] = mnist.read_label_file(str(folder / f"{prefix}-labels-idx1-ubyte")).numpy()
+    return found
 
 
 def _download(name: str, dataset: Any, root: Path) -> None:

@@ -9,8 +9,8 @@ import torch
 from pyro.distributions import is_validation_enabled
 from torch import Tensor
 
-from pyrovae.data.checks import check_seed
-from pyrovae.errors import InputError
+from pyrovae.data.checks import check_seed, check_tensor
+from pyrovae.errors import InputError, check_counts
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -68,6 +68,7 @@ def binarise_static(x: Tensor, seed: int = 0) -> Tensor:
         InputError: `x` is not a float tensor in [0, 1], or the seed is out of range.
     """
     check_seed(seed)
+    check_tensor(x)
     return binarise(x.cpu(), torch.Generator().manual_seed(seed)).to(x.device)
 
 
@@ -85,10 +86,12 @@ def random_shift(x: Tensor, pixels: int, generator: torch.Generator | None = Non
     Raises:
         InputError: `x` are not images `(B, C, H, W)`, or `pixels` is negative.
     """
-    if x.dim() != 4 or pixels < 0:
+    check_tensor(x)
+    check_counts(0, pixels=pixels)
+    if x.dim() != 4:
         raise InputError(
             f"data of shape {tuple(x.shape)} cannot be shifted by {pixels} pixels: give images "
-            "(B, C, H, W) and a number of at least 0."
+            "(B, C, H, W)."
         )
     height, width = x.shape[-2:]
     padded = torch.nn.functional.pad(x, (pixels,) * 4)
@@ -133,6 +136,7 @@ def from_levels(levels: Tensor) -> Tensor:
 
 
 def _check_range(x: Tensor, high: int, what: str) -> None:
+    check_tensor(x)
     if not x.is_floating_point():
         raise InputError(f"{what} was given {x.dtype}, expected floats in [0, {high}]: convert it.")
     if is_validation_enabled() and not bool(((x >= 0) & (x <= high)).all()):  # false for NaN too

@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn import functional
 
+from pyrovae.compute.precision import in_64_bits
+
 
 class DiagonalNormalMixture(dist.TorchDistribution):
     """A mixture over whole vectors, p(z) = sum_k w_k N(z; loc_k, diag(scale_k^2)).
@@ -67,17 +69,17 @@ class DiagonalNormalMixture(dist.TorchDistribution):
         """Return the log density of `z`, `(*leading, M)`: `leading` broadcast with the batch shape."""
         if self._validate_args:
             self._validate_sample(value)
-        log_w = self.log_weights.double().log_softmax(-1)
-        loc, scale = self.loc.double(), self.scale.double()
+        log_w = in_64_bits(self.log_weights).log_softmax(-1)
+        loc, scale = in_64_bits(self.loc), in_64_bits(self.scale)
         centre = loc.detach().mean(0)  # the density does not depend on it, only the rounding does
-        loc, z = loc - centre, value.double() - centre
+        loc, z = loc - centre, in_64_bits(value) - centre
         precision = scale.square().reciprocal()
         slopes = torch.cat([-0.5 * precision, precision * loc], -1)  # (K, 2 M)
         constants = -(0.5 * precision * loc.square() + scale.log() + 0.5 * math.log(2 * math.pi)).sum(-1)
         # log w_k + log N_k, (*leading, K)
         joint = functional.linear(torch.cat([z.square(), z], -1), slopes, constants + log_w)
         shape = torch.broadcast_shapes(self.batch_shape, value.shape[:-1])
-        return joint.logsumexp(-1).to(value.dtype).expand(shape)
+        return joint.logsumexp(-1).to(value).expand(shape)
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:

@@ -20,6 +20,7 @@ from pyro.distributions import MaskedDistribution
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
+from pyrovae.compute.precision import in_64_bits
 from pyrovae.errors import InputError
 from pyrovae.evaluation.chunking import slices
 from pyrovae.programs.copies import PARTICLES, given_values, run_copies
@@ -90,11 +91,11 @@ def draws_of_guide(
         for name in latent_sites(guide_trace):
             site = model_trace.nodes[name]
             drawn[name] = changed(partial(_data_second, site, layout), site["value"])
-            prior[name] = per_datum(of_model[name].double(), layout)
-            own[name] = per_datum(of_guide[name].double(), layout)
+            prior[name] = per_datum(in_64_bits(of_model[name]), layout)
+            own[name] = per_datum(in_64_bits(of_guide[name]), layout)
             by_dimension = [trace.nodes[name][_BY_DIMENSION] for trace in (model_trace, guide_trace)]
             if name in separate and all(part is not None for part in by_dimension):
-                dims[name] = _data_second(site, layout, by_dimension[0]).double()
+                dims[name] = in_64_bits(_data_second(site, layout, by_dimension[0]))
         parts.append((drawn, prior, own, dims))
     joined = [
         {name: changed(_joined, *(part[i][name] for part in parts)) for name in parts[0][i]}
@@ -173,11 +174,11 @@ def log_q_of_all(
             )
         log_q = trace_log_probs(trace)
         for name, parts in scores.items():
-            parts.append(per_datum(log_q[name].double(), layout))
+            parts.append(per_datum(in_64_bits(log_q[name]), layout))
         for name, parts in dims.items():
             site = trace.nodes[name]
             each = _data_second(site, layout, site[_BY_DIMENSION])
-            parts.append(each.double().logsumexp(1))
+            parts.append(in_64_bits(each).logsumexp(1))
     log_num_data = math.log(num_data)
     return (
         {name: torch.cat(parts, 1) for name, parts in scores.items()},

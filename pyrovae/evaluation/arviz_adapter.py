@@ -29,7 +29,7 @@ def pareto_khat(log_weights: Tensor, rounding: Tensor | float = 1e-6) -> Tensor:
         values, as those of a discrete latent do, or because K is below 30. It is infinite where fewer than
         five draws have more than half of the weight, so that no tail can be fitted.
     """
-    rows = log_weights.T.double().cpu().contiguous()
+    rows = log_weights.T.cpu().double().contiguous()
     num_samples = rows.shape[1]
     if num_samples < SMALLEST_SAMPLE:
         return rows.new_full((len(rows),), torch.nan)

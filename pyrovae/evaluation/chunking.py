@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from pyrovae.compute import processes
+from pyrovae.compute.memory import is_out_of_memory
+from pyrovae.compute.turns import give_way
 from pyrovae.programs.layout import Layout
+
+T = TypeVar("T")
 
 _CPU_ROWS, _CPU_MEMORY = 2_000, 2**28  # rows that stay in the cache; bytes
 _CUDA_ROWS = 200_000
@@ -31,3 +37,40 @@ def particles_at_once(x: Tensor, layout: Layout) -> int:
 def slices(total: int, size: int) -> Iterator[slice]:
     """Return slices of at most `size` that cover `range(total)` in order."""
     return (slice(start, min(start + size, total)) for start in range(0, total, size))
+
+
+def in_turns(chunks: Iterable[T]) -> Iterator[T]:
+    """Yield the chunks of an evaluation, and let threads that wait have their turns before each."""
+    for chunk in chunks:
+        if processes.count() == 1:  # processes must make the same calls in the same order
+            give_way()
+        yield chunk
+
+
+def in_chunks(call: Callable[[slice], T], total: int, size: int) -> tuple[list[T], int]:
+    """Call a function for chunks that cover `range(total)` in order. Halve what memory does not hold.
+
+    Args:
+        call: the function.
+        total: the number of rows, or of draws.
+        size: the largest size of a chunk.
+
+    Returns:
+        The results, and the size of the largest chunks that fit.
+
+    Raises:
+        InputError, RuntimeError and others: what the function raises, also for a chunk of one.
+    """
+    results: list[T] = []
+    start = 0
+    while start < total:
+        chunk = slice(start, min(start + size, total))
+        try:
+            results.append(call(chunk))
+        except Exception as error:
+            if chunk.stop - start == 1 or not is_out_of_memory(error):
+                raise
+            size = (chunk.stop - start) // 2
+            continue
+        start = chunk.stop
+    return results, size

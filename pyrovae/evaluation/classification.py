@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from pyrovae.compute.devices import seeded
 from pyrovae.data.checks import check_data
 from pyrovae.errors import InputError, check_counts
-from pyrovae.evaluation.chunking import slices
+from pyrovae.evaluation.chunking import in_chunks
 from pyrovae.evaluation.importance import Sampling, over_log_weights
 from pyrovae.evaluation.statistics import log_mean
 from pyrovae.programs.classes import categorical_latents, class_site, takes_classes
@@ -80,10 +81,8 @@ def class_probabilities(
     with evaluating(pair), seeded(seed, device):
         for _ in range(num_samples if drawn else 1):
             drawing = with_programs(pair, guide=_Drawn(drawn)(pair.guide)) if drawn else pair
-            parts = [
-                _probabilities(drawing, data.rows(rows).to(device), name)
-                for rows in slices(len(x), batch_size)
-            ]
+            of_rows = partial(_probabilities, drawing, name, device, data)
+            parts, batch_size = in_chunks(of_rows, len(x), batch_size)
             total = total + torch.cat(parts)
     return (total / num_samples if drawn else total).cpu()
 
@@ -120,8 +119,10 @@ def _no_classifier(site: str) -> InputError:
     )
 
 
-def _probabilities(pair: ModelAndGuide, data: Arguments, site: str) -> Tensor:
-    (x,), kwargs = data
+def _probabilities(
+    pair: ModelAndGuide, site: str, device: torch.device, data: Arguments, rows: slice
+) -> Tensor:
+    (x,), kwargs = data.rows(rows).to(device)
     trace = poutine.trace(at_means(pair.guide)).get_trace(x, **kwargs)
     if site not in trace.nodes and takes_classes(pair.model, kwargs):
         # The class is downstream of z; whichever value is observed, its distribution is the same.

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae.compute import processes
-from pyrovae.errors import check_counts
+from pyrovae.errors import InputError, check_counts
 from pyrovae.evaluation.arviz_adapter import to_group
 from pyrovae.evaluation.importance import MOST_DATA, Sampling, over_log_weights
 from pyrovae.evaluation.json_files import write_json
@@ -155,11 +155,15 @@ class MarginalLikelihood:
             "notes": list(self.notes),
         }
 
-    def to_json(self, path: str | Path) -> None:
-        """Write the summary and the values for each datum (NaN as null)."""
+    def content(self) -> dict[str, Any]:
+        """Return the summary and the values for each datum, as plain numbers."""
         columns = {name: getattr(self, name).tolist() for name in _COLUMNS}
         bounds = {str(k): bound.tolist() for k, bound in self.bounds.items()}
-        write_json(path, {"summary": self.summary(), "data": columns | {"bounds": bounds}})
+        return {"summary": self.summary(), "data": columns | {"bounds": bounds}}
+
+    def to_json(self, path: str | Path) -> None:
+        """Write the summary and the values for each datum (NaN as null)."""
+        write_json(path, self.content())
 
     def to_arviz(self) -> Any:
         """Return the values for each datum as ArviZ's data structure.
@@ -322,6 +326,8 @@ def prior_marginal_likelihood(
 def _estimate(
     pair: ModelAndGuide, data: Arguments, bounds: Sequence[int], sampling: Sampling
 ) -> MarginalLikelihood:
+    if not isinstance(bounds, Collection):
+        raise InputError(f"bounds is {bounds!r}; it must be a list of whole numbers, such as (10, 100).")
     for size in bounds:
         check_counts(bounds=size)
     sizes = [1, *(k for k in bounds if 1 < k < sampling.num_samples)]

@@ -22,12 +22,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pyrovae.compute.devices import seeded
+from pyrovae.compute.progress import progress_bar
 from pyrovae.errors import check_counts
 from pyrovae.evaluation.arviz_adapter import pareto_khat
-from pyrovae.evaluation.chunking import slices
+from pyrovae.evaluation.chunking import in_turns, slices
 from pyrovae.evaluation.guide_search import check_search, compare, search
 from pyrovae.evaluation.json_files import write_json
 from pyrovae.evaluation.statistics import (
@@ -157,11 +157,15 @@ class InferenceGaps:
             "particles": self.particles,
         }
 
-    def to_json(self, path: str | Path) -> None:
-        """Write the summary and the values and errors of each datum to a JSON file (NaN as null)."""
+    def content(self) -> dict[str, Any]:
+        """Return the summary and the values and errors of each datum, as plain numbers."""
         columns = {name: getattr(self, name).tolist() for name in (*_COLUMNS, "khat")}
         errors = {name: self.std_error[name].tolist() for name in _COLUMNS}
-        write_json(path, {"summary": self.summary(), "data": columns | {"std_error": errors}})
+        return {"summary": self.summary(), "data": columns | {"std_error": errors}}
+
+    def to_json(self, path: str | Path) -> None:
+        """Write the summary and the values and errors of each datum to a JSON file (NaN as null)."""
+        write_json(path, self.content())
 
     def __str__(self) -> str:
         lines = [
@@ -241,8 +245,8 @@ def inference_gaps(
         with torch.no_grad():
             layout = check_scorable(pair, device, data, enumerate=True)
         batches = list(slices(len(x), layout.at_once(batch_size, len(x))))
-        with tqdm(total=len(batches) * steps, unit="step", disable=not progress) as bar:
-            for rows in batches:
+        with progress_bar(progress, len(batches) * steps, "step") as bar:
+            for rows in in_turns(batches):
                 arguments = data.rows(rows).to(device)
                 free = search(pair, arguments, layout, steps, particles, learning_rate, bar)
                 by_guide, by_best = compare(pair, (pair.guide, free), arguments, num_samples, layout)

@@ -155,7 +155,7 @@ def _draw(
         _scores(pair, arguments, rows.stop - rows.start, layout) for rows in slices(num_samples, size)
     ]
     log_weights, bounds = zip(*chunks, strict=True)
-    return torch.cat(log_weights).double().cpu(), torch.cat(bounds).double().cpu()
+    return torch.cat(log_weights).cpu().double(), torch.cat(bounds).cpu().double()
 
 
 def _scores(

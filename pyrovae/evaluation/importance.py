@@ -16,14 +16,14 @@ import pyro
 import torch
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
-from tqdm import tqdm
 
 from pyrovae.compute import processes
 from pyrovae.compute.compilation import MODES, compile_if_asked
 from pyrovae.compute.devices import seeded
 from pyrovae.compute.precision import products_in
+from pyrovae.compute.progress import progress_bar
 from pyrovae.errors import InputError, check_choice, check_counts
-from pyrovae.evaluation.chunking import particles_at_once, slices
+from pyrovae.evaluation.chunking import in_chunks, in_turns, particles_at_once, slices
 from pyrovae.evaluation.validation import check_scorable
 from pyrovae.programs.checks import check_pair
 from pyrovae.programs.copies import Extra
@@ -116,6 +116,8 @@ def over_log_weights(
             reasons given at `marginal_likelihood`.
     """
     x, num_samples = data.args[0], sampling.num_samples
+    alike = dict(zip(("x", "y"), data.args, strict=False)) | dict(data.kwargs)
+    processes.check_alike(alike | {"the settings of the evaluation": sampling})
     device = device_of(pair, otherwise=x.device)
     summaries = []
     with (
@@ -136,9 +138,8 @@ def over_log_weights(
         mine = seeded_parts[processes.rank() :: processes.count()]
         total = sum(rows.stop - rows.start for rows, _ in mine)
         score = _Scorer(pair, layout, sampling.compile, total * num_samples >= LONG_EVALUATION, further)
-        hidden = not sampling.progress or not processes.is_first()
-        with tqdm(total=total, unit="datum", disable=hidden) as bar:
-            for rows, part_seed in mine:
+        with progress_bar(sampling.progress and processes.is_first(), total, "datum") as bar:
+            for rows, part_seed in in_turns(mine):
                 arguments = data.rows(rows).to(device)
                 check_pair(pair, *arguments.args, **arguments.kwargs)
                 torch.manual_seed(part_seed)
@@ -172,16 +173,19 @@ class _Scorer:
         self.score = partial(_scored, pair, layout, further)
         self.graph: Callable[..., list[Tensor]] | None = None
         self.graph_shapes: list[Any] | None = None
+        self.most = 2**63  # draws in a chunk, fewer after one did not fit into memory
 
     def in_chunks(self, arguments: Arguments, num_samples: int) -> tuple[Any, ...]:
         """Return the scores of `num_samples` draws of each of B data, in 64-bit, and further tensors.
 
         All of them are on the CPU.
         """
-        size = min(num_samples, particles_at_once(arguments.args[0], self.layout))
+        size = min(num_samples, particles_at_once(arguments.args[0], self.layout), self.most)
         if self.graph_shapes is None:
             self._compile(arguments, size)
-        chunks = [self._chunk(arguments, c.stop - c.start) for c in slices(num_samples, size)]
+        chunks, fitting = in_chunks(lambda c: self._chunk(arguments, c.stop - c.start), num_samples, size)
+        if fitting < size:
+            self.most = fitting
         columns = [torch.cat(parts).cpu() for parts in zip(*chunks, strict=True)]
         of_scores = len(columns) - self.further
         return _unpacked(columns[:of_scores], self.layout), *columns[of_scores:]

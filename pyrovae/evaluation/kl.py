@@ -21,9 +21,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pyrovae.compute.devices import seeded
+from pyrovae.compute.progress import progress_bar
 from pyrovae.errors import check_counts
 from pyrovae.evaluation.aggregated_posterior import (
     DATA,
@@ -34,7 +34,7 @@ from pyrovae.evaluation.aggregated_posterior import (
     only_own_errors,
     separate_sites,
 )
-from pyrovae.evaluation.chunking import slices
+from pyrovae.evaluation.chunking import in_turns, slices
 from pyrovae.evaluation.json_files import write_json
 from pyrovae.evaluation.statistics import shown
 from pyrovae.evaluation.validation import check_scorable
@@ -100,9 +100,13 @@ class KLDecomposition:
         figures |= {"sites": {name: part.summary() for name, part in self.sites.items()}}
         return figures | {"num_data": self.num_data, "num_samples": self.num_samples}
 
+    def content(self) -> dict[str, Any]:
+        """Return the summary, as plain numbers."""
+        return self.summary()
+
     def to_json(self, path: str | Path) -> None:
         """Write the summary to a JSON file (NaN as null)."""
-        write_json(path, self.summary())
+        write_json(path, self.content())
 
     def __str__(self) -> str:
         def figure(name: str) -> str:
@@ -170,10 +174,10 @@ def kl_decomposition(
         data = whole.to(device)
         separate = separate_sites(pair, data)
         terms: list[_Terms] = []
-        with tqdm(total=num_samples * len(x), unit="draw", disable=not progress) as bar:
+        with progress_bar(progress, num_samples * len(x), "draw") as bar:
             for part in slices(num_samples, max(1, DATA // len(x))):
                 draws = draws_of_guide(pair, data, part.stop - part.start, layout, separate)
-                for rows in slices(len(draws), max(1, DENSITIES // len(x))):
+                for rows in in_turns(slices(len(draws), max(1, DENSITIES // len(x)))):
                     terms.append(_terms(draws, pair.guide, data, rows, layout))
                     bar.update(rows.stop - rows.start)
     joined = {key: torch.cat([part[key] for part in terms]).cpu() for key in terms[0]}
@@ -197,9 +201,9 @@ def _terms(draws: Draws, guide: Program, data: Arguments, rows: slice, layout: L
         of the KLs of its dimensions, `(c, *inner_plates, *event_shape)`.
     """
     log_q, log_q_dims = log_q_of_all(draws, guide, data, rows, layout)
-    x = data.args[0]
-    num_data = len(x)
-    index = torch.arange(rows.start, rows.stop, device=x.device)[:, None] % num_data
+    num_data = len(data.args[0])
+    device = next(iter(log_q.values())).device  # where there are 64-bit numbers
+    index = torch.arange(rows.start, rows.stop, device=device)[:, None] % num_data
     own_log_q = {name: values.gather(1, index).squeeze(1) for name, values in log_q.items()}
     check_scored_alike(draws, rows, own_log_q)
     terms: _Terms = {}

@@ -13,8 +13,8 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae.compute.devices import seeded
-from pyrovae.errors import InputError
-from pyrovae.evaluation.chunking import slices
+from pyrovae.errors import InputError, check_counts, check_numbers
+from pyrovae.evaluation.chunking import in_turns, slices
 from pyrovae.evaluation.json_files import write_json
 from pyrovae.evaluation.validation import check_scorable
 from pyrovae.programs.checks import check_pair
@@ -62,10 +62,14 @@ class ActiveUnits:
             "num_data": self.num_data,
         }
 
+    def content(self) -> dict[str, Any]:
+        """Return the summary and the variances, as plain numbers."""
+        variances = {name: values.tolist() for name, values in self.variances.items()}
+        return {"summary": self.summary(), "variances": variances}
+
     def to_json(self, path: str | Path) -> None:
         """Write the summary and the variances to a JSON file."""
-        variances = {name: values.tolist() for name, values in self.variances.items()}
-        write_json(path, {"summary": self.summary(), "variances": variances})
+        write_json(path, self.content())
 
     def __str__(self) -> str:
         return "\n".join(
@@ -111,6 +115,8 @@ def active_units(
             the pair does not run on them; or it has no continuous latent under a plate of the data.
     """
     pair, data = with_given(pair, x, y, given)
+    check_numbers(threshold=threshold)
+    check_counts(num_samples=num_samples)
     if not threshold >= 0:
         raise InputError(f"threshold is {threshold}; it must be at least 0, as a variance is.")
     for name, number in {"the number of data": len(x), "num_samples": num_samples}.items():
@@ -120,7 +126,7 @@ def active_units(
     parts = []
     with evaluating(pair), seeded(seed, device), torch.no_grad():
         layout = check_scorable(pair, device, data, enumerate=False)
-        for rows in slices(len(x), layout.at_once(max(1, _ROWS // num_samples), len(x))):
+        for rows in in_turns(slices(len(x), layout.at_once(max(1, _ROWS // num_samples), len(x)))):
             arguments = data.rows(rows).to(device)
             check_pair(pair, *arguments.args, **arguments.kwargs)
             with pyro.validation_enabled(False):
@@ -155,6 +161,6 @@ def _mean(site: Mapping[str, Any]) -> Tensor | None:
 def _mean_and_noise(site: Mapping[str, Any], data_dim: int) -> tuple[Tensor, Tensor]:
     """Return E_q[z | x] of each datum, averaged over the particles, and its variance: data first."""
     value, mean = site["value"], site["mean"]
-    centres = (value if mean is None else mean.expand(value.shape)).double().cpu()
+    centres = (value if mean is None else mean.expand(value.shape)).cpu().double()
     centres = centres.movedim(data_dim - site["fn"].event_dim, 1)
     return centres.mean(0), centres.var(0) / len(centres)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae.errors import InputError
+from pyrovae.errors import InputError, check_counts
 from pyrovae.generation.codes import encoded
 from pyrovae.generation.generator import Generator, Images, each
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
@@ -50,8 +50,7 @@ def interpolate(
             f"the lines start at data of shape {tuple(start.shape)} and end at {tuple(end.shape)}: "
             "give one end for each start."
         )
-    if steps < 2:
-        raise InputError(f"steps is {steps}; a line needs at least its 2 ends.")
+    check_counts(2, steps=steps)
     along = torch.linspace(0, 1, steps)
     ends = torch.stack([start, end], 1).flatten(0, 1)
     of_ends = Arguments((start,), given or {}).of_data(lambda values: values.repeat_interleave(2, 0))

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from pyrovae.compute.devices import seeded
+from pyrovae.compute.memory import check_fits
+from pyrovae.compute.precision import in_64_bits
 from pyrovae.errors import InputError, check_counts, warn
 from pyrovae.generation.generator import ROWS, Codes, Generator, joined
 from pyrovae.programs.distributions import factors_of
@@ -137,6 +139,9 @@ def _draws(generator: Generator, rows: Tensor, label: int | None) -> tuple[Draws
         parts.append(({name: nodes[name]["value"].cpu() for name in generator.latents}, data))
         terms = [nodes[name]["fn"].log_prob(value).cpu() for name, value in given.items()]
         log_weights.append(sum(terms, torch.zeros(len(part))))
+        if len(parts) == 1:
+            size = sum(values.nbytes for values in parts[0][0].values()) * len(rows) // len(part)
+            check_fits(size, f"{len(rows)} draws", "draw fewer")
     return Draws(*map(joined, zip(*parts, strict=True))), torch.cat(log_weights)
 
 
@@ -165,7 +170,7 @@ def _systematic_resample(log_weights: Tensor, count: int) -> Tensor:
 
     Evenly spaced points with one random start are looked up among the cumulated weights.
     """
-    cumulated = log_weights.double().softmax(0).cumsum(0)
+    cumulated = in_64_bits(log_weights).softmax(0).cumsum(0)
     points = (torch.arange(count) + torch.rand(())) / count
     return torch.searchsorted(cumulated, points * cumulated[-1]).clamp(max=len(cumulated) - 1)
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrovae.errors import InputError
+from pyrovae.errors import InputError, check_counts
 from pyrovae.generation.codes import encoded
 from pyrovae.generation.generator import Generator, Images, each
 from pyrovae.generation.images import decoded
@@ -93,8 +93,7 @@ def manifold(
     Raises:
         InputError: the latent is not 2-D or has no prior, `steps` is below 2, or a class is missing.
     """
-    if steps < 2:
-        raise InputError(f"steps is {steps}; a grid has at least 2 on each side.")
+    check_counts(2, steps=steps)
     generator = Generator(pair, given)
     site = generator.prior_site(site)
     values = quantiles(generator, torch.linspace(0.01, 0.99, steps).tolist(), site)

@@ -22,6 +22,8 @@ import pyro
 import torch
 from torch import Tensor, nn
 
+from pyrovae.compute.precision import in_64_bits
+from pyrovae.data.checks import check_data, check_tensor
 from pyrovae.distributions import MultivariateNormal, filled, masked
 from pyrovae.errors import InputError
 from pyrovae.likelihoods import Gaussian
@@ -176,12 +178,14 @@ class PPCA(nn.Module):
             InputError: when M is not below the number of directions in which the data vary, or values are
                 not finite.
         """
+        check_tensor(x)
         if not x.isfinite().all():
             raise InputError(
                 "the data hold values that are not finite, and the closed form needs all values: where "
                 'some are missing, use fit(ppca, x, given={"observed": mask}).'
             )
-        flat = self._flat(x).double()
+        check_data(x)
+        flat = in_64_bits(self._flat(x))
         latent_dim, dimensions = self.weight.shape[1], self.weight.shape[0]
         num_noise = max(dimensions - latent_dim, 1)
         mean = flat.mean(0)
@@ -208,11 +212,11 @@ class PPCA(nn.Module):
             self.set_guide_to_exact_posterior()
 
     def _factors(self, observed: Tensor | None = None) -> _Factors:
-        weight, sigma = self.weight.double(), self.likelihood.log_scale.double().exp()
+        weight, sigma = in_64_bits(self.weight), in_64_bits(self.likelihood.log_scale).exp()
         dimensions, latent_dim = weight.shape
         noise = sigma * torch.eye(latent_dim, dtype=weight.dtype, device=weight.device)
         if observed is not None:  # a missing value has no row of W
-            weight = weight * observed.flatten(1).unsqueeze(-1)
+            weight = weight * observed.flatten(1).unsqueeze(-1).to(weight.device)
             noise = noise.expand(len(observed), -1, -1)
         q, triangle = torch.linalg.qr(torch.cat([weight, noise], -2))
         return _Factors(q[..., :dimensions, :], q[..., dimensions:, :], triangle, sigma)
@@ -222,11 +226,11 @@ class PPCA(nn.Module):
         top, bottom, triangle, _ = self._factors()
         weight = torch.linalg.solve_triangular(triangle, top.T, upper=True)
         # sigma R^-1, whose square is S, is the lower part of Q.
-        return weight, -weight @ self.mean.double(), bottom @ bottom.T
+        return weight, -weight @ in_64_bits(self.mean), bottom @ bottom.T
 
     def _centred(self, x: Tensor, observed: Tensor | None) -> Tensor:
         """Return x - mu as rows, `(N, 1, D)` in 64-bit, with 0 where a value is missing."""
-        centred = self._flat(x).double() - self.mean.double()
+        centred = in_64_bits(self._flat(x)) - in_64_bits(self.mean)
         return filled(centred, None if observed is None else observed.flatten(1)).unsqueeze(-2)
 
     def _flat(self, x: Tensor) -> Tensor:

@@ -104,12 +104,25 @@ def as_objective(objective: Objective | PyroObjective) -> Objective:
 def description(objective: Objective | PyroObjective) -> str:
     """Return an objective's name and settings, as in `IWAE(num_particles=50, ...)`.
 
-    The settings are the numbers and strings that the objective keeps under the names of its arguments.
+    The settings are the numbers and strings that the objective keeps under the names of its arguments. Its
+    weights are left out.
     """
     if isinstance(objective, WithoutTerms):
         return description(objective.objective)
     names = dict.fromkeys(["num_particles", *inspect.signature(type(objective)).parameters])
     names.pop("max_plate_nesting", None)  # Pyro's objectives find it out when they run
     kept = {name: getattr(objective, name, None) for name in names}
-    settings = [f"{name}={value}" for name, value in kept.items() if isinstance(value, int | float | str)]
+    weights = weights_of(objective)
+    settings = [
+        f"{name}={value}"
+        for name, value in kept.items()
+        if isinstance(value, int | float | str) and name not in weights
+    ]
     return f"{type(objective).__name__}({', '.join(settings)})"
+
+
+def weights_of(objective: Objective | PyroObjective) -> dict[str, float]:
+    """Return the weights that are an objective's own, by the names in its attribute `own_weights`."""
+    if isinstance(objective, WithoutTerms):
+        return weights_of(objective.objective)
+    return {name: float(getattr(objective, name)) for name in getattr(objective, "own_weights", ())}

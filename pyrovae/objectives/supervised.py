@@ -41,6 +41,8 @@ class SupervisedELBO(ELBO):
             class.
     """
 
+    own_weights = ("alpha",)  # which a resumed run may change
+
     def __init__(self, alpha: float, site: str | None = None, **settings: Any) -> None:
         super().__init__(**settings)
         if not alpha >= 0:

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
 from pyrovae.storage import write_atomically
 
 
-def save(figure: Figure, path: str | Path) -> Path:
+def save(figure: Figure, path: str | Path, source: str = "") -> Path:
     """Write a figure to a file that appears whole or not at all.
 
     Args:
         figure: the figure.
         path: the file. Its suffix chooses the format: .png, .pdf, .svg and others. Folders that do not
             exist are created.
+        source: what the figure is of, such as a checkpoint. It is written into a .png or .svg file.
 
     Returns:
         The path.
     """
     path = Path(path)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=path.suffix[1:] or "png", dpi=150, bbox_inches="tight")
+    suffix = path.suffix[1:].lower() or "png"
+    about: dict[str, Any] = {"metadata": {"Source": source}} if source and suffix in ("png", "svg") else {}
+    figure.savefig(buffer, format=suffix, dpi=150, bbox_inches="tight", **about)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, buffer.getvalue())
     return path

@@ -7,8 +7,10 @@ is called.
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from weakref import WeakKeyDictionary, WeakSet
 
 import numpy as np
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parameter import is_lazy
 
+from pyrovae.compute.turns import alone, registered
 from pyrovae.programs.pair import ModelAndGuide, Program
 from pyrovae.programs.parameters import store_beside
 from pyrovae.programs.reach import modules_of
@@ -36,19 +39,38 @@ def evaluating(*programs: Program | ModelAndGuide) -> Iterator[None]:
 
 @contextmanager
 def _in_evaluation_mode(modules: Sequence[nn.Module]) -> Iterator[None]:
-    before: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+    modes = _Modes()
+    with alone(), registered(modes):
+        try:
+            with _each_part_once(partial(modes.change, mode=False), modules):
+                yield
+        finally:
+            modes.leave()
 
-    def switch(parts: list[nn.Module]) -> None:
+
+class _Modes:
+    """The modes of modules, to be put back."""
+
+    def __init__(self) -> None:
+        self.outside: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+    def change(self, parts: list[nn.Module], mode: bool) -> None:
+        """Set the mode of some parts: True for training."""
         # All modes first: that of a compiled module is the mode of the module inside.
-        before.update({part: part.training for part in parts})
+        self.outside.update({part: part.training for part in parts})
         for part in parts:
-            part.training = False
+            part.training = mode
 
-    try:
-        with _each_part_once(switch, modules):
-            yield
-    finally:
-        for part, mode in before.items():
+    def leave(self) -> None:
+        """Put the modes back."""
+        self.inside = {part: part.training for part in self.outside}
+        for part, mode in self.outside.items():
+            part.training = mode
+
+    def come_back(self) -> None:
+        """Change the modes again."""
+        for part, mode in self.inside.items():
+            self.outside[part] = part.training
             part.training = mode
 
 
@@ -58,15 +80,13 @@ def in_training(*programs: Program | ModelAndGuide) -> Iterator[None]:
 
     A frozen module that is in evaluation mode stays so. Its batch statistics are then frozen as well.
     """
-    parts = [part for module in modules_of(*programs) for part in _to_train(module)]
-    before = [part.training for part in parts]
-    try:
-        for part in parts:
-            part.training = True
-        yield
-    finally:
-        for part, mode in zip(parts, before, strict=True):
-            part.training = mode
+    modes = _Modes()
+    with alone(), registered(modes):
+        try:
+            modes.change([part for module in modules_of(*programs) for part in _to_train(module)], True)
+            yield
+        finally:
+            modes.leave()
 
 
 def _to_train(module: nn.Module) -> Iterator[nn.Module]:
@@ -145,20 +165,22 @@ def _each_part_once(
 ) -> Iterator[None]:
     """Look at each part of the modules, and at the parts of other modules when they are called."""
     seen: WeakSet[nn.Module] = WeakSet()
+    own_thread = threading.get_ident()
 
     def visit(module: nn.Module, _: object = None) -> None:
-        if module not in seen:
+        if module not in seen and threading.get_ident() == own_thread:  # the hook sees all threads
             new = [part for part in module.modules() if part not in seen]
             seen.update(new)
             look(new)
 
-    for module in modules:
-        visit(module)
-    if any("_orig_mod" in part._modules for part in seen):  # torch.compile(module) warns of such hooks
-        yield
-        return
-    hook = register_module_forward_pre_hook(visit)
-    try:
-        yield
-    finally:
-        hook.remove()
+    with alone():
+        for module in modules:
+            visit(module)
+        if any("_orig_mod" in part._modules for part in seen):  # torch.compile(module) warns of such hooks
+            yield
+            return
+        hook = register_module_forward_pre_hook(visit)
+        try:
+            yield
+        finally:
+            hook.remove()

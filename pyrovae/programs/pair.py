@@ -13,12 +13,30 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeGuard, TypeVar, cast
 
+from pyrovae.compute.memory import memory_explained
+from pyrovae.compute.turns import alone
+from pyrovae.data.checks import check_tensor
 from pyrovae.errors import InputError
 
 Program = Callable[..., Any]
 """A callable that runs Pyro's `sample` statements: a function, a method or a module."""
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_DATA = {"x", "start", "end", "corners"}
+"""The arguments of functions that are tensors of data. `fit` also takes other forms of data."""
+
+_SIZES = (
+    "batch_size",
+    "num_samples",
+    "count",
+    "candidates",
+    "particles",
+    "dimensions",
+    "steps",
+    "resolution",
+)
+"""The arguments of functions that take more memory if they are larger."""
 
 
 class ModelAndGuide(Protocol):
@@ -104,12 +122,16 @@ def name_of_pair(pair: ModelAndGuide) -> str:
 def takes_pair(function: F) -> F:
     """Make a public function check its argument `pair`: the first one, or the second after an objective.
 
+    While it runs, other threads that call such functions wait; see `pyrovae.compute.turns`.
+
     Raises:
         InputError: the function is called with something else. For a call with two programs, as in version
             0.1, the message shows the line that replaces it.
     """
     names = list(inspect.signature(function).parameters)
     before = names[: names.index("pair")]
+    data = {name for name in names if name in _DATA and function.__name__ != "fit"}
+    smaller = ", ".join([name for name in names if name in _SIZES] + ["model, or number of data"])
 
     @functools.wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
@@ -117,7 +139,13 @@ def takes_pair(function: F) -> F:
         if given and not is_pair(given[0]):
             others = given[1:] or [kwargs.get("guide")]
             raise InputError(what_to_write(function.__name__, given[0], others, before))
-        return function(*args, **kwargs)
+        named = dict(zip(names, args, strict=False)) | kwargs
+        for name in data & named.keys():
+            check_tensor(named[name])
+        if not isinstance(site := named.get("site"), str | None):
+            raise InputError(f"site is {site!r}; it must be the name of a site, or None.")
+        with alone(), memory_explained(function.__name__, smaller):
+            return function(*args, **kwargs)
 
     return cast(F, checked)
 

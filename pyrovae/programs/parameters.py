@@ -18,6 +18,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor, nn
 
+from pyrovae.compute.turns import alone, kept
 from pyrovae.errors import InputError
 from pyrovae.programs.pair import ModelAndGuide, Program
 from pyrovae.programs.reach import modules_of, named_modules, owners_of, prefix_of, unused_name
@@ -80,18 +81,25 @@ def own_parameters(*programs: Program | ModelAndGuide, hand_back: bool = True) -
 def store_beside(modules: Sequence[nn.Module], hand_back: bool = True) -> Iterator[None]:
     """Run programs that reach these modules as `own_parameters` does."""
     store = pyro.get_param_store()
-    before = store.get_state()
-    _check_pyro_modules(before["params"], modules)
-    store.clear()
-    store.set_state(_without_those_of(modules, before))
-    try:
-        yield
-    finally:
-        inside = store.get_state()
+
+    def put(state: Any) -> None:
         store.clear()
-        store.set_state(before)
-        if hand_back:
-            store.set_state(_without_those_of(modules, inside))
+        store.set_state(state)
+
+    inside = None
+    with alone():
+        try:
+            with kept(store.get_state, put):
+                before = store.get_state()
+                _check_pyro_modules(before["params"], modules)
+                put(_without_those_of(modules, before))
+                try:
+                    yield
+                finally:
+                    inside = store.get_state()
+        finally:
+            if hand_back and inside is not None:
+                store.set_state(_without_those_of(modules, inside))
 
 
 def _without_those_of(modules: Sequence[nn.Module], state: Any) -> Any:

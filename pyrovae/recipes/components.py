@@ -19,7 +19,7 @@ from pyrovae.objectives.table import OBJECTIVES
 from pyrovae.posteriors.table import POSTERIORS
 from pyrovae.priors.table import PRIORS
 from pyrovae.recipes.about import About
-from pyrovae.recipes.options import OptionError, load_component
+from pyrovae.recipes.options import OfObjective, OptionError, load_component
 from pyrovae.tables import Table
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pyrovae.objectives import Objective as AnyObjective
 
 Count = Annotated[int, Ge(1)]
-Weight = Annotated[float, Ge(0)]
+Weight = Annotated[float, Ge(0), OfObjective()]
 Share = Annotated[float, Ge(0), Lt(1)]
 Posterior = Annotated[str, POSTERIORS]
 Prior = Annotated[str, PRIORS]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -19,10 +18,14 @@ from pyrovae.recipes.about import About
 from pyrovae.recipes.own_files import digest_of, is_own
 from pyrovae.recipes.plan import Plan, Stage
 from pyrovae.recipes.presentation import Presentation
-from pyrovae.recipes.settings import Data, Training, plain_values
+from pyrovae.recipes.run_data import Known
+from pyrovae.recipes.settings import MAY_CHANGE, Data, Training, plain_values
 from pyrovae.runs import Configuration, RunFolder
+from pyrovae.storage import expanded
 from pyrovae.training import Data as Source
 from pyrovae.training import History, few, fit
+from pyrovae.training.checkpoints import new_run
+from pyrovae.training.state import digest_of_pair
 
 
 @dataclass
@@ -60,6 +63,7 @@ class Writing:
         resume: whether to continue the run in the folder.
         tensorboard: whether to write scalars for TensorBoard.
         progress: whether to show progress bars.
+        data_set: what the run remembers of its data set. None for data that are given in Python.
     """
 
     folder: str | Path | None = None
@@ -67,6 +71,11 @@ class Writing:
     resume: bool = False
     tensorboard: bool = False
     progress: bool = False
+    data_set: Known | None = None
+
+    def __post_init__(self) -> None:
+        if self.folder is not None:
+            object.__setattr__(self, "folder", expanded(self.folder))
 
 
 @dataclass(frozen=True)
@@ -95,24 +104,55 @@ def fit_plan(
     _check(plan, y, training, data, writing)
     presentation = Presentation.of(plan.pixels, data, training.seed)
     x = _prepared(x, presentation)
-    folder = None if writing.folder is None else RunFolder(Path(writing.folder))
-    if folder is not None:
-        folder.check_free(writing.resume)
-        processes.wait()  # until all processes have checked, since the first one writes there next
     fitted = Fitted(plan, presentation)
-    earlier = [stage.name for stage in plan.stages[:-1]]
-    configuration = configuration_of(plan, x, y, training, data)
-    with nullcontext() if folder is None else folder.prepared(configuration, keep=earlier):
-        for stage in plan.stages:
-            fitted.histories[stage.name] = _fit_stage(stage, x, y, fitted, training, data, writing)
+    if writing.folder is None:
+        _fit_stages(fitted, x, y, training, data, writing, {})
+        return fitted
+    folder = RunFolder(Path(writing.folder))
+    folder.check_free(writing.resume)
+    processes.wait()  # until all processes have checked, since the first one writes there next
+    configuration = _configuration_of(plan, x, y, training, data, writing)
+    with folder.prepared(configuration, writing.resume):
+        _fit_stages(fitted, x, y, training, data, writing, identity_of(plan, configuration))
     return fitted
 
 
-def configuration_of(
-    plan: Plan, x: Source, y: Tensor | None, training: Training, data: Data
+def _fit_stages(
+    fitted: Fitted,
+    x: Source,
+    y: Tensor | None,
+    training: Training,
+    data: Data,
+    writing: Writing,
+    identity: dict[str, Any],
+) -> None:
+    """Train the stages. The checkpoints of each stage say which parameters of earlier ones are beneath."""
+    for stage in fitted.plan.stages:
+        how = (training, data, writing, identity)
+        fitted.histories[stage.name] = _fit_stage(stage, x, y, fitted, *how)
+        identity = identity | {beneath(stage): digest_of_pair(stage.pair)}
+
+
+def identity_of(plan: Plan, configuration: Configuration) -> dict[str, Any]:
+    """Return what the checkpoints of a run must agree with: its configuration but for what may change."""
+    identity = configuration.identity(free={*MAY_CHANGE, *plan.weights})
+    # The file of a user's own component may have moved. If its content has changed, a warning says so.
+    return {n: f"your own {v.split(':')[-1]}" if is_own(v) else v for n, v in identity.items()}
+
+
+def beneath(stage: Stage) -> str:
+    """Return the name under which the checkpoints of later stages know a stage's parameters."""
+    return f"parameters of stage {stage.name}"
+
+
+def _configuration_of(
+    plan: Plan, x: Source, y: Tensor | None, training: Training, data: Data, writing: Writing
 ) -> Configuration:
-    """Make the configuration of a run folder, as plain values."""
+    """Make the configuration of a run folder, as plain values. A resumed run keeps its name."""
     about = plan.about or About.of(x, y)
+    folder = RunFolder(Path(cast(str, writing.folder)))
+    known = writing.data_set or Known()
+    resumed = writing.resume and folder.config_path.is_file()
     names = [plan.recipe, *(value for value in plan.options.values() if is_own(value))]
     return Configuration(
         plan.recipe,
@@ -121,6 +161,10 @@ def configuration_of(
         plain_values(data),
         {**vars(about), "x_shape": list(about.x_shape)},
         {name: digest_of(name) for name in names if is_own(name)},
+        known.values,
+        [*known.class_names],
+        known.binary,
+        folder.configuration.run if resumed else new_run(),
     )
 
 
@@ -202,6 +246,7 @@ def _fit_stage(
     training: Training,
     data: Data,
     writing: Writing,
+    identity: dict[str, Any],
 ) -> History:
     last = stage is fitted.plan.stages[-1]
     own = settings_of(stage, training)
@@ -230,6 +275,7 @@ def _fit_stage(
         resume=folder is not None and (writing.resume or not last),
         tensorboard=folder / "tensorboard" if folder is not None and writing.tensorboard and last else None,
         progress=writing.progress,
+        identity=identity,
     )
     if folder is not None and processes.is_first():
         history.save(folder / "history.json")

@@ -1,10 +1,14 @@
-"""Measurements of a run: marginal likelihood and test errors, written into its folder."""
+"""Measurements of a run: marginal likelihood, test errors and latent means."""
 
 from __future__ import annotations
 
+import io
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 from torch import Tensor
 
 from pyrovae.compute import processes
@@ -26,6 +30,7 @@ from pyrovae.programs.sites import latent_sites
 from pyrovae.programs.structure import structure
 from pyrovae.recipes.fitting import with_labels_only
 from pyrovae.recipes.run import Run
+from pyrovae.storage import write_atomically
 
 
 @runtime_checkable
@@ -43,10 +48,8 @@ def evaluate(
     device: str = "auto",
     progress: bool = True,
     **options: Any,
-) -> MarginalLikelihood:
-    """Estimate log p(x) of the test data. Write metrics.json and marginal_likelihood.json.
-
-    The metrics include the exact evidence if the model knows it, and the test error if it learns classes.
+) -> Evaluation:
+    """Estimate log p(x) of the test data, or of the data that the run is asked about.
 
     Args:
         run: the run.
@@ -57,40 +60,108 @@ def evaluate(
         options: the arguments `precision` and `compile` of `marginal_likelihood`.
 
     Returns:
-        The estimates, in nats.
+        The estimates and metrics. `write` saves them in the run's folder.
 
     Raises:
         InputError: the model has nothing to integrate out, or an option does not fit.
     """
-    presentation, images = run.presentation, run.images
-    y_test = None if images.y_test is None else images.y_test[:limit]
-    given = run.given(presentation.encoded(images.x_test[:limit]), y_test)
-    if given is None and not _has_codes(run.pair, presentation.fixed(images.x_test[:2])):
+    presentation, scored = run.presentation, run.scored
+    y = None if scored.y is None else scored.y[:limit]
+    given = run.given(presentation.encoded(scored.x[:limit]), y)
+    if given is None and not _has_codes(run.pair, presentation.fixed(scored.x[:2])):
         raise InputError(
             f"the latents of {run.config.recipe} belong to all data together, so single data have no "
             f"marginal likelihood: measure its test error by pyrovae classify {run.folder}."
         )
-    x = presentation.fixed(images.x_test)[:limit]
+    x = presentation.fixed(scored.x)[:limit]
     pair = on_device(run.pair, device)
     result = marginal_likelihood(
         pair, x, given=given, num_samples=num_samples, seed=run.training.seed, progress=progress, **options
     )
-    metrics = result.summary() | {"epochs": len(run.history.rows)}
+    metrics = result.summary() | {"epochs": len(run.history.rows)} | source_of(run)
     if isinstance(pair, ExactEvidence):
         metrics["exact_log_likelihood"] = pair.log_evidence(x.to(resolve_device(device))).mean().item()
-    if run.classes and images.y_test is not None:
-        probabilities = class_probabilities(pair, presentation.encoded(images.x_test[:limit]))
-        metrics["test_error"] = error_rate(probabilities, images.y_test[:limit])
-    if processes.is_first():
-        result.to_json(run.folder / "marginal_likelihood.json")
-        write_json(run.folder / "metrics.json", metrics)
-    return result
+    if run.classes and scored.y is not None:
+        probabilities = class_probabilities(pair, presentation.encoded(scored.x[:limit]))
+        metrics["test_error"] = error_rate(probabilities, scored.y[:limit])
+    return Evaluation(run, result, metrics)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The estimates of log p(x), and the metrics of a run.
+
+    Attributes:
+        run: the run.
+        result: the estimates, in nats.
+        metrics: the estimates' summary; the exact evidence if the model knows it; the test error in % if
+            it learns classes; the checkpoint that they are of; and the file, if the data are not the run's
+            own.
+    """
+
+    run: Run
+    result: MarginalLikelihood
+    metrics: dict[str, Any]
+
+    def write(self, out: Path | None = None) -> list[Path]:
+        """Write metrics and estimates, and return the files.
+
+        Args:
+            out: a file to write both to. None means the run's folder: metrics.json, and
+                marginal_likelihood.json with the values of single data. Data other than the run's own have
+                files of their own.
+        """
+        content = {**self.result.content(), **source_of(self.run)}
+        if out is not None:
+            files = {out: {"metrics": self.metrics, **content}}
+        else:
+            names = ("metrics", "marginal_likelihood")
+            paths = [self.run.folder / f"{name}{self.run.scored.mark}.json" for name in names]
+            files = dict(zip(paths, (self.metrics, content), strict=True))
+        if processes.is_first():
+            for path, values in files.items():
+                write_json(path, values)
+        return [*files]
+
+
+def source_of(run: Run) -> dict[str, Any]:
+    """Return what a result is of: the checkpoint, and the file if the data are not the run's own."""
+    file = run.scored.file
+    return {"checkpoint": run.checkpoint} | ({} if file is None else {"data_file": file})
+
+
+def encode(run: Run, out: Path, site: str | None = None, device: str = "auto") -> None:
+    """Write the latent means to a .npz file.
+
+    It holds `z` and, if there are classes, `y`, in the order of the data: of the run's own data those for
+    training, `z_train` and `y_train`, and those for testing, `z_test` and `y_test`; of other data all. It
+    also names the checkpoint, and the file of other data.
+
+    Args:
+        run: the run.
+        out: the file.
+        site: the name of the latent. None means the one next to the data.
+        device: the device. "auto" means CUDA if it is available, else the CPU.
+    """
+    scored, pair = run.scored, on_device(run.pair, device)
+    parts = {"": (scored.x, scored.y)}
+    if scored.file is None:
+        parts = {"_test": (scored.x, scored.y), "_train": (run.images.x_train, run.images.y_train)}
+    arrays: dict[str, Any] = {name: np.array(value) for name, value in source_of(run).items()}
+    for part, (x, y) in parts.items():
+        seen = run.presentation.encoded(x)
+        arrays[f"z{part}"] = latent_means(pair, seen, site, given=run.given(seen, y)).numpy()
+        if y is not None:
+            arrays[f"y{part}"] = y.numpy()
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    write_atomically(out, buffer.getvalue())
 
 
 def classify(
     run: Run, labels: int | None = None, num_samples: int = 0, draws: bool = False, device: str = "auto"
 ) -> dict[str, float]:
-    """Measure the test error of each classifier. Write classification.json.
+    """Measure the test error of each classifier, on the test data or the data that the run is asked about.
 
     A model that learns classes is measured with its own classifier and with Bayes' rule. Every model is
     measured with M1's classifiers, which scikit-learn fits to the latents. A Bayesian network has no
@@ -112,36 +183,39 @@ def classify(
     """
     from pyrovae.semi_supervised import M1_CLASSIFIERS, fit_m1_classifier
 
-    images, seed = run.images, run.training.seed
-    x, classes = run.training_classes()
-    if (y := classes) is None or images.y_test is None:
-        raise InputError(f"{run.data.data} has no classes to compare predictions with.")
-    per_class = run.data.labels if labels is None else labels
-    if per_class is not None:
-        y = with_labels_only(y, per_class, seed)
-    x_test = run.presentation.encoded(images.x_test)
-    given, given_test = run.given(x, classes), run.given(x_test, images.y_test)
+    scored, seed = run.scored, run.training.seed
+    if scored.y is None:
+        raise InputError(f"{scored.name} has no classes to compare predictions with.")
+    x_test = run.presentation.encoded(scored.x)
+    given_test = run.given(x_test, scored.y)
     pair = on_device(run.pair, device)
     errors: dict[str, float] = {}
     if run.classes:
-        errors["own classifier"] = error_rate(class_probabilities(pair, x_test), images.y_test)
+        errors["own classifier"] = error_rate(class_probabilities(pair, x_test), scored.y)
         if num_samples:
-            seen = run.presentation.fixed(images.x_test)
-            by_bayes = class_posterior(pair, seen, images.num_classes, num_samples=num_samples)
-            errors["Bayes' rule"] = error_rate(by_bayes, images.y_test)
-    if given is None and not _has_codes(pair, x):
-        return _written(run, errors)
+            seen = run.presentation.fixed(scored.x)
+            by_bayes = class_posterior(pair, seen, run.about.num_classes, num_samples=num_samples)
+            errors["Bayes' rule"] = error_rate(by_bayes, scored.y)
+    if given_test is None and not _has_codes(pair, x_test):
+        return errors
+    try:
+        x, y = run.training_classes()
+    except InputError:
+        if not errors:  # else the run's data have gone, and its own classifier needs none
+            raise
+        return errors
+    if y is None:
+        raise InputError(f"{run.data.data} has no classes for M1's classifiers to learn.")
+    given = run.given(x, y)
+    per_class = run.data.labels if labels is None else labels
+    if per_class is not None:
+        y = with_labels_only(y, per_class, seed)
     embed: Any = partial(posterior_draws, seed=seed) if draws else latent_means
     z = embed(pair, x, given=given).numpy()
     z_test = embed(pair, x_test, given=given_test).numpy()
     for name in M1_CLASSIFIERS:
         predicted = fit_m1_classifier(name, z, y.numpy()).predict(z_test)
-        errors[name] = 100 * float((predicted != images.y_test.numpy()).mean())
-    return _written(run, errors)
-
-
-def _written(run: Run, errors: dict[str, float]) -> dict[str, float]:
-    write_json(run.folder / "classification.json", errors)
+        errors[name] = 100 * float((predicted != scored.y.numpy()).mean())
     return errors
 
 

@@ -14,6 +14,7 @@ This module does not import torch, unless a function that it reads does.
 from __future__ import annotations
 
 import inspect
+import math
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -35,6 +36,13 @@ MODEL = "Model"
 _PLAIN = (int, float, bool, str)
 
 
+class OfObjective:
+    """The mark of an option that only weighs a term of the objective, in `Annotated[float, OfObjective()]`.
+
+    A resumed run may change such an option.
+    """
+
+
 class OptionError(InputError):
     """Raised for an option that does not exist, or a value that it cannot take: an error of usage."""
 
@@ -53,6 +61,7 @@ class Option:
         table: the table that has the value as a name. None if the value does not name a component.
         component: the component that has the option, such as "posterior iaf". Empty for the recipe's own
             options.
+        is_weight: whether the option only weighs a term of the objective.
     """
 
     name: str
@@ -63,6 +72,7 @@ class Option:
     bounds: tuple[Gt | Ge | Lt | Le, ...] = ()
     table: Table[Any] | None = None
     component: str = ""
+    is_weight: bool = False
 
     @property
     def limits(self) -> str:
@@ -104,6 +114,10 @@ class Option:
         for element in converted if isinstance(converted, tuple) else (converted,):
             if not all(_holds(bound, element) for bound in self.bounds):
                 raise OptionError(f"{where} is {value!r}; it must be {self.limits}.")
+            if type(element) is float and not math.isfinite(element):
+                raise OptionError(f"{where} is {value!r}; it must be a finite number.")
+            if type(element) is int and not -(2**63) <= element < 2**63:
+                raise OptionError(f"{where} is {value!r}; it must fit into 64 bits.")
         return converted
 
     def _check_choice(self, where: str, value: Any) -> None:
@@ -328,6 +342,7 @@ def _read(
             group,
             tuple(_bounds(marks)),
             next((mark for mark in marks if isinstance(mark, Table)), None),
+            is_weight=any(isinstance(mark, OfObjective) for mark in marks),
         )
 
 
@@ -420,7 +435,7 @@ def _converted(value: Any, wanted: Any) -> Any:
     if get_origin(wanted) is Literal:
         return value if value in get_args(wanted) else None
     if wanted is float and type(value) is int:
-        return float(value)
+        return float(value) if abs(value) < 2**1000 else math.inf
     return value if type(value) is wanted else None
 
 

@@ -5,7 +5,7 @@ Importing this file imports no torch, so that help, which reads the recipes, is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -91,6 +91,8 @@ class Plan:
         recipe: the name of the recipe. The decorator `recipe` sets it.
         options: the values of the recipe's options, for the run folder. The decorator `recipe` sets it.
         defaults: the recipe's defaults for Training and Data. The decorator `recipe` sets it.
+        weights: the names of the options that only weigh the terms of the objective, which a resumed run
+            may change. The decorator `recipe` sets it.
 
     Example:
         >>> import torch
@@ -109,6 +111,7 @@ class Plan:
     recipe: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    weights: Collection[str] = ()
 
     def __post_init__(self) -> None:
         if not self.stages or len({stage.name for stage in self.stages}) < len(self.stages):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, ParamSpec
 
@@ -108,15 +108,28 @@ def load_recipe(name: str) -> Callable[..., Plan]:
     )(plain)
 
 
+_LARGE = 4096  # an option from which on the size of a model is looked at before it is made
+
+
 def _built(
     build: Callable[..., Plan], function: Callable[..., Plan], about: About, given: dict[str, Any]
 ) -> Plan:
     from pyrovae.compute.devices import seeded
+    from pyrovae.compute.memory import memory_explained
 
     options = model_options(build, given)
     values = {name: option.default for name, option in options.items()}
     values |= checked_options(build, given, options)
-    with seeded(about.seed):
+    sizes = {name: value for name, value in values.items() if type(value) is int}
+    largest = max(sizes, key=lambda name: sizes[name], default="model")
+    with (
+        memory_explained(f"the model, whose {largest} is {sizes.get(largest)}", largest),
+        seeded(about.seed),
+    ):
+        if sizes and sizes[largest] >= _LARGE:
+            _check_fits(
+                function, about, values, f"the model, whose {largest} is {sizes[largest]},", largest
+            )
         plan = function(about, **values)
     if not isinstance(plan, Plan):
         raise OptionError(
@@ -124,4 +137,37 @@ def _built(
             "example Plan([Stage(pair)])."
         )
     declared = declaration_of(build)
-    return replace(plan, about=about, recipe=declared.name, options=values, defaults=declared.defaults)
+    return replace(
+        plan,
+        about=about,
+        recipe=declared.name,
+        options=values,
+        defaults=declared.defaults,
+        weights=[name for name, option in options.items() if option.is_weight],
+    )
+
+
+def _check_fits(
+    function: Callable[..., Plan], about: About, values: Mapping[str, Any], what: str, largest: str
+) -> None:
+    """Refuse a model that is too large for the memory, before it is made.
+
+    Raises:
+        InputError: its parameters, with gradients and two moments for each, do not fit.
+    """
+    import torch
+
+    from pyrovae.compute.memory import check_fits, is_out_of_memory
+    from pyrovae.programs.reach import modules_of
+
+    try:
+        with torch.device("meta"):  # tensors with a shape and without values
+            plan = function(about, **values)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        return  # a recipe may look at values; it is then built at once
+    modules = {id(module): module for stage in plan.stages for module in modules_of(stage.pair)}
+    parameters = {id(value): value for module in modules.values() for value in module.parameters()}
+    size = 4 * sum(value.nbytes for value in parameters.values())
+    check_fits(size, what, f"choose a smaller {largest}")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -17,7 +18,9 @@ from pyrovae import data as data_sets
 from pyrovae.compute import processes
 from pyrovae.compute.devices import resolve_device, seeded
 from pyrovae.data import DATASETS, Images
-from pyrovae.errors import InputError
+from pyrovae.data.loading import Rows, load_rows
+from pyrovae.errors import CheckpointError, InputError
+from pyrovae.evaluation.json_files import decoded
 from pyrovae.programs.pair import ModelAndGuide
 from pyrovae.programs.parameters import named_parameters, own_parameters
 from pyrovae.programs.reach import modules_of
@@ -26,9 +29,11 @@ from pyrovae.recipes.declaration import declaration_of
 from pyrovae.recipes.fitting import (
     Split,
     Writing,
+    beneath,
     fit_plan,
     folder_of,
     hidden_labels,
+    identity_of,
     settings_of,
     split_off,
 )
@@ -37,11 +42,14 @@ from pyrovae.recipes.own_files import digest_of, is_own
 from pyrovae.recipes.plan import Plan, Stage
 from pyrovae.recipes.presentation import Presentation
 from pyrovae.recipes.recipe import load_recipe
-from pyrovae.recipes.settings import Data, Training
+from pyrovae.recipes.run_data import Known, Scored, other_data, values_of
+from pyrovae.recipes.settings import Data, Training, plain_values
 from pyrovae.runs import Configuration, RunFolder
+from pyrovae.storage import expanded
 from pyrovae.training import History
-from pyrovae.training.checkpoints import load_checkpoint
-from pyrovae.training.state import load_state
+from pyrovae.training.checkpoints import checkpoints_in, load_checkpoint
+from pyrovae.training.identity import first_difference
+from pyrovae.training.state import digest_of_pair, load_state
 
 
 def train(
@@ -80,20 +88,32 @@ def train(
         >>> len(run.history.rows)
         1
     """
-    build = load_recipe(recipe)
+    build, folder = load_recipe(recipe), expanded(folder)
     defaults = declaration_of(build).defaults
     training, data = (training or Training()).over(defaults), (data or Data()).over(defaults)
     _check_values(build, recipe, options or {}, training, data)
-    RunFolder(Path(folder)).check_free()
+    RunFolder(folder).check_free()
+    RunFolder(folder).check_writable()
     resolve_device(device)
     data = data.changed(data=_from_anywhere(data.data))
     with processes.first_before_others():  # only the first process downloads the data
         images = data_sets.load(data.data, seed=training.seed, download=download)
     about = About(images.shape, images.num_classes, data.labels is not None, training.seed)
     plan = build(about, **(options or {}))
-    writing = Writing(folder, device, False, tensorboard, progress)
+    writing = Writing(folder, device, False, tensorboard, progress, Known.of(images))
     fit_plan(plan, images.x_train, images.y_train, training, data, writing)
     return Run.open(folder, own_names(recipe, plan.options))
+
+
+class _Metrics(msgspec.Struct):
+    """The values in metrics.json that figures and commands read. Other ones may be there."""
+
+    checkpoint: str
+    log_likelihood: float | None
+    mean_std_error: float | None
+    num_samples: int
+    exact_log_likelihood: float | None = None
+    test_error: float | None = None
 
 
 def own_names(recipe: str, options: Mapping[str, Any]) -> dict[str, str]:
@@ -109,6 +129,7 @@ class Run:
         folder: the folder.
         config: the configuration.
         own: the user's own files, `FILE.py:NAME` by "recipe" or by the option's name.
+        asked: the data that the run is asked about: a name or a file. None means the run's own.
 
     Example:
         >>> from pyrovae.generation import sample_images
@@ -119,9 +140,12 @@ class Run:
     folder: Path
     config: Configuration
     own: Mapping[str, str] = field(default_factory=dict)
+    asked: str | None = None
 
     @classmethod
-    def open(cls, folder: str | Path, own: Mapping[str, str] | None = None) -> Run:
+    def open(
+        cls, folder: str | Path, own: Mapping[str, str] | None = None, data: str | Path | None = None
+    ) -> Run:
         """Open a run folder.
 
         Args:
@@ -129,13 +153,17 @@ class Run:
             own: the user's own files that the run was trained with, `FILE.py:NAME` by "recipe" or by the
                 option's name, such as `{"posterior": "mine.py:Mine"}`. They are executed. A file that only
                 the run folder names is never executed.
+            data: the data that the run is asked about: a name or a file, as `train` takes them. If their
+                values are those of the training, they are the run's own data, which may have moved, and its
+                split is used. All other data are scored whole. None means the run's own data.
 
         Raises:
             InputError: the folder is not a run folder, its configuration cannot be read, version 0.1
                 wrote it, or one of the user's own files is not given.
         """
-        config = RunFolder(Path(folder)).configuration
-        run = cls(Path(folder), config, dict(own or {}))
+        folder = expanded(folder)
+        config = RunFolder(folder).configuration
+        run = cls(folder, config, dict(own or {}), None if data is None else str(data))
         run._check_own()
         run._checked_values()
         _ = run.about
@@ -173,14 +201,10 @@ class Run:
     @property
     def about(self) -> About:
         """The facts about the data that the model was built for."""
-        values = self.config.about
         try:
-            about = About(**{**values, "x_shape": tuple(values["x_shape"])})
-            if not all(type(size) is int for size in (*about.x_shape, about.num_classes, about.seed)):
-                raise TypeError(f"the facts about the data are {values}")
-        except (TypeError, KeyError) as error:
+            return msgspec.convert(self.config.about, About)
+        except msgspec.ValidationError as error:
             raise self._damaged(error) from None
-        return about
 
     @cached_property
     def plan(self) -> Plan:
@@ -188,61 +212,161 @@ class Run:
         return self.recipe(self.about, **self._checked_values()[0])
 
     @cached_property
+    def checkpoints(self) -> dict[str, dict[str, Any]]:
+        """The newest sound checkpoint of each stage by its name, without its optimiser.
+
+        They are read once, so that all that a run tells is of one state, also while training goes on.
+
+        Raises:
+            CheckpointError: all checkpoints of a stage are damaged or absent; or they do not belong to this
+                run, its configuration or the stages beneath. The message names what differs.
+        """
+        expected, found = self._identity, {}
+        for stage in self.plan.stages:
+            saved = load_checkpoint(folder_of(stage, self.plan, self.folder) / "checkpoints")
+            self._check_together(stage, saved, expected)
+            _load(stage, self.about, saved["best_state"] or saved["state"])
+            expected = expected | {beneath(stage): digest_of_pair(stage.pair)}
+            found[stage.name] = {"file": saved["file"], "history": History(**saved["history"])}
+        for module in modules_of(self.plan.pair):
+            module.eval()
+        return found
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        """What the checkpoints must agree with. An option that config.json lacks has its default."""
+        resolved = replace(
+            self.config,
+            options=dict(self.plan.options),
+            training=plain_values(self.training),
+            data=plain_values(self.data),
+            about=vars(self.about),
+        )
+        return identity_of(self.plan, resolved)
+
+    def _check_together(self, stage: Stage, saved: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+        """Check that a stage's checkpoint was trained with what is expected.
+
+        Raises:
+            CheckpointError: it was not. The message names what differs.
+        """
+        begun = saved["settings"]
+        missing = sorted(expected.keys() - begun.keys())
+        if (name := missing[0] if missing else first_difference(begun, expected)) is None:
+            return
+        place = folder_of(stage, self.plan, self.folder) / "checkpoints" / saved["file"]
+        raise CheckpointError(
+            f"{place} and {self.folder / 'config.json'} do not belong together: {name} was "
+            f"{begun.get(name, 'not set')!r} in the training, and is {expected[name]!r} now. Restore the "
+            "file that was changed, or train again."
+        )
+
+    @cached_property
     def pair(self) -> ModelAndGuide:
         """The trained pair, with the parameters of the best epoch, or of the last one without validation.
 
         Raises:
-            CheckpointError: all checkpoints are damaged or absent, or they belong to another model.
+            CheckpointError: for the reasons given at `checkpoints`; or the values of the run's data have
+                changed, and no other data are asked about.
         """
-        for stage in self.plan.stages:
-            saved = load_checkpoint(folder_of(stage, self.plan, self.folder) / "checkpoints")
-            _load(stage, self.about, saved["best_state"] or saved["state"])
-        for module in modules_of(self.plan.pair):
-            module.eval()
+        _ = self.checkpoints  # which loads the parameters
+        self._check_data()
         return self.plan.pair
 
     @property
+    def checkpoint(self) -> str:
+        """The name of the checkpoint that the run's results are of."""
+        name: str = self.checkpoints[self.plan.stages[-1].name]["file"]
+        return name
+
+    @property
     def histories(self) -> dict[str, History]:
-        """The history of each stage by its name, up to the newest checkpoints."""
-        folders = {stage.name: folder_of(stage, self.plan, self.folder) for stage in self.plan.stages}
-        return {
-            name: History(**load_checkpoint(folder / "checkpoints")["history"])
-            for name, folder in folders.items()
-        }
+        """The history of each stage by its name, up to the checkpoints that were read."""
+        return {name: saved["history"] for name, saved in self.checkpoints.items()}
 
     @property
     def history(self) -> History:
-        """The history of the last stage, up to the newest checkpoint."""
-        return History(**load_checkpoint(self.folder / "checkpoints")["history"])
+        """The history of the last stage, up to the checkpoint that was read."""
+        return self.histories[self.plan.stages[-1].name]
 
     @property
     def metrics(self) -> dict[str, Any] | None:
-        """The summary of the last evaluation. None without one, or if the run was trained further since."""
+        """The summary of the last evaluation on the run's test data. None if it is of another checkpoint.
+
+        Raises:
+            InputError: metrics.json is damaged.
+        """
         path = self.folder / "metrics.json"
         if not path.is_file():
             return None
-        metrics: dict[str, Any] = json.loads(path.read_text())
-        return metrics if metrics.get("epochs") == len(self.history.rows) else None
+        text, what = path.read_bytes(), "the metrics of a run"
+        known = decoded(text, _Metrics, path, what)
+        return decoded(text, dict[str, Any], path, what) if known.checkpoint == self.checkpoint else None
 
     @cached_property
     def images(self) -> Images:
-        """The data set.
+        """The data set of the training.
 
         Raises:
-            InputError: it cannot be read, or its data do not have the shape of the training data.
+            InputError: it cannot be read, or was given in Python.
+            CheckpointError: its values have changed.
         """
-        images = data_sets.load(self.data.data, seed=self.training.seed)
-        if images.shape != self.about.x_shape:
+        if self._own_elsewhere is not None:
+            return self._own_elsewhere
+        if self.config.values is None:
             raise InputError(
-                f"one datum of {self.data.data} has shape {images.shape}, but the run was trained on "
-                f"data of shape {self.about.x_shape}: restore the data of the training."
+                f"{self.folder} was trained on data that were given in Python, which it does not hold: "
+                "name data by --data FILE (Run.open(..., data=FILE))."
+            )
+        try:
+            images = data_sets.load(self.data.data, seed=self.training.seed)
+        except InputError as error:
+            raise InputError(
+                f"{error} If the data of {self.folder} lie elsewhere now, or to score others, name them "
+                "by --data FILE."
+            ) from None
+        if values_of(images) != self.config.values:
+            raise CheckpointError(
+                f"the values of {self.data.data} (data) are not those on which {self.folder} was trained: "
+                "restore them, or name where they lie now by --data FILE. Other data are scored if --data "
+                "names them."
             )
         return images
+
+    @cached_property
+    def scored(self) -> Scored:
+        """The data that the run is measured on: its test data, or all rows of other data."""
+        _ = self.checkpoints  # what belongs together is checked before data are read
+        if self._given is None or self._own_elsewhere is not None:
+            return Scored.of(self.images)
+        return other_data(str(self.asked), self._given, self.about, self.class_names)
+
+    @cached_property
+    def _given(self) -> Rows | None:
+        """The data that the run is asked about, or None for its own."""
+        return None if self.asked is None else load_rows(self.asked, grey=not self.config.binary)
+
+    @cached_property
+    def _own_elsewhere(self) -> Images | None:
+        """The run's own data, if these are what it is asked about; known by their values."""
+        if self._given is None or self.config.values is None:
+            return None
+        try:
+            images = self._given.split(self.training.seed)
+        except InputError:  # too few data: other ones, then
+            return None
+        return images if values_of(images) == self.config.values else None
+
+    def _check_data(self) -> None:
+        """Check the values of the run's own data, if they are there."""
+        if self._given is None:
+            with suppress(InputError):  # they are gone, and only what needs them must say so
+                _ = self.images
 
     @property
     def class_names(self) -> list[str]:
         """The names of the classes, or their numbers if they have no names."""
-        return [*self.images.class_names]
+        return [*self.config.class_names] or [str(label) for label in range(self.about.num_classes)]
 
     @property
     def presentation(self) -> Presentation:
@@ -298,11 +422,29 @@ class Run:
         resolve_device(device)
         training = self.training.changed(**changes)
         _check_values(self.recipe, self.config.recipe, self.plan.options, training, self.data)
+        RunFolder(self.folder).check_writable()
+        self._check_begun()
+        if self.asked is not None and self._own_elsewhere is None:
+            raise CheckpointError(
+                f"the values of {self.asked} (data) are not those on which {self.folder} was trained, and "
+                "a run goes on with its own data alone: leave --data out, or train a new run on these data."
+            )
         images = self.images
+        data = self.data if self.asked is None else self.data.changed(data=_from_anywhere(self.asked))
         fresh = Run(self.folder, self.config, self.own)  # with initial parameters
-        writing = Writing(self.folder, device, True, False, progress)
-        fit_plan(fresh.plan, images.x_train, images.y_train, training, self.data, writing)
+        writing = Writing(self.folder, device, True, False, progress, Known.of(images))
+        fit_plan(fresh.plan, images.x_train, images.y_train, training, data, writing)
         return Run.open(self.folder, self.own)
+
+    def _check_begun(self) -> None:
+        """Check that the checkpoints that there are belong to this run and its configuration."""
+        expected = self._identity
+        for stage in self.plan.stages:
+            folder = folder_of(stage, self.plan, self.folder) / "checkpoints"
+            if checkpoints_in(folder):
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # the training reads them again, and warns
+                    self._check_together(stage, load_checkpoint(folder), expected)
 
     def _checked_values(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """Return options, training and data of the configuration, checked and converted to their types."""
@@ -377,7 +519,7 @@ def _check_values(
 
 def _from_anywhere(name: str) -> str:
     """Return the full path of a file or folder, so that a run finds it from any working directory."""
-    path = Path(name).expanduser()
+    path = expanded(name)
     return str(path.resolve()) if name not in DATASETS and name and path.exists() else name
 
 

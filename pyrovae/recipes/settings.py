@@ -171,6 +171,11 @@ class Data:
 SHARED: dict[str, type[Training] | type[Data]] = {"Training": Training, "Data": Data}
 """The groups of options that all recipes share, in the order of help."""
 
+MAY_CHANGE = frozenset(
+    {"epochs", "patience", "compile", "learning_rate", "decay", "beta", "warm_up", "cycle", "data"}
+)
+"""The shared options that a resumed run may change. Data may move, since their values are compared."""
+
 LABELS_ONLY = frozenset({"labels"})
 """The shared options that only recipes of models with classes have."""
 

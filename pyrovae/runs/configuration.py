@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from pyrovae.errors import InputError
+import msgspec
 
-FORMAT = 2
+from pyrovae.errors import InputError
+from pyrovae.evaluation.json_files import decoded
+
+FORMAT = 3
 """The number of the format of config.json. Version 0.1 wrote none."""
 
 
@@ -23,14 +28,22 @@ class Configuration:
         data: the settings of the data by name.
         about: the facts about the data that the model was built for.
         files: the SHA-256 of each of the user's own files, by the given name, such as `mine.py:build`.
+        values: the digest of the values of the data set. None for data that were given in Python.
+        class_names: the names of the classes.
+        binary: whether all values of the training data are 0 or 1.
+        run: the run's name, which its files bear: 8 hexadecimal digits.
     """
 
     recipe: str
-    options: dict[str, Any] = field(default_factory=dict)
-    training: dict[str, Any] = field(default_factory=dict)
-    data: dict[str, Any] = field(default_factory=dict)
-    about: dict[str, Any] = field(default_factory=dict)
-    files: dict[str, str] = field(default_factory=dict)
+    options: dict[str, Any]
+    training: dict[str, Any]
+    data: dict[str, Any]
+    about: dict[str, Any]
+    files: dict[str, str]
+    values: str | None
+    class_names: list[str]
+    binary: bool
+    run: str
 
     def changed(self, **training: Any) -> Configuration:
         """Make a copy with other settings of the training."""
@@ -41,48 +54,93 @@ class Configuration:
         values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return values
 
+    def identity(self, free: Collection[str]) -> dict[str, Any]:
+        """Return what a run must keep when it is resumed, and what its checkpoints were trained with.
+
+        Args:
+            free: the names of the options and settings that may change.
+
+        Returns:
+            Plain values, by names such as `options.likelihood`.
+        """
+        plain = self.plain()
+        groups = {name: plain.pop(name) for name in ("options", "training", "data", "about")}
+        single = {name: plain[name] for name in ("run", "recipe", "values")}
+        return single | {
+            f"{group}.{name}": value
+            for group, values in groups.items()
+            for name, value in values.items()
+            if name not in free
+        }
+
     @classmethod
-    def read(cls, text: bytes, path: str) -> Configuration:
+    def read(cls, text: bytes, path: Path) -> Configuration:
         """Read the content of a config.json.
 
         Args:
             text: the content.
-            path: the file's path, for messages.
+            path: the file, for messages.
 
         Raises:
-            InputError: version 0.1 wrote the file, or it is damaged.
+            InputError: another version wrote the file, or it is damaged.
         """
-        try:
-            content = json.loads(text)
-            if not isinstance(content, dict) or "config" not in content:
-                raise ValueError("it holds no configuration")
-            if content.get("format") != FORMAT:
-                raise InputError(_other_format(content, path))
-            values = content["config"]
-            expected = {f.name for f in fields(cls)}
-            if not isinstance(values, dict) or values.keys() != expected:
-                raise ValueError(f"its parts must be {', '.join(sorted(expected))}")
-            if not isinstance(values["recipe"], str):
-                raise ValueError("the recipe is not a string")
-            for name in expected - {"recipe"}:
-                if not isinstance(values[name], dict):
-                    raise ValueError(f"{name} is not a table of values by name")
-        except (ValueError, UnicodeDecodeError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{path} cannot be read as a run's configuration: {error}.") from error
-        return cls(**values)
+        return ConfigFile.read(text, path).config
 
 
-def _other_format(content: dict[str, Any], path: str) -> str:
-    versions = content.get("versions")
-    version = versions.get("pyrovae") if isinstance(versions, dict) else None
-    if "format" not in content:
-        return (
-            f"{path} was written by pyrovae {version or '0.1'}, in the format of version 0.1, which this "
-            "version does not read: train again, or use pyrovae 0.1."
-        )
+class _Any(msgspec.Struct):
+    """What every version has written."""
+
+    config: dict[str, Any]
+    format: int | None = None
+    versions: dict[str, Any] = {}
+
+
+class Session(msgspec.Struct):
+    """How a run was begun, or resumed.
+
+    Attributes:
+        command: the command line.
+        versions: the versions of Python and packages.
+        git_commit: the commit of the package's checkout, if it runs from one.
+        processes: the number of processes.
+    """
+
+    command: str
+    versions: dict[str, str]
+    git_commit: str | None
+    processes: int
+
+
+class ConfigFile(Session):
+    """The content of a config.json.
+
+    Attributes:
+        config: the configuration.
+        format: the number of the format.
+        resumed: how the run was resumed, each time.
+    """
+
+    config: Configuration
+    format: int = FORMAT
+    resumed: list[Session] = []
+
+    @classmethod
+    def read(cls, text: bytes, path: Path) -> ConfigFile:
+        """Read a config.json; see `Configuration.read`."""
+        what = "a run's configuration"
+        found = decoded(text, _Any, path, what)
+        if found.format != FORMAT:
+            raise InputError(_other_format(found, path))
+        return decoded(text, cls, path, what)
+
+    def text(self) -> bytes:
+        """Return the file's content."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=1)
+
+
+def _other_format(content: _Any, path: Path) -> str:
+    version = content.versions.get("pyrovae", "0.1" if content.format is None else "another version")
     return (
-        f"{path} has the format {content['format']!r} of pyrovae {version or 'another version'}; this "
-        f"version reads format {FORMAT}: use that version, or train again."
+        f"{path} was written by pyrovae {version}, in the format {content.format or 'of version 0.1'}, and "
+        f"this version reads format {FORMAT} alone: train again, or use that version."
     )

@@ -1,29 +1,32 @@
 """Run folders: the files of one training, and enough to evaluate, sample and resume it.
 
 config.json     the configuration, with versions, git commit and command, also those of each resumption
-checkpoints/    the newest two
-history.json    one row for each epoch
+checkpoints/    the newest two, and the rows of the history, to which each epoch adds one
+history.json    the history at the end of the training
 metrics.json    the summary of the last evaluation (marginal_likelihood.json has its single data)
 figures/        drawings
 NAME/           checkpoints and history of an earlier stage, such as vae/, the VAE beneath an M1+M2
+
+Only training and resuming write the first three, one process at a time. A result is one file, which names
+the checkpoint that it is of.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
+import errno
+import os
 import sys
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pyrovae.compute import processes
 from pyrovae.errors import CheckpointError, InputError
-from pyrovae.runs.configuration import FORMAT, Configuration
+from pyrovae.locks import is_lock, one_writer
+from pyrovae.runs.configuration import ConfigFile, Configuration, Session
 from pyrovae.runs.provenance import git_commit, versions
-from pyrovae.storage import is_partial, remove_partials, write_atomically
+from pyrovae.storage import is_partial, write_atomically
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class RunFolder:
             raise InputError(
                 f"{self.path} is not a run folder: it has no config.json. Train a model first."
             )
-        return Configuration.read(self.config_path.read_bytes(), str(self.config_path))
+        return Configuration.read(self.config_path.read_bytes(), self.config_path)
 
     def check_free(self, resume: bool = False) -> None:
         """Check that a new run can be written here.
@@ -68,55 +71,68 @@ class RunFolder:
                 f"{self.path} is in use: name another folder, or continue the run in it with 'resume'."
             )
 
+    def check_writable(self) -> None:
+        """Check that files can be written here, before anything is computed.
+
+        Raises:
+            OSError: they cannot.
+        """
+        place = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
+        if not os.access(place, os.W_OK):
+            raise PermissionError(errno.EACCES, "it cannot be written; name another folder", str(place))
+
     @contextmanager
-    def prepared(self, configuration: Configuration, keep: Collection[str] = ()) -> Iterator[None]:
-        """Write config.json. If the training within is refused, leave the folder as it was before.
+    def prepared(self, configuration: Configuration, resume: bool) -> Iterator[None]:
+        """Write config.json, and let no other process write here within.
+
+        If the training within is refused before it has written a checkpoint, the folder is left as it was.
 
         Args:
             configuration: the configuration to write.
-            keep: the names of earlier stages. If one of them has been trained, the run folder stays, so
-                that the run can be resumed.
+            resume: whether the run that is here already is resumed.
+
+        Raises:
+            InputError: the folder is in use, or another process writes there.
         """
         if not processes.is_first():
             yield
             return
-        created = _first_missing(self.path)
-        self.path.mkdir(parents=True, exist_ok=True)
-        remove_partials(self.path)
-        former = self.config_path.read_bytes() if self.config_path.is_file() else None
-        self._write(configuration)
-        try:
-            yield
-        except (InputError, CheckpointError):
+        with one_writer(self.path):
+            self.check_free(resume)  # again, now that no other process writes
+            former = self.config_path.read_bytes() if self.config_path.is_file() else None
+            written = self._content(configuration, former)
+            write_atomically(self.config_path, written)
+            try:
+                yield
+            except (InputError, CheckpointError):
+                self._put_back(former, written)
+                raise
+
+    def _put_back(self, former: bytes | None, written: bytes) -> None:
+        """Restore config.json as it was, unless checkpoints need it or another process has changed it."""
+        with suppress(OSError):  # the refusal is what the user must be told
+            if self.config_path.read_bytes() != written:
+                return
             if former is not None:
                 write_atomically(self.config_path, former)
-            elif not any((self.path / name).exists() for name in keep):
-                shutil.rmtree(created) if created is not None else self.config_path.unlink()
-            raise
+            elif not any(self.path.glob("**/epoch-*.pt")):
+                self.config_path.unlink()
 
-    def _write(self, configuration: Configuration) -> None:
-        """Write config.json. A resumed run keeps its first record and gets a new one."""
-        begun = json.loads(self.config_path.read_text()) if self.config_path.is_file() else None
-        now = {
-            "format": FORMAT,
-            "command": " ".join(["pyrovae", *sys.argv[1:]]),
-            "versions": versions(),
-            "git_commit": git_commit(),
-            "processes": processes.count(),
-        }
-        content: dict[str, Any] = (begun or now) | {"config": configuration.plain()}
-        if begun is not None:
-            resumed = {name: value for name, value in now.items() if name != "format"}
-            content["resumed"] = [*begun.get("resumed", []), resumed]
-        write_atomically(self.config_path, json.dumps(content, indent=1).encode())
+    def _content(self, configuration: Configuration, former: bytes | None) -> bytes:
+        """Return the content of config.json. A resumed run keeps its first record and gets a new one."""
+        command = " ".join(["pyrovae", *sys.argv[1:]])
+        now = Session(command, versions(), git_commit(), processes.count())
+        if former is None:
+            begun = ConfigFile(now.command, now.versions, now.git_commit, now.processes, configuration)
+            return begun.text()
+        content = ConfigFile.read(former, self.config_path)
+        content.config = configuration
+        content.resumed = [*content.resumed, now]
+        return content.text()
 
     def _in_use(self) -> bool:
         if not self.path.exists():
             return False
-        return not self.path.is_dir() or not all(is_partial(path) for path in self.path.iterdir())
-
-
-def _first_missing(folder: Path) -> Path | None:
-    """Return the topmost folder that must be created for `folder` to exist, or None."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    return missing[-1] if missing else None
+        if not self.path.is_dir():
+            return True
+        return not all(is_partial(path) or is_lock(path) for path in self.path.iterdir())

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import subprocess
+import tomllib
 from pathlib import Path
 
 
@@ -17,21 +19,32 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """Return the commit of the checkout that the package runs from, with "-dirty" if it has changes.
+    """Return the commit of the package's own checkout, with "-dirty" if it has changes.
+
+    git runs no code that the repository names, takes no lock, and looks nowhere else.
 
     Returns:
-        The commit, or None if the package does not run from a checkout.
+        The commit, or None if the package does not run from its checkout: it may be installed within a
+        repository of the user's, whose commit is not the package's.
     """
-    command = [
-        "git",
-        "-C",
-        str(Path(__file__).parent),
-        "describe",
-        "--always",
-        "--dirty",
-        "--abbrev=40",
-    ]
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists() or _name_of_project(root) != "pyrovae":
+        return None
+    command = ["git", "--no-optional-locks", "-C", str(root), "-c", "core.fsmonitor=false"]
+    command += ["-c", f"core.hooksPath={os.devnull}", "describe", "--always", "--dirty", "--abbrev=40"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    environment["GIT_CEILING_DIRECTORIES"] = str(root.parent)
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     except (OSError, subprocess.CalledProcessError):
         return None
+    return done.stdout.strip()
+
+
+def _name_of_project(root: Path) -> str | None:
+    try:
+        project = tomllib.loads((root / "pyproject.toml").read_text()).get("project", {})
+    except (OSError, ValueError):
+        return None
+    name: str | None = project.get("name")
+    return name

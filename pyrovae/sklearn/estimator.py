@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from pyrovae.compute.devices import resolve_device
+from pyrovae.compute.turns import alone
+from pyrovae.data.arrays import unmasked
 from pyrovae.data.checks import UNLABELLED
 from pyrovae.errors import InputError, check_choice
 from pyrovae.evaluation import class_probabilities
@@ -115,6 +118,8 @@ class SemiSupervisedVAEClassifier(
     def fit(self, X: ArrayLike, y: ArrayLike) -> SemiSupervisedVAEClassifier:
         """Train on all data and on the given labels.
 
+        The estimator takes over the results at the end. If the training is interrupted, it stays as it was.
+
         Args:
             X: data, `(n, features)` or `(n, C, H, W)`.
             y: labels, `(n,)`, -1 for unlabelled data.
@@ -122,6 +127,12 @@ class SemiSupervisedVAEClassifier(
         Raises:
             InputError: data, labels or parameters do not fit. It is a ValueError.
         """
+        fresh = copy.copy(self)
+        fresh._fit(X, y)
+        self.__dict__ = fresh.__dict__
+        return self
+
+    def _fit(self, X: ArrayLike, y: ArrayLike) -> None:
         array = self._validated(X, reset=True)
         self.classes_, codes = encode_labels(y, len(array))
         likelihood = self._suitable_likelihood(array)
@@ -132,7 +143,11 @@ class SemiSupervisedVAEClassifier(
         self.transduction_ = self.classes_[codes.numpy()]
         if (unlabelled := codes.numpy() == UNLABELLED).any():
             self.transduction_[unlabelled] = self._predict(array[unlabelled])
-        return self
+
+    def _fitted(self) -> SemiSupervisedVAEClassifier:
+        """Return the results of one `fit`, which do not change while another thread fits anew."""
+        check_is_fitted(self)
+        return copy.copy(self)
 
     def _train(self, settings: Settings, x: Tensor, y: Tensor) -> None:
         """Train the plan of the model's recipe, and M1's classifier on the latents."""
@@ -166,8 +181,8 @@ class SemiSupervisedVAEClassifier(
         Returns:
             The classes, `(n,)`.
         """
-        check_is_fitted(self)
-        return self._predict(self._validated(X))
+        fitted = self._fitted()
+        return fitted._predict(fitted._validated(X))
 
     @available_if(_gives_probabilities)
     def predict_proba(self, X: ArrayLike) -> np.ndarray:
@@ -179,8 +194,8 @@ class SemiSupervisedVAEClassifier(
         Returns:
             The probabilities, `(n, C)` float32, in the order of `classes_`.
         """
-        check_is_fitted(self)
-        return self._probabilities(self._validated(X))
+        fitted = self._fitted()
+        return fitted._probabilities(fitted._validated(X))
 
     def transform(self, X: ArrayLike) -> np.ndarray:
         """Compute the posterior mean of z for each datum, or of z1 for M1+M2.
@@ -191,8 +206,8 @@ class SemiSupervisedVAEClassifier(
         Returns:
             The means, `(n, latent_dim)` float32.
         """
-        check_is_fitted(self)
-        return self._latent_means(self._events(self._validated(X)))
+        fitted = self._fitted()
+        return fitted._latent_means(fitted._events(fitted._validated(X)))
 
     def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """Compute the accuracy on the labelled data. Unlabelled data are left out.
@@ -205,13 +220,13 @@ class SemiSupervisedVAEClassifier(
         Raises:
             InputError: no datum is labelled.
         """
-        check_is_fitted(self)
-        array = self._validated(X)
+        fitted = self._fitted()
+        array = fitted._validated(X)
         labels, given = given_labels(y, len(array))
         if not given.any():
             raise InputError("no datum of y is labelled, but the score needs labels: give at least one.")
         weights = None if sample_weight is None else np.asarray(sample_weight)[given]
-        return float(accuracy_score(labels, self._predict(array[given]), sample_weight=weights))
+        return float(accuracy_score(labels, fitted._predict(array[given]), sample_weight=weights))
 
     def sample(
         self,
@@ -232,17 +247,18 @@ class SemiSupervisedVAEClassifier(
         Raises:
             InputError: a class is not known, or the model is an M1, which generates data without classes.
         """
-        check_is_fitted(self)
+        fitted = self._fitted()
         seed = _seed(self.random_state if random_state is None else random_state)
-        if y is not None and self.classifier_ is not None:
+        if y is not None and fitted.classifier_ is not None:
             raise InputError("the model 'm1' generates data without classes: leave y out, or choose 'm2'.")
-        codes = None if y is None else codes_of(y, self.classes_, n_samples)
-        with self._on_device() as model:
+        codes = None if y is None else codes_of(y, fitted.classes_, n_samples)
+        with fitted._on_device() as model:
             if codes is None:
                 x = only_site(sample_images(model, n_samples, seed))
             else:
                 x = only_site(samples_of_classes(model, codes, seed=seed))
-        return self._scaling.inverse_transform(x.flatten(1).numpy()).reshape(len(x), *self._given_shape)
+        samples = fitted._scaling.inverse_transform(x.flatten(1).numpy())
+        return samples.reshape(len(x), *fitted._given_shape)
 
     def _predict(self, array: np.ndarray) -> np.ndarray:
         if self.classifier_ is not None and not hasattr(self.classifier_, "predict_proba"):
@@ -262,10 +278,11 @@ class SemiSupervisedVAEClassifier(
 
     @contextmanager
     def _on_device(self) -> Iterator[Any]:
-        try:
-            yield self.model_.to(resolve_device(self.device))
-        finally:
-            self.model_.cpu()
+        with alone():  # no other thread finds the model on another device
+            try:
+                yield self.model_.to(resolve_device(self.device))
+            finally:
+                self.model_.cpu()
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -274,6 +291,8 @@ class SemiSupervisedVAEClassifier(
 
     def _validated(self, X: ArrayLike, reset: bool = False) -> np.ndarray:
         """Check X by scikit-learn's rules and flatten it to `(n, features)`. `fit` resets the shape."""
+        if isinstance(X, np.ma.MaskedArray):
+            X = unmasked(X, "X")
         given_shape = tuple(getattr(X, "shape", None) or np.asarray(X).shape)[1:]
         rows: Any = np.asarray(X).reshape(-1, math.prod(given_shape)) if len(given_shape) > 1 else X
         array = validate_data(self, rows, reset=reset, dtype=[np.float64, np.float32])

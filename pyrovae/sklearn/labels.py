@@ -15,7 +15,7 @@ from pyrovae.errors import InputError
 
 
 def given_labels(y: Any, num_data: int) -> tuple[np.ndarray, np.ndarray]:
-    """Find the labelled data. The values -1, "-1", None and NaN mean "unlabelled".
+    """Find the labelled data. The values -1, "-1", None, NaN and masked values mean "unlabelled".
 
     Args:
         y: one label for each datum: an array, a list, or a series of pandas.
@@ -39,6 +39,8 @@ def given_labels(y: Any, num_data: int) -> tuple[np.ndarray, np.ndarray]:
             f"and {UNLABELLED} for unlabelled data."
         )
     missing = np.ravel(y.isna()) if hasattr(y, "isna") else False  # pandas has missing values of its own
+    if isinstance(y, np.ma.MaskedArray):
+        missing, y = np.ravel(np.ma.getmaskarray(y)), y.data
     array = column_or_1d(np.array(y, dtype=object) if isinstance(y, list | tuple) else y, warn=True)
     if len(array) != num_data:
         raise InputError(f"X has {num_data} data and y has {len(array)} labels: give one for each datum.")
@@ -47,7 +49,7 @@ def given_labels(y: Any, num_data: int) -> tuple[np.ndarray, np.ndarray]:
             raise InputError(
                 f"y holds infinite labels: give classes, and {UNLABELLED} for unlabelled data."
             )
-        given = ~((array == UNLABELLED) | (array != array))
+        given = ~((array == UNLABELLED) | (array != array) | missing)
     else:
         known = (value is not None and value == value for value in np.where(missing, None, array))
         given = np.array([*known]) & ~np.isin(array.astype(str), [str(UNLABELLED), "-1.0"])

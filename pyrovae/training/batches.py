@@ -341,8 +341,8 @@ def parts_of(
     Raises:
         InputError: all given classes are -1, or a weight is below 0.
     """
-    if not min(data_weights) >= 0:
-        raise InputError(f"data_weights are {data_weights}; each must be at least 0.")
+    if not all(0 <= weight < math.inf for weight in data_weights):
+        raise InputError(f"data_weights are {data_weights}; each must be a finite number of at least 0.")
     if y is None or not holds_classes(y) or not (unlabelled := y == UNLABELLED).any():
         return [Part(torch.arange(num_data), y is not None, batch_size, 1.0, 1.0)]
     if unlabelled.all():

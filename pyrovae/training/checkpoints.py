@@ -1,113 +1,240 @@
 """Checkpoints that are whole or absent: written aside and renamed, and named by a digest of their bytes.
 
-A file is `epoch-00012-<sha256, 16 digits>.pt`. It holds tensors and plain values in torch's format and is
-read with `weights_only=True`, so that loading runs no code. A file whose bytes do not match its name is
-damaged.
+A file is `epoch-00012-<run, 8 digits>-<sha256, 16 digits>.pt`. It holds tensors and plain values in torch's
+format and is read with `weights_only=True`, so that loading runs no code. A file whose bytes do not match
+its name is damaged. A file with another kind of name is the user's, and is neither read nor touched.
+
+The rows of the history are not in it, or each checkpoint would be larger than the one before. They are in
+the file `history-<run>.jsonl` beside it, to which each epoch adds a line. A checkpoint says how many bytes
+of that file are its own, with their digest.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import os
+import re
+import secrets
+import stat
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
+from torch import Tensor
 
-from pyrovae.errors import CheckpointError, InputError
-from pyrovae.storage import remove_partials, write_atomically
+from pyrovae.errors import CheckpointError, InputError, cause
+from pyrovae.locks import check_still_writer
+from pyrovae.storage import write_atomically
+from pyrovae.training.history import Row, rows_in
 
 KEPT = 2
-"""The number of checkpoints that stay in a folder."""
+"""The number of checkpoints of a run that stay in a folder."""
 
-FIELDS = ("state", "best_state", "optimizer", "scheduler", "rng", "history", "settings")
-"""The names of the values in a checkpoint."""
+_NAME = re.compile(r"epoch-([0-9]{5,})-([0-9a-f]{8})-([0-9a-f]{16})\.pt")
+_OF_VERSION_0_2 = re.compile(r"epoch-[0-9]{5}-[0-9a-f]{16}\.pt")
+_TRIES = 20
+
+
+class _State(msgspec.Struct):
+    modules: dict[str, dict[str, Any]]
+    parameters: dict[str, Tensor]
+    buffers: dict[str, dict[str, Any]]
+
+
+class _History(msgspec.Struct):
+    epochs: int
+    bytes: int
+    digest: str
+    best_epoch: int | None
+    stopped_early: bool
+    stopped_by_callback: bool
+
+
+class _Trained(msgspec.Struct):
+    frozen: list[str]
+    later: list[str]
+
+
+class _Content(msgspec.Struct):
+    """The values in a checkpoint, and their types."""
+
+    run: str
+    state: _State
+    best_state: _State | None
+    optimizer: dict[str, Any]
+    scheduler: dict[str, Any] | None
+    rng: dict[str, Any]
+    history: _History
+    settings: dict[str, Any]
+    trained: _Trained
+    step: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class CheckpointFile:
+    """A file whose name is that of a checkpoint.
+
+    Attributes:
+        path: its path.
+        epoch: the number of finished epochs.
+        run: the run that wrote it.
+        digest: the first digits of the SHA-256 of its bytes.
+    """
+
+    path: Path
+    epoch: int
+    run: str
+    digest: str
+
+
+def new_run() -> str:
+    """Return a new run's name, by which its files are known: 8 hexadecimal digits."""
+    return secrets.token_hex(4)
+
+
+def history_path(folder: Path, run: str) -> Path:
+    """Return the file with the rows of a run's history."""
+    return folder / f"history-{run}.jsonl"
 
 
 def save_checkpoint(folder: Path, epoch: int, content: dict[str, Any]) -> Path:
-    """Write a checkpoint, then remove all but the newest two, and temporary files of crashes.
+    """Write a checkpoint and read it back, then remove the run's older ones but for the one before.
 
     Args:
         folder: the folder of the run's checkpoints.
         epoch: the number of finished epochs.
-        content: a value for each of `FIELDS`.
+        content: the values of a checkpoint, by name. `content["run"]` is the run.
 
     Returns:
         The path of the file.
+
+    Raises:
+        OSError: the file cannot be written, or does not hold what was written. All others stay then.
+        CheckpointError: another process has taken over the folder.
     """
+    check_still_writer(folder)
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    payload = buffer.getvalue()
-    path = folder / f"epoch-{epoch:05d}-{_digest(payload)}.pt"
-    write_atomically(path, payload)
-    for replaced in folder.glob(f"epoch-{epoch:05d}-*.pt"):
-        if replaced != path:
-            replaced.unlink(missing_ok=True)
-    for stale in _newest_first(folder)[KEPT:]:
-        stale.unlink(missing_ok=True)
-    remove_partials(folder)
+    payload, run = buffer.getvalue(), content["run"]
+    path = folder / f"epoch-{epoch:05d}-{run}-{_digest(payload)}.pt"
+    write_atomically(path, payload, mark=run)
+    if path.read_bytes() != payload:
+        raise OSError(None, "it does not hold what was written to it: check the disk", str(path))
+    _remove_older(path)
     return path
 
 
-def has_checkpoint(folder: Path) -> bool:
-    """Return whether there is a checkpoint, sound or not."""
-    return bool(_newest_first(folder))
+def _remove_older(path: Path) -> None:
+    """Remove the older checkpoints of a run but for the one before, now that this one has been read."""
+    files = checkpoints_in(path.parent)
+    kept = next(file for file in files if file.path == path)
+    mine = [file for file in files if file.run == kept.run and file is not kept]
+    older = [file for file in mine if file.epoch < kept.epoch]
+    for file in [file for file in mine if file.epoch == kept.epoch] + older[KEPT - 1 :]:
+        file.path.unlink(missing_ok=True)
+
+
+def checkpoints_in(folder: Path) -> list[CheckpointFile]:
+    """List the checkpoints of a folder, sound or not, those of the latest epochs first."""
+    found = [(path, _NAME.fullmatch(path.name)) for path in (folder.iterdir() if folder.is_dir() else ())]
+    files = [CheckpointFile(path, int(name[1]), name[2], name[3]) for path, name in found if name]
+    return sorted(files, key=lambda file: (file.epoch, _modified(file.path), file.digest), reverse=True)
 
 
 def find_checkpoint(folder: Path | None, resume: bool) -> dict[str, Any] | None:
-    """Return the newest checkpoint of a folder, or None. A missing folder is created.
+    """Return the newest checkpoint of a folder that this process writes, or None.
 
     Args:
-        folder: the folder; None means that the run writes no checkpoints.
+        folder: the folder, which exists; None means that the run writes no checkpoints.
         resume: whether the run continues from the checkpoint.
 
     Raises:
         InputError: there is a checkpoint, but `resume` is False.
-        CheckpointError: all checkpoints are damaged.
+        CheckpointError: all checkpoints are damaged, or an earlier version wrote them.
     """
-    if folder is None:
-        return None
-    folder.mkdir(parents=True, exist_ok=True)
-    if not has_checkpoint(folder):
+    if folder is None or not (checkpoints_in(folder) or _former(folder)):
         return None
     if not resume:
         raise InputError(
             f"{folder} already holds checkpoints: pass resume=True to continue from them, or name "
             "another folder."
         )
-    return load_checkpoint(folder)
+    content = load_checkpoint(folder)
+    _remove_older(folder / content["file"])  # which a crash may have left
+    return content
 
 
 def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read the newest sound checkpoint in `folder`. Damaged ones are skipped with a warning.
+    """Read the newest sound checkpoint in a folder. Those that cannot be read are skipped with a warning.
+
+    A training may go on in the folder meanwhile.
+
+    Args:
+        folder: the folder.
+        device: the device of the tensors.
+
+    Returns:
+        The values of the checkpoint by name. `history` has its rows, and `lines` the bytes that hold them;
+        `file` is the checkpoint's name.
 
     Raises:
-        CheckpointError: there are no checkpoints, or all are damaged.
+        CheckpointError: there are no checkpoints, or none can be read.
     """
-    paths = _newest_first(folder)
-    if not paths:
-        raise CheckpointError(f"no checkpoint in {folder}: train first, or name another folder.")
-    refusals = []
-    for path in paths:
+    for _ in range(_TRIES):
+        files = checkpoints_in(folder)
+        content, refusals = _newest_sound(files, device)
+        if not refusals or files == checkpoints_in(folder):
+            break  # else a training has replaced files while they were read
+    if content is None:
+        raise _none_found(folder, refusals)
+    for refusal in refusals:
+        warnings.warn(f"{refusal} Using {content['file']} instead.", stacklevel=2)
+    return content
+
+
+def _newest_sound(
+    files: list[CheckpointFile], device: torch.device | str
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """Return the first checkpoint that can be read, and why those before it cannot."""
+    refusals: list[str] = []
+    for file in files:
         try:
-            content = _read(path, device)
+            return _read(file, device), refusals
         except CheckpointError as error:
             refusals.append(str(error))
-        else:
-            for refusal in refusals:
-                warnings.warn(f"{refusal} Using {path.name} instead.", stacklevel=2)
-            return content
-    raise CheckpointError(" ".join(refusals) + " There is no sound one to fall back on.")
+    return None, refusals
 
 
-def _newest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob("epoch-*.pt"), key=lambda path: path.name, reverse=True)
+def _none_found(folder: Path, refusals: list[str]) -> CheckpointError:
+    if refusals:
+        return CheckpointError(" ".join(refusals) + " There is no sound one to fall back on.")
+    if _former(folder):
+        return CheckpointError(
+            f"the checkpoints in {folder} were written by pyrovae 0.2.0 or before, in a format that this "
+            "version does not read: train again in another folder, or use that version."
+        )
+    return CheckpointError(f"no checkpoint in {folder}: train first, or name another folder.")
 
 
-def _read(path: Path, device: torch.device | str) -> dict[str, Any]:
-    payload = path.read_bytes()
-    if not path.stem.endswith(_digest(payload)):
+def _former(folder: Path) -> bool:
+    return folder.is_dir() and any(_OF_VERSION_0_2.fullmatch(path.name) for path in folder.iterdir())
+
+
+def _modified(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _read(file: CheckpointFile, device: torch.device | str) -> dict[str, Any]:
+    path = file.path
+    payload = _bytes(path)
+    if _digest(payload) != file.digest:
         raise CheckpointError(
             f"{path} is refused: its content does not match the digest in its name (truncated or altered)."
         )
@@ -118,12 +245,51 @@ def _read(path: Path, device: torch.device | str) -> dict[str, Any]:
             f"{path} is refused: it cannot be read as tensors and plain values alone, and nothing "
             f"else is loaded, since it could run code ({type(error).__name__})."
         ) from error
-    if not isinstance(content, dict) or (missing := set(FIELDS) - content.keys()):
-        lacks = (
-            f"it lacks {', '.join(sorted(missing))}" if isinstance(content, dict) else "it is no dictionary"
-        )
-        raise CheckpointError(f"{path} is refused: it is not a checkpoint of a training run ({lacks}).")
-    return content
+    try:
+        msgspec.convert(content, _Content)
+        if content["run"] != file.run:
+            raise ValueError(f"run is {content['run']!r} in it, and {file.run!r} in its name")
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is refused: it is not a checkpoint of a training run ({cause(error)})."
+        ) from error
+    return content | {"file": path.name} | _history(path, content)
+
+
+def _history(path: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """Return the history that belongs to a checkpoint, with its rows, and the lines that hold them."""
+    kept = content["history"]
+    of_history = history_path(path.parent, content["run"])
+    try:
+        own = _bytes(of_history)[: max(0, kept["bytes"])]
+        if len(own) != kept["bytes"] or hashlib.sha256(own).hexdigest() != kept["digest"]:
+            raise ValueError("its first lines are not those of the checkpoint")
+        rows: list[Row] = rows_in(own)
+        if len(rows) != kept["epochs"]:
+            raise ValueError(f"it has {len(rows)} epochs, and the checkpoint {kept['epochs']}")
+    except (msgspec.MsgspecError, ValueError, CheckpointError) as error:
+        raise CheckpointError(
+            f"{path} is refused: its history in {of_history.name} is not the one that it was written with "
+            f"({cause(error)})."
+        ) from error
+    found = {"best_epoch", "stopped_early", "stopped_by_callback"}
+    history = {"rows": rows} | {name: value for name, value in kept.items() if name in found}
+    return {"history": history, "lines": own}
+
+
+def _bytes(path: Path) -> bytes:
+    """Read a file.
+
+    Raises:
+        CheckpointError: it cannot be read, or is no file.
+    """
+    try:
+        with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise CheckpointError(f"{path} is refused: it is not a file.")
+            return file.read()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {cause(error)}.") from error
 
 
 def _digest(payload: bytes) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,11 @@ from torch.optim import Optimizer
 
 from pyrovae.compute import processes
 from pyrovae.compute.devices import seeded
+from pyrovae.compute.turns import reentered
 from pyrovae.data.checks import holds_classes
 from pyrovae.data.transforms import Transform
 from pyrovae.errors import InputError
+from pyrovae.locks import one_writer
 from pyrovae.objectives.objective import Objective, PyroObjective
 from pyrovae.programs.devices import device_for
 from pyrovae.programs.given import NOTHING_GIVEN, Given, given_of
@@ -33,8 +34,6 @@ from pyrovae.training.history import History, tensorboard_scalars
 from pyrovae.training.loop import TrainingRun
 from pyrovae.training.settings import Settings, adam
 from pyrovae.training.sources import Data, InMemory, Source, parts_of_item, source_of
-
-_running = threading.RLock()  # one thread may train within its own callback
 
 
 @takes_pair
@@ -66,6 +65,7 @@ def fit(
     compile: str = "auto",
     callbacks: Sequence[AnyCallback] = (),
     workers: int = 0,
+    identity: Mapping[str, Any] | None = None,
 ) -> History:
     """Train a model/guide pair by stochastic variational inference.
 
@@ -77,6 +77,9 @@ def fit(
     parts and processes, whether the plate says N (`pyro.plate("data", N, subsample_size=len(x))`) or only
     `len(x)`. N is the size of the plate if it subsamples, else the number of training data. Pyro's
     autoguides can be used. An autoguide with latents of single data needs all data in each minibatch.
+
+    Other threads may call functions of this library meanwhile. They get their turns between two steps, and
+    change nothing in this run. A callback must not wait for them.
 
     Args:
         pair: the model `model(x)`, or `model(x, y)` for data with classes, and the guide with the same
@@ -136,7 +139,8 @@ def fit(
             behind the programs are moved there. Other tensors that plain functions use must be there
             already. So for plain functions "auto" means the device of their modules and parameters, or else
             that of `x`.
-        folder: the folder in which a checkpoint is written after each epoch. None means no checkpoints.
+        folder: the folder in which a checkpoint is written after each epoch. Only one process may write
+            there at a time. None means no checkpoints.
         resume: whether to continue from the folder's newest checkpoint, if it has one. The final parameters
             are those of a run without interruption, bit for bit if both runs compile the same steps. The
             learning rate, the schedule, beta, weights, and what is frozen may be others than at the run's
@@ -161,6 +165,8 @@ def fit(
             `state.log(name, value)` and end the run by `state.stop()`.
         workers: the number of processes that read the items of a `Dataset` in advance. 0 means this process
             only. The result does not depend on it.
+        identity: plain values by name that tell this run from others, such as a version of the data. They
+            are kept in the checkpoints, and a resumed run must have the same.
 
     Returns:
         The history. The trained parameters are in the pair's modules, and in Pyro's parameter store if the
@@ -168,9 +174,9 @@ def fit(
         parameter, unless each runs in a `pyro.get_param_store().scope()` of its own.
 
     Raises:
-        InputError: data, settings or programs do not fit together, another thread is training, or the call
-            is under autocast. Nothing has been written then, except where the values of a stream are found
-            to be bad in the first epoch, or a parameter appears later that cannot be trained.
+        InputError: data, settings or programs do not fit together, another process writes into `folder`, or
+            the call is under autocast. Nothing has been written then, except where the values of a stream
+            are found to be bad in the first epoch, or a parameter appears later that cannot be trained.
         NonFiniteError: a loss, gradient or parameter is not finite. The message names the step and the
             site.
         CheckpointError: the run in `folder` cannot be resumed, or a setting or a module's extra state is
@@ -203,6 +209,7 @@ def fit(
         compile=compile,
         callbacks=callbacks,
         workers=workers,
+        identity=identity,
     )
     y = _whole(y)
     source = source_of(x, y, given)
@@ -212,15 +219,15 @@ def fit(
     data = minibatches_of(source, y, settings, place, beside)
     validation_data = None if held_out is None else _all_at_once(*held_out, settings, place)
     with (
-        _alone(),
         _with_gradients(place),
         own_parameters(pair),
         _training(pair),
         seeded(settings.seed, place),
+        one_writer(settings.folder) if settings.folder and processes.is_first() else nullcontext(),
     ):
         run = TrainingRun(pair, data, validation_data, settings)
         run.start_or_resume()
-        scalars = tensorboard if processes.is_first() else None
+        scalars = settings.tensorboard if processes.is_first() else None
         with tensorboard_scalars(scalars) as write_row:
             run.train(write_row)
     processes.wait()  # until the last checkpoint is written
@@ -319,25 +326,6 @@ def _all_at_once(
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
-    """Refuse a second run of training in another thread, since Pyro's state belongs to the whole process.
-
-    Raises:
-        InputError: another thread is training.
-    """
-    if not _running.acquire(blocking=False):
-        raise InputError(
-            "fit runs in another thread already, and Pyro's handlers and parameters belong to all threads "
-            "of a process: train one pair after the other, or in processes, such as those of "
-            "multiprocessing with the start method 'spawn'."
-        )
-    try:
-        yield
-    finally:
-        _running.release()
-
-
-@contextmanager
 def _with_gradients(device: torch.device) -> Iterator[None]:
     """Compute gradients, whatever the caller's context is.
 
@@ -359,7 +347,17 @@ def _training(pair: ModelAndGuide) -> Iterator[None]:
 
     Pyro's validation is off, except in the checks, which explain what they find.
     """
-    with in_training(pair), pyro.validation_enabled(False), warnings.catch_warnings():
+    with (
+        in_training(pair),
+        reentered(lambda: pyro.validation_enabled(False)),
+        reentered(_without_warnings),
+    ):
+        yield
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
         # Pyro's warning would come before our error, which names the site and the cause.
         warnings.filterwarnings("ignore", message="Encountered NaN")
         # Reentrant checkpointing, which the check of gradients refuses.

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import msgspec
+
+from pyrovae.errors import CheckpointError
 from pyrovae.storage import write_atomically
+from pyrovae.training.plain import plain
+
+Row = dict[str, float]
+"""The numbers of an epoch by name."""
+
+_DECODER = msgspec.json.Decoder(dict[str, int | float | None])
 
 COLUMNS = (
     *("epoch", "step", "elbo", "reconstruction", "kl", "loss"),
@@ -80,6 +92,79 @@ class History:
     def save(self, path: Path) -> None:
         """Write the history as JSON."""
         write_atomically(path, json.dumps(vars(self), indent=1).encode())
+
+
+class HistoryFile:
+    """The file with a history's rows, one line of JSON for each. Each epoch adds a line.
+
+    A row that has changed since it was written, because a callback logged a number, is written once more.
+    Of two lines for one epoch the later one counts.
+
+    Args:
+        path: the file.
+        lines: the first bytes of the file, those of the checkpoint from which a run goes on.
+        rows: the rows in them.
+    """
+
+    def __init__(self, path: Path, lines: bytes = b"", rows: Sequence[Row] = ()) -> None:
+        self.path = path
+        self._rows, self._last = len(rows), dict(rows[-1]) if rows else Row()
+        self._size, self._digest = 0, hashlib.sha256()
+        self._take(lines)
+
+    def write(self, history: History) -> dict[str, Any]:
+        """Write the rows that are new, and return what a checkpoint keeps of the history.
+
+        Lines that stand after those of the checkpoint, from which a run went on, are cut off.
+
+        Raises:
+            OSError: the file cannot be written.
+            CheckpointError: another process has changed it.
+        """
+        rows = history.rows
+        first = self._rows
+        if first and rows[first - 1] != self._last:
+            first -= 1
+        lines = b"".join(msgspec.json.encode(plain(row)) + b"\n" for row in rows[first:])
+        try:
+            self._write(lines)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
+        self._take(lines)
+        self._rows, self._last = len(rows), dict(rows[-1]) if rows else Row()
+        own = {name: value for name, value in vars(history).items() if name != "rows"}
+        return {"epochs": len(rows), "bytes": self._size, "digest": self._digest.hexdigest(), **own}
+
+    def _write(self, lines: bytes) -> None:
+        with open(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
+            if file.seek(0, os.SEEK_END) < self._size:
+                raise CheckpointError(
+                    f"{self.path} has become shorter while it was written: no other process may write to "
+                    "a run's folder. Resume the run."
+                )
+            file.seek(self._size)
+            file.truncate()
+            file.write(lines)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _take(self, lines: bytes) -> None:
+        self._size += len(lines)
+        self._digest.update(lines)
+
+
+def rows_in(lines: bytes) -> list[Row]:
+    """Return the rows in the lines of a history file.
+
+    Raises:
+        ValueError: the lines are not those of a history.
+    """
+    rows: list[Row] = []
+    for row in _DECODER.decode_lines(lines):
+        if rows and row.get("epoch") == rows[-1].get("epoch"):
+            rows.pop()
+        rows.append({name: math.nan if value is None else value for name, value in row.items()})
+    return rows
 
 
 @contextmanager

@@ -9,15 +9,15 @@ from typing import Any
 from torch import Tensor
 
 from pyrovae.errors import CheckpointError, InputError, warn
-from pyrovae.objectives.objective import description
+from pyrovae.objectives.objective import description, weights_of
 from pyrovae.programs.given import Given
 from pyrovae.schedules import Schedule
 from pyrovae.training.batches import Minibatches
 from pyrovae.training.plain import described, plain, same
-from pyrovae.training.settings import Settings
+from pyrovae.training.settings import Settings, moments
 from pyrovae.training.sources import fingerprint
 
-MAY_CHANGE = ("learning_rate", "scheduler", "beta", "weights", "frozen")
+MAY_CHANGE = ("learning_rate", "scheduler", "beta", "weights", "objective's weights", "frozen")
 """What a resumed run may have otherwise. It is used from then on, and a warning says so."""
 
 _OF_THE_MACHINE = {"params", "lr", "initial_lr", "fused", "foreach", "capturable", "differentiable"}
@@ -29,7 +29,7 @@ def identity_of(settings: Settings, data: Minibatches, validation: Minibatches |
 
     They are plain values by name. A digest of all data in memory takes a while, so call this once.
     """
-    return {
+    return dict(settings.identity or {}) | {
         "batch_size": data.parts[-1].batch_size,
         "labelled_batch_size": data.parts[0].batch_size,
         "data_weights": [part.weight for part in data.parts],
@@ -40,6 +40,7 @@ def identity_of(settings: Settings, data: Minibatches, validation: Minibatches |
         "given": _of_given(data.given),
         "validation": _fingerprints(validation),
         "objective": description(settings.bound),
+        "objective's weights": weights_of(settings.bound),
         "beta": _values(settings.beta_schedule, settings.epochs),
         "weights": {s: _values(w, settings.epochs) for s, w in settings.weight_schedules.items()},
     }
@@ -97,17 +98,8 @@ def check_same_run(
     Warns:
         UserWarning: settings that may change have changed. The message names them.
     """
-    if "trained" not in saved:
-        raise CheckpointError(
-            f"the run in {folder} was written by an earlier version, which kept the optimiser's state in "
-            "another form: its parameters can be used, but it cannot be resumed. Train in another folder."
-        )
     begun = saved["settings"]
-    for name in {**begun, **identity}:
-        if name in (*MAY_CHANGE, "rates") or not {name} <= begun.keys() & identity.keys():
-            continue  # another version of torch may have optimisers with further settings
-        if same(begun[name], identity[name]):
-            continue
+    if (name := first_difference(begun, identity)) is not None:
         raise CheckpointError(
             f"the run in {folder} was begun with {name} = {_shown(begun[name])}, "
             f"not {_shown(identity[name])}{_hint(begun[name], identity[name])}: resume it with "
@@ -128,6 +120,18 @@ def check_same_run(
     return changed
 
 
+def first_difference(begun: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """Return the name of the first setting that a run must keep and that differs, or None.
+
+    Settings that only one of the two has are not compared: another version of torch may have optimisers
+    with further settings.
+    """
+    for name in now:
+        if name not in (*MAY_CHANGE, "rates") and name in begun and not same(begun[name], now[name]):
+            return name
+    return None
+
+
 def _agree(name: str, begun: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     if name == "scheduler" and same(begun["learning_rate"], now["learning_rate"]):
         return same([begun[name], begun["rates"]], [now[name], now["rates"]])
@@ -145,7 +149,7 @@ def _common(begun: list[float], now: list[float]) -> bool:
 
 
 def _values(schedule: Schedule, epochs: int) -> list[float]:
-    return [float(schedule(time / 2)) for time in range(2 * epochs)]
+    return [float(schedule(time)) for time in moments(epochs)]
 
 
 def _without_rates(kept: Any) -> Any:

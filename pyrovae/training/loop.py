@@ -11,15 +11,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyro
+import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
+from pyrovae._version import __version__
 from pyrovae.compute import processes
 from pyrovae.compute.devices import seeded
-from pyrovae.compute.interrupts import interrupts_deferred
-from pyrovae.compute.streams import seed_streams, set_streams, streams
-from pyrovae.errors import InputError, NonFiniteError
+from pyrovae.compute.interrupts import end_in_order, interrupts_deferred
+from pyrovae.compute.progress import progress_bar
+from pyrovae.compute.streams import as_plain, from_plain, seed_streams, set_streams, streams
+from pyrovae.compute.turns import give_way
+from pyrovae.errors import CheckpointError, InputError, NonFiniteError, cause
 from pyrovae.objectives.elbo import ELBO
 from pyrovae.programs.checks import check_pair
 from pyrovae.programs.pair import ModelAndGuide
@@ -27,8 +32,8 @@ from pyrovae.programs.parameters import module_parameters
 from pyrovae.programs.reach import modules_of
 from pyrovae.training.batches import Minibatches, Rows
 from pyrovae.training.callbacks import call_all
-from pyrovae.training.checkpoints import find_checkpoint, save_checkpoint
-from pyrovae.training.history import History, shown_terms
+from pyrovae.training.checkpoints import find_checkpoint, history_path, new_run, save_checkpoint
+from pyrovae.training.history import History, HistoryFile, shown_terms
 from pyrovae.training.identity import (
     check_same_run,
     identity_of,
@@ -75,6 +80,8 @@ class TrainingRun:
         self.device = data.device
         self.folder = None if settings.folder is None else Path(settings.folder)
         self.history = History()
+        self.name = str((settings.identity or {}).get("run") or new_run())
+        self._lines: HistoryFile | None = None
         transform = described(settings.transform)  # before it is called, which may change it
         self.prepared = prepare(data.given.bound_to(pair, data.device), data, validation, settings)
         self.data = replace(data, shuffle=not self.prepared.in_order)
@@ -120,13 +127,26 @@ class TrainingRun:
             CheckpointError: the folder's checkpoint is damaged, or belongs to another run.
             InputError: the folder holds a checkpoint, but `resume` is False.
         """
+        if processes.count() > 1:
+            own = {"run", "rates"}  # of each process alone: a new run's name, and what its optimiser adds
+            alike = {name: value for name, value in self._run_identity().items() if name not in own}
+            processes.check_alike(alike | _versions())
         seed_streams(self.settings.seed)
         processes.set_as_in_first(self._tensors().values())
         found = find_checkpoint(self.folder, self.settings.resume) if processes.is_first() else None
         if saved := processes.from_first(found):
-            self._load(saved)
+            try:
+                self._load(saved)
+            except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+                if isinstance(error, CheckpointError | InputError):
+                    raise
+                raise CheckpointError(
+                    f"{self.folder}/{saved['file']} cannot be restored ({cause(error)}): remove it to go "
+                    "on from the checkpoint before, or train in another folder."
+                ) from error
         elif self.folder is not None and processes.is_first():
             check_readable(plain(self._content()))
+            self._lines = HistoryFile(history_path(self.folder, self.name))
 
     def train(self, write_row: WriteRow) -> None:
         """Train to the last epoch. With validation data, then restore the parameters of the best epoch.
@@ -138,15 +158,16 @@ class TrainingRun:
         first = len(self.history.rows)
         progress = self.settings.progress and processes.is_first()
         unsaved = False
+        step = self.build_step() if first < epochs and not self.history.stopped_early else None
+        end_in_order()  # until here nothing could be half-written
         with (
+            self.parameters.gradients_released(),
             interrupts_deferred() as stop_if_asked,
-            tqdm(total=epochs * steps, initial=first * steps, unit="step", disable=not progress) as bar,
+            progress_bar(progress, epochs * steps, "step", first * steps) as bar,
         ):
-            step = None
             for epoch in range(first, epochs):
-                if self.history.stopped_early:
+                if step is None or self.history.stopped_early:
                     break
-                step = step or self.build_step()
                 self._end_epoch(self._train_epoch(step, epoch, bar, stop_if_asked))
                 unsaved = self._call_back()
                 write_row(self.history.rows[-1])
@@ -188,7 +209,8 @@ class TrainingRun:
         self.parameters.refresh()
         step.compare(epoch)
         self._saved_step = step.saved()
-        set_streams(processes.from_first(streams(self.device)), self.device)
+        if processes.count() > 1:
+            set_streams(from_plain(processes.from_first(as_plain(streams(self.device)))), self.device)
         order = self.data.epoch(epoch)
         processes.draw_apart()
         check = self.data.source.stream and epoch == 0
@@ -197,6 +219,8 @@ class TrainingRun:
             step(batch, self.numbers((epoch * steps + number) / steps))
             bar.update()
             stop_if_asked()
+            if processes.count() == 1:  # processes must make the same calls in the same order
+                give_way()
             if number % 10 == 0 and step.watched:
                 bar.set_postfix(shown_terms(_means(step)), refresh=False)
         row = _means(step)
@@ -290,13 +314,15 @@ class TrainingRun:
         if not self._readable:  # checked twice: before the first step, and when there are moments
             check_readable(content)
             self._readable = True
+        assert self._lines is not None
+        content["history"] = self._lines.write(self.history)
         save_checkpoint(self.folder, len(self.history.rows), content)
 
     def _content(self) -> dict[str, Any]:
         return self.trained.saved() | {
             "best_state": self.validation.best_state if self.validation else None,
             "scheduler": self.scheduler.state_dict() if self.scheduler else None,
-            "history": vars(self.history),
+            "run": self.name,
             "settings": self._run_identity(),
             "step": self._saved_step,
         }
@@ -311,6 +337,10 @@ class TrainingRun:
             self.validation.best_state = saved["best_state"]
         self._saved_step = saved.get("step")  # older runs have none
         self.history = History(**saved["history"])
+        self.name = saved["run"]
+        if self.folder is not None:
+            path = history_path(self.folder, self.name)
+            self._lines = HistoryFile(path, saved["lines"], self.history.rows)
         if self.scheduler is not None and another_rate:
             with warnings.catch_warnings():  # the optimiser has taken no step yet
                 warnings.filterwarnings("ignore", message=".*lr_scheduler.step")
@@ -336,6 +366,11 @@ class TrainingRun:
         if self._identity is None:
             self._identity = self._made | identity_of(self.settings, self.data, self._validation_data)
         return self._identity
+
+
+def _versions() -> dict[str, str]:
+    found = {"pyrovae": __version__, "torch": torch.__version__, "Pyro": pyro.__version__}
+    return {f"version of {name}": str(version) for name, version in found.items()}
 
 
 def _means(step: EagerStep) -> dict[str, float]:

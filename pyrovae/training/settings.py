@@ -16,11 +16,12 @@ from torch.optim import Optimizer
 
 from pyrovae.compute.compilation import MODES
 from pyrovae.data.transforms import Transform
-from pyrovae.errors import InputError, cause, check_choice, check_counts
+from pyrovae.errors import InputError, cause, check_choice, check_counts, check_numbers
 from pyrovae.objectives.elbo import ELBO
 from pyrovae.objectives.importance import IWAE
 from pyrovae.objectives.objective import Objective, PyroObjective, as_objective
 from pyrovae.schedules import Constant, Schedule, as_schedule
+from pyrovae.storage import expanded
 from pyrovae.training.callbacks import AnyCallback, check_callbacks
 from pyrovae.training.history import COLUMNS
 from pyrovae.training.optimizers import check_functions, made_optimizer, made_scheduler
@@ -85,15 +86,16 @@ class Settings:
     compile: str = "auto"
     callbacks: Sequence[AnyCallback] = ()
     workers: int = 0
+    identity: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         self._convert()
         check_counts(epochs=self.epochs, batch_size=self.batch_size)
         optional = {"labelled_batch_size": self.labelled_batch_size, "patience": self.patience}
-        optional["workers"] = self.workers if self.workers != 0 else None
         check_counts(**{name: count for name, count in optional.items() if count is not None})
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise InputError(f"clip_norm is {self.clip_norm}; it must be above 0.")
+        check_counts(0, workers=self.workers)
+        if self.clip_norm is not None:
+            check_numbers(0, clip_norm=self.clip_norm)
         check_choice("way to compile", self.compile, MODES)
         if self.validation is not None:
             parts_of_item(self.validation, "validation")
@@ -113,6 +115,9 @@ class Settings:
             value = getattr(self, field.name)
             if isinstance(value, np.generic) or (isinstance(value, Tensor) and value.dim() == 0):
                 object.__setattr__(self, field.name, value.item())
+        for name in ("folder", "tensorboard"):
+            if (path := getattr(self, name)) is not None:
+                object.__setattr__(self, name, expanded(path))
         object.__setattr__(self, "data_weights", tuple(map(float, self.data_weights)))
 
     @cached_property
@@ -166,38 +171,52 @@ def _check_weights(
             "another column of that name: rename the site."
         )
     for name, schedule in {"beta": beta, **{f"the weight of '{s}'": w for s, w in weights.items()}}.items():
-        values = _values(name, schedule, 1 if isinstance(schedule, Constant) else epochs)
-        for epoch, value in enumerate(values):
+        looked_at = [0.0] if isinstance(schedule, Constant) else moments(epochs)
+        for epoch, value in zip(looked_at, _values(name, schedule, looked_at), strict=True):
             if not 0 <= value < math.inf:
                 raise InputError(
-                    f"{name} is {value} at epoch {epoch}; it must be a finite number of at least 0."
+                    f"{name} is {value} at epoch {epoch:g}; it must be a finite number of at least 0."
                 )
             if isinstance(objective, IWAE) and value != 1:
                 raise InputError(
-                    f"{name} is {value} at epoch {epoch}, but IWAE cannot combine weights of sites with "
+                    f"{name} is {value} at epoch {epoch:g}, but IWAE cannot combine weights of sites with "
                     "its importance weights: leave them at 1 (no beta, no warm-up, no weights), or use the "
                     "ELBO."
                 )
 
 
-def _values(name: str, schedule: Schedule, epochs: int) -> list[float]:
-    """Return a schedule's value at each epoch.
+def moments(epochs: int) -> list[float]:
+    """Return the times at which schedules are looked at: each half epoch at first, then ever fewer.
+
+    Those of a shorter run are the first ones of a longer run. A billion epochs have about 1,000 of them.
+    """
+    times = [half / 2 for half in range(min(2 * epochs, 2 * _CLOSELY))]
+    while times[-1] * _GROWTH < epochs:
+        times.append(float(math.ceil(times[-1] * _GROWTH)))
+    return [time for time in times if time < epochs]
+
+
+_CLOSELY, _GROWTH = 250, 1.02
+
+
+def _values(name: str, schedule: Schedule, times: Sequence[float]) -> list[float]:
+    """Return a schedule's values at these times.
 
     Raises:
         InputError: the schedule is not a pure function of the time.
     """
     try:
-        values = [float(schedule(epoch)) for epoch in range(epochs)]
-        again = [float(schedule(epoch)) for epoch in range(epochs)]
+        values = [float(schedule(time)) for time in times]
+        again = [float(schedule(time)) for time in times]
     except (TypeError, StopIteration) as error:
         raise InputError(
             f"{name} is a schedule that cannot be called with a time at any moment ({cause(error)}): "
             f"{_A_SCHEDULE}."
         ) from error
-    for epoch, (one, other) in enumerate(zip(values, again, strict=True)):
+    for time, one, other in zip(times, values, again, strict=True):
         if one != other and not (math.isnan(one) and math.isnan(other)):
             raise InputError(
-                f"{name} is {one} at epoch {epoch}, and {other} when it is called again for the same "
+                f"{name} is {one} at epoch {time:g}, and {other} when it is called again for the same "
                 f"epoch: {_A_SCHEDULE}."
             )
     return values

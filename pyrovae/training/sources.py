@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from pyrovae.compute.streams import set_streams, streams
+from pyrovae.data.arrays import unmasked
 from pyrovae.data.checks import (
     OBSERVED,
     UNLABELLED,
@@ -302,7 +303,14 @@ def source_of(x: Data, y: Tensor | None = None, given: Mapping[str, Any] | None 
         check_data(first, given=None if mask is None else {OBSERVED: mask[:1]})
         source: Source = MemoryMapped(x)
     elif isinstance(x, np.ndarray):
-        source = InMemory(torch.from_numpy(x if x.flags.writeable else x.copy()))
+        plain = unmasked(x, "the array of data")
+        if plain.dtype.kind not in "biufc" or plain.dtype.itemsize > 8 * (1 + (plain.dtype.kind == "c")):
+            raise InputError(
+                f"the array of data has type {plain.dtype}; expected floating point of 16, 32 or 64 bits: "
+                "convert it by array.astype(numpy.float32)."
+            )
+        native = np.ascontiguousarray(plain, dtype=plain.dtype.newbyteorder("="))
+        source = InMemory(torch.from_numpy(native if native.flags.writeable else native.copy()))
     elif isinstance(x, Tensor) or not isinstance(x, Dataset):
         source = InMemory(cast(Tensor, x))  # check_data refuses anything but a tensor
     else:
@@ -364,7 +372,8 @@ def item_seeds(seed: int, count: int, *purpose: int | str) -> Tensor:
 
 def fingerprint(x: Tensor) -> str:
     """Return a tensor's shape and a digest of its values."""
-    digest = hashlib.sha256(x.detach().cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
+    values = x.detach().cpu().contiguous().view(torch.uint8)  # NumPy lacks some types, such as bfloat16
+    digest = hashlib.sha256(values.numpy().tobytes()).hexdigest()[:16]
     return f"{tuple(x.shape)} {digest}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from pyrovae.errors import CheckpointError
 from pyrovae.programs.pair import ModelAndGuide
 from pyrovae.programs.reach import modules_of, named_modules, prefix_of
 from pyrovae.training.trainable import Trainable
+
+_Kind = tuple[str, str]  # shape and type
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,19 @@ def state(pair: ModelAndGuide, parameters: dict[str, Tensor]) -> dict[str, Any]:
     return {"modules": modules, "parameters": others, "buffers": buffers}
 
 
+def digest_of_pair(pair: ModelAndGuide) -> str:
+    """Return a digest of the parameters and buffers of a pair's modules."""
+    digest = hashlib.sha256()
+    for module in named_modules(pair).values():
+        for name, value in sorted(module.state_dict().items()):
+            if isinstance(value, Tensor):
+                digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+                digest.update(
+                    value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+                )
+    return digest.hexdigest()[:16]
+
+
 def load_state(
     pair: ModelAndGuide, parameters: dict[str, Tensor], saved: dict[str, Any], later: Collection[str] = ()
 ) -> None:
@@ -131,26 +147,36 @@ def _put_buffer(module: nn.Module, name: str, value: Tensor) -> None:
         owner._buffers[last] = value.clone() if now is None else value.to(now, copy=True)
 
 
-def _flatten(saved: dict[str, Any]) -> dict[str, tuple[int, ...] | str]:
+def _flatten(saved: dict[str, Any]) -> dict[str, _Kind]:
     modules = saved["modules"]
     named = dict(saved["parameters"])
     for module, tensors in modules.items():
         named |= {prefix_of(module, modules) + name: value for name, value in tensors.items()}
     # What a module's get_extra_state returns is the module's own affair.
     return {
-        name: "extra state" if name.endswith("_extra_state") else tuple(value.shape)
+        name: ("extra state", "") if name.endswith("_extra_state") else _kind(value)
         for name, value in named.items()
     }
 
 
-def _check_same_tensors(
-    expected: dict[str, tuple[int, ...] | str], found: dict[str, tuple[int, ...] | str]
-) -> None:
+def _kind(value: Tensor) -> _Kind:
+    return str(tuple(value.shape)), str(value.dtype).removeprefix("torch.")
+
+
+def _check_same_tensors(expected: dict[str, _Kind], found: dict[str, _Kind]) -> None:
     differences = [
-        f"{name}: {found.get(name, 'absent')} in the checkpoint, {expected.get(name, 'absent')} here"
+        f"{name}: {_shown(found.get(name), expected.get(name))} in the checkpoint, "
+        f"{_shown(expected.get(name), found.get(name))} here"
         for name in sorted(expected.keys() | found.keys())
         if expected.get(name) != found.get(name)
     ]
     if differences:
         shown = "; ".join(differences[:5]) + ("; ..." if len(differences) > 5 else "")
         raise CheckpointError(f"the checkpoint is another model's ({shown}): use the model that wrote it.")
+
+
+def _shown(kind: _Kind | None, other: _Kind | None) -> str:
+    """Return a tensor's shape in words, with its type if only this tells it from the other."""
+    if kind is None:
+        return "absent"
+    return " ".join(kind) if other and kind[0] == other[0] else kind[0]

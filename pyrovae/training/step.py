@@ -385,7 +385,8 @@ class CompiledStep(EagerStep):
         numbers += [beta] if self.constant_beta is None else []
         data = [values for call in batch.calls for values in call.arguments.tensors]
         # torch.full fills the numbers in on the device. A copy from the CPU would wait for a GPU.
-        return data + [torch.full((), n, dtype=torch.float64, device=self.device) for n in numbers]
+        kind = torch.float32 if self.device.type == "mps" else torch.float64  # which MPS lacks
+        return data + [torch.full((), n, dtype=kind, device=self.device) for n in numbers]
 
 
 def _agreed(renewed: bool, reason: str | None) -> tuple[bool, str | None]:

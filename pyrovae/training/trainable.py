@@ -103,6 +103,15 @@ class Trainable:
                 found[name] = value
         self._meet(found, between_epochs=True)
 
+    @contextmanager
+    def gradients_released(self) -> Iterator[None]:
+        """After the block, leave no gradients on the parameters, which would hold as much memory again."""
+        try:
+            yield
+        finally:
+            for value in self.trained:
+                value.grad = None
+
     # The optimiser's state, by the names of parameters
 
     def optimizer_state(self) -> dict[str, Any]:

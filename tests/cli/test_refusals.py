@@ -40,7 +40,6 @@ from small_runs import files, pyrovae, refused, train_by_words
         (["vae", "--prior", "vamp", "--components", "5000"], "5000 pseudo-inputs", 1),
         (["vae", "--device", "gpu"], "device 'gpu' cannot be used", 1),
         (["vae", "--binarise", "none"], "outside the support of the Bernoulli.*--binarise", 1),
-        (["vae", "--validation-fraction", "0.0001"], "with a fraction of 0.0001", 1),
         (["mine.py:build"], "mine.py cannot be read", 1),
     ],
     ids=str,
@@ -115,14 +114,14 @@ def test_an_autoencoder_is_neither_evaluated_nor_sampled(autoencoder, log):
 
 
 def test_damaged_run_folders_are_refused_in_one_line(run, log):
-    (checkpoint,) = (run / "checkpoints").iterdir()
+    (checkpoint,) = (run / "checkpoints").glob("*.pt")
     whole = checkpoint.read_bytes()
     checkpoint.write_bytes(whole[:-10])
     for command in ("evaluate", "resume", "sample", "overview"):
         refused(r"does not match the digest.*no sound one to fall back on", command, run, log=log)
     checkpoint.unlink()
     refused("no checkpoint in .*train first", "evaluate", run, log=log)
-    (run / "config.json").write_text('{"format": 2, "config": {"recipe":')
+    (run / "config.json").write_text('{"format": 3, "config": {"recipe":')
     refused(r"config\.json cannot be read as a run's configuration", "evaluate", run, log=log)
 
 
@@ -160,8 +159,8 @@ def test_resuming_after_the_data_changed_is_refused(log, tmp_path):
     train_by_words(tmp_path / "run", "ppca", "--data", tmp_path / "x.npy")
     before = files(tmp_path / "run")
     np.save(tmp_path / "x.npy", x[:, :5])
-    refused(r"shape \(5,\).*shape \(6,\)", "resume", tmp_path / "run", log=log)
-    refused(r"shape \(5,\).*shape \(6,\)", "evaluate", tmp_path / "run", log=log)
+    for command in ("resume", "evaluate"):
+        refused(r"the values of .*x\.npy \(data\) are not those", command, tmp_path / "run", log=log)
     np.save(tmp_path / "x.npy", np.where(x > 2, np.nan, x))
     refused("NaN or infinite values", "resume", tmp_path / "run", log=log)
     assert files(tmp_path / "run") == before

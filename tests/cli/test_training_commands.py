@@ -46,9 +46,10 @@ def test_every_model_is_trained_evaluated_and_drawn(model, words, tmp_path):
     pyrovae("interpolate", folder, "--count", 2, "--steps", 4)
     expected |= {"figures/reconstructions.png", "figures/interpolation.png"}
     written = {str(path) for path in files(folder)}
-    (checkpoint,) = written - expected
-    assert written - {checkpoint} == expected
-    assert re.fullmatch(r"checkpoints/epoch-00001-[0-9a-f]{16}\.pt", checkpoint)
+    checkpoint, history = sorted(written - expected)
+    assert written - {checkpoint, history} == expected
+    run = re.fullmatch(r"checkpoints/epoch-00001-([0-9a-f]{8})-[0-9a-f]{16}\.pt", checkpoint)[1]
+    assert history == f"checkpoints/history-{run}.jsonl"
     assert all(path.read_bytes().startswith(PNG) for path in folder.rglob("*.png"))
 
 
@@ -105,7 +106,7 @@ def test_a_run_is_resumed_as_it_was_begun(tmp_path, recorded):
 
 def test_an_early_stop_is_told_in_one_line(tmp_path):
     options = ["--epochs", 60, "--learning-rate", 0.5, "--patience", 1]
-    stopped = r"^trained (\d+) epochs \(stopped early\); best epoch \d+:"
+    stopped = r"(?m)^trained (\d+) epochs \(stopped early\); best epoch \d+:"
     epochs = re.search(stopped, train_by_words(tmp_path / "r", "vae", *options))[1]
     assert re.search(stopped, pyrovae("resume", tmp_path / "r", "--quiet"))[1] == epochs
     more = pyrovae("resume", tmp_path / "r", "--patience", 4, "--quiet")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pyrovae.compute.precision import products_in
+from pyrovae.compute.precision import in_64_bits, products_in
 from pyrovae.errors import InputError
 from pyrovae.evaluation import marginal_likelihood
 
@@ -70,3 +70,20 @@ def test_tf32(make_vae, binary_images):
     vae = make_vae().cuda()
     result = marginal_likelihood(vae, binary_images, num_samples=200, precision="tf32")
     assert result.precision_error < 0.05
+
+
+class OnApplesDevice:
+    """A tensor on a device without 64-bit numbers."""
+
+    device = torch.device("mps")
+
+    def double(self):
+        raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+
+    def cpu(self):
+        return torch.ones(2)
+
+
+def test_numbers_leave_a_device_that_lacks_64_bits():
+    assert in_64_bits(OnApplesDevice()).dtype == torch.float64
+    assert in_64_bits(torch.ones(2)).dtype == torch.float64

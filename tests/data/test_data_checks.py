@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from pyrovae.data.checks import check_data
-from pyrovae.errors import InputError
+from pyrovae.compute.devices import seeded
+from pyrovae.data.checks import check_data, check_seed
+from pyrovae.errors import InputError, check_counts
 
 
 def test_sound_data_pass():
@@ -53,3 +54,42 @@ def test_unlabelled_data_pass_where_they_may_and_real_values_everywhere():
     check_data(torch.rand(3, 2), torch.tensor([0, -1, -1]), unlabelled=True)
     check_data(torch.rand(3, 2), torch.tensor([0.5, -1.0, -2.0]))
     check_data(torch.rand(3, 2), torch.rand(3, 4))
+
+
+@pytest.mark.parametrize("kind", ["uint8", "int8", "int16", "int32", "uint16", "uint32", "uint64"])
+def test_classes_of_any_integer_type_pass(kind):
+    check_data(torch.rand(3, 2), torch.tensor([0, 1, 100]).to(getattr(torch, kind)))
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (torch.tensor([0, 1, 2**64 - 1], dtype=torch.uint64), f"go up to {2**64 - 1}, beyond 64-bit"),
+        (torch.tensor([0, 1, 2**63], dtype=torch.uint64), f"go up to {2**63}, beyond 64-bit"),
+        (torch.tensor([0, 1, -2], dtype=torch.int8), "go down to -2"),
+    ],
+    ids=["unlabelled as unsigned", "large", "negative"],
+)
+def test_classes_beyond_64_bits_are_not_taken_for_unlabelled(y, message):
+    with pytest.raises(InputError, match=message):
+        check_data(torch.rand(3, 2), y, unlabelled=True)
+
+
+@pytest.mark.parametrize("seed", [1.5, 1.0, "1", None, -1, 2**32])
+def test_a_seed_is_a_whole_number(seed):
+    with pytest.raises(InputError, match="the seed is"):
+        check_seed(seed)
+
+
+@pytest.mark.parametrize("seed", [1.5, "1", 2**64, -(2**63) - 1])
+def test_a_seed_of_draws_fits_into_64_bits(seed):
+    before = torch.get_rng_state()
+    with pytest.raises(InputError, match=r"the seed is .*64 bits"), seeded(seed):
+        pass
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("count", [2**63, 10**30, 1.5, 0, True])
+def test_a_count_fits_into_64_bits(count):
+    with pytest.raises(InputError, match="latent_dim is"):
+        check_counts(latent_dim=count)

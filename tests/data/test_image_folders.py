@@ -27,9 +27,111 @@ def test_class_folders(tmp_path):
     data = load(tmp_path)
     assert data.name == tmp_path.name
     assert data.shape == (1, 3, 4)
-    assert data.num_classes == 2
+    assert data.class_names == ("a", "b")
     assert torch.equal(data.x_train[:, 0, 0, 0], (100 + 100 * data.y_train) / 255)
     assert torch.bincount(data.y_test).tolist() == [2, 2]
+
+
+def shades(folder, shade, n=5, suffix="png"):
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(n):
+        Image.new("L", (4, 3), shade).save(folder / f"{i}.{suffix}")
+
+
+def grey(x):
+    return (x[:, 0, 0, 0] * 255).round().tolist()
+
+
+@pytest.mark.parametrize("names", [("train", "test"), ("Training", "testing")])
+def test_folders_train_and_test_are_the_split(tmp_path, names):
+    shades(tmp_path / names[0], 10, 6)
+    shades(tmp_path / names[1], 20, 3)
+    data = load(tmp_path)
+    assert (grey(data.x_train), grey(data.x_test)) == ([10] * 6, [20] * 3)
+    assert data.y_train is None
+
+
+def test_folders_train_and_test_hold_classes(tmp_path):
+    for part in ("train", "test"):
+        shades(tmp_path / part / "dog", 200, 3)
+    shades(tmp_path / "train" / "ant", 50, 2)
+    data = load(tmp_path)
+    assert data.class_names == ("ant", "dog")
+    assert data.y_train.tolist() == [0, 0, 1, 1, 1]
+    assert grey(data.x_train) == [50] * 2 + [200] * 3
+    assert data.y_test.tolist() == [1, 1, 1]
+    shades(tmp_path / "test" / "cat", 60)
+    with pytest.raises(InputError, match="test holds the class cat, and train does not"):
+        load(tmp_path)
+
+
+def test_folders_that_may_be_parts_are_refused_beside_others(tmp_path):
+    shades(tmp_path / "train", 10)
+    shades(tmp_path / "val", 10)
+    for name in ("test", "dog"):
+        with pytest.raises(InputError, match=r"holds the folders .*train, val: expected a folder for"):
+            load(tmp_path)
+        shades(tmp_path / name, 10)
+
+
+def test_a_folder_train_beside_cars_is_a_class(tmp_path):
+    shades(tmp_path / "train", 10)
+    shades(tmp_path / "car", 20)
+    assert load(tmp_path).class_names == ("car", "train")
+
+
+def test_one_part_with_classes_and_one_without_are_refused(tmp_path):
+    shades(tmp_path / "train" / "dog", 10)
+    shades(tmp_path / "test", 10)
+    with pytest.raises(InputError, match="give both, or none"):
+        load(tmp_path)
+
+
+def test_nested_images_are_read_and_those_of_other_formats_are_counted(tmp_path):
+    shades(tmp_path / "dog", 10)
+    shades(tmp_path / "dog" / "batch2" / "more", 10)
+    shades(tmp_path / "cat", 20, suffix="jfif")
+    (tmp_path / "dog" / "round").symlink_to(tmp_path / "dog")
+    data = load(tmp_path)
+    assert len(data.x_train) + len(data.x_test) == 15
+    assert sum(grey(data.x_train) + grey(data.x_test)) == 10 * 10 + 5 * 20
+    for name in ("a.jp2", "b.JP2", "c.heic", "notes.txt"):
+        (tmp_path / "cat" / name).write_bytes(b"")
+    with pytest.warns(UserWarning, match=r"cat: images of other formats are left out \(1 .heic, 2 .jp2\)"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("folders", "expected"),
+    [
+        (["Zebra", "ant"], ("Zebra", "ant")),
+        (["11", "2", "0", "10"], ("0", "2", "10", "11")),
+        (["1", "10", "2b"], ("1", "10", "2b")),
+    ],
+)
+def test_class_numbers_follow_the_names_on_every_system(tmp_path, monkeypatch, folders, expected):
+    """Paths of Windows are compared without regard to case."""
+    monkeypatch.setattr(type(tmp_path), "__lt__", lambda a, b: str(a).lower() < str(b).lower())
+    for shade, name in enumerate(expected):
+        shades(tmp_path / name, 10 * shade)
+    assert set(folders) == set(expected)
+    data = load(tmp_path)
+    assert data.class_names == expected
+    assert grey(data.x_train) == (10 * data.y_train).tolist()
+
+
+def test_own_folders_that_are_called_like_a_known_set_keep_their_own_classes(tmp_path):
+    shades(tmp_path / "fashion-mnist" / "bag", 10)
+    shades(tmp_path / "fashion-mnist" / "ankle boot", 20)
+    assert load(tmp_path / "fashion-mnist").class_names == ("ankle boot", "bag")
+
+
+def test_persons_with_one_image_each_among_others(tmp_path):
+    for name, n in (("ann", 6), ("bob", 1), ("cid", 1)):
+        shades(tmp_path / name, 10, n)
+    data = load(tmp_path)
+    assert set(data.y_train.tolist()) == {0, 1, 2}
+    assert data.y_test.tolist() == [0, 0]
 
 
 def test_flat_folder_in_colour(tmp_path):

@@ -45,6 +45,13 @@ def write_mnist(root, **kwargs):
     return raw
 
 
+@pytest.fixture
+def small_mnist(monkeypatch):
+    """Small files are the published ones."""
+    for name, content in idx_files().items():
+        monkeypatch.setitem(DATASETS["mnist"].md5, name, hashlib.md5(content).hexdigest())
+
+
 def test_digits():
     data = load("digits")
     assert data.shape == (1, 8, 8)
@@ -74,13 +81,43 @@ def test_digits_keeps_images_beside_their_labels():
         assert [truth[row.tobytes()] for row in rows] == y.tolist()
 
 
-def test_idx_files_are_read_with_their_official_split(tmp_path):
+def test_idx_files_are_read_with_their_official_split(tmp_path, small_mnist):
     write_mnist(tmp_path)
     data = load("mnist", root=tmp_path)
     assert data.x_train.shape == (6, 1, 6, 5)
     assert data.x_test.shape == (3, 1, 6, 5)
     assert torch.equal(data.x_train[:, 0], torch.from_numpy(GREY[:6]).float() / 255)
     assert data.y_train.tolist() == list(range(6))
+
+
+@pytest.mark.parametrize("name", sorted(idx_files()))
+def test_a_flipped_bit_of_mnist_is_found(tmp_path, small_mnist, name):
+    file = write_mnist(tmp_path) / name
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=f"{name} is damaged: it is not the published file"):
+        load("mnist", root=tmp_path)
+
+
+def test_files_of_old_versions_of_torchvision_are_not_read(tmp_path, small_mnist):
+    write_mnist(tmp_path)
+    (tmp_path / "MNIST" / "processed").mkdir()
+    for name in ("training.pt", "test.pt"):
+        stale = (torch.zeros(20, 6, 5, dtype=torch.uint8), torch.zeros(20, dtype=torch.long))
+        torch.save(stale, tmp_path / "MNIST" / "processed" / name)
+    assert len(load("mnist", root=tmp_path).x_train) == 6
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch):
+    def refuse():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("PYROVAE_DATA", raising=False)
+    monkeypatch.setattr(Path, "home", refuse)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    with pytest.raises(InputError, match=r"home directory\. .*Set PYROVAE_DATA"):
+        load("mnist")
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "cifar10"])
@@ -127,9 +164,9 @@ def test_truncated_idx_file(tmp_path, keep):
         load("mnist", root=tmp_path)
 
 
-def test_missing_idx_file(tmp_path):
+def test_missing_idx_file(tmp_path, small_mnist):
     (write_mnist(tmp_path) / "t10k-labels-idx1-ubyte").unlink()
-    with pytest.raises(InputError, match="not found"):
+    with pytest.raises(InputError, match="No such file"):
         load("mnist", root=tmp_path)
 
 
@@ -175,7 +212,7 @@ def test_broken_torchvision(tmp_path, monkeypatch, failure):
 
 
 @pytest.fixture
-def mirror(tmp_path, monkeypatch):
+def mirror(tmp_path, monkeypatch, small_mnist):
     """A local mirror of a small MNIST."""
     from torchvision.datasets import MNIST
 
@@ -267,8 +304,16 @@ print(*data.DATASETS, "torch" in sys.modules)
     assert done.stdout.split() == [*DATASETS, "False"], done.stderr
 
 
-def test_classes_have_the_names_of_the_table_or_else_their_numbers():
+def test_classes_have_the_names_of_their_data_or_else_their_numbers(tmp_path):
     x, y = torch.zeros(3, 1, 2, 2), torch.arange(3)
-    assert Images("fashion-mnist", x, y, x, y).class_names[:2] == ("T-shirt", "trouser")
     assert Images("mine", x, y, x, None).class_names == ("0", "1", "2")
+    assert Images("mine", x, y, x, None, ("a", "b", "c", "d")).class_names == ("a", "b", "c", "d")
     assert Images("mine", x, None, x, None).class_names == ()
+    with pytest.raises(InputError, match="holds the class 2, but names 2 classes"):
+        Images("mine", x, y, x, y, ("a", "b"))
+
+
+def test_own_data_that_are_called_like_a_known_set_keep_their_own_classes(tmp_path):
+    y = np.arange(20) % 2
+    np.savez(tmp_path / "cifar10.npz", x=GREY, y=y)
+    assert load(tmp_path / "cifar10.npz").class_names == ("0", "1")

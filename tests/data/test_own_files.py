@@ -1,13 +1,15 @@
 """A user's own NumPy files: shapes, values, classes, and what is refused."""
 
 import os
+import tracemalloc
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from pyrovae.data import DATASETS, Images, load
+from pyrovae.data import DATASETS, Images, labels_per_class, load, stratified_split
 from pyrovae.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("global_state_stays_put")
@@ -97,8 +99,8 @@ def test_values(save, x, expected):
         (np.full((3, 2, 2), -0.5), r"\[-0.5, -0.5\]"),
         (np.full((3, 2, 2), 256), r"\[256, 256\], expected \[0, 255\]"),
         (np.full((3, 2), -1), r"\[-1, -1\], expected \[0, 255\]"),
-        (np.array([[0.0, 1], [np.nan, np.inf]]), "2 NaN or infinite values, the first in row 1"),
-        (np.array([[0.0], [1e39]]), "1 NaN or infinite values, the first in row 1"),
+        (np.array([[0.0, 1], [np.nan, np.inf]]), "2 NaN or infinite values .*the first in row 1"),
+        (np.array([[0.0], [1e39]]), "1 NaN or infinite values as 32-bit floats, .* in row 1"),
         (np.zeros((0, 4)), r"empty, of shape \(0, 4\)"),
         (np.zeros((4, 0, 3)), "empty"),
         (np.zeros((4, 3), dtype=complex), "dtype complex128"),
@@ -120,7 +122,11 @@ def test_bad_values(save, x, match):
         (np.array(["cat"] * 20), "expected integer classes"),
         (np.zeros((20, 2), dtype=int), r"shape \(20, 2\)"),
         (np.arange(20) % 2 - 1, "label -1"),
-        (np.arange(20) // 19, "class 1 has a single member"),
+        (np.full(20, -3, dtype=np.int8), "label -3"),
+        (np.full(20, 2**64 - 1, dtype=np.uint64), f"label {2**64 - 1}"),
+        (np.arange(20) % 3 * 7, "3 classes up to 14, and none is 1: number the classes"),
+        (np.arange(20) % 2 + 1, "2 classes up to 2, and none is 0"),
+        (np.arange(20) % 2 * (2**63 - 1), "2 classes up to 9223372036854775807, and none is 1"),
     ],
 )
 def test_bad_labels(save, y, match):
@@ -136,6 +142,123 @@ def test_parts_that_do_not_fit(save):
     x = torch.zeros(2, 3)
     with pytest.raises(InputError, match="x_train has 2 data but 3 labels"):
         Images("own", x, torch.zeros(3, dtype=torch.int64), x, None)
+
+
+@pytest.mark.parametrize("kind", ["uint8", "int8", "uint16", ">i4", "uint64", "bool"])
+def test_classes_of_any_integer_type(save, kind):
+    data = load(save(x=GREY, y=(np.arange(20) % 2).astype(kind)))
+    assert data.y_train.dtype == torch.int64
+    assert sorted(data.y_train.tolist()) == [0] * 8 + [1] * 8
+
+
+def test_a_class_that_only_test_data_have_is_refused(save):
+    y = np.arange(20) % 3
+    with pytest.raises(InputError, match="y_test holds the class 3, and y_train does not"):
+        load(save(x_train=GREY, x_test=GREY, y_train=y, y_test=y + 1))
+    data = load(save(x_train=GREY, x_test=GREY, y_train=y, y_test=y % 2))
+    assert data.num_classes == 3
+
+
+def test_what_was_read_is_said(save):
+    y = np.arange(20) % 2
+    assert str(load(save(x=GREY, y=y))) == (
+        "mine: 16 data for training and 4 for testing, each 1x6x5, 2 classes: 0, 1"
+    )
+    assert str(load(save(x=GREY))).endswith("each 1x6x5, without classes")
+    assert str(load("digits")).endswith("10 classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9")
+
+
+@pytest.mark.parametrize("kind", ["f4", "f8", "u1"])
+@pytest.mark.parametrize("suffix", ["npz", "npy"])
+def test_loading_takes_little_more_memory_than_its_result(tmp_path, suffix, kind):
+    """The peak of all NumPy's and torch's memory, beside the result: 1.5 times the tensors at most."""
+    x = np.zeros((4000, 50, 50), dtype=kind)  # 40 MB as tensors
+    path = tmp_path / f"a.{suffix}"
+    np.save(path, x) if suffix == "npy" else np.savez_compressed(path, x=x)
+    tracemalloc.start()
+    data = load(path)
+    size = sum(part.nbytes for part in (data.x_train, data.x_test))
+    others = tracemalloc.get_traced_memory()[1]  # torch's own memory is not traced: the result itself
+    tracemalloc.stop()
+    assert size == 4 * x.size
+    assert others < 0.5 * size
+
+
+def test_a_large_array_is_read_in_blocks_of_rows(tmp_path, monkeypatch):
+    x = np.random.default_rng(0).random((50, 4, 4, 3), dtype=np.float32)
+    y = np.arange(50) % 2
+    expected = load_saved(tmp_path, x, y)
+    monkeypatch.setattr("pyrovae.data.blocks._VALUES", 7 * 48)  # 7 rows
+    found = load_saved(tmp_path, x, y)
+    truth = {row.tobytes(): label for row, label in zip(np.moveaxis(x, -1, 1).copy(), y, strict=True)}
+    for part in ("train", "test"):
+        one, other = getattr(found, f"x_{part}"), getattr(expected, f"x_{part}")
+        assert torch.equal(one, other)
+        assert [truth[row.numpy().tobytes()] for row in one] == getattr(found, f"y_{part}").tolist()
+
+
+def load_saved(folder, x, y):
+    np.savez(folder / "a.npz", x=x, y=y)
+    return load(folder / "a.npz")
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_arrays_by_rows_and_by_columns(save, order):
+    x = np.asarray(np.random.default_rng(0).random((6, 4, 5)), order=order)
+    data = load(save(x_train=x, x_test=x))
+    assert torch.equal(data.x_train[:, 0], torch.from_numpy(np.ascontiguousarray(x)).float())
+
+
+def claims(shape, kind="|u1", order=False):
+    """An array of 8 bytes whose header claims another shape."""
+    header = f"{{'descr': '{kind}', 'fortran_order': {order}, 'shape': {shape}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + bytes(8)
+
+
+@pytest.mark.parametrize("shape", [(10**12, 4), (2**40, 2**40), (9, 1), (-8, 1)])
+@pytest.mark.parametrize("suffix", ["npz", "npy"])
+def test_files_that_claim_more_than_they_hold_are_refused(tmp_path, suffix, shape):
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(claims(shape))
+    if suffix == "npz":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("x.npy", claims(shape))
+    with pytest.raises(InputError, match=r"a\.np. cannot be read: .*claims"):
+        load(path)
+
+
+def test_an_archive_that_holds_too_much_for_the_memory_is_refused(save, monkeypatch):
+    monkeypatch.setattr("pyrovae.compute.memory._most", lambda: 2000)
+    with pytest.raises(InputError, match=r"mine: x needs 2.4 kB, and there are 2.0 kB in all"):
+        load(save(x=GREY))
+
+
+def test_members_that_are_no_arrays_are_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("x.npy", b"just bytes, as long as a header")
+    with pytest.raises(InputError, match=r"a.npz cannot be read: .*magic"):
+        load(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.npy"])
+def test_a_fifo_is_refused_and_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match=f"{name} is not an ordinary file"):
+        load(tmp_path / name)
+
+
+def test_homes_that_do_not_exist_are_refused():
+    with pytest.raises(InputError, match=r"~nosuchuser/x.npz cannot be found.*Give the whole path"):
+        load("~nosuchuser/x.npz")
+
+
+def test_masked_values_are_refused_and_masks_of_nothing_taken():
+    hidden = np.ma.masked_array([0, 1, 1, 0], mask=[False, True, False, False])
+    for take in (stratified_split, lambda y: labels_per_class(y, 1)):
+        with pytest.raises(InputError, match="1 of whose 4 values are masked: leave out"):
+            take(hidden)
+    train, test = stratified_split(np.ma.masked_array([0, 0, 0, 0, 1, 1, 1, 1]), 0.5)
+    assert len(train) == len(test) == 4
 
 
 def test_other_keys(save):

@@ -37,12 +37,32 @@ def test_split_errors():
     for fraction in (0, 1, -0.1, 1.5, float("nan")):
         with pytest.raises(InputError, match=f"test_fraction is {fraction}"):
             stratified_split([0, 0, 1, 1], fraction)
-    with pytest.raises(InputError, match="class 7 has a single member"):
-        stratified_split([0, 0, 7])
-    with pytest.raises(InputError, match=r"4 data cannot be split, with a fraction of 0.2 held out"):
-        stratified_split([0, 0, 1, 1])
+    with pytest.raises(InputError, match=r"3 data cannot be split.*each class has a single member"):
+        stratified_split([0, 1, 7])
     with pytest.raises(InputError, match="0 data cannot be split"):
         stratified_split(None, n=0)
+
+
+@pytest.mark.parametrize(
+    ("y", "fraction", "num_test"),
+    [
+        ([0] * 20 + [1], 0.2, 5),  # ceil(0.2 * 21)
+        ([0, 1, 2, 3, 4] * 3, 0.2, 3),  # fewer test data than classes
+        ([0, 0, 1, 1], 0.2, 1),
+        ([0, 0, 1, 1], 0.9, 2),  # one of each class stays
+        ([0, 0, 7], 0.5, 1),  # only one of class 0 can go
+    ],
+)
+def test_classes_too_small_for_a_share_keep_a_datum_for_training(y, fraction, num_test):
+    y, chosen = torch.tensor(y), set()
+    for seed in range(20):
+        train, test = stratified_split(y, fraction, seed)
+        assert sorted(train.tolist() + test.tolist()) == list(range(len(y)))
+        assert set(y[train].tolist()) == set(y.tolist())
+        assert len(test) == num_test
+        chosen |= set(test.tolist())
+    several = [i for i, label in enumerate(y) if (y == label).sum() > 1]
+    assert chosen == set(several), "any datum of a class with more than one can be tested"
 
 
 def test_labels_per_class():

@@ -84,7 +84,7 @@ def test_a_shift_by_nothing_changes_nothing():
 
 @pytest.mark.parametrize(("shape", "pixels"), [((4, 25), 1), ((4, 1, 5, 5), -1)])
 def test_what_cannot_be_shifted_is_refused(shape, pixels):
-    with pytest.raises(InputError, match="cannot be shifted"):
+    with pytest.raises(InputError, match=r"cannot be shifted|pixels is -1"):
         random_shift(torch.zeros(shape), pixels)
 
 

@@ -41,7 +41,7 @@ def test_an_interpolation_is_a_straight_line_between_the_codes(make_vae, binary_
 
 def test_a_line_has_two_ends(make_vae, binary_images):
     assert interpolate(make_vae(), binary_images[:1], binary_images[1:2], steps=2).shape[1] == 2
-    with pytest.raises(InputError, match="steps is 1; a line needs at least its 2 ends"):
+    with pytest.raises(InputError, match="steps is 1; it must be a whole number of at least 2"):
         interpolate(make_vae(), binary_images[:1], binary_images[1:2], steps=1)
     with pytest.raises(InputError, match=r"start at data of shape \(2, .* end at \(3, .*one end for"):
         interpolate(make_vae(), binary_images[:2], binary_images[:3])

@@ -236,5 +236,5 @@ def test_the_parameters_of_plain_functions_are_in_the_run_too(write, tmp_path, p
     first = evaluate(run, num_samples=20, limit=30, progress=False)
     param_store.clear()
     again = Run.open(tmp_path / "run", {"recipe": "mine.py:build"})
-    assert evaluate(again, num_samples=20, limit=30, progress=False).summary() == first.summary()
+    assert evaluate(again, num_samples=20, limit=30, progress=False).metrics == first.metrics
     assert param_store["my_scale"].item() == pytest.approx(trained)

@@ -136,7 +136,7 @@ def test_evaluate_measures_the_test_error(stacked, tmp_path):
 def test_classify_compares_all_ways_to_classify(stacked, tmp_path):
     folder = shutil.copytree(stacked.folder, tmp_path / "run")
     printed = pyrovae("classify", folder, "--num-samples", 2, "--device", "cpu")
-    errors = json.loads((folder / "classification.json").read_text())
+    errors = json.loads((folder / "classification.json").read_text())["test_errors"]
     ways = ["own classifier", "Bayes' rule", "logistic", "linear-svm", "rbf-svm", "label-spreading"]
     assert [*errors] == ways
     for way, error in errors.items():

@@ -17,7 +17,17 @@ def expected(quick, blobs, few):
 
 @pytest.mark.parametrize(
     "kind",
-    ["strings", "objects with -1", "objects with '-1'", "None", "NaN", "list", "series", "nullable"],
+    [
+        "strings",
+        "objects with -1",
+        "objects with '-1'",
+        "None",
+        "NaN",
+        "list",
+        "series",
+        "nullable",
+        "masked",
+    ],
 )
 def test_labels_of_any_kind_give_the_same_classifier(kind, expected, quick, blobs, few):
     X, _ = blobs
@@ -31,6 +41,7 @@ def test_labels_of_any_kind_give_the_same_classifier(kind, expected, quick, blob
         "list": [-1 if name is None else name for name in named],
         "series": pd.Series(named),
         "nullable": pd.Series(named, dtype="string"),
+        "masked": np.ma.masked_array([name or "cow" for name in named], mask=few < 0),
     }[kind]
     fitted = quick().fit(X, labels)
     assert fitted.classes_.tolist() == ["ape", "bee", "cow"]
@@ -86,3 +97,17 @@ def test_classes_are_looked_up_by_name():
     assert codes_of(["cow", "ape"], NAMES, 2).tolist() == [2, 0]
     with pytest.raises(InputError, match="'dog' is not known"):
         codes_of("dog", NAMES, 1)
+
+
+@pytest.mark.parametrize("kind", ["int64", "uint8", "float64", "object"])
+def test_masked_labels_are_unlabelled_whatever_lies_under_the_mask(kind):
+    y = np.ma.masked_array(np.array([5, 7, 5, 7, 9], dtype=kind), mask=[0, 0, 1, 1, 1])
+    classes, codes = encode_labels(y, 5)
+    assert classes.tolist() == [5, 7]
+    assert codes.tolist() == [0, 1, -1, -1, -1]
+
+
+def test_masked_data_are_refused(quick, blobs, few):
+    X = np.ma.masked_array(blobs[0], mask=blobs[0] > 130)
+    with pytest.raises(InputError, match=r"X is a masked array, \d+ of whose 360 values are masked"):
+        quick().fit(X, few)

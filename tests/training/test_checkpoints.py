@@ -12,25 +12,56 @@ import zipfile
 
 import pytest
 import torch
+from crashes import DEAD, partial_of_a_dead_process
 
 from pyrovae.errors import CheckpointError
 from pyrovae.programs.pair import Pair
 from pyrovae.programs.parameters import named_parameters, own_parameters
 from pyrovae.storage import write_atomically
 from pyrovae.training import fit
-from pyrovae.training.checkpoints import FIELDS, has_checkpoint, load_checkpoint, save_checkpoint
+from pyrovae.training.checkpoints import checkpoints_in, find_checkpoint, load_checkpoint, save_checkpoint
 from pyrovae.training.state import load_state, state
 
+RUN = "0123abcd"
+EMPTY = hashlib.sha256(b"").hexdigest()
 
-def content(epoch):
-    filled = {"state": torch.full((1000,), float(epoch)), "history": {"epoch": epoch, "name": "x"}}
-    return dict.fromkeys(FIELDS) | filled
+
+def content(epoch, run=RUN):
+    """What a checkpoint holds, with a tensor that tells the epoch, and no history."""
+    tensors = {"modules": {}, "parameters": {"w": torch.full((1000,), float(epoch))}, "buffers": {}}
+    ended = {"best_epoch": None, "stopped_early": False, "stopped_by_callback": False}
+    return {
+        "run": run,
+        "state": tensors,
+        "best_state": None,
+        "optimizer": {},
+        "scheduler": None,
+        "rng": {},
+        "history": {"epochs": 0, "bytes": 0, "digest": EMPTY, **ended},
+        "settings": {"epoch": epoch},
+        "trained": {"frozen": [], "later": []},
+        "step": None,
+    }
+
+
+def save(folder, epoch, run=RUN):
+    (folder / f"history-{run}.jsonl").touch()
+    return save_checkpoint(folder, epoch, content(epoch, run))
+
+
+def epoch_of(folder):
+    """The epoch of the checkpoint that is loaded."""
+    return load_checkpoint(folder)["settings"]["epoch"]
+
+
+def epochs_in(folder):
+    return [file.epoch for file in checkpoints_in(folder)]
 
 
 @pytest.fixture
 def folder(tmp_path):
     for epoch in (1, 2, 3):
-        save_checkpoint(tmp_path, epoch, content(epoch))
+        save(tmp_path, epoch)
     return tmp_path
 
 
@@ -39,7 +70,7 @@ def newest(folder):
 
 
 def write_as_checkpoint(folder, epoch, payload):
-    path = folder / f"epoch-{epoch:05d}-{hashlib.sha256(payload).hexdigest()[:16]}.pt"
+    path = folder / f"epoch-{epoch:05d}-{RUN}-{hashlib.sha256(payload).hexdigest()[:16]}.pt"
     path.write_bytes(payload)
     return path
 
@@ -62,14 +93,15 @@ def disk_full(*args):
 
 
 def test_what_is_saved_is_loaded(folder):
-    loaded = load_checkpoint(folder)
-    assert torch.equal(loaded.pop("state"), torch.full((1000,), 3.0))
-    assert loaded.pop("history") == {"epoch": 3, "name": "x"}
-    assert loaded == dict.fromkeys(set(FIELDS) - {"state", "history"})
+    loaded, saved = load_checkpoint(folder), content(3)
+    assert torch.equal(loaded.pop("state")["parameters"]["w"], saved.pop("state")["parameters"]["w"])
+    assert (loaded.pop("file"), loaded.pop("lines")) == (newest(folder).name, b"")
+    assert loaded.pop("history")["rows"] == []
+    assert loaded.items() <= saved.items()
 
 
 def test_only_the_two_newest_are_kept(folder):
-    assert [path.name[:11] for path in sorted(folder.iterdir())] == ["epoch-00002", "epoch-00003"]
+    assert epochs_in(folder) == [3, 2]
 
 
 @damages
@@ -77,12 +109,12 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(damage, fol
     path = newest(folder)
     path.write_bytes(damage(path.read_bytes()))
     with pytest.warns(UserWarning, match=f"{path.name} is refused.* Using epoch-00002"):
-        assert load_checkpoint(folder)["history"]["epoch"] == 2
+        assert epoch_of(folder) == 2
 
 
 @damages
 def test_when_all_are_damaged_each_is_named(damage, folder):
-    for path in folder.iterdir():
+    for path in folder.glob("*.pt"):
         path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(CheckpointError, match=r"epoch-00003-.*epoch-00002-.*no sound one to fall back on"):
         load_checkpoint(folder)
@@ -91,25 +123,30 @@ def test_when_all_are_damaged_each_is_named(damage, folder):
 @pytest.mark.parametrize(
     ("foreign", "why"),
     [
-        (content(4) | {"state": 1}, None),
-        ({"weights": torch.ones(2)}, "it lacks best_state"),
-        ([1], "no dictionary"),
+        (content(4), None),
+        ({"weights": torch.ones(2)}, "missing required field `run`"),
+        ([1], "Expected `object`, got `array`"),
+        (content(4) | {"state": None}, r"got `null` - at `\$.state`"),
+        (content(4) | {"optimizer": 5}, r"got `int` - at `\$.optimizer`"),
+        (content(4) | {"settings": None}, r"at `\$.settings`"),
+        (content(4) | {"history": {"rows": []}}, r"missing required field `epochs` - at `\$.history`"),
+        (content(4, run="ffffffff"), "run is 'ffffffff' in it, and '0123abcd' in its name"),
     ],
-    ids=["whole", "foreign", "list"],
+    ids=["whole", "foreign", "list", "state", "optimizer", "settings", "history", "run"],
 )
 def test_a_sound_file_that_is_no_checkpoint_is_refused(foreign, why, folder):
     buffer = io.BytesIO()
     torch.save(foreign, buffer)
     path = write_as_checkpoint(folder, 4, buffer.getvalue())
     if why is None:
-        assert load_checkpoint(folder)["state"] == 1
+        assert epoch_of(folder) == 4
         return
     with pytest.warns(UserWarning, match=f"{path.name} is refused: .*not a checkpoint .*{why}"):
-        assert load_checkpoint(folder)["history"]["epoch"] == 3
+        assert epoch_of(folder) == 3
 
 
 def test_no_checkpoint_is_an_error_of_its_own(tmp_path):
-    assert not has_checkpoint(tmp_path)
+    assert find_checkpoint(tmp_path, resume=True) is None
     with pytest.raises(CheckpointError, match=r"no checkpoint in .*train first"):
         load_checkpoint(tmp_path)
 
@@ -130,6 +167,15 @@ def test_a_damaged_newest_checkpoint_does_not_keep_a_run_from_being_resumed(
         assert torch.equal(again.state_dict()[name], value)
     assert not damaged.exists()
     assert load_checkpoint(tmp_path)["history"]["rows"][-1]["epoch"] == 5
+
+
+def test_checkpoints_of_an_earlier_version_are_refused_and_not_taken_for_none(
+    folder, make_vae, binary_images
+):
+    for file in checkpoints_in(folder):
+        file.path.rename(folder / f"epoch-{file.epoch:05d}-{file.digest}.pt")
+    with pytest.raises(CheckpointError, match=r"written by pyrovae 0\.2\.0 or before.*in another folder"):
+        fit(make_vae(), binary_images, epochs=5, folder=folder, resume=True, progress=False)
 
 
 class Malicious:
@@ -240,10 +286,16 @@ def test_a_fresh_model_holds_what_was_saved(make_vae, binary_images):
 
 
 def test_what_a_crash_left_behind_is_removed_by_the_next_save(folder):
-    (folder / ".partial-abc").write_bytes(b"half")
-    assert load_checkpoint(folder)["history"]["epoch"] == 3
-    save_checkpoint(folder, 4, content(4))
-    assert [path.name[:11] for path in sorted(folder.iterdir())] == ["epoch-00003", "epoch-00004"]
+    dead = partial_of_a_dead_process(folder, RUN)
+    kept = [folder / ".partial-abc", folder / dead.name.replace(RUN, "ffffffff")]
+    kept += [folder / dead.name.replace(f"-{DEAD}-", f"-{os.getpid()}-")]
+    for path in kept:
+        path.write_bytes(b"of the user, of another run, of a process that lives")
+    assert epoch_of(folder) == 3
+    save(folder, 4)
+    assert epochs_in(folder) == [4, 3]
+    assert not dead.exists()
+    assert all(path.exists() for path in kept)
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
@@ -252,9 +304,9 @@ def test_a_full_disk_leaves_the_checkpoints_before_and_nothing_half_written(call
     with monkeypatch.context() as patch:
         patch.setattr(f"os.{call}", disk_full)
         with pytest.raises(OSError, match="No space left"):
-            save_checkpoint(folder, 4, content(4))
+            save(folder, 4)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
-    assert load_checkpoint(folder)["history"]["epoch"] == 3
+    assert epoch_of(folder) == 3
 
 
 def test_a_write_that_ends_half_way_leaves_nothing_behind(folder):
@@ -263,7 +315,7 @@ def test_a_write_that_ends_half_way_leaves_nothing_behind(folder):
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, former[1]))
     try:
         with pytest.raises(OSError, match="File too large"):
-            save_checkpoint(folder, 4, content(4))
+            save(folder, 4)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, former)
     assert sorted(folder.iterdir()) == before
@@ -277,10 +329,10 @@ def test_a_disk_that_fills_up_in_training_leaves_a_run_that_can_be_resumed(
     fit(whole, binary_images, **settings)
     calls = []
     with monkeypatch.context() as patch:
-        patch.setattr("os.fsync", lambda fd: calls.append(fd) if len(calls) < 2 else disk_full())
+        patch.setattr("os.fsync", lambda fd: calls.append(fd) if len(calls) < 5 else disk_full())
         with pytest.raises(OSError, match="No space left"):
             fit(parts, binary_images, folder=tmp_path, **settings)
-    assert [path.name[:11] for path in sorted(tmp_path.iterdir())] == ["epoch-00001", "epoch-00002"]
+    assert epochs_in(tmp_path) == [2, 1], "each epoch syncs its line of the history and its checkpoint"
     fit(parts, binary_images, folder=tmp_path, resume=True, **settings)
     assert all(torch.equal(value, whole.state_dict()[name]) for name, value in parts.state_dict().items())
 
@@ -305,5 +357,5 @@ def test_files_have_the_permissions_that_the_user_asked_for(tmp_path):
 def test_the_name_is_epoch_and_digest(folder):
     path = newest(folder)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert re.fullmatch(r"epoch-00003-[0-9a-f]{16}\.pt", path.name)
+    assert re.fullmatch(r"epoch-00003-0123abcd-[0-9a-f]{16}\.pt", path.name)
     assert path.stem.endswith(digest[:16])

@@ -92,7 +92,7 @@ def test_a_validation_bound_that_goes_bad_stops_the_run(make_vae, binary_images,
     with pytest.raises(NonFiniteError) as caught:
         train(vae, binary_images, validation=binary_images[:7], folder=tmp_path, epochs=5, **spoil)
     assert "the validation bound of epoch 2 is not finite" in str(caught.value)
-    assert [path.name[:11] for path in tmp_path.iterdir()] == ["epoch-00001"]
+    assert [path.name[:11] for path in tmp_path.glob("*.pt")] == ["epoch-00001"]
 
 
 def test_a_nan_that_one_datum_causes_is_traced_to_its_site(binary_images):
@@ -136,7 +136,7 @@ def test_a_bad_gradient_under_a_finite_loss_is_caught_before_it_is_saved(
         NonFiniteError, match=r"after step 6 the parameters .*likelihood\.network.* not finite"
     ):
         train(vae, binary_images, beta=beta, folder=tmp_path, clip_norm=clip_norm, epochs=3)
-    assert [path.name[:11] for path in tmp_path.iterdir()] == ["epoch-00001"]
+    assert [path.name[:11] for path in tmp_path.glob("*.pt")] == ["epoch-00001"]
     resumed = make_vae()
     train(resumed, binary_images, folder=tmp_path, resume=True, clip_norm=clip_norm, epochs=1)
     assert all(value.isfinite().all() for value in resumed.state_dict().values())

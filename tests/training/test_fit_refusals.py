@@ -99,7 +99,13 @@ def test_settings_that_are_no_counts_are_refused(name, value, make_vae, binary_i
 
 
 def test_a_norm_that_is_not_above_0_is_refused(make_vae, binary_images, tmp_path):
-    refused(make_vae(), binary_images, "clip_norm is 0; it must be above 0", tmp_path, clip_norm=0)
+    refused(
+        make_vae(),
+        binary_images,
+        "clip_norm is 0; .* finite number above 0",
+        tmp_path,
+        clip_norm=0,
+    )
 
 
 @pytest.mark.parametrize("objective", [IWAE, "iwae", 5])
@@ -116,7 +122,7 @@ def test_validation_data_of_three_parts_are_refused(make_vae, binary_images, tmp
     ("settings", "message"),
     [
         ({"beta": linear_warm_up(1)}, "beta is 0.0 at epoch 0, but IWAE"),
-        ({"beta": lambda epoch: 1.0 if epoch < 1.5 else 0.5, "epochs": 3}, "beta is 0.5 at epoch 2, but"),
+        ({"beta": lambda epoch: 1.0 if epoch < 1.5 else 0.5, "epochs": 3}, "beta is 0.5 at epoch 1.5, but"),
         ({"weights": {"x": 2.0}}, "the weight of 'x' is 2.0 at epoch 0, but"),
     ],
 )

@@ -70,7 +70,7 @@ def test_interruptions_really_happen_in_the_test_above(make_vae, grey_images, tm
     stop = AtCall(presentations(grey_images, 7) + 6, interrupt)
     with pytest.raises(Interruption):
         train(make_vae(), grey_images, batch_size=7, folder=tmp_path, transform=lambda x: binarise(stop(x)))
-    assert [path.name[:11] for path in tmp_path.iterdir()] == ["epoch-00001"]
+    assert [path.name[:11] for path in tmp_path.glob("*.pt")] == ["epoch-00001"]
 
 
 def test_a_run_can_be_extended_and_then_equals_one_that_was_long_from_the_start(

@@ -2,7 +2,6 @@
 
 import functools
 import random
-import threading
 from functools import partial
 
 import numpy as np
@@ -511,27 +510,6 @@ def test_autocast_is_refused(make_vae, binary_images):
             train(make_vae(), binary_images)
         with torch.autocast("cpu", enabled=False):
             train(make_vae(), binary_images)
-
-
-def test_a_second_thread_is_refused_and_the_first_goes_on(make_vae, binary_images):
-    begun, refused, found = threading.Event(), threading.Event(), []
-
-    def wait(state):
-        begun.set()
-        assert refused.wait(60)
-
-    def first():
-        found.append(train(make_vae(), binary_images, callbacks=[wait], epochs=1))
-
-    thread = threading.Thread(target=first)
-    thread.start()
-    assert begun.wait(60)
-    with pytest.raises(InputError, match="fit runs in another thread already"):
-        train(make_vae(), binary_images)
-    refused.set()
-    thread.join()
-    expected = train(make_vae(), binary_images, epochs=1)
-    assert found[0]["loss"] == expected["loss"]
 
 
 def test_a_callback_may_train_another_pair(make_vae, binary_images):

@@ -214,3 +214,62 @@ def test_what_needs_all_of_the_data_takes_a_few(tmp_path):
     for form in FORMS.values():
         assert few(form(x, tmp_path), 4).squeeze(1).tolist() == [0, 10, 19, 29]
         assert torch.equal(few(form(x, tmp_path)), x)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float64])
+def test_data_of_any_floating_type_are_saved_and_resumed(kind, make_vae, binary_images, tmp_path):
+    def trained(epochs, **options):
+        module = make_vae().to(kind)
+        train(module, binary_images.to(kind), epochs=epochs, **options)
+        return module.state_dict()
+
+    trained(1, folder=tmp_path)
+    assert same(trained(2, folder=tmp_path, resume=True), trained(2))
+
+
+def test_masked_arrays_are_refused(make_vae, binary_images):
+    x = np.ma.masked_array(binary_images.numpy(), mask=binary_images.numpy() > 0.5)
+    with pytest.raises(InputError, match=r"is a masked array, \d+ of whose 384 values"):
+        train(make_vae(), x)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        *[("batch_size", 2**63), ("epochs", 10**30), ("workers", 2**63), ("patience", 2**64)],
+        *[
+            ("seed", 1.5),
+            ("seed", 2**64),
+            ("clip_norm", float("inf")),
+            ("data_weights", (1.0, float("inf"))),
+        ],
+    ],
+)
+def test_numbers_that_no_run_can_use_are_refused_by_name(setting, value, make_vae, binary_images, tmp_path):
+    with pytest.raises(InputError, match=setting):
+        train(
+            make_vae(),
+            binary_images,
+            folder=tmp_path / "run",
+            **{"validation": binary_images, setting: value},
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def test_numpys_numbers_are_numbers(make_vae, binary_images):
+    train(make_vae(), binary_images, batch_size=np.int32(7), seed=np.int64(3), epochs=np.uint8(1))
+
+
+@pytest.mark.parametrize("kind", ["S2", "U3", "O", "M8[s]", "f16"])
+def test_arrays_that_torch_cannot_hold_are_refused(kind, make_vae):
+    with pytest.raises(InputError, match=r"the array of data has type .*astype"):
+        train(make_vae(), np.zeros((6, 1, 4, 4)).astype(kind))
+
+
+def test_arrays_of_any_order_of_bytes_and_strides_are_read(make_vae, binary_images):
+    x = binary_images.numpy()
+    for array in (x.astype(">f4"), x[::-1][::-1], np.asfortranarray(x)):
+        vae, expected = make_vae(), make_vae()
+        train(vae, array)
+        train(expected, binary_images)
+        assert same(vae.state_dict(), expected.state_dict())

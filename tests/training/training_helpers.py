@@ -81,6 +81,6 @@ def presentations(x, batch_size, validation=None):
     transform = AtCall(0, None)
     settings = {"batch_size": batch_size, "transform": transform, "validation": validation}
     with pytest.raises(Interruption):
-        # A schedule is called twice for each of two epochs by the checks, and then by the first step.
-        train(PPCA(x.shape[1:], 1), x, beta=AtCall(5, interrupt), **settings)
+        # A schedule is called twice for each half of two epochs by the checks, and then by the first step.
+        train(PPCA(x.shape[1:], 1), x, beta=AtCall(9, interrupt), **settings)
     return transform.calls

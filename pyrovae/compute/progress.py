@@ -1,0 +1,69 @@
+"""Progress bars, and text streams that take what is written even if it cannot arrive."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+
+def progress_bar(shown: bool, total: int, unit: str, initial: int = 0) -> tqdm:
+    """Make a progress bar on standard error, which may be closed or full.
+
+    Args:
+        shown: whether to show the bar.
+        total: the number of units of all the work.
+        unit: the name of a unit, such as "step".
+        initial: the number of units that are done already.
+    """
+    from tqdm import tqdm
+
+    shown = shown and sys.stderr is not None
+    stream: Any = Unbreakable(sys.stderr) if shown else None
+    return tqdm(total=total, initial=initial, unit=unit, disable=not shown, file=stream)
+
+
+class Unbreakable:
+    """A text stream that takes what is written, even if that can no longer arrive.
+
+    Args:
+        stream: the stream to write to.
+
+    Attributes:
+        failure: the first error of the stream, or None.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+        self.failure: OSError | None = None
+
+    def write(self, text: str) -> int:
+        """Write a text."""
+        with self._forgiven():
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is buffered."""
+        with self._forgiven():
+            self.stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    @contextmanager
+    def _forgiven(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.failure = self.failure or error
+            with contextlib.suppress(OSError, ValueError):  # what is still buffered goes nowhere
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, self.stream.fileno())
+                os.close(nowhere)

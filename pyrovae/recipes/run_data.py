@@ -1,0 +1,124 @@
+"""The data that a run's commands are asked about: the run's own, or those of another file."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pyrovae.data import DATASETS, Images
+from pyrovae.data.loading import Rows
+from pyrovae.errors import InputError
+from pyrovae.recipes.about import About
+from pyrovae.storage import expanded
+from pyrovae.training.sources import fingerprint
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """The data that a run is measured on: its own test data, or all rows of another file.
+
+    Attributes:
+        x: the data, `(N, *x_shape)`, as they were read.
+        y: their classes `(N,)`, numbered as the run's, or None.
+        class_names: the names of the run's classes.
+        name: the name of the data.
+        file: the full path of other data, or their name. None for the run's own.
+    """
+
+    x: Tensor
+    y: Tensor | None
+    class_names: Sequence[str]
+    name: str
+    file: str | None = None
+
+    @property
+    def mark(self) -> str:
+        """What stands behind the names of results on these data: nothing for the run's own test data."""
+        if self.file is None:
+            return ""
+        plain = re.sub(r"[^\w.-]", "-", Path(self.file).stem)[:60]
+        return f"_{plain}_{fingerprint(self.x).rpartition(' ')[2][:8]}"
+
+    @classmethod
+    def of(cls, images: Images) -> Scored:
+        """Take the test data of a run."""
+        return cls(images.x_test, images.y_test, images.class_names, images.name)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a run remembers of its data set.
+
+    Attributes:
+        values: the digest of its values. None for data that were given in Python.
+        class_names: the names of the classes; empty where they are called by their numbers.
+        binary: whether all values of the training data are 0 or 1.
+    """
+
+    values: str | None = None
+    class_names: tuple[str, ...] = ()
+    binary: bool = False
+
+    @classmethod
+    def of(cls, images: Images) -> Known:
+        """Describe a data set."""
+        x = images.x_train
+        return cls(values_of(images), images.class_names, bool(((x == 0) | (x == 1)).all()))
+
+
+def values_of(images: Images) -> str:
+    """Return a digest of the values of a data set, as they were read and split."""
+    parts = (images.x_train, images.y_train, images.x_test, images.y_test)
+    prints = [None if part is None else fingerprint(part) for part in parts]
+    return hashlib.sha256(repr(prints).encode()).hexdigest()[:16]
+
+
+def other_data(file: str, rows: Rows, about: About, class_names: Sequence[str]) -> Scored:
+    """Prepare all rows of a file that holds other data than the run's.
+
+    Args:
+        file: the file, for messages and results.
+        rows: what it holds.
+        about: the facts about the data of the run.
+        class_names: the names of the run's classes.
+
+    Raises:
+        InputError: one datum has another shape than the run's, or a class is not among the run's.
+    """
+    if tuple(rows.x.shape[1:]) != tuple(about.x_shape):
+        raise InputError(
+            f"one datum of {file} has shape {tuple(rows.x.shape[1:])}, but the run was trained on data of "
+            f"shape {tuple(about.x_shape)}: name data of that shape."
+        )
+    y = None
+    if rows.y is not None and about.num_classes:
+        y = _numbered_as(class_names, rows, about.num_classes, file)
+    place = file if file in DATASETS else str(expanded(file).resolve())
+    return Scored(rows.x, y, class_names, Path(place).name, place)
+
+
+def _numbered_as(known: Sequence[str], rows: Rows, num_classes: int, file: str) -> Tensor:
+    """Return classes by the run's numbers: by their names, if they have names, or else as they are."""
+    assert rows.y is not None
+    numbers = torch.arange(int(rows.y.max()) + 1)
+    if rows.class_names:
+        present = [rows.class_names[label] for label in rows.y.unique().tolist()]
+        if strange := [name for name in present if name not in known]:
+            raise InputError(
+                f"{file} holds the class {strange[0]!r}, but the classes of the run are "
+                f"{', '.join(known)}: rename the class, or leave its data out."
+            )
+        places = [known.index(name) if name in known else -1 for name in rows.class_names]
+        numbers = torch.tensor(places)
+    elif len(numbers) > num_classes:
+        raise InputError(
+            f"{file} holds the class {len(numbers) - 1}, but the run has {num_classes} classes, counted "
+            "from 0: renumber the classes, or leave these data out."
+        )
+    return numbers[rows.y]

@@ -1,0 +1,223 @@
+"""Runs that are asked about other data, or whose data have moved or gone: --data, and encode."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from small_runs import PNG, files, pyrovae, train_small
+
+from pyrovae.data.transforms import binarise_static
+from pyrovae.errors import CheckpointError, InputError
+from pyrovae.evaluation import marginal_likelihood
+from pyrovae.generation import latent_means
+from pyrovae.recipes import About, Run, Training, vae
+from pyrovae.recipes.measuring import evaluate
+
+WORDS = ("--num-samples", 20, "--quiet", "--device", "cpu")
+pytestmark = pytest.mark.filterwarnings("ignore:k-hat is above")
+
+
+def write(path, count, seed, classes=2, **more):
+    x = np.random.default_rng(seed).integers(0, 256, (count, 1, 4, 4), dtype=np.uint8)
+    x[0, 0, 0, :2] = 0, 255
+    np.savez(path, x=x, y=np.arange(count) % classes, **more)
+    return x
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A run on 60 images of two classes in mine.npz, with other images in new.npz."""
+    write(tmp_path / "mine.npz", 60, seed=0)
+    write(tmp_path / "new.npz", 17, seed=1)
+    return train_small(tmp_path / "run", data={"data": str(tmp_path / "mine.npz")}).folder
+
+
+def result_of(folder, pattern):
+    (path,) = folder.glob(pattern)
+    return json.loads(path.read_text())
+
+
+def test_all_rows_of_other_data_are_scored_as_the_runs_are_and_the_result_names_them(folder):
+    new = folder.parent / "new.npz"
+    printed = pyrovae("evaluate", folder, "--data", new, *WORDS)
+    run = Run.open(folder)
+    x = torch.from_numpy(np.load(new)["x"]).float() / 255
+    direct = marginal_likelihood(run.pair, binarise_static(x, 0), num_samples=20, seed=0)
+    found = result_of(folder, "metrics_new_*.json")
+    assert found["num_data"] == 17
+    assert found["log_likelihood"] == direct.mean
+    assert (found["data_file"], found["checkpoint"]) == (str(new), run.checkpoint)
+    single = result_of(folder, "marginal_likelihood_new_*.json")
+    assert single["data"]["log_px"] == direct.log_px.tolist(), "in the file's order"
+    assert f"{folder}/metrics_new_" in printed
+    assert run.metrics is None, "these are not of its test data"
+
+
+def test_own_data_are_known_by_their_values_wherever_they_lie(folder):
+    pyrovae("evaluate", folder, *WORDS)
+    before = files(folder)
+    moved = (folder.parent / "mine.npz").rename(folder.parent / "moved.npz")
+    pyrovae("evaluate", folder, "--data", moved, *WORDS)
+    assert files(folder) == before, "the same split and the same result"
+    arrays = dict(np.load(moved))
+    np.savez(moved, x=arrays["x"].astype(np.float32) / 255, y=arrays["y"])
+    pyrovae("evaluate", folder, "--data", moved, *WORDS)
+    assert files(folder) == before, "the values as they are read are the same"
+    np.savez(moved, x=arrays["x"][::-1], y=arrays["y"])
+    pyrovae("evaluate", folder, "--data", moved, *WORDS)
+    assert result_of(folder, "metrics_moved_*.json")["num_data"] == 60
+
+
+def test_a_run_whose_data_have_gone_is_sampled_and_asked_about_other_data(folder):
+    (folder.parent / "mine.npz").unlink()
+    new, latents = folder.parent / "new.npz", folder.parent / "z.npz"
+    pyrovae("sample", folder, "--count", 2)
+    pyrovae("encode", folder, "--data", new, "--out", latents)
+    pyrovae("overview", folder, "--data", new)
+    pyrovae("plates", folder)
+    for command in (["evaluate", folder, *WORDS], ["latent", folder], ["resume", folder, "--epochs", 3]):
+        with pytest.raises(InputError, match=r"mine\.npz' is neither .*--data FILE"):
+            pyrovae(*command)
+    assert len(list((folder / "figures").glob("overview_new_*.png"))) == 1
+
+
+def test_resume_goes_on_with_the_runs_own_data_alone(folder):
+    new, moved = folder.parent / "new.npz", folder.parent / "moved.npz"
+    before = files(folder)
+    with pytest.raises(
+        CheckpointError, match=r"the values of .*new\.npz \(data\) are not those .*own data"
+    ):
+        pyrovae("resume", folder, "--epochs", 3, "--data", new)
+    assert files(folder) == before
+    (folder.parent / "mine.npz").rename(moved)
+    pyrovae("resume", folder, "--epochs", 3, "--data", moved, "--quiet")
+    run = Run.open(folder)
+    assert len(run.history.rows) == 3
+    assert run.data.data == str(moved)
+    assert len(run.images.x_train) == 48, "it is found there from now on"
+
+
+def test_encode_writes_the_means_in_the_order_of_the_data(folder):
+    new, out, run = folder.parent / "new.npz", folder.parent / "z.npz", Run.open(folder)
+    assert pyrovae("encode", folder, "--data", new, "--out", out) == f"written: {out}\n"
+    found, given = np.load(out), np.load(new)
+    x = torch.from_numpy(given["x"]).float() / 255
+    assert np.array_equal(found["z"], latent_means(run.pair, x).numpy())
+    assert np.array_equal(found["y"], given["y"])
+    assert (str(found["data_file"]), str(found["checkpoint"])) == (str(new), run.checkpoint)
+    pyrovae("encode", folder, "--out", out)
+    own = np.load(out)
+    assert sorted(own.files) == ["checkpoint", "y_test", "y_train", "z_test", "z_train"]
+    assert np.array_equal(own["z_test"], latent_means(run.pair, run.images.x_test).numpy())
+    assert np.array_equal(own["y_train"], run.images.y_train.numpy())
+    assert len(own["z_train"]) == 48
+
+
+def test_a_data_set_is_named_as_in_train(tmp_path):
+    folder = train_small(tmp_path / "run", data={"shift": 1}).folder
+    found = evaluate(Run.open(folder, data="digits"), num_samples=2, limit=5, progress=False)
+    assert "data_file" not in found.metrics, "digits are its own"
+    x = np.random.default_rng(0).random((9, 1, 8, 8), dtype=np.float32)
+    np.savez(tmp_path / "a b\n.npz", x=x)
+    other = train_small(tmp_path / "other", data={"data": str(tmp_path / "a b\n.npz")}).folder
+    run = Run.open(other, data="digits")
+    assert (len(run.scored.x), run.scored.file, run.scored.y) == (1797, "digits", None)
+    odd = Run.open(folder, data=tmp_path / "a b\n.npz").scored.mark
+    assert re.fullmatch(r"_a-b-_[0-9a-f]{8}", odd)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+def test_whole_numbers_are_scaled_as_the_runs_are(dtype, folder, tmp_path):
+    dark = np.zeros((4, 1, 4, 4), dtype)
+    dark[:, 0, 0, 0] = 1  # of 255, since the run's images are grey
+    np.savez(tmp_path / "dark.npz", x=dark)
+    assert Run.open(folder, data=tmp_path / "dark.npz").scored.x.max() == pytest.approx(1 / 255)
+    np.savez(tmp_path / "binary.npz", x=np.random.default_rng(0).integers(0, 2, (50, 1, 4, 4)))
+    binary = train_small(tmp_path / "binary", data={"data": str(tmp_path / "binary.npz")}).folder
+    assert Run.open(binary, data=tmp_path / "dark.npz").scored.x.max() == 1
+
+
+def test_classes_go_by_their_names(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    grey = {"ant": 10, "bee": 90, "cat": 170}
+    for place, names in (("mine", ["ant", "bee", "cat"]), ("new", ["bee", "cat"])):
+        for name in names:
+            (tmp_path / place / name).mkdir(parents=True)
+            for number in range(6):
+                pixels = np.full((4, 4), grey[name] + number, np.uint8)
+                image.fromarray(pixels).save(tmp_path / place / name / f"{number}.png")
+    folder = train_small(tmp_path / "run", data={"data": str(tmp_path / "mine")}).folder
+    scored = Run.open(folder, data=tmp_path / "new").scored
+    assert [*scored.class_names] == ["ant", "bee", "cat"]
+    assert scored.y.tolist() == [1] * 6 + [2] * 6
+    (tmp_path / "new" / "dog").mkdir()
+    image.fromarray(np.full((4, 4), 7, np.uint8)).save(tmp_path / "new" / "dog" / "0.png")
+    with pytest.raises(InputError, match=r"holds the class 'dog', but the classes of the run are ant, bee"):
+        _ = Run.open(folder, data=tmp_path / "new").scored
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_few_rows_are_scored(count, folder):
+    write(folder.parent / "few.npz", count, seed=3)
+    found = evaluate(Run.open(folder, data=folder.parent / "few.npz"), num_samples=5, progress=False)
+    assert found.metrics["num_data"] == count
+
+
+def test_a_split_of_their_own_does_not_matter_for_other_data(folder):
+    parts, x = folder.parent / "parts.npz", np.load(folder.parent / "new.npz")["x"]
+    np.savez(parts, x_train=x[:5], x_test=x[5:])
+    whole = Run.open(folder, data=folder.parent / "new.npz").scored.x
+    assert torch.equal(Run.open(folder, data=parts).scored.x, whole)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "named"),
+    [
+        ({"x": np.zeros((5, 1, 5, 4))}, r"of .*bad\.npz has shape \(1, 5, 4\), .* of shape \(1, 4, 4\)"),
+        ({"x": np.zeros((5, 1, 4, 4)), "y": np.array([0, 1, 2, 0, 0])}, "holds the class 2, .* 2 classes"),
+    ],
+    ids=["shape", "class"],
+)
+def test_data_that_do_not_fit_are_refused(arrays, named, folder):
+    np.savez(folder.parent / "bad.npz", **arrays)
+    with pytest.raises(InputError, match=named):
+        pyrovae("evaluate", folder, "--data", folder.parent / "bad.npz", *WORDS)
+
+
+def test_figures_of_other_data_name_them(folder):
+    new = folder.parent / "new.npz"
+    for command in ("reconstruct", "latent", "histograms", "aggregate"):
+        printed = pyrovae(command, folder, "--data", new)
+        path = re.fullmatch(rf"written: ({folder}/figures/\w+_new_[0-9a-f]{{8}}\.png)\n", printed)[1]
+        with open(path, "rb") as file:
+            content = file.read()
+        assert content.startswith(PNG)
+        assert f"{Run.open(folder).checkpoint} on {new}".encode() in content
+
+
+def test_a_classifier_is_measured_on_other_data_also_when_the_runs_have_gone(tmp_path):
+    write(tmp_path / "mine.npz", 60, seed=0)
+    write(tmp_path / "new.npz", 17, seed=1)
+    folder = train_small(tmp_path / "run", "m2", data={"data": str(tmp_path / "mine.npz")}).folder
+    printed = pyrovae("classify", folder, "--data", tmp_path / "new.npz", "--device", "cpu")
+    assert [line.split("  ")[0] for line in printed.splitlines()[:2]] == ["own classifier", "logistic"]
+    (tmp_path / "mine.npz").unlink()
+    again = pyrovae("classify", folder, "--data", tmp_path / "new.npz", "--device", "cpu")
+    assert again.splitlines()[0] == printed.splitlines()[0]
+    run = Run.open(folder, data=tmp_path / "new.npz")
+    wrong = run.pair.classifier(run.scored.x).probs.argmax(-1) != run.scored.y
+    found = result_of(folder, "classification_new_*.json")["test_errors"]
+    assert found == {"own classifier": pytest.approx(100 * wrong.float().mean().item())}
+
+
+def test_a_run_on_data_from_python_is_asked_about_files(folder, tmp_path):
+    x = torch.from_numpy(np.load(folder.parent / "new.npz")["x"]).float() / 255
+    plan = vae(About.of(x), latent_dim=2, width=8)
+    plan.fit(x, training=Training(epochs=1), folder=tmp_path / "python", device="cpu")
+    with pytest.raises(InputError, match="data that were given in Python"):
+        evaluate(Run.open(tmp_path / "python"), num_samples=5, progress=False)
+    run = Run.open(tmp_path / "python", data=folder.parent / "new.npz")
+    assert evaluate(run, num_samples=5, progress=False).metrics["num_data"] == 17
+    pyrovae("sample", tmp_path / "python", "--count", 1)

@@ -29,7 +29,7 @@ from reporting import RESULTS, command_line, write_row
 
 from pyrovae import data, fit, plots
 from pyrovae.evaluation import MarginalLikelihood, marginal_likelihood
-from pyrovae.generation import reconstruct, sample_images
+from pyrovae.generation import only_site, reconstruct, sample_images
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.models import VAE
 from pyrovae.networks import ResidualMLP
@@ -135,9 +135,10 @@ def draw(budget: str, vae: VAE, history: History, x_test: torch.Tensor) -> None:
     figure = Figure(figsize=(12, 4), layout="constrained")
     curve, sampled, reconstructed = figure.subplots(1, 3, width_ratios=[1.1, 1, 1])
     plots.learning_curves(history, curve)
-    plots.samples(sample_images(vae, 64), columns=8, axes=sampled)
+    plots.samples(only_site(sample_images(vae, 64)), columns=8, axes=sampled)
     x = x_test[:24]
-    pairs = torch.stack([x.unflatten(0, (3, 8)), reconstruct(vae, x).unflatten(0, (3, 8))], 1)
+    images = only_site(reconstruct(vae, x))
+    pairs = torch.stack([x.unflatten(0, (3, 8)), images.unflatten(0, (3, 8))], 1)
     labels = ["x", "E[x | z]"] * 3
     plots.image_grid(pairs.flatten(0, 1), "Reconstructions of test images", labels, reconstructed)
     print(f"written: {plots.save(figure, RESULTS / f'mnist_vae-{budget}.png')}")

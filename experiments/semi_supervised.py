@@ -460,8 +460,9 @@ def figures(*, runs: Runs = Path("runs/semi_supervised")) -> None:
         z = latent_means(shown[name], x[:2000])
         write_figure(plots.latent_pca(z, y[:2000], names), f"latent-pca-{name}")
     styles = x[[(y == label).nonzero()[2].item() for label in range(10)]]
-    write_figure(plots.analogies(styles, generation.analogies(shown["m2"], styles), names), "analogies")
-    lines = generation.interpolate(shown["vae"], styles[:5], styles[5:], steps=12)
+    images = generation.only_site(generation.analogies(shown["m2"], styles))
+    write_figure(plots.analogies(styles, images, names), "analogies")
+    lines = generation.only_site(generation.interpolate(shown["vae"], styles[:5], styles[5:], steps=12))
     write_figure(plots.interpolations(lines), "interpolation")
 
 

@@ -199,6 +199,24 @@ def called_back(folder):
     return train(pair(FixedNoise), callbacks=[look], folder=folder) | {"seen": seen}
 
 
+def set_by_callback(change):
+    """Training whose callback changes the model, or the error."""
+    module = pair(FixedNoise)
+
+    def call_back(state):
+        if change == "value":
+            with torch.no_grad():
+                for value in state.pair.parameters():
+                    value.mul_(0.5)
+        else:
+            state.pair.added = torch.nn.Linear(1, 1)
+
+    try:
+        return train(module, callbacks=[call_back], epochs=2)
+    except InputError as error:
+        return str(error)
+
+
 def everything(folder):
     # Imported here, as it takes seconds, which a job without the command line need not wait for.
     from pyrovae.cli import app as cli
@@ -209,6 +227,7 @@ def everything(folder):
     trained("plain", epochs=2, folder=folder / "of-two")
     results["resumed"] = trained("plain", folder=folder / "of-one", resume=True)
     results["called back"] = called_back(folder / "called-back")
+    results["set by a callback"] = {change: set_by_callback(change) for change in ("value", "module")}
     results["drawn"] = drawn()
     drawn(epochs=2, folder=folder / "drawn")
     results["drawn, resumed"] = drawn(folder=folder / "drawn")

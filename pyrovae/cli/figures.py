@@ -31,6 +31,7 @@ def sample(
     *,
     count: Annotated[int, Parameter(help="The number of images.")] = 100,
     seed: Seed = 0,
+    data: DataFile = None,
     own: Own = NONE_OWN,
 ) -> None:
     """Draw z from the prior, decode it, and write figures/samples.png.
@@ -39,8 +40,11 @@ def sample(
     """
     from pyrovae import generation, plots
 
-    opened = own.open(run)
-    draw(opened, plots.samples(generation.sample_images(opened.pair, count, seed)), "samples")
+    opened = own.open(run, data)
+    images = generation.only_site(
+        generation.sample_images(opened.pair, count, seed, given=_given(opened, count))
+    )
+    draw(opened, plots.samples(images), "samples")
 
 
 def reconstruct(
@@ -78,8 +82,10 @@ def interpolate(
     from pyrovae import generation, plots
 
     opened = own.open(run, data)
-    x = _test_images(opened, 2 * count)
-    lines = generation.interpolate(opened.pair, x[::2], x[1::2], steps, site)
+    x, given = _test_images(opened, 2 * count), _given(opened, count, step=2)
+    lines = generation.only_site(
+        generation.interpolate(opened.pair, x[::2], x[1::2], steps, site, given=given)
+    )
     draw(opened, plots.interpolations(lines, class_jumps=_class_jumps(opened, site)), "interpolation", site)
 
 
@@ -105,8 +111,10 @@ def interpolation_grid(
     from pyrovae import generation, plots
 
     opened = own.open(run, data)
-    corners = _test_images(opened, 4, first)
-    images = generation.interpolate_grid(opened.pair, corners, steps, site)
+    corners, given = _test_images(opened, 4, first), _given(opened, 4, first)
+    images = generation.only_site(
+        generation.interpolate_grid(opened.pair, corners, steps, site, given=given)
+    )
     figure = plots.interpolation_grid(images, _class_jumps(opened, site))
     draw(opened, figure, "interpolation_grid", site)
 
@@ -130,9 +138,10 @@ def manifold(
     from pyrovae.generation import prior_site
 
     opened = own.open(run)
-    images = generation.manifold(opened.pair, steps, label, site)
+    given = _given(opened, 1)
+    images = generation.only_site(generation.manifold(opened.pair, steps, label, site, given=given))
     name = None if label is None else opened.class_names[label]
-    draw(opened, plots.manifold(images, prior_site(opened.pair, site), name), "manifold", site)
+    draw(opened, plots.manifold(images, prior_site(opened.pair, site, given=given), name), "manifold", site)
 
 
 def traverse(
@@ -159,14 +168,15 @@ def traverse(
     from pyrovae.generation import latent_means, prior_site
 
     opened = own.open(run, data)
-    pair, name = opened.pair, prior_site(opened.pair, site)
-    original = _originals(opened, 1, image)
-    x = opened.presentation.encoded(original)
-    shown = most_active_dimensions(latent_means(pair, _encoded(opened, 1000), name), dimensions)
+    original, given = _originals(opened, 1, image), _given(opened, 1, image)
+    pair, name = opened.pair, prior_site(opened.pair, site, given=given)
+    x, others = opened.presentation.encoded(original), _encoded(opened, 1000)
+    means = latent_means(pair, others, name, given=_given(opened, len(others)))
+    shown = most_active_dimensions(means, dimensions)
     figure = plots.traversals(
-        generation.traverse(pair, x[0], shown, site=name),
+        generation.only_site(generation.traverse(pair, x[0], shown, site=name, given=given)),
         original[0],
-        generation.reconstruct(pair, x)[0],
+        generation.only_site(generation.reconstruct(pair, x, given=given))[0],
         _dimension_names(name, shown),
         generation.LEVELS,
     )
@@ -194,7 +204,7 @@ def class_samples(
     from pyrovae import generation, plots
 
     opened = own.open(run)
-    images = generation.class_samples(opened.pair, count, candidates, seed)
+    images = generation.only_site(generation.class_samples(opened.pair, count, candidates, seed))
     draw(opened, plots.class_samples(images, opened.class_names), "class_samples")
 
 
@@ -214,7 +224,7 @@ def analogies(
 
     opened = own.open(run, data)
     x = _originals(opened, count)
-    images = generation.analogies(opened.pair, opened.presentation.encoded(x))
+    images = generation.only_site(generation.analogies(opened.pair, opened.presentation.encoded(x)))
     draw(opened, plots.analogies(x, images, opened.class_names), "analogies")
 
 
@@ -243,7 +253,8 @@ def latent(
     from pyrovae.generation import latent_means
 
     opened = own.open(run, data)
-    z = latent_means(opened.pair, _encoded(opened, limit), site)
+    x = _encoded(opened, limit)
+    z = latent_means(opened.pair, x, site, given=_given(opened, len(x)))
     y = opened.scored.y
     points: Any = (z, None, ()) if y is None else (z, y[: len(z)], opened.class_names)
     if by == "pca":
@@ -380,7 +391,7 @@ def overview(run: RunFolder, /, *, data: DataFile = None, own: Own = NONE_OWN) -
     page = plots.overview(
         diagram_of(opened),
         opened.history,
-        generation.sample_images(opened.pair, 50),
+        generation.only_site(generation.sample_images(opened.pair, 50, given=_given(opened, 50))),
         _reconstructions(opened, min(10, len(opened.scored.x))),
         title,
     )
@@ -429,10 +440,13 @@ def diagram_of(run: Run) -> PlateDiagram:
 
     try:
         x, y, _ = run.training_data()
+        given = run.given(*run.training_classes())
     except InputError:  # the data have gone; others of their shape tell as much
         x = run.presentation.fixed(torch.zeros(8, *run.about.x_shape))
-        y = torch.zeros(8, dtype=torch.long) if run.plan.stages[-1].classes else None
-    return plate_diagram(run.plan.pair, x, *(() if y is None else (y,)))
+        classes = torch.zeros(8, dtype=torch.long)
+        y = classes if run.plan.stages[-1].classes else None
+        given = run.given(x, classes)
+    return plate_diagram(run.plan.pair, x, *(() if y is None else (y,)), given=given)
 
 
 def _originals(run: Run, count: int, first: int = 0) -> Tensor:
@@ -449,6 +463,17 @@ def _test_images(run: Run, count: int, first: int = 0) -> Tensor:
     """Return test images as in evaluation, binarised if the model takes binary pixels."""
     _originals(run, count, first)
     return run.presentation.fixed(run.scored.x)[first : first + count]
+
+
+def _given(run: Run, count: int, first: int = 0, step: int = 1) -> Any:
+    """Return what is given to a conditional model beside `count` test images, which begin anew."""
+    import torch
+
+    if run.plan.stages[-1].given is None:  # nor are data needed, then
+        return None
+    x, y = run.scored.x, run.scored.y
+    rows = (first + step * torch.arange(count)) % len(x)
+    return run.given(run.presentation.encoded(x[rows]), None if y is None else y[rows])
 
 
 def _encoded(run: Run, limit: int) -> Tensor:
@@ -477,7 +502,7 @@ def _dimension_names(site: str, dimensions: list[int]) -> list[str]:
 def _class_jumps(run: Run, site: str | None) -> bool:
     from pyrovae import generation
 
-    return bool(generation.classes_behind(run.pair, site))
+    return bool(generation.classes_behind(run.pair, site, given=_given(run, 1)))
 
 
 def _reconstructions(run: Run, count: int) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -486,4 +511,5 @@ def _reconstructions(run: Run, count: int) -> tuple[Tensor, Tensor, Tensor | Non
 
     x = _test_images(run, count)
     original = run.scored.x[:count] if run.presentation.changes_pixels else None
-    return run.presentation.shown(x), generation.reconstruct(run.pair, x), original
+    images = generation.only_site(generation.reconstruct(run.pair, x, given=_given(run, count)))
+    return run.presentation.shown(x), images, original

@@ -83,12 +83,15 @@ def diagnose(
     opened = own.open(run, data)
     writable = _can_be_written(run, None)
     pair: Any = on_device(opened.pair, device)
-    x = opened.presentation.fixed(opened.scored.x)[:limit]
+    scored = opened.scored
+    x = opened.presentation.fixed(scored.x)[:limit]
+    y = None if scored.y is None else scored.y[:limit]
+    given = opened.given(opened.presentation.encoded(scored.x[:limit]), y)
     analyses: dict[str, Any] = {
-        "active_units": lambda: active_units(pair, x),
-        "kl_decomposition": lambda: kl_decomposition(pair, x),
+        "active_units": lambda: active_units(pair, x, given=given),
+        "kl_decomposition": lambda: kl_decomposition(pair, x, given=given),
         "inference_gaps": lambda: inference_gaps(
-            pair, x, num_samples=num_samples, steps=steps, progress=not quiet
+            pair, x, given=given, num_samples=num_samples, steps=steps, progress=not quiet
         ),
     }
     for name, analyse in analyses.items():

@@ -81,8 +81,10 @@ def _small_diagram(name: str) -> PlateDiagram:
 
     check_model(name, RECIPES)
     recipe = load_recipe(name)
-    pair = recipe(About((1, 8, 8), num_classes=2)).pair
+    plan = recipe(About((1, 8, 8), num_classes=2))
     declared = declaration_of(recipe)
     known = torch.tensor([0, 1, 0, *[0 if declared.needs_classes else -1] * 5])
     classes = (known,) if declared.classes else ()
-    return plate_diagram(pair, torch.zeros(8, 1, 8, 8), *classes)
+    x, stage = torch.zeros(8, 1, 8, 8), plan.stages[-1]
+    given = None if stage.given is None else stage.given(x, known.clamp(min=0))
+    return plate_diagram(plan.pair, x, *classes, given=given)

@@ -235,7 +235,7 @@ def check_alike(values: Mapping[str, Any]) -> None:
 
 def _digest(value: Any) -> str:
     if isinstance(value, Tensor):
-        raw = value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+        raw = value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
         return f"{tuple(value.shape)} {hashlib.sha256(raw).hexdigest()}"
     return hashlib.sha256(repr(value).encode()).hexdigest()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from numbers import Integral
 
 import torch
@@ -13,13 +14,20 @@ UNLABELLED = -1
 """The class of an unlabelled datum."""
 
 
-def check_data(x: Tensor, y: Tensor | None = None, *, unlabelled: bool = False) -> None:
+OBSERVED = "observed"
+"""The name of the programs' argument that is true where a value of the data was observed."""
+
+
+def check_data(
+    x: Tensor, y: Tensor | None = None, *, unlabelled: bool = False, given: object = None
+) -> None:
     """Refuse data that no model can be trained or evaluated on.
 
     Args:
         x: data `(N, *x_shape)`.
         y: classes `(N,)`, or real values, one for each datum.
         unlabelled: whether classes may be -1, which stands for an unlabelled datum.
+        given: what is given beside them. Where a mask `observed` among it is false, any value may stand.
 
     Raises:
         InputError: there are no data; the data are not floats, or hold values that are not finite; there is
@@ -40,11 +48,17 @@ def check_data(x: Tensor, y: Tensor | None = None, *, unlabelled: bool = False) 
             f"the data have type {x.dtype}; expected floating point: use x.float(), "
             "and x.float() / 255 for bytes that are grey values."
         )
-    bad = ~x.isfinite().flatten(1).all(1)
+    mask = mask_of_elements(x, given)
+    usable = x.isfinite() if mask is None else x.isfinite() | ~mask.to(x.device)
+    bad = ~usable.flatten(1).all(1)
     if bad.any():
+        where = "" if mask is None else f" where `{OBSERVED}` is true"
         raise InputError(
-            f"{int(bad.sum())} of {len(x)} data hold values that are not finite (NaN or infinity), "
-            f"the first is datum {int(bad.nonzero()[0])}: remove or repair them."
+            f"{int(bad.sum())} of {len(x)} data hold values that are not finite (NaN or infinity){where}, "
+            f"the first is datum {int(bad.nonzero()[0])}: remove or repair them. If values are missing, "
+            f'say so by given={{"{OBSERVED}": mask}}, with a mask of torch.bool in the shape of the data, '
+            f"true where a value was observed. The programs must take `{OBSERVED}`, as most of "
+            "pyrovae.models do."
         )
     if y is None:
         return
@@ -70,6 +84,13 @@ def check_tensor(x: object) -> None:
     if x.layout != torch.strided or x.is_meta:
         kind = "on the device meta, without values" if x.is_meta else f"of the layout {x.layout}"
         raise InputError(f"the data are a tensor {kind}: give a dense one, such as x.to_dense().")
+
+
+def mask_of_elements(x: Tensor, given: object) -> Tensor | None:
+    """Return `observed` of what is given beside x, if it is a mask of the elements of x; else None."""
+    observed = given.get(OBSERVED) if isinstance(given, Mapping) else None
+    is_mask = isinstance(observed, Tensor) and observed.dtype == torch.bool and observed.shape == x.shape
+    return observed if is_mask else None
 
 
 def holds_classes(y: Tensor) -> bool:

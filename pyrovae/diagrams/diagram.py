@@ -24,9 +24,10 @@ class Node:
 
     Attributes:
         name: the name of the site or the argument.
-        status: "latent"; "observed", if the value of every datum is given; "partly", if only some data have
-            a given value, which no single run shows; "factor", if the node is not a variable but multiplies
-            the density: a `pyro.factor`, or a second density of the same data.
+        status: "latent"; "predicted", if its value is not given, the guide lacks it, and no other site
+            depends on it; "observed", if the value of every datum is given; "partly", if only some data
+            have a given value, which no single run shows; "factor", if the node is not a variable but
+            multiplies the density: a `pyro.factor`, or a second density of the same data.
         distribution: the class of the distribution; empty for arguments and `pyro.factor`.
         plates: the names of the plates around the node, outermost first.
         origin: "model" for a site of the model, "guide" for a site that only the guide has, "argument" for
@@ -34,7 +35,7 @@ class Node:
     """
 
     name: str
-    status: Literal["latent", "observed", "partly", "factor"]
+    status: Literal["latent", "predicted", "observed", "partly", "factor"]
     distribution: str
     plates: tuple[str, ...] = ()
     origin: Literal["model", "guide", "argument"] = "model"
@@ -221,7 +222,7 @@ def _differ(runs: list[PlateDiagram], name: str) -> bool:
 
 
 def _presence(run: PlateDiagram, name: str) -> int:
-    """Return 0 if the run lacks the node, 1 if it is latent there, 2 if it is a value or a factor there."""
+    """Return 0 if the run lacks the node, 1 if it has no value there, 2 if it is a value or a factor."""
     if name not in run.nodes:
         return 0
-    return 1 if run.nodes[name].status == "latent" else 2
+    return 1 if run.nodes[name].status in ("latent", "predicted") else 2

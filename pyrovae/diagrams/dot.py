@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pyrovae.diagrams.bends import Point
 from pyrovae.diagrams.diagram import Node, PlateDiagram
-from pyrovae.diagrams.layout import Point, captions_of, lay_out
+from pyrovae.diagrams.layout import captions_of, lay_out
 
 
 def to_dot(diagram: PlateDiagram) -> str:

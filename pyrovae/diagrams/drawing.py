@@ -20,6 +20,7 @@ from matplotlib.patches import (
 )
 from matplotlib.path import Path
 
+from pyrovae.diagrams.bends import Point, arc
 from pyrovae.diagrams.diagram import Node, PlateDiagram
 from pyrovae.diagrams.layout import (
     CARD,
@@ -28,8 +29,6 @@ from pyrovae.diagrams.layout import (
     Arrow,
     Box,
     Layout,
-    Point,
-    arc,
     captions_of,
     lay_out,
 )

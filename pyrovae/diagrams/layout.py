@@ -6,21 +6,19 @@ one for each run: the first holds the nodes, and the others stick out below it w
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from itertools import permutations
 from typing import NamedTuple
 
+from pyrovae.diagrams.bends import Bends, Point
 from pyrovae.diagrams.diagram import Node, PlateDiagram
-
-Point = tuple[float, float]
 
 # Lengths are in the units of the drawing.
 RADIUS, MARGIN, _PAD, _CAPTION, _ARROW = 0.36, 0.25, 0.3, 0.22, 0.75
 CARD = 0.14, 0.32  # the width and height of the part of a card that sticks out to the right and below
 _CHARACTER = 0.12  # the width of a character in a caption
-# Bends of an arrow, in the order in which they are tried.
-_BENDS = [0.0, 0.3, -0.3, 0.45, -0.45, 0.6, -0.6, 0.8, -0.8]
+_SLOTS = [2 * (RADIUS + MARGIN) * spread for spread in (1.0, 1.25, 1.5, 2.0, 2.5)]
+_MANY = 100  # with more arrows than this, wider columns take too long and do not help
 
 
 class Box(NamedTuple):
@@ -84,15 +82,26 @@ def _cards_below(diagram: PlateDiagram, plate: str) -> int:
 
 
 def lay_out(diagram: PlateDiagram) -> Layout:
-    """Choose the places of nodes, plates and arrows, the same for every kind of drawing."""
+    """Choose the places of nodes, plates and arrows, the same for every kind of drawing.
+
+    If an arrow goes through a node or along another arrow, wider columns are tried.
+    """
     layers = _layers(diagram)
-    columns = _columns(diagram, layers)
     heights = _heights(diagram, layers)
-    centres = {name: (columns[name], heights[layers[name]]) for name in diagram.nodes}
+    found: list[tuple[int, dict[str, Point], list[Arrow]]] = []
+    count = len(diagram.generative_edges | diagram.factor_edges | diagram.inference_edges)
+    for slot in _SLOTS if count <= _MANY else _SLOTS[:1]:
+        columns = _columns(diagram, layers, slot)
+        centres = {name: (columns[name], heights[layers[name]]) for name in diagram.nodes}
+        arrows, faults = _arrows(diagram, centres)
+        found.append((faults, centres, arrows))
+        if not faults:
+            break
+    _, centres, arrows = min(found, key=lambda each: each[0])
     boxes: dict[str, Box] = {}
     for plate in sorted(diagram.plates, key=diagram.plate_rank, reverse=True):
         boxes[plate] = _box(diagram, plate, centres, boxes)
-    return Layout(centres, boxes, _arrows(diagram, centres))
+    return Layout(centres, boxes, arrows)
 
 
 def _layers(diagram: PlateDiagram) -> dict[str, int]:
@@ -137,11 +146,12 @@ def _from_the_left(diagram: PlateDiagram, layers: dict[str, int]) -> list[str]:
     return order
 
 
-def _columns(diagram: PlateDiagram, layers: dict[str, int]) -> dict[str, float]:
+def _columns(diagram: PlateDiagram, layers: dict[str, int], slot: float) -> dict[str, float]:
+    """Return the column of each node; `slot` is the width of a column."""
     if any(_cross(diagram, a, b) for a in diagram.plates for b in diagram.plates):
-        columns = _columns_by_plates(diagram, layers)
+        columns = _columns_by_plates(diagram, layers, slot)
     else:
-        columns, _ = _block(diagram, layers, _from_the_left(diagram, layers), 0)
+        columns, _ = _block(diagram, layers, _from_the_left(diagram, layers), 0, slot)
     spans = [[layers[name] for name in diagram.members(plate)] for plate in diagram.plates]
     for name, row in layers.items():
         children = [columns[end] for start, end in diagram.generative_edges if start == name]
@@ -157,7 +167,7 @@ def _cross(diagram: PlateDiagram, one: str, other: str) -> bool:
     return bool(a & b and a - b and b - a)
 
 
-def _columns_by_plates(diagram: PlateDiagram, layers: dict[str, int]) -> dict[str, float]:
+def _columns_by_plates(diagram: PlateDiagram, layers: dict[str, int], slot: float) -> dict[str, float]:
     """Place overlapping plates: nodes with the same plates form a strip, and a plate's strips adjoin."""
     strips = list(dict.fromkeys(frozenset(node.plates) for node in diagram.nodes.values()))
 
@@ -172,21 +182,20 @@ def _columns_by_plates(diagram: PlateDiagram, layers: dict[str, int]) -> dict[st
     left = 0.0
     for strip in strips:
         names = [n for n in order if frozenset(diagram.nodes[n].plates) == strip]
-        flat, width = _block(diagram, layers, names, len(diagram.plates))
+        flat, width = _block(diagram, layers, names, len(diagram.plates), slot)
         columns |= {name: left + column for name, column in flat.items()}
         left += width + 2 * _PAD
     return columns
 
 
 def _block(
-    diagram: PlateDiagram, layers: dict[str, int], names: list[str], depth: int
+    diagram: PlateDiagram, layers: dict[str, int], names: list[str], depth: int, slot: float
 ) -> tuple[dict[str, float], float]:
     """Return the columns of the nodes inside `depth` plates, and the width of the block that they form.
 
     Columns are counted from the left edge of the block. Nodes and plates that share a row stand side by
     side, plates to the right of nodes. Shorter rows are centred.
     """
-    slot = 2 * (RADIUS + MARGIN)
     edge = dict.fromkeys(layers.values(), 0.0)  # the position up to which each row is filled
     bands = {layer: {layer} for layer in edge}  # rows that a plate ties together
     columns: dict[str, float] = {}
@@ -195,7 +204,7 @@ def _block(
         columns[name] = edge[layers[name]] + slot / 2
         edge[layers[name]] += slot
     for plate, inside in inner.items():
-        nested, width = _block(diagram, layers, inside, depth + 1)
+        nested, width = _block(diagram, layers, inside, depth + 1, slot)
         wide = max(width + 2 * _PAD, _caption_width(diagram, plate) + 2 * MARGIN)
         wide += 2 * CARD[0] * _cards_below(diagram, plate)
         rows = [layers[name] for name in inside]
@@ -246,48 +255,23 @@ def _box(diagram: PlateDiagram, plate: str, centres: dict[str, Point], boxes: di
     return Box(left - side, bottom - _PAD - _CAPTION - shift, right + side, top + _PAD + shift)
 
 
-def _arrows(diagram: PlateDiagram, centres: dict[str, Point]) -> list[Arrow]:
-    """Choose the arrows: straight if possible, else bent just enough to avoid nodes and other arrows.
+def _arrows(diagram: PlateDiagram, centres: dict[str, Point]) -> tuple[list[Arrow], int]:
+    """Choose the arrows, the generative ones first: where two have the same ends, the dashed one bends.
 
-    The generative arrows come first. So where two arrows have the same ends, the dashed one bends.
+    Returns:
+        The arrows, and the number of those that do not keep clear of nodes and of other arrows.
     """
     arrows: list[Arrow] = []
+    bends = Bends(centres, {name: _reach(node) for name, node in diagram.nodes.items()}, RADIUS)
     for edges in (diagram.generative_edges, diagram.factor_edges, diagram.inference_edges):
         for start, end in diagram.in_order(edges):
-            taken = any({start, end} == {other.start, other.end} for other in arrows)
-            bends = sorted(_BENDS[taken:], key=lambda b: (abs(b), -_outward(start, end, b, centres)))
-            free = (bend for bend in bends if _is_clear(diagram, start, end, bend, centres))
             factor = edges is diagram.factor_edges
             dashed = diagram.nodes[end].origin == "guide" if factor else edges is diagram.inference_edges
-            arrows.append(Arrow(start, end, next(free, bends[-1]), dashed, head=not factor))
-    return arrows
-
-
-def _outward(start: str, end: str, bend: float, centres: dict[str, Point]) -> float:
-    """Return the distance of an arrow's middle from the middle of the drawing."""
-    middle = [sum(values) / len(values) for values in zip(*centres.values(), strict=True)]
-    return round(math.dist(arc(centres[start], centres[end], bend)[20], middle), 3)
-
-
-def _is_clear(diagram: PlateDiagram, start: str, end: str, bend: float, centres: dict[str, Point]) -> bool:
-    points = arc(centres[start], centres[end], bend)
-    return all(
-        math.dist(point, centres[name]) > _reach(node)
-        for name, node in diagram.nodes.items()
-        if name not in (start, end)
-        for point in points
-    )
+            arrows.append(Arrow(start, end, bends.choose(start, end), dashed, head=not factor))
+    return arrows, bends.faults
 
 
 def _reach(node: Node) -> float:
     """Return the distance that arrows keep from a node: from a circle, or from a factor and its name."""
     name = 0.045 * min(len(node.name), 13) if node.status == "factor" else 0.0
     return max(1.25 * RADIUS, name)
-
-
-def arc(start: Point, end: Point, bend: float) -> list[Point]:
-    """Return 41 points along an arrow, matplotlib's arc3: a quadratic Bezier curve."""
-    (x0, y0), (x1, y1) = start, end
-    x, y = (x0 + x1) / 2 + bend * (y1 - y0), (y0 + y1) / 2 - bend * (x1 - x0)
-    weights = [((1 - t) ** 2, 2 * t * (1 - t), t**2) for t in (k / 40 for k in range(41))]
-    return [(a * x0 + b * x + c * x1, a * y0 + b * y + c * y1) for a, b, c in weights]

@@ -1,12 +1,14 @@
 """Read the plate diagram of a model and its guide off the running programs.
 
-Both programs run once. There is an edge where a program used the parent to compute the child. If some data
-have a class and others do not, the programs run once on the labelled and once on the unlabelled data, and
-the two diagrams are merged.
+The programs run on the data, and there is an edge where a program used the value of the parent to compute
+the child (`programs.dependence`). If some data have a class and others do not, the programs run on the
+labelled and on the unlabelled data, and the two diagrams are merged.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -14,26 +16,34 @@ from torch import Tensor
 from pyrovae.diagrams.calls import calls_for
 from pyrovae.diagrams.diagram import Node, PlateDiagram
 from pyrovae.diagrams.merging import merge_diagrams
-from pyrovae.programs.dependence import Argument, edges_of, observed_arguments, record
 from pyrovae.programs.dependence import RecordedSite as Site
+from pyrovae.programs.dependence import Recording, edges_of, record, without_effect
 from pyrovae.programs.pair import ModelAndGuide, Program, check_pair_or_program, programs_of
+from pyrovae.programs.rows import Arguments
 
 
-def plate_diagram(pair: ModelAndGuide | Program, *args: Any, **kwargs: Any) -> PlateDiagram:
-    """Run the model and the guide once on the given arguments and read off the plate diagram.
+def plate_diagram(
+    pair: ModelAndGuide | Program, *args: Any, given: Mapping[str, Any] | None = None, **kwargs: Any
+) -> PlateDiagram:
+    """Run the model and the guide on the given arguments and read off the plate diagram.
 
-    The programs run in evaluation mode. Afterwards the modules' modes, the random state and Pyro's
-    parameter store are as before.
+    The guide runs once and the model twice, in evaluation mode. Afterwards the modules' modes, the random
+    state and Pyro's parameter store are as before.
 
     If the model observes an argument, or a value computed from it, the diagram shows that observed site.
-    Any other argument that a program uses is a node of its own. A deterministic site is not a node:
-    dependence passes through it.
+    Steps or columns of an argument that are observed at different sites are different nodes. Any other
+    argument that a program uses is a node of its own. A deterministic site is not a node: dependence passes
+    through it. Only values count: a tensor in the shape of another does not depend on it. Branches,
+    numbers such as `float(z)` and NumPy arrays are not followed.
 
     Args:
         pair: a model and its guide, or a single program, which is drawn as a model without a guide.
         *args: the arguments of the programs. If they are data and their classes, whole numbers `(N,)`, and
             some classes are -1 for unlabelled data, the programs run on the labelled data with their
             classes and on the unlabelled data without. Then the two diagrams are merged (`merge_diagrams`).
+        given: what is always given, by name, such as `{"c": c}`. Both programs get it by keyword. Each
+            tensor is a node, even if no distribution depends on it. Tensors whose first size is N are cut
+            with the data.
         **kwargs: the keyword arguments of the programs.
 
     Returns:
@@ -45,45 +55,53 @@ def plate_diagram(pair: ModelAndGuide | Program, *args: Any, **kwargs: Any) -> P
     """
     check_pair_or_program("plate_diagram", pair, args)
     model, guide = programs_of(pair)
-    runs = [_diagram_of_call(model, guide, *call) for call in calls_for(args, kwargs)]
+    given = given or {}
+    runs = [_diagram_of_call(model, guide, call, given) for call in calls_for(args, kwargs, given)]
     return merge_diagrams(*runs) if len(runs) > 1 else runs[0]
 
 
 def _diagram_of_call(
-    model: Program, guide: Program | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    model: Program, guide: Program | None, call: Arguments, given: Collection[str]
 ) -> PlateDiagram:
     programs = (model,) if guide is None else (model, guide)
-    runs, given = record(programs, args, kwargs)
-    return _assemble(runs[0], runs[1] if guide is not None else {}, given, guide is not None)
+    return _assemble(record(programs, *call), given)
 
 
-def _assemble(
-    model: dict[str, Site],
-    guide: dict[str, Site],
-    given: dict[Argument, Tensor],
-    has_guide: bool,
-) -> PlateDiagram:
+def _assemble(found: Recording, given: Collection[str]) -> PlateDiagram:
     """Make the diagram of the recorded sites of a model and a guide, and of the arguments given to them."""
-    stands_for = observed_arguments(model)
-    model = _with_one_node_for_each_argument(model, stands_for)
-    used = frozenset().union(*(site.parents for run in (model, guide) for site in run.values()))
-    for argument in given:
-        if argument in used and argument not in stands_for:
-            taken = argument.name in model or argument.name in guide
-            stands_for[argument] = [argument.name + " (argument)" * taken]
+    model, guide = found.runs[0], found.runs[1] if len(found.runs) > 1 else {}
+    model = model | {
+        # The value is one variable. Its density here is a factor between it and what this depends on.
+        name: model[name]._replace(parents=model[name].parents | {variable}, factor=True)
+        for name, variable in found.repeats.items()
+    }
     sites = model | {name: site for name, site in guide.items() if name not in model}
+    used = frozenset().union(*(site.parents for run in (model, guide) for site in run.values()))
+    stands_for = dict(found.stands_for)
+    observed = {argument.name for argument in stands_for}
+    for argument in found.arguments:
+        is_given = argument.name.partition("[")[0] in given and argument.name not in observed
+        if argument not in stands_for and (argument in used or is_given):
+            stands_for[argument] = [argument.name + " (argument)" * (argument.name in sites)]
     generative, inference = edges_of(model, stands_for), edges_of(guide, stands_for)
     factors = frozenset(edge for edge in generative | inference if sites[edge[1]].factor)
     nodes = {name: _node(name, site, in_model=name in model) for name, site in sites.items()}
+    if found.runs[1:]:
+        alone = [name for name in model if name not in guide and nodes[name].status == "latent"]
+        for name in without_effect(alone, generative):
+            nodes[name] = replace(nodes[name], status="predicted")
     for argument, names in stands_for.items():
         if names[0] not in nodes:
             children = [sites[child] for parent, child in generative | inference if parent in names]
-            inside = _plates_of_argument(given[argument], children)
+            inside = _plates_of_argument(found.arguments[argument], children)
             nodes[names[0]] = Node(names[0], "observed", "", inside, "argument")
-    frames = [frame for site in sites.values() for frame in site.frames]
-    sizes = {frame.name: int(frame.full_size or frame.size) for frame in reversed(frames)}
-    plates = {frame.name: sizes[frame.name] for frame in frames}
-    return PlateDiagram(nodes, plates, generative - factors, inference - factors, has_guide, factors)
+    plates: dict[str, int] = {}
+    for site in sites.values():
+        for name, (_, full_size) in site.plates.items():
+            plates.setdefault(name, full_size)
+    return PlateDiagram(
+        nodes, plates, generative - factors, inference - factors, bool(found.runs[1:]), factors
+    )
 
 
 def _node(name: str, site: Site, in_model: bool) -> Node:
@@ -91,39 +109,15 @@ def _node(name: str, site: Site, in_model: bool) -> Node:
         name,
         "factor" if site.factor else "observed" if site.observed else "latent",
         "" if site.distribution == "Unit" else site.distribution,
-        tuple(frame.name for frame in site.frames),
+        tuple(site.plates),
         "model" if in_model else "guide",
     )
 
 
-def _with_one_node_for_each_argument(
-    model: dict[str, Site], stands_for: dict[Argument, list[str]]
-) -> dict[str, Site]:
-    """Turn all but one of the sites that observe the same argument into factors.
-
-    The argument is one variable, drawn at the site of its name or else at the first. Its densities at the
-    other sites are factors between it and what they depend on. Changes `stands_for` to match.
-    """
-    model = dict(model)
-    for argument, names in stands_for.items():
-        variable = argument.name if argument.name in names else names[0]
-        for name in [name for name in names if name != variable]:
-            site = model[name]
-            if site.computed_from == {argument} and _same(site.value, model[variable].value):
-                model[name] = site._replace(parents=site.parents | {variable}, factor=True)
-                names.remove(name)
-    return model
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    return one.numel() == other.numel() and bool((one.flatten() == other.flatten()).all())
-
-
 def _plates_of_argument(value: Tensor, children: list[Site]) -> tuple[str, ...]:
     """Guess an argument's plates: those around all its children whose size is in the argument's shape."""
-    shared = set.intersection(*({frame.name for frame in site.frames} for site in children))
     return tuple(
-        frame.name
-        for frame in children[0].frames
-        if frame.name in shared and {frame.size, frame.full_size} & set(value.shape)
+        name
+        for name, sizes in (children[0].plates if children else {}).items()
+        if all(name in child.plates for child in children) and set(sizes) & set(value.shape)
     )

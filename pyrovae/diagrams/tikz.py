@@ -15,6 +15,7 @@ _HEAD = r"""\documentclass[tikz, border=4pt]{standalone}
 \begin{document}
 \begin{tikzpicture}[
   latent/.style={circle, draw, minimum size=10mm, inner sep=1pt, align=center},
+  predicted/.style={latent},
   partly/.style={latent, path picture={
     \fill[black!18] (path picture bounding box.south west) rectangle (path picture bounding box.north);}},
   observed/.style={latent, fill=black!18},
@@ -49,8 +50,8 @@ def _node_lines(diagram: PlateDiagram, layout: Layout, ids: dict[str, str]) -> I
     for name, node in diagram.nodes.items():
         x, y = layout.centres[name]
         style = node.status + (", dashed" if node.origin == "guide" and node.status != "factor" else "")
-        shown = "" if node.status == "factor" else symbol_of(name) or _tex(name)
-        yield f"  \\node[{style}] ({ids[name]}) at ({1.5 * x:.2f}, {1.5 * y:.2f}) {{{shown}}};"
+        font, shown = ("", "") if node.status == "factor" else _label(name)
+        yield f"  \\node[{style}{font}] ({ids[name]}) at ({1.5 * x:.2f}, {1.5 * y:.2f}) {{{shown}}};"
         if node.status == "factor":
             font = r", font=\tiny" if len(name) > 12 else ""
             yield f"  \\node[factor name{font}] ({ids[name]} name) at ({ids[name]}.south) {{{_tex(name)}}};"
@@ -96,6 +97,16 @@ def _card_lines(frame: str, captions: list[str]) -> Iterator[str]:
         yield f"  \\node[caption] at {corner('south east', k, k)} {{{_tex(caption)}}};"
     last = len(captions) - 1
     yield f"  \\coordinate ({frame} end) at {corner('south east', last, last)};"
+
+
+def _label(name: str) -> tuple[str, str]:
+    """Return the font and the text of a name in a circle: a symbol, or lines that end at underscores."""
+    if (symbol := symbol_of(name)) is not None:
+        return "", symbol
+    lines = name.replace("_", "_\n").split("\n")
+    longest = max(map(len, lines))
+    font = r", font=\scriptsize" if longest <= 6 and len(lines) < 3 else r", font=\tiny"
+    return font * (longest > 4 or len(lines) > 1), r"\\".join(map(_tex, lines))
 
 
 def _identifier(name: str, otherwise: str) -> str:

@@ -2,6 +2,7 @@ from .continuous_bernoulli import ContinuousBernoulli
 from .diagonal_normal_mixture import DiagonalNormalMixture
 from .free_parameters import HasFreeParameters
 from .multivariate_normal import MultivariateNormal
+from .observed import filled, masked
 from .pushforward import AmortisedFlow, Pushforward
 from .zuko import FromZuko, ZukoFlow
 
@@ -14,4 +15,6 @@ __all__ = [
     "MultivariateNormal",
     "Pushforward",
     "ZukoFlow",
+    "filled",
+    "masked",
 ]

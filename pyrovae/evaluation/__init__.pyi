@@ -9,6 +9,8 @@ from .gaps import inference_gaps as inference_gaps
 from .gradients import GradientVariance as GradientVariance
 from .gradients import gradient_variance as gradient_variance
 from .guide_search import best_guide as best_guide
+from .imputation import Imputation as Imputation
+from .imputation import impute as impute
 from .kl import KLDecomposition as KLDecomposition
 from .kl import kl_decomposition as kl_decomposition
 from .ranking import most_active_dimensions as most_active_dimensions

@@ -26,13 +26,15 @@ from pyrovae.evaluation.chunking import slices
 from pyrovae.programs.copies import PARTICLES, given_values, run_copies
 from pyrovae.programs.densities import trace_log_probs
 from pyrovae.programs.distributions import factors_of
-from pyrovae.programs.log_weights import Layout, per_datum, run_model
+from pyrovae.programs.layout import Layout, run_model
+from pyrovae.programs.log_weights import per_datum
 from pyrovae.programs.pair import ModelAndGuide, Program
 from pyrovae.programs.repeats import may_repeat
 from pyrovae.programs.rows import Arguments
 from pyrovae.programs.running import traced
 from pyrovae.programs.sites import latent_sites
 from pyrovae.programs.values import changed
+from pyrovae.programs.ways import needs_all
 
 DATA = 1000  # the number of data that pass through the guide's networks at a time
 _TOLERANCE = 0.01  # nats by which two densities of one draw may differ
@@ -72,13 +74,14 @@ class Draws:
 
 
 def draws_of_guide(
-    pair: ModelAndGuide, args: tuple[Tensor, ...], count: int, layout: Layout, separate: tuple[str, ...]
+    pair: ModelAndGuide, data: Arguments, count: int, layout: Layout, separate: tuple[str, ...]
 ) -> Draws:
     """Draw `count` times from the guide for each datum."""
     parts = []
-    for rows in slices(len(args[0]), layout.at_once(DATA, len(args[0]))):
+    num_data = len(data.args[0])
+    for rows in slices(num_data, layout.at_once(DATA, num_data)):
         with pyro.validation_enabled(False):
-            arguments = Arguments(tuple(values[rows] for values in args))
+            arguments = data.rows(rows)
             by_guide = run_copies(
                 layout.ways.guide, pair.guide, arguments, layout.of_guide(count), extras=_DIMENSIONS
             )
@@ -131,7 +134,9 @@ def _inner_plates(site: Mapping[str, Any], layout: Layout) -> tuple[int, ...]:
 
 
 def _log_prob_by_dimension(site: Mapping[str, Any]) -> Tensor | None:
-    """Return the log density of each dimension if they are independent and not masked, else None."""
+    """Return the log density of each dimension of a latent, if independent and not masked, else None."""
+    if site["is_observed"]:
+        return None
     factors = factors_of(site["fn"])
     masked = site["mask"] is not None or isinstance(factors, MaskedDistribution)
     return None if masked or factors is None else factors.log_prob(site["value"])
@@ -142,7 +147,7 @@ _DIMENSIONS = {_BY_DIMENSION: _log_prob_by_dimension}
 
 
 def log_q_of_all(
-    draws: Draws, guide: Program, args: tuple[Tensor, ...], rows: slice, layout: Layout
+    draws: Draws, guide: Program, data: Arguments, rows: slice, layout: Layout
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Score some draws r under all data m.
 
@@ -150,10 +155,10 @@ def log_q_of_all(
         log q(z_r | x_m) by site, `(c, N)`; and the aggregated posterior's log density log q(z_rd) of each
         dimension by site, `(c, *inner_plates, *event_shape)`.
     """
-    count = rows.stop - rows.start
+    count, num_data = rows.stop - rows.start, len(data.args[0])
     scores: dict[str, list[Tensor]] = {name: [] for name in draws.codes}
     dims: dict[str, list[Tensor]] = {name: [] for name in draws.log_p_dims}
-    for part in slices(len(args[0]), layout.at_once(DATA, len(args[0]))):
+    for part in slices(num_data, layout.at_once(DATA, num_data)):
         given = {
             name: changed(partial(_for_all, draws, name, rows, part.stop - part.start, layout), codes)
             for name, codes in draws.codes.items()
@@ -162,7 +167,7 @@ def log_q_of_all(
             trace = run_copies(
                 layout.ways.guide,
                 guide,
-                Arguments(tuple(values[part] for values in args)),
+                data.rows(part),
                 layout.of_guide(count),
                 given_values(given, draws.event_dims),
                 _DIMENSIONS,
@@ -174,7 +179,7 @@ def log_q_of_all(
             site = trace.nodes[name]
             each = _data_second(site, layout, site[_BY_DIMENSION])
             parts.append(in_64_bits(each).logsumexp(1))
-    log_num_data = math.log(len(args[0]))
+    log_num_data = math.log(num_data)
     return (
         {name: torch.cat(parts, 1) for name, parts in scores.items()},
         {name: torch.stack(parts).logsumexp(0) - log_num_data for name, parts in dims.items()},
@@ -220,7 +225,7 @@ def _for_all(draws: Draws, name: str, rows: slice, num_data: int, layout: Layout
     return codes.expand(len(codes), *plates, *event)
 
 
-def separate_sites(pair: ModelAndGuide, args: tuple[Tensor, ...]) -> tuple[str, ...]:
+def separate_sites(pair: ModelAndGuide, data: Arguments) -> tuple[str, ...]:
     """Return the latents whose density, in model and guide, does not depend on other latents.
 
     To test this, the values of the other latents are replaced by draws from the prior.
@@ -228,25 +233,27 @@ def separate_sites(pair: ModelAndGuide, args: tuple[Tensor, ...]) -> tuple[str, 
     Raises:
         InputError: the model's prior differs between data.
     """
-    some = tuple(values[torch.arange(_PROBES) % len(values)] for values in args)
-    drawn = _latents(traced(pair.guide, *some))
-    elsewhere = _latents(traced(pair.model, *some))
+    some = data if needs_all(pair, data, _PROBES) else data.first(_PROBES)
+    drawn = _latents(traced(pair.guide, *some.args, **some.kwargs))
+    elsewhere = _latents(traced(pair.model, *some.args, **some.kwargs))
 
-    def densities(program: Program, codes: Codes, *data: Tensor) -> dict[str, Tensor]:
+    def densities(program: Program, codes: Codes, probes: Arguments = some) -> dict[str, Tensor]:
+        conditioned = poutine.trace(poutine.condition(program, data=codes))
         with pyro.validation_enabled(False):  # the prior may draw what the guide never would
-            return trace_log_probs(poutine.trace(poutine.condition(program, data=codes)).get_trace(*data))
+            return trace_log_probs(conditioned.get_trace(*probes.args, **probes.kwargs))
 
-    of_another = densities(pair.model, drawn, *(values.roll(1, 0) for values in some))
-    before = {program: densities(program, drawn, *some) for program in (pair.model, pair.guide)}
+    of_another = densities(pair.model, drawn, some.of_data(lambda values: values.roll(1, 0)))
+    before = {program: densities(program, drawn) for program in (pair.model, pair.guide)}
     for name in drawn:
         if not torch.allclose(of_another[name], before[pair.model][name], rtol=1e-4, atol=1e-4):
             raise InputError(
                 f"the model's prior of '{name}' differs between data, so there is no single prior to "
-                "compare the aggregated posterior with: call without y if the prior depends on y."
+                "compare the aggregated posterior with: call without y if the prior depends on y. If it "
+                "depends on what is given, call it once for the data of each condition."
             )
     separate = []
     for name, value in drawn.items():
-        after = [densities(program, elsewhere | {name: value}, *some)[name] for program in before]
+        after = [densities(program, elsewhere | {name: value})[name] for program in before]
         pairs = zip(after, (before[program][name] for program in before), strict=True)
         if all(torch.allclose(one, other, rtol=1e-4, atol=1e-4) for one, other in pairs):
             separate.append(name)

@@ -11,8 +11,7 @@ from torch import Tensor
 from pyrovae.compute import processes
 from pyrovae.compute.memory import is_out_of_memory
 from pyrovae.compute.turns import give_way
-from pyrovae.data.checks import holds_classes
-from pyrovae.programs.log_weights import Layout
+from pyrovae.programs.layout import Layout
 
 T = TypeVar("T")
 
@@ -75,15 +74,3 @@ def in_chunks(call: Callable[[slice], T], total: int, size: int) -> tuple[list[T
             continue
         start = chunk.stop
     return results, size
-
-
-def arguments_of(
-    rows: slice | Tensor, device: torch.device, x: Tensor, y: Tensor | None
-) -> tuple[Tensor, ...]:
-    """Return the arguments `(x,)` or `(x, y)` of a call with some rows of the data, on a device.
-
-    Classes of any whole type become 64-bit integers, which torch's functions of classes need.
-    """
-    if y is not None and holds_classes(y):
-        y = y.long()
-    return tuple(values[rows].to(device) for values in (x, y) if values is not None)

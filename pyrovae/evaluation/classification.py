@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,12 +19,14 @@ from pyrovae.evaluation.importance import Sampling, over_log_weights
 from pyrovae.evaluation.statistics import log_mean
 from pyrovae.programs.classes import categorical_latents, class_site, takes_classes
 from pyrovae.programs.devices import device_of
+from pyrovae.programs.given import with_given
 from pyrovae.programs.log_weights import Scores
-from pyrovae.programs.modes import evaluating
+from pyrovae.programs.modes import evaluating, nothing_moves
 from pyrovae.programs.pair import ModelAndGuide, takes_pair, with_programs
-from pyrovae.programs.running import at_means, run_pair
+from pyrovae.programs.rows import Arguments
+from pyrovae.programs.running import AtMeans, at_means, run_pair
 from pyrovae.programs.sites import observed_sites
-from pyrovae.programs.structure import structure
+from pyrovae.programs.structure import Structure
 
 
 @torch.no_grad()
@@ -33,6 +35,7 @@ def class_probabilities(
     pair: ModelAndGuide,
     x: Tensor,
     *,
+    given: Mapping[str, Any] | None = None,
     site: str | None = None,
     batch_size: int = 1000,
     num_samples: int = 100,
@@ -41,17 +44,21 @@ def class_probabilities(
     """Return the class probabilities of the pair's own classifier.
 
     The classifier is the guide's q(y | x), or the model's p(y | z) if the guide has no class. Other latents
-    that the classifier depends on are set to the guide's means: a PC-VAE's z, M1+M2's z1. Latents that all
-    data share, such as the weights of a Bayesian network, are drawn, and the probabilities are averaged.
+    that the classifier depends on are set to the guide's means: a PC-VAE's z, M1+M2's z1. A mean without a
+    closed form, such as that of a flow, is the average of 100 draws. Latents that all data share, such as
+    the weights of a Bayesian network, and those without a mean, such as Cauchy variables, are drawn, and
+    the probabilities are averaged.
 
     Args:
         pair: a pair whose programs are called as `model(x, y)` and `guide(x)`.
         x: the data, `(N, *x_shape)`.
+        given: further arguments of both programs by name, as in `fit`. None means nothing.
         site: the name of the class's site. None means the categorical site that observes the classes in
             `model(x, y)`; in a pair without one, its only categorical latent.
         batch_size: the number of data that are classified at a time.
-        num_samples: the number of draws of latents that all data share. It is not used if there are none.
-        seed: the seed of these draws. The caller's random stream does not change.
+        num_samples: the number of draws of latents that all data share, or that have no mean. It is not
+            used if there are none.
+        seed: the seed of all draws. The caller's random stream does not change.
 
     Returns:
         Probabilities, `(N, C)`, on the CPU.
@@ -59,19 +66,25 @@ def class_probabilities(
     Raises:
         InputError: neither program has a categorical site of that name, or there is no class site.
     """
+    check_counts(num_samples=num_samples, batch_size=batch_size)
+    pair, data = with_given(pair, x, None, given)
     device = device_of(pair, otherwise=x.device)
-    name = site if site is not None else _class_site(pair, x[:1].to(device))
-    check_counts(num_samples=num_samples)
-    found = structure(pair, x[:2].to(device))
-    shared = [name for name in found.drawn if found[name].scope == "global"]
+    few = data.rows(slice(2)).to(device)
+    name = site if site is not None else _class_site(pair, few.rows(slice(1)))
+    found = Structure(pair, *few)
+    drawn = [name for name in found.drawn if found[name].scope == "global"]
     total: Any = 0.0
     with evaluating(pair), seeded(seed, device):
-        for _ in range(num_samples if shared else 1):
-            drawn = with_programs(pair, guide=_Drawn(shared)(pair.guide)) if shared else pair
-            of_rows = partial(_probabilities, drawn, name, device, x)
+        centre = AtMeans()
+        poutine.trace(centre(pair.guide)).get_trace(*few.args, **few.kwargs)
+        drawn += [name for name in centre.drawn if name not in drawn]
+    with evaluating(pair), seeded(seed, device):
+        for _ in range(num_samples if drawn else 1):
+            drawing = with_programs(pair, guide=_Drawn(drawn)(pair.guide)) if drawn else pair
+            of_rows = partial(_probabilities, drawing, name, device, data)
             parts, batch_size = in_chunks(of_rows, len(x), batch_size)
             total = total + torch.cat(parts)
-    return (total / num_samples if shared else total).cpu()
+    return (total / num_samples if drawn else total).cpu()
 
 
 class _Drawn(Messenger):
@@ -86,10 +99,10 @@ class _Drawn(Messenger):
             msg["value"] = msg["fn"]()
 
 
-def _class_site(pair: ModelAndGuide, x: Tensor) -> str:
-    if found := class_site(pair, x):
+def _class_site(pair: ModelAndGuide, data: Arguments) -> str:
+    if found := class_site(pair, data.args[0], data.kwargs):
         return found.name
-    latents = categorical_latents(structure(pair, x))
+    latents = categorical_latents(Structure(pair, *data))
     if len(latents) == 1:
         return latents[0]
     if latents:
@@ -107,14 +120,14 @@ def _no_classifier(site: str) -> InputError:
 
 
 def _probabilities(
-    pair: ModelAndGuide, site: str, device: torch.device, data: Tensor, rows: slice
+    pair: ModelAndGuide, site: str, device: torch.device, data: Arguments, rows: slice
 ) -> Tensor:
-    x = data[rows].to(device)
-    trace = poutine.trace(at_means(pair.guide)).get_trace(x)
-    if site not in trace.nodes and takes_classes(pair.model):
+    (x,), kwargs = data.rows(rows).to(device)
+    trace = poutine.trace(at_means(pair.guide)).get_trace(x, **kwargs)
+    if site not in trace.nodes and takes_classes(pair.model, kwargs):
         # The class is downstream of z; whichever value is observed, its distribution is the same.
         any_class = torch.zeros(len(x), dtype=torch.long, device=x.device)
-        trace = poutine.trace(poutine.replay(pair.model, trace=trace)).get_trace(x, any_class)
+        trace = poutine.trace(poutine.replay(pair.model, trace=trace)).get_trace(x, any_class, **kwargs)
     probabilities = getattr(trace.nodes[site]["fn"], "probs", None) if site in trace.nodes else None
     if probabilities is None or probabilities.dim() != 2:
         raise _no_classifier(f" '{site}'")
@@ -141,6 +154,7 @@ def class_posterior(
     x: Tensor,
     num_classes: int,
     *,
+    given: Mapping[str, Any] | None = None,
     num_samples: int = 100,
     seed: int = 0,
     progress: bool = False,
@@ -154,6 +168,8 @@ def class_posterior(
         pair: a pair whose programs are called as `model(x, y)` and `guide(x, y)`.
         x: the data, `(N, *x_shape)`.
         num_classes: C; the classes are 0, 1, ..., C - 1.
+        given: further arguments of both programs by name, as in `fit`: the estimate is of p(y | x, given).
+            None means nothing.
         num_samples: K, the number of draws of z for each datum and class.
         seed: the seed of the random draws. The caller's random stream does not change.
         progress: show a progress bar for each class.
@@ -167,13 +183,14 @@ def class_posterior(
     """
     if num_classes < 2:
         raise InputError(f"num_classes is {num_classes}; it must be at least 2.")
-    _check_num_classes(pair, x[:1], num_classes)
-
+    any_class = torch.zeros(len(x), dtype=torch.long, device=x.device)
+    pair, data = with_given(pair, x, any_class, given)
+    _check_num_classes(pair, data.rows(slice(1)), num_classes)
     sampling = Sampling(num_samples, seed, progress=progress)
     log_joint = []
     for label in range(num_classes):
-        y = torch.full((len(x),), label, device=x.device)
-        _, parts = over_log_weights(_log_px, pair, x, y, sampling)
+        of_class = data._replace(args=(x, torch.full_like(any_class, label)))
+        _, parts = over_log_weights(_log_px, pair, of_class, sampling)
         log_joint.append(torch.cat(parts))
     if all(torch.equal(log_joint[0], other) for other in log_joint):
         raise InputError(
@@ -187,12 +204,11 @@ def _log_px(scores: Scores) -> Tensor:
     return log_mean(scores.log_weights)
 
 
-def _check_num_classes(pair: ModelAndGuide, x: Tensor, num_classes: int) -> None:
+def _check_num_classes(pair: ModelAndGuide, data: Arguments, num_classes: int) -> None:
     """Refuse a number of classes that differs from that of the site that observes them."""
-    x = x.to(device_of(pair, otherwise=x.device))
-    y = torch.zeros(len(x), dtype=torch.long, device=x.device)
-    with evaluating(pair):
-        trace, _ = run_pair(pair, x, y)
+    (x, y), kwargs = data.to(device_of(pair, otherwise=data.args[0].device))
+    with nothing_moves(pair):
+        trace, _ = run_pair(pair, x, y, **kwargs)
     for name in observed_sites(trace):
         known = getattr(trace.nodes[name]["fn"], "probs", y).shape[-1]
         if trace.nodes[name]["value"] is y and known != num_classes:

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae.compute import processes
-from pyrovae.errors import InputError, check_counts, warn
+from pyrovae.errors import InputError, check_counts
 from pyrovae.evaluation.arviz_adapter import to_group
 from pyrovae.evaluation.importance import MOST_DATA, Sampling, over_log_weights
 from pyrovae.evaluation.json_files import write_json
@@ -29,10 +29,14 @@ from pyrovae.evaluation.statistics import (
     khat_line,
     mean_std_error,
     num_unreliable,
+    repeats_line,
     shown,
+    warn_if_repeated,
     warn_if_unreliable,
 )
+from pyrovae.programs.given import with_given
 from pyrovae.programs.pair import ModelAndGuide, takes_pair, with_programs
+from pyrovae.programs.rows import Arguments
 
 _COLUMNS = ("log_px", "std_error", "khat", "ess", "datum_elbo", "datum_elbo_std_error", "repeated")
 
@@ -187,16 +191,9 @@ class MarginalLikelihood:
             f"k-hat    : {khat_line(self.khat, self.num_samples)}; effective samples: median "
             f"{self.ess.median():.0f} of {self.num_samples}",
         ]
-        if repeated := int(self.repeated.sum()):
-            lines.append(f"draws    : {_repeats(repeated, len(self.repeated))}")
+        if self.repeated.any():
+            lines.append(f"draws    : {repeats_line(self.repeated, 'the estimate')}")
         return "\n".join([*lines, *(f"note     : {note}" for note in self.notes)])
-
-
-def _repeats(count: int, num_data: int) -> str:
-    return (
-        f"for {count} of {num_data} data all draws of the discrete latents are the same; the values that "
-        "were not drawn enter neither the estimate nor its error"
-    )
 
 
 @takes_pair
@@ -205,6 +202,7 @@ def marginal_likelihood(
     x: Tensor,
     y: Tensor | None = None,
     *,
+    given: Mapping[str, Any] | None = None,
     num_samples: int = 5000,
     enumerate: bool = True,
     bounds: Sequence[int] = (10, 100, 1000),
@@ -230,6 +228,8 @@ def marginal_likelihood(
         x: the data, `(N, *x_shape)`.
         y: classes `(N,)`. Where the model observes them, the estimate is of log p(x, y). None means that
             the programs are called without classes.
+        given: further arguments of both programs by name, as in `fit`: the estimate is of log p(x | given).
+            None means nothing.
         num_samples: K, the number of draws for each datum.
         enumerate: sum exactly over the sites that the guide marks for enumeration, such as M2's class:
             sum_y p(x, y, z_y) / q(z_y | x, y) for each draw. If false, these sites are drawn too.
@@ -268,11 +268,12 @@ def marginal_likelihood(
         torch.Size([3])
     """
     sampling = Sampling(num_samples, seed, enumerate, progress, compile, precision, joint)
-    result = _estimate(pair, x, y, bounds, sampling)
+    pair, data = with_given(pair, x, y, given)
+    result = _estimate(pair, data, bounds, sampling)
     if precision != "float32":
         first = slice(None) if joint else slice(min(MOST_DATA, len(x)))
         full = replace(sampling, precision="float32")
-        exact = _estimate(pair, x[first], None if y is None else y[first], bounds, full)
+        exact = _estimate(pair, data.rows(first), bounds, full)
         error = (result.log_px[: len(exact.log_px)] - exact.log_px).abs().mean().item()
         result = replace(result, precision_error=error)
     _warn(result)
@@ -285,6 +286,7 @@ def prior_marginal_likelihood(
     x: Tensor,
     y: Tensor | None = None,
     *,
+    given: Mapping[str, Any] | None = None,
     num_samples: int = 5000,
     bounds: Sequence[int] = (10, 100, 1000),
     seed: int = 0,
@@ -300,6 +302,7 @@ def prior_marginal_likelihood(
         pair: a pair; its guide is not used.
         x: the data, `(N, *x_shape)`.
         y: classes `(N,)`, or None.
+        given: further arguments of the model by name, as in `fit`. None means nothing.
         num_samples: K, the number of draws for each datum.
         bounds: the numbers of draws whose importance-weighted bounds are reported; those above K are left
             out.
@@ -312,16 +315,16 @@ def prior_marginal_likelihood(
     Raises:
         InputError: for the reasons given at `marginal_likelihood`.
     """
+    pair, data = with_given(pair, x, y, given)
     prior = poutine.block(pair.model, hide_fn=lambda site: bool(site.get("is_observed")))
-    result = _estimate(
-        with_programs(pair, guide=prior), x, y, bounds, Sampling(num_samples, seed, progress=progress)
-    )
+    sampling = Sampling(num_samples, seed, progress=progress)
+    result = _estimate(with_programs(pair, guide=prior), data, bounds, sampling)
     _warn(result)
     return result
 
 
 def _estimate(
-    pair: ModelAndGuide, x: Tensor, y: Tensor | None, bounds: Sequence[int], sampling: Sampling
+    pair: ModelAndGuide, data: Arguments, bounds: Sequence[int], sampling: Sampling
 ) -> MarginalLikelihood:
     if not isinstance(bounds, Collection):
         raise InputError(f"bounds is {bounds!r}; it must be a list of whole numbers, such as (10, 100).")
@@ -330,8 +333,9 @@ def _estimate(
     sizes = [1, *(k for k in bounds if 1 < k < sampling.num_samples)]
     if sampling.num_samples > 1:
         sizes.append(sampling.num_samples)
+    dtype = data.args[0].dtype
     layout, parts = over_log_weights(
-        lambda scores: importance_statistics(scores, sizes, x.dtype), pair, x, y, sampling
+        lambda scores: importance_statistics(scores, sizes, dtype), pair, data, sampling
     )
     columns: dict[str, Any] = {name: torch.cat([part[name] for part in parts]) for name in _COLUMNS}
     return MarginalLikelihood(
@@ -353,8 +357,4 @@ def _warn(result: MarginalLikelihood) -> None:
         else "the standard errors of single data are not reliable"
     )
     warn_if_unreliable(result.khat, result.num_samples, consequence)
-    if result.num_samples > 1 and (repeated := int(result.repeated.sum())):
-        warn(
-            f"{_repeats(repeated, len(result.repeated))}. Mark discrete sites of the guide with "
-            'infer={"enumerate": "parallel"} to sum them out, or use more samples.'
-        )
+    warn_if_repeated(result.repeated, result.num_samples, "the estimate")

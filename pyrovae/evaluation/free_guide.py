@@ -26,7 +26,7 @@ from pyrovae.errors import InputError
 from pyrovae.programs.copies import PARTICLES, run_one
 from pyrovae.programs.densities import enumerated_sites
 from pyrovae.programs.distributions import base_of, layers_of
-from pyrovae.programs.log_weights import Layout, enumerated
+from pyrovae.programs.layout import Layout, enumerated
 from pyrovae.programs.pair import Program
 from pyrovae.programs.reparameterisation import check_gradient_flows
 from pyrovae.programs.rows import Arguments
@@ -43,7 +43,7 @@ class FreeGuide:
     Args:
         guide: a Pyro program whose latents are independent of one another given the data and the sites
             that it marks for enumeration.
-        args: the arguments of the guide, the data first.
+        arguments: the arguments of the guide, the data first.
         layout: the layout of the pair's log densities.
 
     Raises:
@@ -51,10 +51,10 @@ class FreeGuide:
             or is of a family whose parameters are not known.
     """
 
-    def __init__(self, guide: Program, args: tuple[Any, ...], layout: Layout) -> None:
-        self.num_data = len(args[0])
-        self._sites, distributions = _latents(guide, args, layout)
-        _, again = _latents(guide, args, layout)
+    def __init__(self, guide: Program, arguments: Arguments, layout: Layout) -> None:
+        self.num_data = len(arguments.args[0])
+        self._sites, distributions = _latents(guide, arguments, layout)
+        _, again = _latents(guide, arguments, layout)
         self._check_independent(distributions, again)
         self.leaves: dict[str, dict[str, Tensor]] = {}
         self._transforms: dict[str, dict[str, Any]] = {}
@@ -68,7 +68,7 @@ class FreeGuide:
             inner = layout.data_dim  # the parameters' own dimensions stand right of the batch's
             self._data_dims[name] = len(fn.batch_shape) + inner + _leading(values, fn)
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Sample the guide's latents with the present values of the free parameters.
 
         Raises:
@@ -145,15 +145,15 @@ _Parameters = dict[str, dict[str, Tensor]]
 
 
 def _latents(
-    guide: Program, args: tuple[Any, ...], layout: Layout
+    guide: Program, arguments: Arguments, layout: Layout
 ) -> tuple[dict[str, dict[str, Any]], _Parameters]:
     """Return a guide's latent sites, and their distributions' parameters for all enumerated values."""
     copies = layout.of_guide()
     with torch.no_grad():
-        if layout.ways.guide == "leading":
-            runs = [traced(enumerated(guide, layout), *args)]
+        if layout.way("guide") == "leading":
+            runs = [traced(enumerated(guide, layout), *arguments.args, **arguments.kwargs)]
         else:
-            ones = (run_one(guide, Arguments(args), copies, (value, 0)) for value in range(copies.values))
+            ones = (run_one(guide, arguments, copies, (value, 0)) for value in range(copies.values))
             runs = [poutine.util.prune_subsample_sites(run) for run in ones]
     check_gradient_flows(runs[0])
     sites = {name: runs[0].nodes[name] for name in latent_sites(runs[0])}

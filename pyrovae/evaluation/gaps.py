@@ -25,10 +25,9 @@ from torch import Tensor
 
 from pyrovae.compute.devices import seeded
 from pyrovae.compute.progress import progress_bar
-from pyrovae.data.checks import check_data
 from pyrovae.errors import check_counts
 from pyrovae.evaluation.arviz_adapter import pareto_khat
-from pyrovae.evaluation.chunking import arguments_of, in_turns, slices
+from pyrovae.evaluation.chunking import in_turns, slices
 from pyrovae.evaluation.guide_search import check_search, compare, search
 from pyrovae.evaluation.json_files import write_json
 from pyrovae.evaluation.statistics import (
@@ -46,6 +45,7 @@ from pyrovae.evaluation.statistics import (
 )
 from pyrovae.evaluation.validation import check_scorable
 from pyrovae.programs.devices import device_of
+from pyrovae.programs.given import with_given
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
 
@@ -191,6 +191,7 @@ def inference_gaps(
     x: Tensor,
     y: Tensor | None = None,
     *,
+    given: Mapping[str, Any] | None = None,
     num_samples: int = 5000,
     steps: int = 500,
     particles: int = 10,
@@ -214,6 +215,7 @@ def inference_gaps(
         x: the data, `(N, *x_shape)`.
         y: classes `(N,)`. Where the model observes them, all bounds are of log p(x, y). None means that the
             programs are called without classes.
+        given: further arguments of both programs by name, as in `fit`. None means nothing.
         num_samples: K, the number of draws for each datum from which the figures are computed.
         steps: the number of steps of the optimisation. If twice as many change a figure, use more.
         particles: the number of draws for each datum in each step.
@@ -236,18 +238,18 @@ def inference_gaps(
     """
     check_search(steps, particles, learning_rate)
     check_counts(num_samples=num_samples, batch_size=batch_size)
-    check_data(x, y)
+    pair, data = with_given(pair, x, y, given)
     device = device_of(pair, otherwise=x.device)
     parts = []
     with evaluating(pair), seeded(seed, device):
         with torch.no_grad():
-            layout = check_scorable(pair, device, x, y, enumerate=True)
+            layout = check_scorable(pair, device, data, enumerate=True)
         batches = list(slices(len(x), layout.at_once(batch_size, len(x))))
         with progress_bar(progress, len(batches) * steps, "step") as bar:
             for rows in in_turns(batches):
-                args = arguments_of(rows, device, x, y)
-                free = search(pair, args, layout, steps, particles, learning_rate, bar)
-                by_guide, by_best = compare(pair, (pair.guide, free), args, num_samples, layout)
+                arguments = data.rows(rows).to(device)
+                free = search(pair, arguments, layout, steps, particles, learning_rate, bar)
+                by_guide, by_best = compare(pair, (pair.guide, free), arguments, num_samples, layout)
                 parts.append(gap_statistics(by_guide, by_best, x.dtype))
     columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     errors = {name: columns.pop(f"error of {name}") for name in _COLUMNS}

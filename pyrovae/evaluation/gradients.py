@@ -8,6 +8,7 @@ is doubly reparameterised (Rainforth et al. 2018; Tucker et al. 2019).
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,15 +16,15 @@ import torch
 from torch import Tensor
 
 from pyrovae.compute.devices import seeded
-from pyrovae.data.checks import check_data
 from pyrovae.errors import InputError
-from pyrovae.evaluation.chunking import arguments_of
 from pyrovae.objectives import Objective
 from pyrovae.programs.checks import check_pair
 from pyrovae.programs.devices import device_of
+from pyrovae.programs.given import with_given
 from pyrovae.programs.modes import buffers_kept, in_training
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
 from pyrovae.programs.parameters import named_parameters, own_parameters
+from pyrovae.programs.rows import Arguments
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ def gradient_variance(
     x: Tensor,
     y: Tensor | None = None,
     *,
+    given: Mapping[str, Any] | None = None,
     repeats: int = 100,
     seed: int = 0,
 ) -> GradientVariance:
@@ -111,6 +113,7 @@ def gradient_variance(
         pair: a pair whose programs are called as `model(x)`, or `model(x, y)` where `y` is given.
         x: the minibatch, `(B, *x_shape)`.
         y: classes `(B,)`. None means that the programs are called without classes.
+        given: further arguments of both programs by name, as in `fit`. None means nothing.
         repeats: R, the number of gradients that are drawn.
         seed: the seed of the random draws. With the same seed two estimators that draw alike get the same
             noise.
@@ -125,13 +128,13 @@ def gradient_variance(
     """
     if repeats < 2:
         raise InputError(f"repeats is {repeats}; a variance needs at least 2.")
-    check_data(x, y)
+    pair, data = with_given(pair, x, y, given)
     device = device_of(pair, otherwise=x.device)
-    args = arguments_of(slice(None), device, x, y)
+    args, kwargs = arguments = data.to(device)
     with own_parameters(pair, hand_back=False), in_training(pair), buffers_kept(pair):
         with seeded(seed, device):
-            check_pair(pair, *args)
-            parameters = named_parameters(pair, *args)
+            check_pair(pair, *args, **kwargs)
+            parameters = named_parameters(pair, *args, **kwargs)
         parameters = {name: value for name, value in parameters.items() if value.requires_grad}
         if not parameters:
             raise InputError(
@@ -141,7 +144,7 @@ def gradient_variance(
         squares = {name: torch.zeros_like(p, dtype=torch.double) for name, p in parameters.items()}
         with seeded(seed, device):
             for count in range(1, repeats + 1):
-                gradients = _gradients(objective, pair, args, parameters)
+                gradients = _gradients(objective, pair, arguments, parameters)
                 for name, gradient in gradients.items():  # Welford: no difference of large sums
                     away = gradient - mean[name]
                     mean[name] += away / count
@@ -153,11 +156,12 @@ def gradient_variance(
 def _gradients(
     objective: Objective,
     pair: ModelAndGuide,
-    args: tuple[Tensor, ...],
+    arguments: Arguments,
     parameters: dict[str, Tensor],
 ) -> dict[str, Tensor]:
+    args, kwargs = arguments
     with torch.enable_grad():
-        loss = objective.differentiable_loss(pair.model, pair.guide, *args) / len(args[0])
+        loss = objective.differentiable_loss(pair.model, pair.guide, *args, **kwargs) / len(args[0])
     values = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
     return {name: value.to(_in_64_bit(value)) for name, value in zip(parameters, values, strict=True)}
 

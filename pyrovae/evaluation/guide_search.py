@@ -6,8 +6,9 @@ sharper q is worth the search (semi-amortised inference).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pyro
 import torch
@@ -15,16 +16,18 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyrovae.compute.devices import seeded
-from pyrovae.data.checks import check_data
 from pyrovae.errors import InputError, check_counts
-from pyrovae.evaluation.chunking import arguments_of, particles_at_once, slices
+from pyrovae.evaluation.chunking import particles_at_once, slices
 from pyrovae.evaluation.free_guide import FreeGuide, stick_the_landing
 from pyrovae.evaluation.validation import check_scorable
 from pyrovae.programs.checks import check_pair
 from pyrovae.programs.devices import device_of
-from pyrovae.programs.log_weights import Layout, run_under_particles, scores_of
+from pyrovae.programs.given import with_given
+from pyrovae.programs.layout import Layout, traces_of
+from pyrovae.programs.log_weights import scores_of
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide, Program, takes_pair, with_programs
+from pyrovae.programs.rows import Arguments
 
 _SELECTION_DRAWS = 200  # draws for each datum that decide whether its q* is better than its q
 
@@ -35,6 +38,7 @@ def best_guide(
     x: Tensor,
     y: Tensor | None = None,
     *,
+    given: Mapping[str, Any] | None = None,
     steps: int = 500,
     particles: int = 10,
     learning_rate: float = 0.03,
@@ -46,25 +50,25 @@ def best_guide(
         pair: a pair, as for `inference_gaps`.
         x: the data, `(B, *x_shape)`, which are optimised side by side.
         y: classes `(B,)`, or None.
+        given: further arguments of both programs by name, as in `fit`. None means nothing.
         steps: the number of steps of the optimisation. If twice as many change the result, use more.
         particles: the number of draws for each datum in each step.
         learning_rate: the learning rate of the first step; it falls to 0 by a half cosine.
         seed: the seed of the random draws. The caller's random stream does not change.
 
     Returns:
-        A guide with these best members. It can be called only with the same `x` (and `y`).
+        A guide with these best members. It can be called only with the same data.
 
     Raises:
         InputError: for the reasons given at `inference_gaps`.
     """
     check_search(steps, particles, learning_rate)
-    check_data(x, y)
+    pair, data = with_given(pair, x, y, given)
     device = device_of(pair, otherwise=x.device)
     with evaluating(pair), seeded(seed, device):
         with torch.no_grad():
-            layout = check_scorable(pair, device, x, y, enumerate=True)
-        args = arguments_of(slice(None), device, x, y)
-        return search(pair, args, layout, steps, particles, learning_rate)
+            layout = check_scorable(pair, device, data, enumerate=True)
+        return search(pair, data.to(device), layout, steps, particles, learning_rate)
 
 
 def check_search(steps: int, particles: int, learning_rate: float) -> None:
@@ -76,7 +80,7 @@ def check_search(steps: int, particles: int, learning_rate: float) -> None:
 
 def search(
     pair: ModelAndGuide,
-    args: tuple[Tensor, ...],
+    arguments: Arguments,
     layout: Layout,
     steps: int,
     particles: int,
@@ -88,14 +92,14 @@ def search(
     The losses of the data are added up. No parameter belongs to two data, and Adam treats each number by
     itself, so the result for one datum does not depend on the others.
     """
-    check_pair(pair, *args)
-    free = FreeGuide(pair.guide, args, layout)
+    check_pair(pair, *arguments.args, **arguments.kwargs)
+    free = FreeGuide(pair.guide, arguments, layout)
     start, leaves = free.state(), free.parameters()
     optimizer = torch.optim.Adam(leaves, lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
     for _ in range(steps):
         with torch.enable_grad():
-            _, bounds = _scores(with_programs(pair, guide=free), args, particles, layout, land=True)
+            _, bounds = _scores(with_programs(pair, guide=free), arguments, particles, layout, land=True)
             loss = -bounds.mean(0).sum()
         # The gradients of the leaves only: the pair's own parameters do not change.
         gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
@@ -105,7 +109,7 @@ def search(
         schedule.step()
         if bar is not None:
             bar.update()
-    _keep_the_better(pair, free, start, args, layout)
+    _keep_the_better(pair, free, start, arguments, layout)
     return free
 
 
@@ -113,7 +117,7 @@ def _keep_the_better(
     pair: ModelAndGuide,
     free: FreeGuide,
     start: list[Tensor],
-    args: tuple[Tensor, ...],
+    arguments: Arguments,
     layout: Layout,
 ) -> None:
     """Put the starting values back for data whose bound has not risen.
@@ -121,14 +125,14 @@ def _keep_the_better(
     Where the start was the best q already, the noise of the gradients has moved it away. The draws used
     here are not those of the reported figures, so the figures stay unbiased.
     """
-    (_, before), (_, after) = compare(pair, (pair.guide, free), args, _SELECTION_DRAWS, layout)
+    (_, before), (_, after) = compare(pair, (pair.guide, free), arguments, _SELECTION_DRAWS, layout)
     free.put_back(start, ~(after.mean(0) > before.mean(0)))  # also where the end is not finite
 
 
 def compare(
     pair: ModelAndGuide,
     guides: Sequence[Program],
-    args: tuple[Tensor, ...],
+    arguments: Arguments,
     num_samples: int,
     layout: Layout,
 ) -> list[tuple[Tensor, Tensor]]:
@@ -136,25 +140,27 @@ def compare(
     seed = int(torch.randint(2**62, ()))
     drawn = []
     for guide in guides:
-        with seeded(seed, args[0].device):
-            drawn.append(_draw(with_programs(pair, guide=guide), args, num_samples, layout))
+        with seeded(seed, arguments.args[0].device):
+            drawn.append(_draw(with_programs(pair, guide=guide), arguments, num_samples, layout))
     return drawn
 
 
 @torch.no_grad()
 def _draw(
-    pair: ModelAndGuide, args: tuple[Tensor, ...], num_samples: int, layout: Layout
+    pair: ModelAndGuide, arguments: Arguments, num_samples: int, layout: Layout
 ) -> tuple[Tensor, Tensor]:
     """Return the `_scores` of K draws, computed in chunks, in 64-bit on the CPU."""
-    size = particles_at_once(args[0], layout)
-    chunks = [_scores(pair, args, rows.stop - rows.start, layout) for rows in slices(num_samples, size)]
+    size = particles_at_once(arguments.args[0], layout)
+    chunks = [
+        _scores(pair, arguments, rows.stop - rows.start, layout) for rows in slices(num_samples, size)
+    ]
     log_weights, bounds = zip(*chunks, strict=True)
     return torch.cat(log_weights).cpu().double(), torch.cat(bounds).cpu().double()
 
 
 def _scores(
     pair: ModelAndGuide,
-    args: tuple[Tensor, ...],
+    arguments: Arguments,
     particles: int,
     layout: Layout,
     land: bool = False,
@@ -162,9 +168,10 @@ def _scores(
     """Return log weights and terms of the ELBO, `(K, B)` each, for K = `particles` draws of B data."""
     if isinstance(pair.guide, FreeGuide):  # its distributions have no networks
         layout = replace(layout, ways=layout.ways._replace(guide="leading"))
+    found = []
     with pyro.validation_enabled(False):
-        model_trace, guide_trace = run_under_particles(pair, args, particles, layout)
-    if land:
-        stick_the_landing(guide_trace)
-    found = scores_of(model_trace, guide_trace, args[0], layout)
-    return found.log_weights, found.elbo_terms
+        for model_trace, guide_trace in traces_of(pair, arguments, particles, layout):
+            if land:
+                stick_the_landing(guide_trace)
+            found.append(scores_of(model_trace, guide_trace, arguments.args[0], layout))
+    return torch.cat([part.log_weights for part in found]), torch.cat([part.elbo_terms for part in found])

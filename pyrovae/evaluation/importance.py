@@ -7,13 +7,14 @@ does not grow with K.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 import pyro
 import torch
+from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyrovae.compute import processes
@@ -21,21 +22,24 @@ from pyrovae.compute.compilation import MODES, compile_if_asked
 from pyrovae.compute.devices import seeded
 from pyrovae.compute.precision import products_in
 from pyrovae.compute.progress import progress_bar
-from pyrovae.data.checks import check_data
-from pyrovae.errors import check_choice, check_counts
-from pyrovae.evaluation.chunking import arguments_of, in_chunks, in_turns, particles_at_once, slices
+from pyrovae.errors import InputError, check_choice, check_counts
+from pyrovae.evaluation.chunking import in_chunks, in_turns, particles_at_once, slices
 from pyrovae.evaluation.validation import check_scorable
 from pyrovae.programs.checks import check_pair
+from pyrovae.programs.copies import Extra
 from pyrovae.programs.devices import device_of
-from pyrovae.programs.log_weights import Layout, Scores, scores
+from pyrovae.programs.layout import Layout, run_under_particles
+from pyrovae.programs.log_weights import Scores, scores, scores_of
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide
+from pyrovae.programs.rows import Arguments
 
 T = TypeVar("T")
 
 LONG_EVALUATION = 10_000_000  # the number of draws from which on compilation saves time
 MOST_DATA = 100  # data that are evaluated at once, at most
 _WEIGHTS = 500_000  # log weights that are held at once
+_VALUES = 15_000_000  # values of further tensors that are held at once
 
 
 @dataclass(frozen=True)
@@ -68,28 +72,53 @@ class Sampling:
         check_choice("way to compile", self.compile, MODES)
 
 
+@dataclass(frozen=True)
+class Further:
+    """Tensors of the draws that are wanted beside their scores.
+
+    Args:
+        extras: the tensors of single sites that a run of copies keeps (see `run_copies`).
+        columns: a function of the traces of model and guide, the data and the layout of a run under
+            particles. It returns tensors `(K, ...)`.
+        count: the number of these tensors.
+        size: the number of values that they have for each draw of a datum and enumerated value.
+    """
+
+    extras: Mapping[str, Extra]
+    columns: Callable[[Trace, Trace, Tensor, Layout], list[Tensor]]
+    count: int
+    size: int
+
+
 def over_log_weights(
-    summarise: Callable[[Scores], T], pair: ModelAndGuide, x: Tensor, y: Tensor | None, sampling: Sampling
+    summarise: Callable[..., T],
+    pair: ModelAndGuide,
+    data: Arguments,
+    sampling: Sampling,
+    further: Further | None = None,
 ) -> tuple[Layout, list[T]]:
     """Summarise the scores of all data's draws: their log weights log p(x, z_k) - log q(z_k | x) and more.
 
     Args:
-        summarise: a function of the scores `(K, n)`, in 64-bit on the CPU, of some of the data.
+        summarise: a function of the scores `(K, n)`, in 64-bit on the CPU, of some of the data, and of what
+            is wanted further.
         pair: a pair whose sites all lie under a plate of the data, unless `sampling.joint`.
-        x: the data, `(N, *x_shape)`.
-        y: classes `(N,)`, or None.
+        data: the arguments of a call with all data (see `with_given`).
         sampling: the settings.
+        further: what is wanted beside the scores. Single draws then have weights of their own, which
+            several enumerated sites do not allow. None means nothing.
 
     Returns:
         The layout of the pair's log densities, and the summaries in the order of the data.
 
     Raises:
-        InputError: for the reasons given at `marginal_likelihood`.
+        InputError: several sites are enumerated, and something is wanted beside the scores; or for the
+            reasons given at `marginal_likelihood`.
     """
-    check_data(x, y)
-    processes.check_alike({"x": x, "y": y, "the settings of the evaluation": sampling})
+    x, num_samples = data.args[0], sampling.num_samples
+    alike = dict(zip(("x", "y"), data.args, strict=False)) | dict(data.kwargs)
+    processes.check_alike(alike | {"the settings of the evaluation": sampling})
     device = device_of(pair, otherwise=x.device)
-    num_samples = sampling.num_samples
     summaries = []
     with (
         evaluating(pair),
@@ -98,72 +127,108 @@ def over_log_weights(
         products_in(sampling.precision, device, x.dtype),
     ):
         with seeded(sampling.seed, device):
-            layout = check_scorable(pair, device, x, y, sampling.enumerate, sampling.joint)
-        at_once = layout.at_once(max(1, min(MOST_DATA, _WEIGHTS // num_samples)), len(x))
+            layout = check_scorable(pair, device, data, sampling.enumerate, sampling.joint)
+        _check_single_draws(layout, further)
+        values, of_draw = (
+            (_WEIGHTS, 1) if further is None else (_VALUES, further.size * (layout.values or 1))
+        )
+        at_once = layout.at_once(max(1, min(MOST_DATA, values // (num_samples * of_draw))), len(x))
         # Each part has a random stream of its own, so the result does not depend on its process.
         seeded_parts = [(rows, int(torch.randint(2**62, ()).item())) for rows in slices(len(x), at_once)]
         mine = seeded_parts[processes.rank() :: processes.count()]
         total = sum(rows.stop - rows.start for rows, _ in mine)
-        score = _Scorer(pair, layout, sampling.compile, total * num_samples >= LONG_EVALUATION)
+        score = _Scorer(pair, layout, sampling.compile, total * num_samples >= LONG_EVALUATION, further)
         with progress_bar(sampling.progress and processes.is_first(), total, "datum") as bar:
             for rows, part_seed in in_turns(mine):
-                args = arguments_of(rows, device, x, y)
-                check_pair(pair, *args)
+                arguments = data.rows(rows).to(device)
+                check_pair(pair, *arguments.args, **arguments.kwargs)
                 torch.manual_seed(part_seed)
-                summaries.append(summarise(score.in_chunks(args, num_samples)))
-                bar.update(len(args[0]))
+                summaries.append(summarise(*score.in_chunks(arguments, num_samples)))
+                bar.update(len(arguments.args[0]))
     return layout, processes.gathered(summaries, len(seeded_parts))
+
+
+def _check_single_draws(layout: Layout, further: Further | None) -> None:
+    if further is not None and layout.several:
+        names = ", ".join(map(repr, layout.sites.summed_out))
+        raise InputError(
+            f"the sites {names} are enumerated and summed out together, so that no draw has a weight of "
+            "its own: draw them, with enumerate=False. Add a site that the guide lacks to it first."
+        )
 
 
 class _Scorer:
     """Scores the draws for some data, by one compiled graph where that saves time."""
 
-    def __init__(self, pair: ModelAndGuide, layout: Layout, compile: str, worthwhile: bool) -> None:
+    def __init__(
+        self,
+        pair: ModelAndGuide,
+        layout: Layout,
+        compile: str,
+        worthwhile: bool,
+        further: Further | None = None,
+    ) -> None:
         self.layout, self.compile, self.worthwhile = layout, compile, worthwhile
-        self.score = partial(_scored, pair, layout)
+        self.further = 0 if further is None else further.count
+        self.score = partial(_scored, pair, layout, further)
         self.graph: Callable[..., list[Tensor]] | None = None
         self.graph_shapes: list[Any] | None = None
         self.most = 2**63  # draws in a chunk, fewer after one did not fit into memory
 
-    def in_chunks(self, args: tuple[Tensor, ...], num_samples: int) -> Scores:
-        """Return the scores of `num_samples` draws of each of B data, in 64-bit on the CPU."""
-        size = min(num_samples, particles_at_once(args[0], self.layout), self.most)
+    def in_chunks(self, arguments: Arguments, num_samples: int) -> tuple[Any, ...]:
+        """Return the scores of `num_samples` draws of each of B data, in 64-bit, and further tensors.
+
+        All of them are on the CPU.
+        """
+        size = min(num_samples, particles_at_once(arguments.args[0], self.layout), self.most)
         if self.graph_shapes is None:
-            self._compile(args, size)
-        chunks, fitting = in_chunks(lambda c: self._chunk(args, c.stop - c.start), num_samples, size)
+            self._compile(arguments, size)
+        chunks, fitting = in_chunks(lambda c: self._chunk(arguments, c.stop - c.start), num_samples, size)
         if fitting < size:
             self.most = fitting
-        columns = [torch.cat(parts).cpu().double() for parts in zip(*chunks, strict=True)]
-        return _unpacked(columns, self.layout)
+        columns = [torch.cat(parts).cpu() for parts in zip(*chunks, strict=True)]
+        of_scores = len(columns) - self.further
+        return _unpacked(columns[:of_scores], self.layout), *columns[of_scores:]
 
-    def _chunk(self, args: tuple[Tensor, ...], particles: int) -> list[Tensor]:
-        if self.graph is not None and self.graph_shapes == [particles, *(arg.shape for arg in args)]:
-            return self.graph(*args)
-        return self.score(particles, *args)
+    def _chunk(self, arguments: Arguments, particles: int) -> list[Tensor]:
+        tensors = arguments.tensors
+        if self.graph is not None and self.graph_shapes == [particles, *(each.shape for each in tensors)]:
+            return self.graph(*tensors)
+        return self.score(particles, arguments)
 
-    def _compile(self, args: tuple[Tensor, ...], particles: int) -> None:
-        self.graph_shapes = [particles, *(arg.shape for arg in args)]
-        others = [arg.flip(0) for arg in args]
-        with seeded(0, args[0].device):
+    def _compile(self, arguments: Arguments, particles: int) -> None:
+        tensors = arguments.tensors
+        self.graph_shapes = [particles, *(each.shape for each in tensors)]
+        others = [each.flip(0) for each in tensors]
+        with seeded(0, tensors[0].device):
             self.graph = compile_if_asked(
                 self.compile,
                 self.worthwhile,
                 "the evaluation",
-                lambda *args: self.score(particles, *args),
-                lambda: (args, others),
+                lambda *others: self.score(particles, arguments.with_tensors(others)),
+                lambda: (tensors, others),
             )
 
 
-def _scored(pair: ModelAndGuide, layout: Layout, particles: int, *args: Tensor) -> list[Tensor]:
-    """Return the different tensors among the scores of a run, `(K, B)` each."""
+def _scored(
+    pair: ModelAndGuide, layout: Layout, further: Further | None, particles: int, arguments: Arguments
+) -> list[Tensor]:
+    """Return the different tensors among the scores of a run, `(K, B)` each, and what is wanted further."""
+    beside: list[Tensor] = []
     with pyro.validation_enabled(False):
-        found = scores(pair, args, particles, layout)
+        if further is None:
+            found = scores(pair, arguments, particles, layout)
+        else:
+            x = arguments.args[0]
+            traces = run_under_particles(pair, arguments, particles, layout, further.extras)
+            found = scores_of(*traces, x, layout)
+            beside = further.columns(*traces, x, layout)
     columns = [found.log_weights, found.elbo_terms] if layout.in_guide else [found.log_weights]
-    return columns if found.fingerprints is None else [*columns, found.fingerprints]
+    return [*columns, *([] if found.fingerprints is None else [found.fingerprints]), *beside]
 
 
 def _unpacked(columns: list[Tensor], layout: Layout) -> Scores:
     """Return the scores whose different tensors are given."""
-    log_weights, *others = columns
+    log_weights, *others = (column.double() for column in columns)
     terms = others.pop(0) if layout.in_guide else log_weights
     return Scores(log_weights, terms, others[0] if others else None)

@@ -24,7 +24,6 @@ from torch import Tensor
 
 from pyrovae.compute.devices import seeded
 from pyrovae.compute.progress import progress_bar
-from pyrovae.data.checks import check_data
 from pyrovae.errors import check_counts
 from pyrovae.evaluation.aggregated_posterior import (
     DATA,
@@ -35,14 +34,16 @@ from pyrovae.evaluation.aggregated_posterior import (
     only_own_errors,
     separate_sites,
 )
-from pyrovae.evaluation.chunking import arguments_of, in_turns, slices
+from pyrovae.evaluation.chunking import in_turns, slices
 from pyrovae.evaluation.json_files import write_json
 from pyrovae.evaluation.statistics import shown
 from pyrovae.evaluation.validation import check_scorable
 from pyrovae.programs.devices import device_of
-from pyrovae.programs.log_weights import Layout
+from pyrovae.programs.given import with_given
+from pyrovae.programs.layout import Layout
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide, Program, takes_pair
+from pyrovae.programs.rows import Arguments
 
 DENSITIES = 200_000  # log densities that are held at once
 FIGURES = ("average_kl", "mutual_information", "marginal_kl", "total_correlation", "dimension_wise_kl")
@@ -132,6 +133,7 @@ def kl_decomposition(
     x: Tensor,
     y: Tensor | None = None,
     *,
+    given: Mapping[str, Any] | None = None,
     num_samples: int = 10,
     seed: int = 0,
     progress: bool = False,
@@ -149,6 +151,8 @@ def kl_decomposition(
         x: the data, `(N, *x_shape)`.
         y: classes `(N,)`; the prior must not depend on them. None means that the programs are called
             without classes.
+        given: further arguments of both programs by name, as in `fit`; the prior must not depend on their
+            rows. None means nothing.
         num_samples: the number of draws for each datum. With one draw the standard errors are NaN.
         seed: the seed of the random draws. The caller's random stream does not change.
         progress: show a progress bar.
@@ -163,18 +167,18 @@ def kl_decomposition(
             density when it scores them again, as an ill-conditioned covariance does in 32-bit.
     """
     check_counts(num_samples=num_samples)
-    check_data(x, y)
+    pair, whole = with_given(pair, x, y, given)
     device = device_of(pair, otherwise=x.device)
     with evaluating(pair), seeded(seed, device), torch.no_grad(), only_own_errors():
-        layout = check_scorable(pair, device, x, y, enumerate=False)
-        args = arguments_of(slice(None), device, x, y)
-        separate = separate_sites(pair, args)
+        layout = check_scorable(pair, device, whole, enumerate=False)
+        data = whole.to(device)
+        separate = separate_sites(pair, data)
         terms: list[_Terms] = []
         with progress_bar(progress, num_samples * len(x), "draw") as bar:
             for part in slices(num_samples, max(1, DATA // len(x))):
-                draws = draws_of_guide(pair, args, part.stop - part.start, layout, separate)
+                draws = draws_of_guide(pair, data, part.stop - part.start, layout, separate)
                 for rows in in_turns(slices(len(draws), max(1, DENSITIES // len(x)))):
-                    terms.append(_terms(draws, pair.guide, args, rows, layout))
+                    terms.append(_terms(draws, pair.guide, data, rows, layout))
                     bar.update(rows.stop - rows.start)
     joined = {key: torch.cat([part[key] for part in terms]).cpu() for key in terms[0]}
     columns = {key: values.unflatten(0, (num_samples, len(x))) for key, values in joined.items()}
@@ -189,15 +193,15 @@ def _groups(draws: Draws) -> dict[str, list[str]]:
     return {_ALL: list(draws.codes)} | {name: [name] for name in draws.separate}
 
 
-def _terms(draws: Draws, guide: Program, args: tuple[Tensor, ...], rows: slice, layout: Layout) -> _Terms:
+def _terms(draws: Draws, guide: Program, data: Arguments, rows: slice, layout: Layout) -> _Terms:
     """Compute the contributions of some draws to the figures.
 
     Returns:
         For each (group of sites, figure) the terms `(c,)`, and for each (site, "per_dimension") the terms
         of the KLs of its dimensions, `(c, *inner_plates, *event_shape)`.
     """
-    log_q, log_q_dims = log_q_of_all(draws, guide, args, rows, layout)
-    num_data = len(args[0])
+    log_q, log_q_dims = log_q_of_all(draws, guide, data, rows, layout)
+    num_data = len(data.args[0])
     device = next(iter(log_q.values())).device  # where there are 64-bit numbers
     index = torch.arange(rows.start, rows.stop, device=device)[:, None] % num_data
     own_log_q = {name: values.gather(1, index).squeeze(1) for name, values in log_q.items()}

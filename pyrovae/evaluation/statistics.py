@@ -170,6 +170,31 @@ def warn_if_unreliable(khat: Tensor, num_samples: int, consequence: str) -> None
         )
 
 
+# Draws that repeat
+
+
+def repeats_line(repeated: Tensor, result: str) -> str:
+    """Say for how many data, `(N,)`, all draws of the discrete latents are the same, and what that does.
+
+    Args:
+        repeated: whether this is so, for each datum.
+        result: the result, for the text, such as "the estimate".
+    """
+    return (
+        f"for {int(repeated.sum())} of {len(repeated)} data all draws of the discrete latents are the "
+        f"same; the values that were not drawn do not enter {result}, and no error shows this"
+    )
+
+
+def warn_if_repeated(repeated: Tensor, num_samples: int, result: str) -> None:
+    """Warn if all K draws of the discrete latents are the same for some data; see `repeats_line`."""
+    if num_samples > 1 and repeated.any():
+        warn(
+            f"{repeats_line(repeated, result)}. Mark discrete sites of the guide with "
+            'infer={"enumerate": "parallel"} to sum them out, or use more samples.'
+        )
+
+
 # Standard errors of means
 
 

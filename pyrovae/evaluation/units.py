@@ -13,18 +13,17 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae.compute.devices import seeded
-from pyrovae.data.checks import check_data
 from pyrovae.errors import InputError, check_counts, check_numbers
-from pyrovae.evaluation.chunking import arguments_of, in_turns, slices
+from pyrovae.evaluation.chunking import in_turns, slices
 from pyrovae.evaluation.json_files import write_json
 from pyrovae.evaluation.validation import check_scorable
 from pyrovae.programs.checks import check_pair
 from pyrovae.programs.copies import run_copies
 from pyrovae.programs.devices import device_of
 from pyrovae.programs.distributions import has_mean
+from pyrovae.programs.given import with_given
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
-from pyrovae.programs.rows import Arguments
 from pyrovae.programs.sites import continuous_latents
 
 _ROWS = 20_000  # the number of data times particles that pass through the networks at once
@@ -86,6 +85,7 @@ def active_units(
     x: Tensor,
     y: Tensor | None = None,
     *,
+    given: Mapping[str, Any] | None = None,
     threshold: float = 0.01,
     num_samples: int = 100,
     seed: int = 0,
@@ -99,6 +99,7 @@ def active_units(
             its sites lie under a plate of the data.
         x: the data, `(N, *x_shape)`, N at least 2.
         y: classes `(N,)`. None means that the programs are called without classes.
+        given: further arguments of both programs by name, as in `fit`. None means nothing.
         threshold: the variance above which a unit is active.
         num_samples: the number of draws over which E_q[z | x] is averaged. The mean of the site's
             distribution is averaged where it is known (which is exact unless it depends on other latents),
@@ -113,7 +114,7 @@ def active_units(
         InputError: there are fewer than two data or draws; `threshold` is below 0; the data are not usable;
             the pair does not run on them; or it has no continuous latent under a plate of the data.
     """
-    check_data(x, y)
+    pair, data = with_given(pair, x, y, given)
     check_numbers(threshold=threshold)
     check_counts(num_samples=num_samples)
     if not threshold >= 0:
@@ -124,15 +125,15 @@ def active_units(
     device = device_of(pair, otherwise=x.device)
     parts = []
     with evaluating(pair), seeded(seed, device), torch.no_grad():
-        layout = check_scorable(pair, device, x, y, enumerate=False)
+        layout = check_scorable(pair, device, data, enumerate=False)
         for rows in in_turns(slices(len(x), layout.at_once(max(1, _ROWS // num_samples), len(x)))):
-            args = arguments_of(rows, device, x, y)
-            check_pair(pair, *args)
+            arguments = data.rows(rows).to(device)
+            check_pair(pair, *arguments.args, **arguments.kwargs)
             with pyro.validation_enabled(False):
                 trace = run_copies(
                     layout.ways.guide,
                     pair.guide,
-                    Arguments(args),
+                    arguments,
                     layout.of_guide(num_samples),
                     extras={"mean": _mean},
                 )

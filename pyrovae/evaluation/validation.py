@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
-from pyrovae.evaluation.chunking import arguments_of
 from pyrovae.programs.checks import check_pair
-from pyrovae.programs.log_weights import Layout, layout_of
+from pyrovae.programs.layout import Layout, layout_of
 from pyrovae.programs.neighbours import check_no_neighbours
 from pyrovae.programs.pair import ModelAndGuide
 from pyrovae.programs.rows import Arguments
@@ -21,8 +19,7 @@ _FEW = 7  # the number of data that the pair is tried on
 def check_scorable(
     pair: ModelAndGuide,
     device: torch.device,
-    x: Tensor,
-    y: Tensor | None,
+    data: Arguments,
     enumerate: bool,
     joint: bool = False,
 ) -> Layout:
@@ -33,8 +30,7 @@ def check_scorable(
     Args:
         pair: a pair.
         device: the device of the pair.
-        x: the data, `(N, *x_shape)`.
-        y: classes `(N,)`, or None.
+        data: the arguments of a call with all data, which have N rows each.
         enumerate: whether the sites that the guide marks for enumeration will be summed out.
         joint: whether one log density is for all data together.
 
@@ -44,11 +40,11 @@ def check_scorable(
     Raises:
         InputError: for the reasons given at `check_pair`, `layout_of` and `check_no_neighbours`.
     """
-    few = arguments_of(slice(None, _FEW), device, x, y)
-    whole = joint or (len(x) > _FEW and needs_all(pair, Arguments(few), len(few[0])))
-    args = arguments_of(slice(None), device, x, y) if whole else few
-    check_pair(pair, *args)
-    layout = layout_of(pair, args, enumerate, joint=joint)
+    few = data.rows(slice(None, _FEW)).to(device)
+    whole = joint or (len(data.args[0]) > _FEW and needs_all(pair, few, len(few.args[0])))
+    found = data.to(device) if whole else few
+    check_pair(pair, *found.args, **found.kwargs)
+    layout = layout_of(pair, found, enumerate, joint)
     if not joint:
-        check_no_neighbours(pair, Arguments(args))
+        check_no_neighbours(pair, found)
     return replace(layout, whole=whole)

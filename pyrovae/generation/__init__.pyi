@@ -9,8 +9,10 @@ from .codes import latent_means as latent_means
 from .codes import posterior_draws as posterior_draws
 from .generator import Codes as Codes
 from .generator import Generator as Generator
+from .generator import Images as Images
 from .images import decode as decode
 from .images import images_of as images_of
+from .images import only_site as only_site
 from .images import reconstruct as reconstruct
 from .images import sample_images as sample_images
 from .interpolation import interpolate as interpolate

@@ -2,47 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from pyrovae.errors import InputError
-from pyrovae.generation.generator import Generator
-from pyrovae.generation.prior import draws
+from pyrovae.errors import InputError, check_counts
+from pyrovae.generation.codes import encoded
+from pyrovae.generation.generator import Generator, Images, as_images, each, joined
+from pyrovae.generation.prior import draws, images_of_draws
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
 
 
 @takes_pair
-def num_classes(pair: ModelAndGuide) -> int:
+def num_classes(pair: ModelAndGuide, *, given: Mapping[str, Any] | None = None) -> int:
     """Return C, the number of classes of a model.
+
+    Args:
+        pair: a pair.
+        given: further arguments of both programs by name, such as a condition, with one row `(1, ...)`.
+            None means nothing.
 
     Raises:
         InputError: the model has no classes.
     """
-    return Generator(pair).known_class_site().num_classes
+    return Generator(pair, given).known_class_site().num_classes
 
 
 @takes_pair
-def classes_behind(pair: ModelAndGuide, site: str | None = None) -> set[str]:
+def classes_behind(
+    pair: ModelAndGuide, site: str | None = None, *, given: Mapping[str, Any] | None = None
+) -> set[str]:
     """Return the class sites that x depends on when a latent is given.
 
     Args:
         pair: a pair.
         site: the latent. None means the one that the model samples last before the data.
+        given: further arguments of both programs by name, such as a condition, with one row `(1, ...)`.
+            None means nothing.
 
     Raises:
         InputError: there is no such latent.
     """
-    return classes_for(Generator(pair), site)
-
-
-def classes_for(generator: Generator, site: str | None) -> set[str]:
-    """Do the work of `classes_behind` with an existing generator."""
-    given = {generator.code_site(site)}
-    return generator.ancestors(generator.data_site, given) & generator.classes
+    generator = Generator(pair, given)
+    return generator.classes_behind(generator.code_site(site))
 
 
 @takes_pair
-def class_samples(pair: ModelAndGuide, count: int = 10, candidates: int = 100, seed: int = 0) -> Tensor:
+def class_samples(
+    pair: ModelAndGuide,
+    count: int = 10,
+    candidates: int = 100,
+    seed: int = 0,
+    *,
+    given: Mapping[str, Any] | None = None,
+) -> Images:
     """Return E[x | y, z] for draws z ~ p(z | y) of each class.
 
     Args:
@@ -50,24 +65,32 @@ def class_samples(pair: ModelAndGuide, count: int = 10, candidates: int = 100, s
         count: N, the number of draws of each class.
         candidates: the number of draws from which one is kept, if the class is predicted from z.
         seed: the seed of the random draws. The caller's random stream does not change.
+        given: further arguments of both programs by name, such as a condition. A tensor with N rows has one
+            for each draw. None means nothing.
 
     Returns:
-        `(C, N, *x_shape)`, on the CPU.
+        `(C, N, *x_shape)`, on the CPU; a dictionary of them if several sites observe the data.
 
     Raises:
         InputError: the model has no classes, or for the reasons given at `draw_latents`.
     """
-    generator = Generator(pair)
-    site, classes = generator.known_class_site()
-    rows = []
-    for label in range(classes):
-        codes = draws(generator, count, label, candidates, seed=seed + label)
-        rows.append(generator.images(codes | {site: torch.full((count,), label)}))
-    return torch.stack(rows)
+    check_counts(count=count)
+    generator = Generator(pair, given, count=count)
+    y = torch.arange(generator.known_class_site().num_classes)
+    rows = torch.arange(count).repeat(len(y))
+    images = _samples(generator, y.repeat_interleave(count), rows, candidates, seed)
+    return each(images, lambda values: values.unflatten(0, (len(y), count)))
 
 
 @takes_pair
-def samples_of_classes(pair: ModelAndGuide, y: Tensor, candidates: int = 100, seed: int = 0) -> Tensor:
+def samples_of_classes(
+    pair: ModelAndGuide,
+    y: Tensor,
+    candidates: int = 100,
+    seed: int = 0,
+    *,
+    given: Mapping[str, Any] | None = None,
+) -> Images:
     """Return E[x | y, z] for each of the given classes, with one draw z ~ p(z | y) for each.
 
     Args:
@@ -75,25 +98,35 @@ def samples_of_classes(pair: ModelAndGuide, y: Tensor, candidates: int = 100, se
         y: classes `(N,)`.
         candidates: the number of draws from which one is kept, if the class is predicted from z.
         seed: the seed of the random draws. The caller's random stream does not change.
+        given: further arguments of both programs by name, such as a condition. A tensor with N rows has one
+            for each draw. None means nothing.
 
     Returns:
-        `(N, *x_shape)`, on the CPU.
+        `(N, *x_shape)`, on the CPU; a dictionary of them if several sites observe the data.
 
     Raises:
-        InputError: the model has no classes, or for the reasons given at `draw_latents`.
+        InputError: there are no classes, or for the reasons given at `draw_latents`.
     """
-    generator = Generator(pair)
+    check_counts(**{"the number of classes in y": len(y)})
+    generator = Generator(pair, given, count=len(y))
+    return _samples(generator, y, torch.arange(len(y)), candidates, seed)
+
+
+def _samples(generator: Generator, y: Tensor, rows: Tensor, candidates: int, seed: int) -> Images:
+    """Return images of classes `(N,)`, for the indices `(N,)` of what is given with them."""
     site, _ = generator.known_class_site()
-    rows, parts = [], []
+    order, parts = [], []
     for label in y.unique().tolist():
-        rows.append((y == label).nonzero().squeeze(1))
-        codes = draws(generator, len(rows[-1]), label, candidates, seed=seed + label)
-        parts.append(generator.images(codes | {site: y[rows[-1]]}))
-    return torch.cat(parts)[torch.cat(rows).argsort()]
+        order.append((y == label).nonzero().squeeze(1))
+        drawn = draws(generator, rows[order[-1]], label, candidates, seed + label)
+        drawn.latents[site] = generator.class_values(y[order[-1]])
+        parts.append(images_of_draws(generator, drawn, rows[order[-1]], seed + label))
+    places = torch.cat(order).argsort()
+    return as_images({name: values[places] for name, values in joined(parts).items()})
 
 
 @takes_pair
-def analogies(pair: ModelAndGuide, x: Tensor) -> Tensor:
+def analogies(pair: ModelAndGuide, x: Tensor, *, given: Mapping[str, Any] | None = None) -> Images:
     """Decode each datum's style in every class (Kingma et al. 2014, figure 1).
 
     The latents are at the guide's means for the datum, and the class is set to 0, 1, ..., C - 1.
@@ -101,21 +134,24 @@ def analogies(pair: ModelAndGuide, x: Tensor) -> Tensor:
     Args:
         pair: a trained pair.
         x: the data, `(N, *x_shape)`.
+        given: further arguments of both programs by name, such as a condition. A tensor with N rows has one
+            for each datum. None means nothing.
 
     Returns:
-        `(N, C, *x_shape)`, on the CPU.
+        `(N, C, *x_shape)`, on the CPU; a dictionary of them if several sites observe the data.
 
     Raises:
         InputError: the model has no classes, or x does not depend on them.
     """
-    generator = Generator(pair)
+    generator = Generator(pair, given, x)
     label, classes = generator.known_class_site()
-    if generator.data_site not in generator.descendants(label):
+    if not generator.descendants(label).intersection(generator.data_sites):
         raise InputError(
             f"in a {generator.name} the class '{label}' is predicted from the latents and x does not "
             "depend on it, so there is no style apart from it: draw class_samples instead."
         )
-    codes = generator.without_descendants(generator.codes(x), label)
-    rows = {name: values.repeat_interleave(classes, 0) for name, values in codes.items()}
-    rows[label] = torch.arange(classes).repeat(len(x))
-    return generator.images(rows).unflatten(0, (len(x), classes))
+    codes = generator.without_descendants(encoded(generator), label)
+    codes = {name: values.repeat_interleave(classes, 0) for name, values in codes.items()}
+    codes[label] = generator.class_values(torch.arange(classes).repeat(len(x)))
+    images = generator.images(codes, torch.arange(len(x)).repeat_interleave(classes))
+    return each(images, lambda values: values.unflatten(0, (len(x), classes)))

@@ -2,62 +2,91 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Collection, Mapping
+from typing import Any
+
 import torch
 from pyro import poutine
+from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyrovae.compute.devices import seeded
-from pyrovae.generation.generator import ROWS, Codes, Generator
+from pyrovae.errors import InputError
+from pyrovae.generation.generator import ROWS, Codes, Generator, joined
+from pyrovae.programs.accounting import has_finite_support
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
+from pyrovae.programs.rows import Arguments
+from pyrovae.programs.running import AtMeans, at_means, traced
+from pyrovae.programs.structure import Structure, Traces
 
 
 @takes_pair
-def code_site(pair: ModelAndGuide, site: str | None = None) -> str:
+def code_site(
+    pair: ModelAndGuide, site: str | None = None, *, given: Mapping[str, Any] | None = None
+) -> str:
     """Return the name of a continuous latent.
 
     Args:
         pair: a pair.
         site: the name. None means the latent that the model samples last before the data.
+        given: further arguments of both programs by name, such as a condition, with one row `(1, ...)`.
+            None means nothing.
 
     Raises:
         InputError: there is no such latent.
     """
-    return Generator(pair).code_site(site)
+    return Generator(pair, given).code_site(site)
 
 
 @takes_pair
-def latent_codes(pair: ModelAndGuide, x: Tensor) -> Codes:
+def latent_codes(pair: ModelAndGuide, x: Tensor, *, given: Mapping[str, Any] | None = None) -> Codes:
     """Return the latents of data at the guide's means, and classes at their modes.
 
-    In a model without latents, such as an autoencoder, the codes are its `pyro.deterministic` sites.
+    A mean without a closed form, such as that of a flow, is the average of `MEAN_DRAWS` = 100 draws of
+    `pyrovae.programs.distributions`, with a fixed seed. In a model without latents, such as an autoencoder,
+    the codes are its `pyro.deterministic` sites.
 
     Args:
         pair: a trained pair.
         x: the data, `(N, *x_shape)`.
+        given: further arguments of both programs by name, such as a condition. A tensor with N rows has one
+            for each datum. None means nothing.
 
     Returns:
         Each latent's values by site, `(N, *event_shape)`, on the CPU.
+
+    Raises:
+        InputError: a latent has no mean under the guide, such as a Cauchy variable.
     """
-    return Generator(pair).codes(x)
+    generator = Generator(pair, given, x)
+    return encoded(generator, exact=generator.code_names)
 
 
 @takes_pair
-def latent_means(pair: ModelAndGuide, x: Tensor, site: str | None = None) -> Tensor:
+def latent_means(
+    pair: ModelAndGuide, x: Tensor, site: str | None = None, *, given: Mapping[str, Any] | None = None
+) -> Tensor:
     """Return the posterior mean of a latent for each datum (of an autoencoder, the code).
 
-    Other latents that it depends on are at their own means, classes at their modes.
+    Other latents that it depends on are at their own means, classes at their modes. A mean without a closed
+    form, such as that of a flow, is the average of 100 draws with a fixed seed.
 
     Args:
         pair: a trained pair.
         x: the data, `(N, *x_shape)`.
         site: the latent. None means the one that the model samples last before the data.
+        given: further arguments of both programs by name, such as a condition. A tensor with N rows has one
+            for each datum. None means nothing.
 
     Returns:
         `(N, M)`, on the CPU.
 
     Raises:
-        InputError: there is no such latent.
+        InputError: there is no such latent; or it, or a latent that it depends on, has no mean under the
+            guide, such as a Cauchy variable: then draw it by `posterior_draws`.
 
     Example:
         >>> import torch
@@ -66,13 +95,21 @@ def latent_means(pair: ModelAndGuide, x: Tensor, site: str | None = None) -> Ten
         >>> latent_means(PPCA((4,), 2), torch.zeros(3, 4)).shape
         torch.Size([3, 2])
     """
-    generator = Generator(pair)
-    return generator.codes(x)[generator.code_site(site)]
+    generator = Generator(pair, given, x)
+    site = generator.code_site(site)
+    return encoded(generator, exact=[site])[site]
 
 
 @torch.no_grad()
 @takes_pair
-def posterior_draws(pair: ModelAndGuide, x: Tensor, site: str | None = None, seed: int = 0) -> Tensor:
+def posterior_draws(
+    pair: ModelAndGuide,
+    x: Tensor,
+    site: str | None = None,
+    seed: int = 0,
+    *,
+    given: Mapping[str, Any] | None = None,
+) -> Tensor:
     """Draw once from the guide for each datum. Together these are draws of the aggregated posterior.
 
     Args:
@@ -80,6 +117,8 @@ def posterior_draws(pair: ModelAndGuide, x: Tensor, site: str | None = None, see
         x: the data, `(N, *x_shape)`.
         site: the latent. None means the one that the model samples last before the data.
         seed: the seed of the random draws. The caller's random stream does not change.
+        given: further arguments of both programs by name, such as a condition. A tensor with N rows has one
+            for each datum. None means nothing.
 
     Returns:
         `(N, M)`, on the CPU.
@@ -87,10 +126,94 @@ def posterior_draws(pair: ModelAndGuide, x: Tensor, site: str | None = None, see
     Raises:
         InputError: there is no such latent, or it is a function of the datum.
     """
-    generator = Generator(pair)
-    name, device = generator.prior_site(site), generator.device
-    with evaluating(pair), seeded(seed, device):
-        guide = poutine.trace(pair.guide)
-        return torch.cat(
-            [guide.get_trace(part.to(device)).nodes[name]["value"].cpu() for part in x.split(ROWS)]
+    generator = Generator(pair, given, x)
+    name = generator.prior_site(site)
+    guide, parts = poutine.trace(generator.pair.guide), []
+    with evaluating(generator.pair), seeded(seed, generator.device):
+        for rows in torch.arange(len(x)).split(ROWS):
+            args, kwargs = generator.arguments(rows)
+            parts.append(guide.get_trace(*args, **kwargs).nodes[name]["value"].cpu())
+    return torch.cat(parts)
+
+
+def encoded(generator: Generator, exact: Collection[str] = ()) -> Codes:
+    """Do the work of `latent_codes` with an existing generator.
+
+    A latent that has no mean is one draw, with a warning.
+
+    Args:
+        generator: the generator of data.
+        exact: the latents that must be means.
+
+    Raises:
+        InputError: one of these has no mean, or depends on a latent in the guide that has none.
+    """
+    with evaluating(generator.pair), seeded(0, generator.device), torch.no_grad():
+        codes = joined(_encoded(generator, rows) for rows in torch.arange(generator.size).split(ROWS))
+    without = generator.without_mean
+    for name in exact if without else ():
+        if cause := {name, *_before(generator, name)} & {*without}:
+            raise _no_mean(name, min(cause), without[min(cause)])
+    generator.warn_of_draws()
+    return codes
+
+
+def _encoded(generator: Generator, rows: Tensor) -> Codes:
+    data, centre = generator.arguments(rows), AtMeans()
+    guide = poutine.trace(centre(generator.pair.guide)).get_trace(*data.args, **data.kwargs)
+    model = at_means(poutine.replay(generator.pair.model, trace=guide))
+    nodes = traced(model, *data.args, **data.kwargs).nodes
+    generator.without_mean |= centre.drawn
+    codes = {name: nodes[name]["value"] for name in generator.code_names}
+    if alone := {name: nodes[name]["fn"] for name in generator.latents if name not in guide.nodes}:
+        codes |= _most_probable(generator, alone, guide, data)
+    return {name: values.cpu() for name, values in codes.items()}
+
+
+def _most_probable(generator: Generator, alone: Mapping[str, Any], guide: Trace, data: Arguments) -> Codes:
+    """Return the most probable values of latents that the guide lacks, given its own and the data.
+
+    Args:
+        generator: the generator of data.
+        alone: these latents' distributions by name.
+        guide: the trace of the guide.
+        data: the arguments of the call.
+
+    Raises:
+        InputError: a latent has no finite support, or there are too many values to try.
+    """
+    finite = all(map(has_finite_support, alone.values()))
+    supports = [fn.enumerate_support(expand=False) for fn in alone.values()] if finite else []
+    if not supports or math.prod(map(len, supports)) > ROWS:
+        raise InputError(
+            f"the guide of {generator.name} has no site for {', '.join(map(repr, alone))}, and there are "
+            "too many values to find the most probable ones: sample them in the guide."
         )
+    points, scores = [], []
+    for values in itertools.product(*supports):
+        fns = zip(alone.items(), values, strict=True)
+        points.append({name: value.expand(fn.shape()) for (name, fn), value in fns})
+        model = poutine.condition(poutine.replay(generator.pair.model, trace=guide), data=points[-1])
+        traces = Traces(traced(model, *data.args, **data.kwargs), None)
+        log_p = Structure(generator.pair.model, *data, traces).log_p
+        terms = [log_p[name] for name in (*generator.latents, *generator.data_sites)]
+        scores.append(sum(terms[1:], terms[0]))
+    best = torch.stack(scores).argmax(0)
+    rows = torch.arange(len(best), device=best.device)
+    return {name: torch.stack([point[name] for point in points])[best, rows] for name in alone}
+
+
+def _before(generator: Generator, name: str) -> set[str]:
+    """Return the sites that a latent depends on in the guide."""
+    edges, found = Structure(generator.pair, *generator.few(1)).inference_edges, {name}
+    while new := {parent for parent, child in edges if child in found} - found:
+        found |= new
+    return found - {name}
+
+
+def _no_mean(site: str, without: str, distribution: str) -> InputError:
+    through = "" if without == site else f", on which '{site}' depends,"
+    return InputError(
+        f"'{without}' ({distribution}){through} has no mean under the guide: draw it by "
+        f"posterior_draws(pair, x, site='{site}'), and take medians of several draws for a centre."
+    )

@@ -1,9 +1,16 @@
-"""Run a pair as a generator: some latents may be given, and nothing else is observed.
+"""Run a pair as a generator: some latents may be given, and so may data.
 
 To make an image, the model runs with some latents given and the others at their means. The image is the
-mean of the distribution at the site that observes the data. The code of a datum consists of the guide's
-means of its latents, and of the modes of its classes. A changed latent changes those that depend on it:
-with another class y, the z1 of M1+M2 is the mean of p(z1 | z2, y).
+mean of the distribution at the site that observes the data, or a dictionary of such means if several sites
+do. The code of a datum consists of the guide's means of its latents, and of the modes of its classes. A
+changed latent changes those that depend on it: with another class y, the z1 of M1+M2 is the mean of
+p(z1 | z2, y).
+
+A mean without a closed form is the average of `programs.distributions.MEAN_DRAWS` draws. All draws have a
+seed, so each call gives the same, and the caller's random stream does not change.
+
+A model may read the data, as does a likelihood with a library size. It gets the data where data are given.
+Otherwise they are drawn in the order that `order` finds, or the model is refused.
 
 Where a function takes a `site`, None means the continuous latent that the model samples last before the
 data: z, or z1 in M1+M2.
@@ -11,28 +18,40 @@ data: z, or z1 in M1+M2.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
 import torch
 from pyro import poutine
 from pyro.distributions import Categorical
+from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
-from pyrovae.errors import InputError
-from pyrovae.programs.classes import ClassSite, class_site
+from pyrovae.compute.devices import seeded
+from pyrovae.data.checks import check_data
+from pyrovae.errors import InputError, cause, warn
+from pyrovae.generation.order import TRIALS, Order, order_of
+from pyrovae.generation.placeholders import ROWS as TRIED
+from pyrovae.generation.placeholders import data_sites_of, shape_of_a_datum
+from pyrovae.programs.classes import ClassSite, categorical_latents, labelled_call
 from pyrovae.programs.devices import device_of
-from pyrovae.programs.distributions import base_of
-from pyrovae.programs.modes import evaluating
-from pyrovae.programs.pair import ModelAndGuide, name_of_pair
+from pyrovae.programs.distributions import base_of, in_form_of, mean_of, name_of
+from pyrovae.programs.given import given_of
+from pyrovae.programs.modes import evaluating, nothing_moves
+from pyrovae.programs.pair import ModelAndGuide, Program, name_of_pair
 from pyrovae.programs.reach import modules_of
-from pyrovae.programs.running import at_means, traced
-from pyrovae.programs.structure import Structure, structure
+from pyrovae.programs.rows import Arguments
+from pyrovae.programs.running import AtMeans, traced
+from pyrovae.programs.structure import Structure
 
 Codes = dict[str, Tensor]
 """Values of latents by site, `(N, *event_shape)` each."""
+
+Images = Tensor | dict[str, Tensor]
+"""The values of the site that observes the data, or of several such sites by name."""
 
 ROWS = 1000  # the number of data that pass through a program at a time
 
@@ -43,68 +62,206 @@ class Generator:
     Each fact is computed once, when it is first asked for. So a function makes one generator and passes it
     on.
 
+    Attributes:
+        without_mean: the sites that were drawn since they have no mean, with their distributions' names.
+
     Args:
-        pair: a trained pair. To generate, its programs need only the number of the data.
+        pair: a trained pair.
+        given: further arguments of both programs by name. Tensors with N rows are cut with the data.
+        x: the data, `(N, *x_shape)`. None means that there are none.
+        count: N, the number of draws, where there are no data.
+
+    Raises:
+        InputError: the data are not usable; or `given` is not, or lacks an argument of the programs.
     """
 
-    def __init__(self, pair: ModelAndGuide) -> None:
-        self.pair = pair
-        self.name = name_of_pair(pair)
-        self.device = device_of(pair)
+    def __init__(
+        self,
+        pair: ModelAndGuide,
+        given: Mapping[str, Any] | None = None,
+        x: Tensor | None = None,
+        count: int = 1,
+    ) -> None:
+        if x is not None:
+            check_data(x, given=given)
+        self.x, self.size = x, count if x is None else len(x)
+        self.name, self.device = name_of_pair(pair), device_of(pair)
+        found = given_of(pair, given, self.size)
+        self.pair, self._given_rows = found.bound_to(pair, self.device), found.rows
+        self._orders: dict[frozenset[str], Order | None] = {}
+        self.without_mean: dict[str, str] = {}
+        self._check_whole(found.whole)
+
+    # Arguments
+
+    def _check_whole(self, whole: Mapping[str, Any]) -> None:
+        """Refuse a tensor that has no row for each datum or draw, if the model fails with it."""
+        tensors = {n: value for n, value in whole.items() if isinstance(value, Tensor) and value.dim()}
+        for name, value in tensors.items():
+            try:
+                _ = self.structure.traces
+            except Exception as error:
+                raise InputError(
+                    f"given['{name}'] has shape {tuple(value.shape)}, and there are {self.size} data or "
+                    "draws, so it was passed whole, and the model fails: give one row for each of them. "
+                    f"(The model says: {cause(error)}.)"
+                ) from error
+
+    def arguments(self, rows: Tensor) -> Arguments:
+        """Return the arguments of both programs for some of the N data, by index. Without data, x is 0."""
+        x = self.placeholder(len(rows)) if self.x is None else self.x[rows.to(self.x.device)]
+        return Arguments((x.to(self.device),), self._given(rows))
+
+    def _given(self, rows: Tensor) -> dict[str, Tensor]:
+        rows_of = self._given_rows.items()
+        return {name: values[rows.to(values.device)].to(self.device) for name, values in rows_of}
+
+    def placeholder(self, count: int) -> Tensor:
+        """Return `count` data of zeros, in the shape and type of the data."""
+        return self._like.new_zeros(count, *self._x_shape)
+
+    @cached_property
+    def _like(self) -> Tensor:
+        if self.x is not None:
+            return self.x.new_empty(0, device=self.device)
+        parameters = (p for module in modules_of(self.pair) for p in module.parameters())
+        dtype = next((p.dtype for p in parameters if p.is_floating_point()), None)
+        return torch.empty(0, dtype=dtype, device=self.device)
+
+    @cached_property
+    def _x_shape(self) -> tuple[int, ...]:
+        if self.x is not None:
+            return tuple(self.x.shape[1:])
+        return shape_of_a_datum(self.pair, self._like, self._given(torch.arange(TRIED) % self.size))
+
+    def few(self, count: int) -> Arguments:
+        """Return arguments for a few data, the values of which do not matter."""
+        rows = torch.arange(count) % self.size
+        return self.arguments(rows)._replace(args=(self.placeholder(count),))
 
     # Facts
 
     @cached_property
     def structure(self) -> Structure:
         """The structure of the model when it is called without classes."""
-        return structure(self.pair.model, self.placeholder(1))
+        return Structure(self.pair.model, *self.few(1))
 
     @cached_property
     def unobserved(self) -> Structure:
-        """The structure of the model when nothing is observed."""
-        return structure(poutine.uncondition(self.pair.model), self.placeholder(1))
+        """The structure of the model when no data are observed."""
+        return Structure(_unobserved(self.pair.model, self.data_sites), *self.few(1))
 
-    @property
-    def data_site(self) -> str:
-        """The site that observes the data: the model's last observed site."""
-        return self.structure.observed[-1]
+    @cached_property
+    def data_sites(self) -> tuple[str, ...]:
+        """The sites that observe the data, in order; see `data_sites_of`."""
+        (x,), given = self.few(1)
+        return tuple(data_sites_of(self.pair.model, x, given))
+
+    @cached_property
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of a datum, for each site that observes all of it in another shape."""
+        x = self.placeholder(1)
+        x += torch.arange(x.numel(), device=x.device).view(x.shape) / x.numel()
+        nodes = Structure(self.pair.model, (x,), self.structure.kwargs).traces.model.nodes
+        observed = {name: nodes[name]["value"] for name in self.data_sites}
+        return {name: x.shape[1:] for name, value in observed.items() if value.flatten().equal(x.flatten())}
+
+    @cached_property
+    def latents(self) -> tuple[str, ...]:
+        """The model's latents in order, without predictions, such as a y that is not given."""
+        found = self.structure.latents
+        if all(self.unobserved.children(name) for name in found):
+            return found
+        predicted = Structure(self.pair, *self.few(1)).predicted
+        return tuple(name for name in found if name not in predicted)
 
     @property
     def code_names(self) -> tuple[str, ...]:
         """The latents in order; in a model without latents (an autoencoder), the deterministic sites."""
-        return self.structure.latents or self.structure.deterministic
+        return self.latents or self.structure.deterministic
 
-    @property
+    @cached_property
     def classes(self) -> frozenset[str]:
-        """The latents that are classes, that is, whole numbers."""
-        return frozenset(self.structure.latents) - frozenset(self.structure.continuous)
+        """The latents that are classes: whole numbers, or one-hot vectors."""
+        return frozenset(self.latents) - frozenset(self.structure.continuous)
 
     @cached_property
     def class_site(self) -> ClassSite | None:
-        """The site that observes the classes when the model is called with them, if there is one."""
-        return class_site(self.pair.model, self.placeholder(1))
+        """The site of the classes, if there is one.
+
+        It is the site that observes the classes when the model is called with them, or else the only latent
+        of classes.
+        """
+        if self._labelled is not None:
+            return self._labelled[0]
+        names = [name for name in categorical_latents(self.structure) if name in self.latents]
+        if len(names) != 1:
+            return None
+        fn = self.structure.traces.model.nodes[names[0]]["fn"]
+        return ClassSite(names[0], base_of(fn).probs.shape[-1])
+
+    @cached_property
+    def _labelled(self) -> tuple[ClassSite, Structure] | None:
+        """The site that observes the classes in a call with them, and the structure of this call."""
+        (x,), given = self.few(1)
+        return labelled_call(self.pair.model, x, given)
 
     def known_class_site(self) -> ClassSite:
         """Return `class_site` for a model that must have one.
 
         Raises:
-            InputError: the model has no classes.
+            InputError: the model has no classes, or has several latents of classes.
         """
         if self.class_site is None:
+            if len(self.classes) > 1:
+                raise InputError(
+                    f"{self.name} has several latents of classes, {', '.join(sorted(self.classes))}: give "
+                    "the values of all of them by name, images_of(pair, codes)."
+                )
             raise InputError(
                 f"{self.name} has no classes: train m2, m1m2, pcvae or cpcvae on labelled data."
             )
         return self.class_site
 
+    @cached_property
+    def predicts_class(self) -> bool:
+        """Whether the distribution at the class site depends on latents, as in the PC-VAE.
+
+        Raises:
+            InputError: it depends on the data.
+        """
+        name, _ = self.known_class_site()
+        before = self._with_classes.ancestors(name)
+        if before.intersection(self.data_sites):
+            raise InputError(
+                f"the class '{name}' of {self.name} is predicted from the data, so it cannot be chosen "
+                "before they are drawn: draw data without a class, and classify them."
+            )
+        return bool(before.intersection(self.latents))
+
+    @property
+    def differs_by_row(self) -> bool:
+        """Whether the programs may get other arguments for other rows."""
+        return self.x is not None or bool(self._given_rows)
+
+    def class_values(self, classes: Tensor) -> Tensor:
+        """Return classes `(N,)` as values of the class site, which may be one-hot vectors."""
+        name, _ = self.known_class_site()
+        return in_form_of(self._with_classes.traces.model.nodes[name]["fn"], classes.to(self.device))
+
+    @property
+    def _with_classes(self) -> Structure:
+        """The structure of a call that has the class site. Some models have it only with classes."""
+        return self.structure if self._labelled is None else self._labelled[1]
+
     def descendants(self, name: str) -> set[str]:
         """Return the sites that depend on a site, directly or through others."""
-        with evaluating(self.pair):
-            return self.unobserved.descendants(name)
+        return self.unobserved.descendants(name)
 
-    def ancestors(self, name: str, given: Iterable[str]) -> set[str]:
-        """Return the sites that a site depends on, directly or through sites that are not given."""
-        with evaluating(self.pair):
-            return self.unobserved.ancestors(name, given)
+    def classes_behind(self, site: str) -> set[str]:
+        """Return the class sites that the data depend on, directly or through latents other than `site`."""
+        before = (self.unobserved.ancestors(name, {site}) for name in self.data_sites)
+        return set().union(*before) & self.classes
 
     def code_site(self, site: str | None = None) -> str:
         """Return the name of a continuous latent. None means the one that is sampled last before the data.
@@ -125,7 +282,7 @@ class Generator:
         Raises:
             InputError: there is no such latent, or it has no prior because it is a function of the datum.
         """
-        if not self.structure.latents:
+        if not self.latents:
             raise InputError(
                 f"{self.name} has no prior over z, so it cannot generate: "
                 "reconstruct or interpolate instead, or train a vae."
@@ -134,58 +291,126 @@ class Generator:
 
     # Runs
 
-    def placeholder(self, count: int) -> Tensor:
-        """Return `count` data of zeros, for programs that need only their number.
+    def order(self, given: Iterable[str]) -> Order | None:
+        """Return the order in which data are drawn if some latents are given; None if one run draws all.
 
-        If the model has a `likelihood.x_shape`, this is their shape, since an autoencoder encodes the
-        placeholder even where the code is then replaced.
+        Raises:
+            InputError: the model cannot generate without data.
         """
-        modules = modules_of(self.pair)
-        likelihoods: Any = (getattr(module, "likelihood", None) for module in modules)
-        x_shape = next((x.x_shape for x in likelihoods if hasattr(x, "x_shape")), ())
-        parameters = (p for module in modules for p in module.parameters())
-        dtype = next((p.dtype for p in parameters if p.is_floating_point()), None)
-        return torch.zeros(count, *x_shape, dtype=dtype, device=self.device)
+        key = frozenset(given)
+        if self.x is None and key not in self._orders:
+            wanted = {*self.data_sites, *self.latents} - key
+            sites = [name for name in self.structure.traces.model.nodes if name in wanted]
+            x, kwargs = self.placeholder(TRIALS), self.few(TRIALS).kwargs
 
-    def run(
-        self, count: int, given: Mapping[str, Tensor], y: Tensor | None = None, means: bool = False
-    ) -> Trace:
-        """Run the model with nothing observed but the given latents.
+            def run(x: Tensor, latents: Mapping[str, Tensor]) -> Trace:
+                return traced(poutine.condition(self.pair.model, data=dict(latents)), x, **kwargs)
 
-        The caller puts the modules into evaluation mode.
+            with nothing_moves(self.pair.model):
+                torch.manual_seed(0)
+                self._orders[key] = order_of(run, x, sites, key)
+        return self._orders.get(key)
+
+    @property
+    def reads_data(self) -> bool:
+        """Whether there are no data, and the model reads some values of a datum to draw others."""
+        return self.order(()) is not None
+
+    def run(self, rows: Tensor, given: Mapping[str, Tensor], means: bool = False) -> Trace:
+        """Run the model on some of the data, or on data that are drawn if there are none.
+
+        The caller puts the modules into evaluation mode and sets the seed.
 
         Args:
-            count: N, the number of data.
-            given: values `(N, *event_shape)` of latents.
-            y: classes `(N,)`, the second argument of models that have a class site only if they are called
-                with classes. To set the class, put it into `given` too.
+            rows: the indices `(B,)` of data and of what is given with them.
+            given: values `(B, *event_shape)` of latents, and of the class site.
             means: put the other latents at their means, classes at their modes. If false, they are drawn.
         """
-        program = poutine.condition(poutine.uncondition(self.pair.model), data=dict(given))
-        x = self.placeholder(count)
-        return traced(at_means(program) if means else program, *((x,) if y is None else (x, y)))
+        (data,), kwargs = self.arguments(rows)
+        labels, centre = self._labels(given), AtMeans()
 
-    @torch.no_grad()
-    def codes(self, x: Tensor) -> Codes:
-        """Return the codes of data `(N, *x_shape)`, on the CPU. See `generation.latent_codes`."""
-        with evaluating(self.pair):
-            return joined(self._codes(part.to(self.device)) for part in x.split(ROWS))
+        def run(x: Tensor, latents: Mapping[str, Tensor]) -> Trace:
+            program = poutine.condition(self.pair.model, data=dict(latents))
+            return traced(centre(program) if means else program, x, *labels, **kwargs)
 
-    def _codes(self, x: Tensor) -> Codes:
-        guide_trace = poutine.trace(at_means(self.pair.guide)).get_trace(x)
-        model_trace = poutine.trace(poutine.replay(self.pair.model, trace=guide_trace)).get_trace(x)
-        return {name: model_trace.nodes[name]["value"].cpu() for name in self.code_names}
+        order = self.order(given)
+        trace = run(data, given) if order is None else order.draw(run, data, given)
+        self.without_mean |= {name: fn for name, fn in centre.drawn.items() if name in self.latents}
+        return trace
 
-    @torch.no_grad()
-    def images(self, codes: Mapping[str, Tensor]) -> Tensor:
-        """Return E[x | codes], `(N, *x_shape)`, on the CPU. See `generation.images_of`."""
-        parts = zip(*(values.to(self.device).split(ROWS) for values in codes.values()), strict=True)
-        images = []
-        with evaluating(self.pair):
-            for part in parts:
-                trace = self.run(len(part[0]), dict(zip(codes, part, strict=True)), means=True)
-                images.append(_grey(trace.nodes[self.data_site]["fn"]).cpu())
-        return torch.cat(images)
+    def _labels(self, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """Return the classes if the model is to be called with them, as some have the site only then."""
+        if not {*given} - {*self.structure.continuous} or self._labelled is None:
+            return ()
+        (name, _), call = self._labelled
+        labels = (values for site, values in given.items() if site == name)
+        whole = call.args[1].dim() == 1
+        return tuple(y.argmax(-1) if whole and y.dim() > 1 else y for y in labels)
+
+    def draw(self, rows: Tensor, given: Mapping[str, Tensor]) -> tuple[Trace, Codes]:
+        """Run the model as `run` does. Return its trace, and a draw of the data by site, on the CPU."""
+        trace, ordered = self.run(rows, given), self.order(given) is not None
+        nodes = {name: trace.nodes[name] for name in self.data_sites}
+        values = {name: node["value"] if ordered else node["fn"]() for name, node in nodes.items()}
+        return trace, {name: self._in_grey(name, nodes[name]["fn"], values[name]) for name in values}
+
+    def images(self, codes: Mapping[str, Tensor], rows: Tensor | None = None) -> Images:
+        """Return E[x | codes], as `images_by_site` does, without a dictionary if there is one site."""
+        return as_images(self.images_by_site(codes, rows))
+
+    def images_by_site(
+        self, codes: Mapping[str, Tensor], rows: Tensor | None = None, seed: int = 0
+    ) -> dict[str, Tensor]:
+        """Return E[x | codes] for each site that observes data, `(N, *x_shape)`, on the CPU.
+
+        Args:
+            codes: values of latents, `(N, *event_shape)` each.
+            rows: the indices `(N,)` of data and of what is given with them; by default 0, 1, ...
+            seed: the seed of the draws, where there is no mean or a value depends on earlier ones.
+
+        Raises:
+            InputError: the model observes no data, or cannot generate without data.
+        """
+        if not self.data_sites:
+            raise InputError(
+                f"the model of {self.name} observes nothing when it is called with data alone, so it has "
+                "no data to generate: give it a site that observes the data, pyro.sample(..., obs=x)."
+            )
+        count = len(next(iter(codes.values())))
+        rows = torch.arange(count) if rows is None else rows
+        parts = []
+        with evaluating(self.pair), seeded(seed, self.device), torch.no_grad():
+            for part in torch.arange(count).split(ROWS):
+                given = {name: values[part].to(self.device) for name, values in codes.items()}
+                trace, ordered = self.run(rows[part], given, means=True), self.order(given) is not None
+                parts.append({name: self._image(trace, name, ordered) for name in self.data_sites})
+        self.warn_of_draws()
+        return joined(parts)
+
+    def _image(self, trace: Trace, name: str, ordered: bool) -> Tensor:
+        fn = trace.nodes[name]["fn"]
+        if ordered:
+            return self._in_grey(name, fn, trace.nodes[name]["value"])
+        if isinstance(pixels := base_of(fn), Categorical):
+            levels = torch.arange(pixels.probs.shape[-1]).to(pixels.probs)
+            return self._in_grey(name, fn, pixels.probs @ levels)
+        if (mean := mean_of(fn)) is None:
+            self.without_mean[name] = name_of(fn)
+            mean = fn()
+        return self._in_grey(name, fn, mean)
+
+    def _in_grey(self, name: str, fn: Any, values: Tensor) -> Tensor:
+        """Return values of a site in the shape of the data, levels 0, ..., L - 1 divided by L - 1."""
+        if isinstance(pixels := base_of(fn), Categorical):
+            values = values / (pixels.probs.shape[-1] - 1)
+        return values.reshape(len(values), *self._shapes.get(name, values.shape[1:])).cpu()
+
+    def warn_of_draws(self) -> None:
+        """Warn of the sites without a mean that were drawn, and forget them."""
+        if self.without_mean:
+            names = " and ".join(f"'{name}' ({fn})" for name, fn in self.without_mean.items())
+            warn(f"{names} of {self.name} has no mean, so one draw with a fixed seed stands for it.")
+            self.without_mean = {}
 
     def without_descendants(self, codes: Codes, changed: str) -> Codes:
         """Return the codes that stay valid when one of them is changed: those that do not depend on it."""
@@ -193,15 +418,42 @@ class Generator:
         return {name: values for name, values in codes.items() if name not in gone}
 
 
-def _grey(fn: Any) -> Tensor:
-    """Return a distribution's mean. For levels 0, 1, ..., L - 1 it is divided by L - 1."""
-    pixels = base_of(fn)
-    if not isinstance(pixels, Categorical):
-        return fn.mean
-    return pixels.probs @ torch.linspace(0, 1, pixels.probs.shape[-1]).to(pixels.probs)
+class _Unobserved(Messenger):
+    """Lets the sites that observe the data be drawn."""
+
+    def __init__(self, names: Collection[str]) -> None:
+        super().__init__()
+        self.names = names
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.names:
+            msg["is_observed"], msg["value"] = False, None
+
+
+def _unobserved(program: Program, names: Collection[str]) -> Program:
+    """Return the program with some of its observed sites drawn. It shows the same parameters."""
+
+    @functools.wraps(program)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with _Unobserved(names):
+            return program(*args, **kwargs)
+
+    return run
+
+
+def as_images(values: Codes) -> Images:
+    """Return the values of the sites that observe the data: a tensor if there is one site only."""
+    return values if len(values) > 1 else next(iter(values.values()))
+
+
+def each(images: Images, change: Callable[[Tensor], Tensor]) -> Images:
+    """Apply a function to the images of each site."""
+    if isinstance(images, dict):
+        return {name: change(values) for name, values in images.items()}
+    return change(images)
 
 
 def joined(parts: Iterable[Codes]) -> Codes:
-    """Join the codes of several parts of the data."""
+    """Join the values of several parts of the data."""
     whole = list(parts)
     return {name: torch.cat([part[name] for part in whole]) for name in whole[0]}

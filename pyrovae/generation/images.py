@@ -1,46 +1,85 @@
-"""Images in [0, 1] decoded from latents: samples of the prior and reconstructions of data."""
+"""Images in [0, 1] decoded from latents: samples of the prior and reconstructions of data.
+
+The images are the means of the site that observes the data, `(N, *x_shape)`. If several sites do, there is
+a dictionary of them by name. The values are draws instead of means, with a seed, where there is no mean
+(Cauchy; this gives a warning), and where the model computes the distribution of a value from earlier values
+of the datum and there are no data. These values are drawn one after the other.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+import torch
 from torch import Tensor
 
-from pyrovae.errors import InputError
-from pyrovae.generation.classes import classes_for
-from pyrovae.generation.generator import Generator
-from pyrovae.generation.prior import draws
+from pyrovae.errors import InputError, check_counts
+from pyrovae.generation.codes import encoded
+from pyrovae.generation.generator import Generator, Images, as_images
+from pyrovae.generation.prior import draws, images_of_draws
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
 
 
+def only_site(images: Images) -> Tensor:
+    """Return images of a model with one site that observes the data.
+
+    Args:
+        images: the result of a function of this package.
+
+    Raises:
+        InputError: several sites observe the data.
+    """
+    if isinstance(images, dict):
+        raise InputError(
+            f"the model observes data at several sites, {', '.join(images)}, and the images of one are "
+            f'needed here: choose one of the results by name, such as images["{next(iter(images))}"].'
+        )
+    return images
+
+
 @takes_pair
-def images_of(pair: ModelAndGuide, codes: Mapping[str, Tensor]) -> Tensor:
+def images_of(
+    pair: ModelAndGuide, codes: Mapping[str, Tensor], *, given: Mapping[str, Any] | None = None
+) -> Images:
     """Return E[x | codes]. Latents without a code are at their means, classes at their modes.
 
     Args:
         pair: a trained pair.
         codes: values of latents by site, `(N, *event_shape)` each.
+        given: further arguments of both programs by name, such as a condition. A tensor with N rows has one
+            for each draw. None means nothing.
 
     Returns:
-        `(N, *x_shape)`, on the CPU.
+        `(N, *x_shape)`, on the CPU; a dictionary of them if several sites observe the data.
+
+    Raises:
+        InputError: there are no codes; or the model observes no data, or cannot generate without data.
     """
-    return Generator(pair).images(codes)
+    if not codes:
+        raise InputError("there are no codes: give the values of at least one latent by name.")
+    return Generator(pair, given, count=len(next(iter(codes.values())))).images(codes)
 
 
 @takes_pair
-def sample_images(pair: ModelAndGuide, count: int, seed: int = 0) -> Tensor:
+def sample_images(
+    pair: ModelAndGuide, count: int, seed: int = 0, *, given: Mapping[str, Any] | None = None
+) -> Images:
     """Return E[x | z] for draws z ~ p(z).
 
     Args:
         pair: a trained pair.
         count: N, the number of draws.
         seed: the seed of the random draws. The caller's random stream does not change.
+        given: further arguments of both programs by name, such as a condition. A tensor with N rows has one
+            for each draw. None means nothing.
 
     Returns:
-        `(N, *x_shape)`, on the CPU.
+        `(N, *x_shape)`, on the CPU; a dictionary of them if several sites observe the data.
 
     Raises:
-        InputError: the model has no prior to draw from, or `count` is below 1.
+        InputError: the model has no prior to draw from or cannot generate without data, or `count` is
+            below 1.
 
     Example:
         >>> from pyrovae.generation import sample_images
@@ -48,27 +87,40 @@ def sample_images(pair: ModelAndGuide, count: int, seed: int = 0) -> Tensor:
         >>> sample_images(PPCA((4,), 2), 3).shape
         torch.Size([3, 4])
     """
-    generator = Generator(pair)
-    return generator.images(draws(generator, count, seed=seed))
+    check_counts(count=count)
+    generator = Generator(pair, given, count=count)
+    rows = torch.arange(count)
+    return as_images(images_of_draws(generator, draws(generator, rows, seed=seed), rows, seed))
 
 
 @takes_pair
-def reconstruct(pair: ModelAndGuide, x: Tensor) -> Tensor:
+def reconstruct(pair: ModelAndGuide, x: Tensor, *, given: Mapping[str, Any] | None = None) -> Images:
     """Return E[x | z] at the posterior mean of each datum, in its most probable class.
+
+    A likelihood that reads the data, such as a library size, gets them.
 
     Args:
         pair: a trained pair.
         x: the data, `(N, *x_shape)`.
+        given: further arguments of both programs by name, such as a condition. A tensor with N rows has one
+            for each datum. None means nothing.
 
     Returns:
-        `(N, *x_shape)`, on the CPU.
+        `(N, *x_shape)`, on the CPU; a dictionary of them if several sites observe the data.
     """
-    generator = Generator(pair)
-    return generator.images(generator.codes(x))
+    generator = Generator(pair, given, x)
+    return generator.images(encoded(generator))
 
 
 @takes_pair
-def decode(pair: ModelAndGuide, z: Tensor, y: Tensor | None = None, site: str | None = None) -> Tensor:
+def decode(
+    pair: ModelAndGuide,
+    z: Tensor,
+    y: Tensor | None = None,
+    site: str | None = None,
+    *,
+    given: Mapping[str, Any] | None = None,
+) -> Images:
     """Return E[x | z], or E[x | z, y] for a model such as M2 whose images depend on a class too.
 
     Args:
@@ -76,28 +128,33 @@ def decode(pair: ModelAndGuide, z: Tensor, y: Tensor | None = None, site: str | 
         z: values of a latent, `(N, M)`.
         y: classes `(N,)`, for a model whose images depend on them.
         site: the latent. None means the one that the model samples last before the data.
+        given: further arguments of both programs by name, such as a condition. A tensor with N rows has one
+            for each draw. None means nothing.
 
     Returns:
-        `(N, *x_shape)`, on the CPU.
+        `(N, *x_shape)`, on the CPU; a dictionary of them if several sites observe the data.
 
     Raises:
-        InputError: there is no such latent; x depends on a class too, and none is given; or a class is
-            given that the model does not have or that x does not depend on.
+        InputError: there is no such latent; x depends on a class too, and none is given; a class is given
+            that the model does not have or that x does not depend on; or the model cannot generate without
+            data.
     """
-    return decoded(Generator(pair), z, y, site)
+    return decoded(Generator(pair, given, count=len(z)), z, y, site)
 
 
-def decoded(generator: Generator, z: Tensor, y: Tensor | None, site: str | None) -> Tensor:
-    """Do the work of `decode` with an existing generator."""
+def decoded(
+    generator: Generator, z: Tensor, y: Tensor | None, site: str | None, rows: Tensor | None = None
+) -> Images:
+    """Do the work of `decode` with an existing generator, and with rows as in `Generator.images`."""
     site = generator.code_site(site)
-    classes = classes_for(generator, site)
+    classes = generator.classes_behind(site)
     if y is None and classes:
         raise InputError(
-            f"x depends on the class '{', '.join(classes)}' as well as on '{site}': say which class "
-            "(decode(model, z, y), on the command line --label)."
+            f"x depends on the class '{', '.join(sorted(classes))}' as well as on '{site}': say which "
+            "class (decode(model, z, y), on the command line --label)."
         )
     if y is None:
-        return generator.images({site: z})
+        return generator.images({site: z}, rows)
     label, num_classes = generator.known_class_site()
     if y.min() < 0 or y.max() >= num_classes:
         raise InputError(
@@ -108,4 +165,4 @@ def decoded(generator: Generator, z: Tensor, y: Tensor | None, site: str | None)
         raise InputError(
             f"given '{site}', x does not depend on a class: leave it out (y, on the command line --label)."
         )
-    return generator.images({site: z, label: y})
+    return generator.images({site: z, label: generator.class_values(y)}, rows)

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from pyrovae.errors import InputError, check_counts
-from pyrovae.generation.generator import Generator
+from pyrovae.generation.codes import encoded
+from pyrovae.generation.generator import Generator, Images, each
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
+from pyrovae.programs.rows import Arguments
 
 
 @takes_pair
 def interpolate(
-    pair: ModelAndGuide, start: Tensor, end: Tensor, steps: int = 10, site: str | None = None
-) -> Tensor:
+    pair: ModelAndGuide,
+    start: Tensor,
+    end: Tensor,
+    steps: int = 10,
+    site: str | None = None,
+    *,
+    given: Mapping[str, Any] | None = None,
+) -> Images:
     """Decode the straight lines in latent space between data.
 
-    Where images depend on a class (M2), it is the class of the nearer end.
+    Where images depend on a class (M2), it is the class of the nearer end. A likelihood that reads the data
+    gets those of the nearer end.
 
     Args:
         pair: a trained pair.
@@ -24,9 +36,11 @@ def interpolate(
         end: the data at which the lines end, `(N, *x_shape)`.
         steps: the number of points on each line, both ends included.
         site: the latent to move. None means all latents.
+        given: further arguments of both programs by name, such as a condition. A tensor with N rows has one
+            for each line. None means nothing.
 
     Returns:
-        `(N, steps, *x_shape)`, on the CPU.
+        `(N, steps, *x_shape)`, on the CPU; a dictionary of them if several sites observe the data.
 
     Raises:
         InputError: `start` and `end` differ in shape, `steps` is below 2, or there is no such latent.
@@ -39,23 +53,34 @@ def interpolate(
     check_counts(2, steps=steps)
     along = torch.linspace(0, 1, steps)
     ends = torch.stack([start, end], 1).flatten(0, 1)
-    return _mixtures(Generator(pair), ends, torch.stack([1 - along, along], -1), site)
+    of_ends = Arguments((start,), given or {}).of_data(lambda values: values.repeat_interleave(2, 0))
+    generator = Generator(pair, of_ends.kwargs, ends)
+    return _mixtures(generator, torch.stack([1 - along, along], -1), site)
 
 
 @takes_pair
 def interpolate_grid(
-    pair: ModelAndGuide, corners: Tensor, steps: int = 10, site: str | None = None
-) -> Tensor:
+    pair: ModelAndGuide,
+    corners: Tensor,
+    steps: int = 10,
+    site: str | None = None,
+    *,
+    given: Mapping[str, Any] | None = None,
+) -> Images:
     """Decode the square in latent space between four data.
+
+    Where images depend on a class (M2) or on something that is given, it is that of the nearest corner.
 
     Args:
         pair: a trained pair.
         corners: the data at the corners, `(4, *x_shape)`: top left, top right, bottom left, bottom right.
         steps: the number of points on each side, both ends included.
         site: the latent to move. None means all latents.
+        given: further arguments of both programs by name, such as a condition. A tensor with 4 rows has one
+            for each corner. None means nothing.
 
     Returns:
-        `(steps, steps, *x_shape)`, on the CPU.
+        `(steps, steps, *x_shape)`, on the CPU; a dictionary of them if several sites observe the data.
 
     Raises:
         InputError: there are not 4 corners, `steps` is below 2, or there is no such latent.
@@ -68,30 +93,31 @@ def interpolate_grid(
     down, right = (side.flatten() for side in torch.meshgrid(along, along, indexing="ij"))
     up, left = 1 - down, 1 - right
     weights = torch.stack([up * left, up * right, down * left, down * right], -1)
-    return _mixtures(Generator(pair), corners, weights, site)[0].unflatten(0, (steps, steps))
+    images = _mixtures(Generator(pair, given, corners), weights, site)
+    return each(images, lambda values: values[0].unflatten(0, (steps, steps)))
 
 
-def _mixtures(generator: Generator, x: Tensor, weights: Tensor, site: str | None) -> Tensor:
+def _mixtures(generator: Generator, weights: Tensor, site: str | None) -> Images:
     """Decode weighted means of codes.
 
     Args:
-        generator: the generator.
-        x: N groups of K data, `(N * K, *x_shape)`.
+        generator: the generator of N groups of K data, `(N * K, *x_shape)`.
         weights: the weights of P means, `(P, K)`.
         site: the latent to average. None means all latents.
 
     Returns:
         The images of the P means of each group, `(N, P, *x_shape)`.
     """
-    codes = generator.codes(x)
+    codes = encoded(generator)
     if site is not None:
         codes = generator.without_descendants(codes, generator.code_site(site))
+    nearest = torch.arange(generator.size).unflatten(0, (-1, weights.shape[1]))[:, weights.argmax(-1)]
     points = {}
     for name, values in codes.items():
-        groups = values.unflatten(0, (-1, weights.shape[1]))
-        if values.is_floating_point():
-            mixed = torch.einsum("pk,nk...->np...", weights.to(values), groups)
+        if name in generator.classes:
+            points[name] = values[nearest.flatten()]
         else:
-            mixed = groups[:, weights.argmax(-1)]
-        points[name] = mixed.flatten(0, 1)
-    return generator.images(points).unflatten(0, (-1, len(weights)))
+            groups = values.unflatten(0, (-1, weights.shape[1]))
+            points[name] = torch.einsum("pk,nk...->np...", weights.to(values), groups).flatten(0, 1)
+    images = generator.images(points, nearest.flatten())
+    return each(images, lambda values: values.unflatten(0, (-1, len(weights))))

@@ -2,47 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
-from pyro.distributions import Independent
 from torch import Tensor
 
 from pyrovae.compute.devices import seeded
 from pyrovae.compute.memory import check_fits
 from pyrovae.compute.precision import in_64_bits
-from pyrovae.errors import InputError, check_counts
+from pyrovae.errors import InputError, check_counts, warn
 from pyrovae.generation.generator import ROWS, Codes, Generator, joined
 from pyrovae.programs.distributions import factors_of
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
 
+ENOUGH = 10
+"""The number of proposals, at least, that should be of the class that is asked for."""
+
+PROPOSALS = 1000
+"""The number of draws, at least, from which draws of a class are kept."""
+
+
+class Draws(NamedTuple):
+    """Draws of a model.
+
+    Attributes:
+        latents: the latents by site, `(N, *event_shape)` each, on the CPU.
+        data: the values of the sites that observe data, in the same form.
+    """
+
+    latents: Codes
+    data: Codes
+
+    def rows(self, rows: Tensor) -> Draws:
+        """Return some of the draws."""
+        return Draws(*({name: values[rows] for name, values in part.items()} for part in self))
+
 
 @takes_pair
-def prior_site(pair: ModelAndGuide, site: str | None = None) -> str:
+def prior_site(
+    pair: ModelAndGuide, site: str | None = None, *, given: Mapping[str, Any] | None = None
+) -> str:
     """Return the name of a continuous latent with a prior.
 
     Args:
         pair: a pair.
         site: the name. None means the latent that the model samples last before the data.
+        given: further arguments of both programs by name, such as a condition, with one row `(1, ...)`.
+            None means nothing.
 
     Raises:
         InputError: there is no such latent, or it has no prior because it is a function of the datum.
     """
-    return Generator(pair).prior_site(site)
+    return Generator(pair, given).prior_site(site)
 
 
 @takes_pair
 def draw_latents(
-    pair: ModelAndGuide, count: int, label: int | None = None, candidates: int = 100, seed: int = 0
+    pair: ModelAndGuide,
+    count: int,
+    label: int | None = None,
+    candidates: int = 100,
+    seed: int = 0,
+    *,
+    given: Mapping[str, Any] | None = None,
 ) -> Codes:
     """Draw all latents from the model, given a class if `label` is given.
 
-    Draws given a class are made by sampling-importance-resampling (Rubin 1987). The class is set, and
-    `count * candidates` draws are made; `count` of them are kept, in proportion to the probability of the
-    class at its site. Where the class comes first (M2), all probabilities are equal, and `count` draws are
-    exact without resampling. Where the class is predicted from z (PC-VAE), the draws approach p(z | y) as
-    `candidates` grows.
+    Where the class comes first (M2), it is set, and the other latents are drawn given it. Where it is
+    predicted from z (PC-VAE), draws given a class are made by sampling-importance-resampling (Rubin 1987):
+    of `count * candidates` draws, and at least 1,000, `count` are kept, in proportion to the probability of
+    the class. They approach p(z | y) as `candidates` grows.
 
     Args:
         pair: a trained pair.
@@ -50,33 +81,42 @@ def draw_latents(
         label: the class. None means that it is drawn like the other latents.
         candidates: the number of draws from which one is kept, if the class is predicted from z.
         seed: the seed of the random draws. The caller's random stream does not change.
+        given: further arguments of both programs by name, such as a condition. A tensor with N rows has one
+            for each draw. None means nothing.
 
     Returns:
         Each latent's values by site, `(N, *event_shape)`, on the CPU.
 
+    Warns:
+        UserWarning: too few of the draws are of the class.
+
     Raises:
-        InputError: the model has no latent with a prior, or no such class; `count` or `candidates` is
-            below 1.
+        InputError: the model has no latent with a prior, or no such class; no draw can be of the class;
+            the model cannot generate without data; or `count` or `candidates` is below 1.
     """
-    return draws(Generator(pair), count, label, candidates, seed)
+    check_counts(count=count)
+    generator = Generator(pair, given, count=count)
+    return draws(generator, torch.arange(count), label, candidates, seed).latents
 
 
-@torch.no_grad()
 def draws(
-    generator: Generator, count: int, label: int | None = None, candidates: int = 100, seed: int = 0
-) -> Codes:
-    """Do the work of `draw_latents` with an existing generator."""
-    check_counts(count=count, candidates=candidates)
+    generator: Generator, rows: Tensor, label: int | None = None, candidates: int = 100, seed: int = 0
+) -> Draws:
+    """Do the work of `draw_latents` with an existing generator, for the indices of what is given."""
+    check_counts(candidates=candidates)
     generator.prior_site()
     if label is not None:
         check_class(generator, label)
-    with evaluating(generator.pair), seeded(seed, generator.device):
-        latents, log_weights = _draws(generator, count, label)
-        if torch.allclose(log_weights, log_weights[:1]):
-            return latents
-        latents, log_weights = _draws(generator, count * candidates, label)
-        kept = _systematic_resample(log_weights, count)
-        return {name: values[kept] for name, values in latents.items()}
+    with evaluating(generator.pair), seeded(seed, generator.device), torch.no_grad():
+        drawn, _ = _draws(generator, rows, label)
+        if label is None or not generator.predicts_class:
+            return drawn
+        return _draws_of_class(generator, rows, label, candidates)
+
+
+def images_of_draws(generator: Generator, drawn: Draws, rows: Tensor, seed: int) -> dict[str, Tensor]:
+    """Return E[x | latents] by site, or the drawn data if some of their values depend on others."""
+    return drawn.data if generator.reads_data else generator.images_by_site(drawn.latents, rows, seed)
 
 
 def check_class(generator: Generator, label: int) -> None:
@@ -86,22 +126,43 @@ def check_class(generator: Generator, label: int) -> None:
         raise InputError(f"class {label} was asked for; there are {num_classes}, counted from 0.")
 
 
-def _draws(generator: Generator, count: int, label: int | None) -> tuple[Codes, Tensor]:
+def _draws(generator: Generator, rows: Tensor, label: int | None) -> tuple[Draws, Tensor]:
     """Return ancestral draws, and the log probability of the class in each (0 if no class is given)."""
     parts, log_weights = [], []
-    for rows in torch.zeros(count).split(ROWS):
-        y, given = None, {}
+    for part in rows.split(ROWS):
+        given = {}
         if label is not None:
-            y = torch.full((len(rows),), label, device=generator.device)
+            y = generator.class_values(torch.full((len(part),), label))
             given = {generator.known_class_site().name: y}
-        trace = generator.run(len(rows), given, y)
-        parts.append({name: trace.nodes[name]["value"].cpu() for name in generator.structure.latents})
-        terms = [trace.nodes[name]["fn"].log_prob(value).cpu() for name, value in given.items()]
-        log_weights.append(sum(terms, rows))
+        trace, data = generator.draw(part, given)
+        nodes = trace.nodes
+        parts.append(({name: nodes[name]["value"].cpu() for name in generator.latents}, data))
+        terms = [nodes[name]["fn"].log_prob(value).cpu() for name, value in given.items()]
+        log_weights.append(sum(terms, torch.zeros(len(part))))
         if len(parts) == 1:
-            size = sum(values.nbytes for values in parts[0].values()) * count // len(rows)
-            check_fits(size, f"{count} draws", "draw fewer")
-    return joined(parts), torch.cat(log_weights)
+            size = sum(values.nbytes for values in parts[0][0].values()) * len(rows) // len(part)
+            check_fits(size, f"{len(rows)} draws", "draw fewer")
+    return Draws(*map(joined, zip(*parts, strict=True))), torch.cat(log_weights)
+
+
+def _draws_of_class(generator: Generator, rows: Tensor, label: int, candidates: int) -> Draws:
+    """Return a draw given the class for each row, resampled from many draws."""
+    # The draws of one row serve the others if all have the same arguments.
+    pools = rows[:, None] if generator.differs_by_row else rows[None]
+    kept, total = pools.shape[1], max(candidates * pools.shape[1], PROPOSALS)
+    parts, agreeing = [], []
+    for pool in pools:
+        proposals, log_weights = _draws(generator, pool.repeat(-(-total // kept))[:total], label)
+        agreeing.append(log_weights.exp().sum().item())  # as many would be kept one by one
+        if agreeing[-1] < 0.001:  # torch gives no class the probability 0
+            raise InputError(f"class {label} was asked for, and none of {total} draws can be of it.")
+        parts.append(proposals.rows(_systematic_resample(log_weights, kept)))
+    if min(agreeing) < max(kept, ENOUGH):
+        warn(
+            f"class {label} was asked for, but only about {min(agreeing):.1f} of {total} draws of the "
+            f"model are of it: raise candidates, which is {candidates}, to draw this class well."
+        )
+    return Draws(*(joined(part) for part in zip(*parts, strict=True)))
 
 
 def _systematic_resample(log_weights: Tensor, count: int) -> Tensor:
@@ -121,6 +182,8 @@ def prior_quantiles(
     site: str | None = None,
     draws: int = 10_000,
     seed: int = 0,
+    *,
+    given: Mapping[str, Any] | None = None,
 ) -> Tensor:
     """Estimate the prior's quantiles in each dimension of a latent from draws.
 
@@ -130,14 +193,17 @@ def prior_quantiles(
         site: the latent. None means the one that the model samples last before the data.
         draws: the number of draws.
         seed: the seed of the random draws. The caller's random stream does not change.
+        given: further arguments of both programs by name, such as a condition, with one row `(1, ...)`.
+            None means nothing.
 
     Returns:
-        `(Q, M)`, on the CPU.
+        `(Q, M)`, on the CPU. A latent that is no vector is flattened to M dimensions.
 
     Raises:
-        InputError: the model has no such latent with a prior.
+        InputError: the model has no such latent with a prior, or `draws` is below 1.
     """
-    return quantiles(Generator(pair), levels, site, draws, seed)
+    check_counts(draws=draws)
+    return quantiles(Generator(pair, given), levels, site, draws, seed)
 
 
 def quantiles(
@@ -147,15 +213,22 @@ def quantiles(
     num_draws: int = 10_000,
     seed: int = 0,
 ) -> Tensor:
-    """Do the work of `prior_quantiles` with an existing generator."""
-    values = draws(generator, num_draws, seed=seed)[generator.prior_site(site)]
+    """Do the work of `prior_quantiles` with an existing generator, given what its first row has."""
+    rows = torch.zeros(num_draws, dtype=torch.long)
+    values = draws(generator, rows, seed=seed).latents[generator.prior_site(site)].reshape(num_draws, -1)
     return values.quantile(torch.tensor(levels).to(values), dim=0)
 
 
 @torch.no_grad()
 @takes_pair
 def prior_density(
-    pair: ModelAndGuide, points: Tensor, site: str | None = None, draws: int = 1000, seed: int = 0
+    pair: ModelAndGuide,
+    points: Tensor,
+    site: str | None = None,
+    draws: int = 1000,
+    seed: int = 0,
+    *,
+    given: Mapping[str, Any] | None = None,
 ) -> Tensor:
     """Return the prior's density in each dimension of a latent.
 
@@ -169,22 +242,26 @@ def prior_density(
         site: the latent. None means the one that the model samples last before the data.
         draws: the number of draws.
         seed: the seed of the random draws. The caller's random stream does not change.
+        given: further arguments of both programs by name, such as a condition, with one row `(1, ...)`.
+            None means nothing.
 
     Returns:
-        `(P, M)`, on the CPU.
+        `(P, M)`, on the CPU. A latent that is no vector is flattened to M dimensions.
 
     Raises:
-        InputError: the model has no such latent with a prior.
+        InputError: the model has no such latent with a prior, or `draws` is below 1.
     """
-    generator = Generator(pair)
+    check_counts(draws=draws)
+    generator = Generator(pair, given)
     name = generator.prior_site(site)
-    with evaluating(pair), seeded(seed, generator.device):
-        node = generator.run(draws, {}).nodes[name]
-    fn, values = node["fn"], node["value"]
-    factors = factors_of(fn) if isinstance(fn, Independent) else None
-    if factors is not None:
-        return factors.log_prob(points.to(values)[:, None, None]).exp().mean(1).cpu()
-    return torch.stack([_histogram_density(column, points) for column in values.cpu().T], -1)
+    with evaluating(generator.pair), seeded(seed, generator.device):
+        node = generator.run(torch.zeros(draws, dtype=torch.long), {}).nodes[name]
+    values = node["value"]
+    if (factors := factors_of(node["fn"])) is not None:
+        log_densities = factors.log_prob(points.to(values).view(-1, *[1] * values.dim()))
+        return log_densities.exp().mean(1).reshape(len(points), -1).cpu()
+    columns = values.cpu().reshape(len(values), -1).T
+    return torch.stack([_histogram_density(column, points) for column in columns], -1)
 
 
 def _histogram_density(values: Tensor, points: Tensor) -> Tensor:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyrovae.errors import InputError, check_counts
-from pyrovae.generation.generator import Generator
+from pyrovae.generation.codes import encoded
+from pyrovae.generation.generator import Generator, Images, each
 from pyrovae.generation.images import decoded
 from pyrovae.generation.prior import quantiles
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
@@ -23,7 +25,9 @@ def traverse(
     dimensions: Sequence[int] | None = None,
     levels: Sequence[float] = LEVELS,
     site: str | None = None,
-) -> Tensor:
+    *,
+    given: Mapping[str, Any] | None = None,
+) -> Images:
     """Move a datum's code along one dimension at a time.
 
     In row d, dimension d is at the prior's quantiles, and all else is at the datum's posterior mean.
@@ -31,20 +35,22 @@ def traverse(
     Args:
         pair: a trained pair.
         x: one datum, `(*x_shape,)`.
-        dimensions: the D dimensions to move, counted from 0. None means all.
+        dimensions: the D dimensions to move, counted from 0 in the flattened latent. None means all.
         levels: the Q levels of the quantiles, between 0 and 1.
         site: the latent to move. None means the one that the model samples last before the data.
+        given: further arguments of both programs by name, such as a condition, with one row `(1, ...)`.
+            None means nothing.
 
     Returns:
-        `(D, Q, *x_shape)`, on the CPU.
+        `(D, Q, *x_shape)`, on the CPU; a dictionary of them if several sites observe the data.
 
     Raises:
         InputError: there is no such latent or dimension, or the latent has no prior.
     """
-    generator = Generator(pair)
+    generator = Generator(pair, given, x[None])
     site = generator.prior_site(site)
-    codes = generator.without_descendants(generator.codes(x[None]), site)
-    size = codes[site].shape[-1]
+    codes = generator.without_descendants(encoded(generator), site)
+    size = codes[site].numel()
     dimensions = range(size) if dimensions is None else dimensions
     if unknown := [d for d in dimensions if not 0 <= d < size]:
         raise InputError(f"there is no dimension {unknown[0]}; '{site}' has {size}, counted from 0.")
@@ -56,13 +62,19 @@ def traverse(
     values, moved = quantiles(generator, levels, site), codes[site].view(*shape, size)
     for row, dimension in enumerate(dimensions):
         moved[row, :, dimension] = values[:, dimension]
-    return generator.images(codes).unflatten(0, shape)
+    images = generator.images(codes, torch.zeros(len(moved.view(-1, size)), dtype=torch.long))
+    return each(images, lambda values: values.unflatten(0, shape))
 
 
 @takes_pair
 def manifold(
-    pair: ModelAndGuide, steps: int = 15, label: int | None = None, site: str | None = None
-) -> Tensor:
+    pair: ModelAndGuide,
+    steps: int = 15,
+    label: int | None = None,
+    site: str | None = None,
+    *,
+    given: Mapping[str, Any] | None = None,
+) -> Images:
     """Decode a 2-D latent space at the prior's quantiles, from 1% to 99%.
 
     The first dimension grows to the right and the second one upwards.
@@ -72,15 +84,17 @@ def manifold(
         steps: the number of images along each axis.
         label: the class, for a model whose images depend on one.
         site: the latent. None means the one that the model samples last before the data.
+        given: further arguments of both programs by name, such as a condition, with one row `(1, ...)`.
+            None means nothing.
 
     Returns:
-        `(steps, steps, *x_shape)`, on the CPU.
+        `(steps, steps, *x_shape)`, on the CPU; a dictionary of them if several sites observe the data.
 
     Raises:
         InputError: the latent is not 2-D or has no prior, `steps` is below 2, or a class is missing.
     """
     check_counts(2, steps=steps)
-    generator = Generator(pair)
+    generator = Generator(pair, given)
     site = generator.prior_site(site)
     values = quantiles(generator, torch.linspace(0.01, 0.99, steps).tolist(), site)
     if values.shape[-1] != 2:
@@ -91,4 +105,5 @@ def manifold(
     up, right = torch.meshgrid(values[:, 1].flip(0), values[:, 0], indexing="ij")
     z = torch.stack([right, up], -1).flatten(0, 1)
     y = None if label is None else torch.full((len(z),), label)
-    return decoded(generator, z, y, site).unflatten(0, (steps, steps))
+    images = decoded(generator, z, y, site, rows=torch.zeros(len(z), dtype=torch.long))
+    return each(images, lambda values: values.unflatten(0, (steps, steps)))

@@ -87,7 +87,8 @@ class Likelihood(nn.Module):
             x: the data, `(N, *x_shape)`.
 
         Raises:
-            InputError: when the network has no `output_bias`, or the data have another shape.
+            InputError: when the network has no `output_bias`, or the data have another shape or values that
+                are not finite.
         """
         if (bias := output_bias_of(self.network)) is None:
             raise InputError(
@@ -96,5 +97,10 @@ class Likelihood(nn.Module):
             )
         if tuple(x.shape[1:]) != self.x_shape:
             raise InputError(f"the data have shape {tuple(x.shape)}; expected (N, *{self.x_shape}).")
+        if not x.isfinite().all():
+            raise InputError(
+                "the data hold values that are not finite, and a marginal is that of all data: where some "
+                "are missing, use the complete data, x[observed.flatten(1).all(1)]."
+            )
         output = self.output_at_marginals(x)
         bias.copy_(output.flatten() if bias.numel() == output.numel() else output.flatten(1).mean(1))

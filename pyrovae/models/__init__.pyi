@@ -1,6 +1,7 @@
 from .autoencoder import Autoencoder
 from .bayesian_network import BayesianNetwork
 from .cpcvae import CPCVAE
+from .cvae import CVAE
 from .hierarchical import HierarchicalVAE
 from .m1m2 import M1M2
 from .m2 import M2
@@ -10,6 +11,7 @@ from .vae import VAE
 
 __all__ = [
     "CPCVAE",
+    "CVAE",
     "M1M2",
     "M2",
     "PCVAE",

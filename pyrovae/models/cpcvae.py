@@ -23,6 +23,7 @@ from collections.abc import Mapping
 import pyro
 from torch import Tensor, nn
 
+from pyrovae.distributions import masked
 from pyrovae.models.pcvae import PCVAE
 from pyrovae.programs.parameters import program
 
@@ -74,12 +75,12 @@ class CPCVAE(PCVAE):
         self.class_prior = class_prior
 
     @program
-    def constrained_model(self, x: Tensor, y: Tensor | None = None) -> None:
+    def constrained_model(self, x: Tensor, y: Tensor | None = None, observed: Tensor | None = None) -> None:
         """Define `model` with the constraints of training, for data `(B, *x_shape)` and classes `(B,)`."""
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", self.prior())
             pixels = self.likelihood(z)
-            pyro.sample("x", pixels, obs=x)
+            pyro.sample("x", masked(pixels, observed), obs=x)
             z_again = self.posterior(pixels.mean).rsample()
             prediction, prediction_again = self.classifier(z), self.classifier(z_again)
             if y is not None:

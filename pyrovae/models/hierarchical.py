@@ -17,6 +17,7 @@ from __future__ import annotations
 import pyro
 from torch import Tensor, nn
 
+from pyrovae.distributions import filled, masked
 from pyrovae.programs.parameters import program
 
 
@@ -58,16 +59,17 @@ class HierarchicalVAE(nn.Module):
         self.posterior2, self.posterior1 = posterior2, posterior1
 
     @program
-    def model(self, x: Tensor, y: Tensor | None = None) -> None:
+    def model(self, x: Tensor, y: Tensor | None = None, observed: Tensor | None = None) -> None:
         """Define p(x, z1, z2) for data `(B, *x_shape)`. The classes `y` are not used."""
         with pyro.plate("data", len(x)):
             z2 = pyro.sample("z2", self.prior())
             z1 = pyro.sample("z1", self.latent(z2))
-            pyro.sample("x", self.likelihood(z1, z2), obs=x)
+            pyro.sample("x", masked(self.likelihood(z1, z2), observed), obs=x)
 
     @program
-    def guide(self, x: Tensor, y: Tensor | None = None) -> None:
+    def guide(self, x: Tensor, y: Tensor | None = None, observed: Tensor | None = None) -> None:
         """Define q(z1, z2 | x) for data `(B, *x_shape)`."""
+        x = filled(x, observed)
         with pyro.plate("data", len(x)):
             z2 = pyro.sample("z2", self.posterior2(x))
             pyro.sample("z1", self.posterior1(x, z2))

@@ -20,6 +20,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
+from pyrovae.distributions import filled, masked
 from pyrovae.models.m2 import M2
 from pyrovae.models.vae import VAE
 from pyrovae.programs.parameters import program
@@ -56,19 +57,19 @@ class M1M2(nn.Module):
         self.vae, self.m2 = vae, m2
 
     @program
-    def model(self, x: Tensor, y: Tensor | None = None) -> None:
+    def model(self, x: Tensor, y: Tensor | None = None, observed: Tensor | None = None) -> None:
         """Define p(x, y, z1, z2) for data `(B, *x_shape)` and their classes `(B,)` where they are known."""
         with pyro.plate("data", len(x)):
             y = pyro.sample("y", self.m2.class_prior(), obs=y)
             z2 = pyro.sample("z2", self.m2.prior())
             z1 = pyro.sample("z1", self.m2.likelihood(z2, y))
-            pyro.sample("x", self.vae.likelihood(z1), obs=x)
+            pyro.sample("x", masked(self.vae.likelihood(z1), observed), obs=x)
 
     @program
-    def guide(self, x: Tensor, y: Tensor | None = None) -> None:
+    def guide(self, x: Tensor, y: Tensor | None = None, observed: Tensor | None = None) -> None:
         """Define q(z1, y, z2 | x), or q(z1, z2 | x, y) where the classes are known."""
         with pyro.plate("data", len(x)):
-            z1 = pyro.sample("z1", self.vae.posterior(x))
+            z1 = pyro.sample("z1", self.vae.posterior(filled(x, observed)))
             if y is None:
                 y = pyro.sample("y", self.m2.classifier(z1), infer={"enumerate": "parallel"})
             pyro.sample("z2", self.m2.posterior(z1, y))

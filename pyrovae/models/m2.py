@@ -17,6 +17,7 @@ from __future__ import annotations
 import pyro
 from torch import Tensor, nn
 
+from pyrovae.distributions import filled, masked
 from pyrovae.programs.parameters import program
 
 
@@ -59,16 +60,17 @@ class M2(nn.Module):
         self.classifier, self.posterior = classifier, posterior
 
     @program
-    def model(self, x: Tensor, y: Tensor | None = None) -> None:
+    def model(self, x: Tensor, y: Tensor | None = None, observed: Tensor | None = None) -> None:
         """Define p(x, y, z) for data `(B, *x_shape)` and, where they are known, their classes `(B,)`."""
         with pyro.plate("data", len(x)):
             y = pyro.sample("y", self.class_prior(), obs=y)
             z = pyro.sample("z", self.prior())
-            pyro.sample("x", self.likelihood(z, y), obs=x)
+            pyro.sample("x", masked(self.likelihood(z, y), observed), obs=x)
 
     @program
-    def guide(self, x: Tensor, y: Tensor | None = None) -> None:
+    def guide(self, x: Tensor, y: Tensor | None = None, observed: Tensor | None = None) -> None:
         """Define q(y, z | x), or q(z | x, y) where the classes are known."""
+        x = filled(x, observed)
         with pyro.plate("data", len(x)):
             if y is None:
                 y = pyro.sample("y", self.classifier(x), infer={"enumerate": "parallel"})

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 import pyro
 from torch import Tensor, nn
 
+from pyrovae.distributions import filled, masked
 from pyrovae.programs.parameters import program
 
 
@@ -57,16 +58,16 @@ class PCVAE(nn.Module):
         self.posterior, self.classifier = posterior, classifier
 
     @program
-    def model(self, x: Tensor, y: Tensor | None = None) -> None:
+    def model(self, x: Tensor, y: Tensor | None = None, observed: Tensor | None = None) -> None:
         """Define p(x, z) for data `(B, *x_shape)`, times p(y | z) where their classes `(B,)` are known."""
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", self.prior())
-            pyro.sample("x", self.likelihood(z), obs=x)
+            pyro.sample("x", masked(self.likelihood(z), observed), obs=x)
             if y is not None:
                 pyro.sample("y", self.classifier(z), obs=y)
 
     @program
-    def guide(self, x: Tensor, y: Tensor | None = None) -> None:
+    def guide(self, x: Tensor, y: Tensor | None = None, observed: Tensor | None = None) -> None:
         """Define q(z | x) for data `(B, *x_shape)`. The classes `y` are not used."""
         with pyro.plate("data", len(x)):
-            pyro.sample("z", self.posterior(x))
+            pyro.sample("z", self.posterior(filled(x, observed)))

@@ -19,12 +19,12 @@ import math
 from typing import NamedTuple, cast
 
 import pyro
-import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
 from pyrovae.compute.precision import in_64_bits
-from pyrovae.data.checks import check_data
+from pyrovae.data.checks import check_data, check_tensor
+from pyrovae.distributions import MultivariateNormal, filled, masked
 from pyrovae.errors import InputError
 from pyrovae.likelihoods import Gaussian
 from pyrovae.networks import MLP, Shape
@@ -35,6 +35,8 @@ from pyrovae.programs.parameters import program
 
 class _Factors(NamedTuple):
     """The QR factors of W above sigma I: R^T R = W^T W + sigma^2 I.
+
+    Where values are missing, each datum has factors of its own, with 0 in the rows of W that it lacks.
 
     Attributes:
         top: the part of Q beside W, `(D, M)`.
@@ -75,17 +77,23 @@ class PPCA(nn.Module):
         self.posterior = posterior or LinearNormal(x_shape, latent_dim)
 
     @program
-    def model(self, x: Tensor, y: Tensor | None = None) -> None:
+    def model(self, x: Tensor, y: Tensor | None = None, observed: Tensor | None = None) -> None:
         """Define p(x, z) for data `(B, *x_shape)`. The classes `y` are not used."""
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", self.prior())
-            pyro.sample("x", self.likelihood(z), obs=x)
+            pyro.sample("x", masked(self.likelihood(z), observed), obs=x)
 
     @program
-    def guide(self, x: Tensor, y: Tensor | None = None) -> None:
-        """Define q(z | x) for data `(B, *x_shape)`."""
+    def guide(self, x: Tensor, y: Tensor | None = None, observed: Tensor | None = None) -> None:
+        """Define q(z | x) for data `(B, *x_shape)`.
+
+        Where values are missing, no `LinearNormal` is the exact posterior, whose covariance depends on the
+        mask. The exact posterior itself then stands in its place.
+        """
+        exact = observed is not None and isinstance(self.posterior, LinearNormal)
         with pyro.plate("data", len(x)):
-            pyro.sample("z", self.posterior(x))
+            q = self.exact_posterior(x, observed) if exact else self.posterior(filled(x, observed))
+            pyro.sample("z", q)
 
     # The symbols of the equations, by the parameters that hold them.
 
@@ -108,35 +116,41 @@ class PPCA(nn.Module):
         """sigma^2, a scalar."""
         return (2 * self.likelihood.log_scale).exp()
 
-    def log_evidence(self, x: Tensor) -> Tensor:
+    def log_evidence(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
         """Return the exact log p(x) = log N(x; mu, W W^T + sigma^2 I), in nats (equation 4).
 
         Args:
             x: the data, `(N, *x_shape)`.
+            observed: true where a value was observed, `(N, *x_shape)`; the density is then that of the
+                observed values. None means that none is missing.
 
         Returns:
             The log density of each datum, `(N,)` in 64-bit.
         """
-        top, bottom, triangle, sigma = self._factors()
+        top, bottom, triangle, sigma = self._factors(observed)
         # The distance (x - mu)^T (W W^T + sigma^2 I)^-1 (x - mu) is the squared residual, in units of
         # sigma, of a least squares problem: W z is to explain x - mu, and sigma z is to be 0.
-        centred = in_64_bits(self._flat(x)) - in_64_bits(self.mean)
+        centred = self._centred(x, observed)
         explained = centred @ top
-        residual = torch.cat([centred - explained @ top.T, explained @ bottom.T], -1) / sigma
-        log_det = 2 * (triangle.diagonal().abs() / sigma).log().sum()
-        constant = len(top) * (math.log(2 * math.pi) + 2 * sigma.log())
-        return -0.5 * (residual.square().sum(-1) + log_det + constant)
+        residual = torch.cat([centred - explained @ top.mT, explained @ bottom.mT], -1) / sigma
+        log_det = 2 * (triangle.diagonal(dim1=-2, dim2=-1).abs() / sigma).log().sum(-1)
+        count = len(self.weight) if observed is None else observed.flatten(1).sum(-1)
+        constant = count * (math.log(2 * math.pi) + 2 * sigma.log())
+        return -0.5 * (residual.square().sum((-2, -1)) + log_det + constant)
 
-    def exact_posterior(self, x: Tensor) -> dist.MultivariateNormal:
+    def exact_posterior(self, x: Tensor, observed: Tensor | None = None) -> MultivariateNormal:
         """Return the exact p(z | x), with batch shape `(N,)` and event shape `(M,)` (equation 12).
 
         Args:
             x: the data, `(N, *x_shape)`.
+            observed: true where a value was observed, `(N, *x_shape)`; the posterior is then that given the
+                observed values. None means that none is missing.
         """
-        weight, bias, covariance = self._posterior_parameters()
-        mean = in_64_bits(self._flat(x)) @ weight.T + bias
-        scale_tril = torch.linalg.cholesky(covariance)
-        return dist.MultivariateNormal(mean.to(x.dtype), scale_tril=scale_tril.to(x.dtype))
+        top, bottom, triangle, _ = self._factors(observed)
+        explained = self._centred(x, observed) @ top
+        mean = torch.linalg.solve_triangular(triangle, explained.mT, upper=True).squeeze(-1)
+        scale_tril = torch.linalg.cholesky(bottom @ bottom.mT)
+        return MultivariateNormal(mean.to(x.dtype), scale_tril=scale_tril.to(x.dtype))
 
     def set_guide_to_exact_posterior(self) -> None:
         """Set the parameters of the guide to those of the exact posterior.
@@ -161,8 +175,15 @@ class PPCA(nn.Module):
             x: the data, `(N, *x_shape)`.
 
         Raises:
-            InputError: when M is not below the number of directions in which the data vary.
+            InputError: when M is not below the number of directions in which the data vary, or values are
+                not finite.
         """
+        check_tensor(x)
+        if not x.isfinite().all():
+            raise InputError(
+                "the data hold values that are not finite, and the closed form needs all values: where "
+                'some are missing, use fit(ppca, x, given={"observed": mask}).'
+            )
         check_data(x)
         flat = in_64_bits(self._flat(x))
         latent_dim, dimensions = self.weight.shape[1], self.weight.shape[0]
@@ -190,11 +211,15 @@ class PPCA(nn.Module):
         if isinstance(self.posterior, LinearNormal):
             self.set_guide_to_exact_posterior()
 
-    def _factors(self) -> _Factors:
+    def _factors(self, observed: Tensor | None = None) -> _Factors:
         weight, sigma = in_64_bits(self.weight), in_64_bits(self.likelihood.log_scale).exp()
-        identity = torch.eye(weight.shape[1], dtype=weight.dtype, device=weight.device)
-        q, triangle = torch.linalg.qr(torch.cat([weight, sigma * identity]))
-        return _Factors(q[: len(weight)], q[len(weight) :], triangle, sigma)
+        dimensions, latent_dim = weight.shape
+        noise = sigma * torch.eye(latent_dim, dtype=weight.dtype, device=weight.device)
+        if observed is not None:  # a missing value has no row of W
+            weight = weight * observed.flatten(1).unsqueeze(-1).to(weight.device)
+            noise = noise.expand(len(observed), -1, -1)
+        q, triangle = torch.linalg.qr(torch.cat([weight, noise], -2))
+        return _Factors(q[..., :dimensions, :], q[..., dimensions:, :], triangle, sigma)
 
     def _posterior_parameters(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return A `(M, D)`, b `(M,)` and S `(M, M)` of the exact p(z | x) = N(A x + b, S), in 64-bit."""
@@ -202,6 +227,11 @@ class PPCA(nn.Module):
         weight = torch.linalg.solve_triangular(triangle, top.T, upper=True)
         # sigma R^-1, whose square is S, is the lower part of Q.
         return weight, -weight @ in_64_bits(self.mean), bottom @ bottom.T
+
+    def _centred(self, x: Tensor, observed: Tensor | None) -> Tensor:
+        """Return x - mu as rows, `(N, 1, D)` in 64-bit, with 0 where a value is missing."""
+        centred = in_64_bits(self._flat(x)) - in_64_bits(self.mean)
+        return filled(centred, None if observed is None else observed.flatten(1)).unsqueeze(-2)
 
     def _flat(self, x: Tensor) -> Tensor:
         return x.reshape(len(x), -1)

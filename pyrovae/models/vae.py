@@ -15,6 +15,7 @@ from __future__ import annotations
 import pyro
 from torch import Tensor, nn
 
+from pyrovae.distributions import filled, masked
 from pyrovae.programs.parameters import program
 
 
@@ -44,14 +45,14 @@ class VAE(nn.Module):
         self.prior, self.likelihood, self.posterior = prior, likelihood, posterior
 
     @program
-    def model(self, x: Tensor, y: Tensor | None = None) -> None:
+    def model(self, x: Tensor, y: Tensor | None = None, observed: Tensor | None = None) -> None:
         """Define p(x, z) for data `(B, *x_shape)`. The classes `y` are not used."""
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", self.prior())
-            pyro.sample("x", self.likelihood(z), obs=x)
+            pyro.sample("x", masked(self.likelihood(z), observed), obs=x)
 
     @program
-    def guide(self, x: Tensor, y: Tensor | None = None) -> None:
+    def guide(self, x: Tensor, y: Tensor | None = None, observed: Tensor | None = None) -> None:
         """Define q(z | x) for data `(B, *x_shape)`."""
         with pyro.plate("data", len(x)):
-            pyro.sample("z", self.posterior(x))
+            pyro.sample("z", self.posterior(filled(x, observed)))

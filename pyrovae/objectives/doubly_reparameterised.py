@@ -13,7 +13,7 @@ all classes of a particle share has the particle's share, v_k = sum_y v_ky.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,7 +22,6 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyrovae.errors import InputError
-from pyrovae.objectives.layouts import Layout
 from pyrovae.programs.densities import enumerated_sites
 from pyrovae.programs.reparameterisation import relaxed_value, rounded
 from pyrovae.programs.sites import latent_sites
@@ -45,12 +44,12 @@ class _ScaledPath(torch.autograd.Function):
         return gradient * ctx.factors[ctx.name], None, None
 
 
-def scaled_paths(drawn: Trace, factors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the draws that depend on parameters, by site. Their gradients are multiplied by `factors`.
+def scaled_paths(drawn: Trace, names: Collection[str], factors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return these sites' draws that depend on parameters. Their gradients are multiplied by `factors`.
 
     For a straight-through draw it is the relaxed value, through which all of its gradient passes.
     """
-    values = {name: drawn.nodes[name]["value"] for name in latent_sites(drawn)}
+    values = {name: drawn.nodes[name]["value"] for name in latent_sites(drawn) if name in names}
     return {
         name: _ScaledPath.apply(relaxed_value(value), name, factors)
         for name, value in values.items()
@@ -68,31 +67,49 @@ def with_paths(drawn: Trace, paths: Mapping[str, Tensor]) -> Trace:
     return copy
 
 
-def shares_of(log_weights: Tensor) -> Tensor:
-    """Return the shares v of log weights `(*values, K, B)`. Over particles and classes they add up to 1."""
-    return (log_weights - log_weights.flatten(0, -2).logsumexp(0)).exp()
+def as_leaves(log_q: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the log densities of the guide's sites without gradients, each with a zero that has one."""
+    leaves = {name: torch.zeros_like(value, requires_grad=True) for name, value in log_q.items()}
+    return {name: value.detach() + leaves[name] for name, value in log_q.items()}, leaves
 
 
-def with_parameters_fixed(log_q: Tensor, paths: Mapping[str, Tensor]) -> Tensor:
-    """Return a zero with the gradient of `log_q.sum()` along the values, with q's parameters held fixed."""
-    if not (paths and log_q.requires_grad):
-        return log_q.new_zeros(())
+def shares_of(loss: Tensor, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the share v of each draw in minus the loss, by site, `(*values, K, *plates)`.
+
+    It is minus the derivative of the bound for the draw's log q. So it holds whatever is summed out.
+
+    Args:
+        loss: minus the bound.
+        leaves: the zeros beside the log densities, of `as_leaves`.
+    """
+    zeros = list(leaves.values())
+    found = torch.autograd.grad(loss, zeros, retain_graph=True, materialize_grads=True) if zeros else ()
+    return dict(zip(leaves, found, strict=True))
+
+
+def with_parameters_fixed(
+    log_q: Mapping[str, Tensor], shares: Mapping[str, Tensor], paths: Mapping[str, Tensor]
+) -> Tensor:
+    """Return a zero with the gradient of sum v log q along the values, with q's parameters held fixed."""
+    total = sum(((shares[name] * value).sum() for name, value in log_q.items()), torch.zeros(()))
+    if not (paths and total.requires_grad):
+        return total.new_zeros(())
     values = list(paths.values())
-    gradients = torch.autograd.grad(log_q.sum(), values, materialize_grads=True)
-    linear = sum(((g * v).sum() for g, v in zip(gradients, values, strict=True)), log_q.new_zeros(()))
+    gradients = torch.autograd.grad(total, values, materialize_grads=True)
+    linear = sum(((g * v).sum() for g, v in zip(gradients, values, strict=True)), total.new_zeros(()))
     return linear - linear.detach()
 
 
 def path_factors(
-    paths: Mapping[str, Tensor], guide_trace: Trace, shares: Tensor, layout: Layout
+    paths: Mapping[str, Tensor], guide_trace: Trace, shares: Mapping[str, Tensor], depth: int
 ) -> dict[str, Tensor]:
     """Return the shares v of each site, in a shape that broadcasts against the site's values.
 
     Args:
         paths: the values by site, `(*values, K, *plates, *event_shape)`.
         guide_trace: the trace of the guide that drew them.
-        shares: the shares, `(*values, K, B)`.
-        layout: the dimensions of the programs' plates and of the data's.
+        shares: the shares by site, `(*values, K, *plates)`.
+        depth: the number of dimensions that the plates take.
 
     Raises:
         InputError: some sites are drawn once for all classes of a particle, and some once for each class.
@@ -101,12 +118,9 @@ def path_factors(
     for name, value in paths.items():
         event_dim = guide_trace.nodes[name]["fn"].event_dim
         leading = value.shape[: value.dim() - event_dim]
-        classes[name] = [
-            dim for dim, size in enumerate(reversed(leading)) if dim > layout.depth and size > 1
-        ]
-        # Inner plates belong to the datum; they and enumeration exclude each other.
-        share = shares.unflatten(-1, (*[1] * (layout.depth - 1), -1)).movedim(-1, layout.data_dim)
-        share = share.sum_to_size(leading) if layout.depth == 1 else share
+        classes[name] = [dim for dim, size in enumerate(reversed(leading)) if dim > depth and size > 1]
+        share = shares[name].broadcast_to(torch.broadcast_shapes(shares[name].shape, leading))
+        share = share.sum_to_size(leading)
         found[name] = share.reshape((*share.shape, *[1] * event_dim))
     # The gradient of a draw that all classes share needs the particle's share. On its way through a draw
     # for one class it would get the share of the class.

@@ -29,24 +29,29 @@ from pyrovae.programs.reparameterisation import check_gradient_flows
 from pyrovae.programs.sites import latent_sites, observed_sites, role_of
 
 
-def is_simple(model_trace: Trace, guide_trace: Trace) -> bool:
-    """Whether at most one site is enumerated, by the guide and in full, and all sites have the same plate.
+def is_simple(model_trace: Trace, guide_trace: Trace, apart: Collection[str] = ()) -> bool:
+    """Whether at most one site is enumerated, by the guide and in full, and all sites have one plate alone.
 
-    That plate is at dimension -1. Without an enumerated site, plates may be as they like.
+    Without an enumerated site, plates may be as they like.
+
+    Args:
+        model_trace: the trace of the model.
+        guide_trace: the trace of the guide.
+        apart: the names of sites that may lie anywhere. They do not depend on an enumerated site elsewhere.
     """
     enumerated = enumerated_sites(guide_trace)
     if not enumerated_sites(model_trace) and not enumerated:
         return True
     in_full = len(enumerated) == 1 and guide_trace.nodes[enumerated[0]]["infer"].get("num_samples") is None
-    if not in_full or set(enumerated_sites(model_trace)) - set(enumerated):
+    if not in_full or enumerated[0] in apart or set(enumerated_sites(model_trace)) - set(enumerated):
         return False
     plates = {
         tuple((f.name, f.dim) for f in site["cond_indep_stack"] if f.vectorized and f.name != PARTICLES)
         for trace in (model_trace, guide_trace)
         for site in sample_sites(trace)
-        if role_of(site) != "deterministic"
+        if role_of(site) != "deterministic" and site["name"] not in apart
     }
-    return len(plates) == 1 and [dim for _, dim in plates.pop()] == [-1]
+    return len(plates) == 1 and len(plates.pop()) == 1
 
 
 class Cost(NamedTuple):

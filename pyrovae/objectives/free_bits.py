@@ -167,7 +167,9 @@ class FreeBits(ELBO):
 _BY_DIMENSION = "log_prob_by_dimension"
 
 
-def _log_prob_by_dimension(site: Mapping[str, Any]) -> Tensor:
+def _log_prob_by_dimension(site: Mapping[str, Any]) -> Tensor | None:
+    if site["is_observed"]:
+        return None
     log_prob: Tensor = _factorised(site["name"], site["fn"]).log_prob(site["value"])
     return log_prob
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from pyro.poutine.trace_struct import Trace
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyrovae.errors import InputError
 from pyrovae.objectives.doubly_reparameterised import (
+    as_leaves,
     path_factors,
     scaled_paths,
     scoring,
@@ -32,12 +33,12 @@ from pyrovae.programs.copies import PARTICLES
 from pyrovae.programs.densities import (
     enumeration_weights,
     sample_sites,
-    trace_log_probs,
     unscaled_log_prob,
     value_log_prob,
     with_roles,
     zero_like_densities,
 )
+from pyrovae.programs.log_weights import joined, per_datum, sum_out
 from pyrovae.programs.pair import ModelAndGuide
 from pyrovae.programs.reparameterisation import check_gradient_flows
 from pyrovae.programs.sites import latent_sites, role_of
@@ -71,16 +72,20 @@ class IWAE(ELBO):
     Several enumerated sites, nested ones, and those of `pyro.markov` are summed out too, and so is a
     discrete latent of the model that the guide lacks.
 
+    With a drawn latent outside of the data's plate, such as the weights of a regression, all data have one
+    weight, and the bound is on log p(x_1, ..., x_N). Each call must then hold all data. A latent that the
+    guide sets to a point there, by a `Delta`, is a parameter: its log p is added to the bounds.
+
     Args:
         num_samples: K, the number of draws for each datum.
         doubly_reparameterised: estimate the guide's gradient by DReG. False means the plain gradient.
 
     Raises:
-        InputError: K is below 1. On evaluation: sites have different weights, a latent is neither
-            enumerated nor reparameterised, a site lies outside of the data's plate, or a site cannot be
-            summed out. With DReG also: the guide cannot score a given value, some latents are drawn before
-            an enumerated site and some after it (as in M1+M2 without labels), or several sites are
-            enumerated.
+        InputError: K is below 1. On evaluation: sites have different weights, as they have in a minibatch
+            if a latent is drawn outside of the data's plate; a latent is neither enumerated nor
+            reparameterised, or a site cannot be summed out. With DReG also: the guide cannot score a given
+            value, or some latents are drawn before an enumerated site and some after it (as in M1+M2
+            without labels).
     """
 
     def __init__(self, num_samples: int, doubly_reparameterised: bool = False) -> None:
@@ -98,14 +103,15 @@ class IWAE(ELBO):
             running = Running(pair.model, pair.guide, layout, self.num_particles, args, kwargs)
             drawn = running.drawn()
             if double:
-                paths.update(scaled_paths(drawn, factors))
+                assert layout.sites is not None
+                paths.update(scaled_paths(drawn, layout.sites.log_q, factors))
                 with scoring():
                     drawn = running.drawn_again(with_paths(drawn, paths))
             return running.replayed(drawn)
 
         layout, (model_trace, guide_trace) = self._layouts.run(pair, args, kwargs, run)
         number = num_data(args, kwargs)
-        _check_weights_exist(model_trace, guide_trace, layout, number)
+        _check_weights_exist(model_trace, guide_trace)
         assert layout.sites is not None
         _check_gradients(guide_trace, layout.sites)
         scale = _common_scale(layout, model_trace, guide_trace)
@@ -115,103 +121,127 @@ class IWAE(ELBO):
                 guide_trace.compute_log_prob()
         model_trace.compute_log_prob()
         guide_trace.compute_log_prob()
-        if not is_simple(model_trace, guide_trace):
-            _check_plain(double, guide_trace, "several or nested enumerated sites")
-            return self._contracted(model_trace, guide_trace, layout, scale, number)
-        terms = Terms(self.num_particles)
-        terms.add(model_trace, guide_trace)
-        log_p, log_q = _log_densities(model_trace, guide_trace, layout, layout.sites)
-        log_weights = log_p - (log_q.detach() if double else log_q)
-        bound = log_weights.flatten(0, -2).logsumexp(0) - math.log(self.num_particles)
-        loss = -(each * bound).sum()
+        log_q = {name: _log_q(guide_trace, name) for name in layout.sites.log_q}
+        fixed, leaves = as_leaves(log_q) if double else (log_q, {})
+        bounds = self._bounds(model_trace, guide_trace, layout, fixed, number)
+        loss = -(each * bounds).sum()
         if double:
-            shares = shares_of(log_weights.detach())
-            loss = loss + with_parameters_fixed(each * shares * log_q, paths)
-            factors |= path_factors(paths, guide_trace, shares, layout)
-        loss = outer * loss
-        for name in layout.sites.training_terms:
-            _check_plain(double, guide_trace, f"the guide's site '{name}', a training term,")
-            weighted = enumeration_weights(guide_trace) * guide_trace.nodes[name]["log_prob"]
-            loss = loss + weighted.sum() / self.num_particles
-        return Bound(loss, terms.named())
+            loss = loss + with_parameters_fixed(log_q, shares_of(loss, leaves), paths)
+            shares = shares_of(-bounds.sum(), leaves)  # without the weights of the data, which the loss has
+            factors |= path_factors(paths, guide_trace, shares, layout.depth)
+        loss = outer * loss - self._log_p_of_points(model_trace, layout.sites)
+        training, terms = self._rest(model_trace, guide_trace, layout.sites)
+        if double and layout.sites.training_terms:
+            _refuse_double(
+                guide_trace, f"the guide's site '{layout.sites.training_terms[0]}', a training term,"
+            )
+        return Bound(loss + training, terms.named())
 
-    def _contracted(
-        self, model_trace: Trace, guide_trace: Trace, layout: Layout, scale: float | Tensor, number: int
-    ) -> Bound:
-        """Return the bound of a pair with several enumerated sites, which Pyro's algorithms sum out."""
+    def _bounds(
+        self,
+        model_trace: Trace,
+        guide_trace: Trace,
+        layout: Layout,
+        log_q: Mapping[str, Tensor],
+        number: int,
+    ) -> Tensor:
+        """Return the bound of each datum, `(B,)`, or of all data together, `(1,)`.
+
+        Args:
+            model_trace: the trace of the model.
+            guide_trace: the trace of the guide.
+            layout: the dimensions of their log densities.
+            log_q: the log densities of the guide's draws by site.
+            number: B, the number of data.
+        """
         sites = layout.sites
         assert sites is not None
-        assert layout.data is not None
+        if not sites.in_model_alone and is_simple(
+            model_trace, guide_trace, {*layout.outside, *sites.parameters}
+        ):
+            log_weights = _log_weights(model_trace, layout, sites, log_q)
+            if not layout.outside:
+                return log_weights.flatten(0, -2).logsumexp(0) - math.log(self.num_particles)
+            outside = [unscaled_log_prob(model_trace.nodes[n]) for n in sites.log_p if n in layout.outside]
+            outside += [-log_q[n] for n in sites.log_q if n in layout.outside]
+            log_weights = joined(sum_out(log_weights), outside, layout)
+        else:
+            kept = {PARTICLES: self.num_particles}
+            if not layout.outside:
+                assert layout.data is not None
+                kept[layout.data[0]] = number
 
-        def density(site: Mapping[str, Any]) -> Tensor:
-            if site["name"] in sites.summed_out:
-                return value_log_prob(site)
-            count = site["infer"].get("num_samples")
-            often = count is not None and site is guide_trace.nodes.get(site["name"])
-            # Each of the draws in the place of enumeration counts 1/S.
-            return unscaled_log_prob(site) + (math.log(count) if often else 0.0)
+            def density(site: Mapping[str, Any]) -> Tensor:
+                if site["name"] in sites.summed_out:
+                    return value_log_prob(site)
+                of_guide = site is guide_trace.nodes.get(site["name"])
+                return log_q[site["name"]] if of_guide else unscaled_log_prob(site)
 
-        kept = {PARTICLES: self.num_particles, layout.data[0]: number}
-        with readable(model_trace, guide_trace):
-            log_weights = summed_over_values(model_trace, guide_trace, sites, density, kept)
-        bound = log_weights.logsumexp(0) - math.log(self.num_particles)
+            with readable(model_trace, guide_trace):
+                log_weights = summed_over_values(model_trace, guide_trace, sites, density, kept)
+        return log_weights.logsumexp(0) - math.log(self.num_particles)
+
+    def _rest(self, model_trace: Trace, guide_trace: Trace, sites: Accounting) -> tuple[Any, Terms]:
+        """Return the training terms of the guide with the sign of a loss, and the terms of the ELBO."""
+        terms = Terms(self.num_particles)
+        if is_simple(model_trace, guide_trace):
+            terms.add(model_trace, guide_trace)
+            weights = enumeration_weights(guide_trace)
+            weighted = (weights * guide_trace.nodes[name]["log_prob"] for name in sites.training_terms)
+            return sum((term.sum() for term in weighted), 0.0) / self.num_particles, terms
         guide_trace.compute_score_parts()
         expectation = Expectation(model_trace, with_roles(guide_trace))
-        costs = expectation.costs()
-        terms = Terms(self.num_particles)
-        terms.add_values(expectation.terms(costs), model_trace)
+        terms.add_values(expectation.terms(expectation.costs()), model_trace)
         extra = expectation.training(sites.training_terms)
-        loss = -(scale * bound).sum() - expectation.total(extra) / self.num_particles
-        return Bound(loss, terms.named())
+        return -expectation.total(extra) / self.num_particles, terms
+
+    def _log_p_of_points(self, model_trace: Trace, sites: Accounting) -> Tensor:
+        """Return the log prior, with its weight, of the latents that are parameters."""
+        zero = zero_like_densities(model_trace)
+        log_p = sum((model_trace.nodes[name]["log_prob"].sum() for name in sites.parameters), zero)
+        return log_p / self.num_particles
 
 
-def _log_densities(
-    model_trace: Trace, guide_trace: Trace, layout: Layout, sites: Accounting
-) -> tuple[Tensor, Tensor]:
-    """Return log p(x, z) and log q(z | x) of a run under particles, `(*values, K, B)` each.
+def _log_q(guide_trace: Trace, name: str) -> Tensor:
+    """Return the log density of a site of the guide. Each of S draws in place of enumeration counts 1/S."""
+    site = guide_trace.nodes[name]
+    count = site["infer"].get("num_samples")
+    return unscaled_log_prob(site) + (0.0 if count is None else math.log(count))
+
+
+def _log_weights(
+    model_trace: Trace, layout: Layout, sites: Accounting, log_q: Mapping[str, Tensor]
+) -> Tensor:
+    """Return log p(x, z) - log q(z | x) of each datum in a run under particles, `(*values, K, B)`.
 
     `values` is the dimension of an enumerated site. Its values are summed over, not drawn, so their
     probability q has no part in log q(z | x).
     """
-    of_model, of_guide = trace_log_probs(model_trace), trace_log_probs(guide_trace)
-    for name in sites.summed_out:
-        of_model[name] = value_log_prob(model_trace.nodes[name])
-    log_p, log_q = [of_model[name] for name in sites.log_p], [of_guide[name] for name in sites.log_q]
+    log_p = {name: unscaled_log_prob(model_trace.nodes[name]) for name in sites.log_p}
+    log_p |= {name: value_log_prob(model_trace.nodes[name]) for name in sites.summed_out}
     # Sums in 64-bit stay in 64-bit; sums in 16-bit would be too coarse.
     zero = zero_like_densities(model_trace)
     zero = zero.to(torch.promote_types(zero.dtype, torch.float32))
-    summed = (sum((_of_each_datum(value, layout) for value in values), zero) for values in (log_p, log_q))
-    return next(summed), next(summed)
+    of_model, of_guide = (
+        sum((per_datum(values[n], layout) for n in names if n not in layout.outside), zero)
+        for values, names in ((log_p, sites.log_p), (log_q, sites.log_q))
+    )
+    return of_model - of_guide
 
 
-def _of_each_datum(log_prob: Tensor, layout: Layout) -> Tensor:
-    """Sum a log density over other plates than the data's: `(*values, K, *plates)` to `(*values, K, B)`."""
-    missing = max(0, layout.depth + 1 - log_prob.dim())
-    full = log_prob.reshape(*[1] * missing, *log_prob.shape).movedim(layout.data_dim, -1)
-    return full.sum(dim=tuple(range(-layout.depth, -1))) if layout.depth > 1 else full
-
-
-def _check_weights_exist(model_trace: Trace, guide_trace: Trace, layout: Layout, number: int) -> None:
+def _check_weights_exist(model_trace: Trace, guide_trace: Trace) -> None:
     if not (latent_sites(model_trace) or latent_sites(guide_trace)):
         raise InputError(
             "the model has no latent site, so there is nothing to integrate out (a deterministic "
             "autoencoder, for example, has no marginal likelihood): use a model with a latent, such as VAE."
         )
-    if layout.outside:
-        raise InputError(
-            f"site '{layout.outside[0]}' is not under a plate of {number} data, but the "
-            "importance-weighted bound needs a weight for each datum: sample it within "
-            'pyro.plate("data", len(x)), or use the ELBO.'
-        )
 
 
-def _check_plain(double: bool, guide_trace: Trace, what: str) -> None:
-    if double:
-        raise InputError(
-            f"the doubly reparameterised gradient does not work with {what} (the guide's sites are "
-            f"{', '.join(map(repr, latent_sites(guide_trace)))}): use the plain gradient, "
-            "IWAE(num_samples)."
-        )
+def _refuse_double(guide_trace: Trace, what: str) -> NoReturn:
+    raise InputError(
+        f"the doubly reparameterised gradient does not work with {what} (the guide's sites are "
+        f"{', '.join(map(repr, latent_sites(guide_trace)))}): use the plain gradient, IWAE(num_samples)."
+    )
 
 
 def _check_gradients(guide_trace: Trace, sites: Accounting) -> None:
@@ -234,10 +264,23 @@ def _per_datum(scale: float | Tensor) -> bool:
 
 def _common_scale(layout: Layout, *traces: Trace) -> Any:
     """Return the weight that all sites have in common: a plate's N/B, or one for each datum, `(B,)`."""
-    sites = (site for trace in traces for site in sample_sites(trace) if role_of(site) != "deterministic")
-    scales = [(site["name"], site["scale"]) for site in sites]
+    assert layout.sites is not None
+    left_out = layout.sites.parameters
+    scales = [
+        (site["name"], site["scale"])
+        for trace in traces
+        for site in sample_sites(trace)
+        if role_of(site) != "deterministic" and site["name"] not in left_out
+    ]
     first = scales[0][1]
     if any(_differ(scale, first) for _, scale in scales):
+        if layout.outside:
+            raise InputError(
+                f"'{layout.outside[0]}' is drawn outside of the data's plate, so all data have one "
+                "importance weight, but the sites are weighted differently "
+                f"({', '.join(f'{n}: {s}' for n, s in scales)}), as in a minibatch: call the programs with "
+                "all data at once, without weights and beta, or use the ELBO."
+            )
         raise InputError(
             f"the sites are weighted differently ({', '.join(f'{n}: {s}' for n, s in scales)}), but "
             "importance weights cannot be combined with beta and weights of sites: leave them at 1 (no "
@@ -245,6 +288,12 @@ def _common_scale(layout: Layout, *traces: Trace) -> Any:
         )
     if not _per_datum(first):
         return first
+    if layout.outside:
+        raise InputError(
+            f"the sites have weights of shape {tuple(first.shape)}, but all data have one importance "
+            f"weight, since '{layout.outside[0]}' is drawn outside of the data's plate: leave the weights "
+            "out, or use the ELBO."
+        )
     full = first.reshape(*[1] * (layout.depth - first.dim()), *first.shape).movedim(layout.data_dim, -1)
     if full.shape[:-1].numel() > 1:
         raise InputError(

@@ -35,7 +35,8 @@ class Layout(NamedTuple):
         alone: the treatment of the latents that only the model has.
         data: the name and the dimension of the data's plate, for importance weights and for ways that need
             it; None if there is none.
-        outside: the names of the sites outside of the data's plate, for importance weights.
+        outside: the names of the drawn sites outside of the data's plate, for importance weights. If there
+            are any, all data have one weight.
         sites: the part of each site in importance weights.
         known: the sites of both programs, and whether each is enumerated, for importance weights.
         enumerated: the site of the guide that is enumerated, if it is the only one; else none.
@@ -65,12 +66,15 @@ class Layout(NamedTuple):
     def of_guide(self, particles: int) -> Copies:
         """Return the kind of the guide's copies, for ways other than leading dimensions."""
         values = self.values if self.enumerated else 1
-        return Copies(particles, self.depth, self.data_dim, values, self.enumerated)
+        return self._copies(particles, values, self.enumerated)
 
     def of_model(self, particles: int) -> Copies:
         """Return the kind of the model's copies, for ways other than leading dimensions."""
-        alone = tuple(self.alone.summed_out)
-        return Copies(particles, self.depth, self.data_dim, self.values, alone, draws=False)
+        return self._copies(particles, self.values, tuple(self.alone.summed_out))._replace(draws=False)
+
+    def _copies(self, particles: int | None, values: int, enumerated: tuple[str, ...]) -> Copies:
+        plate = None if self.data is None else self.data[0]
+        return Copies(particles, self.depth, self.data_dim, plate, values, enumerated)
 
     def fits(self, model_trace: Trace, guide_trace: Trace) -> bool:
         """Whether traces that were made in this layout have the plates and latents that it says."""
@@ -194,10 +198,11 @@ def _layout(
     found = Layout(_depth(model_trace, guide_trace), alone)
     if importance:
         outside = [name for name in of.in_scope("global") if of[name].role != "deterministic"]
+        sites = accounting(of)
         found = found._replace(
             data=_data(of),
-            outside=tuple(name for name in outside if name not in alone.left_out),
-            sites=accounting(of),
+            outside=tuple(name for name in outside if name not in alone.left_out | {*sites.parameters}),
+            sites=sites,
             known=_known(model_trace, guide_trace, alone),
         )
     if particles or marked or alone.summed_out:

@@ -157,13 +157,13 @@ class Running:
 
 
 class _LiftedMasks(Messenger):
-    """Turns the mask of a distribution into that of its site, which leaves the density of each value whole.
+    """Turns the mask of a latent's distribution into that of its site: each value keeps its density.
 
     Where a class is masked its values are still summed over, so their probabilities must add up to 1.
     """
 
     def _pyro_sample(self, msg: Any) -> None:
-        while isinstance(msg["fn"], MaskedDistribution):
+        while isinstance(msg["fn"], MaskedDistribution) and not msg["is_observed"]:
             mask = msg["fn"]._mask
             msg["mask"] = mask if msg["mask"] is None else msg["mask"] & mask
             msg["fn"] = msg["fn"].base_dist

@@ -21,6 +21,7 @@ from pyrovae.programs.classes import class_site
 from pyrovae.programs.densities import trace_log_probs
 from pyrovae.programs.distributions import base_of
 from pyrovae.programs.pair import ModelAndGuide
+from pyrovae.programs.rows import Arguments
 
 
 class SupervisedELBO(ELBO):
@@ -66,9 +67,9 @@ class SupervisedELBO(ELBO):
         if len(args) < 2 or args[1] is None:
             return bound
         x, y = args
-        site = self.site or self._class_site(pair, x)
+        site = self.site or self._class_site(pair, Arguments((x,), kwargs).rows(slice(2)))
         # Without the class the guide runs as for unlabelled data. The given class is then scored.
-        trace = poutine.trace(_Given(site, y)(unweighted(pair.guide))).get_trace(x)
+        trace = poutine.trace(_Given(site, y)(unweighted(pair.guide))).get_trace(x, **kwargs)
         if site not in trace.nodes:
             raise InputError(
                 f"the guide has no site '{site}', so there is no log q({site} | x) for alpha: "
@@ -80,12 +81,12 @@ class SupervisedELBO(ELBO):
         weighted = trace.nodes[site]["log_prob"].sum()
         return Bound(bound.loss - self.alpha * weighted, {**bound.terms, name: log_q.detach()}, (name,))
 
-    def _class_site(self, pair: ModelAndGuide, x: Tensor) -> str:
+    def _class_site(self, pair: ModelAndGuide, few: Arguments) -> str:
         model = unweighted(pair.model)
         owner = getattr(model, "__self__", model)
         with suppress(KeyError, TypeError):  # the first call, or an owner without a hash
             return self._sites[owner]
-        found = class_site(model, x[:2])
+        found = class_site(model, few.args[0], few.kwargs)
         name = "y" if found is None else found.name
         with suppress(TypeError):
             self._sites[owner] = name

@@ -101,28 +101,27 @@ def missing_in_guide(of: Structure) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Find what becomes of the model's latents that the guide lacks.
 
     Returns:
-        The latents on which no other site depends: their densities integrate to 1. And the latents that are
-        summed out: a site depends on them, and they have finitely many values.
+        The predicted latents, on which no other site depends: their densities integrate to 1. And the
+        latents that are summed out: a site depends on them, and they have finitely many values.
 
     Raises:
         InputError: a site depends on such a latent, which cannot be summed out. The message names both.
     """
-    unused: set[str] = set()
     summed: list[str] = []
     for name in reversed(of.model_only):
-        dependents = of.children(name) - unused
-        if not dependents:
-            unused.add(name)
-        elif has_finite_support(of.traces.model.nodes[name]["fn"]):
+        if name in of.predicted:
+            continue
+        if has_finite_support(of.traces.model.nodes[name]["fn"]):
             summed.append(name)
         else:
             known = ", ".join(map(repr, (*of.traces.guide.stochastic_nodes,))) if of.traces.guide else ""
+            dependent = min(of.children(name) - {*of.predicted})
             raise InputError(
                 f"the guide has no site for the model's latent '{name}' ({of[name].distribution}; the "
-                f"guide's latents are {known or 'none'}), on which '{min(dependents)}' depends: sample "
+                f"guide's latents are {known or 'none'}), on which '{dependent}' depends: sample "
                 f"'{name}' in the guide, under the same name."
             )
-    return tuple(name for name in of.model_only if name in unused), tuple(reversed(summed))
+    return of.predicted, tuple(reversed(summed))
 
 
 def has_finite_support(fn: object) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -15,11 +15,13 @@ from torch import Tensor
 
 from pyrovae.errors import InputError
 from pyrovae.programs.accounting import missing_in_guide
+from pyrovae.programs.missing_values import check_missing_values
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide, Pair, Program
 from pyrovae.programs.parameters import SameShapes
 from pyrovae.programs.plate_checks import check_same_plates, check_same_shapes, plate_problem
 from pyrovae.programs.reach import modules_of
+from pyrovae.programs.rows import Arguments
 from pyrovae.programs.running import run_pair
 from pyrovae.programs.shape_checks import check_shapes
 from pyrovae.programs.sites import is_sample, latent_sites, observed_sites
@@ -27,12 +29,13 @@ from pyrovae.programs.structure import Structure
 from pyrovae.programs.support_checks import check_observed, check_same_support
 
 
-def check_pair(pair: ModelAndGuide, *args: Any) -> None:
+def check_pair(pair: ModelAndGuide, *args: Any, **kwargs: Any) -> None:
     """Run the pair once with validation, and refuse programs that do not fit together or to the data.
 
     Args:
         pair: a pair.
         args: the arguments of both programs, the data `(N, *x_shape)` first.
+        kwargs: their keyword arguments.
 
     Raises:
         InputError: the pair does not run on these arguments; a site has no distribution; the model observes
@@ -41,37 +44,52 @@ def check_pair(pair: ModelAndGuide, *args: Any) -> None:
             can neither be left out nor summed out; a latent has other plates, another shape or fewer
             classes in the guide than in the model; the guide draws values that have no density in the
             model; a value, mask or log density has another shape than its plates say; or observed values
-            lie outside of the support of their distribution.
+            lie outside of the support of their distribution; or a density reads values that are missing.
     """
     noted = poutine.trace(_Distributions("guide")(pair.guide))
+    arguments = Arguments(args, kwargs)
     try:
         with torch.no_grad(), pyro.validation_enabled(True), evaluating(pair), SameShapes():
             checked = _Distributions("model")(_CompareLatents(noted)(pair.model))
-            model_trace, guide_trace = run_pair(Pair(checked, noted), *args)
+            model_trace, guide_trace = run_pair(Pair(checked, noted), *args, **kwargs)
             _check_roles(model_trace, guide_trace)
-            _check_latents(pair, args, model_trace, guide_trace)
+            _check_latents(pair, arguments, model_trace, guide_trace)
             for name in observed_sites(model_trace):
                 site = model_trace.nodes[name]
-                check_observed(name, site, partial(_drawn_again, pair, args, name))
+                check_observed(name, site, partial(_drawn_again, pair, arguments, name))
             for program, trace in (("guide", guide_trace), ("model", model_trace)):
                 trace.compute_log_prob()
                 for name, site in trace.nodes.items():
                     if is_sample(site):
                         check_shapes(program, name, site)
+            check_missing_values(pair.model, model_trace, arguments)
     except (ValueError, RuntimeError, TypeError) as error:
         # Pyro appends the shapes of all sites. They help with its own errors, not with ours.
         if isinstance(error, InputError):
             raise InputError(str(error).split("\nTrace Shapes")[0]) from error
-        if problem := plate_problem(error, noted, pair.model, args):
+        if problem := plate_problem(error, noted, pair.model, arguments):
             raise InputError(problem) from error
         shapes = ", ".join(str(tuple(a.shape)) for a in args if isinstance(a, Tensor))
         raise InputError(
-            f"the model and guide do not run on data of shape {shapes}{_type_problem(args, pair)}: {error}"
+            f"the model and guide do not run on data of shape {shapes}{_given_to(pair, kwargs)}"
+            f"{_type_problem(args, pair)}: {error}"
         ) from error
 
 
-def _drawn_again(pair: ModelAndGuide, args: tuple[Any, ...], name: str) -> Any:
-    return run_pair(pair, *args)[0].nodes[name]
+def _given_to(pair: ModelAndGuide, kwargs: Mapping[str, Any]) -> str:
+    """Describe what a call gives beside the data, for a message; empty if there is nothing."""
+    rows = [f"'{name}' {_shape_of(value)} by rows" for name, value in kwargs.items()]
+    whole = getattr(pair.model, "keywords", {})  # as `programs.given` binds it
+    parts = rows + [f"'{name}' {_shape_of(value)} as a whole" for name, value in whole.items()]
+    return f", given {' and '.join(parts)}" if parts else ""
+
+
+def _shape_of(value: Any) -> str:
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else f"({type(value).__name__})"
+
+
+def _drawn_again(pair: ModelAndGuide, arguments: Arguments, name: str) -> Any:
+    return run_pair(pair, *arguments.args, **arguments.kwargs)[0].nodes[name]
 
 
 def _type_problem(args: tuple[Any, ...], *programs: Program | ModelAndGuide) -> str:
@@ -104,12 +122,12 @@ def _check_roles(model_trace: Trace, guide_trace: Trace) -> None:
 
 
 def _check_latents(
-    pair: ModelAndGuide, args: tuple[Any, ...], model_trace: Trace, guide_trace: Trace
+    pair: ModelAndGuide, arguments: Arguments, model_trace: Trace, guide_trace: Trace
 ) -> None:
     """Refuse a latent that is in one program only, unless the bound is right without the other."""
     in_model, in_guide = latent_sites(model_trace), latent_sites(guide_trace)
     if set(in_model) - set(in_guide):
-        missing_in_guide(Structure(pair, args))
+        missing_in_guide(Structure(pair, *arguments))
     unmarked = [
         name
         for name in in_guide

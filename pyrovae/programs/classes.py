@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from typing import NamedTuple
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
 
 import torch
-from pyro.distributions import Categorical, OneHotCategorical
+from pyro.distributions import Categorical
 from torch import Tensor
 
-from pyrovae.programs.distributions import base_of
+from pyrovae.programs.distributions import base_of, in_form_of, is_class
 from pyrovae.programs.pair import ModelAndGuide, Program, programs_of
 from pyrovae.programs.structure import Structure, structure
 
@@ -21,12 +22,21 @@ class ClassSite(NamedTuple):
     num_classes: int
 
 
-def takes_classes(model: Program) -> bool:
-    """Whether the model has a second parameter, for the classes."""
-    return len(inspect.signature(model).parameters) > 1
+def takes_classes(model: Program, given: Collection[str] = ()) -> bool:
+    """Whether the model has a second positional parameter, for the classes.
+
+    Args:
+        model: a model.
+        given: the names of the parameters that it gets by keyword.
+    """
+    parameters = inspect.signature(model).parameters.values()
+    keyword = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
+    return sum(each.kind not in keyword and each.name not in given for each in parameters) > 1
 
 
-def class_site(pair: ModelAndGuide | Program, x: Tensor) -> ClassSite | None:
+def class_site(
+    pair: ModelAndGuide | Program, x: Tensor, kwargs: Mapping[str, Any] | None = None
+) -> ClassSite | None:
     """Find the site that observes the classes when the model is called with them.
 
     It is the first categorical site that the model observes in a call `model(x, y)` and not in `model(x)`.
@@ -34,19 +44,45 @@ def class_site(pair: ModelAndGuide | Program, x: Tensor) -> ClassSite | None:
     Args:
         pair: a pair or a model.
         x: data, `(N, *x_shape)`; their values do not matter.
+        kwargs: the keyword arguments of both calls.
 
     Returns:
         The site, or None if the model takes no classes or observes them at no categorical site.
     """
+    found = labelled_call(pair, x, kwargs or {})
+    return None if found is None else found[0]
+
+
+def labelled_call(
+    pair: ModelAndGuide | Program, x: Tensor, kwargs: Mapping[str, Any]
+) -> tuple[ClassSite, Structure] | None:
+    """Find the class site as `class_site` does, and a call of the model with classes.
+
+    Returns:
+        The site, and the structure of the model in this call. Its second argument are classes in the form
+        that the model takes: whole numbers `(N,)`, or one-hot rows `(N, C)`.
+    """
     model, _ = programs_of(pair)
-    if not takes_classes(model):
+    if not takes_classes(model, kwargs):
         return None
-    y = torch.zeros(len(x), dtype=torch.long, device=x.device)
-    labelled, without = structure(model, x, y), structure(model, x).observed
-    for name in labelled.observed:
-        base = base_of(labelled.traces.model.nodes[name]["fn"])
-        if name not in without and isinstance(base, Categorical | OneHotCategorical):
-            return ClassSite(name, base.probs.shape[-1])
+    unlabelled, whole = (
+        structure(model, x, **kwargs),
+        torch.zeros(len(x), dtype=torch.long, device=x.device),
+    )
+    latents = [unlabelled.traces.model.nodes[name]["fn"] for name in categorical_latents(unlabelled)]
+    forms = [whole, *(in_form_of(fn, whole) for fn in latents[:1] if not isinstance(fn, Categorical))]
+    for y in forms:
+        labelled, last = structure(model, x, y, **kwargs), y is forms[-1]
+        try:
+            names = [name for name in labelled.observed if name not in unlabelled.observed]
+        except Exception:  # a model that takes one-hot rows may fail in any way on whole numbers
+            if last:
+                raise
+            continue
+        for name in names:
+            node = labelled.traces.model.nodes[name]
+            if is_class(node["fn"]) and (last or node["value"].shape == node["fn"].shape()):
+                return ClassSite(name, base_of(node["fn"]).probs.shape[-1]), labelled
     return None
 
 
@@ -55,7 +91,6 @@ def categorical_latents(of: Structure) -> list[str]:
     found = []
     for name in (*of.latents, *of.auxiliary):
         trace = of.traces.guide or of.traces.model
-        fn = base_of(trace.nodes[name]["fn"]) if name in trace.nodes else None
-        if isinstance(fn, Categorical | OneHotCategorical) and of[name].scope == "local":
+        if name in trace.nodes and is_class(trace.nodes[name]["fn"]) and of[name].scope == "local":
             found.append(name)
     return found

@@ -36,7 +36,10 @@ PARTICLES = "num_particles_vectorized"  # the name of the plate of particles, as
 Way = Literal["leading", "rows", "single"]
 
 Extra = Callable[[Mapping[str, Any]], Tensor | None]
-"""A function of a site, in the run, that returns a further tensor `(*batch_shape, *event_shape)` of it."""
+"""A function of a site, in the run, that returns a further tensor `(*batch_shape, *event_shape)` of it.
+
+It returns None for a site that it is not for.
+"""
 
 
 class Copies(NamedTuple):
@@ -47,6 +50,7 @@ class Copies(NamedTuple):
             dimension of its own.
         depth: the number of dimensions that the program's plates take.
         data_dim: the dimension of the data's plate, counted from the right.
+        data_plate: the name of that plate; None if there is none.
         values: C, the number of values of the enumerated site; 1 if nothing is enumerated.
         enumerated: the names of the sites that this program enumerates. Ways other than "leading" take one
             at most.
@@ -60,6 +64,7 @@ class Copies(NamedTuple):
     particles: int | None
     depth: int
     data_dim: int
+    data_plate: str | None = None
     values: int = 1
     enumerated: tuple[str, ...] = ()
     several: bool = False
@@ -101,7 +106,7 @@ def run_copies(
         arguments: its arguments.
         copies: the number and the kind of the copies.
         given: a trace in the layout of leading dimensions, whose latents the program takes over.
-        extras: functions of a latent site whose results are kept in the site, by the keys of the results.
+        extras: functions of a site whose results are kept in the site, by the keys of the results.
 
     Returns:
         A trace with its log densities, in the layout of leading dimensions. Its sites have other shapes
@@ -199,11 +204,11 @@ def _single(
     given: Trace | None,
     extras: Mapping[str, Extra],
 ) -> Trace:
-    runs = [
-        run_one(program, arguments, copies, (value, particle), given, extras)
-        for value in range(copies.values)
-        for particle in range(copies.number)
-    ]
+    first = [run_one(program, arguments, copies, (0, k), given, extras) for k in range(copies.number)]
+    runs = list(first)
+    for value in range(1, copies.values):
+        for k, of_first in enumerate(first):
+            runs.append(run_one(program, arguments, copies, (value, k), given, extras, of_first))
     return joined(runs, copies, extras)
 
 
@@ -214,9 +219,23 @@ def run_one(
     number: tuple[int, int],
     given: Trace | None = None,
     extras: Mapping[str, Extra] | None = None,
+    of_first: Trace | None = None,
 ) -> Trace:
-    """Run one copy: the one of an enumerated value and a particle, by their numbers."""
+    """Run one copy: the one of an enumerated value and a particle, by their numbers.
+
+    Args:
+        program: the program.
+        arguments: its arguments.
+        copies: the number and the kind of the copies.
+        number: the number of the enumerated value, and that of the particle.
+        given: as in `run_copies`.
+        extras: as in `run_copies`.
+        of_first: the run of the same particle for the first value. All values share its draws outside of
+            the data's plate.
+    """
     values = {} if given is None else {n: _of_copy(site, copies, *number) for n, site in _latents(given)}
+    shared = () if of_first is None else _latents(of_first)
+    values |= {name: site["value"] for name, site in shared if _is_outside(site, copies)}
     with _Assign(values, copies, torch.tensor(number[:1])):
         trace = poutine.trace(program).get_trace(*arguments.args, **arguments.kwargs)
     _score(trace, copies, extras or {})
@@ -232,6 +251,11 @@ def joined(runs: Sequence[Trace], copies: Copies, extras: Collection[str] = ()) 
     return trace
 
 
+def _is_outside(site: Mapping[str, Any], copies: Copies) -> bool:
+    """Whether a site lies outside of the data's plate. Then it does not depend on an enumerated site."""
+    return all(frame.name != copies.data_plate for frame in site["cond_indep_stack"])
+
+
 def _score(trace: Trace, copies: Copies, extras: Mapping[str, Extra]) -> None:
     if copies.draws:
         trace.compute_score_parts()
@@ -240,8 +264,8 @@ def _score(trace: Trace, copies: Copies, extras: Mapping[str, Extra]) -> None:
 
 
 def add_extras(trace: Trace, extras: Mapping[str, Extra]) -> None:
-    """Keep further tensors of the latents of a run in its sites."""
-    for _, site in _latents(trace):
+    """Keep further tensors of the sites of a run in these sites."""
+    for site in filter(is_sample, trace.nodes.values()):
         site.update({key: extra(site) for key, extra in extras.items()})
 
 
@@ -351,7 +375,13 @@ def _changed(site: Mapping[str, Any], copies: Copies, extras: Collection[str]) -
 
 
 def _stacked(sites: Sequence[Mapping[str, Any]], copies: Copies, extras: Collection[str]) -> dict[str, Any]:
-    """Return the site of a run of all copies from the sites of their runs."""
+    """Return the site of a run of all copies from the sites of their runs.
+
+    A site outside of the data's plate has no dimension for the enumerated values.
+    """
+    outside = copies.values > 1 and _is_outside(sites[0], copies)
+    sites = sites[: copies.number] if outside else sites
+    has_values = copies.values > 1 and not outside
 
     def stacked(parts: Sequence[Any], event_dim: int = 0) -> Any:
         if not isinstance(parts[0], Tensor):
@@ -360,7 +390,7 @@ def _stacked(sites: Sequence[Mapping[str, Any]], copies: Copies, extras: Collect
         def padded(*parts: Tensor) -> Tensor:
             depth = copies.depth + event_dim
             together = torch.stack([p.reshape((*[1] * (depth - p.dim()), *p.shape)) for p in parts])
-            return together.unflatten(0, (copies.values, -1)) if copies.values > 1 else together
+            return together.unflatten(0, (copies.values, -1)) if has_values else together
 
         return changed(padded, *parts)
 

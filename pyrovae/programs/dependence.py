@@ -1,42 +1,55 @@
 """The sites and arguments that each site of a program depends on.
 
-Every tensor remembers which sites and arguments it was computed from (`pyro.ops.provenance`), whatever
-network stands in between. Provenance ends at a sample site, so only direct dependence is found.
+Every value remembers which sites and arguments it was computed from (`programs.origins`), whatever network
+stands in between. This ends at a sample site, so only direct dependence is found.
 
-Pyro's `get_model_relations` works the same way. It is not used here, for three reasons. It does not know
-arguments, and so no q(z | x). It passes tracked copies of the parameters to `pyro.module`. It scores a copy
-of each draw, which a flow without a closed-form inverse refuses.
+An argument stands for the observed site that has its value. Parts of one argument may be the values of
+different sites, such as the steps of a sequence, and a part may be a condition. So the model runs twice:
+once to find the parts, and once to find what depends on each.
+
+Pyro's `get_model_relations` works in a similar way. It is not used here: it knows no arguments, and so no
+q(z | x), and it takes the shape of a tensor for its value.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from pyro import poutine
 from pyro.distributions import Unit
 from pyro.infer.inspect import site_is_deterministic
-from pyro.ops.provenance import detach_provenance, get_provenance, track_provenance
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from pyrovae.programs.distributions import base_of, name_of
 from pyrovae.programs.modes import nothing_moves
+from pyrovae.programs.origins import Label, Origins, unpacked
 from pyrovae.programs.pair import Program
+from pyrovae.programs.sites import full_size_of, members_of
+from pyrovae.programs.values import changed
 
 Edge = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class Argument:
-    """The provenance of an argument. It never equals the name of a site."""
+    """A part of an argument: its elements are values of the same sites. It never equals a site's name.
+
+    Attributes:
+        name: the name of the argument.
+        part: the number of the part.
+    """
 
     name: str
+    part: int = 0
 
 
 class RecordedSite(NamedTuple):
@@ -45,11 +58,11 @@ class RecordedSite(NamedTuple):
     Attributes:
         observed: whether its value was given.
         distribution: the class name of its distribution.
-        parents: the names of the sites, and the arguments, from which its distribution was computed.
+        parents: the names of the sites, and the arguments, from which its distribution was computed, and
+            those from which its value was computed, unless they stand for the site.
         computed_from: the sites and arguments that its observed value was computed from; empty for a
             latent.
-        frames: Pyro's frames of its plates, outermost first.
-        value: the value.
+        plates: the size and the full size of each of its plates by name, outermost first.
         factor: whether it is a `pyro.factor`.
     """
 
@@ -57,8 +70,7 @@ class RecordedSite(NamedTuple):
     distribution: str
     parents: frozenset[Any]
     computed_from: frozenset[Any]
-    frames: tuple[Any, ...]
-    value: Tensor
+    plates: dict[str, tuple[int, int]]
     factor: bool
 
 
@@ -66,84 +78,41 @@ Run = dict[str, RecordedSite]
 """The sample sites of one recorded run of a program, by name and in order."""
 
 
-class _Recorder(Messenger):
-    """Records each sample site, and the sites and arguments that its distribution was computed from."""
+class Recording(NamedTuple):
+    """The recorded runs of a model, and of its guide if it has one.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.sites: Run = {}
-
-    def _pyro_post_sample(self, msg: Any) -> None:
-        if site_is_subsample(msg) or site_is_deterministic(msg):
-            return
-        observed, value = msg["is_observed"], msg["value"]
-        source = get_provenance(value)
-        # A latent is scored as it was drawn: a copy would miss the cache of flows that cannot be inverted.
-        parents = get_provenance(msg["fn"].log_prob(detach_provenance(value) if observed else value))
-        parents |= {part for part in source if not (observed and isinstance(part, Argument))}
-        self.sites[msg["name"]] = RecordedSite(
-            observed,
-            name_of(msg["fn"]),
-            parents,
-            source if observed else frozenset(),
-            msg["cond_indep_stack"],
-            detach_provenance(value),
-            isinstance(base_of(msg["fn"]), Unit),
-        )
-        msg["value"] = track_provenance(detach_provenance(value), frozenset({msg["name"]}))
-
-
-class _NewBySize(TorchFunctionMode):
-    """Let `tensor.new(size)` make a tensor of that size for tracked tensors too.
-
-    Pyro's tracking hands the size on as a tuple, which `new` takes for values. Laplace, Cauchy and
-    HalfCauchy draw in this way.
+    Attributes:
+        runs: the run of each program, the model's first.
+        arguments: the argument that each part belongs to, whole.
+        stands_for: the names of the model's observed sites that a part of an argument is the value of.
+        repeats: the model's observed sites that score the same value as another, with that site's name.
     """
 
-    def __torch_function__(
-        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        if function is Tensor.new and len(args) == 2 and isinstance(args[1], torch.Size):
-            return detach_provenance(args[0]).new_empty(args[1])
-        return function(*args, **(kwargs or {}))
+    runs: list[Run]
+    arguments: dict[Argument, Tensor]
+    stands_for: dict[Argument, list[str]]
+    repeats: dict[str, str]
 
 
-def record(
-    programs: tuple[Program, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> tuple[list[Run], dict[Argument, Tensor]]:
-    """Run each of the programs once and record what each site depends on.
+def record(programs: tuple[Program, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Recording:
+    """Run the model, and the guide if there is one, and record what each site depends on.
 
     The runs have no side effects: modes, parameters, buffers and the random stream stay as they are.
 
-    Returns:
-        The recorded run of each program, and the tensors among the arguments.
+    Args:
+        programs: the model, or the model and the guide.
+        args: their positional arguments.
+        kwargs: their keyword arguments.
     """
     names = max((positional_names(program, len(args)) for program in programs), key=len)
     names += [f"argument {number}" for number in range(len(names) + 1, len(args) + 1)]
-    given: dict[Argument, Tensor] = {}
-    args = tuple(track(value, name, given) for name, value in zip(names, args, strict=True))
-    kwargs = {name: track(value, name, given) for name, value in kwargs.items()}
-    with nothing_moves(*programs):
-        return [run_recorded(program, args, kwargs) for program in programs], given
-
-
-def run_recorded(program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Run:
-    """Run a program on tracked arguments and record its sample sites."""
-    with poutine.block(), _NewBySize(), _Recorder() as recorder:
-        program(*args, **kwargs)
-    sites: Run = recorder.sites
-    return sites
-
-
-def observed_arguments(model: Run) -> dict[Argument, list[str]]:
-    """Return the arguments that the model observes, each with the names of the sites that observe it."""
-    stands_for: dict[Argument, list[str]] = {}
-    for name, site in model.items():
-        arguments = [part for part in site.computed_from if isinstance(part, Argument)]
-        # If the value comes from several arguments, such as data and a mask, the one with its name counts.
-        for argument in [part for part in arguments if part.name == name] or arguments:
-            stands_for.setdefault(argument, []).append(name)
-    return stands_for
+    call = _Call(dict(zip(names, args, strict=True)), kwargs)
+    contents = _run(programs[0], call, _Contents(call.tensors))
+    parts = _parts(contents)
+    runs = [_run(program, call, _Recorder(contents, *parts)).sites for program in programs]
+    arguments = {part: call.tensors[part.name] for part in parts[0]}
+    observed = {part: names for part, names in parts[0].items() if names}
+    return Recording(runs, arguments, observed, contents.repeats)
 
 
 def edges_of(run: Run, stands_for: Mapping[Argument, list[str]]) -> frozenset[Edge]:
@@ -162,6 +131,20 @@ def edges_of(run: Run, stands_for: Mapping[Argument, list[str]]) -> frozenset[Ed
     )
 
 
+def without_effect(names: Sequence[str], edges: Collection[Edge]) -> list[str]:
+    """Return those of some sites, in order, on which no other site depends than others of them.
+
+    Args:
+        names: the names of the sites, parents before children.
+        edges: the edges of the program.
+    """
+    found: list[str] = []
+    for name in reversed(names):
+        if not {child for parent, child in edges if parent == name} - {*found}:
+            found.append(name)
+    return found[::-1]
+
+
 def positional_names(program: Program, count: int) -> list[str]:
     """Return the names of a program's first `count` positional parameters, or of those that it shows."""
     called = program.forward if isinstance(program, nn.Module) else program
@@ -173,20 +156,269 @@ def positional_names(program: Program, count: int) -> list[str]:
     return [parameter.name for parameter in parameters if parameter.kind in kinds][:count]
 
 
-def track(value: Any, name: str, given: dict[Argument, Tensor]) -> Any:
-    """Track every tensor in an argument, also within tuples, lists and dictionaries.
+class _Call:
+    """The arguments of a call, and the tensors among them, also within tuples, lists and dictionaries.
 
     Args:
-        value: the argument.
-        name: its name.
-        given: receives each tensor that was found, under its name.
+        args: the positional arguments by name.
+        kwargs: the keyword arguments.
     """
-    if isinstance(value, Tensor):
-        argument = Argument(name)
-        given[argument] = value
-        return track_provenance(value, frozenset({argument}))
-    if type(value) is dict:
-        return {key: track(part, f"{name}[{key}]", given) for key, part in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(track(p, f"{name}[{i}]", given) for i, p in enumerate(value))
-    return value
+
+    def __init__(self, args: Mapping[str, Any], kwargs: Mapping[str, Any]) -> None:
+        self.args, self.kwargs = args, kwargs
+        self.tensors: dict[str, Tensor] = {}
+        self.with_each(self.tensors.setdefault)
+
+    def with_each(self, change: Callable[[str, Tensor], Any]) -> tuple[list[Any], dict[str, Any]]:
+        """Return the arguments with a function of the name and the tensor applied to each tensor."""
+
+        def changed(name: str, value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return change(name, value)
+            if type(value) is dict:
+                return {key: changed(f"{name}[{key}]", part) for key, part in value.items()}
+            if isinstance(value, list | tuple):
+                parts = [changed(f"{name}[{i}]", part) for i, part in enumerate(value)]
+                return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+            return value
+
+        args = [changed(name, value) for name, value in self.args.items()]
+        return args, {name: changed(name, value) for name, value in self.kwargs.items()}
+
+
+class _Watcher(Messenger):
+    """Looks at each sample site and its origins, and cuts the origins of its value.
+
+    A value goes on as a copy, since labels are kept for memory, which a value may share with an argument.
+    """
+
+    def __init__(self, origins: Origins, subsamples: dict[str, Any]) -> None:
+        super().__init__()
+        self.origins, self.subsamples = origins, subsamples
+
+    def labels_of(self, name: str, value: Tensor) -> Label:
+        """Return the labels that an argument has."""
+        raise NotImplementedError
+
+    def look(self, msg: Any) -> int | None:
+        """Record a site and return the label of its value, None for a value that keeps its origins."""
+        raise NotImplementedError
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if site_is_subsample(msg) and not msg["done"] and msg["name"] in self.subsamples:
+            msg["value"], msg["done"] = self.subsamples[msg["name"]], True
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if site_is_subsample(msg):
+            self.subsamples.setdefault(msg["name"], msg["value"])
+        elif not site_is_deterministic(msg) and isinstance(msg["value"], Tensor):
+            label = self.look(msg)
+            if label is not None:
+                msg["value"] = changed(torch.clone, msg["value"])
+                self.origins.put(msg["value"], label)
+
+
+W = TypeVar("W", bound=_Watcher)
+
+
+def _run(program: Program, call: _Call, watcher: W) -> W:
+    """Run a program on labelled copies of the arguments."""
+
+    def labelled(name: str, value: Tensor) -> Tensor:
+        copy = value.detach().clone()
+        watcher.origins.put(copy, watcher.labels_of(name, copy))
+        return copy
+
+    with (
+        nothing_moves(program),
+        _one_operation_at_a_time(),
+        poutine.block(),
+        watcher.origins,
+        watcher,
+    ):
+        args, kwargs = call.with_each(labelled)
+        program(*args, **kwargs)
+    return watcher
+
+
+@contextmanager
+def _one_operation_at_a_time() -> Iterator[None]:
+    """Run recurrent layers and compiled modules as single operations, which say what depends on what."""
+    fused: list[Any] = [torch.backends.mkldnn, torch.backends.cudnn]
+    before = [library.enabled for library in fused]
+    try:
+        for library in fused:
+            library.enabled = False
+        # Without the compiler, which is slow to import, nothing is compiled.
+        with torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext():
+            yield
+    finally:
+        for library, enabled in zip(fused, before, strict=True):
+            library.enabled = enabled
+
+
+class _Contents(_Watcher):
+    """Finds the elements of the arguments that each observed site has.
+
+    Attributes:
+        elements: for each observed site, whether its value was computed from each element of the arguments.
+        exact: the same for elements that are unchanged in the value.
+        repeats: the sites with the same elements as another, with that site's name.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        sizes = [value.numel() for value in tensors.values()]
+        self.total = sum(sizes)
+        super().__init__(Origins(self.total, content_only=True), {})
+        firsts = np.cumsum([0, *sizes])
+        self.spans = {name: slice(a, b) for name, a, b in zip(tensors, firsts, firsts[1:], strict=False)}
+        self.elements: dict[str, np.ndarray] = {}
+        self.exact: dict[str, np.ndarray] = {}
+        self.repeats: dict[str, str] = {}
+        self._in_order: dict[str, np.ndarray] = {}
+
+    def labels_of(self, name: str, value: Tensor) -> Tensor:
+        """Return a label of its own for each element."""
+        span = self.spans[name]
+        return torch.arange(span.start + 1, span.stop + 1).reshape(value.shape)
+
+    def look(self, msg: Any) -> int:
+        """Note the elements of an observed value."""
+        if msg["is_observed"] and not isinstance(base_of(msg["fn"]), Unit):
+            self._note(msg["name"], self.origins.of(msg["value"]), msg["value"].shape)
+        return 0
+
+    def _note(self, name: str, label: Any, shape: torch.Size) -> None:
+        order = torch.as_tensor(label).expand(shape).flatten().cpu().numpy()
+        there = np.zeros(order.max(initial=2 * self.total) + 1, dtype=bool)
+        there[order] = True
+        self.exact[name] = exact = there[1 : self.total + 1]
+        self.elements[name] = elements = exact | there[self.total + 1 : 2 * self.total + 1]
+        for one in np.flatnonzero(there[2 * self.total + 1 :]) + 2 * self.total + 1:
+            elements |= self._of_one_argument(name, unpacked(self.origins.bits(int(one)), self.total))
+        if len(order) and order.min() > 0 and order.max() <= self.total:
+            for other, its in self._in_order.items():
+                if np.array_equal(order, its):
+                    variable = name if name in self.spans else self.repeats.get(other, other)
+                    self.repeats |= dict.fromkeys({name, other} - {variable}, variable)
+                    return
+            self._in_order[name] = order
+
+    def _of_one_argument(self, name: str, elements: np.ndarray) -> np.ndarray:
+        """Keep the elements of the argument with the site's name, or of the only argument.
+
+        Where neither is there, it is not clear which argument the value is, and none is kept.
+        """
+        found = [argument for argument, span in self.spans.items() if elements[span].any()]
+        kept = np.zeros_like(elements)
+        for argument in found:
+            if argument == name or len(found) == 1:
+                kept[self.spans[argument]] = elements[self.spans[argument]]
+        return kept
+
+
+def _parts(found: _Contents) -> tuple[dict[Argument, list[str]], dict[str, Any]]:
+    """Split the arguments into parts whose elements are the values of the same sites.
+
+    Returns:
+        The sites of each part, none for a part that no site observes; and for each argument the number of
+        the part of each element, or of all.
+    """
+    owned = _owned(found)
+    stands_for: dict[Argument, list[str]] = {}
+    numbers: dict[str, Any] = {}
+    for argument, span in found.spans.items():
+        of_all = [name for name, own in owned.items() if own[span].all()]
+        of_some = {n: own[span] for n, own in owned.items() if n not in of_all and own[span].any()}
+        numbers[argument], first = len(stands_for), np.zeros(1, dtype=np.int64)
+        if of_some:
+            codes = np.zeros(span.stop - span.start, dtype=np.int64)
+            for own in of_some.values():
+                codes = np.unique(2 * codes + own, return_inverse=True)[1].reshape(-1)
+            _, first, which = np.unique(codes, return_index=True, return_inverse=True)
+            numbers[argument] += which.reshape(-1)
+        for part, place in enumerate(first):
+            holders = [name for name, own in of_some.items() if own[place]]
+            stands_for[Argument(argument, part)] = [n for n in owned if n in of_all or n in holders]
+    return stands_for, numbers
+
+
+def _owned(found: _Contents) -> dict[str, np.ndarray]:
+    """Return which elements of the arguments each site stands for.
+
+    The sites of an element are those that have it unchanged, else those that were computed from the fewest
+    elements.
+    """
+    counts = {name: int(of.sum()) for name, of in found.elements.items() if name not in found.repeats}
+    owned = {name: found.exact[name] for name in counts}
+    taken = np.logical_or.reduce([np.zeros(found.total, dtype=bool), *owned.values()])
+    for count in sorted(set(counts.values())):
+        near = [name for name in counts if counts[name] == count]
+        for name in near:
+            owned[name] = owned[name] | (found.elements[name] & ~taken)
+        for name in near:
+            taken = taken | found.elements[name]
+    return owned
+
+
+class _Recorder(_Watcher):
+    """Records each sample site, and the sites and parts of arguments that its distribution came from."""
+
+    def __init__(
+        self, contents: _Contents, stands_for: Mapping[Argument, list[str]], numbers: Mapping[str, Any]
+    ) -> None:
+        super().__init__(Origins(len(stands_for)), contents.subsamples)
+        self.stands_for, self.numbers = stands_for, numbers
+        self.sources: list[Any] = [*stands_for]
+        self.sites: Run = {}
+
+    def labels_of(self, name: str, value: Tensor) -> Label:
+        """Return the label of the part that each element belongs to."""
+        labels = self.numbers[name] + 1
+        if isinstance(labels, int):
+            return labels
+        return torch.from_numpy(labels).reshape(value.shape)
+
+    def look(self, msg: Any) -> int | None:
+        """Record a site, unless a reparameterisation has made it a function of other sites."""
+        name, observed = msg["name"], msg["is_observed"]
+        source = self._of_unmasked(msg["value"], msg["mask"], msg["fn"].event_dim)
+        if observed and getattr(base_of(msg["fn"]), "v", None) is msg["value"] and source & {*self.sites}:
+            return None
+        own = {part for part in source if name in self.stands_for.get(part, ())}
+        # A value that was computed from other sites' data alone is another datum, which they do not cause.
+        others = {part for part in source - own if own or not self.stands_for.get(part)}
+        self.sites[name] = RecordedSite(
+            observed,
+            name_of(msg["fn"]),
+            self._parents(msg) | (others if observed else source),
+            source if observed else frozenset(),
+            {f.name: (size := members_of(f, msg), full_size_of(f, size)) for f in msg["cond_indep_stack"]},
+            isinstance(base_of(msg["fn"]), Unit),
+        )
+        self.sources.append(name)
+        return self.origins.label_of(1 << len(self.sources) - 1)
+
+    def _parents(self, msg: Any) -> frozenset[Any]:
+        """Return what a site's distribution was computed from."""
+        value, mask = msg["value"], msg["mask"]
+        if msg["is_observed"]:
+            value = changed(torch.clone, value)
+            self.origins.put(value, 0)
+        # A latent is scored as it was drawn: a copy would miss the cache of flows that cannot be inverted.
+        parents = self._of_unmasked(msg["fn"].log_prob(value), mask)
+        for weight in (mask, msg["scale"]):  # one of arguments says which data count, and how much
+            if isinstance(weight, Tensor):
+                parents |= {part for part in self._of_unmasked(weight) if isinstance(part, str)}
+        return parents
+
+    def _of_unmasked(self, tensor: Tensor, mask: Any = None, event_dim: int = 0) -> frozenset[Any]:
+        """Return the sources of the elements that count: not those of padding behind a sequence."""
+        label = self.origins.of(tensor)
+        if isinstance(label, Tensor) and isinstance(mask, Tensor) and mask.any():
+            label, mask = torch.broadcast_tensors(label, mask.reshape(*mask.shape, *[1] * event_dim))
+            label = label[mask]
+        return self._named(self.origins.bits(label))
+
+    def _named(self, bits: int) -> frozenset[Any]:
+        return frozenset(self.sources[k] for k in np.flatnonzero(unpacked(bits, len(self.sources))))

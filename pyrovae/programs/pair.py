@@ -58,6 +58,8 @@ class Pair:
         guide: a Pyro program with the same arguments and the model's latent sites.
         data_plate: the name of the plate over the data. None means the plate that has as many members as
             there are data, also on another number of data.
+        x_shape: the shape of a datum. Only generation without data asks for it, of programs that need the
+            shape. None means that of a module's likelihood, or of the site that observes the data.
 
     Raises:
         InputError: `model` or `guide` is not callable.
@@ -78,6 +80,7 @@ class Pair:
     model: Program
     guide: Program
     data_plate: str | None = None
+    x_shape: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         for role in ("model", "guide"):
@@ -99,8 +102,9 @@ def programs_of(pair: ModelAndGuide | Program) -> tuple[Program, Program | None]
 
 
 def with_programs(pair: ModelAndGuide, model: Program | None = None, guide: Program | None = None) -> Pair:
-    """Return the pair with another model or guide in the place of its own, and the same data plate."""
-    return Pair(model or pair.model, guide or pair.guide, data_plate_of(pair))
+    """Return the pair with another model or guide in the place of its own, and the same attributes."""
+    x_shape = getattr(pair, "x_shape", None)
+    return Pair(model or pair.model, guide or pair.guide, data_plate_of(pair), x_shape)
 
 
 def data_plate_of(pair: object) -> str | None:

@@ -165,7 +165,7 @@ def module_parameters(pair: ModelAndGuide) -> dict[str, Tensor]:
     return named
 
 
-def named_parameters(pair: ModelAndGuide, *args: Any) -> dict[str, Tensor]:
+def named_parameters(pair: ModelAndGuide, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
     """Return every parameter of the pair by name: the leaf tensors that an optimiser may change.
 
     They are the parameters of the modules that the pair reaches, and those that a run of the programs shows
@@ -174,8 +174,8 @@ def named_parameters(pair: ModelAndGuide, *args: Any) -> dict[str, Tensor]:
     """
     named = module_parameters(pair)
     with poutine.trace(param_only=True) as shown, poutine.block(hide_fn=_is_sample):
-        pair.guide(*args)
-        pair.model(*args)
+        pair.guide(*args, **kwargs)
+        pair.model(*args, **kwargs)
     known = {id(value) for value in named.values()}
     for name, site in shown.trace.nodes.items():
         if (value := shown_parameter(site, known)) is not None:

@@ -13,6 +13,7 @@ from pyrovae.errors import InputError
 from pyrovae.programs.distributions import base_of
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import Program
+from pyrovae.programs.rows import Arguments
 
 
 def check_same_plates(name: str, in_model: Mapping[str, Any], in_guide: Mapping[str, Any]) -> None:
@@ -54,7 +55,7 @@ def check_same_shapes(name: str, in_model: Any, in_guide: Any) -> None:
 _MISFIT = re.compile(r"Shape mismatch inside plate\('(.*)'\) at site (.*) dim (-\d+), (\d+) vs (\d+)")
 
 
-def plate_problem(error: Exception, guide: Any, model: Program, args: tuple[Any, ...]) -> str | None:
+def plate_problem(error: Exception, guide: Any, model: Program, arguments: Arguments) -> str | None:
     """Return the message for Pyro's error about a distribution that does not fit its plate, else None."""
     if not (found := _MISFIT.search(str(error))):
         return None
@@ -76,7 +77,7 @@ def plate_problem(error: Exception, guide: Any, model: Program, args: tuple[Any,
         f"the {'model' if guide_ran else 'guide'}'s site '{name}' does not fit into plate '{plate}', "
         f"which has {size} members at dimension {dim}, so the batch shape ends with ({size},)"
         f"{' there' if dim != '-1' else ''}: the distribution's batch has {length} there{shapes}"
-        f"{'' if guide_ran else _shape_in_model(name, model, args)}. To mend it, {remedy}."
+        f"{'' if guide_ran else _shape_in_model(name, model, arguments)}. To mend it, {remedy}."
     )
 
 
@@ -101,10 +102,10 @@ def _shapes_of(error: BaseException | None) -> tuple[str, int, int]:
     return "", 1, 0
 
 
-def _shape_in_model(name: str, model: Program, args: tuple[Any, ...]) -> str:
+def _shape_in_model(name: str, model: Program, arguments: Arguments) -> str:
     try:
         with torch.no_grad(), evaluating(model):
-            fn = poutine.trace(model).get_trace(*args).nodes[name]["fn"]
+            fn = poutine.trace(model).get_trace(*arguments.args, **arguments.kwargs).nodes[name]["fn"]
     except (ValueError, RuntimeError, TypeError, KeyError):  # the model has an error of its own
         return ""
     return (

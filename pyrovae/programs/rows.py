@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -40,6 +40,20 @@ class Arguments(NamedTuple):
         return Arguments(
             tuple(map(changed, self.args)), {name: changed(value) for name, value in self.kwargs.items()}
         )
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All arguments in order, of a call whose arguments are all tensors."""
+        return (*self.args, *self.kwargs.values())
+
+    def with_tensors(self, tensors: Sequence[Tensor]) -> Arguments:
+        """Return these arguments with other tensors in the places of `tensors`."""
+        count = len(self.args)
+        return Arguments(tuple(tensors[:count]), dict(zip(self.kwargs, tensors[count:], strict=True)))
+
+    def to(self, device: torch.device) -> Arguments:
+        """Return the arguments of a call whose arguments are all tensors, on a device."""
+        return self.with_tensors([values.to(device) for values in self.tensors])
 
     def rows(self, rows: slice | Tensor) -> Arguments:
         """Return the arguments for some of the data."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from pyro import poutine
-from pyro.distributions import Categorical
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 
-from pyrovae.programs.distributions import has_mean
+from pyrovae.programs.distributions import class_mode, is_class, mean_of, name_of
 from pyrovae.programs.pair import ModelAndGuide, Program
 
 
@@ -30,22 +29,30 @@ def traced(program: Program, /, *args: Any, **kwargs: Any) -> Trace:
     return poutine.util.prune_subsample_sites(poutine.trace(program).get_trace(*args, **kwargs))
 
 
-class _AtMeans(Messenger):
-    """Sets each latent to the mean of its distribution, or to the mode if it is a class."""
+class AtMeans(Messenger):
+    """Sets each latent to the mean of its distribution, or to the mode if it is a class.
+
+    A mean without a closed form is an average of draws, see `distributions.mean_of`.
+
+    Attributes:
+        drawn: the latents that have no mean, such as Cauchy variables, with the names of their
+            distributions. They are drawn.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn: dict[str, str] = {}
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["is_observed"] or msg["value"] is not None or poutine.util.site_is_subsample(msg):
             return
-        if isinstance(fn := msg["fn"], Categorical):
-            msg["value"] = fn.probs.argmax(-1)  # the mode, since a class has no mean
-        elif has_mean(fn):
-            msg["value"] = fn.mean
+        fn = msg["fn"]
+        msg["value"] = class_mode(fn) if is_class(fn) else mean_of(fn)
+        if msg["value"] is None:
+            self.drawn[msg["name"]] = name_of(fn)
 
 
 def at_means(program: Program) -> Program:
-    """Return the program with each latent at its mean, and each class at its mode.
-
-    A latent with neither, such as a Cauchy variable, is drawn.
-    """
-    handled: Program = _AtMeans()(program)
+    """Return the program with each latent at its mean, and each class at its mode; see `AtMeans`."""
+    handled: Program = AtMeans()(program)
     return handled

@@ -14,7 +14,7 @@ from torch import Tensor
 from pyrovae.errors import InputError
 from pyrovae.programs.densities import unscaled_log_prob
 from pyrovae.programs.distributions import name_of
-from pyrovae.programs.structure import members_of
+from pyrovae.programs.sites import members_of
 
 
 def check_shapes(program: str, name: str, site: Mapping[str, Any]) -> None:

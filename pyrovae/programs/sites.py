@@ -10,7 +10,7 @@ from pyro.distributions import Unit
 from pyro.infer.inspect import site_is_deterministic
 from pyro.poutine.trace_struct import Trace
 
-from pyrovae.programs.distributions import base_of
+from pyrovae.programs.distributions import base_of, is_class
 
 Role = Literal["latent", "observed", "factor", "deterministic"]
 
@@ -44,5 +44,28 @@ def observed_sites(trace: Trace) -> list[str]:
 
 
 def continuous_latents(trace: Trace) -> list[str]:
-    """Return the names of the latents with floating-point values. Classes are whole numbers."""
-    return [name for name in latent_sites(trace) if trace.nodes[name]["value"].is_floating_point()]
+    """Return the names of the latents with floating-point values that are no classes."""
+    return [
+        name
+        for name in latent_sites(trace)
+        if trace.nodes[name]["value"].is_floating_point() and not is_class(trace.nodes[name]["fn"])
+    ]
+
+
+def members_of(frame: Any, site: Mapping[str, Any]) -> int:
+    """Return the number of members of a plate in a run, from its frame at a site.
+
+    A plate without a size has as many members as the site's distribution has there.
+    """
+    if frame.size >= 0 or frame.dim is None:
+        return int(frame.size)
+    shape = site["fn"].batch_shape
+    return int(shape[frame.dim]) if len(shape) >= -frame.dim else 1
+
+
+def full_size_of(frame: Any, members: int) -> int:
+    """Return the number of all members of a plate that has so many members in a run; see `members_of`.
+
+    It is larger if the program subsamples.
+    """
+    return members if frame.size < 0 else int(frame.full_size or members)

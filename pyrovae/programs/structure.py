@@ -6,7 +6,8 @@ its log density for each datum. Each fact is computed when it is first asked for
     facts                                                cost
     sites, roles, enumerated, ...                        one run of the guide and one of the model
     plates, scopes                                       one more run of each, on fewer data
-    generative_edges, inference_edges, parents, ...      one recorded run of each (`programs.dependence`)
+    generative_edges, inference_edges, parents, ...      two recorded runs of the model and one of the guide
+                                                         (`programs.dependence`)
     log_p, log_q                                         the log densities of the first run
 
 The runs have no side effects: modes, Pyro's parameter store and the random stream stay as they are.
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from pyrovae.errors import InputError
 from pyrovae.programs.densities import log_prob_per_datum, trace_log_probs
-from pyrovae.programs.dependence import Edge, Run, edges_of, observed_arguments, record
+from pyrovae.programs.dependence import Edge, Recording, edges_of, record, without_effect
 from pyrovae.programs.distributions import name_of
 from pyrovae.programs.modes import nothing_moves
 from pyrovae.programs.pair import (
@@ -38,7 +39,14 @@ from pyrovae.programs.pair import (
 from pyrovae.programs.reparameterisation import is_marked_for_enumeration, is_reparameterised
 from pyrovae.programs.rows import Arguments
 from pyrovae.programs.running import traced
-from pyrovae.programs.sites import Role, continuous_latents, is_sample, role_of
+from pyrovae.programs.sites import (
+    Role,
+    continuous_latents,
+    full_size_of,
+    is_sample,
+    members_of,
+    role_of,
+)
 
 Scope = Literal["local", "nested", "global"]
 
@@ -95,17 +103,6 @@ class Traces(NamedTuple):
 
     model: Trace
     guide: Trace | None
-
-
-def members_of(frame: Any, site: Mapping[str, Any]) -> int:
-    """Return the number of members of a plate in a run, from its frame at a site.
-
-    A plate without a size has as many members as the site's distribution has there.
-    """
-    if frame.size >= 0 or frame.dim is None:
-        return int(frame.size)
-    shape = site["fn"].batch_shape
-    return int(shape[frame.dim]) if len(shape) >= -frame.dim else 1
 
 
 def structure(pair: ModelAndGuide | Program, *args: Any, **kwargs: Any) -> Structure:
@@ -206,7 +203,7 @@ class Structure:
                 plates at different dimensions could be the data's.
         """
         return {
-            name: Plate(name, size, int(frame.full_size or size), frame.dim, name in self._data_plates)
+            name: Plate(name, size, full_size_of(frame, size), frame.dim, name in self._data_plates)
             for name, (frame, size) in self._frames.items()
         }
 
@@ -315,8 +312,8 @@ class Structure:
 
     @property
     def latents(self) -> tuple[str, ...]:
-        """The model's latents, in order."""
-        return self._names("latent")
+        """The model's latents without predictions, in order."""
+        return tuple(name for name in self._names("latent") if name not in self.predicted)
 
     @property
     def observed(self) -> tuple[str, ...]:
@@ -335,9 +332,17 @@ class Structure:
 
     @property
     def model_only(self) -> tuple[str, ...]:
-        """The model's latents that the guide lacks, in order; none for a model without a guide."""
+        """The latents that the guide lacks, predictions too, in order; none for a model without a guide."""
         guide = self.traces.guide
-        return tuple(name for name in self.latents if guide is not None and name not in guide.nodes)
+        return tuple(n for n in self._names("latent") if guide is not None and n not in guide.nodes)
+
+    @cached_property
+    def predicted(self) -> tuple[str, ...]:
+        """The latents that the guide lacks and on which no other site depends, in order.
+
+        Such is the y of `pyro.sample("y", ..., obs=y)` in a call without y. It is a prediction.
+        """
+        return tuple(without_effect(self.model_only, self.generative_edges) if self.model_only else ())
 
     @property
     def auxiliary(self) -> tuple[str, ...]:
@@ -361,8 +366,8 @@ class Structure:
 
     @property
     def continuous(self) -> tuple[str, ...]:
-        """The model's latents whose values are floating-point numbers. Classes are whole numbers."""
-        return tuple(continuous_latents(self.traces.model))
+        """The model's latents with floating-point values that are no classes, without predictions."""
+        return tuple(name for name in continuous_latents(self.traces.model) if name in self.latents)
 
     def in_scope(self, scope: Scope) -> tuple[str, ...]:
         """Return the sites of one scope, in order: "local", "nested" or "global" (see `Site.scope`)."""
@@ -371,9 +376,8 @@ class Structure:
     # Dependence
 
     @cached_property
-    def _runs(self) -> tuple[list[Run], dict[Any, list[str]]]:
-        runs, _ = record(self._programs, self.args, self.kwargs)
-        return runs, observed_arguments(runs[0])
+    def _recording(self) -> Recording:
+        return record(self._programs, self.args, self.kwargs)
 
     @cached_property
     def generative_edges(self) -> frozenset[Edge]:
@@ -381,13 +385,12 @@ class Structure:
 
         An argument counts as the site that observes it.
         """
-        runs, stands_for = self._runs
-        return edges_of(runs[0], stands_for)
+        return edges_of(self._recording.runs[0], self._recording.stands_for)
 
     @cached_property
     def inference_edges(self) -> frozenset[Edge]:
         """The pairs (parent, child) of the guide. An argument counts as the site that observes it."""
-        runs, stands_for = self._runs
+        runs, stands_for = self._recording.runs, self._recording.stands_for
         return edges_of(runs[1], stands_for) if len(runs) > 1 else frozenset()
 
     def parents(self, name: str) -> set[str]:
@@ -437,13 +440,22 @@ class Structure:
         for site in self.sites.values():
             role = f"{site.role} (guide only)" if site.program == "guide" else site.role
             plates = ", ".join(site.plates) or "-"
-            rows.append((site.name, role, site.distribution, plates, site.scope, _treatment(site)))
+            rows.append((site.name, role, site.distribution, plates, site.scope, self._treatment(site)))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in rows
         ]
         return "\n".join([*map(_plate_line, self.plates.values()), *lines])
+
+    def _treatment(self, site: Site) -> str:
+        if site.name in self.predicted:
+            return "predicted"
+        if site.enumerated:
+            return "enumerated"
+        if site.reparameterised is None:
+            return "-"
+        return "drawn, reparameterised" if site.reparameterised else "drawn, not reparameterised"
 
 
 def _reach(start: str, edges: Iterable[Edge], shut: frozenset[str]) -> set[str]:
@@ -455,14 +467,6 @@ def _reach(start: str, edges: Iterable[Edge], shut: frozenset[str]) -> set[str]:
         found |= new
         stack += new
     return found
-
-
-def _treatment(site: Site) -> str:
-    if site.enumerated:
-        return "enumerated"
-    if site.reparameterised is None:
-        return "-"
-    return "drawn, reparameterised" if site.reparameterised else "drawn, not reparameterised"
 
 
 def _plate_line(plate: Plate) -> str:

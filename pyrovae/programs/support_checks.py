@@ -123,7 +123,12 @@ def check_observed(
         family = base_of(fn)
         remedies = (remedy for kind, remedy in _REMEDIES.items() if expected and isinstance(family, kind))
         remedy = next(remedies, f"its values must satisfy {family.support}")
-        if not expected and isinstance(family, dist.Categorical):
+        if row.isnan().any():
+            remedy = (
+                "NaN has no density, also where a mask discards it (its gradient would be NaN): if these "
+                "values are missing, use masked(distribution, observed) of pyrovae.distributions"
+            )
+        elif not expected and isinstance(family, dist.Categorical):
             remedy = f"its classes are 0, 1, ..., {family.probs.shape[-1] - 1}"
             if value.is_floating_point():
                 remedy += f" (of type {value.dtype}, where {UNLABELLED} is not unlabelled: use y.long())"

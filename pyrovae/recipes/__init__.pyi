@@ -15,6 +15,7 @@ from .fitting import Fitted as Fitted
 from .library.autoencoder import autoencoder as autoencoder
 from .library.bnn import bnn as bnn
 from .library.cpcvae import cpcvae as cpcvae
+from .library.cvae import cvae as cvae
 from .library.hvae import hvae as hvae
 from .library.m1m2 import m1m2 as m1m2
 from .library.m2 import m2 as m2

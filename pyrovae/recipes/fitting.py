@@ -266,6 +266,7 @@ def _fit_stage(
         stage.pair,
         split.x,
         classes,
+        given=None if stage.given is None else stage.given(split.x, split.y),
         **settings,
         transform=in_turn(*steps),
         validation=_validation_of(stage, split),
@@ -295,9 +296,11 @@ def _classes_of(stage: Stage, split: Split, training: Training, data: Data) -> T
 
 
 def _validation_of(stage: Stage, split: Split) -> Any:
-    if stage.needs_classes and split.validation is not None:
-        return split.validation, split.y_validation
-    return split.validation
+    if split.validation is None:
+        return None
+    classes = (split.y_validation,) if stage.needs_classes else ()
+    given = () if stage.given is None else (stage.given(split.validation, split.y_validation),)
+    return (split.validation, *classes, *given) if classes or given else split.validation
 
 
 def _check(plan: Plan, y: Tensor | None, training: Training, data: Data, writing: Writing) -> None:
@@ -314,6 +317,11 @@ def _check(plan: Plan, y: Tensor | None, training: Training, data: Data, writing
         )
     if writing.folder is None and (writing.resume or writing.tensorboard):
         raise InputError("resume and tensorboard need a run folder: pass folder=...")
+    if data.shift and any(stage.given is not None for stage in plan.stages):
+        raise InputError(
+            f"shift is {data.shift}, but the condition of {plan.recipe or 'the plan'} would not be shifted "
+            "with the images: leave shift out."
+        )
     for stage in plan.stages:
         own = settings_of(stage, training)
         own.check()

@@ -66,7 +66,9 @@ def evaluate(
         InputError: the model has nothing to integrate out, or an option does not fit.
     """
     presentation, scored = run.presentation, run.scored
-    if not _has_codes(run.pair, presentation.fixed(scored.x[:2])):
+    y = None if scored.y is None else scored.y[:limit]
+    given = run.given(presentation.encoded(scored.x[:limit]), y)
+    if given is None and not _has_codes(run.pair, presentation.fixed(scored.x[:2])):
         raise InputError(
             f"the latents of {run.config.recipe} belong to all data together, so single data have no "
             f"marginal likelihood: measure its test error by pyrovae classify {run.folder}."
@@ -74,7 +76,7 @@ def evaluate(
     x = presentation.fixed(scored.x)[:limit]
     pair = on_device(run.pair, device)
     result = marginal_likelihood(
-        pair, x, num_samples=num_samples, seed=run.training.seed, progress=progress, **options
+        pair, x, given=given, num_samples=num_samples, seed=run.training.seed, progress=progress, **options
     )
     metrics = result.summary() | {"epochs": len(run.history.rows)} | source_of(run)
     if isinstance(pair, ExactEvidence):
@@ -147,7 +149,8 @@ def encode(run: Run, out: Path, site: str | None = None, device: str = "auto") -
         parts = {"_test": (scored.x, scored.y), "_train": (run.images.x_train, run.images.y_train)}
     arrays: dict[str, Any] = {name: np.array(value) for name, value in source_of(run).items()}
     for part, (x, y) in parts.items():
-        arrays[f"z{part}"] = latent_means(pair, run.presentation.encoded(x), site).numpy()
+        seen = run.presentation.encoded(x)
+        arrays[f"z{part}"] = latent_means(pair, seen, site, given=run.given(seen, y)).numpy()
         if y is not None:
             arrays[f"y{part}"] = y.numpy()
     buffer = io.BytesIO()
@@ -184,6 +187,7 @@ def classify(
     if scored.y is None:
         raise InputError(f"{scored.name} has no classes to compare predictions with.")
     x_test = run.presentation.encoded(scored.x)
+    given_test = run.given(x_test, scored.y)
     pair = on_device(run.pair, device)
     errors: dict[str, float] = {}
     if run.classes:
@@ -192,7 +196,7 @@ def classify(
             seen = run.presentation.fixed(scored.x)
             by_bayes = class_posterior(pair, seen, run.about.num_classes, num_samples=num_samples)
             errors["Bayes' rule"] = error_rate(by_bayes, scored.y)
-    if not _has_codes(pair, x_test):
+    if given_test is None and not _has_codes(pair, x_test):
         return errors
     try:
         x, y = run.training_classes()
@@ -202,11 +206,13 @@ def classify(
         return errors
     if y is None:
         raise InputError(f"{run.data.data} has no classes for M1's classifiers to learn.")
+    given = run.given(x, y)
     per_class = run.data.labels if labels is None else labels
     if per_class is not None:
         y = with_labels_only(y, per_class, seed)
     embed: Any = partial(posterior_draws, seed=seed) if draws else latent_means
-    z, z_test = embed(pair, x).numpy(), embed(pair, x_test).numpy()
+    z = embed(pair, x, given=given).numpy()
+    z_test = embed(pair, x_test, given=given_test).numpy()
     for name in M1_CLASSIFIERS:
         predicted = fit_m1_classifier(name, z, y.numpy()).predict(z_test)
         errors[name] = 100 * float((predicted != scored.y.numpy()).mean())

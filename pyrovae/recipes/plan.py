@@ -47,6 +47,9 @@ class Stage:
         supervised: a function from the classes `(N,)` that this stage learns to a dictionary with
             `objective` or `weights`. Use it for weights that depend on the number of labels.
         start: a function that sets initial parameters from the training data `(N, *x_shape)`.
+        given: a function from data and their classes `(N,)`, or None, to what is given to the programs
+            beside them, by name, such as the condition of a conditional VAE. The pixels are those before
+            each minibatch is binarised. None means that nothing is given.
         training: settings of `Training` that are fixed for this stage, by name.
 
     Example:
@@ -64,6 +67,7 @@ class Stage:
     labels: Callable[[Tensor, Tensor], Tensor] | None = None
     supervised: Callable[[Tensor], Mapping[str, Any]] | None = None
     start: Callable[[Tensor], None] | None = None
+    given: Callable[[Source, Tensor | None], Mapping[str, Any]] | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -373,6 +373,19 @@ class Run:
         """The preparation of the data for the model."""
         return Presentation.of(self.plan.pixels, self.data, self.training.seed)
 
+    def given(self, x: Tensor, y: Tensor | None) -> Mapping[str, Any] | None:
+        """Return what is given to the model beside data, such as the condition of a conditional VAE.
+
+        Args:
+            x: the data, prepared for the encoder, `(N, *x_shape)`.
+            y: their classes `(N,)`, or None.
+
+        Returns:
+            The values by name; None if nothing is given.
+        """
+        stage = self.plan.stages[-1]
+        return None if stage.given is None else stage.given(x, y)
+
     def training_data(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return the data that the last stage learns, their labels, and the validation data.
 
@@ -480,9 +493,10 @@ def _load(stage: Stage, about: About, saved: Mapping[str, Any]) -> None:
     if not saved["parameters"]:
         load_state(stage.pair, {}, dict(saved))
         return
-    x = torch.zeros(2, *about.x_shape)
+    x, y = torch.zeros(2, *about.x_shape), torch.zeros(2, dtype=torch.long)
+    given = {} if stage.given is None else stage.given(x, y)
     with own_parameters(stage.pair), seeded(about.seed), torch.no_grad():
-        named = named_parameters(stage.pair, x if stage.transform is None else stage.transform(x))
+        named = named_parameters(stage.pair, x if stage.transform is None else stage.transform(x), **given)
         load_state(stage.pair, named, dict(saved))
 
 

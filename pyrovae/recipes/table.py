@@ -10,6 +10,10 @@ RECIPES = Table(
             "VAE with two levels of latents: z2 ~ p(z2), z1 ~ p(z1 | z2), x ~ p(x | z1, z2).",
             "pyrovae.recipes:hvae",
         ),
+        "cvae": Component(
+            "Conditional VAE: z ~ p(z | c), x ~ p(x | z, c), given a class or a part of the image.",
+            "pyrovae.recipes:cvae",
+        ),
         "ppca": Component(
             "Probabilistic PCA: z ~ N(0, I), x ~ N(W z + mu, sigma^2 I), with its exact evidence.",
             "pyrovae.recipes:ppca",

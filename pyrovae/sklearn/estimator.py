@@ -23,7 +23,7 @@ from pyrovae.data.arrays import unmasked
 from pyrovae.data.checks import UNLABELLED
 from pyrovae.errors import InputError, check_choice
 from pyrovae.evaluation import class_probabilities
-from pyrovae.generation import latent_means, sample_images, samples_of_classes
+from pyrovae.generation import latent_means, only_site, sample_images, samples_of_classes
 from pyrovae.likelihoods.table import LIKELIHOODS
 from pyrovae.recipes import About, Data, Training
 from pyrovae.semi_supervised import fit_m1_classifier, m1_probabilities
@@ -254,9 +254,9 @@ class SemiSupervisedVAEClassifier(
         codes = None if y is None else codes_of(y, fitted.classes_, n_samples)
         with fitted._on_device() as model:
             if codes is None:
-                x = sample_images(model, n_samples, seed)
+                x = only_site(sample_images(model, n_samples, seed))
             else:
-                x = samples_of_classes(model, codes, seed=seed)
+                x = only_site(samples_of_classes(model, codes, seed=seed))
         samples = fitted._scaling.inverse_transform(x.flatten(1).numpy())
         return samples.reshape(len(x), *fitted._given_shape)
 

@@ -16,15 +16,17 @@ from pyro.infer.autoguide import AutoCallable, AutoDelta, AutoGuide, AutoGuideLi
 from torch import Tensor, nn
 
 from pyrovae.errors import InputError
+from pyrovae.programs.given import with_bound
 from pyrovae.programs.modes import nothing_moves
 from pyrovae.programs.pair import ModelAndGuide
 from pyrovae.programs.reach import modules_of
+from pyrovae.programs.rows import Arguments
 from pyrovae.programs.sites import is_sample
 from pyrovae.programs.structure import Structure
 
 
 def check_autoguides(
-    pair: ModelAndGuide, args: tuple[Tensor, ...], all_data: int | None, validated: bool
+    pair: ModelAndGuide, arguments: Arguments, all_data: int | None, validated: bool
 ) -> bool:
     """Refuse an autoguide that would give the parameters of one datum to another datum.
 
@@ -32,7 +34,7 @@ def check_autoguides(
 
     Args:
         pair: the pair to train.
-        args: the arguments of a call.
+        arguments: the arguments of a call.
         all_data: the number of data if a call has all of them, else None.
         validated: whether there are validation data.
 
@@ -44,8 +46,9 @@ def check_autoguides(
             validation data; or the guide has been called with another number of data before.
     """
     in_order = False
+    arguments = with_bound(pair.guide, arguments)
     for guide, root in _autoguides(pair):
-        found = Structure(guide.model, args)
+        found = Structure(guide.model, *arguments)
         for name in found.latents:
             frames = {frame.name: frame for frame in found.traces.model.nodes[name]["cond_indep_stack"]}
             parts = [n for n, frame in frames.items() if (frame.full_size or frame.size) != frame.size]
@@ -55,9 +58,10 @@ def check_autoguides(
                     f"the members of plate '{parts[0]}' would share them: use AutoNormal or AutoDelta, "
                     "which have one for each member of the plate."
                 )
-            if found[name].scope == "global" or any(_indices_given(root, args, part) for part in parts):
+            indices = (_indices_given(root, arguments, part) for part in parts)
+            if found[name].scope == "global" or any(indices):
                 continue
-            _check_local(guide, name, len(args[0]), all_data, validated)
+            _check_local(guide, name, len(arguments.args[0]), all_data, validated)
             _check_remembered(guide, found, frames)
             in_order = True
     return in_order
@@ -73,7 +77,7 @@ def _autoguides(pair: ModelAndGuide) -> Iterator[tuple[AutoGuide, AutoGuide]]:
                     yield part, root
 
 
-def _indices_given(guide: AutoGuide, args: tuple[Tensor, ...], plate: str) -> bool:
+def _indices_given(guide: AutoGuide, arguments: Arguments, plate: str) -> bool:
     """Whether `create_plates` takes a plate's subsample from the data, rather than draws it."""
     if guide.create_plates is None:
         return False
@@ -81,7 +85,7 @@ def _indices_given(guide: AutoGuide, args: tuple[Tensor, ...], plate: str) -> bo
     with nothing_moves(guide), poutine.block():
         for seed in (0, 1):
             torch.manual_seed(seed)
-            made = guide.create_plates(*args)
+            made = guide.create_plates(*arguments.args, **arguments.kwargs)
             indices += [
                 p._indices for p in (made if isinstance(made, list | tuple) else [made]) if p.name == plate
             ]
@@ -112,7 +116,7 @@ def _check_remembered(guide: AutoGuide, found: Structure, frames: dict[str, Any]
 
 def check_positions(
     pair: ModelAndGuide,
-    args: tuple[Tensor, ...],
+    arguments: Arguments,
     parameters: Mapping[str, Tensor],
     all_data: int | None,
     validated: bool,
@@ -124,7 +128,7 @@ def check_positions(
 
     Args:
         pair: the pair to train.
-        args: the arguments of a call.
+        arguments: the arguments of a call.
         parameters: the pair's parameters by name.
         all_data: the number of data if a call has all of them, else None.
         validated: whether there are validation data.
@@ -136,13 +140,13 @@ def check_positions(
         InputError: the guide has such parameters, and the calls do not have all data or there are
             validation data.
     """
-    size = len(args[0])
+    size = len(arguments.args[0])
     layers = _of_layers(pair)
     suspected = {
         name: value for name, value in parameters.items() if size in value.shape and id(value) not in layers
     }
     with _moved(suspected.values()):
-        if size == 1 or not suspected or not _by_position(pair, args):
+        if size == 1 or not suspected or not _by_position(pair, arguments):
             return False
     if all_data is None or validated:
         name, value = next(iter(suspected.items()))
@@ -185,13 +189,12 @@ def _moved(parameters: Iterable[Tensor]) -> Iterator[None]:
                 value.copy_(before)
 
 
-def _by_position(pair: ModelAndGuide, args: tuple[Tensor, ...]) -> bool:
+def _by_position(pair: ModelAndGuide, arguments: Arguments) -> bool:
     """Whether the guide gives data another density when they come in another order."""
-    found, size = Structure(pair, args), len(args[0])
-    plates = found.plates
-    moved = tuple(value.roll(1, 0) if len(value) == size else value for value in args)
+    plates = Structure(pair, *arguments).plates
+    moved = arguments.of_data(lambda values: values.roll(1, 0))
     with nothing_moves(pair), poutine.block():
-        first = poutine.trace(pair.guide).get_trace(*args)
+        first = poutine.trace(pair.guide).get_trace(*arguments.args, **arguments.kwargs)
         first.compute_log_prob()
         wanted, replayed = {}, first.copy()
         for name, node in first.nodes.items():
@@ -204,7 +207,8 @@ def _by_position(pair: ModelAndGuide, args: tuple[Tensor, ...]) -> bool:
                 dim = dims[0] - node["fn"].event_dim
                 replayed.nodes[name] = {**node, "value": node["value"].roll(1, dim)}
                 wanted[name] = node["log_prob"].roll(1, dims[0])
-        second = poutine.trace(poutine.replay(pair.guide, trace=replayed)).get_trace(*moved)
+        again = poutine.trace(poutine.replay(pair.guide, trace=replayed))
+        second = again.get_trace(*moved.args, **moved.kwargs)
         try:
             second.compute_log_prob()
         except ValueError:  # a flow that scores only its own draws: their parameters come from networks

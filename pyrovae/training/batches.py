@@ -16,10 +16,16 @@ import torch
 from torch import Tensor
 
 from pyrovae.compute import processes
-from pyrovae.data.checks import UNLABELLED, holds_classes
+from pyrovae.compute.devices import seeded
+from pyrovae.data.checks import OBSERVED, UNLABELLED, holds_classes, mask_of_elements
 from pyrovae.data.transforms import Transform
+from pyrovae.distributions import filled
 from pyrovae.errors import InputError
-from pyrovae.training.sources import Items, Source, check_read, item_seeds
+from pyrovae.programs.given import NOTHING_GIVEN, Given
+from pyrovae.programs.rows import Arguments
+from pyrovae.training.sources import Items, Source, check_read, item_seeds, rows_of
+
+_TRIED = 5  # data whose missing values are changed to see what a transform does with them
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,7 @@ class Rows(NamedTuple):
 
     indices: Tensor
     seeds: Tensor | None = None
-    items: tuple[Tensor, ...] | None = None
+    items: Arguments | None = None
 
 
 class Call(NamedTuple):
@@ -71,12 +77,12 @@ class Call(NamedTuple):
 
     Attributes:
         number: the number of the part.
-        args: the arguments of the programs' call: this process's share of the data.
+        arguments: the arguments of the programs' call: this process's share of the data.
         total: the number of data in all processes. Division by it turns sums into means.
     """
 
     number: int
-    args: tuple[Tensor, ...]
+    arguments: Arguments
     total: int
 
 
@@ -111,6 +117,7 @@ class Minibatches:
         seed: the run's seed, on which the seeds of items depend.
         workers: the number of processes that read items in advance. 0 means that the training process does.
         shuffle: whether the data come in another order in each epoch.
+        given: what is given beside the data and their classes, on any device.
     """
 
     source: Source
@@ -121,6 +128,7 @@ class Minibatches:
     seed: int = 0
     workers: int = 0
     shuffle: bool = True
+    given: Given = NOTHING_GIVEN
 
     @property
     def steps(self) -> int:
@@ -172,18 +180,18 @@ class Minibatches:
         for number, of_part in enumerate(rows):
             own = _share(of_part) if shared else of_part
             if len(own.indices):
-                args = self._arguments(self.parts[number], own, check)
-                calls.append(Call(number, args, len(of_part.indices)))
+                arguments = self._arguments(self.parts[number], own, check)
+                calls.append(Call(number, arguments, len(of_part.indices)))
         return Batch(calls, sum(len(of_part.indices) for of_part in rows))
 
-    def in_order(self, size: int, check: bool = False) -> Iterator[tuple[Tensor, ...]]:
+    def in_order(self, size: int, check: bool = False) -> Iterator[Arguments]:
         """Yield the arguments of calls with every datum once, with the same random draws each time."""
         for number, part in enumerate(self.parts):
             seeds = item_seeds(self.seed, len(part.indices), "in order", number)
             for indices, of_indices in zip(part.indices.split(size), seeds.split(size), strict=True):
                 yield self._arguments(part, Rows(indices, of_indices), check)
 
-    def arguments(self, number: int, indices: Tensor) -> tuple[Tensor, ...]:
+    def arguments(self, number: int, indices: Tensor) -> Arguments:
         """Return the arguments of a call with these data of a part."""
         return self._arguments(self.parts[number], Rows(indices), check=False)
 
@@ -198,21 +206,59 @@ class Minibatches:
         reading = source.read_ahead([key for key in keys if len(key[0])], self.workers)
         for rows, of_step, (indices, _) in zip(steps, shares, keys, strict=True):
             sizes = [len(share.indices) for share in of_step]
-            values = [part.split(sizes) for part in next(reading)] if len(indices) else []
-            items = zip(*values, strict=True) if values else ((),) * len(rows)
+            items = _split(next(reading), sizes) if len(indices) else [Arguments(())] * len(rows)
             yield tuple(of_part._replace(items=read) for of_part, read in zip(rows, items, strict=True))
 
-    def _arguments(self, part: Part, rows: Rows, check: bool) -> tuple[Tensor, ...]:
-        values = self.source.read(rows.indices, rows.seeds) if rows.items is None else rows.items
+    def _arguments(self, part: Part, rows: Rows, check: bool) -> Arguments:
+        read = self._read(rows)
         if check:
-            check_read(values)
-        x = values[0].to(self.device)
-        x = x if self.transform is None else self._transformed(x)
-        if self.y is None:
-            return (x, *(y.to(self.device) for y in values[1:]))
-        if not part.labelled:
-            return (x,)
-        return x, self.y[rows.indices.to(self.y.device)].to(self.device)
+            check_read(read)
+        x, *classes = read.args
+        x = x.to(self.device)
+        if self.transform is not None:
+            x = self._transformed(filled(x, _mask_of(x, read)))
+        if self.y is not None:
+            classes = [rows_of(self.y, rows.indices)] if part.labelled else []
+        return Arguments((x, *classes), read.kwargs).to(self.device)
+
+    def _read(self, rows: Rows) -> Arguments:
+        """Read the data of a call, with what is given beside them."""
+        read = self.source.read(rows.indices, rows.seeds) if rows.items is None else rows.items
+        given = {name: rows_of(values, rows.indices) for name, values in self.given.rows.items()}
+        return read._replace(kwargs={**read.kwargs, **given})
+
+    def check_transform(self) -> None:
+        """Refuse a transform that moves missing values to where others were observed, such as a shift.
+
+        Raises:
+            InputError: an observed value changes with the missing values of its datum.
+        """
+        if self.transform is None or OBSERVED not in {*self.given.rows, *self.source.names}:
+            return
+        for part in self.parts:
+            read = self._read(Rows(part.indices[: part.batch_size]))
+            x = read.args[0].to(self.device)
+            if (observed := _mask_of(x, read)) is None:
+                continue
+            before = self._with_seed(filled(x, observed))
+            if before.shape != x.shape:  # no element of it belongs to one of the mask
+                continue
+            incomplete = (~observed).flatten(1).any(1).nonzero()[:_TRIED]
+            for row in incomplete.flatten().tolist():
+                other = filled(x, observed)
+                other[row].masked_fill_(~observed[row], 1.0)
+                changed = (self._with_seed(other) != before) & observed
+                # If other data change too, random numbers or sums over the minibatch couple all values.
+                if changed[row].any() and changed.sum() == changed[row].sum():
+                    raise InputError(
+                        f"the transform {_name(self.transform)} brings missing values to places where "
+                        f"`{OBSERVED}` is true, since it changes the data and not the mask: transform both "
+                        'in a Dataset whose items are (x, {"observed": observed}), or leave it out.'
+                    )
+
+    def _with_seed(self, x: Tensor) -> Tensor:
+        with seeded(self.seed, self.device):
+            return self._transformed(x)
 
     def _transformed(self, x: Tensor) -> Tensor:
         """Apply the transform to the data of a call.
@@ -222,7 +268,7 @@ class Minibatches:
                 require gradients.
         """
         assert self.transform is not None
-        name = getattr(self.transform, "__qualname__", type(self.transform).__name__)
+        name = _name(self.transform)
         found = self.transform(x)
         if not isinstance(found, Tensor) or len(found) != len(x):
             what = f"{len(found)} data" if isinstance(found, Tensor) else f"a {type(found).__name__}"
@@ -239,9 +285,24 @@ class Minibatches:
         return found
 
 
+def _name(transform: Transform | None) -> str:
+    return getattr(transform, "__qualname__", type(transform).__name__)
+
+
+def _mask_of(x: Tensor, read: Arguments) -> Tensor | None:
+    mask = mask_of_elements(x, read.kwargs)
+    return None if mask is None else mask.to(x.device)
+
+
 def most_at_once(batch_size: int) -> int:
     """Return the number of data that take about the memory of a training step if there are no gradients."""
     return max(batch_size, min(1000, 8 * batch_size))
+
+
+def _split(read: Arguments, sizes: Sequence[int]) -> list[Arguments]:
+    """Split items that were read together."""
+    parts = zip(*(values.split(list(sizes)) for values in read.tensors), strict=True)
+    return [read.with_tensors(part) for part in parts]
 
 
 def _share(rows: Rows) -> Rows:

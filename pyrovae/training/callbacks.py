@@ -66,9 +66,10 @@ class EpochEnd:
 class Callback(Protocol):
     """An object that `fit` calls at the end of each epoch. A function of the state is a callback too.
 
-    It runs in the first process only, after the epoch's checkpoint has been written. Its random draws
-    depend on the run's seed and the epoch, and do not change the run's random stream. If it raises an
-    error, the run ends, and can be resumed from the checkpoint.
+    It runs in the first process only, after the epoch's checkpoint has been written. The others then get
+    the values that it has given to parameters and buffers, and what it has frozen. Its random draws depend
+    on the run's seed and the epoch, and do not change the run's random stream. If it raises an error, the
+    run ends, and can be resumed from the checkpoint.
 
     Example:
         >>> def stop_at_100_nats(state):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from pyrovae.errors import InputError
 from pyrovae.locks import one_writer
 from pyrovae.objectives.objective import Objective, PyroObjective
 from pyrovae.programs.devices import device_for
+from pyrovae.programs.given import NOTHING_GIVEN, Given, given_of
 from pyrovae.programs.modes import in_training
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
 from pyrovae.programs.parameters import own_parameters
@@ -32,7 +33,7 @@ from pyrovae.training.callbacks import AnyCallback
 from pyrovae.training.history import History, tensorboard_scalars
 from pyrovae.training.loop import TrainingRun
 from pyrovae.training.settings import Settings, adam
-from pyrovae.training.sources import Data, InMemory, Source, source_of
+from pyrovae.training.sources import Data, InMemory, Source, parts_of_item, source_of
 
 
 @takes_pair
@@ -41,6 +42,7 @@ def fit(
     x: Data,
     y: Tensor | None = None,
     *,
+    given: Mapping[str, Any] | None = None,
     epochs: int = 50,
     batch_size: int = 128,
     optimizer: Callable[[Sequence[Tensor]], Optimizer] = adam,
@@ -52,7 +54,7 @@ def fit(
     data_weights: tuple[float, float] = (1.0, 1.0),
     transform: Transform | None = None,
     clip_norm: float | None = None,
-    validation: Data | tuple[Data, Tensor] | None = None,
+    validation: Data | tuple[Data | Tensor | Mapping[str, Any], ...] | None = None,
     patience: int | None = None,
     seed: int = 0,
     device: str | torch.device = "auto",
@@ -81,18 +83,24 @@ def fit(
 
     Args:
         pair: the model `model(x)`, or `model(x, y)` for data with classes, and the guide with the same
-            latent sites. `fit` trains the parameters of the `nn.Module`s that have the two as methods, and
-            the parameters that the programs declare by `pyro.param` and `pyro.module`. It also trains those
-            of other modules that the programs use, for example from a list, a closure or a global. All
-            these modules are in training mode, except for a frozen one that is in evaluation mode already.
+            latent sites. Both get what is `given` by keyword. `fit` trains the parameters of the
+            `nn.Module`s that have the two as methods, and the parameters that the programs declare by
+            `pyro.param` and `pyro.module`. It also trains those of other modules that the programs use, for
+            example from a list, a closure or a global. All these modules are in training mode, except for
+            a frozen one that is in evaluation mode already.
         x: the data: a tensor, NumPy array or memory map `(N, *x_shape)`, or a map-style
-            `torch.utils.data.Dataset` whose items are `x`, or `(x, y)` if every datum has a class. A memory
+            `torch.utils.data.Dataset` whose items are `x`, or `(x, y)` if every datum has a class. What is
+            given beside a datum is a dictionary at the end of its item, `(x, {"c": c})`. A memory
             map and a dataset need not fit in memory. Their values are checked when they are first read, and
             a run is tied to their length and to a digest of 256 of their items.
         y: the classes `(N,)`, -1 where the class is unknown. None means that the programs take no classes.
             With classes, a minibatch has labelled data, given to the programs as `(x, y)`, and unlabelled
             data, given as `(x)`. Other values for each datum, `(N, ...)`, such as floats or a `torch.bool`
             mask, are given to the programs as they are.
+        given: further arguments of both programs by name, such as the condition of a conditional VAE:
+            `given={"c": c}` calls `model(x, c=c)`, or `model(x, y, c=c)` with classes. A tensor whose first
+            size is N has a row for each datum and is cut with the data. All else passes whole. None means
+            nothing. `transform` changes x alone.
         epochs: the number of passes through the data. For a resumed run it includes the earlier passes.
         batch_size: the number of data in a minibatch. The last minibatch of an epoch may be smaller.
         optimizer: a function from the parameters to a torch optimiser, Adam by default. Use
@@ -115,10 +123,11 @@ def fit(
             binarisation. It returns as many data as it is given. Checks and compilation call it before the
             first step too. None leaves the data as they are.
         clip_norm: the largest norm of the gradient. A larger gradient is scaled down. None means no limit.
-        validation: data, or data and their classes, on which the bound is measured after each epoch, with
-            the same random draws each time. It takes about as much memory as training, as up to
-            8 * `batch_size` of them are scored at once, fewer if classes are enumerated. At the end the
-            parameters of the best epoch are put back.
+        validation: data, or a tuple of data, their classes if there are any, and a dictionary of what is
+            given beside them if there is any, `(x, {"c": c})`. What passes whole may be left out there. The
+            bound is measured on them after each epoch, with the same random draws each time. It takes about
+            as much memory as training, as up to 8 * `batch_size` of them are scored at once, fewer if
+            classes are enumerated. At the end the parameters of the best epoch are put back.
             Epochs compete by the bound that is trained: the importance-weighted one with `IWAE`, otherwise
             the ELBO with the last epoch's beta and weights of observed sites.
         patience: the number of epochs without a rise of the validation bound after which training stops. A
@@ -152,8 +161,8 @@ def fit(
             for such a program.
         callbacks: functions of the state, or objects with a method `on_epoch_end(state)`, that run after
             each epoch's checkpoint, in the first process only. They may look at `state.pair`, `state.row`
-            and `state.epoch`, add to the history by `state.log(name, value)` and end the run by
-            `state.stop()`.
+            and `state.epoch`, change or freeze the values of parameters, add to the history by
+            `state.log(name, value)` and end the run by `state.stop()`.
         workers: the number of processes that read the items of a `Dataset` in advance. 0 means this process
             only. The result does not depend on it.
         identity: plain values by name that tell this run from others, such as a version of the data. They
@@ -203,10 +212,11 @@ def fit(
         identity=identity,
     )
     y = _whole(y)
-    source = source_of(x, y)
-    held_out = _validation_source(settings)
+    source = source_of(x, y, given)
+    beside = _given_beside(pair, source, y, given)
+    held_out = _validation_source(pair, settings.validation, source, beside)
     place = device_for(device, pair, otherwise=source.device)
-    data = minibatches_of(source, y, settings, place)
+    data = minibatches_of(source, y, settings, place, beside)
     validation_data = None if held_out is None else _all_at_once(*held_out, settings, place)
     with (
         _with_gradients(place),
@@ -225,7 +235,11 @@ def fit(
 
 
 def minibatches_of(
-    source: Source, y: Tensor | None, settings: Settings, device: torch.device
+    source: Source,
+    y: Tensor | None,
+    settings: Settings,
+    device: torch.device,
+    given: Given = NOTHING_GIVEN,
 ) -> Minibatches:
     """Return the minibatches of training data.
 
@@ -234,6 +248,7 @@ def minibatches_of(
         y: their classes `(N,)`, -1 for unlabelled data. None means no classes, or that the source has them.
         settings: the run's settings.
         device: the device of the minibatches.
+        given: what is given beside the data.
     """
     parts = parts_of(
         len(source), y, settings.batch_size, settings.labelled_batch_size, settings.data_weights
@@ -242,20 +257,59 @@ def minibatches_of(
         parts = [replace(part, labelled=True) for part in parts]
     if isinstance(source, InMemory) and _fits(source, device):  # moved once, not batch by batch
         source, y = InMemory(source.x.to(device)), None if y is None else y.to(device)
-    return Minibatches(source, y, parts, settings.transform, device, settings.seed, settings.workers)
+        given = given._replace(rows={name: rows.to(device) for name, rows in given.rows.items()})
+    return Minibatches(
+        source, y, parts, settings.transform, device, settings.seed, settings.workers, given=given
+    )
 
 
 def _fits(source: InMemory, device: torch.device) -> bool:
     return device.type == "cuda" and source.x.nbytes < torch.cuda.mem_get_info(device)[0] / 4
 
 
-def _validation_source(settings: Settings) -> tuple[Source, Tensor | None] | None:
-    if settings.validation is None:
+def _given_beside(
+    pair: ModelAndGuide,
+    source: Source,
+    y: Tensor | None,
+    given: Mapping[str, Any] | None,
+    also: Collection[str] = (),
+) -> Given:
+    """Check what is given beside the data of a source, in its items or apart from them."""
+    with_classes = y is not None or source.with_classes
+    found = given_of(pair, given, len(source), with_classes, {*source.names, *also})
+    if twice := set(source.names) & {*found.rows, *found.whole}:
+        raise InputError(
+            f"'{min(twice)}' is given twice, by the dataset's items and by given: leave it out of one."
+        )
+    return found
+
+
+Held = tuple[Source, Tensor | None, Given]
+"""Validation data, their classes, and what is given beside them."""
+
+
+def _validation_source(pair: ModelAndGuide, validation: Any, training: Source, given: Given) -> Held | None:
+    """Return the validation data, with what passes whole in training unless they have it themselves.
+
+    Raises:
+        InputError: they cannot be used, or have other names beside them than the training data.
+    """
+    if validation is None:
         return None
-    given = settings.validation
-    x, y = given if isinstance(given, tuple | list) else (given, None)
+    x, y, beside = parts_of_item(validation)
     y = _whole(y)
-    return source_of(x, y), y
+    source = source_of(x, y, beside)
+    names = {*training.names, *given.rows, *given.whole}
+    if names != (own := {*source.names, *beside, *given.whole}):
+        in_training, held_out = (", ".join(sorted(each)) or "nothing" for each in (names, own))
+        raise InputError(
+            f"{in_training} is given beside the training data, but {held_out} beside the validation data: "
+            'give both the same names, validation=(x, {"c": c}) or validation=(x, y, {"c": c}).'
+        )
+    found = _given_beside(pair, source, y, beside, given.whole)
+    from_training = {n: v for n, v in given.whole.items() if n not in {*source.names, *found.rows}}
+    found = found._replace(whole=from_training | found.whole)
+    return source, y, found
 
 
 def _whole(y: Tensor | None) -> Tensor | None:
@@ -263,11 +317,12 @@ def _whole(y: Tensor | None) -> Tensor | None:
     return y.long() if isinstance(y, Tensor) and holds_classes(y) else y
 
 
-def _all_at_once(source: Source, y: Tensor | None, settings: Settings, device: torch.device) -> Minibatches:
+def _all_at_once(
+    source: Source, y: Tensor | None, given: Given, settings: Settings, device: torch.device
+) -> Minibatches:
     """Return the minibatches of validation data, which are read in order."""
-    return Minibatches(
-        source, y, parts_of(len(source), y, len(source)), settings.transform, device, settings.seed
-    )
+    parts = parts_of(len(source), y, len(source))
+    return Minibatches(source, y, parts, settings.transform, device, settings.seed, given=given)
 
 
 @contextmanager

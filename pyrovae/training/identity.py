@@ -6,8 +6,11 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from pyrovae.errors import CheckpointError, InputError, warn
 from pyrovae.objectives.objective import description, weights_of
+from pyrovae.programs.given import Given
 from pyrovae.schedules import Schedule
 from pyrovae.training.batches import Minibatches
 from pyrovae.training.plain import described, plain, same
@@ -34,6 +37,7 @@ def identity_of(settings: Settings, data: Minibatches, validation: Minibatches |
         "clip_norm": settings.clip_norm,
         "data": data.source.fingerprint(),
         "classes": None if data.y is None else fingerprint(data.y),
+        "given": _of_given(data.given),
         "validation": _fingerprints(validation),
         "objective": description(settings.bound),
         "objective's weights": weights_of(settings.bound),
@@ -171,8 +175,17 @@ def _hint(begun: Any, now: Any) -> str:
     return " (their code or what they keep differs)" if _shown(begun) == _shown(now) else ""
 
 
-def _fingerprints(validation: Minibatches | None) -> list[str] | None:
+def _fingerprints(validation: Minibatches | None) -> list[Any] | None:
     if validation is None:
         return None
     classes = [] if validation.y is None else [fingerprint(validation.y)]
-    return [validation.source.fingerprint(), *classes]
+    given = [_of_given(validation.given)] if validation.given.rows or validation.given.whole else []
+    return [validation.source.fingerprint(), *classes, *given]
+
+
+def _of_given(given: Given) -> dict[str, Any]:
+    """Return digests of what is given beside the data, by name."""
+    return {
+        name: fingerprint(value) if isinstance(value, Tensor) else described(value)
+        for name, value in (given.rows | given.whole).items()
+    }

@@ -13,6 +13,7 @@ from typing import Any
 
 import pyro
 import torch
+from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
@@ -27,6 +28,7 @@ from pyrovae.errors import CheckpointError, InputError, NonFiniteError, cause
 from pyrovae.objectives.elbo import ELBO
 from pyrovae.programs.checks import check_pair
 from pyrovae.programs.pair import ModelAndGuide
+from pyrovae.programs.parameters import module_parameters
 from pyrovae.programs.reach import modules_of
 from pyrovae.training.batches import Minibatches, Rows
 from pyrovae.training.callbacks import call_all
@@ -81,7 +83,7 @@ class TrainingRun:
         self.name = str((settings.identity or {}).get("run") or new_run())
         self._lines: HistoryFile | None = None
         transform = described(settings.transform)  # before it is called, which may change it
-        self.prepared = prepare(pair, data, validation, settings)
+        self.prepared = prepare(data.given.bound_to(pair, data.device), data, validation, settings)
         self.data = replace(data, shuffle=not self.prepared.in_order)
         self.parameters = Trainable(
             pair, self.prepared.parameters, self.prepared.trained, settings.make_optimizer
@@ -95,7 +97,13 @@ class TrainingRun:
         self.validation = (
             None
             if validation is None
-            else Validation(pair, validation, settings, self.prepared.loss.unit, data.parts[-1].batch_size)
+            else Validation(
+                validation.given.bound_to(pair, data.device),
+                validation,
+                settings,
+                self.prepared.loss.unit,
+                data.parts[-1].batch_size,
+            )
         )
         self._validation_data = validation
         self._identity: dict[str, Any] | None = None
@@ -124,8 +132,7 @@ class TrainingRun:
             alike = {name: value for name, value in self._run_identity().items() if name not in own}
             processes.check_alike(alike | _versions())
         seed_streams(self.settings.seed)
-        buffers = [b for module in modules_of(self.pair) for b in module.buffers()]
-        processes.set_as_in_first([*self.parameters.named.values(), *buffers])
+        processes.set_as_in_first(self._tensors().values())
         found = find_checkpoint(self.folder, self.settings.resume) if processes.is_first() else None
         if saved := processes.from_first(found):
             try:
@@ -237,7 +244,7 @@ class TrainingRun:
         batch = self.data.batch(rows, check=True)
         with seeded(0, self.device):
             for call in batch.calls:
-                check_pair(self.pair, *call.args)
+                check_pair(self.prepared.loss.pair, *call.arguments.args, **call.arguments.kwargs)
         return batch
 
     def _end_epoch(self, row: dict[str, float]) -> None:
@@ -267,11 +274,36 @@ class TrainingRun:
         callbacks, row = self.settings.callbacks, self.history.rows[-1]
         if not callbacks:
             return False
+        before = self._shapes()
         logged, stop = call_all(callbacks, self.pair, row, self.settings.seed, self.device)
+        if processes.count() > 1:
+            self._follow_first(before)
         row |= logged
         if stop:
             self.history.stopped_early = self.history.stopped_by_callback = True
         return bool(logged) or stop
+
+    def _follow_first(self, before: Mapping[str, Any]) -> None:
+        """Set parameters and buffers to what callbacks have made of them in the first process."""
+        after = processes.from_first(self._shapes())
+        if changed := sorted({name for name, _ in set(before.items()) ^ set(after.items())}):
+            raise InputError(
+                f"a callback has added, removed or replaced '{changed[0]}', but with several processes "
+                "callbacks run in the first one only, and the others would not have it: train in one "
+                "process, or build the model in its final form and let the callback freeze parts of it, by "
+                "requires_grad_(False)."
+            )
+        processes.set_as_in_first(self._tensors().values())
+
+    def _shapes(self) -> dict[str, Any]:
+        return {name: tuple(tensor.shape) for name, tensor in self._tensors().items()}
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Return by name what is trained, and the parameters and buffers of all modules."""
+        found = dict(self.parameters.named) | module_parameters(self.pair)
+        for number, module in enumerate(modules_of(self.pair)):
+            found |= {f"{name} ({number})": buffer for name, buffer in module.named_buffers()}
+        return found
 
     # Checkpoints
 

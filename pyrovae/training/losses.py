@@ -47,10 +47,12 @@ class MinibatchLoss:
         """
         mean: Any = 0.0
         terms: dict[str, Any] = {}
-        for number, args, total in batch.calls:
+        of_densities = dict.fromkeys(self.unit.densities, beta)
+        for number, (args, kwargs), total in batch.calls:
             part = self.parts[number]
             counting = self.unit.counting(len(args[0]))
-            bound = self.objective.evaluate(reweight_pair(self.pair, weights, beta, counting), *args)
+            weighted = reweight_pair(self.pair, of_densities | dict(weights), beta, counting)
+            bound = self.objective.evaluate(weighted, *args, **kwargs)
             mean = mean + part.weight * bound.loss / total
             self._add(terms, bound, total, part.share)
         return mean, terms

@@ -13,6 +13,7 @@ from torch import Tensor
 from pyrovae.errors import NonFiniteError
 from pyrovae.programs.distributions import base_of
 from pyrovae.programs.pair import ModelAndGuide
+from pyrovae.programs.rows import Arguments
 from pyrovae.programs.running import run_pair
 
 
@@ -30,7 +31,7 @@ def check_finite(parameters: Mapping[str, Tensor], step: int) -> None:
         )
 
 
-def explain_non_finite(what: str, pair: ModelAndGuide, *calls: tuple[Tensor, ...]) -> NonFiniteError:
+def explain_non_finite(what: str, pair: ModelAndGuide, *calls: Arguments) -> NonFiniteError:
     """Return an error that names the first site at which a number is not finite.
 
     Args:
@@ -39,8 +40,8 @@ def explain_non_finite(what: str, pair: ModelAndGuide, *calls: tuple[Tensor, ...
         calls: the arguments of the calls. The random stream must be in the state in which they were made.
     """
     with torch.no_grad(), pyro.validation_enabled(False):
-        for args in calls:
-            model_trace, guide_trace = run_pair(pair, *args)
+        for args, kwargs in calls:
+            model_trace, guide_trace = run_pair(pair, *args, **kwargs)
             for role, trace in (("guide", guide_trace), ("model", model_trace)):
                 trace.compute_log_prob()
                 for name, site in trace.nodes.items():

@@ -19,7 +19,6 @@ from pyrovae.programs.neighbours import check_no_neighbours
 from pyrovae.programs.pair import ModelAndGuide
 from pyrovae.programs.parameters import module_parameters, named_parameters, optional_parameters
 from pyrovae.programs.reach import modules_of
-from pyrovae.programs.rows import Arguments
 from pyrovae.programs.running import run_pair
 from pyrovae.programs.sites import latent_sites, observed_sites
 from pyrovae.training.autoguides import check_autoguides, check_positions
@@ -67,26 +66,31 @@ def prepare(
         module.to(data.device)
     with pyro.validation_enabled(True):  # transforms check the range of the data then
         batch = data.first(check=data.source.stream)
+        data.check_transform()
     all_data = len(data.source) if holds_all_data(data) and len(data.parts) == 1 else None
     in_order = False
     for call in batch.calls:
-        in_order |= check_autoguides(pair, call.args, all_data, validation is not None)
-        check_pair(pair, *call.args)  # in evaluation mode, and lazy modules get their shapes
+        args, kwargs = call.arguments
+        in_order |= check_autoguides(pair, call.arguments, all_data, validation is not None)
+        check_pair(pair, *args, **kwargs)  # in evaluation mode, and lazy modules get their shapes
         if all_data is None:
-            check_no_neighbours(pair, Arguments(call.args), in_training=True)
+            check_no_neighbours(pair, call.arguments, in_training=True)
     before = _elsewhere()
     with buffers_kept(pair):
         _check_sizes(pair, data, batch, last=False)
         prepared = _prepared(pair, data, batch, settings, before)
     for call in batch.calls:
-        in_order |= check_positions(pair, call.args, prepared.parameters, all_data, validation is not None)
+        in_order |= check_positions(
+            pair, call.arguments, prepared.parameters, all_data, validation is not None
+        )
     with buffers_kept(pair):
         _check_sizes(pair, data, batch, last=True)
     size = prepared.loss.unit.chunk(most_at_once(data.parts[-1].batch_size))
     for each in (data, validation):
         if each is not None and not each.source.stream:
-            for args in each.in_order(len(each.source) if in_order else size):
-                check_pair(pair, *args)
+            bound = each.given.bound_to(pair, each.device)
+            for args, kwargs in each.in_order(len(each.source) if in_order else size):
+                check_pair(bound, *args, **kwargs)
     return replace(prepared, in_order=in_order)
 
 
@@ -96,8 +100,9 @@ def _prepared(
     sites: set[str] = set()
     parameters: dict[str, Tensor] = {}
     for call in batch.calls:
-        traces = run_pair(pair, *call.args)
-        parameters |= named_parameters(pair, *call.args)
+        args, kwargs = call.arguments
+        traces = run_pair(pair, *args, **kwargs)
+        parameters |= named_parameters(pair, *args, **kwargs)
         sites |= {*observed_sites(traces[0]), *latent_sites(traces[1])}
     check_site_names(settings.weight_schedules, sites)
     unit = unit_of(pair, data, batch, settings.bound)
@@ -180,8 +185,8 @@ def _problem(pair: ModelAndGuide, batch: Batch) -> str | None:
     """Return what goes wrong when the pair runs on a minibatch in training mode, or None."""
     try:
         with torch.no_grad(), pyro.validation_enabled(False):
-            for call in batch.calls:
-                run_pair(pair, *call.args)
+            for _, (args, kwargs), _ in batch.calls:
+                run_pair(pair, *args, **kwargs)
     except InputError:
         raise
     except (ValueError, RuntimeError) as error:

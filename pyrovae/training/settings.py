@@ -25,7 +25,7 @@ from pyrovae.storage import expanded
 from pyrovae.training.callbacks import AnyCallback, check_callbacks
 from pyrovae.training.history import COLUMNS
 from pyrovae.training.optimizers import check_functions, made_optimizer, made_scheduler
-from pyrovae.training.sources import Data
+from pyrovae.training.sources import Data, parts_of_item
 
 
 def adam(parameters: Sequence[Tensor]) -> Optimizer:
@@ -75,7 +75,7 @@ class Settings:
     data_weights: tuple[float, float] = (1.0, 1.0)
     transform: Transform | None = None
     clip_norm: float | None = None
-    validation: Data | tuple[Data, Tensor] | None = None
+    validation: Data | tuple[Data | Tensor | Mapping[str, Any], ...] | None = None
     patience: int | None = None
     seed: int = 0
     device: str | torch.device = "auto"
@@ -97,10 +97,8 @@ class Settings:
         if self.clip_norm is not None:
             check_numbers(0, clip_norm=self.clip_norm)
         check_choice("way to compile", self.compile, MODES)
-        if isinstance(self.validation, tuple | list) and len(self.validation) != 2:
-            raise InputError(
-                f"validation has {len(self.validation)} parts; give data, or data and their classes."
-            )
+        if self.validation is not None:
+            parts_of_item(self.validation, "validation")
         check_functions(self.optimizer, self.scheduler)
         if self.resume and self.folder is None:
             raise InputError("resume is True, but there is no folder to resume from: pass folder=...")

@@ -4,6 +4,10 @@ A source reads data by their indices. Data outside of memory are a *stream*. The
 checked when they are first read. When a run is resumed, the length of the stream and a digest of 256 fixed
 items are compared, not all values.
 
+An item of a `Dataset` is `x`, or a tuple of `x`, its class `y` if there are classes, and a dictionary of
+what is given beside them if there is any: `(x, {"c": c})`, or `(x, y, {"c": c})`. A `DataLoader` collates
+such items to a minibatch of the same form.
+
 Items of a `Dataset` may be random, as with augmentation. Each item is read with a seed of its own, which
 depends on the run's seed, the epoch and the item's position in the epoch. So the item does not depend on
 the number of workers or processes, and reading it does not change the run's random stream.
@@ -13,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, cast
 
@@ -25,11 +29,20 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from pyrovae.compute.streams import set_streams, streams
 from pyrovae.data.arrays import unmasked
-from pyrovae.data.checks import UNLABELLED, check_classes, check_data, holds_classes
+from pyrovae.data.checks import (
+    OBSERVED,
+    UNLABELLED,
+    check_classes,
+    check_data,
+    holds_classes,
+    mask_of_elements,
+)
 from pyrovae.errors import InputError
+from pyrovae.programs.given import check_value
+from pyrovae.programs.rows import Arguments
 
 Data = Tensor | NDArray[Any] | Dataset[Any]
-"""The data that `fit` takes: `(N, *x_shape)`, or a map-style dataset of `x` or of `(x, y)`."""
+"""The data that `fit` takes: `(N, *x_shape)`, or a map-style dataset of `x` or of tuples with `x` first."""
 
 DIGESTED = 256
 """The number of items that a stream's fingerprint covers."""
@@ -52,6 +65,11 @@ class Source(Protocol):
         ...
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The names of what `read` returns as keyword arguments."""
+        ...
+
+    @property
     def device(self) -> torch.device:
         """The device of the tensors that `read` returns."""
         ...
@@ -60,8 +78,8 @@ class Source(Protocol):
         """The number of data."""
         ...
 
-    def read(self, indices: Tensor, seeds: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Return the data with these indices, `(x,)` or `(x, y)`, in this order.
+    def read(self, indices: Tensor, seeds: Tensor | None = None) -> Arguments:
+        """Return the data with these indices, in this order, as arguments of the programs.
 
         Args:
             indices: the indices of the data, `(n,)`.
@@ -79,6 +97,7 @@ class InMemory:
 
     stream = False
     with_classes = False
+    names = ()
 
     def __init__(self, x: Tensor) -> None:
         self.x = x
@@ -91,10 +110,9 @@ class InMemory:
     def __len__(self) -> int:
         return len(self.x)
 
-    def read(self, indices: Tensor, seeds: Tensor | None = None) -> tuple[Tensor, ...]:
+    def read(self, indices: Tensor, seeds: Tensor | None = None) -> Arguments:
         """Return the rows with these indices."""
-        # index_select copies whole rows, and is faster than x[indices], which copies single numbers.
-        return (self.x.index_select(0, indices.to(self.x.device)),)
+        return Arguments((rows_of(self.x, indices),))
 
     def fingerprint(self) -> str:
         """Return the shape and a digest of all values."""
@@ -106,6 +124,7 @@ class MemoryMapped:
 
     stream = True
     with_classes = False
+    names = ()
     device = torch.device("cpu")
 
     def __init__(self, array: NDArray[Any]) -> None:
@@ -114,9 +133,9 @@ class MemoryMapped:
     def __len__(self) -> int:
         return len(self.array)
 
-    def read(self, indices: Tensor, seeds: Tensor | None = None) -> tuple[Tensor, ...]:
+    def read(self, indices: Tensor, seeds: Tensor | None = None) -> Arguments:
         """Return copies of the rows with these indices."""
-        return (torch.from_numpy(np.array(self.array[indices.cpu().numpy()])),)
+        return Arguments((torch.from_numpy(np.array(self.array[indices.cpu().numpy()])),))
 
     def fingerprint(self) -> str:
         """Return the length and a digest of 256 rows."""
@@ -127,7 +146,9 @@ class Items:
     """A source of data in a map-style `torch.utils.data.Dataset`.
 
     Args:
-        dataset: a dataset whose items are all `x`, or all `(x, y)`, as tensors, arrays or numbers.
+        dataset: a dataset whose items are all of one form: `x`, or a tuple of `x`, then a class `y` if
+            there are classes, then a dictionary of what is given beside them if there is any. Their values
+            are tensors, arrays or numbers.
 
     Raises:
         InputError: the dataset has no length, cannot be indexed, or its items are something else.
@@ -153,21 +174,20 @@ class Items:
             raise InputError("the dataset has length 0; expected at least one datum.")
         self.items = _SeededItems(dataset)
         with _streams_kept():
-            self.with_classes = len(self.items[0, 0]) == 2
+            first = self.items[0, 0]
+        self.with_classes, self.names = len(first.args) == 2, tuple(first.kwargs)
 
     def __len__(self) -> int:
         return self.length
 
-    def read(self, indices: Tensor, seeds: Tensor | None = None) -> tuple[Tensor, ...]:
+    def read(self, indices: Tensor, seeds: Tensor | None = None) -> Arguments:
         """Return the items with these indices, stacked."""
         seeds = torch.zeros_like(indices) if seeds is None else seeds
         with _streams_kept():
             keys = zip(indices.tolist(), seeds.tolist(), strict=True)
             return _stacked([self.items[key] for key in keys])
 
-    def read_ahead(
-        self, batches: Sequence[tuple[Tensor, Tensor]], workers: int
-    ) -> Iterator[tuple[Tensor, ...]]:
+    def read_ahead(self, batches: Sequence[tuple[Tensor, Tensor]], workers: int) -> Iterator[Arguments]:
         """Yield the items of each batch `(indices, seeds)`, which worker processes read in advance."""
         keys = [[*zip(i.tolist(), s.tolist(), strict=True)] for i, s in batches]
         # The loader draws a seed that no item uses. It must not draw it from the run's stream.
@@ -186,7 +206,7 @@ class Items:
 
 
 class _SeededItems:
-    """The items of a dataset, each read with a seed: `items[index, seed]` is `(x,)` or `(x, y)`.
+    """The items of a dataset, each read with a seed: `items[index, seed]` has the arguments of one datum.
 
     Reading an item changes the random streams. A worker process has streams of its own.
     """
@@ -194,21 +214,43 @@ class _SeededItems:
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, ...]:
+    def __getitem__(self, key: tuple[int, int]) -> Arguments:
         index, seed = key
         _seed_all(seed)
         item = self.dataset[index]
-        parts = item if isinstance(item, tuple | list) else (item,)
-        if len(parts) not in (1, 2):
-            raise InputError(f"item {index} of the dataset has {len(parts)} parts; expected x, or (x, y).")
+        x, y, given = parts_of_item(item, f"item {index} of the dataset")
+        parts = (x,) if y is None else (x, y)
         try:
-            return tuple(torch.as_tensor(part) for part in parts)
+            args = tuple(torch.as_tensor(part) for part in parts)
+            return Arguments(args, {name: torch.as_tensor(value) for name, value in given.items()})
         except (TypeError, ValueError, RuntimeError) as error:
-            found = ", ".join(type(part).__name__ for part in parts)
+            found = ", ".join(type(part).__name__ for part in (*parts, *given.values()))
             raise InputError(
                 f"item {index} of the dataset is made of {found}; expected tensors, arrays or numbers: "
                 "convert them in the dataset (torchvision's ToTensor makes tensors of images)."
             ) from error
+
+
+def parts_of_item(item: Any, what: str = "the item") -> tuple[Any, Any, Mapping[str, Any]]:
+    """Return the parts of `x`, `(x, y)`, `(x, given)` or `(x, y, given)`: the data, classes and a mapping.
+
+    Args:
+        item: one datum of a dataset, or data in this form.
+        what: a name for it, for the message.
+
+    Raises:
+        InputError: it has another form.
+    """
+    parts = [*item] if isinstance(item, tuple | list) else [item]
+    given = parts.pop() if len(parts) > 1 and isinstance(parts[-1], Mapping) else {}
+    if len(parts) not in (1, 2) or any(isinstance(part, Mapping) for part in parts):
+        every = item if isinstance(item, tuple | list) else parts
+        kinds = ", ".join(type(part).__name__ for part in every)
+        raise InputError(
+            f"{what} has {len(every)} parts ({kinds}); expected x, or (x, y) with classes, and a "
+            'dictionary at the end if something is given beside: (x, {"c": c}) or (x, y, {"c": c}).'
+        )
+    return parts[0], parts[1] if len(parts) > 1 else None, given
 
 
 @contextmanager
@@ -228,31 +270,37 @@ def _seed_all(seed: int) -> None:
     random.seed(seed)
 
 
-def _stacked(items: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    shapes = {tuple(item[0].shape) for item in items}
-    if len(shapes) > 1:
+def _stacked(items: Sequence[Arguments]) -> Arguments:
+    if len({(len(item.args), *item.kwargs) for item in items}) > 1:
         raise InputError(
-            f"the dataset's items have different shapes ({sorted(shapes)}): make them of one shape."
+            "some of the dataset's items have a class or a given value, and some have none: give all items "
+            "the same parts."
         )
-    if len({len(item) for item in items}) > 1:
-        raise InputError(
-            "some of the dataset's items are x, and some are (x, y): give all a class, or none."
-        )
-    return tuple(torch.stack(parts) for parts in zip(*items, strict=True))
+    for parts in zip(*((*item.args[:1], *item.kwargs.values()) for item in items), strict=True):
+        if len(shapes := {tuple(part.shape) for part in parts}) > 1:
+            raise InputError(
+                f"the dataset's items have different shapes ({sorted(shapes)}): make them of one shape."
+            )
+    first = items[0]
+    return first.with_tensors(
+        [torch.stack(parts) for parts in zip(*(i.tensors for i in items), strict=True)]
+    )
 
 
-def source_of(x: Data, y: Tensor | None = None) -> Source:
+def source_of(x: Data, y: Tensor | None = None, given: Mapping[str, Any] | None = None) -> Source:
     """Return the source of data, and check what can be checked without reading a stream.
 
     Args:
         x: the data: a tensor or array `(N, *x_shape)`, a memory map of that shape, or a map-style dataset.
         y: the classes `(N,)`, -1 for unlabelled data. None means that the programs take no classes.
+        given: what is given beside them; a mask `observed` says where any value may stand.
 
     Raises:
         InputError: the data cannot be used, or `y` cannot belong to them.
     """
     if isinstance(x, np.memmap):
-        check_data(torch.from_numpy(np.array(x[:1])))
+        first, mask = torch.from_numpy(np.array(x[:1])), mask_of_elements(cast(Any, x), given)
+        check_data(first, given=None if mask is None else {OBSERVED: mask[:1]})
         source: Source = MemoryMapped(x)
     elif isinstance(x, np.ndarray):
         plain = unmasked(x, "the array of data")
@@ -268,7 +316,7 @@ def source_of(x: Data, y: Tensor | None = None) -> Source:
     else:
         source = Items(x)
     if isinstance(source, InMemory):
-        check_data(source.x, y, unlabelled=True)
+        check_data(source.x, y, unlabelled=True, given=given)
         if source.x.requires_grad:
             raise InputError("the data require gradients, as what a network returns does: give x.detach().")
     elif y is not None:
@@ -283,19 +331,22 @@ def source_of(x: Data, y: Tensor | None = None) -> Source:
     return source
 
 
-def check_read(values: Sequence[Tensor]) -> None:
-    """Check data that have just been read from a stream, `(x,)` or `(x, y)`.
+def check_read(read: Arguments) -> None:
+    """Check data that have just been read from a stream, with what is given beside them.
 
     Raises:
         InputError: values are not finite, or an item is unlabelled. Training must know that before it reads
             it.
     """
-    check_data(values[0])
-    if len(values) > 1:
-        check_classes(values[1], len(values[0]))
-        if holds_classes(values[1]) and (unknown := int((values[1].long() == UNLABELLED).sum())):
+    x, *classes = read.args
+    check_data(x, given=read.kwargs)
+    for name, value in read.kwargs.items():
+        check_value(name, value)
+    for y in classes:
+        check_classes(y, len(x))
+        if holds_classes(y) and (unknown := int((y.long() == UNLABELLED).sum())):
             raise InputError(
-                f"{unknown} of {len(values[1])} items of the dataset have class {UNLABELLED}, unlabelled. "
+                f"{unknown} of {len(y)} items of the dataset have class {UNLABELLED}, unlabelled. "
                 "Training must know in advance which data are labelled: give a dataset of x, and the "
                 f"classes by y=... with {UNLABELLED} for unlabelled data."
             )
@@ -309,7 +360,7 @@ def few(x: Data, count: int = FEW) -> Tensor:
         count: the largest number of data to return.
     """
     source = source_of(x)
-    return source.read(_spread(len(source), count))[0]
+    return source.read(_spread(len(source), count)).args[0]
 
 
 def item_seeds(seed: int, count: int, *purpose: int | str) -> Tensor:
@@ -326,12 +377,18 @@ def fingerprint(x: Tensor) -> str:
     return f"{tuple(x.shape)} {digest}"
 
 
+def rows_of(values: Tensor, indices: Tensor) -> Tensor:
+    """Return the rows of a tensor with these indices."""
+    # index_select copies whole rows, and is faster than values[indices], which copies single numbers.
+    return values.index_select(0, indices.to(values.device))
+
+
 def _spread(length: int, count: int) -> Tensor:
     """Return up to `count` indices, evenly spread over `length`, with the first and the last one."""
     return torch.linspace(0, length - 1, min(length, count), dtype=torch.float64).round().long()
 
 
 def _fingerprint_of_few(source: Source) -> str:
-    values = source.read(_spread(len(source), DIGESTED))
+    values = source.read(_spread(len(source), DIGESTED)).tensors
     digests = " and ".join(fingerprint(part) for part in values)
     return f"{len(source)} data, of which {len(values[0])} are {digests}"

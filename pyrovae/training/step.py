@@ -185,7 +185,7 @@ class EagerStep:
 
     def explanation(self, batch: Batch) -> NonFiniteError:
         """Return an error that names the site at which the loss of this minibatch is not finite."""
-        calls = [call.args for call in batch.calls]
+        calls = [call.arguments for call in batch.calls]
         return explain_non_finite(f"the loss of step {self.number}", self.loss.pair, *calls)
 
 
@@ -368,7 +368,10 @@ class CompiledStep(EagerStep):
     def _of_tensors(self, *tensors: Tensor) -> list[Tensor]:
         """Compute the gradients as a function from tensors to tensors, which can be recorded as a graph."""
         values = iter(tensors)
-        calls = [Call(n, tuple(next(values) for _ in args), total) for n, args, total in self.full.calls]
+        calls = [
+            Call(number, like.with_tensors([next(values) for _ in like.tensors]), total)
+            for number, like, total in self.full.calls
+        ]
         weights: dict[str, Any] = self.constants | {site: next(values) for site in self.varying}
         beta = next(values) if self.constant_beta is None else self.constant_beta
         loss, terms, gradients = super().gradients(Batch(calls, self.full.num_data), beta, weights)
@@ -380,7 +383,7 @@ class CompiledStep(EagerStep):
     def _arguments(self, batch: Batch, beta: Any, weights: Mapping[str, Any]) -> list[Tensor]:
         numbers = [weights[site] for site in self.varying]
         numbers += [beta] if self.constant_beta is None else []
-        data = [values for call in batch.calls for values in call.args]
+        data = [values for call in batch.calls for values in call.arguments.tensors]
         # torch.full fills the numbers in on the device. A copy from the CPU would wait for a GPU.
         kind = torch.float32 if self.device.type == "mps" else torch.float64  # which MPS lacks
         return data + [torch.full((), n, dtype=kind, device=self.device) for n in numbers]

@@ -24,6 +24,7 @@ from pyrovae.errors import InputError
 from pyrovae.objectives.importance import IWAE
 from pyrovae.objectives.objective import Objective
 from pyrovae.objectives.weights import Counting
+from pyrovae.programs.accounting import accounting
 from pyrovae.programs.dependence import Argument, Run, record
 from pyrovae.programs.modes import nothing_moves
 from pyrovae.programs.pair import ModelAndGuide
@@ -45,6 +46,8 @@ class Unit:
         part_weights: the sum of the weights of the parts.
         largest_call: the largest number of data that the programs can be called with; None without limit.
         needed: whether some site counts other than the programs say.
+        densities: the guide's factors that state the density of latents, which beta weighs as it weighs
+            them.
     """
 
     num_data: int
@@ -54,6 +57,7 @@ class Unit:
     part_weights: float
     largest_call: int | None
     needed: bool
+    densities: tuple[str, ...] = ()
 
     def counting(self, num_data: int, in_training: bool = True) -> Counting | None:
         """Return what the sites count in a call of `num_data` data, or None if all count as they are.
@@ -84,23 +88,23 @@ def unit_of(pair: ModelAndGuide, data: Minibatches, batch: Batch, objective: Obj
         objective: the objective.
 
     Raises:
-        InputError: there are sites outside of the data's plate, and the objective is the
-            importance-weighted bound; or the minibatches do not hold all data, and data are observed
-            outside of the plate, or the sites of the data have a scale that may or may not stand for N/B.
+        InputError: the minibatches do not hold all data, and a latent is drawn outside of the data's plate
+            for the importance-weighted bound, data are observed outside of the plate, or the sites of the
+            data have a scale that may or may not stand for N/B.
     """
-    structures = [Structure(pair, call.args) for call in batch.calls]
+    structures = [Structure(pair, *call.arguments) for call in batch.calls]
     plates = [[plate for plate in found.plates.values() if plate.is_data] for found in structures]
     names = frozenset(plate.name for of_call in plates for plate in of_call)
     outside = dict.fromkeys(name for found in structures for name in _outside(found))
     scaled_up = [[p.full_size for p in of_call if p.full_size > p.size] for of_call in plates]
     sizes = [len(part.indices) for part in data.parts]
     beyond = [
-        max((size for size in of_call if size > len(call.args[0])), default=None)
+        max((size for size in of_call if size > _length(call)), default=None)
         for of_call, call in zip(scaled_up, batch.calls, strict=True)
     ]
     full = holds_all_data(data)
-    if outside:
-        _check_sums_over_data(objective, next(iter(outside)))
+    if isinstance(objective, IWAE) and outside and not (full and len(data.parts) == 1):
+        _check_sums_over_data(structures)
     if not full:
         _check_data_in_plate(pair, data, batch, structures)
     by_hand = not any(scaled_up) and _scaled_by_hand(structures, data, full, tuple(outside))
@@ -113,7 +117,17 @@ def unit_of(pair: ModelAndGuide, data: Minibatches, batch: Batch, objective: Obj
         min((size for size in beyond if size is not None), default=None),
         # A site that joins later may be global. Importance weights refuse it themselves.
         bool(outside or any(scaled_up) or by_hand or not isinstance(objective, IWAE)),
+        tuple(dict.fromkeys(name for found in structures for name in _stated_densities(found))),
     )
+
+
+def _stated_densities(found: Structure) -> list[str]:
+    """Return the guide's factors that state the density of latents that a `Delta` sets."""
+    factors = [n for n, site in found.sites.items() if site.program == "guide" and site.role == "factor"]
+    try:
+        return [name for name in factors if name in accounting(found).log_q]
+    except InputError:  # the guide has no density, and may be trained all the same
+        return []
 
 
 def holds_all_data(data: Minibatches) -> bool:
@@ -132,11 +146,15 @@ def _all_data(claimed: Sequence[int], sizes: Sequence[int]) -> int:
     return sum(claimed)
 
 
-def _check_sums_over_data(objective: Objective, site: str) -> None:
-    if isinstance(objective, IWAE):
+def _check_sums_over_data(structures: Sequence[Structure]) -> None:
+    """Refuse latents drawn outside of the data's plate, with which all data have one importance weight."""
+    drawn = [name for found in structures for name in _outside(found) if name in accounting(found).log_q]
+    if drawn:
         raise InputError(
-            f"site '{site}' lies outside of the data's plate, but the importance-weighted bound needs a "
-            'weight for each datum: sample it within pyro.plate("data", len(x)), or use ELBO().'
+            f"site '{drawn[0]}' is drawn outside of the data's plate, so all data have one importance "
+            "weight, and the importance-weighted bound of a minibatch says nothing of it: train with all "
+            'data at once (batch_size=len(x), in one process), sample the site within pyro.plate("data", '
+            "len(x)), or use ELBO()."
         )
 
 
@@ -146,14 +164,14 @@ def _check_data_in_plate(
     """Refuse sites outside of the data's plate that depend on the data of a minibatch."""
     for call, found in zip(batch.calls, structures, strict=True):
         outside = _outside(found)
-        runs, _ = record((pair.model, pair.guide), call.args, {}) if outside else ([], None)
+        runs = record((pair.model, pair.guide), *call.arguments).runs if outside else ()
         for number, run in enumerate(runs):
             suspects = [name for name in outside if name in run and _depends_on_data(name, run, found)]
             for name in _changed_by_data(pair, data, call, outside, number, suspects) if suspects else ():
                 does = "observes" if run[name].observed and not run[name].factor else "computes"
                 raise InputError(
                     f"the {('model', 'guide')[number]} {does} '{name}' from the data, but outside of a "
-                    f"plate over data, so a minibatch of {len(call.args[0])} data does not say what it is "
+                    f"plate over data, so a minibatch of {_length(call)} data does not say what it is "
                     'for all data: sample it within pyro.plate("data", len(x)), once for each datum, '
                     "or train with all data at once (batch_size=len(x), in one process)."
                 )
@@ -172,22 +190,28 @@ def _changed_by_data(
     Both have the same values outside of the data's plate. Not every site whose computation uses the data
     depends on their values: `x.new_zeros(2)` does not.
     """
-    rows = data.parts[call.number].indices[-len(call.args[0]) :]
-    other = data.arguments(call.number, rows)
+    rows = data.parts[call.number].indices[-_length(call) :]
+    one, other = call.arguments, data.arguments(call.number, rows)
     with nothing_moves(pair), poutine.block():
-        first = poutine.trace(pair.guide).get_trace(*call.args)
+        first = poutine.trace(pair.guide).get_trace(*one.args, **one.kwargs)
         shared = first.copy()
         for name in first.nodes.keys() - set(outside):
             shared.remove_node(name)
-        second = poutine.trace(poutine.replay(pair.guide, trace=shared)).get_trace(*other)
+        replayed = poutine.replay(pair.guide, trace=shared)
+        second = poutine.trace(replayed).get_trace(*other.args, **other.kwargs)
         models = (
-            poutine.trace(poutine.replay(pair.model, trace=guide)).get_trace(*args)
-            for guide, args in ((first, call.args), (second, other))
+            poutine.trace(poutine.replay(pair.model, trace=guide)).get_trace(*args, **kwargs)
+            for guide, (args, kwargs) in ((first, one), (second, other))
         )
-        one, two = (first, second) if program else models
-        one.compute_log_prob()
-        two.compute_log_prob()
-    return [name for name in suspects if name in one.nodes and not _same(one, two, name)]
+        before, after = (first, second) if program else models
+        before.compute_log_prob()
+        after.compute_log_prob()
+    return [name for name in suspects if name in before.nodes and not _same(before, after, name)]
+
+
+def _length(call: Call) -> int:
+    """Return the number of data in a call."""
+    return len(call.arguments.args[0])
 
 
 def _same(one: Trace, two: Trace, name: str) -> bool:

@@ -19,6 +19,7 @@ from pyrovae.objectives.weights import reweight_pair
 from pyrovae.programs.checks import check_pair
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide
+from pyrovae.programs.rows import Arguments
 from pyrovae.training.batches import Minibatches, Rows, most_at_once
 from pyrovae.training.history import History
 from pyrovae.training.non_finite import explain_non_finite
@@ -85,14 +86,15 @@ class Validation:
         bound = 0.0
         sums = {"elbo": 0.0, "kl": 0.0}
         with torch.no_grad(), evaluating(self.pair), seeded(self.settings.seed, self.data.device):
-            for args in self.data.in_order(size, check):
+            for arguments in self.data.in_order(size, check):
+                args, kwargs = arguments
                 if check:
                     with seeded(0, self.data.device):
-                        check_pair(self.pair, *args)
+                        check_pair(self.pair, *args, **kwargs)
                 counting = self.unit.counting(len(args[0]), in_training=False)
-                found = scored.evaluate(reweight_pair(self.pair, {}, counting=counting), *args)
+                found = scored.evaluate(reweight_pair(self.pair, {}, counting=counting), *args, **kwargs)
                 if not math.isfinite(value := -float(found.loss)):
-                    raise explain_non_finite(f"the validation bound of epoch {epoch}", self.pair, args)
+                    raise explain_non_finite(f"the validation bound of epoch {epoch}", self.pair, arguments)
                 bound += value
                 apart = self.settings.weight_schedules
                 weighted = {name: float(found.terms[name]) for name in apart if name in found.terms}
@@ -116,7 +118,7 @@ class Validation:
         rows = [Rows(indices, torch.zeros_like(indices)) for indices in few]
         with torch.no_grad(), evaluating(self.pair), seeded(0, self.data.device):
             calls = self.data.batch(rows, shared=False).calls
-            values = max(_number_of_values(self.pair, *call.args) for call in calls)
+            values = max(_number_of_values(self.pair, call.arguments) for call in calls)
         return max(self.batch_size, most_at_once(self.batch_size) // values)
 
     def competing(self, row: Mapping[str, float]) -> float:
@@ -132,10 +134,11 @@ class Validation:
         history.stopped_early = history.exceeds(self.settings.patience)
 
 
-def _number_of_values(pair: ModelAndGuide, *args: Any) -> int:
+def _number_of_values(pair: ModelAndGuide, arguments: Arguments) -> int:
     """Return for how many values of its enumerated sites together the pair runs."""
-    guide_trace = poutine.trace(pair.guide).get_trace(*args)
-    model_trace = poutine.trace(poutine.replay(pair.model, trace=guide_trace)).get_trace(*args)
+    args, kwargs = arguments
+    guide_trace = poutine.trace(pair.guide).get_trace(*args, **kwargs)
+    model_trace = poutine.trace(poutine.replay(pair.model, trace=guide_trace)).get_trace(*args, **kwargs)
     enumerated = {
         name: site["fn"].enumerate_support(expand=False)
         for trace in (model_trace, guide_trace)

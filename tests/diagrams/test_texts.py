@@ -68,7 +68,7 @@ def test_names_are_escaped() -> None:
 
     found = plate_diagram(model)
     assert r'"a_\"b\"\\$%";' in found.to_dot()
-    assert r'a\_"b"\textbackslash{}\$\%' in found.to_tikz()
+    assert r'{a\_\\"b"\textbackslash{}\$\%' in found.to_tikz()
     assert r"50\%\_\{i\}: 2" in found.to_tikz()
     found.draw().canvas.draw()
 

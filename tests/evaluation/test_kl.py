@@ -323,6 +323,16 @@ def test_settings_out_of_range_are_refused(make_vae, binary_images):
         decompose(vae, binary_images, num_samples=0)
 
 
+@pytest.mark.parametrize("num_data", [7, 300])
+def test_a_program_for_one_number_of_data_is_decomposed(num_data):
+    """A guide with a mean for each datum. The KL of each is known in closed form."""
+    means = torch.linspace(-0.5, 0.5, num_data, dtype=torch.double)[:, None]
+    pair = coded(lambda x, name: dist.Normal(0 * x + means, 0.5).to_event(1))
+    exact = 0.5 * (0.25 + means.square() - 1 - math.log(0.25))
+    result = decompose(pair, torch.zeros_like(means), num_samples=20)
+    assert_within_errors(result, average_kl=exact.mean())
+
+
 # What is handed on
 
 

@@ -47,11 +47,11 @@ def test_the_evidence_is_right_with_the_draws_that_fit(make_ppca, draw, monkeypa
     ppca, real, seen = make_ppca(), importance._scored, []
     x = draw(ppca, 6)
 
-    def scored(pair, layout, particles, *args):
+    def scored(pair, layout, further, particles, *args):
         seen.append(particles)
         if particles > 50:
             raise MemoryError
-        return real(pair, layout, particles, *args)
+        return real(pair, layout, further, particles, *args)
 
     monkeypatch.setattr(importance, "_scored", scored)
     found = marginal_likelihood(ppca, x, num_samples=400, compile="off")

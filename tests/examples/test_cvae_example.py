@@ -1,23 +1,15 @@
 """A conditional VAE: the prior network and the decoder see a given part of each datum (Pyro's CVAE)."""
 
-import inspect
-
 import pyro
 import pyro.distributions as dist
-import pytest
 import torch
 from one_copy import one_copy_at_a_time, trained
 from pyro.infer import Trace_ELBO
 from torch import nn
 
-from pyrovae import fit
 from pyrovae.evaluation import marginal_likelihood
 from pyrovae.objectives import ELBO
 from pyrovae.programs import Pair
-
-needs_given = pytest.mark.skipif(
-    "given" not in inspect.signature(fit).parameters, reason="`given` is not there yet"
-)
 
 
 class CVAE(nn.Module):
@@ -55,7 +47,6 @@ def test_its_bound_is_that_of_pyro(param_store):
     torch.testing.assert_close(*losses)
 
 
-@needs_given
 def test_the_evidence_given_the_condition_is_that_of_one_copy_at_a_time(param_store):
     pair, (x, c) = CVAE(), images()
     reference = one_copy_at_a_time(pair, x, c)
@@ -63,7 +54,6 @@ def test_the_evidence_given_the_condition_is_that_of_one_copy_at_a_time(param_st
     assert ((result.log_px - reference.log_px).abs() < 4.5 * result.std_error + 1e-4).all()
 
 
-@needs_given
 def test_it_trains_given_the_condition(param_store):
     pair, (x, c) = CVAE(), images(40)
     history = trained(pair, x, given={"c": c}, epochs=15)

@@ -11,6 +11,7 @@ from one_copy import assert_like_pyro, unless_refused
 from pyro.infer import Trace_ELBO
 from torch import nn
 
+from pyrovae import fit
 from pyrovae.errors import InputError
 from pyrovae.evaluation import inference_gaps, kl_decomposition, marginal_likelihood
 from pyrovae.objectives import ELBO, IWAE
@@ -160,6 +161,22 @@ def test_the_importance_weighted_bound_uses_a_draw_for_each_particle(guide):
         expected = -float(IWAE(50).evaluate(plain, many).loss) / 1000
     assert abs(bound - expected) < 0.05
     assert expected - pair.elbo(x).mean() > 0.3  # one shared draw would give the ELBO
+
+
+@pytest.mark.parametrize("guide", [own_noise, auxiliary_noise, factor_beside_own_noise])
+def test_beta_weighs_the_density_wherever_it_is_stated(guide):
+    """The loss is that of a guide that draws z from its normal."""
+
+    def loss(guide):
+        torch.manual_seed(0)
+        options = {"batch_size": 2000, "epochs": 1, "beta": 0.3, "progress": False, "compile": "off"}
+        still = lambda parameters: torch.optim.SGD(parameters, lr=0.0)  # noqa: E731
+        return fit(Linear(guide), data(2).repeat(1000, 1), optimizer=still, **options)["loss"][0]
+
+    entropy = dist.Normal(0.0, Linear(normal).log_scale.exp()).entropy()
+    # 2,000 draws of z, whose terms have a standard deviation of about 3 nats
+    assert abs(loss(guide) - loss(normal)) < 0.3
+    assert 0.7 * entropy > 0.6  # the difference if beta did not weigh log q
 
 
 def assert_right_gradient(loss, pair, x):

@@ -1,19 +1,32 @@
 """Images in each class are what the components say."""
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
+from generated_programs import EncodingMixture, LabelledMixture, Mixture
 
 from pyrovae.errors import InputError
+from pyrovae.evaluation import active_units, class_probabilities
 from pyrovae.generation import (
     analogies,
     class_samples,
     classes_behind,
+    code_site,
     decode,
     draw_latents,
+    images_of,
+    interpolate,
+    latent_codes,
+    latent_means,
+    num_classes,
+    reconstruct,
+    samples_of_classes,
 )
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.models import Autoencoder
 from pyrovae.networks import MLP
+from pyrovae.programs import Pair
 
 X_SHAPE = (1, 4, 4)
 
@@ -86,3 +99,102 @@ def test_analogies_need_a_class_that_makes_x(make_vae, make_cpcvae, x):
         analogies(make_cpcvae(), x)
     with pytest.raises(InputError, match="VAE has no classes"):
         class_samples(make_vae())
+
+
+@pytest.mark.parametrize(
+    ("kind", "one_hot"),
+    [
+        (Mixture, True),
+        (Mixture, False),
+        (LabelledMixture, True),
+        (LabelledMixture, False),
+        (EncodingMixture, True),
+    ],
+)
+def test_classes_in_any_form_at_a_site_of_any_name(kind, one_hot):
+    mixture = kind(one_hot)
+    centres, x = mixture.centres, torch.tensor([[0.3, 0.2], [5.0, 1.0], [-1.0, 8.0], [2.9, 0.0]])
+    nearest = torch.tensor([0, 1, 2, 0])
+    form = torch.eye(3)[nearest] if one_hot else nearest
+    means = (x - centres[nearest]) / 2
+    assert num_classes(mixture) == 3
+    assert classes_behind(mixture) == {"kind"}
+    assert code_site(mixture) == "z"
+    codes = latent_codes(mixture, x)
+    assert torch.equal(codes["kind"], form)
+    torch.testing.assert_close(codes["z"], means)
+    torch.testing.assert_close(reconstruct(mixture, x), means + centres[nearest])
+    torch.testing.assert_close(decode(mixture, x, nearest), x + centres[nearest])
+    with pytest.raises(InputError, match="x depends on the class 'kind' as well as on 'z'"):
+        decode(mixture, x)
+    styles = analogies(mixture, x)
+    torch.testing.assert_close(styles, means[:, None] + centres)
+    images = class_samples(mixture, 40)
+    z = draw_latents(mixture, 40, 2, seed=2)["z"]
+    torch.testing.assert_close(images[2], z + centres[2])
+    y = torch.arange(40) % 3
+    torch.testing.assert_close(
+        samples_of_classes(mixture, y)[y == 1], draw_latents(mixture, 13, 1, seed=1)["z"] + centres[1]
+    )
+    lines = interpolate(mixture, x[:1], x[1:2], 4)[0] - centres[[0, 0, 1, 1]]  # in one class, never between
+    weights = torch.linspace(0, 1, 4)[:, None]
+    torch.testing.assert_close(lines, (1 - weights) * means[0] + weights * means[1])
+    assert active_units(mixture, x).counts == {"z": 2}
+    probabilities = class_probabilities(mixture, x)
+    torch.testing.assert_close(probabilities, (-torch.cdist(x, centres).square() / 4).softmax(-1))
+
+
+def test_the_class_that_the_guide_lacks_is_the_most_probable_one():
+    """p(c | x, z) is proportional to p(c) N(x; z + centre of c, 1), where the guide has z at x / 2."""
+
+    class WithoutClass(Mixture):
+        def guide(self, x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(x / 2, 1.0).to_event(1))
+
+    x = torch.tensor([[1.0, 1.0], [12.5, 0.1], [0.0, 17.0], [6.1, 0.0]])
+    for one_hot in (True, False):
+        mixture = WithoutClass(one_hot)
+        distance = torch.cdist(x / 2, mixture.centres).square()
+        best = (mixture.probs.log() - distance / 2).argmax(-1)
+        assert best.tolist() == [0, 1, 2, 1]
+        codes = latent_codes(mixture, x)
+        assert torch.equal(codes["kind"], torch.eye(3)[best] if one_hot else best)
+        torch.testing.assert_close(reconstruct(mixture, x), x / 2 + mixture.centres[best])
+
+
+def test_a_block_of_classes_is_at_its_modes():
+    """Eight classes for each datum, as in a VAE with discrete codes."""
+    logits = torch.randn(8, 5)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            c = pyro.sample("c", dist.Categorical(torch.ones(8, 5)).to_event(1))
+            pyro.sample("x", dist.Normal(c.float(), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("c", dist.Categorical(logits=logits).to_event(1))
+
+    pair, modes = Pair(model, guide), logits.argmax(-1).expand(3, 8)
+    assert torch.equal(latent_codes(pair, torch.zeros(3, 8))["c"], modes)
+    assert torch.equal(reconstruct(pair, torch.zeros(3, 8)), modes.float())
+    with pytest.raises(InputError, match="has no continuous latent; there are: none"):
+        latent_means(pair, torch.zeros(3, 8))
+
+
+def test_several_latents_of_classes_are_given_by_name():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            a = pyro.sample("a", dist.Categorical(torch.ones(2)))
+            b = pyro.sample("b", dist.OneHotCategorical(torch.ones(3)))
+            pyro.sample("x", dist.Normal(z + a[:, None] + 10 * b, 1.0).to_event(1), obs=x)
+
+    pair, z = Pair(model, lambda x: None), torch.ones(2, 1)
+    with pytest.raises(
+        InputError, match=r"several latents of classes, a, b: give .* images_of\(pair, codes\)"
+    ):
+        num_classes(pair)
+    images = images_of(pair, {"z": z, "a": torch.tensor([0, 1]), "b": torch.eye(3)[:2]})
+    assert images.tolist() == [[11, 1, 1], [2, 12, 2]]

@@ -29,7 +29,7 @@ def autoencoder():
 
 def test_the_facts_are_read_off_the_program(make_vae, make_m2, make_m1m2, make_cpcvae, autoencoder):
     vae = Generator(make_vae())
-    assert (vae.data_site, vae.structure.latents, vae.code_names) == ("x", ("z",), ("z",))
+    assert (vae.data_sites, vae.structure.latents, vae.code_names) == (("x",), ("z",), ("z",))
     assert (vae.classes, vae.class_site) == (frozenset(), None)
     assert vae.unobserved.generative_edges == {("z", "x")}
     m2 = Generator(make_m2())
@@ -40,16 +40,16 @@ def test_the_facts_are_read_off_the_program(make_vae, make_m2, make_m1m2, make_c
     pcvae = Generator(make_cpcvae())
     assert (pcvae.structure.latents, pcvae.class_site) == (("z",), ("y", 3))
     plain = Generator(autoencoder)
-    assert (plain.structure.latents, plain.code_names, plain.data_site) == ((), ("z",), "x")
+    assert (plain.structure.latents, plain.code_names, plain.data_sites) == ((), ("z",), ("x",))
 
 
 def test_what_depends_on_what(make_m1m2):
     generator = Generator(make_m1m2())
     assert generator.descendants("y") == {"z1", "x"}
     assert generator.descendants("z1") == {"x"}
-    assert generator.ancestors("x", ()) == {"z1", "z2", "y"}
-    assert generator.ancestors("x", {"z1"}) == set()
-    assert generator.ancestors("x", {"z2"}) == {"z1", "y"}
+    assert generator.unobserved.ancestors("x") == {"z1", "z2", "y"}
+    assert generator.classes_behind("z1") == set()
+    assert generator.classes_behind("z2") == {"y"}
 
 
 def test_a_joined_pair_generates_as_its_owner_does(make_vae, binary_images):

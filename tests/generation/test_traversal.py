@@ -1,5 +1,7 @@
 """Traversals and manifolds are decoded at the prior's quantiles."""
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 
@@ -8,12 +10,14 @@ from pyrovae.generation import (
     decode,
     latent_means,
     manifold,
+    prior_density,
     prior_quantiles,
     traverse,
 )
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.models import Autoencoder
 from pyrovae.networks import MLP
+from pyrovae.programs import Pair
 
 X_SHAPE = (1, 4, 4)
 
@@ -87,3 +91,31 @@ def test_a_manifold_that_cannot_be_is_refused(make_vae, make_m2, autoencoder):
         manifold(autoencoder)
     with pytest.raises(InputError, match="steps is 1"):
         manifold(make_vae(), steps=1)
+
+
+def test_latents_of_any_shape_are_traversed():
+    def pair_of(shape):
+        def model(x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(shape), 1.0).to_event(len(shape)))
+                pyro.sample("x", dist.Normal(2 * z.reshape(len(x), -1), 1.0).to_event(1), obs=x)
+
+        def guide(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(x.view(-1, *shape) / 2, 1.0).to_event(len(shape)))
+
+        return Pair(model, guide)
+
+    levels = (0.1, 0.5)
+    for shape, size in (((), 1), ((2, 3), 6)):
+        pair, x = pair_of(shape), torch.arange(1.0, size + 1)
+        quantiles = prior_quantiles(pair, levels)
+        moved = traverse(pair, x, levels=levels)
+        assert (quantiles.shape, moved.shape) == ((2, size), (size, 2, size))
+        expected = x.repeat(size, 2, 1)
+        for d in range(size):
+            expected[d, :, d] = 2 * quantiles[:, d]
+        torch.testing.assert_close(moved, expected)
+        density = prior_density(pair, torch.tensor([0.0, 1.0]))
+        normal = torch.distributions.Normal(0.0, 1.0).log_prob(torch.tensor([[0.0], [1.0]])).exp()
+        torch.testing.assert_close(density, normal.expand(2, size))

@@ -124,14 +124,6 @@ def test_a_latent_that_passes_no_gradient_is_refused(objective, x):
         objective.differentiable_loss(program, program, x)
 
 
-def test_pairs_without_a_weight_for_each_datum_are_refused(x):
-    def program(x):
-        pyro.sample("shared", dist.Normal(0.0, 1.0))
-
-    with pytest.raises(InputError, match="'shared' is not under a plate of 6 data"):
-        IWAE(2).differentiable_loss(program, program, x)
-
-
 def test_finding_the_plates_takes_nothing_from_the_random_stream(vae, x):
     used = IWAE(K)
     value_and_gradients(used, vae, x)

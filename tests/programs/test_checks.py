@@ -17,8 +17,9 @@ from pyrovae.networks import MLP
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import StandardNormal
 from pyrovae.programs.checks import check_pair
-from pyrovae.programs.log_weights import layout_of
+from pyrovae.programs.layout import layout_of
 from pyrovae.programs.pair import Pair
+from pyrovae.programs.rows import Arguments
 
 
 def pair(likelihood, x_event=1, latent="z", plate=True):
@@ -375,6 +376,6 @@ def test_a_site_outside_of_the_datas_plate_is_named():
 
     x = torch.ones(4, 3)
     with pytest.raises(InputError, match="site 'z' is not under a plate of 4 data"):
-        layout_of(Pair(without, guide), (x,))
-    found = layout_of(Pair(*pair(bernoulli)), (x,))
+        layout_of(Pair(without, guide), Arguments((x,)))
+    found = layout_of(Pair(*pair(bernoulli)), Arguments((x,)))
     assert (found.depth, found.values, found.data_plate) == (1, None, "data")

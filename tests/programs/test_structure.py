@@ -10,8 +10,9 @@ from torch import nn
 
 from pyrovae.errors import InputError
 from pyrovae.programs.classes import categorical_latents, class_site
-from pyrovae.programs.log_weights import layout_of
+from pyrovae.programs.layout import layout_of
 from pyrovae.programs.pair import Pair
+from pyrovae.programs.rows import Arguments
 from pyrovae.programs.structure import Structure, structure
 
 N, PIXELS = 5, 4
@@ -206,7 +207,7 @@ def test_programs_without_a_data_plate(x):
     assert found.in_scope("global") == ("z", "x")
     assert found.log_p["x"].shape == ()
     with pytest.raises(InputError, match="site 'z' is not under a plate of 5 data"):
-        layout_of(Pair(without, lambda x: pyro.sample("z", dist.Normal(0.0, 1.0))), (x,))
+        layout_of(Pair(without, lambda x: pyro.sample("z", dist.Normal(0.0, 1.0))), Arguments((x,)))
 
 
 # Laziness and side effects
@@ -227,7 +228,7 @@ def test_nothing_is_run_before_it_is_asked_for_and_only_once(x):
     _ = found.latents, found.plates, found.enumerated, found.log_p, str(found)
     assert runs == {"model": 2, "guide": 2}  # the second on fewer data, for the plates
     _ = found.generative_edges, found.inference_edges, found.ancestors("x")
-    assert runs == {"model": 3, "guide": 3}
+    assert runs == {"model": 4, "guide": 3}  # the model once more, to find what it observes
 
 
 def test_nothing_moves(x, param_store):
@@ -322,3 +323,36 @@ def test_traces_that_are_there_already_are_used(x):
     again = Structure(Pair(model, guide), (x,), traces=first.traces)
     assert again.traces is first.traces
     assert math.isclose(again.log_p["w"].item(), first.log_p["w"].item())
+
+
+def test_a_value_that_is_not_given_is_a_prediction_and_no_latent():
+    """`obs=y` with y = None: the guide lacks the site, and no other site depends on it."""
+
+    def model(x, y=None):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            c = pyro.sample("c", dist.Categorical(torch.ones(3)))
+            pyro.sample("x", dist.Normal(z + c[..., None], 1.0).to_event(1), obs=x)
+            y = pyro.sample("y", dist.Normal(z.sum(-1), 1.0), obs=y)
+            pyro.sample("after", dist.Normal(y, 1.0))
+
+    def guide(x, y=None):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x, 1.0).to_event(1))
+
+    x = torch.zeros(3, 2)
+    found = structure(Pair(model, guide), x)
+    assert (found.predicted, found.latents, found.continuous) == (("y", "after"), ("z", "c"), ("z",))
+    assert found.model_only == ("c", "y", "after")
+    assert "predicted" in str(found)
+    assert structure(Pair(model, guide), x, torch.zeros(3)).predicted == ("after",)
+    assert structure(model, x).predicted == ()  # nothing tells what a model alone predicts
+
+
+def test_one_hot_classes_are_not_continuous():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("c", dist.OneHotCategorical(torch.ones(3)))
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    assert structure(model, torch.zeros(2, 1)).continuous == ("z",)

@@ -8,7 +8,7 @@ from torch import nn
 
 from pyrovae.errors import InputError
 from pyrovae.programs.copies import run_copies
-from pyrovae.programs.log_weights import layout_of
+from pyrovae.programs.layout import layout_of
 from pyrovae.programs.neighbours import check_no_neighbours
 from pyrovae.programs.noise import OtherNoise, RecordedNoise, ReplayedNoise
 from pyrovae.programs.pair import Pair
@@ -82,7 +82,7 @@ def test_the_fastest_way_that_is_right_is_taken(network, guide, ways):
     pair = pair_of(network, guide)
     before = {name: value.clone() for name, value in pair.state_dict().items()}
     state = torch.get_rng_state()
-    assert tuple(layout_of(pair, (X,)).ways) == ways
+    assert tuple(layout_of(pair, Arguments((X,))).ways) == ways
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[name]) for name, value in pair.state_dict().items())
 
@@ -90,7 +90,7 @@ def test_the_fastest_way_that_is_right_is_taken(network, guide, ways):
 @pytest.mark.parametrize("way", ["leading", "rows", "single"])
 def test_every_way_gives_one_layout(way):
     pair = pair_of(nn.Linear(2, 3).double())
-    layout = layout_of(pair, (X,))
+    layout = layout_of(pair, Arguments((X,)))
     by_guide = run_copies(way, pair.guide, Arguments((X,)), layout.of_guide(4))
     by_model = run_copies(way, pair.model, Arguments((X,)), layout.of_model(4), by_guide)
     z = by_guide.nodes["z"]["value"]

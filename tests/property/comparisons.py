@@ -27,7 +27,9 @@ from pyrovae.errors import InputError
 from pyrovae.evaluation import inference_gaps, marginal_likelihood
 from pyrovae.generation import latent_means
 from pyrovae.objectives import ELBO, IWAE
-from pyrovae.programs.log_weights import layout_of, run_under_particles, weights_of
+from pyrovae.programs.layout import layout_of, run_under_particles
+from pyrovae.programs.log_weights import weights_of
+from pyrovae.programs.rows import Arguments
 
 MOST = 6.0  # standard errors
 COPIES = 200  # copies of the data in one call of an objective
@@ -45,18 +47,26 @@ def has_several_classes(program: Program) -> bool:
     return len(found) > 1 or any(len(site.plates) != 1 for site in found)
 
 
-def has_nested_beside_class(program: Program) -> bool:
-    """An enumerated site, and a site in a plate within the data's."""
-    return bool(program.enumerated) and any(len(site.plates) > 1 for site in program.sites)
-
-
 def has_hard_classes(program: Program) -> bool:
-    """Several, or nested, enumerated sites beside a network that takes no leading dimensions.
+    """Several, or nested, enumerated sites beside a network that takes no leading dimensions."""
+    return has_several_classes(program) and not is_plain(program)
 
-    With a drawn global latent, all data have one weight, and a class of each is as good as nested.
-    """
-    several = has_several_classes(program) or (program.is_joint and bool(program.enumerated))
-    return several and not is_plain(program)
+
+def has_draws_of_classes_and_others(program: Program) -> bool:
+    """Draws that depend on different enumerated sites of the guide."""
+    drawn = [s for s in program.sites if s.role == "latent" and s.is_normal and s.treatment == "drawn"]
+    classes = {frozenset(_classes_before(program, site.name)) for site in drawn}
+    return len(classes) > 1
+
+
+def _classes_before(program: Program, name: str) -> set[str]:
+    """The enumerated sites on which a site of the guide depends."""
+    found: set[str] = set()
+    for parent in program[name].guide_parents:
+        if program[parent].in_guide:
+            found |= _classes_before(program, parent)
+            found |= {parent} if program[parent].treatment == "enumerated" else set()
+    return found
 
 
 def is_plain(program: Program) -> bool:
@@ -112,13 +122,9 @@ CAUSES = (
         ("IWAE", "gaps"),
     ),
     Cause(
-        "enumerated sites other than one class of the guide, for the doubly reparameterised gradient",
-        r"doubly reparameteri[sz]ed",
-        lambda program: (
-            has_several_classes(program)
-            or has_nested_beside_class(program)
-            or any(site.role == "summed" for site in program.sites)
-        ),
+        "draws that depend on different enumerated sites, for the doubly reparameterised gradient",
+        r"drawn and before others",
+        has_draws_of_classes_and_others,
         ("IWAE gradient",),
     ),
     Cause(
@@ -126,12 +132,6 @@ CAUSES = (
         r"Delta",
         lambda program: program.has_points,
         ("gaps",),
-    ),
-    Cause(
-        "a global latent, for the importance-weighted bound",
-        r"not under a plate of|full batch|all data at once",
-        lambda program: program.is_joint or program.has_points,
-        ("IWAE", "IWAE gradient"),
     ),
     Cause(
         "a global latent that is drawn, for a figure per datum",
@@ -415,8 +415,9 @@ def compare_posterior_means(outcome: Outcome, case: Case) -> None:
         return
     joint = program.is_joint
     with torch.no_grad():
-        layout = layout_of(case.pair, (case.x,), joint=joint)
-        model_trace, guide_trace = run_under_particles(case.pair, (case.x,), samples, layout)
+        arguments = Arguments((case.x,))
+        layout = layout_of(case.pair, arguments, joint=joint)
+        model_trace, guide_trace = run_under_particles(case.pair, arguments, samples, layout)
         log_weights = weights_of(model_trace, guide_trace, case.x, layout)
     shares = (log_weights - log_weights.logsumexp(0)).exp() * samples  # (K, B), or (K, 1) if joint
     for site in local:

@@ -97,6 +97,33 @@ SMALL = {
         ALONE,
         observed("g", "z"),
     ),
+    "a nested class of the model alone beside a network that takes two dimensions": (
+        ALONE,
+        Site("v", "normal", 1, "latent", ("z",), network="view", guide_parents=("x1",)),
+        replace(SUMMED, plates=("data", "plate0")),
+        observed("z"),
+        Site("x2", "normal", 1, "observed", ("k",), plates=("data", "plate0")),
+    ),
+    "a chain of classes beside a network that flips dimension 1": (
+        replace(ALONE, plates=("data", "plate0")),
+        replace(observed("z", network="flip"), plates=("data", "plate0")),
+        replace(CLASS, guide_parents=("x1",), step=0),
+        Site("x2", "normal", 1, "observed", ("y",), step=0),
+        Site("c", "categorical", 2, "latent", ("y",), treatment="enumerated", step=1),
+        Site("x3", "normal", 1, "observed", ("c",), step=1),
+    ),
+    "two points, and a class before a network that takes two dimensions": (
+        Site("g", "normal", 1, "latent", plates=(), treatment="point"),
+        Site("h", "normal", 2, "latent", plates=(), treatment="point"),
+        CLASS,
+        observed("y", network="concatenate"),
+    ),
+    "a drawn global latent, and a class before a network that takes two dimensions": (
+        Site("g", "normal", 1, "latent", plates=()),
+        CLASS,
+        replace(BY_CLASS, parents=("y", "g")),
+        observed("z", network="view"),
+    ),
     "a chain of the model alone, and a drawn latent without effect": (
         UNUSED,
         ALONE,
@@ -113,6 +140,12 @@ SMALL = {
 def test_small_programs(sites):
     plates = {name for site in sites for name in site.plates} - {"data"}
     outcome = check(Program(sites, plates=tuple(Plate(name, 2, -2) for name in plates), seed=62))
+    assert not outcome.failures, report(outcome)
+
+
+def test_a_class_in_a_plate_of_data_that_is_not_the_innermost():
+    sites = (CLASS, BY_CLASS, observed("z"))
+    outcome = check(Program(sites, plates=(Plate("plate0", 2, -1),), data_dim=-2, seed=62))
     assert not outcome.failures, report(outcome)
 
 

@@ -9,6 +9,7 @@ from pyrovae.errors import InputError
 from pyrovae.likelihoods.table import LIKELIHOODS
 from pyrovae.models import (
     CPCVAE,
+    CVAE,
     M1M2,
     M2,
     PCVAE,
@@ -43,7 +44,7 @@ def build(model="vae", *args, **options):
 
 KINDS = {
     "vae": VAE, "hvae": HierarchicalVAE, "ppca": PPCA, "autoencoder": Autoencoder,
-    "m2": M2, "m1m2": M1M2, "pcvae": PCVAE, "cpcvae": CPCVAE, "bnn": BayesianNetwork,
+    "cvae": CVAE, "m2": M2, "m1m2": M1M2, "pcvae": PCVAE, "cpcvae": CPCVAE, "bnn": BayesianNetwork,
 }  # fmt: skip
 
 
@@ -156,7 +157,9 @@ def test_no_parameter_of_a_built_model_is_idle(model):
     y = torch.arange(8) % 3
     x = torch.rand(8, *X_SHAPE)
     for stage in stages:
-        given = stage.supervised(y) if stage.supervised else {}
+        settings = stage.supervised(y) if stage.supervised else {}
+        if stage.given is not None:
+            settings["given"] = stage.given(x, y)
         history = fit(
             stage.pair,
             x if stage.transform is None else stage.transform(x),
@@ -164,7 +167,7 @@ def test_no_parameter_of_a_built_model_is_idle(model):
             epochs=2,
             progress=False,
             device="cpu",
-            **given,
+            **settings,
         )
         assert len(history.rows) == 2
 
@@ -280,8 +283,10 @@ def test_everything_computes_where_the_data_are(choice):
     settings = stage.supervised(y) if stage.supervised else {}
     objective = settings.get("objective") or stage.objective or make_objective("elbo", {})
     pair = stage.pair if stage.transform is None else made.pair  # M1+M2: both layers, on images
+    given = {} if stage.given is None else stage.given(torch.zeros(6, 1, 8, 8), y)
+    given = {name: value.to("meta") for name, value in given.items()}
     for call in [(x,), (x, y.to("meta"))] if stage.classes else [(x,)]:
         with pyro.validation_enabled(False):
-            bound = objective.evaluate(pair, *call)
+            bound = objective.evaluate(pair, *call, **given)
         for name, value in {"loss": bound.loss, **bound.terms}.items():
             assert value.device.type == "meta", name

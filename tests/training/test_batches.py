@@ -39,7 +39,7 @@ def test_labelled_data_come_with_their_classes_and_the_others_without(y):
     assert set(unlabelled.indices.tolist()) == set(range(N)) - set(LABELLED)
     data = minibatches(y)
     for rows in data.epoch(0):
-        (_, with_classes, _), (_, without, _) = data.batch(rows).calls
+        with_classes, without = (call.arguments.args for call in data.batch(rows).calls)
         assert torch.equal(with_classes[1], y[with_classes[0].long().squeeze(1)])
         assert len(without) == 1
         assert (y[without[0].long().squeeze(1)] == -1).all()

@@ -9,7 +9,10 @@ import torch
 
 from pyrovae.errors import NonFiniteError
 from pyrovae.programs.pair import Pair
+from pyrovae.programs.rows import Arguments
 from pyrovae.training.non_finite import check_finite, explain_non_finite, statistics
+
+DATA = Arguments((torch.ones(4, 3),))
 
 
 def pair(likelihood, x_event=1, latent="z", plate=True):
@@ -47,7 +50,7 @@ def test_statistics_are_of_the_finite_values():
 
 def test_the_first_bad_site_is_the_one_described():
     model, guide = pair(lambda z: dist.Normal(torch.full((len(z), 3), math.nan), 2.0, validate_args=False))
-    message = str(explain_non_finite("the loss of step 5", Pair(model, guide), (torch.ones(4, 3),)))
+    message = str(explain_non_finite("the loss of step 5", Pair(model, guide), DATA))
     assert "the loss of step 5 is not finite" in message
     assert "the model's site 'x' (Normal)" in message
     assert "loc: shape (4, 3), 12 NaN, 0 infinite of 12" in message
@@ -57,11 +60,11 @@ def test_the_first_bad_site_is_the_one_described():
 def test_of_probs_and_logits_only_the_one_that_was_given_is_described():
     logits = torch.full((4, 3), math.nan)
     model, guide = pair(lambda z: dist.Bernoulli(logits=logits, validate_args=False))
-    message = str(explain_non_finite("the loss", Pair(model, guide), (torch.ones(4, 3),)))
+    message = str(explain_non_finite("the loss", Pair(model, guide), DATA))
     assert "logits: " in message
     assert "probs: " not in message
 
 
 def test_a_loss_that_only_overflows_as_a_sum_is_said_to():
     model, guide = pair(bernoulli)
-    assert "sum overflowed" in str(explain_non_finite("the loss", Pair(model, guide), (torch.ones(4, 3),)))
+    assert "sum overflowed" in str(explain_non_finite("the loss", Pair(model, guide), DATA))

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torchrun_job
 from processes import together as forked
-from torchrun_job import KINDS, Draws, evaluated, trained
+from torchrun_job import KINDS, Draws, evaluated, set_by_callback, trained
 
 from pyrovae.compute import processes
 from pyrovae.errors import InputError
@@ -67,6 +67,15 @@ def test_a_callback_runs_in_the_first_process_and_stops_all(together):
     assert first["rows"] == second["rows"]
     assert [row["rank"] for row in second["rows"]] == [0, 0, 0]
     assert_same(first["state"], second["state"], 0)
+
+
+def test_what_a_callback_sets_is_set_in_all_processes(together):
+    results = [result["set by a callback"] for result in together[0]]
+    alone = set_by_callback("value")
+    for result in results:
+        assert_same(alone["state"], result["value"]["state"], 1e-5)
+        assert "a callback has added, removed or replaced 'added." in result["module"]
+    assert_same(results[0]["value"]["state"], results[1]["value"]["state"], 0)
 
 
 def test_a_shared_evaluation_is_the_same_number_for_number(together):

@@ -36,7 +36,8 @@ def check_data(
     check_tensor(x)
     if x.dim() < 2 or x.numel() == 0:
         raise InputError(
-            f"the data have shape {tuple(x.shape)}; expected at least one datum, (N, *x_shape)."
+            f"the data have shape {tuple(x.shape)}; expected at least one datum, (N, *x_shape)"
+            + (", such as x[:, None] for one number for each of N data." if x.dim() == 1 else ".")
         )
     if x.is_complex():
         raise InputError(

@@ -15,12 +15,12 @@ from pyrovae.compute.devices import seeded
 from pyrovae.data.checks import check_data
 from pyrovae.errors import InputError, check_counts
 from pyrovae.evaluation.chunking import in_chunks
-from pyrovae.evaluation.importance import Sampling, over_log_weights
+from pyrovae.evaluation.importance import Further, Sampling, over_log_weights
 from pyrovae.evaluation.statistics import log_mean
 from pyrovae.programs.classes import categorical_latents, class_site, takes_classes
 from pyrovae.programs.devices import device_of
 from pyrovae.programs.given import with_given
-from pyrovae.programs.log_weights import Scores
+from pyrovae.programs.log_weights import Scores, by_value
 from pyrovae.programs.modes import evaluating, nothing_moves
 from pyrovae.programs.pair import ModelAndGuide, takes_pair, with_programs
 from pyrovae.programs.rows import Arguments
@@ -43,11 +43,14 @@ def class_probabilities(
 ) -> Tensor:
     """Return the class probabilities of the pair's own classifier.
 
-    The classifier is the guide's q(y | x), or the model's p(y | z) if the guide has no class. Other latents
-    that the classifier depends on are set to the guide's means: a PC-VAE's z, M1+M2's z1. A mean without a
-    closed form, such as that of a flow, is the average of 100 draws. Latents that all data share, such as
-    the weights of a Bayesian network, and those without a mean, such as Cauchy variables, are drawn, and
-    the probabilities are averaged.
+    The classifier is the guide's q(y | x), or the model's p(y | z) if the guide has no class. If the class
+    is a latent of the model alone, as in a mixture, the probabilities are p(y | x), estimated by importance
+    sampling with the guide's draws.
+
+    Other latents that the classifier depends on are set to the guide's means: a PC-VAE's z, M1+M2's z1. A
+    mean without a closed form, such as that of a flow, is the average of 100 draws. Latents that all data
+    share, such as the weights of a Bayesian network, and those without a mean, such as Cauchy variables,
+    are drawn, and the probabilities are averaged.
 
     Args:
         pair: a pair whose programs are called as `model(x, y)` and `guide(x)`.
@@ -56,8 +59,8 @@ def class_probabilities(
         site: the name of the class's site. None means the categorical site that observes the classes in
             `model(x, y)`; in a pair without one, its only categorical latent.
         batch_size: the number of data that are classified at a time.
-        num_samples: the number of draws of latents that all data share, or that have no mean. It is not
-            used if there are none.
+        num_samples: the number of draws of latents that all data share, or that have no mean; and of the
+            guide for each datum where the model alone has the class. Otherwise it is not used.
         seed: the seed of all draws. The caller's random stream does not change.
 
     Returns:
@@ -72,6 +75,8 @@ def class_probabilities(
     few = data.rows(slice(2)).to(device)
     name = site if site is not None else _class_site(pair, few.rows(slice(1)))
     found = Structure(pair, *few)
+    if name in found.model_only:
+        return _in_model_alone(pair, data, Sampling(num_samples, seed, enumerate=True))
     drawn = [name for name in found.drawn if found[name].scope == "global"]
     total: Any = 0.0
     with evaluating(pair), seeded(seed, device):
@@ -85,6 +90,17 @@ def class_probabilities(
             parts, batch_size = in_chunks(of_rows, len(x), batch_size)
             total = total + torch.cat(parts)
     return (total / num_samples if drawn else total).cpu()
+
+
+def _in_model_alone(pair: ModelAndGuide, data: Arguments, sampling: Sampling) -> Tensor:
+    """Return p(y | x) of a class that the model alone has, `(N, C)`, by importance sampling."""
+
+    def summary(scores: Scores, log_weights: Tensor) -> Tensor:
+        return log_weights.double().logsumexp(0).softmax(0).T
+
+    of_class = Further({}, lambda *run: [by_value(*run)], count=1, size=1)
+    _, parts = over_log_weights(summary, pair, data, sampling, of_class)
+    return torch.cat(parts).to(data.args[0].dtype)
 
 
 class _Drawn(Messenger):
@@ -178,11 +194,16 @@ def class_posterior(
         Probabilities, `(N, C)` in 64-bit, on the CPU.
 
     Raises:
-        InputError: `num_classes` is below 2 or not that of the model; the model does not use the class; or
-            for the reasons given at `marginal_likelihood`.
+        InputError: `num_classes` is below 2 or not that of the model; the model takes no classes, or does
+            not use them; or for the reasons given at `marginal_likelihood`.
     """
     if num_classes < 2:
         raise InputError(f"num_classes is {num_classes}; it must be at least 2.")
+    if not takes_classes(pair.model, given or ()):
+        raise InputError(
+            "the model takes no classes, model(x): write it as model(x, y=None) with obs=y at the class's "
+            "site, or use class_probabilities(pair, x), if the class is a latent."
+        )
     any_class = torch.zeros(len(x), dtype=torch.long, device=x.device)
     pair, data = with_given(pair, x, any_class, given)
     _check_num_classes(pair, data.rows(slice(1)), num_classes)

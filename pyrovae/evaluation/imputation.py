@@ -38,7 +38,7 @@ from pyrovae.programs.devices import device_of
 from pyrovae.programs.distributions import base_of, factors_of, name_of
 from pyrovae.programs.given import with_given
 from pyrovae.programs.layout import Layout
-from pyrovae.programs.log_weights import Scores, log_densities
+from pyrovae.programs.log_weights import Scores, by_value
 from pyrovae.programs.modes import nothing_moves
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
 from pyrovae.programs.rows import Arguments
@@ -337,9 +337,7 @@ def _columns(name: str, model_trace: Trace, guide_trace: Trace, x: Tensor, layou
     moments, the draw is an estimate of the mean, with all of the variance.
     """
     site = model_trace.nodes[name]
-    log_p, log_q = log_densities(model_trace, guide_trace, x, layout)
-    log_weights = log_p - log_q
-    log_weights = log_weights.reshape(-1, *log_weights.shape[-2:]).transpose(0, 1)
+    log_weights = by_value(model_trace, guide_trace, x, layout)
 
     def column(values: Tensor) -> Tensor:
         missing = 2 + layout.depth + site["fn"].event_dim - values.dim()

@@ -88,10 +88,11 @@ def labelled_call(
 
 
 def categorical_latents(of: Structure) -> list[str]:
-    """Return the names of the latents that hold one class for each datum, also those of the guide only."""
+    """Return the names of the latents that hold one class for each datum, of either program."""
+    traces = [trace for trace in (of.traces.guide, of.traces.model) if trace is not None]
     found = []
     for name in (*of.latents, *of.auxiliary):
-        trace = of.traces.guide or of.traces.model
-        if name in trace.nodes and is_class(trace.nodes[name]["fn"]) and of[name].scope == "local":
+        node = next(trace.nodes[name] for trace in traces if name in trace.nodes)
+        if is_class(node["fn"]) and of[name].scope == "local":
             found.append(name)
     return found

@@ -185,6 +185,17 @@ def _contracted(contract: Contraction, model_trace: Trace, guide_trace: Trace, l
     return found.reshape(kept.get(PARTICLES, 1), -1)
 
 
+def by_value(model_trace: Trace, guide_trace: Trace, x: Tensor, layout: Layout) -> Tensor:
+    """Return the log weights of a run before the enumerated site is summed out.
+
+    Returns:
+        `(K, C, B)`, where C is the number of the site's values; 1 if there is no such site.
+    """
+    log_p, log_q = log_densities(model_trace, guide_trace, x, layout)
+    log_weights = log_p - log_q
+    return log_weights.reshape(-1, *log_weights.shape[-2:]).transpose(0, 1)
+
+
 def sum_out(log_weights: Tensor) -> Tensor:
     """Sum weights over the enumerated values, given their logarithms: `(*values, K, B)` to `(K, B)`."""
     return log_weights if log_weights.dim() <= 2 else log_weights.flatten(0, -3).logsumexp(0)

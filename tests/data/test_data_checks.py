@@ -18,7 +18,10 @@ def test_sound_data_pass():
     ("x", "message"),
     [
         ([1.0], "the data are a list, not a tensor .*use torch.as_tensor"),
-        (torch.rand(3), r"shape \(3,\); expected at least one datum, \(N, \*x_shape\)"),
+        (
+            torch.rand(3),
+            r"shape \(3,\); expected at least one datum, \(N, \*x_shape\), such as x\[:, None\]",
+        ),
         (torch.rand(0, 3), r"shape \(0, 3\); expected at least one datum"),
         (torch.rand(3, 0), r"shape \(3, 0\)"),
         (torch.zeros(3, 2, dtype=torch.uint8), r"type torch\.uint8.*x\.float\(\) / 255"),

@@ -49,7 +49,7 @@ def write_atomically(path: Path, content: bytes, mark: str | None = None) -> Non
             temporary.unlink(missing_ok=True)
             raise
     except OSError as error:  # of the file that was meant, not of the temporary one
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def expanded(path: str | Path) -> Path:

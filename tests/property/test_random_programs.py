@@ -21,21 +21,21 @@ several = settings(
 )
 
 
-@settings(several, max_examples=20)
+@settings(several, max_examples=12)
 @given(programs("local"))
 def test_programs_with_local_latents(program):
     outcome = check(program)
     assert not outcome.failures, report(outcome)
 
 
-@settings(several, max_examples=8)
+@settings(several, max_examples=6)
 @given(programs("points"))
 def test_programs_with_global_latents_at_a_point(program):
     outcome = check(program)
     assert not outcome.failures, report(outcome)
 
 
-@settings(several, max_examples=8)
+@settings(several, max_examples=6)
 @given(programs("joint"))
 def test_programs_with_global_latents(program):
     outcome = check(program)
@@ -136,11 +136,22 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("sites", SMALL.values(), ids=SMALL)
-def test_small_programs(sites):
+# Programs that run one copy at a time are slow, so only some quantities are computed for them.
+SOME = {
+    "a nested class of the model alone beside a network that takes two dimensions": ("gaps",),
+    "a chain of classes beside a network that flips dimension 1": ("gaps",),
+    "a drawn global latent, and a class before a network that takes two dimensions": ("ELBO", "evidence"),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_small_programs(name):
+    sites, some = SMALL[name], SOME.get(name)
     plates = {name for site in sites for name in site.plates} - {"data"}
-    outcome = check(Program(sites, plates=tuple(Plate(name, 2, -2) for name in plates), seed=62))
+    program = Program(sites, plates=tuple(Plate(name, 2, -2) for name in plates), seed=62)
+    outcome = check(program, lambda quantity: some is None or quantity in some)
     assert not outcome.failures, report(outcome)
+    assert some is None or set(some) <= {*outcome.agreed}, outcome
 
 
 def test_a_class_in_a_plate_of_data_that_is_not_the_innermost():

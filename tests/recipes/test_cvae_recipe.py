@@ -38,7 +38,7 @@ def test_a_run_is_given_the_class_of_each_datum(tmp_path, digits):
     x = binarise_static(digits.x_test, 0)[:20]
     c = torch.eye(10)[digits.y_test[:20]]
     expected = marginal_likelihood(run.pair, x, given={"c": c}, num_samples=30)
-    assert torch.equal(result.log_px, expected.log_px)
+    assert torch.equal(result.result.log_px, expected.log_px)
     again = run.resume(device="cpu", progress=False, epochs=4)
     assert len(again.history.rows) == 4
     assert diagram_of(again).generative_edges == {("c", "z"), ("c", "x"), ("z", "x")}

@@ -57,7 +57,8 @@ def check_gradients(
         raise InputError(
             "the pair has no parameter to train: the programs use no nn.Module with a parameter that "
             "requires a gradient, and show none to Pyro. Unfreeze one with requires_grad_(), or use "
-            "pyro.param."
+            "pyro.param. A tensor or nn.Parameter that stands in no module is not found: show it by "
+            "pyro.param(name, value), or make it an attribute of a module."
         )
     check_no_strays(first, loss, trained)
     if of_pyro := [name for name, value in idle.items() if id(value) in shown]:

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from pyrovae.cli.parameters import NONE_OWN, Compile, DataFile, Device, Out, Own, Quiet, RunFolder, Site
 from pyrovae.errors import InputError, check_counts, warn
+
+if TYPE_CHECKING:
+    from pyrovae.recipes.run import Run
 
 NumSamples = Annotated[int, Parameter(help="K, the number of importance samples for each datum.")]
 
@@ -43,7 +46,7 @@ def evaluate(
     if limit is not None:
         check_counts(limit=limit)
     opened = own.open(run, data)
-    writable = _can_be_written(run, out)
+    writable = _can_be_written(opened, out)
     options = {"precision": precision, "compile": compile}
     found = measuring.evaluate(opened, num_samples, limit, device, progress=not quiet, **options)
     print(found.result)
@@ -81,7 +84,7 @@ def diagnose(
         if number < least:
             raise InputError(f"{name} is {number}; it must be at least {least}.")
     opened = own.open(run, data)
-    writable = _can_be_written(run, None)
+    writable = _can_be_written(opened, None)
     pair: Any = on_device(opened.pair, device)
     scored = opened.scored
     x = opened.presentation.fixed(scored.x)[:limit]
@@ -142,7 +145,7 @@ def classify(
     from pyrovae.recipes import measuring
 
     opened = own.open(run, data)
-    writable = _can_be_written(run, out)
+    writable = _can_be_written(opened, out)
     errors = measuring.classify(opened, labels, num_samples, draws, device)
     for name, error in errors.items():
         print(f"{name:<16} {error:6.2f} % test error")
@@ -171,21 +174,38 @@ def encode(
     from pyrovae.recipes import measuring
 
     opened = own.open(run, data)
-    _can_be_written(run, out)
+    _can_be_written(opened, out)
     measuring.encode(opened, out, site, device)
     print(f"written: {out}")
 
 
-def _can_be_written(run: Path, out: Path | None) -> bool:
+def _can_be_written(opened: Run, out: Path | None) -> bool:
     """Whether a result can be written, before it is computed. If it will only be printed, say so.
 
     Raises:
-        InputError: the user has named a file that cannot be written.
+        InputError: the user has named a file that cannot be written, or that would be lost.
     """
+    run = opened.folder
     folder = run if out is None else out.absolute().parent
     if folder.is_dir() and os.access(folder, os.W_OK):
+        if out is not None and out.exists():
+            _check_nothing_lost(opened, out)
         return True
     if out is not None:
         raise InputError(f"{out} cannot be written, since {folder} is no folder, or not writable.")
     warn(f"{run} cannot be written: the result is only printed. Name a file by --out FILE to keep it.")
     return False
+
+
+def _check_nothing_lost(opened: Run, out: Path) -> None:
+    """Refuse to write a result over the data that are read, or over a file of the run.
+
+    Raises:
+        InputError: the existing file is one of these.
+    """
+    data = [Path(name) for name in (opened.asked, opened.data.data) if name]
+    if any(path.exists() and path.samefile(out) for path in data):
+        raise InputError(f"{out} holds the data that are read, and would be lost: name another file.")
+    of_run = opened.folder.resolve() in out.resolve().parents
+    if of_run and not out.name.startswith(("metrics", "classification", "marginal_likelihood")):
+        raise InputError(f"{out} is a file of the run, and would be lost: name another file.")

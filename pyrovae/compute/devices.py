@@ -51,4 +51,6 @@ def resolve_device(device: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"device '{device}' cannot be used: {reason} Use 'auto' or 'cpu'.") from error
+    if resolved.type == "meta":
+        raise InputError("device 'meta' cannot be used: its tensors hold no values. Use 'auto' or 'cpu'.")
     return resolved

@@ -75,7 +75,7 @@ def class_probabilities(
     few = data.rows(slice(2)).to(device)
     name = site if site is not None else _class_site(pair, few.rows(slice(1)))
     found = Structure(pair, *few)
-    if name in found.model_only:
+    if name in found.model_only and name not in found.predicted:
         return _in_model_alone(pair, data, Sampling(num_samples, seed, enumerate=True))
     drawn = [name for name in found.drawn if found[name].scope == "global"]
     total: Any = 0.0

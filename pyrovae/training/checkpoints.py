@@ -253,7 +253,12 @@ def _read(file: CheckpointFile, device: torch.device | str) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} is refused: it is not a checkpoint of a training run ({cause(error)})."
         ) from error
-    return content | {"file": path.name} | _history(path, content)
+    found = _history(path, content)
+    if (epochs := len(found["history"]["rows"])) not in (0, file.epoch):
+        raise CheckpointError(
+            f"{path} is refused: it is of epoch {epochs}, and of epoch {file.epoch} by its name."
+        )
+    return content | {"file": path.name} | found
 
 
 def _history(path: Path, content: dict[str, Any]) -> dict[str, Any]:

@@ -115,6 +115,19 @@ def test_encode_writes_the_means_in_the_order_of_the_data(folder):
     assert len(own["z_train"]) == 48
 
 
+@pytest.mark.parametrize("named", ["mine.npz", "new.npz", "run/config.json", "run/checkpoints/*.pt"])
+def test_no_result_replaces_data_or_a_file_of_the_run(named, folder):
+    out = min(folder.parent.glob(named))
+    before = out.read_bytes()
+    for words in (
+        ("encode", folder, "--data", folder.parent / "new.npz", "--out", out),
+        ("evaluate", folder, "--data", folder.parent / "new.npz", "--out", out, *WORDS),
+    ):
+        with pytest.raises(InputError, match="would be lost: name another file"):
+            pyrovae(*words)
+    assert out.read_bytes() == before
+
+
 def test_a_data_set_is_named_as_in_train(tmp_path):
     folder = train_small(tmp_path / "run", data={"shift": 1}).folder
     found = evaluate(Run.open(folder, data="digits"), num_samples=2, limit=5, progress=False)

@@ -60,6 +60,22 @@ def test_the_code_is_integrated_out():
     assert (exact(scale) - exact(0.7)).abs().max() > 0.1  # the value if z were left out
 
 
+def test_a_prediction_is_the_models_own_classifier():
+    """y ~ p(y | z) depends on z, and nothing depends on it: no class to sum out."""
+
+    def model(x, y=None):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), dtype=x.dtype), 1.0))
+            pyro.sample("x", dist.Normal(z, 0.7), obs=x[:, 0])
+            pyro.sample("y", dist.Categorical(logits=z[:, None] * CENTRES), obs=y)
+
+    def guide(x, y=None):
+        code(x)
+
+    found = class_probabilities(Pair(model, guide), X)
+    torch.testing.assert_close(found, (0.4 * X * CENTRES).softmax(-1))
+
+
 def test_a_model_that_takes_no_classes_is_told_which_function_does_it():
     with pytest.raises(InputError, match=r"takes no classes, model\(x\).*class_probabilities"):
         class_posterior(Pair(mixture, nothing), X, 3)

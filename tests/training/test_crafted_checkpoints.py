@@ -89,6 +89,17 @@ def test_a_crafted_checkpoint_is_refused_and_nothing_changed(name, make_vae, bin
         assert all(torch.equal(value, before[n]) for n, value in vae.state_dict().items())
 
 
+def test_a_checkpoint_of_another_epoch_than_its_name_says_is_passed_over(make_vae, binary_images, tmp_path):
+    vae = make_vae()
+    fit(vae, binary_images, epochs=2, folder=tmp_path, **SETTINGS)
+    newest, older = checkpoints_in(tmp_path)
+    older.path.rename(older.path.with_name(older.path.name.replace("epoch-00001", "epoch-00099")))
+    with pytest.warns(UserWarning, match="of epoch 1, and of epoch 99 by its name"):
+        history = fit(vae, binary_images, epochs=3, folder=tmp_path, **SETTINGS)
+    assert len(history.rows) == 3
+    assert newest.epoch == 2
+
+
 def test_a_model_in_another_precision_does_not_take_the_parameters(make_vae, binary_images, tmp_path):
     fit(make_vae(), binary_images, epochs=1, folder=tmp_path, **SETTINGS)
     saved = load_checkpoint(tmp_path)["state"]

@@ -199,13 +199,13 @@ def class_posterior(
     """
     if num_classes < 2:
         raise InputError(f"num_classes is {num_classes}; it must be at least 2.")
-    if not takes_classes(pair.model, given or ()):
+    any_class = torch.zeros(len(x), dtype=torch.long, device=x.device)
+    pair, data = with_given(pair, x, any_class, given)
+    if not takes_classes(pair.model, data.kwargs):
         raise InputError(
             "the model takes no classes, model(x): write it as model(x, y=None) with obs=y at the class's "
             "site, or use class_probabilities(pair, x), if the class is a latent."
         )
-    any_class = torch.zeros(len(x), dtype=torch.long, device=x.device)
-    pair, data = with_given(pair, x, any_class, given)
     _check_num_classes(pair, data.rows(slice(1)), num_classes)
     sampling = Sampling(num_samples, seed, progress=progress)
     log_joint = []

@@ -97,7 +97,7 @@ def latent_means(
     """
     generator = Generator(pair, given, x)
     site = generator.code_site(site)
-    return encoded(generator, exact=[site])[site]
+    return encoded(generator, exact=[site], only=[site])[site]
 
 
 @torch.no_grad()
@@ -136,7 +136,9 @@ def posterior_draws(
     return torch.cat(parts)
 
 
-def encoded(generator: Generator, exact: Collection[str] = ()) -> Codes:
+def encoded(
+    generator: Generator, exact: Collection[str] = (), only: Collection[str] | None = None
+) -> Codes:
     """Do the work of `latent_codes` with an existing generator.
 
     A latent that has no mean is one draw, with a warning.
@@ -144,12 +146,14 @@ def encoded(generator: Generator, exact: Collection[str] = ()) -> Codes:
     Args:
         generator: the generator of data.
         exact: the latents that must be means.
+        only: the latents that are wanted; None means all.
 
     Raises:
         InputError: one of these has no mean, or depends on a latent in the guide that has none.
     """
     with evaluating(generator.pair), seeded(0, generator.device), torch.no_grad():
-        codes = joined(_encoded(generator, rows) for rows in torch.arange(generator.size).split(ROWS))
+        parts = torch.arange(generator.size).split(ROWS)
+        codes = joined(_encoded(generator, rows, only) for rows in parts)
     without = generator.without_mean
     for name in exact if without else ():
         if cause := {name, *_before(generator, name)} & {*without}:
@@ -158,14 +162,16 @@ def encoded(generator: Generator, exact: Collection[str] = ()) -> Codes:
     return codes
 
 
-def _encoded(generator: Generator, rows: Tensor) -> Codes:
+def _encoded(generator: Generator, rows: Tensor, only: Collection[str] | None) -> Codes:
     data, centre = generator.arguments(rows), AtMeans()
     guide = poutine.trace(centre(generator.pair.guide)).get_trace(*data.args, **data.kwargs)
     model = at_means(poutine.replay(generator.pair.model, trace=guide))
     nodes = traced(model, *data.args, **data.kwargs).nodes
     generator.without_mean |= centre.drawn
-    codes = {name: nodes[name]["value"] for name in generator.code_names}
-    if alone := {name: nodes[name]["fn"] for name in generator.latents if name not in guide.nodes}:
+    wanted = [name for name in generator.code_names if only is None or name in only]
+    codes = {name: nodes[name]["value"] for name in wanted}
+    lacking = [name for name in wanted if name in generator.latents and name not in guide.nodes]
+    if alone := {name: nodes[name]["fn"] for name in lacking}:
         codes |= _most_probable(generator, alone, guide, data)
     return {name: values.cpu() for name, values in codes.items()}
 
@@ -182,6 +188,11 @@ def _most_probable(generator: Generator, alone: Mapping[str, Any], guide: Trace,
     Raises:
         InputError: a latent has no finite support, or there are too many values to try.
     """
+    if nested := [name for name, fn in alone.items() if len(fn.batch_shape) != 1]:
+        raise InputError(
+            f"the guide of {generator.name} has no site for '{nested[0]}', which is not directly under the "
+            "plate of the data, so its most probable values are not searched for: sample it in the guide."
+        )
     finite = all(map(has_finite_support, alone.values()))
     supports = [fn.enumerate_support(expand=False) for fn in alone.values()] if finite else []
     if not supports or math.prod(map(len, supports)) > ROWS:

@@ -7,7 +7,6 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from pyro.poutine.messenger import _bound_partial, _context_wrap
 from torch import nn
 
@@ -28,7 +27,6 @@ def parameters_of(program: Program) -> Mapping[str, inspect.Parameter] | None:
         args, kwargs, program = (*bound, *args), {**program.keywords, **kwargs}, within
     called = program.forward if isinstance(program, nn.Module) else program
     try:
-        with torch.random.fork_rng(devices=[]):  # the text of an error may draw, as a flow's does
-            return inspect.signature(functools.partial(called, *args, **kwargs)).parameters
+        return inspect.signature(functools.partial(called, *args, **kwargs)).parameters
     except (TypeError, ValueError):  # a builtin, or a callable that shows no signature
         return None

@@ -46,13 +46,5 @@ def test_what_is_bound_is_no_parameter(handled):
     assert list(parameters_of(functools.partial(handled, torch.zeros(2)))) == ["y", "c"]
 
 
-def test_a_callable_that_shows_none_leaves_the_random_stream_alone():
-    class Random:
-        __call__ = type  # a builtin without a signature
-
-        def __repr__(self):  # Python writes it into the text of its error
-            return str(torch.randn(1))
-
-    before = torch.random.get_rng_state()
-    assert parameters_of(Random()) is None
-    assert torch.equal(before, torch.random.get_rng_state())
+def test_a_builtin_shows_none():
+    assert parameters_of(type) is None

@@ -1,5 +1,6 @@
 """Threads take turns: what each leaves behind, and what it finds when it comes back."""
 
+import copy
 import random
 import signal
 import threading
@@ -253,8 +254,9 @@ def same(one, other):
 
 
 def test_runs_in_several_threads_are_those_of_one(make_vae, binary_images):
-    seeds = range(3)
-    work = [lambda s=s: trained(lambda: make_vae(s), binary_images, seed=s) for s in seeds]
+    # The models are built here, since torch's random stream belongs to all threads.
+    made = [make_vae(seed) for seed in range(3)]
+    work = [lambda s=s: trained(lambda: copy.deepcopy(made[s]), binary_images, seed=s) for s in range(3)]
     expected = [each() for each in work]
     with ThreadPoolExecutor(3) as pool:
         found = [future.result(120) for future in [pool.submit(each) for each in work]]
@@ -303,8 +305,9 @@ def test_calls_beside_a_running_fit_answer_as_alone(make_vae, binary_images, mon
     other = make_vae(1)
     expected = {name: call(other, binary_images) for name, call in CALLS.items()}
     alone_trained = trained(make_vae, binary_images, validation=binary_images[:5])
+    made = make_vae()
     with ThreadPoolExecutor(4) as pool:
-        running = pool.submit(trained, make_vae, binary_images, validation=binary_images[:5])
+        running = pool.submit(trained, lambda: made, binary_images, validation=binary_images[:5])
         calls = [(name, pool.submit(CALLS[name], other, binary_images)) for name in [*CALLS] * 3]
         assert same(running.result(120), alone_trained)
         for name, call in calls:

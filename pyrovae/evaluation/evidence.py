@@ -22,13 +22,11 @@ from pyrovae.evaluation.arviz_adapter import to_group
 from pyrovae.evaluation.importance import MOST_DATA, Sampling, over_log_weights
 from pyrovae.evaluation.json_files import write_json
 from pyrovae.evaluation.statistics import (
+    JudgedByKhat,
     data_std_error,
     importance_statistics,
-    is_poor_proposal,
-    khat_limit,
     khat_line,
     mean_std_error,
-    num_unreliable,
     repeats_line,
     shown,
     warn_if_repeated,
@@ -42,7 +40,7 @@ _COLUMNS = ("log_px", "std_error", "khat", "ess", "datum_elbo", "datum_elbo_std_
 
 
 @dataclass(frozen=True)
-class MarginalLikelihood:
+class MarginalLikelihood(JudgedByKhat):
     """An importance-sampled estimate of log p(x), in nats, datum by datum.
 
     Attributes:
@@ -111,25 +109,6 @@ class MarginalLikelihood:
     def elbo_std_error(self) -> float:
         """The Monte-Carlo standard error of `elbo`, due to the draws of z."""
         return mean_std_error(self.datum_elbo_std_error)
-
-    @property
-    def khat_limit(self) -> float:
-        """The limit of k-hat for K draws, min(1 - 1 / log10(K), 0.7) (Vehtari et al. 2024)."""
-        return khat_limit(self.num_samples)
-
-    @property
-    def num_unreliable(self) -> int:
-        """The number of data with k-hat above `khat_limit`."""
-        return num_unreliable(self.khat, self.num_samples)
-
-    @property
-    def is_poor_proposal(self) -> bool:
-        """Whether k-hat is above its limit for more than a fifth of the data.
-
-        Then the guide is a poor proposal, and the standard errors are too small. This holds for all data:
-        one whose draws miss the largest weights has a small k-hat too.
-        """
-        return is_poor_proposal(self.khat, self.num_samples)
 
     def summary(self) -> dict[str, Any]:
         """Return the figures to report, as plain numbers."""

@@ -31,13 +31,11 @@ from pyrovae.evaluation.chunking import in_turns, slices
 from pyrovae.evaluation.guide_search import check_search, compare, search
 from pyrovae.evaluation.json_files import write_json
 from pyrovae.evaluation.statistics import (
+    JudgedByKhat,
     data_std_error,
-    is_poor_proposal,
-    khat_limit,
     khat_line,
     log_mean,
     mean_std_error,
-    num_unreliable,
     rounding_of,
     shown,
     std_error_of_draws,
@@ -59,7 +57,7 @@ _LABELS = {
 
 
 @dataclass(frozen=True)
-class InferenceGaps:
+class InferenceGaps(JudgedByKhat):
     """The inference gap of each datum and its parts, in nats.
 
     Attributes:
@@ -105,21 +103,6 @@ class InferenceGaps:
     def total(self) -> Tensor:
         """The inference gap, log p(x) - ELBO(q), `(N,)`: the sum of the two."""
         return self.log_px - self.elbo
-
-    @property
-    def khat_limit(self) -> float:
-        """The limit of k-hat for K draws, min(1 - 1 / log10(K), 0.7) (Vehtari et al. 2024)."""
-        return khat_limit(self.num_samples)
-
-    @property
-    def num_unreliable(self) -> int:
-        """The number of data with k-hat above `khat_limit`."""
-        return num_unreliable(self.khat, self.num_samples)
-
-    @property
-    def is_poor_proposal(self) -> bool:
-        """Whether k-hat is above its limit for more than a fifth of the data: all errors are too small."""
-        return is_poor_proposal(self.khat, self.num_samples)
 
     def mean(self, name: str) -> float:
         """Return the mean of a quantity over these data, in nats per datum.

@@ -26,11 +26,10 @@ from pyrovae.distributions.observed import check_observed_elements
 from pyrovae.errors import InputError, check_counts
 from pyrovae.evaluation.importance import Further, Sampling, over_log_weights
 from pyrovae.evaluation.statistics import (
+    JudgedByKhat,
     importance_statistics,
     is_poor_proposal,
-    khat_limit,
     khat_line,
-    num_unreliable,
     warn_if_repeated,
     warn_if_unreliable,
 )
@@ -50,7 +49,7 @@ _FEW = 7  # the number of data that the model is tried on
 
 
 @dataclass(frozen=True)
-class Imputation:
+class Imputation(JudgedByKhat):
     """Data whose missing values are estimated, and what is known of these values.
 
     All tensors of the data's shape have an entry for each value. Where it was observed, `x`, `lower`,
@@ -91,16 +90,6 @@ class Imputation:
     level: float
     num_samples: int
     notes: tuple[str, ...] = ()
-
-    @property
-    def khat_limit(self) -> float:
-        """The limit of k-hat for K draws, min(1 - 1 / log10(K), 0.7) (Vehtari et al. 2024)."""
-        return khat_limit(self.num_samples)
-
-    @property
-    def num_unreliable(self) -> int:
-        """The number of data with k-hat above `khat_limit`."""
-        return num_unreliable(self.khat, self.num_samples)
 
     @property
     def is_poor_proposal(self) -> bool:

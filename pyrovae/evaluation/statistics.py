@@ -134,6 +134,32 @@ def is_poor_proposal(khat: Tensor, num_samples: int) -> bool:
     return num_unreliable(khat, num_samples) > _MANY * len(khat)
 
 
+class JudgedByKhat:
+    """A result with importance weights of K draws for each datum, which k-hat judges."""
+
+    khat: Tensor
+    num_samples: int
+
+    @property
+    def khat_limit(self) -> float:
+        """The limit of k-hat for K draws, min(1 - 1 / log10(K), 0.7) (Vehtari et al. 2024)."""
+        return khat_limit(self.num_samples)
+
+    @property
+    def num_unreliable(self) -> int:
+        """The number of data with k-hat above `khat_limit`."""
+        return num_unreliable(self.khat, self.num_samples)
+
+    @property
+    def is_poor_proposal(self) -> bool:
+        """Whether k-hat is above its limit for more than a fifth of the data.
+
+        Then the guide is a poor proposal, and the standard errors are too small. This holds for all data:
+        one whose draws miss the largest weights has a small k-hat too.
+        """
+        return is_poor_proposal(self.khat, self.num_samples)
+
+
 def khat_line(khat: Tensor, num_samples: int) -> str:
     """Describe the k-hats of data, `(N,)`, on one line."""
     if num_samples < SMALLEST_SAMPLE:

@@ -126,8 +126,10 @@ class IWAE(ELBO):
         bounds = self._bounds(model_trace, guide_trace, layout, fixed, number)
         loss = -(each * bounds).sum()
         if double:
-            loss = loss + with_parameters_fixed(log_q, shares_of(loss, leaves), paths)
-            shares = shares_of(-bounds.sum(), leaves)  # without the weights of the data, which the loss has
+            weighted = shares_of(loss, leaves)
+            # The factors of the paths have no weights of data, since the loss has them.
+            shares = shares_of(-bounds.sum(), leaves) if _per_datum(scale) else weighted
+            loss = loss + with_parameters_fixed(log_q, weighted, paths)
             factors |= path_factors(paths, guide_trace, shares, layout.depth)
         loss = outer * loss - self._log_p_of_points(model_trace, layout.sites)
         training, terms = self._rest(model_trace, guide_trace, layout.sites)

@@ -208,7 +208,7 @@ def enumerated(guide: Program, layout: Layout) -> Program:
 def run_under_particles(
     pair: ModelAndGuide,
     arguments: Arguments,
-    num_particles: int | None,
+    num_particles: int,
     layout: Layout,
     extras: Mapping[str, Extra] | None = None,
 ) -> tuple[Trace, Trace]:
@@ -227,7 +227,7 @@ def run_under_particles(
 def run_model(
     pair: ModelAndGuide,
     arguments: Arguments,
-    num_particles: int | None,
+    num_particles: int,
     layout: Layout,
     by_guide: Trace,
     extras: Mapping[str, Extra] | None = None,

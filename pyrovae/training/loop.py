@@ -274,9 +274,10 @@ class TrainingRun:
         callbacks, row = self.settings.callbacks, self.history.rows[-1]
         if not callbacks:
             return False
-        before = self._shapes()
+        several = processes.count() > 1
+        before = self._shapes() if several else {}
         logged, stop = call_all(callbacks, self.pair, row, self.settings.seed, self.device)
-        if processes.count() > 1:
+        if several:
             self._follow_first(before)
         row |= logged
         if stop:

@@ -125,9 +125,10 @@ def _stated_densities(found: Structure) -> list[str]:
     """Return the guide's factors that state the density of latents that a `Delta` sets."""
     factors = [n for n, site in found.sites.items() if site.program == "guide" and site.role == "factor"]
     try:
-        return [name for name in factors if name in accounting(found).log_q]
+        counted = accounting(found).log_q if factors else ()
     except InputError:  # the guide has no density, and may be trained all the same
         return []
+    return [name for name in factors if name in counted]
 
 
 def holds_all_data(data: Minibatches) -> bool:
@@ -148,7 +149,8 @@ def _all_data(claimed: Sequence[int], sizes: Sequence[int]) -> int:
 
 def _check_sums_over_data(structures: Sequence[Structure]) -> None:
     """Refuse latents drawn outside of the data's plate, with which all data have one importance weight."""
-    drawn = [name for found in structures for name in _outside(found) if name in accounting(found).log_q]
+    parts = [(_outside(found), accounting(found).log_q) for found in structures]
+    drawn = [name for outside, counted in parts for name in outside if name in counted]
     if drawn:
         raise InputError(
             f"site '{drawn[0]}' is drawn outside of the data's plate, so all data have one importance "

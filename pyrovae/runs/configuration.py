@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ class Configuration:
         class_names: the names of the classes.
         binary: whether all values of the training data are 0 or 1.
         run: the run's name, which its files bear: 8 hexadecimal digits.
+        ends: the epochs at which schedules of the learning rate end: the last epoch as the run was begun,
+            and then each later one beyond which it was resumed.
     """
 
     recipe: str
@@ -44,6 +46,7 @@ class Configuration:
     class_names: list[str]
     binary: bool
     run: str
+    ends: list[int] = field(default_factory=list)
 
     def changed(self, **training: Any) -> Configuration:
         """Make a copy with other settings of the training."""

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple, cast
 
 from torch import Tensor
 
+from pyrovae.compute import processes
 from pyrovae.compute.devices import seeded
+from pyrovae.compute.progress import say
 from pyrovae.data import Transform
-from pyrovae.errors import warn
 from pyrovae.objectives.importance import IWAE
 from pyrovae.objectives.objective import Objective, as_objective
 from pyrovae.programs.pair import ModelAndGuide
@@ -59,16 +60,15 @@ def time_of(
     return Time(steps, ends, not weighted and not _enumerates_alone(pair, call, training.seed))
 
 
-def ends_of(folder: RunFolder, resumed: bool, training: Training) -> list[int]:
+def ends_of(folder: RunFolder, resumed: bool, training: Training, progress: bool) -> list[int]:
     """Return the epochs at which the schedules of a run's learning rate end.
 
     Args:
         folder: the run folder.
         resumed: whether it holds the run already.
         training: the settings of the training.
-
-    Warns:
-        UserWarning: a run is resumed beyond its last epoch, and its learning rate rises and falls again.
+        progress: whether to say that the rate of a run that is resumed beyond its last epoch rises and
+            falls once more.
     """
     if not resumed:
         return [training.epochs]
@@ -76,11 +76,11 @@ def ends_of(folder: RunFolder, resumed: bool, training: Training) -> list[int]:
     ends = begun.ends or [int(begun.training["epochs"])]
     if training.epochs <= ends[-1]:
         return ends
-    if training.decay != "none":
-        warn(
-            f"the run in {folder.path} goes on beyond its {ends[-1]} epochs: the learning rate warms up "
-            f"and decays once more over epochs {ends[-1] + 1} to {training.epochs}, and beta does not."
-        )
+    say(
+        progress and training.decay != "none" and processes.is_first(),
+        f"{folder.path} goes on beyond its {ends[-1]} epochs: the learning rate warms up and decays once "
+        f"more from epoch {ends[-1] + 1} to epoch {training.epochs}, and beta does not.",
+    )
     return [*ends, training.epochs]
 
 

@@ -169,7 +169,7 @@ def _configuration_of(
         [*known.class_names],
         known.binary,
         folder.configuration.run if resumed else new_run(),
-        ends_of(folder, resumed, training),
+        ends_of(folder, resumed, training, writing.progress),
     )
 
 

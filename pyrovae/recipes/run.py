@@ -407,6 +407,9 @@ class Run:
     def resume(self, *, device: str = "auto", progress: bool = True, **changes: Any) -> Run:
         """Continue the training.
 
+        Beyond the last epoch the learning rate warms up and decays once more over the new epochs, and a
+        line says so. Beta does not.
+
         Args:
             device: the device. "auto" means CUDA if it is available, else the CPU.
             progress: whether to show progress bars.

@@ -15,7 +15,7 @@ from pyrovae.errors import InputError
 if TYPE_CHECKING:
     from pyrovae.schedules import Schedule
 
-_RATE_RISES, _BETA_RISES = (0.05, 10), (0.25, 200)
+_RATE_RISES, _BETA_RISES = (0.05, 10), (0.25, 1000)
 """How long the learning rate and beta rise by default: a share of the epochs, and the fewest steps."""
 
 Settings = TypeVar("Settings", bound="Training | Data")
@@ -70,8 +70,8 @@ class Training:
         decay: The decay of the learning rate. "cosine" lowers it along a cosine, to 0 at the last epoch.
         beta: The weight of the KL term.
         warm_up: The number of epochs over which beta rises from 0 at the start. 0 means no rise. By default
-            a quarter of the epochs, and at least 200 steps, but at most half of the epochs. With cycles, or
-            if the objective has no beta (iwae, dreg), there is no rise by default.
+            a quarter of the epochs, and at least 1,000 steps, but at most half of the epochs. With cycles,
+            or if the objective has no beta (iwae, dreg), there is no rise by default.
         cycle: The number of epochs in a cycle of beta. In each cycle beta rises from 0, and is constant
             in the second half. 0 means no cycles.
         clip_norm: The largest norm of the gradient. By default gradients are not clipped.

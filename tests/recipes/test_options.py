@@ -260,9 +260,9 @@ def test_beta_schedules_are_those_of_the_words():
     ("time", "rise"),
     [
         (LONG, 10),  # a quarter of the epochs
-        (Time(steps=20, ends=[30]), 10),  # 200 steps
+        (Time(steps=100, ends=[30]), 10),  # 1,000 steps
         (Time(steps=2, ends=[30]), 15),  # at most half of the epochs
-        (Time(steps=20, ends=[30, 90]), 10),  # new epochs change nothing
+        (Time(steps=100, ends=[30, 90]), 10),  # new epochs change nothing
     ],
 )
 def test_beta_rises_by_default_over_a_part_of_the_epochs_or_of_the_steps(time, rise):

@@ -52,9 +52,10 @@ def time_of(
         pair: the stage's pair.
         objective: its objective. None means the ELBO.
         call: what its programs are called with.
-        training: its settings.
+        training: its settings, with the size of a minibatch.
         ends: the epochs at which the schedules of its learning rate end.
     """
+    assert training.batch_size is not None
     steps = max(part.steps for part in parts_of(call.num_data, call.y, training.batch_size))
     weighted = objective is not None and isinstance(as_objective(objective), IWAE)
     return Time(steps, ends, not weighted and not _enumerates_alone(pair, call, training.seed))

@@ -257,6 +257,7 @@ def _fit_stage(
     last = stage is fitted.plan.stages[-1]
     own = settings_of(stage, training)
     split = split_off(x, y, own)
+    own = own.sized(len(cast(Any, split.x)))
     if stage.start is not None:
         stage.start(split.x if isinstance(split.x, Tensor) else few(split.x))
     classes = _classes_of(stage, split, own, data)

@@ -63,7 +63,8 @@ class Training:
 
     Args:
         epochs: The number of passes through the data.
-        batch_size: The number of data in a minibatch.
+        batch_size: The number of data in a minibatch. By default 100; of fewer than 2,000 data a twentieth,
+            and at least 16.
         learning_rate: The learning rate of Adam, at its highest.
         rate_warm_up: The number of epochs over which the learning rate rises from 0 at the start, at most
             half of all. 0 means no rise. By default a twentieth of the epochs, and at least 10 steps.
@@ -91,7 +92,7 @@ class Training:
     """
 
     epochs: Annotated[int, Ge(1)] = 100
-    batch_size: Annotated[int, Ge(1)] = 100
+    batch_size: Annotated[int, Ge(1)] | None = None
     learning_rate: Annotated[float, Gt(0)] = 5e-3
     rate_warm_up: Annotated[float, Ge(0)] | None = None
     decay: Literal["none", "cosine"] = "cosine"
@@ -130,6 +131,12 @@ class Training:
                 "set one of the two."
             )
 
+    def sized(self, num_data: int) -> Training:
+        """Return a copy with the size of a minibatch for this number of data, unless it was given."""
+        if self.batch_size is not None:
+            return self
+        return self.changed(batch_size=min(100, max(16, num_data // 20)))
+
     def beta_schedule(self, time: Time) -> Schedule:
         """Return the schedule of beta over the epochs."""
         from pyrovae import schedules
@@ -163,7 +170,7 @@ class Training:
         return min(self.rate_warm_up, epochs / 2)
 
     def fit_settings(self, time: Time) -> dict[str, Any]:
-        """Return the keyword arguments of `pyrovae.fit` that these settings stand for."""
+        """Return the keyword arguments of `pyrovae.fit` that settings stand for that are `sized`."""
         return {
             "epochs": self.epochs,
             "batch_size": self.batch_size,

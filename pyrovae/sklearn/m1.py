@@ -11,6 +11,7 @@ from pyrovae.recipes.components import Count
 @recipe(
     classes=True,
     epochs=50,
+    batch_size=100,
     learning_rate=2e-3,
     beta=0.1,
     validation_fraction=0.0,

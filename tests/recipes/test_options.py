@@ -89,7 +89,7 @@ def test_models_with_classes_take_the_estimators_defaults_and_others_the_command
     chosen |= {"epochs": 50, "vae_epochs": 50, "vae_beta": 0.1, "beta": 1.0, "learning_rate": 2e-3}
     chosen |= {"decay": "cosine", "validation_fraction": 0.0, "vae_validation_fraction": 0.0}
     assert {name: m2[name].default for name in chosen} == chosen
-    chosen = {"latent_dim": 10, "epochs": 100, "batch_size": 100, "learning_rate": 5e-3, "decay": "cosine"}
+    chosen = {"latent_dim": 10, "epochs": 100, "batch_size": None, "learning_rate": 5e-3, "decay": "cosine"}
     chosen |= {"beta": 1.0, "warm_up": None, "rate_warm_up": None, "validation_fraction": 0.1}
     assert {name: vae[name].default for name in chosen} == chosen
 
@@ -225,7 +225,7 @@ def test_values_that_do_not_fit_are_refused_by_name(name, value, message):
 
 def test_settings_know_what_was_given_and_leave_the_rest_to_the_recipe():
     training = Training(epochs=100).over({"epochs": 50, "learning_rate": 2e-3, "shift": 1})
-    assert (training.epochs, training.learning_rate, training.batch_size) == (100, 2e-3, 100)
+    assert (training.epochs, training.learning_rate, training.validation_fraction) == (100, 2e-3, 0.1)
     assert training.given == {"epochs"}
     assert training.changed(beta=2.0).given == {"epochs", "beta"}
     assert Data(shift=2).over({"shift": 1, "epochs": 3}).shift == 2
@@ -296,6 +296,21 @@ def test_the_learning_rate_rises_and_falls_over_the_epochs_and_over_new_ones(tra
     schedule = training.rate_schedule(time)
     times = [half / 2 for half in range(2 * time.ends[-1])]
     assert [schedule(time) for time in times] == [expected(time) for time in times]
+
+
+@pytest.mark.parametrize(
+    ("given", "num_data", "size"),
+    [
+        (None, 60_000, 100),
+        (None, 2000, 100),
+        (None, 1293, 64),
+        (None, 130, 16),
+        (500, 130, 500),
+        (1, 60_000, 1),
+    ],
+)
+def test_minibatches_of_few_data_are_smaller(given, num_data, size):
+    assert Training(batch_size=given).sized(num_data).batch_size == size
 
 
 def test_the_settings_of_fit_are_made_from_words():

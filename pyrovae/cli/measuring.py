@@ -203,7 +203,7 @@ def _check_nothing_lost(opened: Run, out: Path) -> None:
     Raises:
         InputError: the existing file is one of these.
     """
-    data = [Path(name) for name in (opened.asked, opened.data.data) if name]
+    data = [Path(name) for name in (opened.asked, opened.data.data) if isinstance(name, str)]
     if any(path.exists() and path.samefile(out) for path in data):
         raise InputError(f"{out} holds the data that are read, and would be lost: name another file.")
     of_run = opened.folder.resolve() in out.resolve().parents

@@ -151,7 +151,7 @@ def _configuration_of(
     """Make the configuration of a run folder, as plain values. A resumed run keeps its name."""
     about = plan.about or About.of(x, y)
     folder = RunFolder(Path(cast(str, writing.folder)))
-    known = writing.data_set or Known()
+    known = writing.data_set or Known.of_given(x, y)
     resumed = writing.resume and folder.config_path.is_file()
     names = [plan.recipe, *(value for value in plan.options.values() if is_own(value))]
     return Configuration(
@@ -165,6 +165,7 @@ def _configuration_of(
         [*known.class_names],
         known.binary,
         folder.configuration.run if resumed else new_run(),
+        known.from_python,
     )
 
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import msgspec
 import torch
@@ -20,6 +20,7 @@ from pyrovae.compute.devices import resolve_device, seeded
 from pyrovae.data import DATASETS, Images
 from pyrovae.data.loading import Rows, load_rows
 from pyrovae.errors import CheckpointError, InputError
+from pyrovae.evaluation import MarginalLikelihood
 from pyrovae.evaluation.json_files import decoded
 from pyrovae.programs.pair import ModelAndGuide
 from pyrovae.programs.parameters import named_parameters, own_parameters
@@ -39,10 +40,11 @@ from pyrovae.recipes.fitting import (
 )
 from pyrovae.recipes.options import checked_options, model_options, options_of, shared_options
 from pyrovae.recipes.own_files import digest_of, is_own
+from pyrovae.recipes.pair_run import PairRun
 from pyrovae.recipes.plan import Plan, Stage
 from pyrovae.recipes.presentation import Presentation
 from pyrovae.recipes.recipe import load_recipe
-from pyrovae.recipes.run_data import Known, Scored, other_data, values_of
+from pyrovae.recipes.run_data import Known, Scored, other_data, values_of, values_of_split
 from pyrovae.recipes.settings import Data, Training, plain_values
 from pyrovae.runs import Configuration, RunFolder
 from pyrovae.storage import expanded
@@ -105,6 +107,12 @@ def train(
     return Run.open(folder, own_names(recipe, plan.options))
 
 
+GIVEN = "the data given in Python"
+
+AskedData = str | Path | Tensor | tuple[Tensor, Tensor | None]
+"""Data to ask a run about: a name or a file; or data `(N, *x_shape)`, with or without their classes."""
+
+
 class _Metrics(msgspec.Struct):
     """The values in metrics.json that figures and commands read. Other ones may be there."""
 
@@ -129,41 +137,79 @@ class Run:
         folder: the folder.
         config: the configuration.
         own: the user's own files, `FILE.py:NAME` by "recipe" or by the option's name.
-        asked: the data that the run is asked about: a name or a file. None means the run's own.
+        asked: the data that the run is asked about: a name or a file, or data `(N, *x_shape)` and their
+            classes `(N,)` or None. None means the run's own.
 
     Example:
         >>> from pyrovae.generation import sample_images
         >>> run = Run.open("runs/first")            # doctest: +SKIP
         >>> images = sample_images(run.pair, 10)    # doctest: +SKIP
+        >>> print(run.evidence(num_samples=500))    # doctest: +SKIP
     """
 
     folder: Path
     config: Configuration
     own: Mapping[str, str] = field(default_factory=dict)
-    asked: str | None = None
+    asked: str | tuple[Tensor, Tensor | None] | None = None
+
+    @overload
+    @classmethod
+    def open(
+        cls,
+        folder: str | Path,
+        own: Mapping[str, str] | None = None,
+        data: AskedData | None = None,
+        pair: None = None,
+    ) -> Run: ...
+
+    @overload
+    @classmethod
+    def open(
+        cls,
+        folder: str | Path,
+        own: None = None,
+        data: AskedData | None = None,
+        *,
+        pair: ModelAndGuide,
+    ) -> PairRun: ...
 
     @classmethod
     def open(
-        cls, folder: str | Path, own: Mapping[str, str] | None = None, data: str | Path | None = None
-    ) -> Run:
-        """Open a run folder.
+        cls,
+        folder: str | Path,
+        own: Mapping[str, str] | None = None,
+        data: AskedData | None = None,
+        pair: ModelAndGuide | None = None,
+    ) -> Run | PairRun:
+        """Open a run folder; or, with `pair`, a folder that `fit(pair, folder=...)` wrote.
 
         Args:
             folder: the folder.
             own: the user's own files that the run was trained with, `FILE.py:NAME` by "recipe" or by the
                 option's name, such as `{"posterior": "mine.py:Mine"}`. They are executed. A file that only
                 the run folder names is never executed.
-            data: the data that the run is asked about: a name or a file, as `train` takes them. If their
-                values are those of the training, they are the run's own data, which may have moved, and its
-                split is used. All other data are scored whole. None means the run's own data.
+            data: the data that the run is asked about: a name or a file, as `train` takes them; or a tensor
+                `(N, *x_shape)`, or a tuple of it and its classes `(N,)`. If their values are those of the
+                training, they are the run's own data, and its split is used. All other data are scored
+                whole. None means the run's own data, which a run on data that were given in Python does not
+                hold.
+            pair: the pair that was trained, built as it was then. Its parameters are set to those of the
+                best epoch.
+
+        Returns:
+            The run. With `pair` it has the pair, its history and its evidence on `data` alone.
 
         Raises:
             InputError: the folder is not a run folder, its configuration cannot be read, version 0.1
                 wrote it, or one of the user's own files is not given.
+            CheckpointError: the checkpoints are those of another pair than `pair`, or damaged.
         """
         folder = expanded(folder)
+        asked = _asked(data)
+        if pair is not None:
+            return PairRun.open(folder, pair, asked)
         config = RunFolder(folder).configuration
-        run = cls(folder, config, dict(own or {}), None if data is None else str(data))
+        run = cls(folder, config, dict(own or {}), asked)
         run._check_own()
         run._checked_values()
         _ = run.about
@@ -273,6 +319,31 @@ class Run:
         self._check_data()
         return self.plan.pair
 
+    def evidence(
+        self,
+        *,
+        num_samples: int = 5000,
+        limit: int | None = None,
+        device: str = "auto",
+        progress: bool = False,
+        **options: Any,
+    ) -> MarginalLikelihood:
+        """Estimate log p(x) of the test data, or of the data that the run is asked about.
+
+        Args:
+            num_samples: K, the number of importance samples for each datum.
+            limit: the largest number of test data. None means all.
+            device: the device. "auto" means CUDA if it is available, else the CPU.
+            progress: whether to show a progress bar.
+            options: the arguments `precision` and `compile` of `marginal_likelihood`.
+
+        Raises:
+            InputError: the model has nothing to integrate out, or an option does not fit.
+        """
+        from pyrovae.recipes.measuring import evaluate
+
+        return evaluate(self, num_samples, limit, device, progress, **options).result
+
     @property
     def checkpoint(self) -> str:
         """The name of the checkpoint that the run's results are of."""
@@ -313,10 +384,10 @@ class Run:
         """
         if self._own_elsewhere is not None:
             return self._own_elsewhere
-        if self.config.values is None:
+        if self.config.from_python or self.config.values is None:
             raise InputError(
                 f"{self.folder} was trained on data that were given in Python, which it does not hold: "
-                "name data by --data FILE (Run.open(..., data=FILE))."
+                "name data by --data FILE, or in Python by Run.open(..., data=(x, y))."
             )
         try:
             images = data_sets.load(self.data.data, seed=self.training.seed)
@@ -325,7 +396,7 @@ class Run:
                 f"{error} If the data of {self.folder} lie elsewhere now, or to score others, name them "
                 "by --data FILE."
             ) from None
-        if values_of(images) != self.config.values:
+        if values_of_split(images) != self.config.values:
             raise CheckpointError(
                 f"the values of {self.data.data} (data) are not those on which {self.folder} was trained: "
                 "restore them, or name where they lie now by --data FILE. Other data are scored if --data "
@@ -339,23 +410,35 @@ class Run:
         _ = self.checkpoints  # what belongs together is checked before data are read
         if self._given is None or self._own_elsewhere is not None:
             return Scored.of(self.images)
-        return other_data(str(self.asked), self._given, self.about, self.class_names)
+        name = self.asked if isinstance(self.asked, str) else None
+        return other_data(name, self._given, self.about, self.class_names)
 
     @cached_property
     def _given(self) -> Rows | None:
         """The data that the run is asked about, or None for its own."""
-        return None if self.asked is None else load_rows(self.asked, grey=not self.config.binary)
+        if isinstance(self.asked, str):
+            return load_rows(self.asked, grey=not self.config.binary)
+        return None if self.asked is None else Rows(GIVEN, *self.asked, (), None)
 
     @cached_property
     def _own_elsewhere(self) -> Images | None:
         """The run's own data, if these are what it is asked about; known by their values."""
         if self._given is None or self.config.values is None:
             return None
+        if self.config.from_python:
+            return self._all_own(self._given.x, self._given.y)
         try:
             images = self._given.split(self.training.seed)
         except InputError:  # too few data: other ones, then
             return None
-        return images if values_of(images) == self.config.values else None
+        return images if values_of_split(images) == self.config.values else None
+
+    def _all_own(self, x: Tensor, y: Tensor | None) -> Images | None:
+        """Return the data that were given in Python, if these are they. They have no part for testing."""
+        for classes in {id(y): y, id(None): None}.values():
+            if values_of(x, classes) == self.config.values:
+                return Images(f"{GIVEN}, all of which were trained on", x, y, x, y)
+        return None
 
     def _check_data(self) -> None:
         """Check the values of the run's own data, if they are there."""
@@ -426,13 +509,18 @@ class Run:
         self._check_begun()
         if self.asked is not None and self._own_elsewhere is None:
             raise CheckpointError(
-                f"the values of {self.asked} (data) are not those on which {self.folder} was trained, and "
-                "a run goes on with its own data alone: leave --data out, or train a new run on these data."
+                f"the values of {self.scored.name} (data) are not those on which {self.folder} "
+                "was trained, and a run goes on with its own data alone: leave --data out, or train a new run on "
+                "these data."
             )
         images = self.images
-        data = self.data if self.asked is None else self.data.changed(data=_from_anywhere(self.asked))
+        moved = isinstance(self.asked, str) and not self.config.from_python
+        data = self.data.changed(data=_from_anywhere(str(self.asked))) if moved else self.data
         fresh = Run(self.folder, self.config, self.own)  # with initial parameters
-        writing = Writing(self.folder, device, True, False, progress, Known.of(images))
+        known = (
+            Known.of_given(images.x_train, images.y_train) if self.config.from_python else Known.of(images)
+        )
+        writing = Writing(self.folder, device, True, False, progress, known)
         fit_plan(fresh.plan, images.x_train, images.y_train, training, data, writing)
         return Run.open(self.folder, self.own)
 
@@ -483,6 +571,12 @@ class Run:
                 f"{self.folder} was not trained with a {name} of your own, but with "
                 f"{self.config.options.get(name, self.config.recipe)!r}: leave --{name} out."
             )
+
+
+def _asked(data: AskedData | None) -> str | tuple[Tensor, Tensor | None] | None:
+    if data is None or isinstance(data, tuple):
+        return data
+    return (data, None) if isinstance(data, Tensor) else str(data)
 
 
 def _load(stage: Stage, about: About, saved: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -65,6 +65,7 @@ def train(
     download: bool = False,
     tensorboard: bool = False,
     progress: bool = True,
+    resume: bool = False,
 ) -> Run:
     """Train a recipe's model on a data set, both given by name, and write a run folder.
 
@@ -78,9 +79,11 @@ def train(
         download: whether a named data set may be downloaded.
         tensorboard: whether to write scalars for TensorBoard.
         progress: whether to show progress bars.
+        resume: whether to go on with the run in the folder, if it has one already.
 
     Raises:
         InputError: the folder is in use, or an option does not fit. Nothing is left behind then.
+        CheckpointError: the run in the folder was begun with other options or data.
         OSError: the folder cannot be written.
 
     Example:
@@ -94,7 +97,8 @@ def train(
     defaults = declaration_of(build).defaults
     training, data = (training or Training()).over(defaults), (data or Data()).over(defaults)
     _check_values(build, recipe, options or {}, training, data)
-    RunFolder(folder).check_free()
+    resume = resume and RunFolder(folder).config_path.is_file()
+    RunFolder(folder).check_free(resume)
     RunFolder(folder).check_writable()
     resolve_device(device)
     data = data.changed(data=_from_anywhere(data.data))
@@ -102,7 +106,7 @@ def train(
         images = data_sets.load(data.data, seed=training.seed, download=download)
     about = About(images.shape, images.num_classes, data.labels is not None, training.seed)
     plan = build(about, **(options or {}))
-    writing = Writing(folder, device, False, tensorboard, progress, Known.of(images))
+    writing = Writing(folder, device, resume, tensorboard, progress, Known.of(images))
     fit_plan(plan, images.x_train, images.y_train, training, data, writing)
     return Run.open(folder, own_names(recipe, plan.options))
 
@@ -273,7 +277,11 @@ class Run:
             self._check_together(stage, saved, expected)
             _load(stage, self.about, saved["best_state"] or saved["state"])
             expected = expected | {beneath(stage): digest_of_pair(stage.pair)}
-            found[stage.name] = {"file": saved["file"], "history": History(**saved["history"])}
+            found[stage.name] = {
+                "file": saved["file"],
+                "history": History(**saved["history"]),
+                "state": saved["best_state"] or saved["state"],
+            }
         for module in modules_of(self.plan.pair):
             module.eval()
         return found
@@ -510,25 +518,86 @@ class Run:
         if self.asked is not None and self._own_elsewhere is None:
             raise CheckpointError(
                 f"the values of {self.scored.name} (data) are not those on which {self.folder} "
-                "was trained, and a run goes on with its own data alone: leave --data out, or train a new run on "
-                "these data."
+                "was trained, and a run goes on with its own data alone: leave --data out, or train a new "
+                "run on these data."
             )
         images = self.images
         moved = isinstance(self.asked, str) and not self.config.from_python
         data = self.data.changed(data=_from_anywhere(str(self.asked))) if moved else self.data
         fresh = Run(self.folder, self.config, self.own)  # with initial parameters
-        known = (
-            Known.of_given(images.x_train, images.y_train) if self.config.from_python else Known.of(images)
-        )
-        writing = Writing(self.folder, device, True, False, progress, known)
+        writing = Writing(self.folder, device, True, False, progress, self._known(images))
         fit_plan(fresh.plan, images.x_train, images.y_train, training, data, writing)
         return Run.open(self.folder, self.own)
 
+    def branch(
+        self,
+        folder: str | Path,
+        *,
+        options: Mapping[str, Any] | None = None,
+        device: str = "auto",
+        progress: bool = True,
+        **changes: Any,
+    ) -> Run:
+        """Begin a new run at this run's parameters, for example with another objective.
+
+        The epochs are counted from 0 again, and the optimiser starts anew. This run stays as it is.
+
+        Args:
+            folder: the folder of the new run.
+            options: the recipe's options that change, such as `{"objective": "iwae"}`. The parameters must
+                keep their shapes.
+            device: the device. "auto" means CUDA if it is available, else the CPU.
+            progress: whether to show progress bars.
+            changes: new values of settings of the training, such as `epochs=200`.
+
+        Returns:
+            The new run. Its configuration names the checkpoint that it began at.
+
+        Raises:
+            InputError: the folder is in use, or an option does not fit.
+            CheckpointError: the options change the parameters, or the run's data have changed.
+
+        Example:
+            >>> run = Run.open("runs/first")                                              # doctest: +SKIP
+            >>> run.branch("runs/iwae", options={"objective": "iwae"}, epochs=50)         # doctest: +SKIP
+        """
+        folder = expanded(folder)
+        training = self.training.changed(**changes)
+        options = dict(self.plan.options) | dict(options or {})
+        _check_values(self.recipe, self.config.recipe, options, training, self.data)
+        RunFolder(folder).check_free()
+        RunFolder(folder).check_writable()
+        resolve_device(device)
+        _ = self.pair  # reads the checkpoints, and checks the data
+        images, plan = self.images, self.recipe(self.about, **options)
+        for number, stage in enumerate(plan.stages):
+            saved = self.checkpoints[stage.name]["state"]
+            plan = plan.with_stage(number, start=partial(_begin, stage, self.about, saved))
+        begun = f"{self.checkpoint} of run {self.config.run}"
+        writing = Writing(folder, device, False, False, progress, self._known(images), begun)
+        fit_plan(plan, images.x_train, images.y_train, training, self.data, writing)
+        return Run.open(folder, own_names(plan.recipe, plan.options))
+
+    def _known(self, images: Images) -> Known:
+        """Return what is remembered of the run's own data."""
+        if self.config.from_python:
+            return Known.of_given(images.x_train, images.y_train)
+        return Known.of(images)
+
     def _check_begun(self) -> None:
-        """Check that the checkpoints that there are belong to this run and its configuration."""
+        """Check that the checkpoints that there are belong to this run and its configuration.
+
+        Raises:
+            CheckpointError: they do not; or a stage has none, and began at another run's parameters.
+        """
         expected = self._identity
         for stage in self.plan.stages:
             folder = folder_of(stage, self.plan, self.folder) / "checkpoints"
+            if self.config.begun_from and not checkpoints_in(folder):
+                raise CheckpointError(
+                    f"{self.folder} began at {self.config.begun_from}, and ended before its first "
+                    "checkpoint: remove it, and branch again."
+                )
             if checkpoints_in(folder):
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # the training reads them again, and warns
@@ -571,6 +640,11 @@ class Run:
                 f"{self.folder} was not trained with a {name} of your own, but with "
                 f"{self.config.options.get(name, self.config.recipe)!r}: leave --{name} out."
             )
+
+
+def _begin(stage: Stage, about: About, saved: Mapping[str, Any], _: Tensor) -> None:
+    """Let a stage begin at saved parameters, whatever the data are."""
+    _load(stage, about, saved)
 
 
 def _asked(data: AskedData | None) -> str | tuple[Tensor, Tensor | None] | None:

@@ -33,6 +33,7 @@ class Configuration:
         binary: whether all values of the training data are 0 or 1.
         run: the run's name, which its files bear: 8 hexadecimal digits.
         from_python: whether the data were given in Python, so that neither a name nor a file leads to them.
+        begun_from: the checkpoint of another run at whose parameters this one began. Empty if none.
     """
 
     recipe: str
@@ -46,6 +47,7 @@ class Configuration:
     binary: bool
     run: str
     from_python: bool = False
+    begun_from: str = ""
 
     def changed(self, **training: Any) -> Configuration:
         """Make a copy with other settings of the training."""

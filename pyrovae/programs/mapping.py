@@ -36,7 +36,7 @@ def mapped(function: Callable[[Inputs], Any], inputs: Inputs, particles: int) ->
     Example:
         >>> import torch
         >>> images = torch.zeros(3, 2, 4, 5)
-        >>> mapped(torch.nn.Flatten(), images, 3).shape   # each particle is flattened from its second dimension
+        >>> mapped(torch.nn.Flatten(), images, 3).shape   # a particle is `(2, 4, 5)`
         torch.Size([3, 2, 20])
     """
 

@@ -57,7 +57,7 @@ def ways_of(
     """
     particles, num_data = [size for size in _SIZES if size not in taken][:2]
     few = arguments if needs_all(pair, arguments, num_data) else arguments.first(num_data)
-    candidates: list[Way] = ["leading", *(["rows"] if rows else []), "mapped"]
+    candidates: list[Way] = ["leading", "rows", "mapped"] if rows else ["leading", "mapped"]
     guide, model = (copies._replace(particles=particles) for copies in (guide, model))
     of_guide, of_model = _some_of(guide.values), _some_of(model.values)
     if not model.enumerated:  # it takes over the values that the guide was run with
@@ -78,7 +78,7 @@ def ways_of(
                 for_model, pair.model, few, model, of_model, by_guide, by_model, model_noise
             )
             unseen = moved and len(for_guide) + len(for_model) < left
-    return Ways(*(next(iter(ways), "single") for ways in (for_guide, for_model)))
+    return Ways(next(iter(for_guide), "single"), next(iter(for_model), "single"))
 
 
 def needs_all(pair: ModelAndGuide, arguments: Arguments, num_data: int) -> bool:

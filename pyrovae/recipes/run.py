@@ -544,8 +544,8 @@ class Run:
 
         Args:
             folder: the folder of the new run.
-            options: the recipe's options that change, such as `{"objective": "iwae"}`. The parameters must
-                keep their shapes.
+            options: the recipe's options that change, such as `{"objective": "dreg", "particles": 8}`. The
+                parameters must keep their shapes.
             device: the device. "auto" means CUDA if it is available, else the CPU.
             progress: whether to show progress bars.
             changes: new values of settings of the training, such as `epochs=200`.
@@ -559,11 +559,12 @@ class Run:
 
         Example:
             >>> run = Run.open("runs/first")                                              # doctest: +SKIP
-            >>> run.branch("runs/iwae", options={"objective": "iwae"}, epochs=50)         # doctest: +SKIP
+            >>> run.branch("runs/iwae", options={"objective": "iwae", "particles": 50})    # doctest: +SKIP
         """
         folder = expanded(folder)
         training = self.training.changed(**changes)
-        options = dict(self.plan.options) | dict(options or {})
+        asked = dict(options or {})
+        options = self._inherited(asked) | asked
         _check_values(self.recipe, self.config.recipe, options, training, self.data)
         RunFolder(folder).check_free()
         RunFolder(folder).check_writable()
@@ -577,6 +578,13 @@ class Run:
         writing = Writing(folder, device, False, False, progress, self._known(images), begun)
         fit_plan(plan, images.x_train, images.y_train, training, self.data, writing)
         return Run.open(folder, own_names(plan.recipe, plan.options))
+
+    def _inherited(self, changes: dict[str, Any]) -> dict[str, Any]:
+        """Return the run's options but for those of a component in whose place another one is chosen."""
+        own = dict(self.plan.options)
+        before, after = model_options(self.recipe, own), model_options(self.recipe, own | changes)
+        kept = {n for n in own if n in after and after[n].component == before[n].component}
+        return {name: value for name, value in own.items() if name in kept}
 
     def _known(self, images: Images) -> Known:
         """Return what is remembered of the run's own data."""

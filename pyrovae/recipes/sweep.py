@@ -7,13 +7,15 @@ goes on: finished runs are not repeated, and interrupted ones are resumed.
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import re
 import statistics
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field
-from multiprocessing import get_context
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +178,7 @@ def sweep(
     ]
     _check_folder(folder, members)
     tasks = [
-        _Task(recipe, member, *_of_member(member, shared), num_samples, device, download)
+        _Task(recipe, member.folder, *_of_member(member, shared), num_samples, device, download)
         for member in members
     ]
     found, failed = _run_all(tasks, jobs, device, progress)
@@ -199,13 +201,34 @@ class _Task:
     """What a process needs to train one run, and to score it."""
 
     recipe: str
-    member: Member
+    folder: Path
     options: Mapping[str, Any]
     training: Training
     data: Data
     num_samples: int
     device: str
     download: bool
+
+    def text(self) -> str:
+        """Return the task as JSON, from which `_task` makes it again."""
+        return json.dumps(
+            {**asdict(self), "given": [*self.training.given, *self.data.given]}, default=_plain
+        )
+
+
+def _plain(value: Any) -> Any:
+    return sorted(value) if isinstance(value, frozenset) else str(value)
+
+
+def _task(text: str) -> _Task:
+    values = json.loads(text)
+    given = values.pop("given")
+    for name, cls in (("training", Training), ("data", Data)):
+        # Only what was given is passed on, since recipes have defaults of their own for the rest.
+        values[name] = cls(
+            **{n: v for n, v in values[name].items() if n in given and n in shared_names(cls)}
+        )
+    return _Task(**values | {"folder": Path(values["folder"])})
 
 
 def _settings(
@@ -247,9 +270,7 @@ def _check_folder(folder: Path, members: Sequence[Member]) -> None:
     known = {member.folder.name for member in members} | {"sweep.json"}
     others = [path.name for path in folder.iterdir() if path.name not in known and "=" not in path.name]
     if others:
-        raise InputError(
-            f"{folder} holds {min(others)!r}, which is not of a sweep: name another folder."
-        )
+        raise InputError(f"{folder} holds {min(others)!r}, which is not of a sweep: name another folder.")
 
 
 def _of_member(member: Member, shared: Mapping[str, Any]) -> tuple[dict[str, Any], Training, Data]:
@@ -283,31 +304,50 @@ def _run_all(
     with progress_bar(progress, len(tasks), "run") as bar:
         for task, outcome in _outcomes(tasks, at_once, threads):
             if isinstance(outcome, float):
-                found[task.member.folder] = outcome
+                found[task.folder] = outcome
             else:
-                failed[task.member.folder] = outcome
-                warn(f"{task.member.folder} failed: {outcome}")
+                failed[task.folder] = outcome
+                warn(f"{task.folder} failed: {outcome}")
             bar.update()
     return found, failed
 
 
-def _outcomes(
-    tasks: Sequence[_Task], at_once: int, threads: int
-) -> Iterator[tuple[_Task, float | str]]:
+def _outcomes(tasks: Sequence[_Task], at_once: int, threads: int) -> Iterator[tuple[_Task, float | str]]:
+    """Yield each task with its log likelihood, or with the message of its failure, when it has ended."""
     if at_once == 1:
         yield from ((task, _train_and_score(task)) for task in tasks)
         return
-    # Not forked: a process that has used torch's threads cannot be.
-    with ProcessPoolExecutor(at_once, get_context("spawn"), _set_threads, (threads,)) as pool:
-        futures = {pool.submit(_train_and_score, task): task for task in tasks}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
+    with ThreadPoolExecutor(at_once) as pool:
+        futures = {pool.submit(_in_a_process, task, threads): task for task in tasks}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
-def _set_threads(count: int) -> None:
+def _in_a_process(task: _Task, threads: int) -> float | str:
+    """Train and score a run in a process of its own, which does not import the caller's script again."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"from pyrovae.recipes.sweep import work; work({threads})"],
+        input=task.text(),
+        capture_output=True,
+        text=True,
+    )
+    lines = (done.stdout if done.returncode == 0 else done.stderr).splitlines()
+    if done.returncode != 0:
+        return f"its process ended with status {done.returncode}: {lines[-1] if lines else 'no message'}"
+    outcome: float | str = json.loads(lines[-1])
+    return outcome
+
+
+def work(threads: int) -> None:
+    """Train and score the run that standard input describes, and print the outcome as JSON."""
     import torch
 
-    torch.set_num_threads(count)
+    torch.set_num_threads(threads)
+    print(json.dumps(_train_and_score(_task(sys.stdin.read()))))
 
 
 def _train_and_score(task: _Task) -> float | str:
@@ -315,7 +355,7 @@ def _train_and_score(task: _Task) -> float | str:
     try:
         run = train(
             task.recipe,
-            task.member.folder,
+            task.folder,
             options=task.options,
             training=task.training,
             data=task.data,
@@ -336,4 +376,5 @@ def _train_and_score(task: _Task) -> float | str:
 
 def _name(values: Mapping[str, Any]) -> str:
     """Return the name of a run's folder, such as `latent_dim=5,seed=0`."""
-    return ",".join(f"{name}={re.sub(r'[^\w.+-]+', '-', str(value))}" for name, value in values.items())
+    plain = {name: re.sub(r"[^\w.+-]+", "-", str(value)) for name, value in values.items()}
+    return ",".join(f"{name}={value}" for name, value in plain.items())

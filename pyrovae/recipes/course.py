@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from torch import Tensor
@@ -16,7 +17,7 @@ from pyrovae.objectives.objective import Objective, as_objective
 from pyrovae.programs.pair import ModelAndGuide
 from pyrovae.programs.structure import Structure
 from pyrovae.recipes.settings import Time, Training
-from pyrovae.runs import RunFolder
+from pyrovae.runs import Configuration
 from pyrovae.training import Data as Source
 from pyrovae.training import few
 from pyrovae.training.batches import parts_of
@@ -61,25 +62,24 @@ def time_of(
     return Time(steps, ends, not weighted and not _enumerates_alone(pair, call, training.seed))
 
 
-def ends_of(folder: RunFolder, resumed: bool, training: Training, progress: bool) -> list[int]:
+def ends_of(former: Configuration | None, training: Training, folder: Path, progress: bool) -> list[int]:
     """Return the epochs at which the schedules of a run's learning rate end.
 
     Args:
-        folder: the run folder.
-        resumed: whether it holds the run already.
+        former: the configuration of the run that is resumed; None for a new run.
         training: the settings of the training.
+        folder: the run folder, for the message.
         progress: whether to say that the rate of a run that is resumed beyond its last epoch rises and
             falls once more.
     """
-    if not resumed:
+    if former is None:
         return [training.epochs]
-    begun = folder.configuration
-    ends = begun.ends or [int(begun.training["epochs"])]
+    ends = former.ends or [int(former.training["epochs"])]
     if training.epochs <= ends[-1]:
         return ends
     say(
         progress and training.decay != "none" and processes.is_first(),
-        f"{folder.path} goes on beyond its {ends[-1]} epochs: the learning rate warms up and decays once "
+        f"{folder} goes on beyond its {ends[-1]} epochs: the learning rate warms up and decays once "
         f"more from epoch {ends[-1] + 1} to epoch {training.epochs}, and beta does not.",
     )
     return [*ends, training.epochs]

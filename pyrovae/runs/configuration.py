@@ -28,10 +28,12 @@ class Configuration:
         data: the settings of the data by name.
         about: the facts about the data that the model was built for.
         files: the SHA-256 of each of the user's own files, by the given name, such as `mine.py:build`.
-        values: the digest of the values of the data set. None for data that were given in Python.
+        values: the digest of the values of the data set. None for a `Dataset` that was given in Python.
         class_names: the names of the classes.
         binary: whether all values of the training data are 0 or 1.
         run: the run's name, which its files bear: 8 hexadecimal digits.
+        from_python: whether the data were given in Python, so that neither a name nor a file leads to them.
+        begun_from: the checkpoint of another run at whose parameters this one began. Empty if none.
         ends: the epochs at which schedules of the learning rate end: the last epoch as the run was begun,
             and then each later one beyond which it was resumed.
     """
@@ -46,6 +48,8 @@ class Configuration:
     class_names: list[str]
     binary: bool
     run: str
+    from_python: bool = False
+    begun_from: str = ""
     ends: list[int] = field(default_factory=list)
 
     def changed(self, **training: Any) -> Configuration:

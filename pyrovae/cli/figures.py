@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -29,40 +30,81 @@ def sample(
     run: RunFolder,
     /,
     *,
-    count: Annotated[int, Parameter(help="The number of images.")] = 100,
+    count: Annotated[
+        int | None,
+        Parameter(help="The number of draws. [default: 100 images, or 1,000 vectors]"),
+    ] = None,
+    draws: Annotated[
+        bool, Parameter(help="Draw images from p(x | z) rather than show its means.", negative="")
+    ] = False,
     seed: Seed = 0,
     data: DataFile = None,
     own: Own = NONE_OWN,
 ) -> None:
     """Draw z from the prior, decode it, and write figures/samples.png.
 
+    Of vectors it draws x, and shows a histogram of each column beside that of the test data.
+
     Example: pyrovae sample runs/first --count 100
     """
-    from pyrovae import generation, plots
+    from pyrovae import plots
 
     opened = own.open(run, data)
-    images = generation.only_site(
-        generation.sample_images(opened.pair, count, seed, given=_given(opened, count))
-    )
-    draw(opened, plots.samples(images), "samples")
+    given = _given(opened, count or 100)
+    figure = plots.samples(opened.pair, count, x=_known(opened), mean=not draws, seed=seed, given=given)
+    draw(opened, figure, "samples")
+
+
+def pairs(
+    run: RunFolder,
+    /,
+    *,
+    columns: Annotated[
+        list[int] | None,
+        Parameter(
+            help="The columns, counted from 0. [default: those that depend most on others, 5 at most]"
+        ),
+    ] = None,
+    limit: Limit = 1000,
+    seed: Seed = 0,
+    data: DataFile = None,
+    own: Own = NONE_OWN,
+) -> None:
+    """Draw columns of test data against each other, and draws of the model, and write figures/pairs.png.
+
+    Example: pyrovae pairs runs/wine --columns 0 --columns 3
+    """
+    from pyrovae import plots
+
+    opened = own.open(run, data)
+    x = _test_data(opened, _at_most(opened, limit))
+    given = _given(opened, len(x))
+    draw(opened, plots.pairs(opened.pair, x, columns, seed=seed, given=given), "pairs")
 
 
 def reconstruct(
     run: RunFolder,
     /,
     *,
-    count: Annotated[int, Parameter(help="The number of test images.")] = 10,
+    count: Annotated[
+        int | None, Parameter(help="The number of test data. [default: 10 images, or 1,000 vectors]")
+    ] = None,
     data: DataFile = None,
     own: Own = NONE_OWN,
 ) -> None:
-    """Encode and decode test images, and write figures/reconstructions.png.
+    """Encode and decode test data, and write figures/reconstructions.png.
+
+    Of vectors, each column is drawn against its reconstruction.
 
     Example: pyrovae reconstruct runs/first
     """
     from pyrovae import plots
 
     opened = own.open(run, data)
-    draw(opened, plots.reconstructions(*_reconstructions(opened, count)), "reconstructions")
+    number = _at_most(opened, _default_count(opened, 10)) if count is None else count
+    x, given = _test_data(opened, number), _given(opened, number)
+    figure = plots.reconstructions(opened.pair, x, number, original=_original(opened, number), given=given)
+    draw(opened, figure, "reconstructions")
 
 
 def interpolate(
@@ -79,14 +121,12 @@ def interpolate(
 
     Example: pyrovae interpolate runs/first --count 5 --steps 12
     """
-    from pyrovae import generation, plots
+    from pyrovae import plots
 
     opened = own.open(run, data)
-    x, given = _test_images(opened, 2 * count), _given(opened, count, step=2)
-    lines = generation.only_site(
-        generation.interpolate(opened.pair, x[::2], x[1::2], steps, site, given=given)
-    )
-    draw(opened, plots.interpolations(lines, class_jumps=_class_jumps(opened, site)), "interpolation", site)
+    x, given = _test_data(opened, 2 * count), _given(opened, count, step=2)
+    figure = plots.interpolation(opened.pair, x[::2], x[1::2], steps, site=site, given=given)
+    draw(opened, figure, "interpolation", site)
 
 
 def interpolation_grid(
@@ -108,14 +148,11 @@ def interpolation_grid(
 
     Example: pyrovae interpolation-grid runs/first --first 8 --steps 9
     """
-    from pyrovae import generation, plots
+    from pyrovae import plots
 
     opened = own.open(run, data)
-    corners, given = _test_images(opened, 4, first), _given(opened, 4, first)
-    images = generation.only_site(
-        generation.interpolate_grid(opened.pair, corners, steps, site, given=given)
-    )
-    figure = plots.interpolation_grid(images, _class_jumps(opened, site))
+    corners, given = _test_data(opened, 4, first), _given(opened, 4, first)
+    figure = plots.interpolation_grid(opened.pair, corners, steps, site=site, given=given)
     draw(opened, figure, "interpolation_grid", site)
 
 
@@ -134,21 +171,18 @@ def manifold(
 
     Example: pyrovae manifold runs/plane --steps 20
     """
-    from pyrovae import generation, plots
-    from pyrovae.generation import prior_site
+    from pyrovae import plots
 
     opened = own.open(run)
-    given = _given(opened, 1)
-    images = generation.only_site(generation.manifold(opened.pair, steps, label, site, given=given))
-    name = None if label is None else opened.class_names[label]
-    draw(opened, plots.manifold(images, prior_site(opened.pair, site, given=given), name), "manifold", site)
+    how: Any = {"site": site, "given": _given(opened, 1), "class_names": opened.class_names}
+    draw(opened, plots.manifold(opened.pair, steps, label, **how), "manifold", site)
 
 
 def traverse(
     run: RunFolder,
     /,
     *,
-    image: Annotated[int, Parameter(help="The test image to start from, counted from 0.")] = 0,
+    image: Annotated[int, Parameter(help="The test datum to start from, counted from 0.")] = 0,
     dimensions: Annotated[
         int,
         Parameter(
@@ -163,24 +197,13 @@ def traverse(
 
     Example: pyrovae traverse runs/first --image 3 --dimensions 6
     """
-    from pyrovae import generation, plots
-    from pyrovae.evaluation import most_active_dimensions
-    from pyrovae.generation import latent_means, prior_site
+    from pyrovae import plots
 
     opened = own.open(run, data)
-    original, given = _originals(opened, 1, image), _given(opened, 1, image)
-    pair, name = opened.pair, prior_site(opened.pair, site, given=given)
-    x, others = opened.presentation.encoded(original), _encoded(opened, 1000)
-    means = latent_means(pair, others, name, given=_given(opened, len(others)))
-    shown = most_active_dimensions(means, dimensions)
-    figure = plots.traversals(
-        generation.only_site(generation.traverse(pair, x[0], shown, site=name, given=given)),
-        original[0],
-        generation.only_site(generation.reconstruct(pair, x, given=given))[0],
-        _dimension_names(name, shown),
-        generation.LEVELS,
-    )
-    draw(opened, figure, "traversals", site)
+    _check_numbers(opened, 1, image)
+    x = _encoded(opened, max(1000, image + 1))
+    how: Any = {"site": site, "given": _given(opened, len(x))}
+    draw(opened, plots.traversal(opened.pair, x, image, dimensions, **how), "traversals", site)
 
 
 def class_samples(
@@ -201,11 +224,11 @@ def class_samples(
 
     Example: pyrovae class-samples runs/m2 --count 10
     """
-    from pyrovae import generation, plots
+    from pyrovae import plots
 
     opened = own.open(run)
-    images = generation.only_site(generation.class_samples(opened.pair, count, candidates, seed))
-    draw(opened, plots.class_samples(images, opened.class_names), "class_samples")
+    how: Any = {"candidates": candidates, "seed": seed, "class_names": opened.class_names}
+    draw(opened, plots.class_samples(opened.pair, count, **how), "class_samples")
 
 
 def analogies(
@@ -220,12 +243,12 @@ def analogies(
 
     Example: pyrovae analogies runs/m2 --count 8
     """
-    from pyrovae import generation, plots
+    from pyrovae import plots
 
     opened = own.open(run, data)
-    x = _originals(opened, count)
-    images = generation.only_site(generation.analogies(opened.pair, opened.presentation.encoded(x)))
-    draw(opened, plots.analogies(x, images, opened.class_names), "analogies")
+    _check_numbers(opened, count)
+    x = _encoded(opened, count)
+    draw(opened, plots.analogies(opened.pair, x, class_names=opened.class_names), "analogies")
 
 
 # Latent space
@@ -236,8 +259,11 @@ def latent(
     /,
     *,
     by: Annotated[
-        Literal["pca", "tsne", "direct"],
-        Parameter(help="The projection to the plane. direct shows 2-D latents as they are."),
+        Literal["pca", "tsne", "direct", "pairs"],
+        Parameter(
+            help="The projection to the plane. direct shows 2-D latents as they are, pairs shows the most "
+            "active dimensions against each other."
+        ),
     ] = "pca",
     limit: Limit = 2000,
     site: Site = None,
@@ -245,24 +271,17 @@ def latent(
     data: DataFile = None,
     own: Own = NONE_OWN,
 ) -> None:
-    """Draw posterior means of test images by class, and write figures/latent_pca.png (_tsne, _direct).
+    """Draw posterior means by class, and write figures/latent_pca.png (_tsne, _direct, _pairs).
 
     Example: pyrovae latent runs/first --by tsne
     """
     from pyrovae import plots
-    from pyrovae.generation import latent_means
 
     opened = own.open(run, data)
-    x = _encoded(opened, limit)
-    z = latent_means(opened.pair, x, site, given=_given(opened, len(x)))
-    y = opened.scored.y
-    points: Any = (z, None, ()) if y is None else (z, y[: len(z)], opened.class_names)
-    if by == "pca":
-        figure = plots.latent_pca(*points)
-    elif by == "tsne":
-        figure = plots.latent_tsne(*points, seed=seed)
-    else:
-        figure = plots.latent_space(*points)
+    x, y = _encoded(opened, limit), opened.scored.y
+    classes = None if y is None else y[: len(x)]
+    how: Any = {"by": by, "site": site, "seed": seed, "given": _given(opened, len(x))}
+    figure = plots.latents(opened.pair, x, classes, class_names=opened.class_names, **how)
     draw(opened, figure, f"latent_{by}", site)
 
 
@@ -284,18 +303,11 @@ def histograms(
     Example: pyrovae histograms runs/first --dimensions 6
     """
     from pyrovae import plots
-    from pyrovae.evaluation import most_telling_dimensions
-    from pyrovae.generation import latent_means, posterior_draws, prior_density, prior_site
 
     opened = own.open(run, data)
-    pair, name = opened.pair, prior_site(opened.pair, site)
-    x, y = _test_images(opened, _at_most(opened, limit)), _test_classes(opened, limit)
-    z = posterior_draws(pair, x, name, seed)
-    shown = most_telling_dimensions(latent_means(pair, x, name), y, dimensions)
-    points = plots.latent_axis(z[:, shown])
-    density = prior_density(pair, points, name)[:, shown]
-    names = _dimension_names(name, shown)
-    figure = plots.class_histograms(z[:, shown], y, points, density, names, opened.class_names)
+    x, y = _test_data(opened, _at_most(opened, limit)), _test_classes(opened, limit)
+    how: Any = {"site": site, "seed": seed, "given": _given(opened, len(x))}
+    figure = plots.histograms(opened.pair, x, y, dimensions, class_names=opened.class_names, **how)
     draw(opened, figure, "class_histograms", site)
 
 
@@ -317,25 +329,11 @@ def aggregate(
     Example: pyrovae aggregate runs/first --dimensions 7
     """
     from pyrovae import plots
-    from pyrovae.evaluation import most_active_dimensions
-    from pyrovae.generation import draw_latents, latent_means, posterior_draws, prior_density, prior_site
 
-    check_counts(dimensions=dimensions)
     opened = own.open(run, data)
-    pair, name = opened.pair, prior_site(opened.pair, site)
-    x = _test_images(opened, _at_most(opened, limit))
-    z, means = posterior_draws(pair, x, name, seed), latent_means(pair, x, name)
-    ranked = most_active_dimensions(means, means.shape[1])
-    shown = ranked[: max(1, dimensions - 1)] + ranked[-1:] if dimensions < len(ranked) else ranked
-    points = plots.latent_axis(z[:, shown])
-    figure = plots.aggregated_posterior(
-        z[:, shown],
-        means[:, shown],
-        draw_latents(pair, len(z), seed=seed)[name][:, shown],
-        points,
-        prior_density(pair, points, name)[:, shown],
-        _dimension_names(name, shown),
-    )
+    x = _test_data(opened, _at_most(opened, limit))
+    how: Any = {"site": site, "seed": seed, "given": _given(opened, len(x))}
+    figure = plots.aggregated_posterior(opened.pair, x, dimensions, **how)
     draw(opened, figure, "aggregated_posterior", site)
 
 
@@ -343,32 +341,29 @@ def aggregate(
 
 
 def curves(run: RunFolder, /, *, own: Own = NONE_OWN) -> None:
-    """Draw the bound and the classification terms by epoch, and write figures/learning_curves.png.
+    """Draw the bound, its two terms and the classification terms, and write figures/learning_curves.png.
 
     Example: pyrovae curves runs/first
     """
     from pyrovae import plots
 
     opened = own.open(run)
-    draw(opened, plots.learning_curves(opened.history), "learning_curves")
+    draw(opened, plots.history(opened.history, plots.term_labels(opened.pair)), "learning_curves")
 
 
 def confusion(
     run: RunFolder, /, *, limit: Limit = 10_000, data: DataFile = None, own: Own = NONE_OWN
 ) -> None:
-    """Classify test images, and write figures/confusion_matrix.png.
+    """Classify test data, and write figures/confusion_matrix.png.
 
     Example: pyrovae confusion runs/m2
     """
     from pyrovae import plots
-    from pyrovae.evaluation import class_probabilities
-    from pyrovae.generation import num_classes
 
     opened = own.open(run, data)
-    y, pair = _test_classes(opened, limit), opened.pair
-    num_classes(pair)
-    predicted = class_probabilities(pair, _encoded(opened, limit))
-    draw(opened, plots.confusion_matrix(y, predicted, opened.class_names), "confusion_matrix")
+    x, y = _encoded(opened, limit), _test_classes(opened, limit)
+    figure = plots.confusion(opened.pair, x, y, class_names=opened.class_names)
+    draw(opened, figure, "confusion_matrix")
 
 
 def overview(run: RunFolder, /, *, data: DataFile = None, own: Own = NONE_OWN) -> None:
@@ -376,7 +371,7 @@ def overview(run: RunFolder, /, *, data: DataFile = None, own: Own = NONE_OWN) -
 
     Example: pyrovae overview runs/first
     """
-    from pyrovae import generation, plots
+    from pyrovae import plots
 
     opened = own.open(run, data)
     title = f"{opened.config.recipe.upper()} on {Path(opened.data.data).name}"
@@ -388,18 +383,16 @@ def overview(run: RunFolder, /, *, data: DataFile = None, own: Own = NONE_OWN) -
             f": test log p(x) = {metrics['log_likelihood']:.3f} "
             f"± {'unknown' if error is None else f'{error:.3f}'} nats (K = {metrics['num_samples']})"
         )
-    page = plots.overview(
-        diagram_of(opened),
-        opened.history,
-        generation.only_site(generation.sample_images(opened.pair, 50, given=_given(opened, 50))),
-        _reconstructions(opened, min(10, len(opened.scored.x))),
-        title,
-    )
+    number = _at_most(opened, _default_count(opened, 10))
+    how: Any = {"original": _original(opened, number), "given": _given(opened, number)}
+    how |= {"diagram": diagram_of(opened), "labels": plots.term_labels(opened.pair), "title": title}
+    page = plots.overview(opened.pair, _test_data(opened, number), opened.history, **how)
     draw(opened, page, "overview")
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "sample": sample,
+    "pairs": pairs,
     "reconstruct": reconstruct,
     "interpolate": interpolate,
     "interpolation-grid": interpolation_grid,
@@ -449,24 +442,40 @@ def diagram_of(run: Run) -> PlateDiagram:
     return plate_diagram(run.plan.pair, x, *(() if y is None else (y,)), given=given)
 
 
-def _originals(run: Run, count: int, first: int = 0) -> Tensor:
-    """Return `count` unprepared test images. `first` is the number of the first one, counted from 0."""
+def _check_numbers(run: Run, count: int, first: int = 0) -> None:
+    """Refuse a number of test data, or a first one, that there is not."""
     x = run.scored.x
     if not 1 <= count <= len(x):
-        raise InputError(f"{count} test images were asked for; ask for 1 to {len(x)}.")
+        raise InputError(f"{count} test data were asked for; ask for 1 to {len(x)}.")
     if not 0 <= first <= len(x) - count:
-        raise InputError(f"test image {first} was asked for; choose from 0 to {len(x) - count}.")
-    return x[first : first + count]
+        raise InputError(f"test datum {first} was asked for; choose from 0 to {len(x) - count}.")
 
 
-def _test_images(run: Run, count: int, first: int = 0) -> Tensor:
-    """Return test images as in evaluation, binarised if the model takes binary pixels."""
-    _originals(run, count, first)
+def _test_data(run: Run, count: int, first: int = 0) -> Tensor:
+    """Return test data as in evaluation, binarised if the model takes binary pixels."""
+    _check_numbers(run, count, first)
     return run.presentation.fixed(run.scored.x)[first : first + count]
 
 
+def _original(run: Run, count: int) -> Tensor | None:
+    """Return test data before they were binarised, or None if they were not."""
+    return run.scored.x[:count] if run.presentation.changes_pixels else None
+
+
+def _known(run: Run) -> Tensor | None:
+    """Return the test data as in evaluation, or None if they have gone."""
+    with suppress(InputError):
+        return run.presentation.fixed(run.scored.x)
+    return None
+
+
+def _default_count(run: Run, images: int) -> int:
+    """Return the number of data that a figure shows by default: a few images, or many vectors."""
+    return images if len(run.about.x_shape) == 3 else 1000
+
+
 def _given(run: Run, count: int, first: int = 0, step: int = 1) -> Any:
-    """Return what is given to a conditional model beside `count` test images, which begin anew."""
+    """Return what is given to a conditional model beside `count` test data, which begin anew."""
     import torch
 
     if run.plan.stages[-1].given is None:  # nor are data needed, then
@@ -477,8 +486,8 @@ def _given(run: Run, count: int, first: int = 0, step: int = 1) -> Any:
 
 
 def _encoded(run: Run, limit: int) -> Tensor:
-    """Return at most `limit` test images, prepared for the encoder."""
-    return run.presentation.encoded(_originals(run, _at_most(run, limit)))
+    """Return at most `limit` test data, prepared for the encoder."""
+    return run.presentation.encoded(run.scored.x[: _at_most(run, limit)])
 
 
 def _at_most(run: Run, limit: int) -> int:
@@ -493,23 +502,3 @@ def _test_classes(run: Run, limit: int) -> Tensor:
             "(pyrovae train MODEL --help, option --data)."
         )
     return run.scored.y[:limit]
-
-
-def _dimension_names(site: str, dimensions: list[int]) -> list[str]:
-    return [f"{site}[{dimension}]" for dimension in dimensions]
-
-
-def _class_jumps(run: Run, site: str | None) -> bool:
-    from pyrovae import generation
-
-    return bool(generation.classes_behind(run.pair, site, given=_given(run, 1)))
-
-
-def _reconstructions(run: Run, count: int) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return images as the model gets them, their reconstructions, and the originals if they differ."""
-    from pyrovae import generation
-
-    x = _test_images(run, count)
-    original = run.scored.x[:count] if run.presentation.changes_pixels else None
-    images = generation.only_site(generation.reconstruct(run.pair, x, given=_given(run, count)))
-    return run.presentation.shown(x), images, original

@@ -1,9 +1,10 @@
 """Images in [0, 1], or vectors: samples of the model, values decoded from latents, and reconstructions.
 
 They are means of the site that observes the data, `(N, *x_shape)`, or draws where a function offers these.
-If several sites observe the data, there is a dictionary by name. The values are draws instead of means, with a seed, where there is no mean
-(Cauchy; this gives a warning), and where the model computes the distribution of a value from earlier values
-of the datum and there are no data. These values are drawn one after the other.
+If several sites observe the data, there is a dictionary by name. The values are draws instead of means,
+with a seed, where there is no mean (Cauchy; this gives a warning), and where the model computes the
+distribution of a value from earlier values of the datum and there are no data. These values are drawn one
+after the other.
 """
 
 from __future__ import annotations

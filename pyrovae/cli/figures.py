@@ -62,7 +62,8 @@ def pairs(
     columns: Annotated[
         list[int] | None,
         Parameter(
-            help="The columns, counted from 0. [default: those that depend most on others, 5 at most]"
+            help="The columns, counted from 0. [default: those that depend most on others, 5 at most]",
+            negative="",
         ),
     ] = None,
     limit: Limit = 1000,

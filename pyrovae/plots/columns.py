@@ -171,7 +171,7 @@ def draw_moved_columns(
         names: the names of the columns, or none.
     """
     names, low, high = names_of_columns(x, names), levels.index(0.05), levels.index(0.95)
-    scale = _flat(x).std(0)
+    scale = _flat(x).std(0, ddof=1) if len(x) > 1 else np.zeros(len(names))
     steps = _flat(moved[:, high]) - _flat(moved[:, low])
     change = steps / np.where(scale > 0, scale, 1)
     width, height = 2.5 + 0.42 * len(names), 1.9 + 0.42 * len(row_labels)

@@ -172,6 +172,17 @@ class Plan:
         writing = Writing(folder, device, resume, tensorboard, progress)
         return fit_plan(self, x, y, training or Training(), data or Data(), writing)
 
+    def __str__(self) -> str:
+        from pyrovae.programs.pair import name_of_pair
+
+        lines = [f"plan of the recipe {self.recipe}" if self.recipe else "plan without a recipe"]
+        if self.about is not None:
+            lines.append(f"data     : each {'x'.join(map(str, self.about.x_shape))}, {self.pixels} values")
+        if self.options:
+            lines.append("options  : " + ", ".join(f"{name} {v}" for name, v in self.options.items()))
+        stages = [f"{stage.name} ({name_of_pair(stage.pair)})" for stage in self.stages]
+        return "\n".join([*lines, "stages   : " + ", then ".join(stages)])
+
     def with_stage(self, number: int, **changes: Any) -> Plan:
         """Return a copy with changes to one stage, such as another name or fixed settings."""
         stages = [*self.stages]

@@ -1,5 +1,6 @@
 """Results print as what a person wants to read, and notebooks show them as small tables."""
 
+import math
 import re
 import sys
 from html import unescape
@@ -12,7 +13,10 @@ from pyrovae import html
 from pyrovae.compute.progress import progress_bar
 from pyrovae.errors import InputError
 from pyrovae.evaluation import (
+    Classification,
     active_units,
+    class_probabilities,
+    classify,
     gradient_variance,
     impute,
     inference_gaps,
@@ -86,6 +90,30 @@ def test_noise_of_gradients_prints_in_one_line_and_has_a_row_for_each_parameter(
     assert [row[0] for row in rows] == list(result.mean)
     parts = sum(float(row[2]) for row in rows)
     assert parts == pytest.approx(result.total_variance, rel=1e-2)
+
+
+def test_a_classification_tells_its_errors_by_class(make_m2, binary_images):
+    probabilities = torch.tensor([[0.7, 0.2, 0.1], [0.2, 0.5, 0.3], [0.6, 0.3, 0.1], [0.8, 0.1, 0.1]])
+    result = Classification(probabilities, torch.tensor([0, 1, 1, 0]), ("cat", "dog", "eel"))
+    assert result.error_rate == pytest.approx(25)
+    assert result.balanced_accuracy == pytest.approx(75)  # 2 of 2 cats, 1 of 2 dogs, and no eel to judge
+    assert result.log_loss == pytest.approx(-math.log(0.7 * 0.5 * 0.3 * 0.8) / 4)
+    assert result.counts.tolist() == [[2, 0, 0], [1, 1, 0], [0, 0, 0]]
+    first, cat, *_ = str(result).splitlines()
+    assert "error 25.00 % of 4 data, balanced accuracy 75.00 %" in first
+    assert cat == "cat: 100.0 % of 2 right"
+    assert cells(result._repr_html_())[1:] == [
+        ["cat", "2", "100.0 %"],
+        ["dog", "2", "50.0 %"],
+        ["eel", "0", ""],
+    ]
+    m2, x = make_m2(), binary_images.double()
+    y = torch.arange(len(x)) % 3
+    assert torch.equal(classify(m2, x, y).probabilities, class_probabilities(m2, x).cpu())
+    with pytest.raises(InputError, match="y holds the class 3; the pair has 3 classes"):
+        classify(m2, x, y + 1)
+    with pytest.raises(InputError, match="class_names has 2 names; the pair has 3 classes"):
+        classify(m2, x, y, class_names=["a", "b"])
 
 
 def test_imputed_values_stand_with_their_spread_beside_observed_ones(pair, x):

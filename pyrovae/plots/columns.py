@@ -83,7 +83,7 @@ def pairs(
             axes.set_xlabel(names[column] if i == len(shown) - 1 else "")
             axes.set_ylabel(names[row] if j == 0 and i else "")
             hide_top_and_right(axes)
-    figure.legend(handles=_legend(), loc="upper right", frameon=False)
+    _below(figure, _legend())
     figure.suptitle(f"Columns in pairs{_some(len(shown), len(names), 'depend most on others', columns)}")
     return figure
 

@@ -79,7 +79,7 @@ def latent_pca(z: Tensor, y: Tensor | None = None, class_names: Sequence[str] = 
     if min(z.shape) < 2:
         raise InputError(
             f"the latents have shape {tuple(z.shape)}; PCA needs at least 2 data and 2 dimensions: look at "
-            "a single dimension by class_histograms."
+            "a single dimension by plots.histograms (on the command line histograms)."
         )
     pca = PCA(n_components=2, svd_solver="full")
     points = torch.from_numpy(pca.fit_transform(z.double().numpy()))

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyrovae.canvas import Canvas
-from pyrovae.evaluation import class_probabilities
+from pyrovae.evaluation import class_probabilities, confusion_counts
 from pyrovae.generation import num_classes
 from pyrovae.plots.classes import named_classes
 from pyrovae.programs.pair import ModelAndGuide
@@ -63,8 +63,7 @@ def confusion_matrix(y: Tensor, predicted: Tensor, class_names: Sequence[str] = 
     known = named_classes(torch.cat([y, predicted]), 2 * len(y), class_names)
     size = max(max(known) + 1, len(class_names))
     names = class_names or [str(label) for label in range(size)]
-    counts = torch.zeros(size, size, dtype=torch.long)
-    counts.index_put_((y, predicted), torch.ones_like(y), accumulate=True)
+    counts = confusion_counts(y, predicted, size)
     shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
     figure = Canvas(figsize=(1.6 + 0.55 * size, 1.4 + 0.5 * size), layout="constrained")
     axes = figure.subplots()

@@ -40,7 +40,7 @@ def panels(
     Args:
         count: the number of panels.
         within: the subfigure to draw in. None means a new figure.
-        width: the width of a new figure, in inches.
+        width: the largest width of a new figure, in inches.
         row: the height of a row in a new figure, in inches.
         columns: the number of columns; by default it depends on the number of panels.
     """
@@ -48,7 +48,7 @@ def panels(
     most = columns or (count if count <= 3 else math.ceil(math.sqrt(count * wide)))
     rows = math.ceil(count / most)
     columns = math.ceil(count / rows)  # so that the last row is as full as can be
-    figure = place(within, width, 1 + row * rows + 1.5 * (rows == 1))
+    figure = place(within, min(width, 2 + 3 * columns), 1 + row * rows + 1.5 * (rows == 1))
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for empty in axes[count:]:
         empty.remove()

@@ -1,5 +1,7 @@
 """The page about a trained pair."""
 
+from types import ModuleType
+
 import torch
 from figures import history, semi_supervised_history
 
@@ -31,3 +33,8 @@ def test_the_overview_of_vectors_holds_their_columns():
     samples, reconstructions = figure.axes[2:8], figure.axes[8:]
     assert all(axes.patches for axes in samples)
     assert [len(axes.collections[0].get_offsets()) for axes in reconstructions] == [30] * 6
+
+
+def test_a_figure_is_not_hidden_by_a_file_of_its_name():
+    for name in plots.__all__:
+        assert not isinstance(getattr(plots, name), ModuleType)

@@ -20,8 +20,8 @@ def table(
         notes: lines of text below the table.
 
     Example:
-        >>> table(["unit", "KL"], [["z[0]", "1.20"]])
-        '<table><tr><th></th>...'   # doctest: +SKIP
+        >>> table(["unit", "KL"], [["z[0]", "1.20"]])[:7]
+        '<table>'
     """
     lines = [f"<caption>{escape(title)}</caption>"] if title else []
     lines.append(_row("th", heading))

@@ -100,8 +100,8 @@ class History:
             InputError: pandas is not installed.
 
         Example:
-            >>> History([{"epoch": 1, "elbo": -9.0}, {"epoch": 2, "elbo": -7.5}]).table()["elbo"].max()
-            -7.5
+            >>> History([{"epoch": 1, "elbo": -9.0}, {"epoch": 2, "elbo": -7.5}]).table()["elbo"].tolist()
+            [-9.0, -7.5]
         """
         try:
             from pandas import DataFrame  # slow to import

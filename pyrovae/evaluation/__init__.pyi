@@ -4,6 +4,9 @@ from .classification import error_rate as error_rate
 from .classified import Classification as Classification
 from .classified import classify as classify
 from .classified import confusion_counts as confusion_counts
+from .comparison import ComparedModel as ComparedModel
+from .comparison import Comparison as Comparison
+from .comparison import compare as compare
 from .evidence import MarginalLikelihood as MarginalLikelihood
 from .evidence import marginal_likelihood as marginal_likelihood
 from .evidence import prior_marginal_likelihood as prior_marginal_likelihood

@@ -1,4 +1,5 @@
 from .columns import pairs as pairs
+from .comparison import comparison as comparison
 from .curves import class_curves as class_curves
 from .curves import class_terms as class_terms
 from .curves import history as history

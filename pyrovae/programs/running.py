@@ -8,7 +8,7 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 
-from pyrovae.programs.distributions import class_mode, is_class, mean_of, name_of
+from pyrovae.programs.distributions import is_discrete, mean_of, mode_of, name_of
 from pyrovae.programs.pair import ModelAndGuide, Program
 
 
@@ -30,7 +30,7 @@ def traced(program: Program, /, *args: Any, **kwargs: Any) -> Trace:
 
 
 class AtMeans(Messenger):
-    """Sets each latent to the mean of its distribution, or to the mode if it is a class.
+    """Sets each latent to the mean of its distribution, or to the mode if it is discrete, as a class is.
 
     A mean without a closed form is an average of draws, see `distributions.mean_of`.
 
@@ -47,12 +47,12 @@ class AtMeans(Messenger):
         if msg["is_observed"] or msg["value"] is not None or poutine.util.site_is_subsample(msg):
             return
         fn = msg["fn"]
-        msg["value"] = class_mode(fn) if is_class(fn) else mean_of(fn)
+        msg["value"] = mode_of(fn) if is_discrete(fn) else mean_of(fn)
         if msg["value"] is None:
             self.drawn[msg["name"]] = name_of(fn)
 
 
 def at_means(program: Program) -> Program:
-    """Return the program with each latent at its mean, and each class at its mode; see `AtMeans`."""
+    """Return the program with each latent at its mean, or at its mode if it is discrete; see `AtMeans`."""
     handled: Program = AtMeans()(program)
     return handled

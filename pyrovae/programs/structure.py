@@ -366,7 +366,7 @@ class Structure:
 
     @property
     def continuous(self) -> tuple[str, ...]:
-        """The model's latents with floating-point values that are no classes, without predictions."""
+        """The model's latents with floating-point values that are not discrete, without predictions."""
         return tuple(name for name in continuous_latents(self.traces.model) if name in self.latents)
 
     def in_scope(self, scope: Scope) -> tuple[str, ...]:

@@ -110,11 +110,13 @@ def _mixtures(generator: Generator, weights: Tensor, site: str | None) -> Images
     """
     codes = encoded(generator)
     if site is not None:
-        codes = generator.without_descendants(codes, generator.code_site(site))
+        codes = generator.without_descendants(codes, generator.site_of_data(site))
     nearest = torch.arange(generator.size).unflatten(0, (-1, weights.shape[1]))[:, weights.argmax(-1)]
     points = {}
     for name, values in codes.items():
-        if name in generator.classes:
+        if name in generator.shared:
+            points[name] = values
+        elif name in generator.discrete:
             points[name] = values[nearest.flatten()]
         else:
             groups = values.unflatten(0, (-1, weights.shape[1]))

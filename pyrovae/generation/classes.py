@@ -109,6 +109,7 @@ def samples_of_classes(
     """
     check_counts(**{"the number of classes in y": len(y)})
     generator = Generator(pair, given, count=len(y))
+    generator.check_classes(y, len(y))
     return _samples(generator, y, torch.arange(len(y)), candidates, seed)
 
 

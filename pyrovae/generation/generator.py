@@ -35,7 +35,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyrovae.compute.devices import seeded
-from pyrovae.data.checks import check_data
+from pyrovae.data.checks import check_classes, check_data, holds_classes
 from pyrovae.errors import InputError, cause, warn
 from pyrovae.generation.order import TRIALS, Order, order_of
 from pyrovae.generation.placeholders import ROWS as TRIED
@@ -281,6 +281,25 @@ class Generator:
     def differs_by_row(self) -> bool:
         """Whether the programs may get other arguments for other rows."""
         return self.x is not None or bool(self._given_rows)
+
+    def check_classes(self, y: Tensor, count: int) -> None:
+        """Refuse anything but `count` whole numbers of classes that the model has.
+
+        Raises:
+            InputError: y is something else.
+        """
+        _, num_classes = self.known_class_site()
+        check_classes(y, count)
+        if not holds_classes(y):
+            raise InputError(
+                f"the classes y have type {y.dtype} and shape {tuple(y.shape)}; expected one whole number for "
+                f"each draw, ({count},): give y.argmax(1) of one-hot rows, y.long() of whole numbers."
+            )
+        if y.min() < 0 or y.max() >= num_classes:
+            raise InputError(
+                f"the classes go from {int(y.min())} to {int(y.max())}; there are {num_classes}, "
+                "counted from 0."
+            )
 
     def class_values(self, classes: Tensor) -> Tensor:
         """Return classes `(N,)` as values of the class site, which may be one-hot vectors."""

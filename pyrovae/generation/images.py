@@ -211,12 +211,8 @@ def decoded(
         )
     if y is None:
         return generator.images({site: z}, rows)
-    label, num_classes = generator.known_class_site()
-    if y.min() < 0 or y.max() >= num_classes:
-        raise InputError(
-            f"the classes go from {int(y.min())} to {int(y.max())}; there are {num_classes}, "
-            "counted from 0."
-        )
+    label, _ = generator.known_class_site()
+    generator.check_classes(y, len(z))
     if label not in classes:
         raise InputError(
             f"given '{site}', x does not depend on a class: leave it out (y, on the command line --label)."

@@ -38,13 +38,10 @@ def sample(
 
     Example: pyrovae sample runs/first --count 100
     """
-    from pyrovae import generation, plots
+    from pyrovae import plots
 
     opened = own.open(run, data)
-    images = generation.only_site(
-        generation.sample_images(opened.pair, count, seed, given=_given(opened, count))
-    )
-    draw(opened, plots.samples(images), "samples")
+    draw(opened, plots.samples(_samples(opened, count, seed)), "samples")
 
 
 def reconstruct(
@@ -79,14 +76,24 @@ def interpolate(
 
     Example: pyrovae interpolate runs/first --count 5 --steps 12
     """
+    import torch
+
     from pyrovae import generation, plots
+    from pyrovae.generation.interpolation import weights_on_line
 
     opened = own.open(run, data)
-    x, given = _test_images(opened, 2 * count), _given(opened, count, step=2)
+    x, rows = _test_images(opened, 2 * count), torch.arange(2 * count)
+    given, given_end = _given(opened, rows[::2]), _given(opened, rows[1::2])
     lines = generation.only_site(
-        generation.interpolate(opened.pair, x[::2], x[1::2], steps, site, given=given)
+        generation.interpolate(opened.pair, x[::2], x[1::2], steps, site, given=given, given_end=given_end)
     )
-    draw(opened, plots.interpolations(lines, class_jumps=_class_jumps(opened, site)), "interpolation", site)
+    nearer = rows.view(count, 2)[:, weights_on_line(steps).argmax(-1)]
+    figure = plots.interpolations(
+        _completed(opened, lines, nearer),
+        class_jumps=_class_jumps(opened, site),
+        condition_jumps=given is not None,
+    )
+    draw(opened, figure, "interpolation", site)
 
 
 def interpolation_grid(
@@ -108,14 +115,21 @@ def interpolation_grid(
 
     Example: pyrovae interpolation-grid runs/first --first 8 --steps 9
     """
+    import torch
+
     from pyrovae import generation, plots
+    from pyrovae.generation.interpolation import weights_in_square
 
     opened = own.open(run, data)
-    corners, given = _test_images(opened, 4, first), _given(opened, 4, first)
+    corners, rows = _test_images(opened, 4, first), first + torch.arange(4)
+    given = _given(opened, rows)
     images = generation.only_site(
         generation.interpolate_grid(opened.pair, corners, steps, site, given=given)
     )
-    figure = plots.interpolation_grid(images, _class_jumps(opened, site))
+    nearest = rows[weights_in_square(steps).argmax(-1)].view(steps, steps)
+    figure = plots.interpolation_grid(
+        _completed(opened, images, nearest), _class_jumps(opened, site), given is not None
+    )
     draw(opened, figure, "interpolation_grid", site)
 
 
@@ -134,14 +148,19 @@ def manifold(
 
     Example: pyrovae manifold runs/plane --steps 20
     """
+    import torch
+
     from pyrovae import generation, plots
     from pyrovae.generation import prior_site
 
     opened = own.open(run)
-    given = _given(opened, 1)
+    given = _given(opened, torch.arange(1))
     images = generation.only_site(generation.manifold(opened.pair, steps, label, site, given=given))
+    images = _completed(opened, images, torch.zeros(steps, steps, dtype=torch.long))
     name = None if label is None else opened.class_names[label]
-    draw(opened, plots.manifold(images, prior_site(opened.pair, site, given=given), name), "manifold", site)
+    condition = None if given is None else "the condition of test image 0"
+    latent = prior_site(opened.pair, site, given=given)
+    draw(opened, plots.manifold(images, latent, name, condition), "manifold", site)
 
 
 def traverse(
@@ -163,20 +182,25 @@ def traverse(
 
     Example: pyrovae traverse runs/first --image 3 --dimensions 6
     """
+    import torch
+
     from pyrovae import generation, plots
     from pyrovae.evaluation import most_active_dimensions
     from pyrovae.generation import latent_means, prior_site
 
     opened = own.open(run, data)
-    original, given = _originals(opened, 1, image), _given(opened, 1, image)
+    original, row = _originals(opened, 1, image), image + torch.arange(1)
+    given = _given(opened, row)
     pair, name = opened.pair, prior_site(opened.pair, site, given=given)
     x, others = opened.presentation.encoded(original), _encoded(opened, 1000)
-    means = latent_means(pair, others, name, given=_given(opened, len(others)))
+    means = latent_means(pair, others, name, given=_given(opened, torch.arange(len(others))))
     shown = most_active_dimensions(means, dimensions)
+    images = generation.only_site(generation.traverse(pair, x[0], shown, site=name, given=given))
+    reconstructed = generation.only_site(generation.reconstruct(pair, x, given=given))
     figure = plots.traversals(
-        generation.only_site(generation.traverse(pair, x[0], shown, site=name, given=given)),
+        _completed(opened, images, row.expand(images.shape[:2])),
         original[0],
-        generation.only_site(generation.reconstruct(pair, x, given=given))[0],
+        _completed(opened, reconstructed, row)[0],
         _dimension_names(name, shown),
         generation.LEVELS,
     )
@@ -201,10 +225,15 @@ def class_samples(
 
     Example: pyrovae class-samples runs/m2 --count 10
     """
+    import torch
+
     from pyrovae import generation, plots
 
     opened = own.open(run)
-    images = generation.only_site(generation.class_samples(opened.pair, count, candidates, seed))
+    given = _given(opened, torch.arange(count))
+    images = generation.only_site(
+        generation.class_samples(opened.pair, count, candidates, seed, given=given)
+    )
     draw(opened, plots.class_samples(images, opened.class_names), "class_samples")
 
 
@@ -220,11 +249,14 @@ def analogies(
 
     Example: pyrovae analogies runs/m2 --count 8
     """
+    import torch
+
     from pyrovae import generation, plots
 
     opened = own.open(run, data)
-    x = _originals(opened, count)
-    images = generation.only_site(generation.analogies(opened.pair, opened.presentation.encoded(x)))
+    x, given = _originals(opened, count), _given(opened, torch.arange(count))
+    encoded = opened.presentation.encoded(x)
+    images = generation.only_site(generation.analogies(opened.pair, encoded, given=given))
     draw(opened, plots.analogies(x, images, opened.class_names), "analogies")
 
 
@@ -249,12 +281,14 @@ def latent(
 
     Example: pyrovae latent runs/first --by tsne
     """
+    import torch
+
     from pyrovae import plots
     from pyrovae.generation import latent_means
 
     opened = own.open(run, data)
     x = _encoded(opened, limit)
-    z = latent_means(opened.pair, x, site, given=_given(opened, len(x)))
+    z = latent_means(opened.pair, x, site, given=_given(opened, torch.arange(len(x))))
     y = opened.scored.y
     points: Any = (z, None, ()) if y is None else (z, y[: len(z)], opened.class_names)
     if by == "pca":
@@ -288,6 +322,7 @@ def histograms(
     from pyrovae.generation import latent_means, posterior_draws, prior_density, prior_site
 
     opened = own.open(run, data)
+    _check_one_prior(opened)
     pair, name = opened.pair, prior_site(opened.pair, site)
     x, y = _test_images(opened, _at_most(opened, limit)), _test_classes(opened, limit)
     z = posterior_draws(pair, x, name, seed)
@@ -322,6 +357,7 @@ def aggregate(
 
     check_counts(dimensions=dimensions)
     opened = own.open(run, data)
+    _check_one_prior(opened)
     pair, name = opened.pair, prior_site(opened.pair, site)
     x = _test_images(opened, _at_most(opened, limit))
     z, means = posterior_draws(pair, x, name, seed), latent_means(pair, x, name)
@@ -360,13 +396,15 @@ def confusion(
 
     Example: pyrovae confusion runs/m2
     """
+    import torch
+
     from pyrovae import plots
     from pyrovae.evaluation import class_probabilities
     from pyrovae.generation import num_classes
 
     opened = own.open(run, data)
     y, pair = _test_classes(opened, limit), opened.pair
-    num_classes(pair)
+    num_classes(pair, given=_given(opened, torch.arange(1)))
     predicted = class_probabilities(pair, _encoded(opened, limit))
     draw(opened, plots.confusion_matrix(y, predicted, opened.class_names), "confusion_matrix")
 
@@ -376,7 +414,7 @@ def overview(run: RunFolder, /, *, data: DataFile = None, own: Own = NONE_OWN) -
 
     Example: pyrovae overview runs/first
     """
-    from pyrovae import generation, plots
+    from pyrovae import plots
 
     opened = own.open(run, data)
     title = f"{opened.config.recipe.upper()} on {Path(opened.data.data).name}"
@@ -391,7 +429,7 @@ def overview(run: RunFolder, /, *, data: DataFile = None, own: Own = NONE_OWN) -
     page = plots.overview(
         diagram_of(opened),
         opened.history,
-        generation.only_site(generation.sample_images(opened.pair, 50, given=_given(opened, 50))),
+        _samples(opened, 50),
         _reconstructions(opened, min(10, len(opened.scored.x))),
         title,
     )
@@ -465,15 +503,55 @@ def _test_images(run: Run, count: int, first: int = 0) -> Tensor:
     return run.presentation.fixed(run.scored.x)[first : first + count]
 
 
-def _given(run: Run, count: int, first: int = 0, step: int = 1) -> Any:
-    """Return what is given to a conditional model beside `count` test images, which begin anew."""
-    import torch
-
+def _given(run: Run, rows: Tensor) -> Any:
+    """Return what is given to a conditional model beside test images, whose indices begin anew."""
     if run.plan.stages[-1].given is None:  # nor are data needed, then
         return None
-    x, y = run.scored.x, run.scored.y
-    rows = (first + step * torch.arange(count)) % len(x)
-    return run.given(run.presentation.encoded(x[rows]), None if y is None else y[rows])
+    rows = rows % len(run.scored.x)
+    y = None if run.scored.y is None else run.scored.y[rows]
+    return run.given(run.presentation.encoded(run.scored.x[rows]), y)
+
+
+def _completed(run: Run, images: Tensor, rows: Tensor) -> Tensor:
+    """Return images as figures show them, with what is given of the image in its place.
+
+    Args:
+        run: the run.
+        images: images `(*leading, *x_shape)`.
+        rows: the index of the test image whose condition each one has, `(*leading,)`.
+    """
+    stage = run.plan.stages[-1]
+    if stage.complete is None or stage.given is None:
+        return images
+    flat = rows.flatten() % len(run.scored.x)
+    x = run.presentation.shown(run.presentation.encoded(run.scored.x[flat]))
+    given = stage.given(x, None if run.scored.y is None else run.scored.y[flat])
+    return stage.complete(images.flatten(0, rows.dim() - 1), given).view_as(images)
+
+
+def _samples(run: Run, count: int, seed: int = 0) -> Tensor:
+    """Return samples, given the conditions of the first test images if the model needs one."""
+    import torch
+
+    from pyrovae import generation
+
+    rows = torch.arange(count)
+    images = generation.sample_images(run.pair, count, seed, given=_given(run, rows))
+    return _completed(run, generation.only_site(images), rows)
+
+
+def _check_one_prior(run: Run) -> None:
+    """Refuse a conditional model, where latents are to be compared with the prior.
+
+    Raises:
+        InputError: the prior depends on what is given with each datum.
+    """
+    if run.plan.stages[-1].given is not None:
+        raise InputError(
+            f"the prior p(z | c) of {run.config.recipe} is another one for each condition c, so latents of "
+            f"all data cannot be drawn against one prior: pyrovae latent {run.folder} draws them alone, "
+            f"and pyrovae traverse {run.folder} moves one latent through the prior of its condition."
+        )
 
 
 def _encoded(run: Run, limit: int) -> Tensor:
@@ -500,16 +578,20 @@ def _dimension_names(site: str, dimensions: list[int]) -> list[str]:
 
 
 def _class_jumps(run: Run, site: str | None) -> bool:
+    import torch
+
     from pyrovae import generation
 
-    return bool(generation.classes_behind(run.pair, site, given=_given(run, 1)))
+    return bool(generation.classes_behind(run.pair, site, given=_given(run, torch.arange(1))))
 
 
 def _reconstructions(run: Run, count: int) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return images as the model gets them, their reconstructions, and the originals if they differ."""
+    import torch
+
     from pyrovae import generation
 
-    x = _test_images(run, count)
+    x, rows = _test_images(run, count), torch.arange(count)
     original = run.scored.x[:count] if run.presentation.changes_pixels else None
-    images = generation.only_site(generation.reconstruct(run.pair, x, given=_given(run, count)))
-    return run.presentation.shown(x), images, original
+    images = generation.only_site(generation.reconstruct(run.pair, x, given=_given(run, rows)))
+    return run.presentation.shown(x), _completed(run, images, rows), original

@@ -53,7 +53,7 @@ from pyrovae.programs.running import AtMeans, traced
 from pyrovae.programs.structure import Structure
 
 Codes = dict[str, Tensor]
-"""Values of latents by site, `(N, *event_shape)` each; one value, in its own shape, if all data share it."""
+"""Values of latents by site, `(N, *event_shape)` each; one value, in its own shape, if all share it."""
 
 Images = Tensor | dict[str, Tensor]
 """The values of the site that observes the data, or of several such sites by name."""
@@ -205,7 +205,7 @@ class Generator:
 
     @cached_property
     def shared(self) -> frozenset[str]:
-        """The latents that all data share: outside of the data's plate, of one shape for any number of data."""
+        """The latents that all data share: outside of their plate, of one shape for any number of data."""
         nodes = self.structure.traces.model.nodes
         of_two = Structure(self.pair.model, *self.few(2), data_plate=data_plate_of(self.pair))
         others = of_two.traces.model.nodes
@@ -292,8 +292,8 @@ class Generator:
         check_classes(y, count)
         if not holds_classes(y):
             raise InputError(
-                f"the classes y have type {y.dtype} and shape {tuple(y.shape)}; expected one whole number for "
-                f"each draw, ({count},): give y.argmax(1) of one-hot rows, y.long() of whole numbers."
+                f"the classes y have type {y.dtype} and shape {tuple(y.shape)}; expected one whole number "
+                f"for each draw, ({count},): give y.argmax(1) of one-hot rows, y.long() of whole numbers."
             )
         if y.min() < 0 or y.max() >= num_classes:
             raise InputError(
@@ -333,7 +333,9 @@ class Generator:
             asked = "" if site is None else f" '{site}'"
             known = ", ".join(repr(name) for name in names) or "none"
             others = ", ".join(repr(name) for name in self.code_names if name in self.discrete)
-            by_name = f" Give the discrete ones, {others}, by name: images_of(pair, codes)." if others else ""
+            by_name = (
+                f" Give the discrete ones, {others}, by name: images_of(pair, codes)." if others else ""
+            )
             raise InputError(f"{self.name} has no continuous latent{asked}; there are: {known}.{by_name}")
         return site or ([name for name in names if name not in self.shared] or names)[-1]
 
@@ -347,7 +349,7 @@ class Generator:
             raise InputError(
                 f"all data share '{name}' of {self.name}, so there is one value and none for each datum: "
                 f"latent_means(pair, x, site='{name}') gives its posterior mean, and draw_latents(pair, "
-                f"1)['{name}'] a draw of its posterior; images_of(pair, {{'{name}': value}}) decodes a value."
+                f"1)['{name}'] a draw of its posterior; images_of(pair, {{'{name}': value}}) decodes one."
             )
         return name
 
@@ -405,7 +407,9 @@ class Generator:
         guide = poutine.trace(self.pair.guide if centre is None else centre(self.pair.guide))
         by_guide = guide.get_trace(*arguments.args, **arguments.kwargs)
         model = poutine.replay(self.pair.model, trace=by_guide)
-        nodes = traced(model if centre is None else centre(model), *arguments.args, **arguments.kwargs).nodes
+        nodes = traced(
+            model if centre is None else centre(model), *arguments.args, **arguments.kwargs
+        ).nodes
         found = {name: nodes[name]["value"] for name in self.latents if name in self.shared}
         if centre is not None:
             self.without_mean |= {name: fn for name, fn in centre.drawn.items() if name in found}

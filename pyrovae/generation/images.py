@@ -101,8 +101,8 @@ def _check_codes(generator: Generator, codes: Mapping[str, Tensor]) -> None:
             )
         if name in generator.shared and values.shape != nodes[name]["value"].shape:
             raise InputError(
-                f"the code of '{name}' has shape {tuple(values.shape)}, and all data share one value of shape "
-                f"{tuple(nodes[name]['value'].shape)}: give one, such as codes['{name}'][0]."
+                f"the code of '{name}' has shape {tuple(values.shape)}, and all data share one value of "
+                f"shape {tuple(nodes[name]['value'].shape)}: give one, such as codes['{name}'][0]."
             )
         if name not in generator.shared and len(values) != generator.size:
             raise InputError(
@@ -191,9 +191,9 @@ def decode(
         `(N, *x_shape)`, on the CPU; a dictionary of them if several sites observe the data.
 
     Raises:
-        InputError: there is no such latent, or all data share it; x depends on a class too, and none is given; a class is given
-            that the model does not have or that x does not depend on; or the model cannot generate without
-            data.
+        InputError: there is no such latent, or all data share it; x depends on a class too, and none is
+            given; a class is given that the model does not have or that x does not depend on; or the model
+            cannot generate without data.
     """
     return decoded(Generator(pair, given, count=len(z)), z, y, site)
 

@@ -53,8 +53,8 @@ def prior_site(
             None means nothing.
 
     Raises:
-        InputError: there is no such latent, all data share it, or it has no prior because it is a function of
-            the datum.
+        InputError: there is no such latent, all data share it, or it has no prior because it is a function
+            of the datum.
     """
     return Generator(pair, given).prior_site(site)
 
@@ -97,7 +97,8 @@ def draw_latents(
 
     Raises:
         InputError: the model has no latent, or no such class; no draw can be of the class; the model cannot
-            generate without data, or the guide reads data for a latent that all data share; or `count` or `candidates` is below 1.
+            generate without data, or the guide reads data for a latent that all data share; or `count` or
+            `candidates` is below 1.
     """
     check_counts(count=count)
     generator = Generator(pair, given, count=count)

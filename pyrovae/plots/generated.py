@@ -50,49 +50,63 @@ def reconstructions(
     return image_grid(torch.stack([*rows.values()]), "Reconstructions of test images", [*rows], axes)
 
 
-def interpolations(lines: Tensor, axes: Axes | None = None, class_jumps: bool = False) -> Figure:
+def interpolations(
+    lines: Tensor, axes: Axes | None = None, class_jumps: bool = False, condition_jumps: bool = False
+) -> Figure:
     """Draw decoded straight lines in latent space, each from one datum (left) to another (right).
 
     Args:
         lines: images `(N, steps, C, H, W)`, from `generation.interpolate`.
         axes: the axes to draw in; by default those of a new figure.
         class_jumps: whether the images depend on a class, which changes halfway. The title then says so.
+        condition_jumps: the same for a condition that is given.
 
     Raises:
         InputError: `lines` are not images.
     """
     title = "Interpolation in latent space between two test images, reconstructed at both ends"
-    return image_grid(lines, title + class_jumps * "\nThe class y is the nearer end's", axes=axes)
+    return image_grid(lines, title + _jumps(class_jumps, condition_jumps, "nearer end"), axes=axes)
 
 
-def interpolation_grid(images: Tensor, class_jumps: bool = False) -> Figure:
+def _jumps(class_jumps: bool, condition_jumps: bool, where: str) -> str:
+    """Return a line of a title that says what is not interpolated, but jumps."""
+    what = " and ".join(["class y"] * class_jumps + ["condition"] * condition_jumps)
+    return f"\nThe {what} {'are' if ' and ' in what else 'is'} the {where}'s" if what else ""
+
+
+def interpolation_grid(images: Tensor, class_jumps: bool = False, condition_jumps: bool = False) -> Figure:
     """Draw the decoded square in latent space between four data at its corners.
 
     Args:
         images: images `(steps, steps, C, H, W)`, from `generation.interpolate_grid`.
         class_jumps: whether the images depend on a class, which is the nearest corner's. The title then
             says so.
+        condition_jumps: the same for a condition that is given.
 
     Raises:
         InputError: `images` are not images.
     """
     title = "Interpolation in latent space between four test images (the corners)"
-    return image_grid(images, title + class_jumps * "\nThe class y is the nearest corner's")
+    return image_grid(images, title + _jumps(class_jumps, condition_jumps, "nearest corner"))
 
 
-def manifold(images: Tensor, site: str = "z", label: str | None = None) -> Figure:
+def manifold(
+    images: Tensor, site: str = "z", label: str | None = None, condition: str | None = None
+) -> Figure:
     """Draw the images that a plane of latents decodes to.
 
     Args:
         images: images `(steps, steps, C, H, W)`, from `generation.manifold`.
         site: the name of the latent's site.
         label: the name of the class that the images are given; by default they depend on no class.
+        condition: words for the condition that they are given; by default there is none.
 
     Raises:
         InputError: `images` are not images.
     """
     given = f"E[x | {site}]" if label is None else f"E[x | {site}, y = {label}]"
-    figure = image_grid(images, f"The latent plane: {given} at the prior's quantiles, 1% to 99%")
+    title = f"The latent plane: {given} at the prior's quantiles, 1% to 99%"
+    figure = image_grid(images, title if condition is None else f"{title}\ngiven {condition}")
     (axes,) = figure.axes
     axes.set_xlabel(f"{site}[0] grows to the right")
     axes.set_ylabel(f"{site}[1] grows upwards")

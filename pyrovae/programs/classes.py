@@ -116,8 +116,8 @@ def one_hot_size(pair: ModelAndGuide, y: Tensor, arguments: Arguments) -> int | 
     in_rows = call.args[1].dim() == 2
     if rows_given and not in_rows and y.shape[1] == num_classes:
         raise InputError(
-            f"the classes y are one-hot rows of shape {tuple(y.shape)}, and the programs take whole numbers "
-            f"for site '{name}': give y.argmax(1)."
+            f"the classes y are one-hot rows of shape {tuple(y.shape)}, and the programs take whole "
+            f"numbers for site '{name}': give y.argmax(1)."
         )
     if rows_given or not in_rows:
         return None

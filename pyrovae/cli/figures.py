@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pyrovae.diagrams.diagram import PlateDiagram
+    from pyrovae.plots.completing import Complete
     from pyrovae.recipes import Run
 
 AnySite = Annotated[
@@ -50,8 +51,8 @@ def sample(
     from pyrovae import plots
 
     opened = own.open(run, data)
-    given = _given(opened, count or 100)
-    figure = plots.samples(opened.pair, count, x=_known(opened), mean=not draws, seed=seed, given=given)
+    how: Any = {"given": _given(opened, range(count or 100)), "complete": _completer(opened)}
+    figure = plots.samples(opened.pair, count, x=_known(opened), mean=not draws, seed=seed, **how)
     draw(opened, figure, "samples")
 
 
@@ -79,7 +80,7 @@ def pairs(
 
     opened = own.open(run, data)
     x = _test_data(opened, _at_most(opened, limit))
-    given = _given(opened, len(x))
+    given = _given(opened, range(len(x)))
     draw(opened, plots.pairs(opened.pair, x, columns, seed=seed, given=given), "pairs")
 
 
@@ -103,8 +104,9 @@ def reconstruct(
 
     opened = own.open(run, data)
     number = _at_most(opened, _default_count(opened, 10)) if count is None else count
-    x, given = _test_data(opened, number), _given(opened, number)
-    figure = plots.reconstructions(opened.pair, x, number, original=_original(opened, number), given=given)
+    x, original = _test_data(opened, number), _original(opened, number)
+    how: Any = {"given": _given(opened, range(number)), "complete": _completer(opened)}
+    figure = plots.reconstructions(opened.pair, x, number, original=original, **how)
     draw(opened, figure, "reconstructions")
 
 
@@ -125,8 +127,10 @@ def interpolate(
     from pyrovae import plots
 
     opened = own.open(run, data)
-    x, given = _test_data(opened, 2 * count), _given(opened, count, step=2)
-    figure = plots.interpolation(opened.pair, x[::2], x[1::2], steps, site=site, given=given)
+    x, rows = _test_data(opened, 2 * count), range(2 * count)
+    how: Any = {"given": _given(opened, rows[::2]), "given_end": _given(opened, rows[1::2])}
+    how |= {"site": site, "complete": _completer(opened)}
+    figure = plots.interpolation(opened.pair, x[::2], x[1::2], steps, **how)
     draw(opened, figure, "interpolation", site)
 
 
@@ -152,8 +156,9 @@ def interpolation_grid(
     from pyrovae import plots
 
     opened = own.open(run, data)
-    corners, given = _test_data(opened, 4, first), _given(opened, 4, first)
-    figure = plots.interpolation_grid(opened.pair, corners, steps, site=site, given=given)
+    corners, given = _test_data(opened, 4, first), _given(opened, range(first, first + 4))
+    how: Any = {"site": site, "given": given, "complete": _completer(opened, first)}
+    figure = plots.interpolation_grid(opened.pair, corners, steps, **how)
     draw(opened, figure, "interpolation_grid", site)
 
 
@@ -175,7 +180,9 @@ def manifold(
     from pyrovae import plots
 
     opened = own.open(run)
-    how: Any = {"site": site, "given": _given(opened, 1), "class_names": opened.class_names}
+    given = _given(opened, range(1))
+    how: Any = {"site": site, "given": given, "class_names": opened.class_names}
+    how |= {"condition": given and "the condition of test datum 0", "complete": _completer(opened)}
     draw(opened, plots.manifold(opened.pair, steps, label, **how), "manifold", site)
 
 
@@ -203,7 +210,7 @@ def traverse(
     opened = own.open(run, data)
     _check_numbers(opened, 1, image)
     x = _encoded(opened, max(1000, image + 1))
-    how: Any = {"site": site, "given": _given(opened, len(x))}
+    how: Any = {"site": site, "given": _given(opened, range(len(x))), "complete": _completer(opened)}
     draw(opened, plots.traversal(opened.pair, x, image, dimensions, **how), "traversals", site)
 
 
@@ -229,6 +236,7 @@ def class_samples(
 
     opened = own.open(run)
     how: Any = {"candidates": candidates, "seed": seed, "class_names": opened.class_names}
+    how["given"] = _given(opened, range(count))
     draw(opened, plots.class_samples(opened.pair, count, **how), "class_samples")
 
 
@@ -249,7 +257,8 @@ def analogies(
     opened = own.open(run, data)
     _check_numbers(opened, count)
     x = _encoded(opened, count)
-    draw(opened, plots.analogies(opened.pair, x, class_names=opened.class_names), "analogies")
+    how: Any = {"given": _given(opened, range(count)), "class_names": opened.class_names}
+    draw(opened, plots.analogies(opened.pair, x, **how), "analogies")
 
 
 # Latent space
@@ -281,7 +290,7 @@ def latent(
     opened = own.open(run, data)
     x, y = _encoded(opened, limit), opened.scored.y
     classes = None if y is None else y[: len(x)]
-    how: Any = {"by": by, "site": site, "seed": seed, "given": _given(opened, len(x))}
+    how: Any = {"by": by, "site": site, "seed": seed, "given": _given(opened, range(len(x)))}
     figure = plots.latents(opened.pair, x, classes, class_names=opened.class_names, **how)
     draw(opened, figure, f"latent_{by}", site)
 
@@ -306,8 +315,9 @@ def histograms(
     from pyrovae import plots
 
     opened = own.open(run, data)
+    _check_one_prior(opened)
     x, y = _test_data(opened, _at_most(opened, limit)), _test_classes(opened, limit)
-    how: Any = {"site": site, "seed": seed, "given": _given(opened, len(x))}
+    how: Any = {"site": site, "seed": seed}
     figure = plots.histograms(opened.pair, x, y, dimensions, class_names=opened.class_names, **how)
     draw(opened, figure, "class_histograms", site)
 
@@ -332,8 +342,9 @@ def aggregate(
     from pyrovae import plots
 
     opened = own.open(run, data)
+    _check_one_prior(opened)
     x = _test_data(opened, _at_most(opened, limit))
-    how: Any = {"site": site, "seed": seed, "given": _given(opened, len(x))}
+    how: Any = {"site": site, "seed": seed}
     figure = plots.aggregated_posterior(opened.pair, x, dimensions, **how)
     draw(opened, figure, "aggregated_posterior", site)
 
@@ -363,7 +374,8 @@ def confusion(
 
     opened = own.open(run, data)
     x, y = _encoded(opened, limit), _test_classes(opened, limit)
-    figure = plots.confusion(opened.pair, x, y, class_names=opened.class_names)
+    how: Any = {"given": _given(opened, range(len(x))), "class_names": opened.class_names}
+    figure = plots.confusion(opened.pair, x, y, **how)
     draw(opened, figure, "confusion_matrix")
 
 
@@ -385,7 +397,8 @@ def overview(run: RunFolder, /, *, data: DataFile = None, own: Own = NONE_OWN) -
             f"± {'unknown' if error is None else f'{error:.3f}'} nats (K = {metrics['num_samples']})"
         )
     number = _at_most(opened, _default_count(opened, 10))
-    how: Any = {"original": _original(opened, number), "given": _given(opened, number)}
+    how: Any = {"original": _original(opened, number), "given": _given(opened, range(number))}
+    how["complete"] = _completer(opened)
     how |= {"diagram": diagram_of(opened), "labels": plots.term_labels(opened.pair), "title": title}
     page = plots.overview(opened.pair, _test_data(opened, number), opened.history, **how)
     draw(opened, page, "overview")
@@ -475,15 +488,49 @@ def _default_count(run: Run, images: int) -> int:
     return images if len(run.about.x_shape) == 3 else 1000
 
 
-def _given(run: Run, count: int, first: int = 0, step: int = 1) -> Any:
-    """Return what is given to a conditional model beside `count` test data, which begin anew."""
+def _given(run: Run, rows: range) -> Any:
+    """Return what is given to a conditional model beside test data, whose indices begin anew."""
     import torch
 
     if run.plan.stages[-1].given is None:  # nor are data needed, then
         return None
-    x, y = run.scored.x, run.scored.y
-    rows = (first + step * torch.arange(count)) % len(x)
-    return run.given(run.presentation.encoded(x[rows]), None if y is None else y[rows])
+    places = torch.tensor(rows) % len(run.scored.x)
+    y = None if run.scored.y is None else run.scored.y[places]
+    return run.given(run.presentation.encoded(run.scored.x[places]), y)
+
+
+def _completer(run: Run, first: int = 0) -> Complete | None:
+    """Return a function that puts what is given of test data into images, in its place.
+
+    Args:
+        run: the run.
+        first: the index of the test datum whose condition row 0 is.
+    """
+    stage = run.plan.stages[-1]
+    given_of, complete = stage.given, stage.complete
+    if complete is None or given_of is None:
+        return None
+
+    def completed(images: Tensor, rows: Tensor) -> Tensor:
+        places = (first + rows) % len(run.scored.x)
+        x = run.presentation.shown(run.presentation.encoded(run.scored.x[places]))
+        return complete(images, given_of(x, None if run.scored.y is None else run.scored.y[places]))
+
+    return completed
+
+
+def _check_one_prior(run: Run) -> None:
+    """Refuse a conditional model, where latents are to be compared with the prior.
+
+    Raises:
+        InputError: the prior depends on what is given with each datum.
+    """
+    if run.plan.stages[-1].given is not None:
+        raise InputError(
+            f"the prior p(z | c) of {run.config.recipe} is another one for each condition c, so latents of "
+            f"all data cannot be drawn against one prior: pyrovae latent {run.folder} draws them alone, "
+            f"and pyrovae traverse {run.folder} moves one latent through the prior of its condition."
+        )
 
 
 def _encoded(run: Run, limit: int) -> Tensor:

@@ -251,8 +251,9 @@ def _site_of_data(pair: ModelAndGuide, arguments: Arguments) -> str:
     """
     x, *others = arguments.args
     observed = arguments.kwargs[OBSERVED]
+    x = x.where(observed, torch.zeros_like(x))  # NaN would hide what the distribution reads
     with nothing_moves(pair.model, pair.guide):
-        trace, _ = run_pair(pair, *arguments.args, **arguments.kwargs)
+        trace, _ = run_pair(pair, x, *others, **arguments.kwargs)
         name = _observing(trace, x, observed)
         fn = trace.nodes[name]["fn"]
         elements = _elements(fn)
@@ -262,8 +263,7 @@ def _site_of_data(pair: ModelAndGuide, arguments: Arguments) -> str:
                 "so the distribution of the missing ones is not known: use a likelihood of independent "
                 "elements, such as Gaussian."
             )
-        changed = x.where(~observed, x + 1)
-        again = traced(poutine.replay(pair.model, trace=trace), changed, *others, **arguments.kwargs)
+        again = traced(poutine.replay(pair.model, trace=trace), x + 1, *others, **arguments.kwargs)
         value, after = elements.sample(), _elements(again.nodes[name]["fn"])
         assert after is not None
         if not torch.allclose(elements.log_prob(value), after.log_prob(value), 1e-4, 1e-5, equal_nan=True):

@@ -21,7 +21,7 @@ from pyrovae.html import table
 from pyrovae.programs.checks import check_pair
 from pyrovae.programs.copies import run_copies
 from pyrovae.programs.devices import device_of
-from pyrovae.programs.distributions import has_mean
+from pyrovae.programs.distributions import closed_mean
 from pyrovae.programs.given import with_given
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
@@ -172,7 +172,8 @@ def active_units(
 
 def _mean(site: Mapping[str, Any]) -> Tensor | None:
     """Return the mean of a site's distribution, or None if it has none."""
-    return site["fn"].mean if has_mean(site["fn"]) else None
+    mean = closed_mean(site["fn"])
+    return None if mean is None or not mean.isfinite().all() else mean
 
 
 def _mean_and_noise(site: Mapping[str, Any], data_dim: int) -> tuple[Tensor, Tensor]:

@@ -35,7 +35,6 @@ from pyrovae.plots.planes import (
 )
 from pyrovae.plots.style import COLOURS, hide_top_and_right, point_area
 from pyrovae.programs.pair import ModelAndGuide
-from pyrovae.programs.rows import Arguments
 
 By = Literal["pca", "tsne", "direct", "pairs"]
 """The ways to draw latents in the plane."""
@@ -133,7 +132,6 @@ def histograms(
     *,
     site: str | None = None,
     seed: int = 0,
-    given: Mapping[str, Any] | None = None,
     class_names: Sequence[str] = (),
 ) -> Figure:
     """Draw latent dimensions by class against the prior. All classes together have area 1.
@@ -145,19 +143,17 @@ def histograms(
         dimensions: the number of dimensions. Those that separate the classes best come first.
         site: the latent. None means the one that the model samples last before the data.
         seed: the seed of the random draws.
-        given: further arguments of both programs by name, a row for each datum. None means nothing.
         class_names: the names of the classes; by default their numbers.
 
     Raises:
         InputError: there is no such latent, it has no prior, or there is not one class for each datum.
     """
-    one = Arguments((x,), given or {}).rows(slice(1)).kwargs
-    name = prior_site(pair, site, given=one)
-    z = posterior_draws(pair, x, name, seed, given=given).flatten(1)
-    means = latent_means(pair, x, name, given=given).flatten(1)
+    name = prior_site(pair, site)
+    z = posterior_draws(pair, x, name, seed).flatten(1)
+    means = latent_means(pair, x, name).flatten(1)
     shown = most_telling_dimensions(means, y, dimensions)
     points = latent_axis(z[:, shown])
-    density = prior_density(pair, points, name, given=one)[:, shown]
+    density = prior_density(pair, points, name)[:, shown]
     return draw_histograms(z[:, shown], y, points, density, dimension_names(name, shown), class_names)
 
 
@@ -168,7 +164,6 @@ def aggregated_posterior(
     *,
     site: str | None = None,
     seed: int = 0,
-    given: Mapping[str, Any] | None = None,
 ) -> Figure:
     """Draw the aggregated posterior, the mean of q(z | x) over the data, against the prior.
 
@@ -178,20 +173,18 @@ def aggregated_posterior(
         dimensions: the number of dimensions: the most active ones, and the least active one.
         site: the latent. None means the one that the model samples last before the data.
         seed: the seed of the random draws.
-        given: further arguments of both programs by name, a row for each datum. None means nothing.
 
     Raises:
         InputError: there is no such latent, or it has no prior.
     """
     check_counts(dimensions=dimensions)
-    one = Arguments((x,), given or {}).rows(slice(1)).kwargs
-    name = prior_site(pair, site, given=one)
-    z = posterior_draws(pair, x, name, seed, given=given).flatten(1)
-    means = latent_means(pair, x, name, given=given).flatten(1)
+    name = prior_site(pair, site)
+    z = posterior_draws(pair, x, name, seed).flatten(1)
+    means = latent_means(pair, x, name).flatten(1)
     ranked = most_active_dimensions(means, means.shape[1])
     shown = ranked[: max(1, dimensions - 1)] + ranked[-1:] if dimensions < len(ranked) else ranked
     points = latent_axis(z[:, shown])
-    prior = draw_latents(pair, len(z), seed=seed, given=given)[name].flatten(1)[:, shown]
-    density = prior_density(pair, points, name, given=one)[:, shown]
+    prior = draw_latents(pair, len(z), seed=seed)[name].flatten(1)[:, shown]
+    density = prior_density(pair, points, name)[:, shown]
     names = dimension_names(name, shown)
     return draw_aggregated_posterior(z[:, shown], means[:, shown], prior, points, density, names)

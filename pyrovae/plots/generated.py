@@ -12,6 +12,7 @@ from torch import Tensor
 from pyrovae import generation
 from pyrovae.generation import as_grey, only_site
 from pyrovae.plots.columns import draw_marginals
+from pyrovae.plots.completing import Complete, completed
 from pyrovae.plots.grids import image_grid, in_channels
 from pyrovae.programs.pair import ModelAndGuide
 from pyrovae.programs.rows import Arguments
@@ -28,6 +29,7 @@ def samples(
     seed: int = 0,
     given: Mapping[str, Any] | None = None,
     columns: int = 10,
+    complete: Complete | None = None,
     column_names: Sequence[str] = (),
     within: SubFigure | None = None,
 ) -> Figure:
@@ -43,6 +45,8 @@ def samples(
         seed: the seed of the random draws.
         given: further arguments of both programs by name, a row for each draw. None means nothing.
         columns: the number of images in a row.
+        complete: a function that puts what is given into the images, as in `completing.Complete`; by
+            default they are shown as they are.
         column_names: the names of the columns of vectors; by default x[0], x[1], ...
         within: the subfigure to draw in; by default a new figure.
 
@@ -63,6 +67,7 @@ def samples(
         one = Arguments((drawn,), given or {}).rows(slice(1)).kwargs
         shown = None if x is None else as_grey(pair, x, given=one)
         return draw_marginals(drawn, shown, column_names, within)
+    images = completed(images, torch.arange(len(images)), complete)
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     blank = images.new_ones(rows * columns - len(images), *images.shape[1:])

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyrovae.canvas import Canvas
 from pyrovae.diagrams import PlateDiagram, plate_diagram
+from pyrovae.plots.completing import Complete
 from pyrovae.plots.curves import class_curves, class_terms, kl_curves, learning_curves
 from pyrovae.plots.generated import samples
 from pyrovae.plots.grids import in_channels
@@ -30,6 +31,7 @@ def overview(
     diagram: PlateDiagram | None = None,
     original: Tensor | None = None,
     given: Mapping[str, Any] | None = None,
+    complete: Complete | None = None,
     labels: Mapping[str, str] | None = None,
     column_names: Sequence[str] = (),
 ) -> Figure:
@@ -43,6 +45,8 @@ def overview(
         diagram: the plate diagram of the model and its guide. None means that of the pair on these data.
         original: the images before they were binarised; by default none.
         given: further arguments of both programs by name, a row for each datum. None means nothing.
+        complete: a function that puts what is given into the images, as in `completing.Complete`; by
+            default they are shown as they are.
         labels: the labels of the terms of semi-supervised training; see `class_curves`.
         column_names: the names of the columns of vectors; by default x[0], x[1], ...
 
@@ -66,7 +70,9 @@ def overview(
         class_curves(history, others[-1], labels)
     of_draws = None if given is None else Arguments((x,), given).first(_SAMPLES).kwargs
     number = _SAMPLES if in_channels(x) is not None or given is not None else None
-    samples(pair, number, x=x, given=of_draws, column_names=column_names, within=upper)
-    reconstructions(pair, x, original=original, given=given, column_names=column_names, within=lower)
+    how: Any = {"column_names": column_names}
+    again = None if complete is None else lambda images, rows: complete(images, rows % len(x))
+    samples(pair, number, x=x, given=of_draws, complete=again, within=upper, **how)
+    reconstructions(pair, x, original=original, given=given, complete=complete, within=lower, **how)
     figure.suptitle(title, fontsize=11)
     return figure

@@ -13,7 +13,9 @@ from pyrovae import generation
 from pyrovae.errors import InputError, check_counts
 from pyrovae.evaluation import most_active_dimensions
 from pyrovae.generation import LEVELS, Generator, as_grey, latent_means, only_site
+from pyrovae.generation.interpolation import weights_in_square, weights_on_line
 from pyrovae.plots.columns import draw_moved_columns
+from pyrovae.plots.completing import Complete, completed
 from pyrovae.plots.dimensions import dimension_names
 from pyrovae.plots.grids import grid_beside, image_grid, in_channels
 from pyrovae.programs.pair import ModelAndGuide
@@ -28,6 +30,8 @@ def interpolation(
     *,
     site: str | None = None,
     given: Mapping[str, Any] | None = None,
+    given_end: Mapping[str, Any] | None = None,
+    complete: Complete | None = None,
 ) -> Figure:
     """Draw decoded straight lines in latent space, each from one image (left) to another (right).
 
@@ -38,14 +42,19 @@ def interpolation(
         steps: the number of images on each line.
         site: the latent to move. None means all latents.
         given: further arguments of both programs by name, a row for each line. None means nothing.
+        given_end: what is given with the ends; by default what is given with the starts.
+        complete: a function that puts what is given into the images, as in `completing.Complete`; the rows
+            2n and 2n + 1 are those of line n's start and end. By default images are shown as they are.
 
     Raises:
         InputError: the data are not images or do not fit together, or there is no such latent.
     """
-    lines = only_site(generation.interpolate(pair, start, end, steps, site, given=given))
+    both = {"given": given, "given_end": given_end}
+    lines = only_site(generation.interpolate(pair, start, end, steps, site, **both))
     title = "Interpolation in latent space between two images, reconstructed at both ends"
-    jumps = _class_jumps(pair, start, site, given)
-    return image_grid(lines, title + jumps * "\nThe class y is the nearer end's")
+    nearer = torch.arange(2 * len(start)).view(-1, 2)[:, weights_on_line(steps).argmax(-1)]
+    lines = completed(lines, nearer, complete)
+    return image_grid(lines, title + _jumps(pair, start, site, given, "nearer end"))
 
 
 def interpolation_grid(
@@ -55,6 +64,7 @@ def interpolation_grid(
     *,
     site: str | None = None,
     given: Mapping[str, Any] | None = None,
+    complete: Complete | None = None,
 ) -> Figure:
     """Draw the decoded square in latent space between four images at its corners.
 
@@ -64,20 +74,27 @@ def interpolation_grid(
         steps: the number of images on each side.
         site: the latent to move. None means all latents.
         given: further arguments of both programs by name, a row for each corner. None means nothing.
+        complete: a function that puts what is given into the images, as in `completing.Complete`; by
+            default they are shown as they are.
 
     Raises:
         InputError: the data are not four images, or there is no such latent.
     """
     images = only_site(generation.interpolate_grid(pair, corners, steps, site, given=given))
     title = "Interpolation in latent space between four images (the corners)"
-    jumps = _class_jumps(pair, corners, site, given)
-    return image_grid(images, title + jumps * "\nThe class y is the nearest corner's")
+    nearest = weights_in_square(steps).argmax(-1).view(steps, steps)
+    images = completed(images, nearest, complete)
+    return image_grid(images, title + _jumps(pair, corners, site, given, "nearest corner"))
 
 
-def _class_jumps(pair: ModelAndGuide, x: Tensor, site: str | None, given: Mapping[str, Any] | None) -> bool:
-    """Whether the images depend on a class, which changes halfway."""
+def _jumps(
+    pair: ModelAndGuide, x: Tensor, site: str | None, given: Mapping[str, Any] | None, where: str
+) -> str:
+    """Return a line of a title that says what is not interpolated, but changes halfway."""
     generator = Generator(pair, given, x)
-    return bool(generator.classes_behind(generator.code_site(site)))
+    classes = generator.classes_behind(generator.code_site(site))
+    what = " and ".join(["class y"] * bool(classes) + ["condition"] * bool(given))
+    return f"\nThe {what} {'are' if ' and ' in what else 'is'} the {where}'s" if what else ""
 
 
 def manifold(
@@ -87,6 +104,8 @@ def manifold(
     *,
     site: str | None = None,
     given: Mapping[str, Any] | None = None,
+    condition: str = "",
+    complete: Complete | None = None,
     class_names: Sequence[str] = (),
 ) -> Figure:
     """Draw the images that a plane of latents decodes to, at the prior's quantiles.
@@ -97,6 +116,9 @@ def manifold(
         label: the class, for a model whose images depend on one.
         site: the latent. None means the one that the model samples last before the data.
         given: further arguments of both programs by name, with one row. None means nothing.
+        condition: words for what is given, for the title.
+        complete: a function that puts what is given into the images, as in `completing.Complete`; by
+            default they are shown as they are.
         class_names: the names of the classes; by default their numbers.
 
     Raises:
@@ -105,9 +127,9 @@ def manifold(
     images = only_site(generation.manifold(pair, steps, label, site, given=given))
     name = generation.prior_site(pair, site, given=given)
     of_class = "" if label is None else f", y = {class_names[label] if class_names else label}"
-    figure = image_grid(
-        images, f"The latent plane: E[x | {name}{of_class}] at the prior's quantiles, 1% to 99%"
-    )
+    images = completed(images, torch.zeros(steps, steps, dtype=torch.long), complete)
+    title = f"The latent plane: E[x | {name}{of_class}] at the prior's quantiles, 1% to 99%"
+    figure = image_grid(images, f"{title}\ngiven {condition}" if condition else title)
     (axes,) = figure.axes
     axes.set_xlabel(f"{name}[0] grows to the right")
     axes.set_ylabel(f"{name}[1] grows upwards")
@@ -122,6 +144,7 @@ def traversal(
     *,
     site: str | None = None,
     given: Mapping[str, Any] | None = None,
+    complete: Complete | None = None,
     column_names: Sequence[str] = (),
 ) -> Figure:
     """Move one latent dimension at a time through the prior's quantiles, from the code of a datum.
@@ -136,6 +159,8 @@ def traversal(
         dimensions: the number of dimensions.
         site: the latent. None means the one that the model samples last before the data.
         given: further arguments of both programs by name, a row for each datum. None means nothing.
+        complete: a function that puts what is given into the images, as in `completing.Complete`; by
+            default they are shown as they are.
         column_names: the names of the columns of vectors; by default x[0], x[1], ...
 
     Raises:
@@ -155,6 +180,9 @@ def traversal(
     images, seen = in_channels(moved), as_grey(pair, x, given=given)
     if images is None:
         return draw_moved_columns(moved, seen, names, LEVELS, column_names)
+    row = torch.full((1,), index)
+    made = completed(made, row, complete)
+    images = completed(images, row.expand(images.shape[:2]), complete)
     pairs = torch.stack([seen[index].to(made), made[0]]).reshape(2, *images.shape[2:])
     blank = torch.ones_like(images[:, 0])
     left = torch.cat([pairs, blank])[: max(2, len(images)), None]

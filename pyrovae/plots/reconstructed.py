@@ -13,6 +13,7 @@ from pyrovae import generation
 from pyrovae.errors import check_counts
 from pyrovae.generation import as_grey, only_site
 from pyrovae.plots.columns import draw_reconstructed_columns
+from pyrovae.plots.completing import Complete, completed
 from pyrovae.plots.grids import grid_beside, image_grid, in_channels
 from pyrovae.programs.pair import ModelAndGuide
 from pyrovae.programs.rows import Arguments
@@ -25,6 +26,7 @@ def reconstructions(
     *,
     original: Tensor | None = None,
     given: Mapping[str, Any] | None = None,
+    complete: Complete | None = None,
     column_names: Sequence[str] = (),
     within: SubFigure | None = None,
 ) -> Figure:
@@ -38,6 +40,8 @@ def reconstructions(
         count: the number of images to show, the first ones. All vectors are shown.
         original: the images before they were binarised, drawn on top; by default none.
         given: further arguments of both programs by name, a row for each datum. None means nothing.
+        complete: a function that puts what is given into the images, as in `completing.Complete`; by
+            default they are shown as they are.
         column_names: the names of the columns of vectors; by default x[0], x[1], ...
         within: the subfigure to draw in; by default a new figure.
 
@@ -57,6 +61,7 @@ def reconstructions(
     seen = as_grey(pair, x, given=given)
     if not images:
         return draw_reconstructed_columns(seen, made, column_names, within)
+    made = completed(made, torch.arange(len(made)), complete)
     rows = {"x": seen, "E[x | z]": made}
     if original is not None:
         rows = {"grey image": original[:count].cpu(), "binarised x": seen, "E[x | z]": made}

@@ -141,3 +141,21 @@ def test_what_only_images_have_is_refused_of_vectors():
     ):
         with pytest.raises(InputError, match=r"shape \(6,\) are not images .*drawn by plots.samples"):
             draw()
+
+
+def test_what_is_given_with_each_image_is_put_into_it(make_vae, x):
+    def complete(images, rows):
+        return images * 0 + rows.view(-1, 1, 1, 1) / 10
+
+    def shades(figure, row):
+        sheet = drawn(figure) if len(figure.axes) == 1 else np.asarray(figure.axes[1].images[0].get_array())
+        return sheet[row * SIDE + 2, 2::SIDE].round(4).tolist()
+
+    vae = make_vae()
+    assert shades(plots.samples(vae, 4, complete=complete), 0) == [0, 0.1, 0.2, 0.3]
+    assert shades(plots.reconstructions(vae, x, 3, complete=complete), 1) == [0, 0.1, 0.2]
+    lines = plots.interpolation(vae, x[:2], x[2:4], 4, complete=complete)
+    assert shades(lines, 1) == [0.2, 0.2, 0.3, 0.3]  # rows 2 and 3 are the start and the end of line 1
+    assert shades(plots.interpolation_grid(vae, x[:4], 2, complete=complete), 1) == [0.2, 0.3]
+    assert set(shades(plots.traversal(vae, x, 5, 1, complete=complete), 0)) == {0.5}
+    assert set(shades(plots.manifold(vae, 3, complete=complete), 2)) == {0.0}

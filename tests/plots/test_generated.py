@@ -149,7 +149,7 @@ def test_what_is_given_with_each_image_is_put_into_it(make_vae, x):
 
     def shades(figure, row):
         sheet = drawn(figure) if len(figure.axes) == 1 else np.asarray(figure.axes[1].images[0].get_array())
-        return sheet[row * SIDE + 2, 2::SIDE].round(4).tolist()
+        return [round(float(shade), 4) for shade in sheet[row * SIDE + 2, 2::SIDE]]
 
     vae = make_vae()
     assert shades(plots.samples(vae, 4, complete=complete), 0) == [0, 0.1, 0.2, 0.3]

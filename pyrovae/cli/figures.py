@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from pyrovae.cli.parameters import NONE_OWN, DataFile, Limit, Own, RunFolder, Seed, Site
-from pyrovae.errors import InputError, check_counts
+from pyrovae.cli.parameters import NONE_OWN, DataFile, Limit, LimitSeed, Own, RunFolder, Seed, Site
+from pyrovae.errors import InputError, check_counts, one_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -125,7 +125,7 @@ def manifold(
     *,
     steps: Annotated[int, Parameter(help="The number of images on each side.")] = 15,
     label: Annotated[
-        int | None, Parameter(help="The class, for a model whose images depend on it (m2).")
+        str | None, Parameter(help="The class by its name, for a model whose images depend on it (m2).")
     ] = None,
     site: Site = None,
     own: Own = NONE_OWN,
@@ -139,9 +139,10 @@ def manifold(
 
     opened = own.open(run)
     given = _given(opened, 1)
-    images = generation.only_site(generation.manifold(opened.pair, steps, label, site, given=given))
-    name = None if label is None else opened.class_names[label]
-    draw(opened, plots.manifold(images, prior_site(opened.pair, site, given=given), name), "manifold", site)
+    number = None if label is None else opened.number_of_class(label)
+    images = generation.only_site(generation.manifold(opened.pair, steps, number, site, given=given))
+    figure = plots.manifold(images, prior_site(opened.pair, site, given=given), label)
+    draw(opened, figure, "manifold", site)
 
 
 def traverse(
@@ -166,12 +167,14 @@ def traverse(
     from pyrovae import generation, plots
     from pyrovae.evaluation import most_active_dimensions
     from pyrovae.generation import latent_means, prior_site
+    from pyrovae.recipes.run_data import Choice
 
     opened = own.open(run, data)
     original, given = _originals(opened, 1, image), _given(opened, 1, image)
     pair, name = opened.pair, prior_site(opened.pair, site, given=given)
-    x, others = opened.presentation.encoded(original), _encoded(opened, 1000)
-    means = latent_means(pair, others, name, given=_given(opened, len(others)))
+    rows = Choice.among(len(opened.scored.x), 1000).rows
+    x, others = opened.presentation.encoded(original), opened.presentation.encoded(opened.scored.x)[rows]
+    means = latent_means(pair, others, name, given=_given_at(opened, rows))
     shown = most_active_dimensions(means, dimensions)
     figure = plots.traversals(
         generation.only_site(generation.traverse(pair, x[0], shown, site=name, given=given)),
@@ -240,6 +243,7 @@ def latent(
         Parameter(help="The projection to the plane. direct shows 2-D latents as they are."),
     ] = "pca",
     limit: Limit = 2000,
+    limit_seed: LimitSeed = 0,
     site: Site = None,
     seed: Seed = 0,
     data: DataFile = None,
@@ -253,10 +257,10 @@ def latent(
     from pyrovae.generation import latent_means
 
     opened = own.open(run, data)
-    x = _encoded(opened, limit)
-    z = latent_means(opened.pair, x, site, given=_given(opened, len(x)))
-    y = opened.scored.y
-    points: Any = (z, None, ()) if y is None else (z, y[: len(z)], opened.class_names)
+    rows = _chosen(opened, limit, limit_seed)
+    x, y = opened.presentation.encoded(opened.scored.x)[rows], opened.scored.y
+    z = latent_means(opened.pair, x, site, given=_given_at(opened, rows))
+    points: Any = (z, None, ()) if y is None else (z, y[rows], opened.class_names)
     if by == "pca":
         figure = plots.latent_pca(*points)
     elif by == "tsne":
@@ -274,6 +278,7 @@ def histograms(
         int, Parameter(help="The number of dimensions. Those that separate the classes best come first.")
     ] = 4,
     limit: Limit = 10_000,
+    limit_seed: LimitSeed = 0,
     site: Site = None,
     seed: Seed = 0,
     data: DataFile = None,
@@ -289,7 +294,9 @@ def histograms(
 
     opened = own.open(run, data)
     pair, name = opened.pair, prior_site(opened.pair, site)
-    x, y = _test_images(opened, _at_most(opened, limit)), _test_classes(opened, limit)
+    classes = _test_classes(opened)
+    rows = _chosen(opened, limit, limit_seed)
+    x, y = opened.presentation.fixed(opened.scored.x)[rows], classes[rows]
     z = posterior_draws(pair, x, name, seed)
     shown = most_telling_dimensions(latent_means(pair, x, name), y, dimensions)
     points = plots.latent_axis(z[:, shown])
@@ -307,6 +314,7 @@ def aggregate(
         int, Parameter(help="The number of dimensions: the most active ones, and the least active one.")
     ] = 5,
     limit: Limit = 10_000,
+    limit_seed: LimitSeed = 0,
     site: Site = None,
     seed: Seed = 0,
     data: DataFile = None,
@@ -323,7 +331,7 @@ def aggregate(
     check_counts(dimensions=dimensions)
     opened = own.open(run, data)
     pair, name = opened.pair, prior_site(opened.pair, site)
-    x = _test_images(opened, _at_most(opened, limit))
+    x = opened.presentation.fixed(opened.scored.x)[_chosen(opened, limit, limit_seed)]
     z, means = posterior_draws(pair, x, name, seed), latent_means(pair, x, name)
     ranked = most_active_dimensions(means, means.shape[1])
     shown = ranked[: max(1, dimensions - 1)] + ranked[-1:] if dimensions < len(ranked) else ranked
@@ -354,7 +362,13 @@ def curves(run: RunFolder, /, *, own: Own = NONE_OWN) -> None:
 
 
 def confusion(
-    run: RunFolder, /, *, limit: Limit = 10_000, data: DataFile = None, own: Own = NONE_OWN
+    run: RunFolder,
+    /,
+    *,
+    limit: Limit = 10_000,
+    limit_seed: LimitSeed = 0,
+    data: DataFile = None,
+    own: Own = NONE_OWN,
 ) -> None:
     """Classify test images, and write figures/confusion_matrix.png.
 
@@ -365,10 +379,11 @@ def confusion(
     from pyrovae.generation import num_classes
 
     opened = own.open(run, data)
-    y, pair = _test_classes(opened, limit), opened.pair
+    y, pair = _test_classes(opened), opened.pair
     num_classes(pair)
-    predicted = class_probabilities(pair, _encoded(opened, limit))
-    draw(opened, plots.confusion_matrix(y, predicted, opened.class_names), "confusion_matrix")
+    rows = _chosen(opened, limit, limit_seed)
+    predicted = class_probabilities(pair, opened.presentation.encoded(opened.scored.x)[rows])
+    draw(opened, plots.confusion_matrix(y[rows], predicted, opened.class_names), "confusion_matrix")
 
 
 def overview(run: RunFolder, /, *, data: DataFile = None, own: Own = NONE_OWN) -> None:
@@ -384,9 +399,11 @@ def overview(run: RunFolder, /, *, data: DataFile = None, own: Own = NONE_OWN) -
         title += f", asked about {opened.scored.name}"
     if (metrics := opened.metrics) and opened.scored.file is None:
         error = metrics["mean_std_error"]  # None if it is not known, as with one draw
+        limit = metrics.get("limit")
+        some = "" if limit is None else f", {limit['num_data']} of {limit['of']} data"
         title += (
             f": test log p(x) = {metrics['log_likelihood']:.3f} "
-            f"± {'unknown' if error is None else f'{error:.3f}'} nats (K = {metrics['num_samples']})"
+            f"± {'unknown' if error is None else f'{error:.3f}'} nats (K = {metrics['num_samples']}{some})"
         )
     page = plots.overview(
         diagram_of(opened),
@@ -429,7 +446,8 @@ def draw(run: Run, figure: Figure, name: str, site: str | None = None) -> None:
     other = run.scored if run.asked is not None else None
     mark, source = (other.mark, other.file) if other is not None else ("", None)
     path = run.folder / "figures" / f"{name}{mark}.png"
-    print(f"written: {plots.save(figure, path, ' on '.join(filter(None, (run.checkpoint, source))))}")
+    plots.save(figure, path, " on ".join(filter(None, (run.checkpoint, source))))
+    print(f"written: {one_line(str(path))}")
 
 
 def diagram_of(run: Run) -> PlateDiagram:
@@ -471,28 +489,34 @@ def _given(run: Run, count: int, first: int = 0, step: int = 1) -> Any:
 
     if run.plan.stages[-1].given is None:  # nor are data needed, then
         return None
+    return _given_at(run, (first + step * torch.arange(count)) % len(run.scored.x))
+
+
+def _given_at(run: Run, rows: Tensor) -> Any:
+    """Return what is given to a conditional model beside the test images of these rows."""
+    if run.plan.stages[-1].given is None:
+        return None
     x, y = run.scored.x, run.scored.y
-    rows = (first + step * torch.arange(count)) % len(x)
     return run.given(run.presentation.encoded(x[rows]), None if y is None else y[rows])
 
 
-def _encoded(run: Run, limit: int) -> Tensor:
-    """Return at most `limit` test images, prepared for the encoder."""
-    return run.presentation.encoded(_originals(run, _at_most(run, limit)))
+def _chosen(run: Run, limit: int, seed: int) -> Tensor:
+    """Return the rows of at most `limit` test images, and say so if these are not all."""
+    from pyrovae.recipes.run_data import Choice
+
+    choice = Choice.among(len(run.scored.x), limit, seed)
+    if not choice.is_all:
+        print(f"drawn: {choice}")
+    return choice.rows
 
 
-def _at_most(run: Run, limit: int) -> int:
-    check_counts(limit=limit)
-    return min(limit, len(run.scored.x))
-
-
-def _test_classes(run: Run, limit: int) -> Tensor:
+def _test_classes(run: Run) -> Tensor:
     if run.scored.y is None:
         raise InputError(
             f"{run.scored.name} has no classes to tell apart: train on a data set with classes "
             "(pyrovae train MODEL --help, option --data)."
         )
-    return run.scored.y[:limit]
+    return run.scored.y
 
 
 def _dimension_names(site: str, dimensions: list[int]) -> list[str]:

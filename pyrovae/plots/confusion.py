@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pyrovae.plots.classes import named_classes
+from pyrovae.plots.classes import named_classes, shown_name
 
 
 def confusion_matrix(y: Tensor, predicted: Tensor, class_names: Sequence[str] = ()) -> Figure:
@@ -33,7 +33,7 @@ def confusion_matrix(y: Tensor, predicted: Tensor, class_names: Sequence[str] = 
     named_classes(predicted, len(y), class_names)
     known = named_classes(torch.cat([y, predicted]), 2 * len(y), class_names)
     size = max(max(known) + 1, len(class_names))
-    names = class_names or [str(label) for label in range(size)]
+    names = [*map(shown_name, class_names)] or [str(label) for label in range(size)]
     counts = torch.zeros(size, size, dtype=torch.long)
     counts.index_put_((y, predicted), torch.ones_like(y), accumulate=True)
     shares = counts / counts.sum(1, keepdim=True).clamp(min=1)

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pyrovae.plots.classes import shown_name
 from pyrovae.plots.grids import grid_beside, image_grid
 
 
@@ -91,7 +92,7 @@ def manifold(images: Tensor, site: str = "z", label: str | None = None) -> Figur
     Raises:
         InputError: `images` are not images.
     """
-    given = f"E[x | {site}]" if label is None else f"E[x | {site}, y = {label}]"
+    given = f"E[x | {site}]" if label is None else f"E[x | {site}, y = {shown_name(label)}]"
     figure = image_grid(images, f"The latent plane: {given} at the prior's quantiles, 1% to 99%")
     (axes,) = figure.axes
     axes.set_xlabel(f"{site}[0] grows to the right")
@@ -138,7 +139,7 @@ def class_samples(images: Tensor, class_names: Sequence[str]) -> Figure:
         InputError: `images` are not images.
     """
     title = "Samples given the class: means of p(x | latents), latents drawn from p(z | y)"
-    return image_grid(images, title, class_names)
+    return image_grid(images, title, [*map(shown_name, class_names)])
 
 
 def analogies(x: Tensor, images: Tensor, class_names: Sequence[str]) -> Figure:
@@ -152,6 +153,7 @@ def analogies(x: Tensor, images: Tensor, class_names: Sequence[str]) -> Figure:
     Raises:
         InputError: `images` are not images.
     """
-    figure = grid_beside(x[:, None], images, [], class_names, left_column="image")
+    names = [*map(shown_name, class_names)]
+    figure = grid_beside(x[:, None], images, [], names, left_column="image")
     figure.suptitle("Analogies: a test image, and its style z in every class y: E[x | y, z]", fontsize=10)
     return figure

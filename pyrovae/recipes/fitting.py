@@ -101,8 +101,8 @@ def fit_plan(
     """Train the stages of a plan one after another; see `Plan.fit`."""
     resolve_device(writing.device)
     training, data = training.over(plan.defaults), data.over(plan.defaults)
-    _check(plan, y, training, data, writing)
-    presentation = Presentation.of(plan.pixels, data, training.seed)
+    _check(plan, x, y, training, data, writing)
+    presentation = Presentation.of(plan.pixels, data)
     x = _prepared(x, presentation)
     fitted = Fitted(plan, presentation)
     if writing.folder is None:
@@ -163,7 +163,7 @@ def _configuration_of(
         {name: digest_of(name) for name in names if is_own(name)},
         known.values,
         [*known.class_names],
-        known.binary,
+        known.scale,
         folder.configuration.run if resumed else new_run(),
     )
 
@@ -181,15 +181,16 @@ def _prepared(x: Source, presentation: Presentation) -> Source:
     return x
 
 
-def split_off(x: Source, y: Tensor | None, training: Training) -> Split:
+def split_off(x: Source, y: Tensor | None, training: Training, data: Data) -> Split:
     """Split the training data of a stage into data to learn and validation data.
 
     Args:
         x: all training data, `(N, *x_shape)` or a dataset.
         y: their classes `(N,)`, or None. If all are known, each class keeps its share.
         training: the settings of the stage.
+        data: the settings of the data, which have the seed of the split.
     """
-    rows = _rows_of(len(cast(Any, x)), y, training)
+    rows = _rows_of(len(cast(Any, x)), y, training, data)
     if rows is None:
         return Split(x, y, None)
     kept, others = rows
@@ -202,12 +203,14 @@ def _taken(x: Source, indices: Tensor) -> Source:
     return x[indices] if isinstance(x, Tensor) else Subset(cast(Any, x), indices.tolist())
 
 
-def _rows_of(num_data: int, y: Tensor | None, training: Training) -> tuple[Tensor, Tensor] | None:
+def _rows_of(
+    num_data: int, y: Tensor | None, training: Training, data: Data
+) -> tuple[Tensor, Tensor] | None:
     """Return the rows to learn and those to validate on, or None if no data are held out."""
     if not training.validation_fraction:
         return None
     classes = y if y is not None and bool((y >= 0).all()) else None
-    return data_sets.stratified_split(classes, training.validation_fraction, training.seed, n=num_data)
+    return data_sets.stratified_split(classes, training.validation_fraction, data.split_seed, n=num_data)
 
 
 def hidden_labels(y: Tensor | None, training: Training, data: Data) -> Tensor | None:
@@ -250,7 +253,7 @@ def _fit_stage(
 ) -> History:
     last = stage is fitted.plan.stages[-1]
     own = settings_of(stage, training)
-    split = split_off(x, y, own)
+    split = split_off(x, y, own, data)
     if stage.start is not None:
         stage.start(split.x if isinstance(split.x, Tensor) else few(split.x))
     classes = _classes_of(stage, split, own, data)
@@ -303,7 +306,9 @@ def _validation_of(stage: Stage, split: Split) -> Any:
     return (split.validation, *classes, *given) if classes or given else split.validation
 
 
-def _check(plan: Plan, y: Tensor | None, training: Training, data: Data, writing: Writing) -> None:
+def _check(
+    plan: Plan, x: Source, y: Tensor | None, training: Training, data: Data, writing: Writing
+) -> None:
     """Refuse settings and data that do not fit, before the first stage is trained."""
     if y is None and any(stage.classes for stage in plan.stages):
         raise InputError(
@@ -322,9 +327,12 @@ def _check(plan: Plan, y: Tensor | None, training: Training, data: Data, writing
             f"shift is {data.shift}, but the condition of {plan.recipe or 'the plan'} would not be shifted "
             "with the images: leave shift out."
         )
+    if data.shift:
+        first = x[:1] if isinstance(x, Tensor) else few(x, 1)
+        data_sets.random_shift(first, data.shift)  # which refuses data that cannot be shifted so far
     for stage in plan.stages:
         own = settings_of(stage, training)
         own.check()
         if stage.classes and y is not None:
-            rows = _rows_of(len(y), y, own)
+            rows = _rows_of(len(y), y, own, data)
             hidden_labels(y if rows is None else y[rows[0]], own, data)

@@ -18,8 +18,8 @@ from pyrovae import data as data_sets
 from pyrovae.compute import processes
 from pyrovae.compute.devices import resolve_device, seeded
 from pyrovae.data import DATASETS, Images
-from pyrovae.data.loading import Rows, load_rows
-from pyrovae.errors import CheckpointError, InputError
+from pyrovae.data.loading import Rows, load_again, load_rows
+from pyrovae.errors import CheckpointError, InputError, check_choice
 from pyrovae.evaluation.json_files import decoded
 from pyrovae.programs.pair import ModelAndGuide
 from pyrovae.programs.parameters import named_parameters, own_parameters
@@ -97,12 +97,20 @@ def train(
     resolve_device(device)
     data = data.changed(data=_from_anywhere(data.data))
     with processes.first_before_others():  # only the first process downloads the data
-        images = data_sets.load(data.data, seed=training.seed, download=download)
+        images = data_sets.load(data.data, seed=data.split_seed, download=download)
     about = About(images.shape, images.num_classes, data.labels is not None, training.seed)
     plan = build(about, **(options or {}))
     writing = Writing(folder, device, False, tensorboard, progress, Known.of(images))
     fit_plan(plan, images.x_train, images.y_train, training, data, writing)
     return Run.open(folder, own_names(recipe, plan.options))
+
+
+class _Limit(msgspec.Struct):
+    """The choice of the data that were measured, if these are not all."""
+
+    num_data: int
+    of: int
+    seed: int
 
 
 class _Metrics(msgspec.Struct):
@@ -114,6 +122,7 @@ class _Metrics(msgspec.Struct):
     num_samples: int
     exact_log_likelihood: float | None = None
     test_error: float | None = None
+    limit: _Limit | None = None
 
 
 def own_names(recipe: str, options: Mapping[str, Any]) -> dict[str, str]:
@@ -319,7 +328,7 @@ class Run:
                 "name data by --data FILE (Run.open(..., data=FILE))."
             )
         try:
-            images = data_sets.load(self.data.data, seed=self.training.seed)
+            images = load_again(self.data.data, self.data.split_seed, self.config.scale)
         except InputError as error:
             raise InputError(
                 f"{error} If the data of {self.folder} lie elsewhere now, or to score others, name them "
@@ -331,20 +340,35 @@ class Run:
                 "restore them, or name where they lie now by --data FILE. Other data are scored if --data "
                 "names them."
             )
+        self._check_names(images, self.data.data)
         return images
+
+    def _check_names(self, images: Images, where: str) -> None:
+        """Check that the classes have the names that they had in the training, if they have any.
+
+        Raises:
+            CheckpointError: a name differs.
+        """
+        for label, (name, known) in enumerate(zip(images.names, self.class_names, strict=False)):
+            if name != known:
+                raise CheckpointError(
+                    f"class {label} of {where} is called {name!r}, and was called {known!r} when "
+                    f"{self.folder} was trained: give the classes their former names, or train again."
+                )
 
     @cached_property
     def scored(self) -> Scored:
         """The data that the run is measured on: its test data, or all rows of other data."""
         _ = self.checkpoints  # what belongs together is checked before data are read
         if self._given is None or self._own_elsewhere is not None:
-            return Scored.of(self.images)
+            own = self.images
+            return Scored(own.x_test, own.y_test, self.class_names, own.name)
         return other_data(str(self.asked), self._given, self.about, self.class_names)
 
     @cached_property
     def _given(self) -> Rows | None:
         """The data that the run is asked about, or None for its own."""
-        return None if self.asked is None else load_rows(self.asked, grey=not self.config.binary)
+        return None if self.asked is None else load_rows(self.asked, self.config.scale)
 
     @cached_property
     def _own_elsewhere(self) -> Images | None:
@@ -352,10 +376,13 @@ class Run:
         if self._given is None or self.config.values is None:
             return None
         try:
-            images = self._given.split(self.training.seed)
+            images = self._given.split(self.data.split_seed)
         except InputError:  # too few data: other ones, then
             return None
-        return images if values_of(images) == self.config.values else None
+        if values_of(images) != self.config.values:
+            return None
+        self._check_names(images, str(self.asked))
+        return images
 
     def _check_data(self) -> None:
         """Check the values of the run's own data, if they are there."""
@@ -368,10 +395,19 @@ class Run:
         """The names of the classes, or their numbers if they have no names."""
         return [*self.config.class_names] or [str(label) for label in range(self.about.num_classes)]
 
+    def number_of_class(self, name: str) -> int:
+        """Return the number of a class.
+
+        Raises:
+            InputError: no class has this name.
+        """
+        check_choice("class", name, self.class_names)
+        return self.class_names.index(name)
+
     @property
     def presentation(self) -> Presentation:
         """The preparation of the data for the model."""
-        return Presentation.of(self.plan.pixels, self.data, self.training.seed)
+        return Presentation.of(self.plan.pixels, self.data)
 
     def given(self, x: Tensor, y: Tensor | None) -> Mapping[str, Any] | None:
         """Return what is given to the model beside data, such as the condition of a conditional VAE.
@@ -402,7 +438,8 @@ class Run:
 
     def _split(self) -> Split:
         x = self.presentation.for_training(self.images.x_train)
-        return split_off(x, self.images.y_train, settings_of(self.plan.stages[-1], self.training))
+        own = settings_of(self.plan.stages[-1], self.training)
+        return split_off(x, self.images.y_train, own, self.data)
 
     def resume(self, *, device: str = "auto", progress: bool = True, **changes: Any) -> Run:
         """Continue the training.
@@ -432,7 +469,8 @@ class Run:
         images = self.images
         data = self.data if self.asked is None else self.data.changed(data=_from_anywhere(self.asked))
         fresh = Run(self.folder, self.config, self.own)  # with initial parameters
-        writing = Writing(self.folder, device, True, False, progress, Known.of(images))
+        known = Known(self.config.values, tuple(self.config.class_names), self.config.scale)
+        writing = Writing(self.folder, device, True, False, progress, known)
         fit_plan(fresh.plan, images.x_train, images.y_train, training, data, writing)
         return Run.open(self.folder, self.own)
 

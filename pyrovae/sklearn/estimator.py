@@ -159,7 +159,7 @@ class SemiSupervisedVAEClassifier(
             x,
             y,
             training=Training(**settings.training, seed=seed),
-            data=Data(**settings.data),
+            data=Data(**settings.data, split_seed=seed),
             device=self.device,
             progress=bool(self.verbose),
         )

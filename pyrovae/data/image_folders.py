@@ -94,7 +94,8 @@ def _is_image(name: str) -> bool:
 
 def _warn_of_hidden_images(folder: Path) -> None:
     """Say how many images lie in hidden folders."""
-    count, places = 0, []
+    count = 0
+    places: list[str] = []
     for place, folders, _ in os.walk(folder):
         for name in filter(_is_hidden, folders):
             below = [file for _, _, files in os.walk(Path(place, name)) for file in files]

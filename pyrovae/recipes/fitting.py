@@ -20,6 +20,7 @@ from pyrovae.recipes.plan import Plan, Stage
 from pyrovae.recipes.presentation import Presentation
 from pyrovae.recipes.run_data import Known
 from pyrovae.recipes.settings import MAY_CHANGE, Data, Training, plain_values
+from pyrovae.recipes.small_noise import warn_of_small_noise
 from pyrovae.runs import Configuration, RunFolder
 from pyrovae.storage import expanded
 from pyrovae.training import Data as Source
@@ -131,6 +132,7 @@ def _fit_stages(
         how = (training, data, writing, identity)
         fitted.histories[stage.name] = _fit_stage(stage, x, y, fitted, *how)
         identity = identity | {beneath(stage): digest_of_pair(stage.pair)}
+    warn_of_small_noise(fitted.pair, x if isinstance(x, Tensor) else few(x))
 
 
 def identity_of(plan: Plan, configuration: Configuration) -> dict[str, Any]:

@@ -134,7 +134,7 @@ def test_the_confusion_matrix_is_the_models_own_on_the_test_data(copy_of, monkey
         (["class-samples", "--count", 0], "count is 0"),
         (["class-samples", "--candidates", 0], "candidates is 0"),
         (["analogies", "--count", 0], "0 test images were asked for"),
-        (["manifold", "--label", 10], "classes go from 10 to 10; there are 10"),
+        (["manifold", "--label", 10], "unknown class '10'; choose from 0, 1, 2, .*, 9"),
         (["confusion", "--limit", -1], "limit is -1"),
     ],
     ids=str,

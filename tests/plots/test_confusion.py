@@ -7,6 +7,7 @@ import torch
 from pyrovae.errors import InputError
 from pyrovae.plots import (
     confusion_matrix,
+    latent_space,
 )
 
 NAMES = ["cat", "dog", "eel"]
@@ -36,3 +37,15 @@ def test_predictions_that_do_not_fit_are_refused():
         confusion_matrix(torch.tensor([0, 1]), torch.tensor([0, 1, 1]))
     with pytest.raises(InputError, match="classes go from 0 to 5"):
         confusion_matrix(torch.tensor([0, 5]), torch.tensor([0, 1]), NAMES)
+
+
+def test_names_are_shown_as_they_are_and_long_ones_in_part():
+    """A dollar sign begins a formula, and a legend leaves out what begins with an underscore."""
+    names = ["a$b$c", "_rest", "bell\x07", 20 * "long" + "est"]
+    figure = confusion_matrix(torch.arange(4), torch.arange(4), names)
+    shown = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert shown == [r"a\$b\$c", " _rest", r"bell\x07", "longlonglonglonglon…onglongest"]
+    figure.draw_without_rendering()
+    scatter = latent_space(torch.randn(8, 2), torch.arange(8) % 4, names)
+    legend = [text.get_text() for text in scatter.axes[0].get_legend().get_texts()]
+    assert legend == shown

@@ -506,7 +506,7 @@ def _chosen(run: Run, limit: int, seed: int) -> Tensor:
 
     choice = Choice.among(len(run.scored.x), limit, seed)
     if not choice.is_all:
-        print(f"drawn: {choice}")
+        print(f"shown: {choice}")
     return choice.rows
 
 

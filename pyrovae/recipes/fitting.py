@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
@@ -102,7 +103,7 @@ def fit_plan(
     """Train the stages of a plan one after another; see `Plan.fit`."""
     resolve_device(writing.device)
     training, data = training.over(plan.defaults), data.over(plan.defaults)
-    _check(plan, x, y, training, data, writing)
+    _check(plan, y, training, data, writing)
     presentation = Presentation.of(plan.pixels, data)
     x = _prepared(x, presentation)
     fitted = Fitted(plan, presentation)
@@ -172,6 +173,9 @@ def _configuration_of(
 
 def _prepared(x: Source, presentation: Presentation) -> Source:
     """Prepare the training data once, if they are in memory."""
+    if presentation.shift:  # data that cannot be shifted so far are refused before training
+        first = (x[:1] if isinstance(x, Tensor) else few(x, 1)).cpu()
+        data_sets.random_shift(first, presentation.shift, torch.Generator())
     if isinstance(x, Tensor):
         return presentation.for_training(x)
     if presentation.pixels in ("static", "levels"):
@@ -308,9 +312,7 @@ def _validation_of(stage: Stage, split: Split) -> Any:
     return (split.validation, *classes, *given) if classes or given else split.validation
 
 
-def _check(
-    plan: Plan, x: Source, y: Tensor | None, training: Training, data: Data, writing: Writing
-) -> None:
+def _check(plan: Plan, y: Tensor | None, training: Training, data: Data, writing: Writing) -> None:
     """Refuse settings and data that do not fit, before the first stage is trained."""
     if y is None and any(stage.classes for stage in plan.stages):
         raise InputError(
@@ -329,9 +331,6 @@ def _check(
             f"shift is {data.shift}, but the condition of {plan.recipe or 'the plan'} would not be shifted "
             "with the images: leave shift out."
         )
-    if data.shift:
-        first = x[:1] if isinstance(x, Tensor) else few(x, 1)
-        data_sets.random_shift(first, data.shift)  # which refuses data that cannot be shifted so far
     for stage in plan.stages:
         own = settings_of(stage, training)
         own.check()

@@ -558,7 +558,13 @@ def _check_values(
 def _from_anywhere(name: str) -> str:
     """Return the full path of a file or folder, so that a run finds it from any working directory."""
     path = expanded(name)
-    return str(path.resolve()) if name not in DATASETS and name and path.exists() else name
+    whole = str(path.resolve()) if name not in DATASETS and name and path.exists() else name
+    if any("\ud800" <= letter <= "\udfff" for letter in whole):
+        raise InputError(
+            f"{whole} has a name with bytes that are no UTF-8 text, which config.json cannot hold: rename "
+            "the file or folder."
+        )
+    return whole
 
 
 def _tensor(x: Any) -> Tensor:

@@ -66,6 +66,19 @@ def test_a_run_of_an_older_format_is_not_read_wrongly(run):
         Run.open(run.folder)
 
 
+def test_names_that_are_no_text_are_refused_where_they_are_needed_and_else_written_as_can_be(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("sys.argv", ["pyrovae", "train", "\udcff"])
+    run = train_small(tmp_path / "r\udcffn", training={"epochs": 1, "batch_size": 1000})
+    content = json.loads((run.folder / "config.json").read_text())
+    assert content["command"] == r"pyrovae train \udcff"
+    np.save(tmp_path / "x\udcff.npy", np.random.default_rng(0).random((20, 3)))
+    with pytest.raises(InputError, match="bytes that are no UTF-8 text, .*: rename the file or folder"):
+        train_small(tmp_path / "other", data={"data": str(tmp_path / "x\udcff.npy")})
+    assert not (tmp_path / "other").exists()
+
+
 # Names of classes
 
 

@@ -74,7 +74,7 @@ def test_names_that_are_no_text_are_refused_where_they_are_needed_and_else_writt
     content = json.loads((run.folder / "config.json").read_text())
     assert content["command"] == r"pyrovae train \udcff"
     np.save(tmp_path / "x\udcff.npy", np.random.default_rng(0).random((20, 3)))
-    with pytest.raises(InputError, match="bytes that are no UTF-8 text, .*: rename the file or folder"):
+    with pytest.raises(InputError, match=r"bytes that are no UTF-8 text, .*: rename the file or folder"):
         train_small(tmp_path / "other", data={"data": str(tmp_path / "x\udcff.npy")})
     assert not (tmp_path / "other").exists()
 

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from pyrovae.recipes.run import Run
     from pyrovae.recipes.run_data import Choice
 
+LimitOrAll = Annotated[
+    int | None, Parameter(help="The number of test data, which are drawn at random. By default all.")
+]
 NumSamples = Annotated[int, Parameter(help="K, the number of importance samples for each datum.")]
 
 
@@ -38,9 +41,7 @@ def evaluate(
     /,
     *,
     num_samples: NumSamples = 5000,
-    limit: Annotated[
-        int | None, Parameter(help="The number of test data, which are drawn at random. By default all.")
-    ] = None,
+    limit: LimitOrAll = None,
     limit_seed: LimitSeed = 0,
     device: Device = "auto",
     precision: Annotated[
@@ -73,6 +74,50 @@ def evaluate(
         print(f"test error = {found.metrics['test_error']:.2f} %")
     if writable:
         print(f"written: {one_line(', '.join(map(str, found.write(out))))}")
+
+
+def compare(
+    *runs: Annotated[Path, Parameter(help="The run folders to compare, at least two.")],
+    num_samples: NumSamples = 500,
+    limit: LimitOrAll = None,
+    limit_seed: LimitSeed = 0,
+    device: Device = "auto",
+    data: DataFile = None,
+    out: Annotated[Path | None, Parameter(help="A .json file to write the table to.")] = None,
+    figure: Annotated[
+        Path | None, Parameter(help="A file to draw the differences to: .png, .svg or .pdf.")
+    ] = None,
+    quiet: Quiet = False,
+    own: Own = NONE_OWN,
+) -> None:
+    """Compare the evidence of runs on the same test data, datum by datum.
+
+    Example: pyrovae compare runs/first runs/iaf --num-samples 500
+    """
+    from pyrovae import plots
+    from pyrovae.evaluation import compare as compare_results
+    from pyrovae.recipes import measuring
+
+    if len({path.resolve() for path in runs}) < max(2, len(runs)):
+        raise InputError(
+            f"runs are {', '.join(map(str, runs)) or 'not given'}; name at least two, each once."
+        )
+    results = {}
+    for path in runs:
+        opened = own.open(path, data, needed=True)
+        found = measuring.evaluate(
+            opened, num_samples, limit, device, progress=not quiet, limit_seed=limit_seed
+        )
+        results[str(path)] = found.result
+    table = compare_results(results)
+    print(table)
+    _tell(found.choice)
+    if out is not None:
+        table.to_json(out)
+    if figure is not None:
+        plots.save(plots.comparison(table), figure)
+    if written := [str(path) for path in (out, figure) if path is not None]:
+        print(f"written: {one_line(', '.join(written))}")
 
 
 def diagnose(
@@ -230,7 +275,7 @@ def _check_nothing_lost(opened: Run, out: Path) -> None:
     Raises:
         InputError: the existing file is one of these.
     """
-    data = [Path(name) for name in (opened.asked, opened.data.data) if name]
+    data = [Path(name) for name in (opened.asked, opened.data.data) if isinstance(name, str)]
     if any(path.exists() and path.samefile(out) for path in data):
         raise InputError(f"{out} holds the data that are read, and would be lost: name another file.")
     of_run = opened.folder.resolve() in out.resolve().parents

@@ -136,7 +136,7 @@ class Rows:
         y: their classes `(N,)`, or None.
         class_names: the names of the classes; empty where classes are called by their numbers.
         num_train: the number of data for training, where a data set has a split of its own; else None.
-        scale: the number that the training data of the run were divided by.
+        scale: the number that the data, and the training data of the run, were divided by.
     """
 
     name: str
@@ -161,7 +161,7 @@ class Rows:
         return Images(self.name, self.x[train], of_train, self.x[test], of_test, names, scale)
 
 
-def load_rows(name: str | Path, scale: int) -> Rows:
+def load_rows(name: str | Path, scale: int | None) -> Rows:
     """Load all data of a data set, in order; `load` says what `name` may be.
 
     Classes may have gaps, since these data need not be trained on.
@@ -169,14 +169,14 @@ def load_rows(name: str | Path, scale: int) -> Rows:
     Args:
         name: the data set.
         scale: the number that the training data of a run were divided by, 255 or 1. These data are brought
-            to the same scale.
+            to the same scale. None means that it is not known: they are read as `load` does.
 
     Raises:
         InputError: there is no such data set or path, its data cannot be read or used, it is not known
             whether they have this scale, or only one of the two parts has classes.
     """
     found = _read(name, False, None, to_train=False)
-    xs, _ = found.data(scale)
+    xs, scale = found.data(scale)
     ys = [*found.classes().values()]
     if ys and len(ys) < len(xs):
         raise InputError(f"{found.name} has classes for one of its two parts: give both, or none.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -66,6 +66,7 @@ class Writing:
         tensorboard: whether to write scalars for TensorBoard.
         progress: whether to show progress bars.
         data_set: what the run remembers of its data set. None for data that are given in Python.
+        begun_from: the checkpoint of another run at whose parameters this one begins. Empty if none.
     """
 
     folder: str | Path | None = None
@@ -74,6 +75,7 @@ class Writing:
     tensorboard: bool = False
     progress: bool = False
     data_set: Known | None = None
+    begun_from: str = ""
 
     def __post_init__(self) -> None:
         if self.folder is not None:
@@ -105,6 +107,8 @@ def fit_plan(
     training, data = training.over(plan.defaults), data.over(plan.defaults)
     _check(plan, y, training, data, writing)
     presentation = Presentation.of(plan.pixels, data)
+    if writing.folder is not None and writing.data_set is None:
+        writing = replace(writing, data_set=Known.of_given(x, y))  # as they are given, not prepared
     x = _prepared(x, presentation)
     fitted = Fitted(plan, presentation)
     if writing.folder is None:
@@ -154,8 +158,8 @@ def _configuration_of(
     """Make the configuration of a run folder, as plain values. A resumed run keeps its name."""
     about = plan.about or About.of(x, y)
     folder = RunFolder(Path(cast(str, writing.folder)))
-    known = writing.data_set or Known()
-    resumed = writing.resume and folder.config_path.is_file()
+    known = cast(Known, writing.data_set)
+    former = folder.configuration if writing.resume and folder.config_path.is_file() else None
     names = [plan.recipe, *(value for value in plan.options.values() if is_own(value))]
     return Configuration(
         plan.recipe,
@@ -167,7 +171,9 @@ def _configuration_of(
         known.values,
         [*known.class_names],
         known.scale,
-        folder.configuration.run if resumed else new_run(),
+        new_run() if former is None else former.run,
+        known.from_python,
+        writing.begun_from if former is None else former.begun_from,
     )
 
 

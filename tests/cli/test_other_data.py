@@ -277,11 +277,12 @@ def test_a_run_on_data_from_python_is_asked_about_files(folder, tmp_path):
     plan.fit(x, training=Training(epochs=1), folder=tmp_path / "python", device="cpu")
     with pytest.raises(InputError, match="data that were given in Python"):
         evaluate(Run.open(tmp_path / "python"), num_samples=5, progress=False)
-    with pytest.raises(
-        InputError, match=r"new: x \(uint8\) lies in .* were not divided by 255: save floats"
-    ):
-        _ = Run.open(tmp_path / "python", data=folder.parent / "new.npz").scored
-    np.savez(tmp_path / "floats.npz", x=x.numpy())
-    run = Run.open(tmp_path / "python", data=tmp_path / "floats.npz")
+    run = Run.open(tmp_path / "python", data=folder.parent / "new.npz")
+    assert run.scored.file is None, "known again as the data that were divided by 255"
     assert evaluate(run, num_samples=5, progress=False).metrics["num_data"] == 17
     pyrovae("sample", tmp_path / "python", "--count", 1)
+    write(tmp_path / "bytes.npz", 9, seed=5)
+    with pytest.raises(InputError, match="not known whether they were divided by 255: save floats"):
+        _ = Run.open(tmp_path / "python", data=tmp_path / "bytes.npz").scored
+    np.savez(tmp_path / "floats.npz", x=np.load(tmp_path / "bytes.npz")["x"] / 255)
+    assert len(Run.open(tmp_path / "python", data=tmp_path / "floats.npz").scored.x) == 9

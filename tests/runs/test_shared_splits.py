@@ -12,7 +12,7 @@ from pyrovae.data import load
 from pyrovae.data.transforms import binarise_static
 from pyrovae.errors import CheckpointError, InputError
 from pyrovae.recipes import Run
-from pyrovae.recipes.run_data import values_of
+from pyrovae.recipes.run_data import values_of_split
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +35,8 @@ def test_runs_with_other_seeds_share_their_test_and_validation_data(trained, oth
     assert torch.equal(fixed, binarise_static(load("digits", seed=0).x_test, 0))
     parameters = [next(run.pair.parameters()) for run in (seed, trained)]
     assert not torch.equal(*parameters), "they differ in all else"
-    assert values_of(split.images) == values_of(load("digits", seed=5))
-    assert values_of(split.images) != values_of(seed.images)
+    assert values_of_split(split.images) == values_of_split(load("digits", seed=5))
+    assert values_of_split(split.images) != values_of_split(seed.images)
 
 
 def test_the_seed_of_the_split_is_recorded_and_compared(others, run):

@@ -9,6 +9,8 @@ import matplotlib
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
+from pyrovae.errors import InputError, cause
+
 
 class Canvas(Figure):
     """A figure that is made without pyplot, and that a notebook shows once, as the value of a cell.
@@ -28,10 +30,22 @@ def content_of(figure: Figure, suffix: str, **settings: Any) -> bytes:
         figure: the figure.
         suffix: the format: png, svg, pdf and others.
         settings: settings of `savefig`, such as `dpi`.
+
+    Raises:
+        InputError: matplotlib's setting `text.usetex` is on, and LaTeX is missing or fails.
     """
     buffer = io.BytesIO()
     defaults: dict[str, Any] = {"dpi": 100, "bbox_inches": "tight"}
-    figure.savefig(buffer, format=suffix, **(defaults | settings))
+    try:
+        figure.savefig(buffer, format=suffix, **(defaults | settings))
+    except (RuntimeError, OSError) as error:
+        if not matplotlib.rcParams["text.usetex"]:
+            raise
+        raise InputError(
+            "a figure cannot be drawn with LaTeX, which matplotlib's setting text.usetex asks for: "
+            f"{cause(error)}. Install LaTeX, or set matplotlib.rcParams['text.usetex'] = False (in a "
+            "matplotlibrc: text.usetex: False) before the figure is made."
+        ) from None
     return buffer.getvalue()
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from pyrovae.cli.parameters import NONE_OWN, DataFile, Limit, Own, RunFolder, Seed, Site
-from pyrovae.errors import InputError, check_counts
+from pyrovae.cli.parameters import NONE_OWN, DataFile, Limit, LimitSeed, Own, RunFolder, Seed, Site
+from pyrovae.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,7 +51,8 @@ def sample(
     from pyrovae import plots
 
     opened = own.open(run, data)
-    how: Any = {"given": _given(opened, range(count or 100)), "complete": _completer(opened)}
+    rows = _numbers(count or 100)
+    how: Any = {"given": _given(opened, rows), "complete": _completer(opened, rows)}
     figure = plots.samples(opened.pair, count, x=_known(opened), mean=not draws, seed=seed, **how)
     draw(opened, figure, "samples")
 
@@ -68,6 +69,7 @@ def pairs(
         ),
     ] = None,
     limit: Limit = 1000,
+    limit_seed: LimitSeed = 0,
     seed: Seed = 0,
     data: DataFile = None,
     own: Own = NONE_OWN,
@@ -79,8 +81,8 @@ def pairs(
     from pyrovae import plots
 
     opened = own.open(run, data)
-    x = _test_data(opened, _at_most(opened, limit))
-    given = _given(opened, range(len(x)))
+    rows = _chosen(opened, limit, limit_seed)
+    x, given = _fixed(opened, rows), _given(opened, rows)
     draw(opened, plots.pairs(opened.pair, x, columns, seed=seed, given=given), "pairs")
 
 
@@ -103,10 +105,10 @@ def reconstruct(
     from pyrovae import plots
 
     opened = own.open(run, data)
-    number = _at_most(opened, _default_count(opened, 10)) if count is None else count
-    x, original = _test_data(opened, number), _original(opened, number)
-    how: Any = {"given": _given(opened, range(number)), "complete": _completer(opened)}
-    figure = plots.reconstructions(opened.pair, x, number, original=original, **how)
+    rows = _first(opened, _default_count(opened) if count is None else count)
+    x, original = _fixed(opened, rows), _original(opened, rows)
+    how: Any = {"given": _given(opened, rows), "complete": _completer(opened, rows)}
+    figure = plots.reconstructions(opened.pair, x, len(x), original=original, **how)
     draw(opened, figure, "reconstructions")
 
 
@@ -127,9 +129,10 @@ def interpolate(
     from pyrovae import plots
 
     opened = own.open(run, data)
-    x, rows = _test_data(opened, 2 * count), range(2 * count)
+    rows = _first(opened, 2 * count)
+    x = _fixed(opened, rows)
     how: Any = {"given": _given(opened, rows[::2]), "given_end": _given(opened, rows[1::2])}
-    how |= {"site": site, "complete": _completer(opened)}
+    how |= {"site": site, "complete": _completer(opened, rows)}
     figure = plots.interpolation(opened.pair, x[::2], x[1::2], steps, **how)
     draw(opened, figure, "interpolation", site)
 
@@ -156,9 +159,9 @@ def interpolation_grid(
     from pyrovae import plots
 
     opened = own.open(run, data)
-    corners, given = _test_data(opened, 4, first), _given(opened, range(first, first + 4))
-    how: Any = {"site": site, "given": given, "complete": _completer(opened, first)}
-    figure = plots.interpolation_grid(opened.pair, corners, steps, **how)
+    rows = _first(opened, 4, first)
+    how: Any = {"site": site, "given": _given(opened, rows), "complete": _completer(opened, rows)}
+    figure = plots.interpolation_grid(opened.pair, _fixed(opened, rows), steps, **how)
     draw(opened, figure, "interpolation_grid", site)
 
 
@@ -168,7 +171,7 @@ def manifold(
     *,
     steps: Annotated[int, Parameter(help="The number of images on each side.")] = 15,
     label: Annotated[
-        int | None, Parameter(help="The class, for a model whose images depend on it (m2).")
+        str | None, Parameter(help="The class by its name, for a model whose images depend on it (m2).")
     ] = None,
     site: Site = None,
     own: Own = NONE_OWN,
@@ -180,10 +183,13 @@ def manifold(
     from pyrovae import plots
 
     opened = own.open(run)
-    given = _given(opened, range(1))
+    given, number = _given(opened, _numbers(1)), None if label is None else opened.number_of_class(label)
     how: Any = {"site": site, "given": given, "class_names": opened.class_names}
-    how |= {"condition": given and "the condition of test datum 0", "complete": _completer(opened)}
-    draw(opened, plots.manifold(opened.pair, steps, label, **how), "manifold", site)
+    how |= {
+        "condition": given and "the condition of test datum 0",
+        "complete": _completer(opened, _numbers(1)),
+    }
+    draw(opened, plots.manifold(opened.pair, steps, number, **how), "manifold", site)
 
 
 def traverse(
@@ -205,13 +211,17 @@ def traverse(
 
     Example: pyrovae traverse runs/first --image 3 --dimensions 6
     """
+    import torch
+
     from pyrovae import plots
+    from pyrovae.recipes.run_data import Choice
 
     opened = own.open(run, data)
-    _check_numbers(opened, 1, image)
-    x = _encoded(opened, max(1000, image + 1))
-    how: Any = {"site": site, "given": _given(opened, range(len(x))), "complete": _completer(opened)}
-    draw(opened, plots.traversal(opened.pair, x, image, dimensions, **how), "traversals", site)
+    start, others = _first(opened, 1, image), Choice.among(len(opened.scored.x), 1000).rows
+    rows = torch.cat([start, others[others != image]])
+    how: Any = {"site": site, "given": _given(opened, rows), "complete": _completer(opened, rows)}
+    figure = plots.traversal(opened.pair, _encoded(opened, rows), 0, dimensions, **how)
+    draw(opened, figure, "traversals", site)
 
 
 def class_samples(
@@ -236,7 +246,7 @@ def class_samples(
 
     opened = own.open(run)
     how: Any = {"candidates": candidates, "seed": seed, "class_names": opened.class_names}
-    how["given"] = _given(opened, range(count))
+    how["given"] = _given(opened, _numbers(count))
     draw(opened, plots.class_samples(opened.pair, count, **how), "class_samples")
 
 
@@ -255,10 +265,9 @@ def analogies(
     from pyrovae import plots
 
     opened = own.open(run, data)
-    _check_numbers(opened, count)
-    x = _encoded(opened, count)
-    how: Any = {"given": _given(opened, range(count)), "class_names": opened.class_names}
-    draw(opened, plots.analogies(opened.pair, x, **how), "analogies")
+    rows = _first(opened, count)
+    how: Any = {"given": _given(opened, rows), "class_names": opened.class_names}
+    draw(opened, plots.analogies(opened.pair, _encoded(opened, rows), **how), "analogies")
 
 
 # Latent space
@@ -276,6 +285,7 @@ def latent(
         ),
     ] = "pca",
     limit: Limit = 2000,
+    limit_seed: LimitSeed = 0,
     site: Site = None,
     seed: Seed = 0,
     data: DataFile = None,
@@ -288,10 +298,11 @@ def latent(
     from pyrovae import plots
 
     opened = own.open(run, data)
-    x, y = _encoded(opened, limit), opened.scored.y
-    classes = None if y is None else y[: len(x)]
-    how: Any = {"by": by, "site": site, "seed": seed, "given": _given(opened, range(len(x)))}
-    figure = plots.latents(opened.pair, x, classes, class_names=opened.class_names, **how)
+    rows, y = _chosen(opened, limit, limit_seed), opened.scored.y
+    classes = None if y is None else y[rows]
+    how: Any = {"by": by, "site": site, "seed": seed, "given": _given(opened, rows)}
+    how["class_names"] = opened.class_names
+    figure = plots.latents(opened.pair, _encoded(opened, rows), classes, **how)
     draw(opened, figure, f"latent_{by}", site)
 
 
@@ -303,6 +314,7 @@ def histograms(
         int, Parameter(help="The number of dimensions. Those that separate the classes best come first.")
     ] = 4,
     limit: Limit = 10_000,
+    limit_seed: LimitSeed = 0,
     site: Site = None,
     seed: Seed = 0,
     data: DataFile = None,
@@ -316,9 +328,10 @@ def histograms(
 
     opened = own.open(run, data)
     _check_one_prior(opened)
-    x, y = _test_data(opened, _at_most(opened, limit)), _test_classes(opened, limit)
-    how: Any = {"site": site, "seed": seed}
-    figure = plots.histograms(opened.pair, x, y, dimensions, class_names=opened.class_names, **how)
+    classes = _test_classes(opened)
+    rows = _chosen(opened, limit, limit_seed)
+    how: Any = {"site": site, "seed": seed, "class_names": opened.class_names}
+    figure = plots.histograms(opened.pair, _fixed(opened, rows), classes[rows], dimensions, **how)
     draw(opened, figure, "class_histograms", site)
 
 
@@ -330,6 +343,7 @@ def aggregate(
         int, Parameter(help="The number of dimensions: the most active ones, and the least active one.")
     ] = 5,
     limit: Limit = 10_000,
+    limit_seed: LimitSeed = 0,
     site: Site = None,
     seed: Seed = 0,
     data: DataFile = None,
@@ -343,7 +357,7 @@ def aggregate(
 
     opened = own.open(run, data)
     _check_one_prior(opened)
-    x = _test_data(opened, _at_most(opened, limit))
+    x = _fixed(opened, _chosen(opened, limit, limit_seed))
     how: Any = {"site": site, "seed": seed}
     figure = plots.aggregated_posterior(opened.pair, x, dimensions, **how)
     draw(opened, figure, "aggregated_posterior", site)
@@ -364,18 +378,27 @@ def curves(run: RunFolder, /, *, own: Own = NONE_OWN) -> None:
 
 
 def confusion(
-    run: RunFolder, /, *, limit: Limit = 10_000, data: DataFile = None, own: Own = NONE_OWN
+    run: RunFolder,
+    /,
+    *,
+    limit: Limit = 10_000,
+    limit_seed: LimitSeed = 0,
+    data: DataFile = None,
+    own: Own = NONE_OWN,
 ) -> None:
     """Classify test data, and write figures/confusion_matrix.png.
 
     Example: pyrovae confusion runs/m2
     """
     from pyrovae import plots
+    from pyrovae.generation import num_classes
 
     opened = own.open(run, data)
-    x, y = _encoded(opened, limit), _test_classes(opened, limit)
-    how: Any = {"given": _given(opened, range(len(x))), "class_names": opened.class_names}
-    figure = plots.confusion(opened.pair, x, y, **how)
+    classes = _test_classes(opened)
+    num_classes(opened.pair, given=_given(opened, _numbers(1)))  # which refuses a model without classes
+    rows = _chosen(opened, limit, limit_seed)
+    how: Any = {"given": _given(opened, rows), "class_names": opened.class_names}
+    figure = plots.confusion(opened.pair, _encoded(opened, rows), classes[rows], **how)
     draw(opened, figure, "confusion_matrix")
 
 
@@ -392,15 +415,17 @@ def overview(run: RunFolder, /, *, data: DataFile = None, own: Own = NONE_OWN) -
         title += f", asked about {opened.scored.name}"
     if (metrics := opened.metrics) and opened.scored.file is None:
         error = metrics["mean_std_error"]  # None if it is not known, as with one draw
+        limit = metrics.get("limit")
+        some = "" if limit is None else f", {limit['num_data']} of {limit['of']} data"
         title += (
             f": test log p(x) = {metrics['log_likelihood']:.3f} "
-            f"± {'unknown' if error is None else f'{error:.3f}'} nats (K = {metrics['num_samples']})"
+            f"± {'unknown' if error is None else f'{error:.3f}'} nats (K = {metrics['num_samples']}{some})"
         )
-    number = _at_most(opened, _default_count(opened, 10))
-    how: Any = {"original": _original(opened, number), "given": _given(opened, range(number))}
-    how["complete"] = _completer(opened)
+    rows = _first(opened, _default_count(opened))
+    how: Any = {"original": _original(opened, rows), "given": _given(opened, rows)}
+    how["complete"] = _completer(opened, rows)
     how |= {"diagram": diagram_of(opened), "labels": plots.term_labels(opened.pair), "title": title}
-    page = plots.overview(opened.pair, _test_data(opened, number), opened.history, **how)
+    page = plots.overview(opened.pair, _fixed(opened, rows), opened.history, **how)
     draw(opened, page, "overview")
 
 
@@ -436,7 +461,8 @@ def draw(run: Run, figure: Figure, name: str, site: str | None = None) -> None:
     other = run.scored if run.asked is not None else None
     mark, source = (other.mark, other.file) if other is not None else ("", None)
     path = run.folder / "figures" / f"{name}{mark}.png"
-    print(f"written: {plots.save(figure, path, ' on '.join(filter(None, (run.checkpoint, source))))}")
+    plots.save(figure, path, " on ".join(filter(None, (run.checkpoint, source))))
+    print(f"written: {one_line(str(path))}")
 
 
 def diagram_of(run: Run) -> PlateDiagram:
@@ -456,63 +482,83 @@ def diagram_of(run: Run) -> PlateDiagram:
     return plate_diagram(run.plan.pair, x, *(() if y is None else (y,)), given=given)
 
 
-def _check_numbers(run: Run, count: int, first: int = 0) -> None:
-    """Refuse a number of test data, or a first one, that there is not."""
-    x = run.scored.x
-    if not 1 <= count <= len(x):
-        raise InputError(f"{count} test data were asked for; ask for 1 to {len(x)}.")
-    if not 0 <= first <= len(x) - count:
-        raise InputError(f"test datum {first} was asked for; choose from 0 to {len(x) - count}.")
+def _numbers(count: int) -> Tensor:
+    """Return the numbers 0, 1, ..., `count` - 1."""
+    import torch
+
+    return torch.arange(count)
 
 
-def _test_data(run: Run, count: int, first: int = 0) -> Tensor:
+def _first(run: Run, count: int, first: int = 0) -> Tensor:
+    """Return the rows of `count` test data, from `first` on, or refuse to if there are not so many."""
+    number = len(run.scored.x)
+    if not 1 <= count <= number:
+        raise InputError(f"{count} test data were asked for; ask for 1 to {number}.")
+    if not 0 <= first <= number - count:
+        raise InputError(f"test datum {first} was asked for; choose from 0 to {number - count}.")
+    return first + _numbers(count)
+
+
+def _chosen(run: Run, limit: int, seed: int) -> Tensor:
+    """Return the rows of at most `limit` test data, and say so if these are not all."""
+    from pyrovae.recipes.run_data import Choice
+
+    choice = Choice.among(len(run.scored.x), limit, seed)
+    if not choice.is_all:
+        print(f"shown: {choice}")
+    return choice.rows
+
+
+def _default_count(run: Run) -> int:
+    """Return the number of data that a figure shows by default: a few images, or many vectors."""
+    return min(10 if len(run.about.x_shape) == 3 else 1000, len(run.scored.x))
+
+
+def _fixed(run: Run, rows: Tensor) -> Tensor:
     """Return test data as in evaluation, binarised if the model takes binary pixels."""
-    _check_numbers(run, count, first)
-    return run.presentation.fixed(run.scored.x)[first : first + count]
+    return run.presentation.fixed(run.scored.x)[rows]
 
 
-def _original(run: Run, count: int) -> Tensor | None:
+def _encoded(run: Run, rows: Tensor) -> Tensor:
+    """Return test data, prepared for the encoder."""
+    return run.presentation.encoded(run.scored.x)[rows]
+
+
+def _original(run: Run, rows: Tensor) -> Tensor | None:
     """Return test data before they were binarised, or None if they were not."""
-    return run.scored.x[:count] if run.presentation.changes_pixels else None
+    return run.scored.x[rows] if run.presentation.changes_pixels else None
 
 
 def _known(run: Run) -> Tensor | None:
-    """Return the test data as in evaluation, or None if they have gone."""
+    """Return all test data as in evaluation, or None if they have gone."""
     with suppress(InputError):
         return run.presentation.fixed(run.scored.x)
     return None
 
 
-def _default_count(run: Run, images: int) -> int:
-    """Return the number of data that a figure shows by default: a few images, or many vectors."""
-    return images if len(run.about.x_shape) == 3 else 1000
-
-
-def _given(run: Run, rows: range) -> Any:
-    """Return what is given to a conditional model beside test data, whose indices begin anew."""
-    import torch
-
+def _given(run: Run, rows: Tensor) -> Any:
+    """Return what is given to a conditional model beside test data, whose rows begin anew."""
     if run.plan.stages[-1].given is None:  # nor are data needed, then
         return None
-    places = torch.tensor(rows) % len(run.scored.x)
+    places = rows % len(run.scored.x)
     y = None if run.scored.y is None else run.scored.y[places]
     return run.given(run.presentation.encoded(run.scored.x[places]), y)
 
 
-def _completer(run: Run, first: int = 0) -> Complete | None:
+def _completer(run: Run, rows: Tensor) -> Complete | None:
     """Return a function that puts what is given of test data into images, in its place.
 
     Args:
         run: the run.
-        first: the index of the test datum whose condition row 0 is.
+        rows: the rows of the test data that are given, for the rows 0, 1, ... of the figure.
     """
     stage = run.plan.stages[-1]
     given_of, complete = stage.given, stage.complete
     if complete is None or given_of is None:
         return None
 
-    def completed(images: Tensor, rows: Tensor) -> Tensor:
-        places = (first + rows) % len(run.scored.x)
+    def completed(images: Tensor, shown: Tensor) -> Tensor:
+        places = rows[shown] % len(run.scored.x)
         x = run.presentation.shown(run.presentation.encoded(run.scored.x[places]))
         return complete(images, given_of(x, None if run.scored.y is None else run.scored.y[places]))
 
@@ -533,20 +579,10 @@ def _check_one_prior(run: Run) -> None:
         )
 
 
-def _encoded(run: Run, limit: int) -> Tensor:
-    """Return at most `limit` test data, prepared for the encoder."""
-    return run.presentation.encoded(run.scored.x[: _at_most(run, limit)])
-
-
-def _at_most(run: Run, limit: int) -> int:
-    check_counts(limit=limit)
-    return min(limit, len(run.scored.x))
-
-
-def _test_classes(run: Run, limit: int) -> Tensor:
+def _test_classes(run: Run) -> Tensor:
     if run.scored.y is None:
         raise InputError(
             f"{run.scored.name} has no classes to tell apart: train on a data set with classes "
             "(pyrovae train MODEL --help, option --data)."
         )
-    return run.scored.y[:limit]
+    return run.scored.y

@@ -15,7 +15,7 @@ from pyrovae.compute.devices import seeded
 from pyrovae.data.checks import check_data
 from pyrovae.errors import InputError, check_counts
 from pyrovae.evaluation.chunking import in_chunks
-from pyrovae.evaluation.importance import Further, Sampling, over_log_weights
+from pyrovae.evaluation.importance import Further, Sampling, check_num_samples, over_log_weights
 from pyrovae.evaluation.statistics import log_mean
 from pyrovae.programs.classes import categorical_latents, class_site, takes_classes
 from pyrovae.programs.devices import device_of
@@ -71,6 +71,7 @@ def class_probabilities(
     """
     check_counts(num_samples=num_samples, batch_size=batch_size)
     pair, data = with_given(pair, x, None, given)
+    check_num_samples(num_samples, len(x))
     device = device_of(pair, otherwise=x.device)
     few = data.rows(slice(2)).to(device)
     name = site if site is not None else _class_site(pair, few.rows(slice(1)))

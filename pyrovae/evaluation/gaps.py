@@ -25,10 +25,11 @@ from torch import Tensor
 
 from pyrovae.compute.devices import seeded
 from pyrovae.compute.progress import progress_bar
-from pyrovae.errors import check_counts
+from pyrovae.errors import check_can_end, check_counts
 from pyrovae.evaluation.arviz_adapter import pareto_khat
 from pyrovae.evaluation.chunking import in_turns, slices
 from pyrovae.evaluation.guide_search import check_search, compare, search
+from pyrovae.evaluation.importance import check_num_samples
 from pyrovae.evaluation.json_files import write_json
 from pyrovae.evaluation.statistics import (
     JudgedByKhat,
@@ -246,6 +247,9 @@ def inference_gaps(
     check_search(steps, particles, learning_rate)
     check_counts(num_samples=num_samples, batch_size=batch_size)
     pair, data = with_given(pair, x, y, given)
+    check_num_samples(num_samples, len(x))
+    searched = f"steps = {steps} with particles = {particles} for {len(x)} data"
+    check_can_end(steps * particles * len(x), searched, "choose fewer steps")
     device = device_of(pair, otherwise=x.device)
     parts = []
     with evaluating(pair), seeded(seed, device):

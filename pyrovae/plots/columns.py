@@ -17,6 +17,7 @@ from pyrovae import generation
 from pyrovae.canvas import Canvas, ink
 from pyrovae.errors import InputError
 from pyrovae.generation import as_grey, only_site
+from pyrovae.plots.classes import shown_name
 from pyrovae.plots.style import COLOURS, hide_top_and_right, panels, point_area, whole
 from pyrovae.programs.pair import ModelAndGuide
 from pyrovae.programs.rows import Arguments
@@ -208,7 +209,9 @@ def names_of_columns(x: Tensor, names: Sequence[str] = ()) -> list[str]:
     shape = tuple(x.shape[1:])
     if len(names) not in (0, math.prod(shape)):
         raise InputError(f"there are {len(names)} names and {math.prod(shape)} columns: name each column.")
-    return [*map(str, names)] or [f"x[{', '.join(map(str, place))}]" for place in np.ndindex(shape)]
+    return [shown_name(str(name)) for name in names] or [
+        f"x[{', '.join(map(str, place))}]" for place in np.ndindex(shape)
+    ]
 
 
 def _flat(values: Tensor) -> np.ndarray:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyrovae import generation
 from pyrovae.generation import as_grey, only_site
+from pyrovae.plots.classes import shown_name
 from pyrovae.plots.columns import draw_marginals
 from pyrovae.plots.completing import Complete, completed
 from pyrovae.plots.grids import image_grid, in_channels
@@ -104,4 +105,5 @@ def class_samples(
     images = only_site(generation.class_samples(pair, count, candidates, seed, mean=mean, given=given))
     what = "means of p(x | latents)" if mean else "draws from p(x | latents)"
     title = f"Samples given the class: {what}, latents drawn from p(z | y)"
-    return image_grid(images, title, class_names or [str(label) for label in range(len(images))])
+    names = [*map(shown_name, class_names)] or [str(label) for label in range(len(images))]
+    return image_grid(images, title, names)

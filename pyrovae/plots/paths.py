@@ -14,6 +14,7 @@ from pyrovae.errors import InputError, check_counts
 from pyrovae.evaluation import most_active_dimensions
 from pyrovae.generation import LEVELS, Generator, as_grey, latent_means, only_site
 from pyrovae.generation.interpolation import weights_in_square, weights_on_line
+from pyrovae.plots.classes import shown_name
 from pyrovae.plots.columns import draw_moved_columns
 from pyrovae.plots.completing import Complete, completed
 from pyrovae.plots.dimensions import dimension_names
@@ -126,7 +127,7 @@ def manifold(
     """
     images = only_site(generation.manifold(pair, steps, label, site, given=given))
     name = generation.prior_site(pair, site, given=given)
-    of_class = "" if label is None else f", y = {class_names[label] if class_names else label}"
+    of_class = "" if label is None else f", y = {shown_name(class_names[label]) if class_names else label}"
     images = completed(images, torch.zeros(steps, steps, dtype=torch.long), complete)
     title = f"The latent plane: E[x | {name}{of_class}] at the prior's quantiles, 1% to 99%"
     figure = image_grid(images, f"{title}\ngiven {condition}" if condition else title)

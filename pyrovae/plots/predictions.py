@@ -12,7 +12,7 @@ from torch import Tensor
 from pyrovae.canvas import Canvas
 from pyrovae.evaluation import class_probabilities, confusion_counts
 from pyrovae.generation import num_classes
-from pyrovae.plots.classes import named_classes
+from pyrovae.plots.classes import named_classes, shown_name
 from pyrovae.programs.pair import ModelAndGuide
 from pyrovae.programs.rows import Arguments
 
@@ -62,7 +62,7 @@ def confusion_matrix(y: Tensor, predicted: Tensor, class_names: Sequence[str] = 
     named_classes(predicted, len(y), class_names)
     known = named_classes(torch.cat([y, predicted]), 2 * len(y), class_names)
     size = max(max(known) + 1, len(class_names))
-    names = class_names or [str(label) for label in range(size)]
+    names = [*map(shown_name, class_names)] or [str(label) for label in range(size)]
     counts = confusion_counts(y, predicted, size)
     shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
     figure = Canvas(figsize=(1.6 + 0.55 * size, 1.4 + 0.5 * size), layout="constrained")

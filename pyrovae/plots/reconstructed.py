@@ -12,6 +12,7 @@ from torch import Tensor
 from pyrovae import generation
 from pyrovae.errors import check_counts
 from pyrovae.generation import as_grey, only_site
+from pyrovae.plots.classes import shown_name
 from pyrovae.plots.columns import draw_reconstructed_columns
 from pyrovae.plots.completing import Complete, completed
 from pyrovae.plots.grids import grid_beside, image_grid, in_channels
@@ -88,7 +89,7 @@ def analogies(
         InputError: the data are not images, the model has no classes, or x does not depend on them.
     """
     images = only_site(generation.analogies(pair, x, given=given))
-    names = class_names or [str(label) for label in range(images.shape[1])]
+    names = [*map(shown_name, class_names)] or [str(label) for label in range(images.shape[1])]
     left = as_grey(pair, x, given=given)[:, None]
     figure = grid_beside(left, images, [], names, left_column="image")
     figure.suptitle("Analogies: an image, and its style z in every class y: E[x | y, z]", fontsize=10)

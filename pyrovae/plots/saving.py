@@ -22,6 +22,9 @@ def save(figure: Figure, path: str | Path, source: str = "") -> Path:
 
     Returns:
         The path.
+
+    Raises:
+        InputError: matplotlib's setting `text.usetex` is on, and LaTeX is missing or fails.
     """
     path = Path(path)
     suffix = path.suffix[1:].lower() or "png"

@@ -32,6 +32,7 @@ from pyrovae.programs.sites import latent_sites
 from pyrovae.programs.structure import structure
 from pyrovae.recipes.fitting import with_labels_only
 from pyrovae.recipes.run import Run
+from pyrovae.recipes.run_data import Choice
 from pyrovae.storage import write_atomically
 
 
@@ -49,6 +50,7 @@ def evaluate(
     limit: int | None = None,
     device: str = "auto",
     progress: bool = True,
+    limit_seed: int = 0,
     **options: Any,
 ) -> Evaluation:
     """Estimate log p(x) of the test data, or of the data that the run is asked about.
@@ -56,9 +58,10 @@ def evaluate(
     Args:
         run: the run.
         num_samples: K, the number of importance samples for each datum.
-        limit: the largest number of test data. None means all.
+        limit: the largest number of test data, which are drawn at random. None means all.
         device: the device. "auto" means CUDA if it is available, else the CPU.
         progress: whether to show a progress bar.
+        limit_seed: the seed with which `limit` draws the data.
         options: the arguments `precision` and `compile` of `marginal_likelihood`.
 
     Returns:
@@ -68,25 +71,26 @@ def evaluate(
         InputError: the model has nothing to integrate out, or an option does not fit.
     """
     presentation, scored = run.presentation, run.scored
-    y = None if scored.y is None else scored.y[:limit]
-    given = run.given(presentation.encoded(scored.x[:limit]), y)
+    choice = Choice.among(len(scored.x), limit, limit_seed)
+    seen = presentation.encoded(scored.x)[choice.rows]
+    y = None if scored.y is None else scored.y[choice.rows]
+    given = run.given(seen, y)
     if given is None and not _has_codes(run.pair, presentation.fixed(scored.x[:2])):
         raise InputError(
             f"the latents of {run.config.recipe} belong to all data together, so single data have no "
             f"marginal likelihood: measure its test error by pyrovae classify {run.folder}."
         )
-    x = presentation.fixed(scored.x)[:limit]
+    x = presentation.fixed(scored.x)[choice.rows]
     pair = on_device(run.pair, device)
     result = marginal_likelihood(
         pair, x, given=given, num_samples=num_samples, seed=run.training.seed, progress=progress, **options
     )
-    metrics = result.summary() | {"epochs": len(run.history.rows)} | source_of(run)
+    metrics = result.summary() | {"epochs": len(run.history.rows)} | source_of(run) | choice.content()
     if isinstance(pair, ExactEvidence):
         metrics["exact_log_likelihood"] = pair.log_evidence(x.to(resolve_device(device))).mean().item()
-    if run.classes and scored.y is not None:
-        probabilities = class_probabilities(pair, presentation.encoded(scored.x[:limit]))
-        metrics["test_error"] = error_rate(probabilities, scored.y[:limit])
-    return Evaluation(run, result, metrics)
+    if run.classes and y is not None:
+        metrics["test_error"] = error_rate(class_probabilities(pair, seen), y)
+    return Evaluation(run, result, metrics, choice)
 
 
 @dataclass(frozen=True)
@@ -97,13 +101,15 @@ class Evaluation:
         run: the run.
         result: the estimates, in nats.
         metrics: the estimates' summary; the exact evidence if the model knows it; the test error in % if
-            it learns classes; the checkpoint that they are of; and the file, if the data are not the run's
-            own.
+            it learns classes; the checkpoint that they are of; the file, if the data are not the run's own;
+            and the seed of the choice, if not all data were measured.
+        choice: the data that were measured.
     """
 
     run: Run
     result: MarginalLikelihood
     metrics: dict[str, Any]
+    choice: Choice
 
     def write(self, out: Path | None = None) -> list[Path]:
         """Write metrics and estimates, and return the files.
@@ -113,7 +119,9 @@ class Evaluation:
                 marginal_likelihood.json with the values of single data. Data other than the run's own have
                 files of their own.
         """
-        content = {**self.result.content(), **source_of(self.run)}
+        content = {**self.result.content(), **source_of(self.run), **self.choice.content()}
+        if not self.choice.is_all:
+            content["limit"]["rows"] = self.choice.rows.tolist()
         if out is not None:
             files = {out: {"metrics": self.metrics, **content}}
         else:
@@ -137,7 +145,7 @@ def encode(run: Run, out: Path, site: str | None = None, device: str = "auto") -
 
     It holds `z` and, if there are classes, `y`, in the order of the data: of the run's own data those for
     training, `z_train` and `y_train`, and those for testing, `z_test` and `y_test`; of other data all. It
-    also names the checkpoint, and the file of other data.
+    also names the classes, the checkpoint, and the file of other data.
 
     Args:
         run: the run.
@@ -154,7 +162,7 @@ def encode(run: Run, out: Path, site: str | None = None, device: str = "auto") -
         seen = run.presentation.encoded(x)
         arrays[f"z{part}"] = latent_means(pair, seen, site, given=run.given(seen, y)).numpy()
         if y is not None:
-            arrays[f"y{part}"] = y.numpy()
+            arrays |= {f"y{part}": y.numpy(), "class_names": np.array(run.class_names)}
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     write_atomically(out, buffer.getvalue())

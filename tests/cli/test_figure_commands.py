@@ -78,7 +78,7 @@ def test_every_figure_of_a_run_is_drawn_or_refused_with_a_reason(model, copy_of)
                 pyrovae(command, run, *options)
         else:
             path = run / "figures" / f"{name}.png"
-            assert pyrovae(command, run, *options) == f"written: {path}\n"
+            assert pyrovae(command, run, *options).splitlines()[-1] == f"written: {path}"
             assert path.read_bytes().startswith(PNG)
     drawn = {name for command, (name, _) in FIGURES.items() if (model, command) not in EXCEPTIONS}
     assert {path.stem for path in (run / "figures").iterdir()} == drawn
@@ -136,7 +136,7 @@ def test_the_confusion_matrix_is_the_models_own_on_the_test_data(copy_of, monkey
         (["class-samples", "--count", 0], "count is 0"),
         (["class-samples", "--candidates", 0], "candidates is 0"),
         (["analogies", "--count", 0], "0 test data were asked for"),
-        (["manifold", "--label", 10], "classes go from 10 to 10; there are 10"),
+        (["manifold", "--label", 10], "unknown class '10'; choose from 0, 1, 2, .*, 9"),
         (["confusion", "--limit", -1], "limit is -1"),
     ],
     ids=str,

@@ -6,7 +6,7 @@ import torch
 
 from pyrovae.errors import InputError
 from pyrovae.evaluation import class_probabilities
-from pyrovae.plots import confusion, confusion_matrix
+from pyrovae.plots import confusion, confusion_matrix, latent_space
 
 NAMES = ["cat", "dog", "eel"]
 
@@ -44,3 +44,15 @@ def test_a_pairs_own_classifier_is_drawn_in_one_call(make_m2, binary_images):
     axes = confusion(m2, x, y, class_names=NAMES).axes[0]
     assert f"{wrong} of {len(x)} wrong" in axes.get_title()
     assert [text.get_text() for text in axes.get_yticklabels()] == NAMES
+
+
+def test_names_are_shown_as_they_are_and_long_ones_in_part():
+    """A dollar sign begins a formula, and a legend leaves out what begins with an underscore."""
+    names = ["a$b$c", "_rest", "bell\x07", 20 * "long" + "est"]
+    figure = confusion_matrix(torch.arange(4), torch.arange(4), names)
+    shown = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert shown == [r"a\$b\$c", " _rest", r"bell\x07", "longlonglonglonglon…onglongest"]
+    figure.draw_without_rendering()
+    scatter = latent_space(torch.randn(8, 2), torch.arange(8) % 4, names)
+    legend = [text.get_text() for text in scatter.axes[0].get_legend().get_texts()]
+    assert legend == shown

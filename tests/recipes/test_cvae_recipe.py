@@ -35,8 +35,9 @@ def part_of(condition):
 def test_a_run_is_given_the_class_of_each_datum(tmp_path, digits):
     run = train_small(tmp_path / "run", "cvae", training={"epochs": 3})
     result = evaluate(run, num_samples=30, limit=20, device="cpu", progress=False)
-    x = binarise_static(digits.x_test, 0)[:20]
-    c = torch.eye(10)[digits.y_test[:20]]
+    rows = result.choice.rows
+    x = binarise_static(digits.x_test, 0)[rows]
+    c = torch.eye(10)[digits.y_test[rows]]
     expected = marginal_likelihood(run.pair, x, given={"c": c}, num_samples=30)
     assert torch.equal(result.result.log_px, expected.log_px)
     again = run.resume(device="cpu", progress=False, epochs=4)

@@ -17,6 +17,7 @@ from pyrovae.evaluation import (
     active_units,
     class_probabilities,
     classify,
+    compare,
     gradient_variance,
     impute,
     inference_gaps,
@@ -63,6 +64,14 @@ def test_the_evidence_is_a_table_with_both_errors(pair, x):
     assert elbo[:2] == ["ELBO", f"{result.elbo:.3f}"]
     assert [row[0] for row in bounds] == [f"L_{k}" for k in result.bounds if k > 1]
     assert "k-hat" in result._repr_html_()
+
+
+def test_models_that_are_compared_are_a_table_without_their_ranks(x):
+    pairs = {"one": PPCA((4,), 1), "two": PPCA((4,), 2)}
+    found = compare({name: marginal_likelihood(pair, x, num_samples=40) for name, pair in pairs.items()})
+    heading, *rows = cells(found._repr_html_())
+    assert heading[:2] == ["model", "log p(x)"]
+    assert [row[:2] for row in rows] == [[model.name, f"{model.mean:.3f}"] for model in found.models]
 
 
 def test_gaps_units_and_parts_of_the_kl_are_tables(pair, x):

@@ -53,7 +53,8 @@ def sample(
     opened = own.open(run, data)
     rows = _numbers(count or 100)
     how: Any = {"given": _given(opened, rows), "complete": _completer(opened, rows)}
-    figure = plots.samples(opened.pair, count, x=_known(opened), mean=not draws, seed=seed, **how)
+    how |= {"mean": not draws, "seed": seed} | _known(opened)
+    figure = plots.samples(opened.pair, count, **how)
     draw(opened, figure, "samples")
 
 
@@ -82,8 +83,9 @@ def pairs(
 
     opened = own.open(run, data)
     rows = _chosen(opened, limit, limit_seed)
-    x, given = _fixed(opened, rows), _given(opened, rows)
-    draw(opened, plots.pairs(opened.pair, x, columns, seed=seed, given=given), "pairs")
+    how: Any = {"seed": seed, "given": _given(opened, rows)}
+    how["column_names"] = opened.scored.column_names
+    draw(opened, plots.pairs(opened.pair, _fixed(opened, rows), columns, **how), "pairs")
 
 
 def reconstruct(
@@ -106,9 +108,9 @@ def reconstruct(
 
     opened = own.open(run, data)
     rows = _first(opened, _default_count(opened) if count is None else count)
-    x, original = _fixed(opened, rows), _original(opened, rows)
-    how: Any = {"given": _given(opened, rows), "complete": _completer(opened, rows)}
-    figure = plots.reconstructions(opened.pair, x, len(x), original=original, **how)
+    how: Any = {"original": _original(opened, rows), "column_names": opened.scored.column_names}
+    how |= {"given": _given(opened, rows), "complete": _completer(opened, rows)}
+    figure = plots.reconstructions(opened.pair, _fixed(opened, rows), len(rows), **how)
     draw(opened, figure, "reconstructions")
 
 
@@ -220,6 +222,7 @@ def traverse(
     start, others = _first(opened, 1, image), Choice.among(len(opened.scored.x), 1000).rows
     rows = torch.cat([start, others[others != image]])
     how: Any = {"site": site, "given": _given(opened, rows), "complete": _completer(opened, rows)}
+    how["column_names"] = opened.scored.column_names
     figure = plots.traversal(opened.pair, _encoded(opened, rows), 0, dimensions, **how)
     draw(opened, figure, "traversals", site)
 
@@ -423,7 +426,7 @@ def overview(run: RunFolder, /, *, data: DataFile = None, own: Own = NONE_OWN) -
         )
     rows = _first(opened, _default_count(opened))
     how: Any = {"original": _original(opened, rows), "given": _given(opened, rows)}
-    how["complete"] = _completer(opened, rows)
+    how |= {"complete": _completer(opened, rows), "column_names": opened.scored.column_names}
     how |= {"diagram": diagram_of(opened), "labels": plots.term_labels(opened.pair), "title": title}
     page = plots.overview(opened.pair, _fixed(opened, rows), opened.history, **how)
     draw(opened, page, "overview")
@@ -529,11 +532,12 @@ def _original(run: Run, rows: Tensor) -> Tensor | None:
     return run.scored.x[rows] if run.presentation.changes_pixels else None
 
 
-def _known(run: Run) -> Tensor | None:
-    """Return all test data as in evaluation, or None if they have gone."""
+def _known(run: Run) -> dict[str, Any]:
+    """Return all test data as in evaluation and the names of their columns, if they have not gone."""
     with suppress(InputError):
-        return run.presentation.fixed(run.scored.x)
-    return None
+        x = run.presentation.fixed(run.scored.x)
+        return {"x": x, "column_names": run.scored.column_names}
+    return {}
 
 
 def _given(run: Run, rows: Tensor) -> Any:

@@ -187,15 +187,16 @@ def evaluated():
     from pyrovae.evaluation import class_posterior, marginal_likelihood
 
     x, _ = data()
-    module = pair(Drawn)
-    nn.init.zeros_(module.encoder.weight)  # a wide guide, whose weights are reliable
-    nn.init.zeros_(module.encoder.bias)
+    module, conditional = pair(Drawn), pair(DrawnConditional)
+    for each in (module, conditional):
+        nn.init.zeros_(each.encoder.weight)  # a wide guide, whose weights are reliable
+        nn.init.zeros_(each.encoder.bias)
     classed = pair(DrawnAndClassed)
     result = marginal_likelihood(module, x, num_samples=5000, seed=3)
     classes = class_posterior(classed, x[:20], 3, num_samples=50)
-    conditional = marginal_likelihood(pair(DrawnConditional), x, given=given(), num_samples=100, seed=3)
+    of_given = marginal_likelihood(conditional, x, given=given(), num_samples=1000, seed=3)
     found = {"log_px": result.log_px, "khat": result.khat, "bounds": result.bounds}
-    return found | {"classes": classes, "given": conditional.log_px}
+    return found | {"classes": classes, "given": of_given.log_px}
 
 
 class Draws:

@@ -481,8 +481,9 @@ class Generator:
             means: put the other latents at their means, classes at their modes. If false, they are drawn.
         """
         (data,), kwargs = self.arguments(rows)
-        shared = self.shared_means if means else self.shared_draws
-        given = {name: values.to(self.device) for name, values in {**shared, **given}.items()}
+        if not self.shared <= given.keys():
+            given = {**(self.shared_means if means else self.shared_draws), **given}
+        given = {name: values.to(self.device) for name, values in given.items()}
         labels, centre = self._labels(given), AtMeans()
 
         def run(x: Tensor, latents: Mapping[str, Tensor]) -> Trace:

@@ -1,11 +1,13 @@
 """The recipe of the conditional VAE: what it gives to the programs in training, evaluation and diagrams."""
 
+from functools import partial
+
 import pytest
 import torch
 from small_runs import pyrovae, train_by_words, train_small
 from torch.utils.data import TensorDataset
 
-from pyrovae import data
+from pyrovae import data, plots
 from pyrovae.cli.figures import diagram_of
 from pyrovae.data import binarise_static
 from pyrovae.errors import InputError
@@ -74,6 +76,62 @@ def test_the_commands_give_it_too(tmp_path):
     for command, *words in (*commands, ["manifold", "--steps", 3], ["latent"], ["overview"]):
         assert "written: " in pyrovae(command, tmp_path / "run", *words), command
     assert "% test error" in pyrovae("classify", tmp_path / "run", "--labels", 10)
+    for command in ("histograms", "aggregate"):
+        with pytest.raises(InputError, match=r"the prior p\(z \| c\) of cvae is another one for each"):
+            pyrovae(command, tmp_path / "run")
+    for command in ("analogies", "class-samples", "confusion"):
+        with pytest.raises(InputError, match="CVAE has no classes: train m2"):
+            pyrovae(command, tmp_path / "run")
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The images that the last figure of each kind was made of, and the figure, by its function's name."""
+    seen = {}
+
+    def look(name, draw, *args, **kwargs):
+        figure = draw(*args, **kwargs)
+        seen[name] = args, figure
+        return figure
+
+    for name in ("samples", "reconstructions", "interpolations", "interpolation_grid", "traversals"):
+        monkeypatch.setattr(plots, name, partial(look, name, getattr(plots, name)))
+    return seen
+
+
+def test_figures_show_the_given_pixels_where_they_were_given(tmp_path, digits, drawn):
+    """The left half is given, so it is that of the test image; lines have that of the nearer end."""
+    run = tmp_path / "run"
+    train_small(run, "cvae", condition="half", training={"epochs": 1})
+    left, x = part_of("half"), digits.x_test
+
+    def assert_given(images, rows):
+        torch.testing.assert_close(images[..., left], x[torch.tensor(rows)][..., left], rtol=0, atol=0)
+        assert not torch.equal(images[..., ~left], x[torch.tensor(rows)][..., ~left])
+
+    pyrovae("sample", run, "--count", 4)
+    assert_given(drawn["samples"][0][0], [0, 1, 2, 3])
+    pyrovae("reconstruct", run, "--count", 3)
+    assert_given(drawn["reconstructions"][0][1], [0, 1, 2])
+    pyrovae("interpolate", run, "--count", 2, "--steps", 3)
+    assert_given(drawn["interpolations"][0][0], [[0, 0, 1], [2, 2, 3]])
+    pyrovae("interpolation-grid", run, "--first", 5, "--steps", 2)
+    assert_given(drawn["interpolation_grid"][0][0], [[5, 6], [7, 8]])
+    pyrovae("traverse", run, "--image", 9, "--dimensions", 1)
+    images, _, reconstructed, *_ = drawn["traversals"][0]
+    assert_given(images, [[9] * 9])
+    assert_given(reconstructed, 9)
+    for name, whose in (("interpolations", "nearer end's"), ("interpolation_grid", "nearest corner's")):
+        figure = drawn[name][1]
+        titles = [figure.get_suptitle(), *(axes.get_title() for axes in figure.axes)]
+        assert any(f"The condition is the {whose}" in title for title in titles)
+
+
+def test_a_model_that_is_given_the_class_is_not_asked_for_it(tmp_path):
+    folder = train_small(tmp_path / "run", "cvae", training={"epochs": 1}).folder
+    with pytest.raises(InputError, match="cvae is given the class of each datum, as 'c', so its latents"):
+        pyrovae("classify", folder, "--labels", 10)
+    assert not (folder / "classification.json").exists()
 
 
 def test_what_does_not_fit_is_refused_by_name(digits, tmp_path):

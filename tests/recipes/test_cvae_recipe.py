@@ -1,13 +1,13 @@
 """The recipe of the conditional VAE: what it gives to the programs in training, evaluation and diagrams."""
 
-from functools import partial
-
+import numpy as np
 import pytest
 import torch
 from small_runs import pyrovae, train_by_words, train_small
 from torch.utils.data import TensorDataset
 
-from pyrovae import data, plots
+from pyrovae import data
+from pyrovae.cli import figures
 from pyrovae.cli.figures import diagram_of
 from pyrovae.data import binarise_static
 from pyrovae.errors import InputError
@@ -86,17 +86,17 @@ def test_the_commands_give_it_too(tmp_path):
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The images that the last figure of each kind was made of, and the figure, by its function's name."""
+    """The last figure of each name."""
     seen = {}
-
-    def look(name, draw, *args, **kwargs):
-        figure = draw(*args, **kwargs)
-        seen[name] = args, figure
-        return figure
-
-    for name in ("samples", "reconstructions", "interpolations", "interpolation_grid", "traversals"):
-        monkeypatch.setattr(plots, name, partial(look, name, getattr(plots, name)))
+    monkeypatch.setattr(figures, "draw", lambda run, figure, name, site=None: seen.update({name: figure}))
     return seen
+
+
+def images_in(axes):
+    """The images of a grid of digits, `(rows, columns, 1, 8, 8)`. There is a gap of 1 around each."""
+    sheet = torch.tensor(np.asarray(axes.images[0].get_array()))
+    tiles = sheet.unflatten(0, (-1, 10)).unflatten(2, (-1, 10)).transpose(1, 2)
+    return tiles[:, :, None, 1:-1, 1:-1]
 
 
 def test_figures_show_the_given_pixels_where_they_were_given(tmp_path, digits, drawn):
@@ -110,21 +110,19 @@ def test_figures_show_the_given_pixels_where_they_were_given(tmp_path, digits, d
         assert not torch.equal(images[..., ~left], x[torch.tensor(rows)][..., ~left])
 
     pyrovae("sample", run, "--count", 4)
-    assert_given(drawn["samples"][0][0], [0, 1, 2, 3])
+    assert_given(images_in(drawn["samples"].axes[0]), [[0, 1, 2, 3]])
     pyrovae("reconstruct", run, "--count", 3)
-    assert_given(drawn["reconstructions"][0][1], [0, 1, 2])
+    assert_given(images_in(drawn["reconstructions"].axes[0])[-1], [0, 1, 2])
     pyrovae("interpolate", run, "--count", 2, "--steps", 3)
-    assert_given(drawn["interpolations"][0][0], [[0, 0, 1], [2, 2, 3]])
+    assert_given(images_in(drawn["interpolation"].axes[0]), [[0, 0, 1], [2, 2, 3]])
     pyrovae("interpolation-grid", run, "--first", 5, "--steps", 2)
-    assert_given(drawn["interpolation_grid"][0][0], [[5, 6], [7, 8]])
+    assert_given(images_in(drawn["interpolation_grid"].axes[0]), [[5, 6], [7, 8]])
     pyrovae("traverse", run, "--image", 9, "--dimensions", 1)
-    images, _, reconstructed, *_ = drawn["traversals"][0]
-    assert_given(images, [[9] * 9])
-    assert_given(reconstructed, 9)
-    for name, whose in (("interpolations", "nearer end's"), ("interpolation_grid", "nearest corner's")):
-        figure = drawn[name][1]
-        titles = [figure.get_suptitle(), *(axes.get_title() for axes in figure.axes)]
-        assert any(f"The condition is the {whose}" in title for title in titles)
+    datum, grid = drawn["traversals"].axes
+    assert_given(images_in(grid), [[9] * 9])
+    assert_given(images_in(datum)[1], [9])
+    for name, whose in (("interpolation", "nearer end's"), ("interpolation_grid", "nearest corner's")):
+        assert f"The condition is the {whose}" in drawn[name].axes[0].get_title()
 
 
 def test_a_model_that_is_given_the_class_is_not_asked_for_it(tmp_path):

@@ -163,7 +163,7 @@ def encoded(
     without = generator.without_mean
     for name in exact if without else ():
         if cause := {name, *generator.before_in_guide(name)} & {*without}:
-            raise _no_mean(name, min(cause), without[min(cause)])
+            raise _no_mean(generator, name, min(cause), without[min(cause)])
     if without and only is not None:
         behind = {*wanted}.union(*map(generator.before_in_guide, wanted))
         generator.without_mean = {name: fn for name, fn in without.items() if name in behind}
@@ -224,9 +224,12 @@ def _most_probable(generator: Generator, alone: Mapping[str, Any], guide: Trace,
     return {name: torch.stack([point[name] for point in points])[best, rows] for name in alone}
 
 
-def _no_mean(site: str, without: str, distribution: str) -> InputError:
+def _no_mean(generator: Generator, site: str, without: str, distribution: str) -> InputError:
+    draw = f"posterior_draws(pair, x, site='{site}')"
+    if site in generator.shared:
+        draw = f"draw_latents(pair, 1)['{site}']"
     through = "" if without == site else f", on which '{site}' depends,"
     return InputError(
         f"'{without}' ({distribution}){through} has no mean under the guide: draw it by "
-        f"posterior_draws(pair, x, site='{site}'), and take medians of several draws for a centre."
+        f"{draw}, and take medians of several draws for a centre."
     )

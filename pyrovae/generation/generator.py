@@ -25,6 +25,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cached_property
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -537,7 +538,7 @@ class Generator:
         parts = []
         with evaluating(self.pair), seeded(seed, self.device), torch.no_grad():
             for part in torch.arange(len(rows)).split(ROWS):
-                given = self.each_of_data(codes, lambda values, part=part: values[part])
+                given = self.each_of_data(codes, itemgetter(part))
                 trace, ordered = self.run(rows[part], given, means=True), self.order(given) is not None
                 parts.append({name: self._image(trace, name, ordered) for name in self.data_sites})
         self.warn_of_draws()

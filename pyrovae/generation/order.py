@@ -153,9 +153,9 @@ def _same(one: Mapping[str, Any], other: Mapping[str, Any], observed: bool) -> T
     except (NotImplementedError, KeyError, InputError):  # without a density, the draws tell
         before, after = (_seeded(site["fn"].sample) for site in (one, other))
     same = torch.isclose(before, after, rtol=1e-6, atol=0, equal_nan=True)
-    means = closed_mean(one["fn"]), closed_mean(other["fn"])
-    if means[0] is not None and means[1] is not None:  # the density of a multinomial knows no total count
-        same = same & torch.isclose(*means, rtol=1e-6, atol=0, equal_nan=True)
+    first, second = closed_mean(one["fn"]), closed_mean(other["fn"])
+    if first is not None and second is not None:  # the density of a multinomial knows no total count
+        same = same & torch.isclose(first, second, rtol=1e-6, atol=0, equal_nan=True)
     return same.all(0).cpu()
 
 

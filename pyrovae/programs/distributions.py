@@ -105,14 +105,11 @@ def closed_mean(distribution: Any) -> Tensor | None:
 def _mean_of_affine(distribution: Any) -> Tensor | None:
     """Return the mean of wrapped distributions, and of affine transforms, that state none themselves."""
     shape = torch.Size((*distribution.batch_shape, *distribution.event_shape))
-    if isinstance(distribution, _WRAPPERS):
-        mean, transforms = closed_mean(distribution.base_dist), []
-    else:
-        start, transforms = _transformed(distribution)
-        if start is None or not all(isinstance(part, _AFFINE) for part in _parts_of(transforms)):
-            return None
-        mean = closed_mean(start)
-    if mean is None:
+    wrapped = isinstance(distribution, _WRAPPERS)
+    start, transforms = (distribution.base_dist, []) if wrapped else _transformed(distribution)
+    if start is None or not all(isinstance(part, _AFFINE) for part in _parts_of(transforms)):
+        return None
+    if (mean := closed_mean(start)) is None:
         return None
     for transform in transforms:
         mean = transform(mean)

@@ -227,8 +227,10 @@ def fit(
         seeded(settings.seed, place),
         one_writer(settings.folder) if settings.folder and processes.is_first() else nullcontext(),
     ):
-        in_form = [each and _in_form_of_programs(pair, each) for each in (data, validation_data)]
-        run = TrainingRun(pair, *in_form, settings)
+        data = _in_form_of_programs(pair, data)
+        if validation_data is not None:
+            validation_data = _in_form_of_programs(pair, validation_data)
+        run = TrainingRun(pair, data, validation_data, settings)
         run.start_or_resume()
         scalars = settings.tensorboard if processes.is_first() else None
         with tensorboard_scalars(scalars) as write_row:

@@ -180,3 +180,17 @@ def test_the_weights_of_a_bayesian_network():
     assert drawn.shape == w.shape
     noise = (drawn - w) / 0.02
     assert abs(noise.var() - 1) < 4 * (2 / len(w)) ** 0.5
+
+
+def test_one_without_a_mean_is_one_draw_and_has_no_posterior_mean():
+    class Heavy(Factors):
+        def posterior(self, x):
+            return dist.Cauchy(W, 0.1)
+
+    with pytest.raises(InputError, match=r"'w' \(Cauchy\) has no mean .* draw_latents\(pair, 1\)\['w'\]"):
+        generation.latent_means(Heavy(), X, "w")
+    assert generation.draw_latents(Heavy(), 1)["w"].shape == (2, 4)  # the remedy
+    assert torch.equal(generation.latent_means(Heavy(), X), X[:, :2])  # q(z | x) does not depend on w
+    with pytest.warns(UserWarning, match=r"'w' \(Cauchy\) of Heavy has no mean, so one draw"):
+        images = generation.reconstruct(Heavy(), X)
+    assert torch.linalg.matrix_rank(images) == 2  # one w for all: the images lie in a plane

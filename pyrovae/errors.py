@@ -112,8 +112,10 @@ def cause(error: Exception) -> str:
     """Return an error's message on one line, without its final full stop.
 
     For an OSError this is the system's message. For an error without a message it is the name of its type.
+    The table of all shapes that Pyro appends is left out.
     """
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    text = text.split("\nTrace Shapes")[0]
     return one_line(text).rstrip(".") or type(error).__name__
 
 

@@ -238,10 +238,10 @@ def as_classes(y: Labels, what: str) -> Tensor:
 
 
 def as_names(array: np.ndarray, what: str) -> tuple[str, ...]:
-    """Convert an array of text to the names of classes.
+    """Convert an array of text to the names of classes, or of columns.
 
     Args:
-        array: the names of the classes 0, 1, ..., `(C,)`.
+        array: the names of the classes or columns 0, 1, ..., `(C,)`.
         what: a name for the array, for messages.
 
     Raises:
@@ -250,6 +250,7 @@ def as_names(array: np.ndarray, what: str) -> tuple[str, ...]:
     if array.ndim != 1 or array.dtype.kind != "U":
         raise InputError(
             f"{what} has shape {array.shape} and dtype {array.dtype}, expected text of shape (C,), the "
-            "names of the classes 0, 1, ...: convert them by np.array(names, dtype=str)."
+            f"names of the {'columns' if 'column' in what else 'classes'} 0, 1, ...: convert them by "
+            "np.array(names, dtype=str)."
         )
     return tuple(map(str, array))

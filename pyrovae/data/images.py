@@ -23,6 +23,7 @@ class Images:
         y_test: the classes of the test data, or None.
         names: the names of the classes 0, 1, ...; empty where classes are called by their numbers.
         scale: the number that the values were divided by when they were read: 255 for grey levels, else 1.
+        column_names: the names of the columns of vectors; empty where they have none.
 
     Raises:
         InputError: there is not one class for each datum, a class has no name though others have, two
@@ -36,6 +37,7 @@ class Images:
     y_test: Tensor | None
     names: tuple[str, ...] = ()
     scale: int = 1
+    column_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.x_train.shape[1:] != self.x_test.shape[1:]:
@@ -46,6 +48,11 @@ class Images:
         for part, x, y in (("train", self.x_train, self.y_train), ("test", self.x_test, self.y_test)):
             if y is not None:
                 check_lengths(len(x), len(y), f"{self.name}: x_{part}")
+        if self.column_names and (len(self.column_names),) != self.shape:
+            raise InputError(
+                f"{self.name} names {len(self.column_names)} columns, but one datum has shape "
+                f"{self.shape}: give a name for each column of vectors, or no column_names."
+            )
         if self.names and self._largest_class >= len(self.names):
             raise InputError(
                 f"{self.name} holds the class {self._largest_class}, but names {len(self.names)} classes, "

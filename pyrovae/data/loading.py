@@ -37,12 +37,14 @@ class _Found:
         arrays: its arrays, `x` or `x_train` and `x_test`, and classes.
         class_names: the names of the classes; empty where classes are called by their numbers.
         levels: whether integers are grey levels by the format of the data, such as PNG.
+        column_names: the names of the columns of vectors; empty where they have none.
     """
 
     name: str
     arrays: Arrays
     class_names: tuple[str, ...]
     levels: bool
+    column_names: tuple[str, ...] = ()
 
     def classes(self) -> dict[str, Tensor]:
         """Return the classes of each part that has some, by their keys."""
@@ -86,12 +88,13 @@ def load(name: str | Path, *, seed: int = 0, download: bool = False, root: Path 
 
     Args:
         name: a name in `DATASETS`, or a path: a `.npz` file with `x_train` and `x_test` (and `y_train`,
-            `y_test`), or with `x` (and `y`), and with `class_names` if the classes have names; a `.npy`
-            file with `x`; or a folder of images of one size, with a subfolder for each class if there are
-            classes; if it holds two folders `train` and `test`, these are the split. Integers in 0..255 are
-            divided by 255, unless all training data are 0 or 1 (binary images). Floats lie in [0, 1],
-            except that vectors `(N, D)` may hold any finite value. The test data have the scale of the
-            training data. Classes are whole numbers from 0 without gaps, and each is in the training part.
+            `y_test`), or with `x` (and `y`), with `class_names` if the classes have names, and with
+            `column_names` if the columns of vectors do; a `.npy` file with `x`; or a folder of images of
+            one size, with a subfolder for each class if there are classes; if it holds two folders `train`
+            and `test`, these are the split. Integers in 0..255 are divided by 255, unless all training data
+            are 0 or 1 (binary images). Floats lie in [0, 1], except that vectors `(N, D)` may hold any
+            finite value. The test data have the scale of the training data. Classes are whole numbers from
+            0 without gaps, and each is in the training part.
         seed: the seed of the split into 80 % training and 20 % test data, stratified by class. Data that
             come with a split of their own keep that one.
         download: whether to download a named data set that is absent or damaged.
@@ -137,6 +140,7 @@ class Rows:
         class_names: the names of the classes; empty where classes are called by their numbers.
         num_train: the number of data for training, where a data set has a split of its own; else None.
         scale: the number that the data, and the training data of the run, were divided by.
+        column_names: the names of the columns of vectors; empty where they have none.
     """
 
     name: str
@@ -145,6 +149,7 @@ class Rows:
     class_names: tuple[str, ...]
     num_train: int | None
     scale: int
+    column_names: tuple[str, ...] = ()
 
     def split(self, seed: int) -> Images:
         """Split the data as `load` does.
@@ -157,8 +162,8 @@ class Rows:
             parts = stratified_split(self.y, seed=seed, n=len(self.x))
         train, test = parts
         of_train, of_test = (None, None) if self.y is None else (self.y[train], self.y[test])
-        names, scale = self.class_names, self.scale
-        return Images(self.name, self.x[train], of_train, self.x[test], of_test, names, scale)
+        beside = self.class_names, self.scale, self.column_names
+        return Images(self.name, self.x[train], of_train, self.x[test], of_test, *beside)
 
 
 def load_rows(name: str | Path, scale: int | None) -> Rows:
@@ -183,7 +188,8 @@ def load_rows(name: str | Path, scale: int | None) -> Rows:
     x, y = torch.cat(xs), torch.cat(ys) if ys else None
     if y is not None:
         check_lengths(len(x), len(y), f"{found.name}: x")
-    return Rows(found.name, x, y, found.class_names, len(xs[0]) if len(xs) > 1 else None, scale)
+    num_train = len(xs[0]) if len(xs) > 1 else None
+    return Rows(found.name, x, y, found.class_names, num_train, scale, found.column_names)
 
 
 def _read(name: str | Path, download: bool, root: Path | None, to_train: bool = True) -> _Found:
@@ -214,9 +220,11 @@ def _read_path(path: Path, to_train: bool) -> _Found:
             f"{path} has the suffix {path.suffix!r}: give a .npz, a .npy or a folder of images."
         )
     arrays = read_numpy_file(path)
-    names = arrays.pop("class_names", None)
-    class_names = () if names is None else as_names(whole(names), f"{path.stem}: class_names")
-    return _Found(path.stem, arrays, class_names, levels=False)
+    class_names, column_names = (
+        as_names(whole(arrays.pop(key)), f"{path.stem}: {key}") if key in arrays else ()
+        for key in ("class_names", "column_names")
+    )
+    return _Found(path.stem, arrays, class_names, levels=False, column_names=column_names)
 
 
 def _not_found(name: str) -> str:
@@ -227,10 +235,10 @@ def _not_found(name: str) -> str:
 
 
 def _split(found: _Found, seed: int, scale: int | None = None) -> Images:
-    ys, name = found.classes(), found.name
+    ys, name, names, columns = found.classes(), found.name, found.class_names, found.column_names
     if "x" not in found.arrays:
         (train, test), scale = found.data(scale)
-        return Images(name, train, ys.get("y_train"), test, ys.get("y_test"), found.class_names, scale)
+        return Images(name, train, ys.get("y_train"), test, ys.get("y_test"), names, scale, columns)
     x, y = found.arrays["x"], ys.get("y")
     check_array(x, f"{name}: x")
     if y is not None:
@@ -238,7 +246,7 @@ def _split(found: _Found, seed: int, scale: int | None = None) -> Images:
     rows = stratified_split(y, seed=seed, n=x.shape[0])
     (train, test), scale = found.data(scale, rows)
     y_train, y_test = (None, None) if y is None else (y[rows[0]], y[rows[1]])
-    return Images(name, train, y_train, test, y_test, found.class_names, scale)
+    return Images(name, train, y_train, test, y_test, names, scale, columns)
 
 
 def _check_classes(found: _Found) -> None:

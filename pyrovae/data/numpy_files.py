@@ -17,8 +17,8 @@ from pyrovae.errors import InputError, cause, warn
 
 SUFFIXES = (".npz", ".npy")
 
-_SPLIT = ("x_train", "y_train", "x_test", "y_test", "class_names")
-_WHOLE = ("x", "y", "class_names")
+_SPLIT = ("x_train", "y_train", "x_test", "y_test", "class_names", "column_names")
+_WHOLE = ("x", "y", "class_names", "column_names")
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
@@ -27,7 +27,7 @@ def read_numpy_file(path: Path) -> dict[str, StoredArray]:
 
     Args:
         path: a `.npz` file with `x_train` and `x_test` (and `y_train`, `y_test`), or with `x` (and `y`),
-            and perhaps with `class_names`; or a `.npy` file, whose array becomes `x`.
+            and perhaps with `class_names` and `column_names`; or a `.npy` file, whose array becomes `x`.
 
     Returns:
         The arrays by these names.

@@ -19,7 +19,7 @@ from pyrovae.evaluation.importance import Further, Sampling, check_num_samples, 
 from pyrovae.evaluation.statistics import log_mean
 from pyrovae.programs.classes import categorical_latents, class_site, takes_classes
 from pyrovae.programs.devices import device_of
-from pyrovae.programs.given import with_given
+from pyrovae.programs.given import with_classes_of, with_given
 from pyrovae.programs.log_weights import Scores, by_value
 from pyrovae.programs.modes import evaluating, nothing_moves
 from pyrovae.programs.pair import ModelAndGuide, takes_pair, with_programs
@@ -211,7 +211,7 @@ def class_posterior(
     sampling = Sampling(num_samples, seed, progress=progress)
     log_joint = []
     for label in range(num_classes):
-        of_class = data._replace(args=(x, torch.full_like(any_class, label)))
+        of_class = with_classes_of(pair, data._replace(args=(x,)), torch.full_like(any_class, label))
         _, parts = over_log_weights(_log_px, pair, of_class, sampling)
         log_joint.append(torch.cat(parts))
     if all(torch.equal(log_joint[0], other) for other in log_joint):

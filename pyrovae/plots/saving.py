@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from pyrovae.diagrams.saving import rendered
+from pyrovae.canvas import content_of
 from pyrovae.storage import write_atomically
 
 
@@ -29,7 +29,7 @@ def save(figure: Figure, path: str | Path, source: str = "") -> Path:
     path = Path(path)
     suffix = path.suffix[1:].lower() or "png"
     about: dict[str, Any] = {"metadata": {"Source": source}} if source and suffix in ("png", "svg") else {}
-    content = rendered(figure, suffix, dpi=150, bbox_inches="tight", **about)
+    content = content_of(figure, suffix, dpi=150, **about)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, content)
     return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -53,6 +54,17 @@ class Fitted:
     def history(self) -> History:
         """The history of the last stage."""
         return self.histories[self.plan.stages[-1].name]
+
+    def __str__(self) -> str:
+        outcomes = [f"{name:<9}: {history.outcome()}" for name, history in self.histories.items()]
+        return "\n".join([str(self.plan), *outcomes])
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the plan, and the history of each stage."""
+        tables = [
+            f"<b>{html.escape(name)}</b>{each._repr_html_()}" for name, each in self.histories.items()
+        ]
+        return "".join([f"<pre>{html.escape(str(self.plan))}</pre>", *tables])
 
 
 @dataclass(frozen=True)

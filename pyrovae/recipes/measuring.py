@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from pyrovae.compute import processes
@@ -187,7 +189,8 @@ def classify(
         The test errors in %, by the name of the classifier.
 
     Raises:
-        InputError: the data have no classes, or a class has too few data.
+        InputError: the data have no classes, or a class has too few data; or the model is given the class
+            of each datum.
     """
     from pyrovae.semi_supervised import M1_CLASSIFIERS, fit_m1_classifier
 
@@ -196,6 +199,7 @@ def classify(
         raise InputError(f"{scored.name} has no classes to compare predictions with.")
     x_test = run.presentation.encoded(scored.x)
     given_test = run.given(x_test, scored.y)
+    _check_hidden_classes(run, x_test, scored.y, given_test)
     pair = on_device(run.pair, device)
     errors: dict[str, float] = {}
     if run.classes:
@@ -225,6 +229,23 @@ def classify(
         predicted = fit_m1_classifier(name, z, y.numpy()).predict(z_test)
         errors[name] = 100 * float((predicted != scored.y.numpy()).mean())
     return errors
+
+
+def _check_hidden_classes(run: Run, x: Tensor, y: Tensor, given: Mapping[str, Any] | None) -> None:
+    """Refuse to classify by latents that were inferred with the class of each datum.
+
+    Raises:
+        InputError: what is given to the model depends on the classes.
+    """
+    others = run.given(x, (y + 1) % run.about.num_classes) if given is not None else None
+    for name, value in (given or {}).items():
+        if isinstance(value, torch.Tensor) and not torch.equal(value, (others or {})[name]):
+            raise InputError(
+                f"{run.config.recipe} is given the class of each datum, as '{name}', so its latents of the "
+                "test data would be inferred with the classes that are to be found: classify by a model of "
+                "another condition (pyrovae train cvae --condition half), or by one that learns classes "
+                "(pyrovae train m2)."
+            )
 
 
 def _has_codes(pair: ModelAndGuide, x: Tensor) -> bool:

@@ -441,7 +441,7 @@ class Run:
         _ = self.checkpoints  # what belongs together is checked before data are read
         if self._given is None or self._own_elsewhere is not None:
             own = self.images
-            return Scored(own.x_test, own.y_test, self.class_names, own.name)
+            return Scored(own.x_test, own.y_test, self.class_names, own.name, None, own.column_names)
         if self.config.from_python and self._given.scale != self.config.scale:
             raise InputError(
                 f"{self.asked} holds whole numbers, and {self.folder} was trained on data that were given "

@@ -32,6 +32,7 @@ class Scored:
         class_names: the names of the run's classes.
         name: the name of the data.
         file: the full path of other data, or their name. None for the run's own.
+        column_names: the names of the columns of vectors; empty where they have none.
     """
 
     x: Tensor
@@ -39,6 +40,7 @@ class Scored:
     class_names: Sequence[str]
     name: str
     file: str | None = None
+    column_names: Sequence[str] = ()
 
     @property
     def mark(self) -> str:
@@ -152,7 +154,7 @@ def other_data(file: str | None, rows: Rows, about: About, class_names: Sequence
     if file is None:
         return Scored(rows.x, y, class_names, rows.name, rows.name)
     place = file if file in DATASETS else str(expanded(file).resolve())
-    return Scored(rows.x, y, class_names, Path(place).name, place)
+    return Scored(rows.x, y, class_names, Path(place).name, place, rows.column_names)
 
 
 def _numbered_as(known: Sequence[str], rows: Rows, num_classes: int, file: str) -> Tensor:

@@ -31,7 +31,7 @@ def test_a_figure_that_cannot_be_written_leaves_the_former_one(tmp_path, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", disk_full)
         with pytest.raises(OSError, match="No space left"):
-            plots.save(plots.samples(torch.zeros(3, 1, 8, 8)), path)
+            plots.save(plots.image_grid(torch.zeros(1, 3, 1, 8, 8)), path)
     assert path.read_bytes() == former
     assert list(tmp_path.iterdir()) == [path]
 

@@ -319,7 +319,8 @@ class SemiSupervisedVAEClassifier(
 
     def _events(self, array: np.ndarray) -> Tensor:
         """Convert data `(n, features)` to the model's input, `(n, *x_shape)`."""
-        return self._presentation.encoded(self._scaling.transform(array).unflatten(1, self._x_shape))
+        x = self._scaling.transform(array).unflatten(1, self._x_shape)
+        return self._presentation.encoded(self._presentation.within_range(x, "X"))
 
 
 def _seed(random_state: int | np.random.RandomState | None) -> int:

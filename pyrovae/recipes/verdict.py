@@ -50,7 +50,8 @@ class Verdict:
         kl: the KL term, in nats per datum. None if no datum has latents.
         units: the number of units of each continuous latent, by site.
         informative: the number of those that carry information (see `ActiveUnits`), by site.
-        information: the information that all units of a latent carry about a datum, in nats, by site.
+        information: the information that all units of a latent carry about a datum, in nats, by site. It is
+            what `ActiveUnits` estimates, but no more than the KL, which is an upper bound.
         num_data: the number of data.
         held_out: whether they are validation data. Otherwise they are data of the training.
         warnings: what is wrong, each with its remedy.
@@ -126,13 +127,11 @@ def verdict_of(
     units = _units(pair, x, given, training.seed) if inferred else None
     counts = {} if units is None else {name: values.numel() for name, values in units.variances.items()}
     informative = {} if units is None else units.informative_counts
-    information = {} if units is None else units.total_information
-    warnings = [
-        *_collapsed({name: max(0.0, min(value, kl)) for name, value in information.items()}, training),
-        *_shrunk(found),
-    ]
+    estimated = {} if units is None else units.total_information
+    information = {name: max(0.0, min(value, kl)) for name, value in estimated.items()}
+    warnings = (*_collapsed(information, training), *_shrunk(found))
     return Verdict(
-        elbo, kl if inferred else None, counts, informative, information, len(x), held_out, tuple(warnings)
+        elbo, kl if inferred else None, counts, informative, information, len(x), held_out, warnings
     )
 
 
@@ -156,9 +155,9 @@ def _units(
         return None
 
 
-def _collapsed(carried: Mapping[str, float], training: Training) -> Iterator[str]:
+def _collapsed(information: Mapping[str, float], training: Training) -> Iterator[str]:
     """Yield a warning for each latent that carries less than one bit."""
-    for name, nats in carried.items():
+    for name, nats in information.items():
         if nats < ONE_BIT:
             yield (
                 f"{name} carries almost nothing about the data, {nats:.2f} nats, where one bit is "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +19,7 @@ from pyrovae.data import in_turn
 from pyrovae.errors import InputError
 from pyrovae.evaluation.json_files import write_json
 from pyrovae.recipes.about import About
+from pyrovae.recipes.course import Call, ends_of, time_of
 from pyrovae.recipes.own_files import digest_of, is_own
 from pyrovae.recipes.plan import Plan, Stage
 from pyrovae.recipes.presentation import Presentation
@@ -130,14 +132,15 @@ def fit_plan(
     x = _prepared(x, presentation)
     fitted = Fitted(plan, presentation)
     if writing.folder is None:
-        _fit_stages(fitted, x, y, training, data, writing, {})
+        _fit_stages(fitted, x, y, training, data, writing, {}, [training.epochs])
         return fitted
     folder = RunFolder(Path(writing.folder))
     folder.check_free(writing.resume)
     processes.wait()  # until all processes have checked, since the first one writes there next
     configuration = _configuration_of(plan, x, y, training, data, writing)
     with folder.prepared(configuration, writing.resume):
-        _fit_stages(fitted, x, y, training, data, writing, identity_of(plan, configuration))
+        how = (training, data, writing, identity_of(plan, configuration), configuration.ends)
+        _fit_stages(fitted, x, y, *how)
     return fitted
 
 
@@ -149,10 +152,11 @@ def _fit_stages(
     data: Data,
     writing: Writing,
     identity: dict[str, Any],
+    ends: Sequence[int],
 ) -> None:
     """Train the stages. The checkpoints of each stage say which parameters of earlier ones are beneath."""
     for stage in fitted.plan.stages:
-        how = (training, data, writing, identity)
+        how = (training, data, writing, identity, ends)
         fitted.histories[stage.name] = _fit_stage(stage, x, y, fitted, *how)
         identity = identity | {beneath(stage): digest_of_pair(stage.pair)}
     warn_of_small_noise(fitted.pair, x if isinstance(x, Tensor) else few(x))
@@ -218,6 +222,7 @@ def _configuration_of(
         new_run() if former is None else former.run,
         known.from_python,
         writing.begun_from if former is None else former.begun_from,
+        ends_of(former, training, folder.path, writing.progress),
     )
 
 
@@ -307,28 +312,30 @@ def _fit_stage(
     data: Data,
     writing: Writing,
     identity: dict[str, Any],
+    ends: Sequence[int],
 ) -> History:
     last = stage is fitted.plan.stages[-1]
     own = settings_of(stage, training)
     split = split_off(x, y, own, data)
+    own = own.sized(len(cast(Any, split.x)))
     if stage.start is not None:
         stage.start(split.x if isinstance(split.x, Tensor) else few(split.x))
     classes = _classes_of(stage, split, own, data)
-    settings: dict[str, Any] = own.fit_settings()
-    if stage.objective is not None:
-        settings["objective"] = stage.objective
-    settings["weights"] = dict(stage.weights)
-    if stage.supervised is not None and classes is not None:
-        settings |= stage.supervised(classes)
-    steps = [*fitted.presentation.transforms(), *([stage.transform] if stage.transform else [])]
+    given = None if stage.given is None else stage.given(split.x, split.y)
+    settings = _objective_of(stage, classes)
+    transform = in_turn(*fitted.presentation.transforms(), *([stage.transform] if stage.transform else []))
+    ends = [own.epochs] if "epochs" in stage.training else ends
+    call = Call(split.x, classes, given or {}, transform)
+    time = time_of(stage.pair, settings["objective"], call, own, ends)
     folder = None if writing.folder is None else folder_of(stage, fitted.plan, Path(writing.folder))
     history = fit(
         stage.pair,
         split.x,
         classes,
-        given=None if stage.given is None else stage.given(split.x, split.y),
+        given=given,
         **settings,
-        transform=in_turn(*steps),
+        **own.fit_settings(time),
+        transform=transform,
         validation=_validation_of(stage, split),
         device=writing.device,
         folder=None if folder is None else folder / "checkpoints",
@@ -340,6 +347,14 @@ def _fit_stage(
     if folder is not None and processes.is_first():
         history.save(folder / "history.json")
     return history
+
+
+def _objective_of(stage: Stage, classes: Tensor | None) -> dict[str, Any]:
+    """Return a stage's objective and the weights of sites, as `fit` takes them."""
+    settings: dict[str, Any] = {"objective": stage.objective, "weights": dict(stage.weights)}
+    if stage.supervised is not None and classes is not None:
+        settings |= stage.supervised(classes)
+    return settings
 
 
 def _classes_of(stage: Stage, split: Split, training: Training, data: Data) -> Tensor | None:

@@ -134,10 +134,13 @@ def compare(
         >>> from pyrovae.evaluation import compare, marginal_likelihood
         >>> from pyrovae.models import PPCA
         >>> x = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
-        >>> pairs = {"one": PPCA((4,), 1), "two": PPCA((4,), 2)}
-        >>> results = {name: marginal_likelihood(pair, x, num_samples=50) for name, pair in pairs.items()}
-        >>> len(compare(results).models)
-        2
+        >>> results = {}
+        >>> for size in (1, 2):
+        ...     ppca = PPCA((4,), size)
+        ...     ppca.fit_closed_form(x)
+        ...     results[f"M = {size}"] = marginal_likelihood(ppca, x, num_samples=50)
+        >>> compare(results).models[0].name
+        'M = 2'
     """
     results = {
         name: model.evidence(num_samples=num_samples) if hasattr(model, "evidence") else model

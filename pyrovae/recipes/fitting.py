@@ -17,6 +17,7 @@ from pyrovae.compute import processes
 from pyrovae.compute.devices import resolve_device
 from pyrovae.data import in_turn
 from pyrovae.errors import InputError
+from pyrovae.evaluation.json_files import write_json
 from pyrovae.recipes.about import About
 from pyrovae.recipes.course import Call, ends_of, time_of
 from pyrovae.recipes.own_files import digest_of, is_own
@@ -25,11 +26,13 @@ from pyrovae.recipes.presentation import Presentation
 from pyrovae.recipes.run_data import Known
 from pyrovae.recipes.settings import MAY_CHANGE, Data, Training, plain_values
 from pyrovae.recipes.small_noise import warn_of_small_noise
+from pyrovae.recipes.verdict import MOST_DATA, Verdict, explained, verdict_of
 from pyrovae.runs import Configuration, RunFolder
 from pyrovae.storage import expanded
 from pyrovae.training import Data as Source
 from pyrovae.training import History, few, fit
-from pyrovae.training.checkpoints import new_run
+from pyrovae.training.checkpoints import checkpoints_in, new_run
+from pyrovae.training.sources import spread_rows
 from pyrovae.training.state import digest_of_pair
 
 
@@ -41,11 +44,13 @@ class Fitted:
         plan: the plan, whose pairs are trained.
         histories: the history of each stage by its name, in order.
         presentation: the preparation of the data for the model.
+        verdict: what the training has come to, with a warning if the latents carry almost nothing.
     """
 
     plan: Plan
     presentation: Presentation
     histories: dict[str, History] = field(default_factory=dict)
+    verdict: Verdict = field(default_factory=Verdict)
 
     @property
     def pair(self) -> Any:
@@ -59,14 +64,15 @@ class Fitted:
 
     def __str__(self) -> str:
         outcomes = [f"{name:<9}: {history.outcome()}" for name, history in self.histories.items()]
-        return "\n".join([str(self.plan), *outcomes])
+        return "\n".join([str(self.plan), *outcomes, str(self.verdict)]).rstrip()
 
     def _repr_html_(self) -> str:
-        """Return what a notebook shows: the plan, and the history of each stage."""
+        """Return what a notebook shows: the plan, the history of each stage, and the verdict."""
         tables = [
             f"<b>{html.escape(name)}</b>{each._repr_html_()}" for name, each in self.histories.items()
         ]
-        return "".join([f"<pre>{html.escape(str(self.plan))}</pre>", *tables])
+        plan, verdict = (f"<pre>{html.escape(str(part))}</pre>" for part in (self.plan, self.verdict))
+        return "".join([plan, *tables, verdict])
 
 
 @dataclass(frozen=True)
@@ -154,6 +160,32 @@ def _fit_stages(
         fitted.histories[stage.name] = _fit_stage(stage, x, y, fitted, *how)
         identity = identity | {beneath(stage): digest_of_pair(stage.pair)}
     warn_of_small_noise(fitted.pair, x if isinstance(x, Tensor) else few(x))
+    fitted.verdict = _verdict(fitted, x, y, settings_of(fitted.plan.stages[-1], training), data)
+    if writing.folder is not None and processes.is_first():
+        _write_verdict(fitted.verdict, Path(writing.folder))
+
+
+def _verdict(fitted: Fitted, x: Source, y: Tensor | None, training: Training, data: Data) -> Verdict:
+    """Measure what the training has come to, on validation data if some are held out."""
+    stage, split = fitted.plan.stages[-1], split_off(x, y, training, data)
+    held_out = split.validation is not None
+    part, classes = (split.validation, split.y_validation) if held_out else (split.x, split.y)
+    rows = spread_rows(len(cast(Any, part)), MOST_DATA)
+    seen = few(cast(Source, part), MOST_DATA)
+    try:
+        labels = None if classes is None else classes[rows]
+        given = None if stage.given is None else stage.given(seen, labels)
+        seen = fitted.presentation.of_prepared(seen)
+        return verdict_of(fitted.pair, seen, given=given, held_out=held_out, training=training)
+    except Exception as error:  # a diagnosis must not cost the training
+        return explained(error)
+
+
+def _write_verdict(verdict: Verdict, folder: Path) -> None:
+    """Write a verdict beside the checkpoints of a run, with the name of the checkpoint that it is of."""
+    newest = checkpoints_in(folder / "checkpoints")[0].path.name
+    content = vars(verdict) | {"warnings": [*verdict.warnings], "checkpoint": newest}
+    write_json(folder / "verdict.json", content)
 
 
 def identity_of(plan: Plan, configuration: Configuration) -> dict[str, Any]:
@@ -200,6 +232,7 @@ def _prepared(x: Source, presentation: Presentation) -> Source:
         first = (x[:1] if isinstance(x, Tensor) else few(x, 1)).cpu()
         data_sets.random_shift(first, presentation.shift, torch.Generator())
     if isinstance(x, Tensor):
+        presentation.check_training(x)
         return presentation.for_training(x)
     if presentation.pixels in ("static", "levels"):
         raise InputError(

@@ -46,6 +46,7 @@ from pyrovae.recipes.presentation import Presentation
 from pyrovae.recipes.recipe import load_recipe
 from pyrovae.recipes.run_data import Known, Scored, other_data, values_of, values_of_split
 from pyrovae.recipes.settings import Data, Training, plain_values
+from pyrovae.recipes.verdict import Verdict
 from pyrovae.runs import Configuration, RunFolder
 from pyrovae.storage import expanded
 from pyrovae.training import History
@@ -135,6 +136,12 @@ class _Metrics(msgspec.Struct):
     exact_log_likelihood: float | None = None
     test_error: float | None = None
     limit: _Limit | None = None
+
+
+class _OfCheckpoint(msgspec.Struct):
+    """The checkpoint that a result is of."""
+
+    checkpoint: str
 
 
 def own_names(recipe: str, options: Mapping[str, Any]) -> dict[str, str]:
@@ -391,6 +398,20 @@ class Run:
         known = decoded(text, _Metrics, path, what)
         return decoded(text, dict[str, Any], path, what) if known.checkpoint == self.checkpoint else None
 
+    @property
+    def verdict(self) -> Verdict | None:
+        """What the training has come to. None if the training did not end, or is of another checkpoint.
+
+        Raises:
+            InputError: verdict.json is damaged.
+        """
+        path = self.folder / "verdict.json"
+        if not path.is_file():
+            return None
+        text, what = path.read_bytes(), "the verdict on a run"
+        known = decoded(text, _OfCheckpoint, path, what)
+        return decoded(text, Verdict, path, what) if known.checkpoint == self.checkpoint else None
+
     @cached_property
     def images(self) -> Images:
         """The data set of the training.
@@ -441,7 +462,8 @@ class Run:
         _ = self.checkpoints  # what belongs together is checked before data are read
         if self._given is None or self._own_elsewhere is not None:
             own = self.images
-            return Scored(own.x_test, own.y_test, self.class_names, own.name, None, own.column_names)
+            x_test = self.presentation.within_range(own.x_test, "the test data")
+            return Scored(x_test, own.y_test, self.class_names, own.name, None, own.column_names)
         if self.config.from_python and self._given.scale != self.config.scale:
             raise InputError(
                 f"{self.asked} holds whole numbers, and {self.folder} was trained on data that were given "
@@ -449,7 +471,8 @@ class Run:
                 "scale of the training data."
             )
         name = self.asked if isinstance(self.asked, str) else None
-        return other_data(name, self._given, self.about, self.class_names)
+        found = other_data(name, self._given, self.about, self.class_names)
+        return replace(found, x=self.presentation.within_range(found.x, name or "the data"))
 
     @cached_property
     def _given(self) -> Rows | None:

@@ -76,7 +76,7 @@ class SemiSupervisedVAEClassifier(
     Attributes:
         classes_: the classes, sorted, `(C,)`.
         model_: the trained model, an `nn.Module` with its programs `model` and `guide`, on the CPU. It
-            takes features as 32-bit tensors, standardised for a Gaussian likelihood.
+            takes features as 32-bit tensors, images standardised by channel for a Gaussian likelihood.
         classifier_: the scikit-learn classifier of M1's latent means. None for the other models.
         history_: the `History` of the training of `model_`. For M1+M2 it is that of the upper part.
         transduction_: a class for each training datum, `(n,)`: the given one, or else the predicted one.
@@ -323,7 +323,8 @@ class SemiSupervisedVAEClassifier(
 
     def _events(self, array: np.ndarray) -> Tensor:
         """Convert data `(n, features)` to the model's input, `(n, *x_shape)`."""
-        return self._presentation.encoded(self._scaling.transform(array).unflatten(1, self._x_shape))
+        x = self._scaling.transform(array).unflatten(1, self._x_shape)
+        return self._presentation.encoded(self._presentation.within_range(x, "X"))
 
 
 def _seed(random_state: int | np.random.RandomState | None) -> int:

@@ -32,6 +32,7 @@ def test_the_noise_is_compared_with_the_spread_of_the_data():
         warn_of_small_noise(gaussian_vae(0.001), torch.randn(9, 3))  # of data of another shape
 
 
+@pytest.mark.filterwarnings("ignore:columns 0, 1, 2, 3 are constant")
 def test_training_on_constant_data_ends_with_a_warning():
     x = torch.ones(20, 4)
     plan = vae(About.of(x), latent_dim=2, width=8, likelihood="gaussian")

@@ -52,10 +52,19 @@ def test_features_in_the_unit_interval_stay_as_they_are(images):
     np.testing.assert_array_equal(scaling.inverse_transform(X), X)
 
 
-def test_constant_features_keep_their_scale():
-    scaling = Scaling.of(np.full((5, 2), 3.0), (2,), "gaussian")
+def test_constant_channels_keep_their_scale():
+    scaling = Scaling.of(np.full((5, 2), 3.0), (2, 1, 1), "gaussian")
     assert scaling.offset.tolist() == [3, 3]
     assert scaling.scale.tolist() == [1, 1]
+
+
+def test_the_model_of_vectors_is_in_their_own_units(quick, blobs, few):
+    X = blobs[0] * [1e-3, 1.0, 1e3, 7.0] + 5
+    model = quick().fit(X, few).model_
+    np.testing.assert_allclose(model.likelihood.standardisation.shift, X.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(model.likelihood.standardisation.scale, X.std(0), rtol=1e-4)
+    raw = quick(standardise=False, likelihood="gaussian").fit(X, few).model_
+    assert raw.likelihood.standardisation is None
 
 
 @pytest.mark.parametrize(
@@ -70,3 +79,15 @@ def test_constant_features_keep_their_scale():
 def test_features_that_do_not_fit_are_refused(options, message, quick, blobs, few):
     with pytest.raises(InputError, match=message):
         quick(**options).fit(blobs[0], few)
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "continuous-bernoulli", "categorical"])
+def test_prediction_refuses_what_fit_refuses(likelihood, quick, images):
+    X, y = images
+    fitted = quick(likelihood=likelihood).fit(X, y)
+    for method in (fitted.predict, fitted.predict_proba, fitted.transform):
+        with pytest.raises(InputError, match=r"values of X go from 0 to 16, .* \[0, 1\]"):
+            method(16 * X)
+    with pytest.warns(UserWarning, match="values of X lie outside .* clipped"):
+        clipped = fitted.predict_proba(1.05 * X)
+    np.testing.assert_array_equal(clipped, fitted.predict_proba(np.clip(1.05 * X, 0, 1)))

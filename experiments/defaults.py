@@ -138,10 +138,8 @@ def measured(p: Problem, recipe: str, options: dict[str, Any], how: dict[str, An
         kind = "refused" if isinstance(error, InputError) else "diverged"
         return {"verdict": f"{kind}: {error}", "cpu_seconds": time.process_time() - start}
     last = fitted.history.rows[-1]
-    # The training's own verdict, where there is one.
-    verdict = getattr(fitted, "verdict", None)
     found: Entry = {"kl": last.get("validation_kl", last.get("kl")), "beta": last["beta"]}
-    found |= {"verdict": None if verdict is None else str(verdict)}
+    found |= {"verdict": " ".join(str(fitted.verdict).split())}
     return found | _scores(fitted, p, samples) | {"cpu_seconds": time.process_time() - start}
 
 

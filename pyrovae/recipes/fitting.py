@@ -15,6 +15,7 @@ from pyrovae.compute.devices import resolve_device
 from pyrovae.data import in_turn
 from pyrovae.errors import InputError
 from pyrovae.recipes.about import About
+from pyrovae.recipes.beside import NOTHING_BESIDE, Beside
 from pyrovae.recipes.own_files import digest_of, is_own
 from pyrovae.recipes.plan import Plan, Stage
 from pyrovae.recipes.presentation import Presentation
@@ -87,26 +88,37 @@ class Split:
         y: their classes `(N,)`, -1 for unlabelled data, or None.
         validation: the data that choose the best epoch, or None.
         y_validation: their classes, or None.
+        beside: what belongs to the data to learn.
+        beside_validation: what belongs to the validation data.
     """
 
     x: Source
     y: Tensor | None
     validation: Source | None
     y_validation: Tensor | None = None
+    beside: Beside = NOTHING_BESIDE
+    beside_validation: Beside = NOTHING_BESIDE
 
 
 def fit_plan(
-    plan: Plan, x: Source, y: Tensor | None, training: Training, data: Data, writing: Writing
+    plan: Plan,
+    x: Source,
+    y: Tensor | None,
+    training: Training,
+    data: Data,
+    writing: Writing,
+    beside: Beside = NOTHING_BESIDE,
 ) -> Fitted:
     """Train the stages of a plan one after another; see `Plan.fit`."""
     resolve_device(writing.device)
     training, data = training.over(plan.defaults), data.over(plan.defaults)
     _check(plan, y, training, data, writing)
+    _check_beside(plan, len(cast(Any, x)), data, writing, beside)
     presentation = Presentation.of(plan.pixels, data, training.seed)
     x = _prepared(x, presentation)
     fitted = Fitted(plan, presentation)
     if writing.folder is None:
-        _fit_stages(fitted, x, y, training, data, writing, {})
+        _fit_stages(fitted, x, y, training, data, writing, {}, beside)
         return fitted
     folder = RunFolder(Path(writing.folder))
     folder.check_free(writing.resume)
@@ -125,10 +137,11 @@ def _fit_stages(
     data: Data,
     writing: Writing,
     identity: dict[str, Any],
+    beside: Beside = NOTHING_BESIDE,
 ) -> None:
     """Train the stages. The checkpoints of each stage say which parameters of earlier ones are beneath."""
     for stage in fitted.plan.stages:
-        how = (training, data, writing, identity)
+        how = (training, data, writing, identity, beside)
         fitted.histories[stage.name] = _fit_stage(stage, x, y, fitted, *how)
         identity = identity | {beneath(stage): digest_of_pair(stage.pair)}
 
@@ -181,20 +194,22 @@ def _prepared(x: Source, presentation: Presentation) -> Source:
     return x
 
 
-def split_off(x: Source, y: Tensor | None, training: Training) -> Split:
+def split_off(x: Source, y: Tensor | None, training: Training, beside: Beside = NOTHING_BESIDE) -> Split:
     """Split the training data of a stage into data to learn and validation data.
 
     Args:
         x: all training data, `(N, *x_shape)` or a dataset.
         y: their classes `(N,)`, or None. If all are known, each class keeps its share.
         training: the settings of the stage.
+        beside: what belongs to all training data.
     """
     rows = _rows_of(len(cast(Any, x)), y, training)
     if rows is None:
-        return Split(x, y, None)
+        return Split(x, y, None, beside=beside)
     kept, others = rows
     of_kept, of_others = (None, None) if y is None else (y[kept], y[others])
-    return Split(_taken(x, kept), of_kept, _taken(x, others), of_others)
+    parts = _taken(x, kept), of_kept, _taken(x, others), of_others
+    return Split(*parts, beside.rows(kept), beside.rows(others))
 
 
 def _taken(x: Source, indices: Tensor) -> Source:
@@ -247,10 +262,11 @@ def _fit_stage(
     data: Data,
     writing: Writing,
     identity: dict[str, Any],
+    beside: Beside,
 ) -> History:
     last = stage is fitted.plan.stages[-1]
     own = settings_of(stage, training)
-    split = split_off(x, y, own)
+    split = split_off(x, y, own, beside)
     if stage.start is not None:
         stage.start(split.x if isinstance(split.x, Tensor) else few(split.x))
     classes = _classes_of(stage, split, own, data)
@@ -263,10 +279,10 @@ def _fit_stage(
     steps = [*fitted.presentation.transforms(), *([stage.transform] if stage.transform else [])]
     folder = None if writing.folder is None else folder_of(stage, fitted.plan, Path(writing.folder))
     history = fit(
-        stage.pair,
+        beside.programs(stage.pair),
         split.x,
         classes,
-        given=None if stage.given is None else stage.given(split.x, split.y),
+        given=_given_to(stage, split.x, split.y, split.beside),
         **settings,
         transform=in_turn(*steps),
         validation=_validation_of(stage, split),
@@ -299,8 +315,30 @@ def _validation_of(stage: Stage, split: Split) -> Any:
     if split.validation is None:
         return None
     classes = (split.y_validation,) if stage.needs_classes else ()
-    given = () if stage.given is None else (stage.given(split.validation, split.y_validation),)
+    found = _given_to(stage, split.validation, split.y_validation, split.beside_validation)
+    given = () if found is None else (found,)
     return (split.validation, *classes, *given) if classes or given else split.validation
+
+
+def _given_to(stage: Stage, x: Source, y: Tensor | None, beside: Beside) -> dict[str, Any] | None:
+    """Return what the stage itself and the user give to the programs, by name, or None."""
+    own = {} if stage.given is None else dict(stage.given(x, y))
+    return own | beside.arguments() or None
+
+
+def _check_beside(plan: Plan, num_data: int, data: Data, writing: Writing, beside: Beside) -> None:
+    """Refuse what is given beside the data if it does not fit data and settings."""
+    beside.check(num_data, in_folder=writing.folder is not None)
+    if beside.given and data.shift:
+        raise InputError(
+            f"shift is {data.shift}, but {min(beside.given)} would not be shifted with the images: leave "
+            "shift out."
+        )
+    if beside.given and any(stage.given is not None for stage in plan.stages):
+        raise InputError(
+            f"{min(beside.given)} is given, but {plan.recipe or 'the plan'} makes what its programs get "
+            "from the data: leave given out, or train another recipe, such as vae."
+        )
 
 
 def _check(plan: Plan, y: Tensor | None, training: Training, data: Data, writing: Writing) -> None:

@@ -127,6 +127,8 @@ class Plan:
         x: Source,
         y: Tensor | None = None,
         *,
+        given: Mapping[str, Tensor] | None = None,
+        weight: Tensor | None = None,
         training: Training | None = None,
         data: Data | None = None,
         folder: str | Path | None = None,
@@ -160,6 +162,7 @@ class Plan:
             InputError: data or settings do not fit, or the folder is in use. A new folder is removed then.
             CheckpointError: the folder cannot be resumed with these settings or data.
         """
+        from pyrovae.recipes.beside import Beside
         from pyrovae.recipes.fitting import Writing, fit_plan
 
         for name, given, kind in (("training", training, Training), ("data", data, Data)):
@@ -170,7 +173,8 @@ class Plan:
                 )
 
         writing = Writing(folder, device, resume, tensorboard, progress)
-        return fit_plan(self, x, y, training or Training(), data or Data(), writing)
+        beside = Beside(given or {}, weight)
+        return fit_plan(self, x, y, training or Training(), data or Data(), writing, beside)
 
     def with_stage(self, number: int, **changes: Any) -> Plan:
         """Return a copy with changes to one stage, such as another name or fixed settings."""

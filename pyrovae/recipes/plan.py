@@ -165,10 +165,10 @@ class Plan:
         from pyrovae.recipes.beside import Beside
         from pyrovae.recipes.fitting import Writing, fit_plan
 
-        for name, given, kind in (("training", training, Training), ("data", data, Data)):
-            if given is not None and not isinstance(given, kind):
+        for name, value, kind in (("training", training, Training), ("data", data, Data)):
+            if value is not None and not isinstance(value, kind):
                 raise InputError(
-                    f"{name} is a {type(given).__name__}; expected settings: write "
+                    f"{name} is a {type(value).__name__}; expected settings: write "
                     f"{name}={kind.__name__}(...)."
                 )
 

@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.base import BaseEstimator, ClassifierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.base import ClassifierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.metrics import accuracy_score
-from sklearn.utils import Tags, check_random_state
+from sklearn.utils import Tags
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from pyrovae.compute.devices import resolve_device
-from pyrovae.compute.turns import alone
-from pyrovae.data.arrays import unmasked
 from pyrovae.data.checks import UNLABELLED
-from pyrovae.errors import InputError, check_choice
+from pyrovae.errors import InputError
 from pyrovae.evaluation import class_probabilities
 from pyrovae.generation import latent_means, only_site, sample_images, samples_of_classes
-from pyrovae.likelihoods.table import LIKELIHOODS
-from pyrovae.recipes import About, Data, Training
+from pyrovae.recipes import About
 from pyrovae.semi_supervised import fit_m1_classifier, m1_probabilities
+from pyrovae.sklearn import inputs
+from pyrovae.sklearn.base import RandomState, RecipeEstimator, seed_of
 from pyrovae.sklearn.labels import codes_of, encode_labels, given_labels
-from pyrovae.sklearn.parameters import Settings, documents_options, given_options, takes_options
+from pyrovae.sklearn.parameters import WITH_CLASSES
 from pyrovae.sklearn.scaling import Scaling
 
 WITHOUT_PROBABILITIES = ("linear-svm", "rbf-svm")
@@ -39,9 +34,9 @@ def _gives_probabilities(estimator: SemiSupervisedVAEClassifier) -> bool:
     return estimator.model != "m1" or estimator.m1_classifier not in WITHOUT_PROBABILITIES
 
 
-@documents_options
+@WITH_CLASSES.documented
 class SemiSupervisedVAEClassifier(
-    ClassNamePrefixFeaturesOutMixin, ClassifierMixin, TransformerMixin, BaseEstimator
+    ClassNamePrefixFeaturesOutMixin, ClassifierMixin, TransformerMixin, RecipeEstimator
 ):
     """A classifier that learns from few labels and many data, with a VAE and classes.
 
@@ -96,7 +91,7 @@ class SemiSupervisedVAEClassifier(
         (3, 64)
     """
 
-    @takes_options
+    @WITH_CLASSES.taken
     def __init__(
         self,
         model: str = "m2",
@@ -104,7 +99,7 @@ class SemiSupervisedVAEClassifier(
         likelihood: str = "auto",
         image_shape: Sequence[int] | None = None,
         device: str = "auto",
-        random_state: int | np.random.RandomState | None = None,
+        random_state: RandomState = None,
         verbose: bool = False,
         **options: Any,
     ) -> None:
@@ -115,7 +110,9 @@ class SemiSupervisedVAEClassifier(
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X: ArrayLike, y: ArrayLike) -> SemiSupervisedVAEClassifier:
+    def fit(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> SemiSupervisedVAEClassifier:
         """Train on all data and on the given labels.
 
         The estimator takes over the results at the end. If the training is interrupted, it stays as it was.
@@ -123,54 +120,42 @@ class SemiSupervisedVAEClassifier(
         Args:
             X: data, `(n, features)` or `(n, C, H, W)`.
             y: labels, `(n,)`, -1 for unlabelled data.
+            sample_weight: the weight of each datum's bound in training, `(n,)`, at least 0, with the term
+                of its label. Data of weight 0 are left out. The spreading of labels and the classifier of
+                M1 count each of the others once. None means equal weights.
 
         Raises:
             InputError: data, labels or parameters do not fit. It is a ValueError.
         """
         fresh = copy.copy(self)
-        fresh._fit(X, y)
-        self.__dict__ = fresh.__dict__
-        return self
+        fresh._fit(X, y, sample_weight)
+        return self._take_over(fresh)
 
-    def _fit(self, X: ArrayLike, y: ArrayLike) -> None:
+    def _fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None) -> None:
         array = self._validated(X, reset=True)
-        self.classes_, codes = encode_labels(y, len(array))
-        likelihood = self._suitable_likelihood(array)
-        settings = Settings.of(self.model, given_options(self) | {"likelihood": likelihood})
-        self._scaling = Scaling.of(array, self._x_shape, likelihood)
-        self._train(settings, self._scaling.transform(array).unflatten(1, self._x_shape), codes)
-        self.n_iter_ = len(self.history_.rows)
+        weight = inputs.weight_of(array, sample_weight)
+        kept = inputs.kept_by(weight)
+        self.classes_, codes = encode_labels(y, len(array), kept)
+        self._learn(array[kept], codes[kept], None if weight is None else weight[kept])
         self.transduction_ = self.classes_[codes.numpy()]
         if (unlabelled := codes.numpy() == UNLABELLED).any():
             self.transduction_[unlabelled] = self._predict(array[unlabelled])
 
-    def _fitted(self) -> SemiSupervisedVAEClassifier:
-        """Return the results of one `fit`, which do not change while another thread fits anew."""
-        check_is_fitted(self)
-        return copy.copy(self)
-
-    def _train(self, settings: Settings, x: Tensor, y: Tensor) -> None:
+    def _learn(self, array: np.ndarray, y: Tensor, weight: np.ndarray | None) -> None:
         """Train the plan of the model's recipe, and M1's classifier on the latents."""
-        seed = _seed(self.random_state)
-        unlabelled = bool((y == UNLABELLED).any())
-        about = About(self._x_shape, len(self.classes_), unlabelled, seed)
-        plan = settings.recipe(about, **settings.options)
-        fitted = plan.fit(
-            x,
-            y,
-            training=Training(**settings.training, seed=seed),
-            data=Data(**settings.data),
-            device=self.device,
-            progress=bool(self.verbose),
-        )
-        self.history_, self._presentation = fitted.history, fitted.presentation
-        self._n_features_out = plan.options["latent_dim"]
+        self._likelihood = self._suitable_likelihood(array)
+        settings = WITH_CLASSES.settings(self, likelihood=self._likelihood)
+        self._scaling = Scaling.of(array, self._x_shape, self._likelihood)
+        self._seed = seed_of(self.random_state)
+        about = About(self._x_shape, len(self.classes_), bool((y == UNLABELLED).any()), self._seed)
+        x = self._tensor(array)
+        fitted = self._train(settings, about, x, y, weight=weight)
+        self._n_features_out = fitted.plan.options["latent_dim"]
         self.classifier_ = None
         if self.model == "m1":
             z = latent_means(fitted.pair, self._presentation.encoded(x)).numpy()
-            name, neighbours = plan.options["m1_classifier"], plan.options["neighbours"]
+            name, neighbours = (fitted.plan.options[option] for option in ("m1_classifier", "neighbours"))
             self.classifier_ = fit_m1_classifier(name, z, y.numpy(), neighbours)
-        self.model_ = fitted.pair.cpu().eval()  # so that a pickle can be read without a GPU
 
     def predict(self, X: ArrayLike) -> np.ndarray:
         """Predict the most probable class of each datum.
@@ -207,7 +192,7 @@ class SemiSupervisedVAEClassifier(
             The means, `(n, latent_dim)` float32.
         """
         fitted = self._fitted()
-        return fitted._latent_means(fitted._events(fitted._validated(X)))
+        return fitted._latent_means(fitted._validated(X))
 
     def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """Compute the accuracy on the labelled data. Unlabelled data are left out.
@@ -225,14 +210,15 @@ class SemiSupervisedVAEClassifier(
         labels, given = given_labels(y, len(array))
         if not given.any():
             raise InputError("no datum of y is labelled, but the score needs labels: give at least one.")
-        weights = None if sample_weight is None else np.asarray(sample_weight)[given]
-        return float(accuracy_score(labels, fitted._predict(array[given]), sample_weight=weights))
+        weight = inputs.weight_of(array, sample_weight)
+        weight = None if weight is None else weight[given]
+        return float(accuracy_score(labels, fitted._predict(array[given]), sample_weight=weight))
 
     def sample(
         self,
         n_samples: int = 1,
         y: Any = None,
-        random_state: int | np.random.RandomState | None = None,
+        random_state: RandomState = None,
     ) -> np.ndarray:
         """Generate data: E[x | z] for draws of z, in the shape and units of the X that `fit` was given.
 
@@ -248,7 +234,7 @@ class SemiSupervisedVAEClassifier(
             InputError: a class is not known, or the model is an M1, which generates data without classes.
         """
         fitted = self._fitted()
-        seed = _seed(self.random_state if random_state is None else random_state)
+        seed = fitted._seed if random_state is None else seed_of(random_state)
         if y is not None and fitted.classifier_ is not None:
             raise InputError("the model 'm1' generates data without classes: leave y out, or choose 'm2'.")
         codes = None if y is None else codes_of(y, fitted.classes_, n_samples)
@@ -257,70 +243,30 @@ class SemiSupervisedVAEClassifier(
                 x = only_site(sample_images(model, n_samples, seed))
             else:
                 x = only_site(samples_of_classes(model, codes, seed=seed))
-        samples = fitted._scaling.inverse_transform(x.flatten(1).numpy())
-        return samples.reshape(len(x), *fitted._given_shape)
+        return fitted._array(x)
 
     def _predict(self, array: np.ndarray) -> np.ndarray:
         if self.classifier_ is not None and not hasattr(self.classifier_, "predict_proba"):
-            return self.classes_[self.classifier_.predict(self._latent_means(self._events(array)))]
+            return self.classes_[self.classifier_.predict(self._latent_means(array))]
         return self.classes_[self._probabilities(array).argmax(1)]
 
     def _probabilities(self, array: np.ndarray) -> np.ndarray:
-        x = self._events(array)
         if self.classifier_ is not None:
-            return m1_probabilities(self.classifier_, self._latent_means(x))
-        with self._on_device() as model:
-            return class_probabilities(model, x).numpy()
+            return m1_probabilities(self.classifier_, self._latent_means(array))
+        return self._by_parts(
+            array, lambda model, part: class_probabilities(model, self._encoded(part))
+        ).numpy()
 
-    def _latent_means(self, x: Tensor) -> np.ndarray:
-        with self._on_device() as model:
-            return latent_means(model, x).numpy()
+    def _latent_means(self, array: np.ndarray) -> np.ndarray:
+        return self._by_parts(array, lambda model, part: latent_means(model, self._encoded(part))).numpy()
 
-    @contextmanager
-    def _on_device(self) -> Iterator[Any]:
-        with alone():  # no other thread finds the model on another device
-            try:
-                yield self.model_.to(resolve_device(self.device))
-            finally:
-                self.model_.cpu()
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return self._scaling.transform(array).unflatten(1, self._x_shape)
+
+    def _array(self, x: Tensor) -> np.ndarray:
+        return self._scaling.inverse_transform(x.flatten(1).numpy()).reshape(len(x), *self._given_shape)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
-
-    def _validated(self, X: ArrayLike, reset: bool = False) -> np.ndarray:
-        """Check X by scikit-learn's rules and flatten it to `(n, features)`. `fit` resets the shape."""
-        if isinstance(X, np.ma.MaskedArray):
-            X = unmasked(X, "X")
-        given_shape = tuple(getattr(X, "shape", None) or np.asarray(X).shape)[1:]
-        rows: Any = np.asarray(X).reshape(-1, math.prod(given_shape)) if len(given_shape) > 1 else X
-        array = validate_data(self, rows, reset=reset, dtype=[np.float64, np.float32])
-        if reset:
-            self._given_shape = given_shape
-            self._x_shape = tuple(self.image_shape or self._given_shape)
-            if math.prod(self._x_shape) != array.shape[1]:
-                raise InputError(
-                    f"image_shape is {self._x_shape}, but a datum of X has shape {self._given_shape}: "
-                    f"its {array.shape[1]} values must be C * H * W."
-                )
-        elif len(given_shape) > 1 and given_shape not in (self._x_shape, self._given_shape):
-            raise InputError(
-                f"a datum of X has shape {given_shape}; it must have the shape of the training "
-                f"data, {self._x_shape}."
-            )
-        return array
-
-    def _suitable_likelihood(self, array: np.ndarray) -> str:
-        check_choice("likelihood", self.likelihood, ("auto", *LIKELIHOODS))
-        if self.likelihood != "auto":
-            return self.likelihood
-        return "bernoulli" if array.min() >= 0 and array.max() <= 1 else "gaussian"
-
-    def _events(self, array: np.ndarray) -> Tensor:
-        """Convert data `(n, features)` to the model's input, `(n, *x_shape)`."""
-        return self._presentation.encoded(self._scaling.transform(array).unflatten(1, self._x_shape))
-
-
-def _seed(random_state: int | np.random.RandomState | None) -> int:
-    return int(check_random_state(random_state).randint(2**31 - 1))

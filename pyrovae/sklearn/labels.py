@@ -61,12 +61,15 @@ def given_labels(y: Any, num_data: int) -> tuple[np.ndarray, np.ndarray]:
     return labels, given
 
 
-def encode_labels(y: Any, num_data: int) -> tuple[np.ndarray, Tensor]:
+def encode_labels(
+    y: Any, num_data: int, kept: np.ndarray | slice = slice(None)
+) -> tuple[np.ndarray, Tensor]:
     """Number the classes in y.
 
     Args:
         y: one label for each datum; -1, "-1", None and NaN mean "unlabelled".
         num_data: the number of data.
+        kept: the index of the data whose labels count. The others are unlabelled.
 
     Returns:
         The classes, sorted, `(C,)`, and the number of each datum's class, `(num_data,)` int64, -1 for
@@ -82,9 +85,12 @@ def encode_labels(y: Any, num_data: int) -> tuple[np.ndarray, Tensor]:
         (['cat', 'dog'], tensor([ 1, -1,  0]))
     """
     labels, given = given_labels(y, num_data)
+    counted = np.zeros(num_data, dtype=bool)
+    counted[kept] = True
+    labels, given = labels[counted[given]], given & counted
     if not given.any():
         raise InputError(
-            f"all {num_data} data are unlabelled ({UNLABELLED}): give the classes of some of them."
+            f"all {counted.sum()} data are unlabelled ({UNLABELLED}): give the classes of some of them."
         )
     check_classification_targets(labels)
     classes, numbers = np.unique(labels, return_inverse=True)

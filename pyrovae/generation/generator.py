@@ -166,6 +166,14 @@ class Generator:
         observed = {name: nodes[name]["value"] for name in self.data_sites}
         return {name: x.shape[1:] for name, value in observed.items() if value.flatten().equal(x.flatten())}
 
+    @property
+    def levels(self) -> int | None:
+        """L, the number of levels, if a single site observes the data as levels; else None."""
+        if len(self.data_sites) != 1:
+            return None
+        pixels = base_of(self.structure.traces.model.nodes[self.data_sites[0]]["fn"])
+        return pixels.probs.shape[-1] if isinstance(pixels, Categorical) else None
+
     @cached_property
     def latents(self) -> tuple[str, ...]:
         """The model's latents in order, without predictions, such as a y that is not given."""

@@ -1,7 +1,7 @@
-"""Images in [0, 1] decoded from latents: samples of the prior and reconstructions of data.
+"""Images in [0, 1], or vectors: samples of the model, values decoded from latents, and reconstructions.
 
-The images are the means of the site that observes the data, `(N, *x_shape)`. If several sites do, there is
-a dictionary of them by name. The values are draws instead of means, with a seed, where there is no mean
+They are means of the site that observes the data, `(N, *x_shape)`, or draws where a function offers these.
+If several sites observe the data, there is a dictionary by name. The values are draws instead of means, with a seed, where there is no mean
 (Cauchy; this gives a warning), and where the model computes the distribution of a value from earlier values
 of the datum and there are no data. These values are drawn one after the other.
 """
@@ -19,6 +19,22 @@ from pyrovae.generation.codes import encoded
 from pyrovae.generation.generator import Generator, Images, as_images
 from pyrovae.generation.prior import draws, images_of_draws
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
+
+
+@takes_pair
+def as_grey(pair: ModelAndGuide, x: Tensor, *, given: Mapping[str, Any] | None = None) -> Tensor:
+    """Return data in the units of generated images: levels 0, ..., L - 1 are divided by L - 1.
+
+    Args:
+        pair: a pair.
+        x: the data as the pair takes them, `(N, *x_shape)`.
+        given: further arguments of both programs by name, such as a condition. None means nothing.
+
+    Returns:
+        `(N, *x_shape)`, on the CPU; the data themselves unless the likelihood is categorical.
+    """
+    levels = Generator(pair, given, x).levels
+    return (x if levels is None else x / (levels - 1)).cpu()
 
 
 def only_site(images: Images) -> Tensor:
@@ -62,15 +78,24 @@ def images_of(
 
 
 @takes_pair
-def sample_images(
-    pair: ModelAndGuide, count: int, seed: int = 0, *, given: Mapping[str, Any] | None = None
+def samples(
+    pair: ModelAndGuide,
+    count: int,
+    seed: int = 0,
+    *,
+    mean: bool = False,
+    given: Mapping[str, Any] | None = None,
 ) -> Images:
-    """Return E[x | z] for draws z ~ p(z).
+    """Draw data from the model: latents z ~ p(z), then x ~ p(x | z), or the mean E[x | z].
+
+    A seed gives the same latents with both values of `mean`.
 
     Args:
         pair: a trained pair.
         count: N, the number of draws.
         seed: the seed of the random draws. The caller's random stream does not change.
+        mean: return E[x | z] in the place of draws of x. Means of images look sharper. Means of vectors
+            vary less than data do.
         given: further arguments of both programs by name, such as a condition. A tensor with N rows has one
             for each draw. None means nothing.
 
@@ -82,15 +107,42 @@ def sample_images(
             below 1.
 
     Example:
-        >>> from pyrovae.generation import sample_images
+        >>> from pyrovae.generation import samples
         >>> from pyrovae.models import PPCA
-        >>> sample_images(PPCA((4,), 2), 3).shape
+        >>> samples(PPCA((4,), 2), 3).shape
         torch.Size([3, 4])
     """
     check_counts(count=count)
     generator = Generator(pair, given, count=count)
     rows = torch.arange(count)
-    return as_images(images_of_draws(generator, draws(generator, rows, seed=seed), rows, seed))
+    return as_images(images_of_draws(generator, draws(generator, rows, seed=seed), rows, seed, mean))
+
+
+@takes_pair
+def sample_images(
+    pair: ModelAndGuide, count: int, seed: int = 0, *, given: Mapping[str, Any] | None = None
+) -> Images:
+    """Return E[x | z] for draws z ~ p(z): `samples` with `mean=True`.
+
+    Args:
+        pair: a trained pair.
+        count: N, the number of draws.
+        seed: the seed of the random draws. The caller's random stream does not change.
+        given: further arguments of both programs by name, as in `samples`. None means nothing.
+
+    Returns:
+        `(N, *x_shape)`, on the CPU; a dictionary of them if several sites observe the data.
+
+    Raises:
+        InputError: for the reasons given at `samples`.
+
+    Example:
+        >>> from pyrovae.generation import sample_images
+        >>> from pyrovae.models import PPCA
+        >>> sample_images(PPCA((4,), 2), 3).shape
+        torch.Size([3, 4])
+    """
+    return samples(pair, count, seed, mean=True, given=given)
 
 
 @takes_pair

@@ -114,9 +114,13 @@ def draws(
         return _draws_of_class(generator, rows, label, candidates)
 
 
-def images_of_draws(generator: Generator, drawn: Draws, rows: Tensor, seed: int) -> dict[str, Tensor]:
-    """Return E[x | latents] by site, or the drawn data if some of their values depend on others."""
-    return drawn.data if generator.reads_data else generator.images_by_site(drawn.latents, rows, seed)
+def images_of_draws(
+    generator: Generator, drawn: Draws, rows: Tensor, seed: int, mean: bool = True
+) -> dict[str, Tensor]:
+    """Return E[x | latents] by site, or the drawn data, also if some of their values depend on others."""
+    if not mean or generator.reads_data:
+        return drawn.data
+    return generator.images_by_site(drawn.latents, rows, seed)
 
 
 def check_class(generator: Generator, label: int) -> None:

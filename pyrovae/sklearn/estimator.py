@@ -70,7 +70,7 @@ class SemiSupervisedVAEClassifier(
     Attributes:
         classes_: the classes, sorted, `(C,)`.
         model_: the trained model, an `nn.Module` with its programs `model` and `guide`, on the CPU. It
-            takes features as 32-bit tensors, standardised for a Gaussian likelihood.
+            takes features as 32-bit tensors, images standardised by channel for a Gaussian likelihood.
         classifier_: the scikit-learn classifier of M1's latent means. None for the other models.
         history_: the `History` of the training of `model_`. For M1+M2 it is that of the upper part.
         transduction_: a class for each training datum, `(n,)`: the given one, or else the predicted one.

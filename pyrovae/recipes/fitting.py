@@ -26,7 +26,11 @@ from pyrovae.storage import expanded
 from pyrovae.training import Data as Source
 from pyrovae.training import History, few, fit
 from pyrovae.training.checkpoints import new_run
+from pyrovae.training.sources import FEW
 from pyrovae.training.state import digest_of_pair
+
+MOST_AT_START = 2**27
+"""The largest number of values that are read at once from data outside of memory to start training."""
 
 
 @dataclass
@@ -37,11 +41,13 @@ class Fitted:
         plan: the plan, whose pairs are trained.
         histories: the history of each stage by its name, in order.
         presentation: the preparation of the data for the model.
+        beside: what the training has beside the data and their classes.
     """
 
     plan: Plan
     presentation: Presentation
     histories: dict[str, History] = field(default_factory=dict)
+    beside: Beside = NOTHING_BESIDE
 
     @property
     def pair(self) -> Any:
@@ -115,12 +121,13 @@ def fit_plan(
     resolve_device(writing.device)
     training, data = training.over(plan.defaults), data.over(plan.defaults)
     _check(plan, y, training, data, writing)
-    _check_beside(plan, len(cast(Any, x)), data, writing, beside)
+    if beside:
+        _check_beside(plan, len(cast(Any, x)), data, writing, beside)
     presentation = Presentation.of(plan.pixels, data, training.seed)
     x = _prepared(x, presentation)
-    fitted = Fitted(plan, presentation)
+    fitted = Fitted(plan, presentation, beside=beside)
     if writing.folder is None:
-        _fit_stages(fitted, x, y, training, data, writing, {}, beside)
+        _fit_stages(fitted, x, y, training, data, writing, {})
         return fitted
     folder = RunFolder(Path(writing.folder))
     folder.check_free(writing.resume)
@@ -139,11 +146,10 @@ def _fit_stages(
     data: Data,
     writing: Writing,
     identity: dict[str, Any],
-    beside: Beside = NOTHING_BESIDE,
 ) -> None:
     """Train the stages. The checkpoints of each stage say which parameters of earlier ones are beneath."""
     for stage in fitted.plan.stages:
-        how = (training, data, writing, identity, beside)
+        how = (training, data, writing, identity)
         fitted.histories[stage.name] = _fit_stage(stage, x, y, fitted, *how)
         identity = identity | {beneath(stage): digest_of_pair(stage.pair)}
 
@@ -266,13 +272,12 @@ def _fit_stage(
     data: Data,
     writing: Writing,
     identity: dict[str, Any],
-    beside: Beside,
 ) -> History:
     last = stage is fitted.plan.stages[-1]
     own = settings_of(stage, training)
-    split = split_off(x, y, own, beside)
+    split = split_off(x, y, own, fitted.beside)
     if stage.start is not None:
-        stage.start(split.x if isinstance(split.x, Tensor) else few(split.x))
+        stage.start(_at_start(split.x))
     classes = _classes_of(stage, split, own, data)
     settings: dict[str, Any] = own.fit_settings()
     if stage.objective is not None:
@@ -283,7 +288,7 @@ def _fit_stage(
     steps = [*fitted.presentation.transforms(), *([stage.transform] if stage.transform else [])]
     folder = None if writing.folder is None else folder_of(stage, fitted.plan, Path(writing.folder))
     history = fit(
-        beside.programs(stage.pair),
+        fitted.beside.programs(stage.pair),
         split.x,
         classes,
         given=_given_to(stage, split.x, split.y, split.beside),
@@ -300,6 +305,13 @@ def _fit_stage(
     if folder is not None and processes.is_first():
         history.save(folder / "history.json")
     return history
+
+
+def _at_start(x: Source) -> Tensor:
+    """Return the data that set initial parameters: all in memory, or some that do not take much."""
+    if isinstance(x, Tensor):
+        return x
+    return few(x, min(FEW, max(1, MOST_AT_START // few(x, 1).numel())))
 
 
 def _classes_of(stage: Stage, split: Split, training: Training, data: Data) -> Tensor | None:

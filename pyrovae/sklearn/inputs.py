@@ -22,7 +22,7 @@ Rows = Any
 MOST_VALUES = 2**20
 """The number of values of the data that are dense at the same time when a fitted model is asked."""
 
-_BEYOND = 0.1
+_BEYOND = 0.1 + 1e-6  # in 32 bits, -0.1 is less than -1/10
 
 
 def as_array(X: Any, missing: bool) -> Any:

@@ -14,6 +14,7 @@ from pyrovae.compute import processes
 from pyrovae.compute.devices import resolve_device
 from pyrovae.data import in_turn
 from pyrovae.errors import InputError
+from pyrovae.evaluation.json_files import write_json
 from pyrovae.recipes.about import About
 from pyrovae.recipes.beside import NOTHING_BESIDE, Beside
 from pyrovae.recipes.own_files import digest_of, is_own
@@ -21,12 +22,13 @@ from pyrovae.recipes.plan import Plan, Stage
 from pyrovae.recipes.presentation import Presentation
 from pyrovae.recipes.run_data import Known
 from pyrovae.recipes.settings import MAY_CHANGE, Data, Training, plain_values
+from pyrovae.recipes.verdict import MOST_DATA, Verdict, explained, verdict_of
 from pyrovae.runs import Configuration, RunFolder
 from pyrovae.storage import expanded
 from pyrovae.training import Data as Source
 from pyrovae.training import History, few, fit
-from pyrovae.training.checkpoints import new_run
-from pyrovae.training.sources import FEW
+from pyrovae.training.checkpoints import checkpoints_in, new_run
+from pyrovae.training.sources import FEW, spread_rows
 from pyrovae.training.state import digest_of_pair
 
 MOST_AT_START = 2**27
@@ -42,12 +44,14 @@ class Fitted:
         histories: the history of each stage by its name, in order.
         presentation: the preparation of the data for the model.
         beside: what the training has beside the data and their classes.
+        verdict: what the training has come to, with a warning if the latents carry almost nothing.
     """
 
     plan: Plan
     presentation: Presentation
     histories: dict[str, History] = field(default_factory=dict)
     beside: Beside = NOTHING_BESIDE
+    verdict: Verdict = field(default_factory=Verdict)
 
     @property
     def pair(self) -> Any:
@@ -58,6 +62,10 @@ class Fitted:
     def history(self) -> History:
         """The history of the last stage."""
         return self.histories[self.plan.stages[-1].name]
+
+    def __str__(self) -> str:
+        lines = (f"{name}: {history.outcome()}" for name, history in self.histories.items())
+        return "\n".join([*lines, *([str(self.verdict)] if str(self.verdict) else [])])
 
 
 @dataclass(frozen=True)
@@ -152,6 +160,33 @@ def _fit_stages(
         how = (training, data, writing, identity)
         fitted.histories[stage.name] = _fit_stage(stage, x, y, fitted, *how)
         identity = identity | {beneath(stage): digest_of_pair(stage.pair)}
+    fitted.verdict = _verdict(fitted, x, y, settings_of(fitted.plan.stages[-1], training))
+    if writing.folder is not None and processes.is_first():
+        _write_verdict(fitted.verdict, Path(writing.folder))
+
+
+def _verdict(fitted: Fitted, x: Source, y: Tensor | None, training: Training) -> Verdict:
+    """Measure what the training has come to, on validation data if some are held out."""
+    stage, split = fitted.plan.stages[-1], split_off(x, y, training, fitted.beside)
+    held_out = split.validation is not None
+    data, classes = (split.validation, split.y_validation) if held_out else (split.x, split.y)
+    beside = split.beside_validation if held_out else split.beside
+    rows = spread_rows(len(cast(Any, data)), MOST_DATA)
+    seen = few(cast(Source, data), MOST_DATA)
+    try:
+        labels = None if classes is None else classes[rows]
+        given = _given_to(stage, seen, labels, Beside(beside.rows(rows).given))
+        seen = fitted.presentation.of_prepared(seen)
+        return verdict_of(fitted.pair, seen, given=given, held_out=held_out, training=training)
+    except Exception as error:  # a diagnosis must not cost the training
+        return explained(error)
+
+
+def _write_verdict(verdict: Verdict, folder: Path) -> None:
+    """Write a verdict beside the checkpoints of a run, with the name of the checkpoint that it is of."""
+    newest = checkpoints_in(folder / "checkpoints")[0].path.name
+    content = vars(verdict) | {"warnings": [*verdict.warnings], "checkpoint": newest}
+    write_json(folder / "verdict.json", content)
 
 
 def identity_of(plan: Plan, configuration: Configuration) -> dict[str, Any]:
@@ -194,6 +229,7 @@ def _configuration_of(
 def _prepared(x: Source, presentation: Presentation) -> Source:
     """Prepare the training data once, if they are in memory."""
     if isinstance(x, Tensor):
+        presentation.check_training(x)
         return presentation.for_training(x)
     if presentation.pixels in ("static", "levels"):
         raise InputError(

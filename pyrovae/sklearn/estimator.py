@@ -143,9 +143,9 @@ class SemiSupervisedVAEClassifier(
 
     def _learn(self, array: np.ndarray, y: Tensor, weight: np.ndarray | None) -> None:
         """Train the plan of the model's recipe, and M1's classifier on the latents."""
-        self._likelihood = self._suitable_likelihood(array)
-        settings = WITH_CLASSES.settings(self, likelihood=self._likelihood)
-        self._scaling = Scaling.of(array, self._x_shape, self._likelihood)
+        likelihood = self._suitable_likelihood(array)
+        settings = WITH_CLASSES.settings(self, likelihood=likelihood)
+        self._scaling = Scaling.of(array, self._x_shape, likelihood)
         self._seed = seed_of(self.random_state)
         about = About(self._x_shape, len(self.classes_), bool((y == UNLABELLED).any()), self._seed)
         x = self._tensor(array)

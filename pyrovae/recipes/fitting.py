@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +18,7 @@ from pyrovae.errors import InputError
 from pyrovae.evaluation.json_files import write_json
 from pyrovae.recipes.about import About
 from pyrovae.recipes.beside import NOTHING_BESIDE, Beside
+from pyrovae.recipes.course import Call, ends_of, time_of
 from pyrovae.recipes.own_files import digest_of, is_own
 from pyrovae.recipes.plan import Plan, Stage
 from pyrovae.recipes.presentation import Presentation
@@ -135,14 +137,15 @@ def fit_plan(
     x = _prepared(x, presentation)
     fitted = Fitted(plan, presentation, beside=beside)
     if writing.folder is None:
-        _fit_stages(fitted, x, y, training, data, writing, {})
+        _fit_stages(fitted, x, y, training, data, writing, {}, [training.epochs])
         return fitted
     folder = RunFolder(Path(writing.folder))
     folder.check_free(writing.resume)
     processes.wait()  # until all processes have checked, since the first one writes there next
     configuration = _configuration_of(plan, x, y, training, data, writing)
     with folder.prepared(configuration, writing.resume):
-        _fit_stages(fitted, x, y, training, data, writing, identity_of(plan, configuration))
+        how = (training, data, writing, identity_of(plan, configuration), configuration.ends)
+        _fit_stages(fitted, x, y, *how)
     return fitted
 
 
@@ -154,10 +157,11 @@ def _fit_stages(
     data: Data,
     writing: Writing,
     identity: dict[str, Any],
+    ends: Sequence[int],
 ) -> None:
     """Train the stages. The checkpoints of each stage say which parameters of earlier ones are beneath."""
     for stage in fitted.plan.stages:
-        how = (training, data, writing, identity)
+        how = (training, data, writing, identity, ends)
         fitted.histories[stage.name] = _fit_stage(stage, x, y, fitted, *how)
         identity = identity | {beneath(stage): digest_of_pair(stage.pair)}
     fitted.verdict = _verdict(fitted, x, y, settings_of(fitted.plan.stages[-1], training))
@@ -223,6 +227,7 @@ def _configuration_of(
         new_run() if former is None else former.run,
         known.from_python,
         writing.begun_from if former is None else former.begun_from,
+        ends_of(former, training, folder.path, writing.progress),
     )
 
 
@@ -308,28 +313,30 @@ def _fit_stage(
     data: Data,
     writing: Writing,
     identity: dict[str, Any],
+    ends: Sequence[int],
 ) -> History:
     last = stage is fitted.plan.stages[-1]
     own = settings_of(stage, training)
     split = split_off(x, y, own, fitted.beside)
+    own = own.sized(len(cast(Any, split.x)))
     if stage.start is not None:
         stage.start(_at_start(split.x))
     classes = _classes_of(stage, split, own, data)
-    settings: dict[str, Any] = own.fit_settings()
-    if stage.objective is not None:
-        settings["objective"] = stage.objective
-    settings["weights"] = dict(stage.weights)
-    if stage.supervised is not None and classes is not None:
-        settings |= stage.supervised(classes)
-    steps = [*fitted.presentation.transforms(), *([stage.transform] if stage.transform else [])]
+    pair, given = fitted.beside.programs(stage.pair), _given_to(stage, split.x, split.y, split.beside)
+    settings = _objective_of(stage, classes)
+    transform = in_turn(*fitted.presentation.transforms(), *([stage.transform] if stage.transform else []))
+    ends = [own.epochs] if "epochs" in stage.training else ends
+    call = Call(split.x, classes, given or {}, transform)
+    time = time_of(pair, settings["objective"], call, own, ends)
     folder = None if writing.folder is None else folder_of(stage, fitted.plan, Path(writing.folder))
     history = fit(
-        fitted.beside.programs(stage.pair),
+        pair,
         split.x,
         classes,
-        given=_given_to(stage, split.x, split.y, split.beside),
+        given=given,
         **settings,
-        transform=in_turn(*steps),
+        **own.fit_settings(time),
+        transform=transform,
         validation=_validation_of(stage, split),
         device=writing.device,
         folder=None if folder is None else folder / "checkpoints",
@@ -348,6 +355,14 @@ def _at_start(x: Source) -> Tensor:
     if isinstance(x, Tensor):
         return x
     return few(x, min(FEW, max(1, MOST_AT_START // few(x, 1).numel())))
+
+
+def _objective_of(stage: Stage, classes: Tensor | None) -> dict[str, Any]:
+    """Return a stage's objective and the weights of sites, as `fit` takes them."""
+    settings: dict[str, Any] = {"objective": stage.objective, "weights": dict(stage.weights)}
+    if stage.supervised is not None and classes is not None:
+        settings |= stage.supervised(classes)
+    return settings
 
 
 def _classes_of(stage: Stage, split: Split, training: Training, data: Data) -> Tensor | None:

@@ -522,6 +522,9 @@ class Run:
     def resume(self, *, device: str = "auto", progress: bool = True, **changes: Any) -> Run:
         """Continue the training.
 
+        Beyond the last epoch the learning rate warms up and decays once more over the new epochs, and a
+        line says so. Beta does not.
+
         Args:
             device: the device. "auto" means CUDA if it is available, else the CPU.
             progress: whether to show progress bars.
@@ -564,7 +567,8 @@ class Run:
     ) -> Run:
         """Begin a new run at this run's parameters, for example with another objective.
 
-        The epochs are counted from 0 again, and the optimiser starts anew. This run stays as it is.
+        The epochs are counted from 0 again, and the optimiser starts anew. The learning rate warms up and
+        decays once more, but beta does not warm up unless `warm_up` is given. This run stays as it is.
 
         Args:
             folder: the folder of the new run.
@@ -586,7 +590,7 @@ class Run:
             >>> run.branch("runs/iwae", options={"objective": "iwae", "particles": 50})    # doctest: +SKIP
         """
         folder = expanded(folder)
-        training = self.training.changed(**changes)
+        training = self.training.changed(**({"warm_up": 0.0} | changes))
         asked = dict(options or {})
         options = self._inherited(asked) | asked
         _check_values(self.recipe, self.config.recipe, options, training, self.data)

@@ -57,7 +57,8 @@ def test_weights_to_other_data_are_those_of_their_nearest():
         np.testing.assert_allclose(weights[near, column], expected, rtol=1e-9)
 
 
-def test_spread_labels_are_the_diffusions_limit(moons):
+@pytest.mark.parametrize("alpha", [0.9, 0.99])
+def test_spread_labels_are_the_diffusions_limit(alpha, moons):
     """F = (1 - a) (I - a S)^-1 Y with S = D^-1/2 W D^-1/2 (Zhou et al. 2004, equation 5)."""
     z, y = moons
     given = only_labels_of(torch.tensor([3, 50, 120, 200]), y)
@@ -66,8 +67,8 @@ def test_spread_labels_are_the_diffusions_limit(moons):
     smooth = degree[:, None] * weights * degree[None]
     labels = np.zeros((len(z), 2))
     labels[given != -1, given[given != -1]] = 1
-    limit = np.linalg.solve(np.eye(len(z)) - 0.99 * smooth, labels)
-    fitted = label_spreading().fit(z.double().numpy(), given.numpy())
+    limit = np.linalg.solve(np.eye(len(z)) - alpha * smooth, labels)
+    fitted = label_spreading(10, alpha).fit(z.double().numpy(), given.numpy())
     clear = np.abs(np.diff(limit / limit.sum(1, keepdims=True), axis=1))[:, 0] > 0.02
     assert clear.mean() > 0.95
     assert (fitted.transduction_ == limit.argmax(1))[clear].all()
@@ -107,9 +108,9 @@ def test_known_frequencies_hold_back_the_class_that_floods(moons):
     def off(spread):
         return (spread.bincount(minlength=2) / len(y) - prior).abs().max()
 
-    assert off(spread_labels(z, given, class_prior=prior)) < off(spread_labels(z, given))
+    assert off(spread_labels(z, given, 10, prior)) < off(spread_labels(z, given, 10))
     reversed_prior = prior.flip(0)
-    assert off(spread_labels(z, given, class_prior=reversed_prior)) > off(spread_labels(z, given))
+    assert off(spread_labels(z, given, 10, reversed_prior)) > off(spread_labels(z, given, 10))
 
 
 def test_class_mass_is_normalised_to_the_given_frequencies():

@@ -111,7 +111,13 @@ def label_spreading(neighbours: int = NEIGHBOURS, alpha: float = ALPHA) -> Label
         neighbours: the number of neighbours of each datum in the graph.
         alpha: the share of a datum's label distribution that comes from its neighbours, in (0, 1).
     """
-    return LabelSpreading(kernel=LocalNeighbours(neighbours), alpha=alpha, max_iter=300, tol=1e-9)
+    return _OnSymmetricGraph(kernel=LocalNeighbours(neighbours), alpha=alpha, max_iter=300, tol=1e-9)
+
+
+class _OnSymmetricGraph(LabelSpreading):
+    def _get_kernel(self, X: np.ndarray, y: np.ndarray | None = None) -> scipy.sparse.csr_matrix:
+        # scikit-learn would call kernel(X, X), where each datum is a neighbour of itself.
+        return self.kernel(X, y)
 
 
 class SpreadLabels(ClassifierMixin, BaseEstimator):

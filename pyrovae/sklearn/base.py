@@ -117,7 +117,8 @@ class RecipeEstimator(BaseEstimator):
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         """Convert dense data `(n, features)` without missing values to `(n, *x_shape)`."""
-        return torch.from_numpy(np.ascontiguousarray(array, self._dtype)).unflatten(1, self._x_shape)
+        values = np.require(array, self._dtype, ["C", "W"])  # a copy, if the user's array is read only
+        return torch.from_numpy(values).unflatten(1, self._x_shape)
 
     def _array(self, x: Tensor) -> np.ndarray:
         """Convert data that a model has generated to the shape of the X that `fit` was given."""

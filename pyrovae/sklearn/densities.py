@@ -14,7 +14,7 @@ from torch import Tensor
 from pyrovae.data.checks import OBSERVED
 from pyrovae.errors import InputError
 from pyrovae.evaluation import impute, marginal_likelihood
-from pyrovae.generation import images_of, latent_codes, only_site
+from pyrovae.generation import images_of, latent_codes, only_site, samples
 from pyrovae.models import PPCA
 from pyrovae.recipes import About, ppca
 from pyrovae.recipes.presentation import Presentation
@@ -22,15 +22,6 @@ from pyrovae.sklearn import inputs
 from pyrovae.sklearn.base import Part, RandomState, RecipeEstimator, seed_of
 from pyrovae.sklearn.inputs import Rows
 from pyrovae.sklearn.parameters import WITHOUT_CLASSES, plain
-
-
-def samples(pair: Any, count: int, seed: int = 0, *, mean: bool = False) -> Any:  # TODO until merged
-    from pyrovae.generation.generator import Generator, as_images
-    from pyrovae.generation.prior import draws, images_of_draws
-
-    generator, rows = Generator(pair, None, count=count), torch.arange(count)
-    drawn = draws(generator, rows, seed=seed)
-    return as_images(images_of_draws(generator, drawn, rows, seed) if mean else drawn.data)
 
 
 class Density(RecipeEstimator):

@@ -138,10 +138,9 @@ def weight_of(rows: Rows, sample_weight: Any) -> np.ndarray | None:
     """
     if sample_weight is None:
         return None
-    weight = _check_sample_weight(sample_weight, rows, ensure_non_negative=True, dtype=np.float64)
-    if not weight.any():
+    if not np.asarray(sample_weight, dtype=float).any():
         raise InputError("sample_weight is zero for all data: give some of them a weight above 0.")
-    return np.asarray(weight)
+    return np.asarray(_check_sample_weight(sample_weight, rows, ensure_non_negative=True, dtype=np.float64))
 
 
 def kept_by(weight: np.ndarray | None) -> np.ndarray | slice:

@@ -18,6 +18,7 @@ SMALL = {"latent_dim": 2, "width": 16, "batch_size": 50, "learning_rate": 0.01, 
 NOT_CHECKED = {
     "check_classifiers_classes": "takes -1 for a class; here it stands for unlabelled, as in "
     "sklearn.semi_supervised, whose classifiers scikit-learn excepts by name",
+    "check_sample_weight_equivalence_on_dense_data": "each repetition of a datum has draws of its own",
 }
 
 

@@ -106,3 +106,27 @@ def test_unlabelled_data_have_no_part_in_the_score(quick, blobs, few):
     assert fitted.score(X, few, weights) == pytest.approx(np.average(right, weights=weights[known]))
     with pytest.raises(InputError, match="no datum of y is labelled"):
         fitted.score(X, np.full(90, -1))
+    with pytest.raises(ValueError, match=r"sample_weight.shape == \(3,\)"):
+        fitted.score(X, few, weights[:3])
+
+
+@pytest.mark.parametrize("model", ["m1", "m2", "m1m2", "pcvae", "cpcvae"])
+def test_data_of_weight_0_are_as_if_they_were_not_there(model, quick, blobs, few):
+    X, y = blobs
+    weight = np.where(np.arange(90) % 3 == 0, 0.0, 2.0)
+    weighted = quick(model).fit(X, few, sample_weight=weight)
+    fewer = quick(model).fit(X[weight > 0], few[weight > 0])
+    np.testing.assert_allclose(weighted.predict_proba(X), fewer.predict_proba(X), rtol=1e-3, atol=1e-5)
+    np.testing.assert_array_equal(weighted.transduction_[weight > 0], fewer.transduction_)
+    assert weighted.transduction_.shape == (90,)
+    of_two = quick(model).fit(X, few, sample_weight=np.where(few == 2, 0.0, 1.0))
+    assert of_two.classes_.tolist() == [0, 1]
+
+
+def test_labels_count_by_their_weights(learner, blobs):
+    """A third of the labels are wrong, and weigh a hundredth: the classifier learns the others."""
+    X, y = blobs
+    wrong = np.arange(90) % 3 == 0
+    labels = np.where(wrong, (y + 1) % 3, y)
+    fitted = learner("pcvae").fit(X, labels, sample_weight=np.where(wrong, 0.01, 1.0))
+    assert fitted.score(X, y) > 0.95

@@ -72,8 +72,8 @@ def own_units(array: np.ndarray, x_shape: tuple[int, ...]) -> Scaling:
 
     - The features of images have one unit for each channel.
     - Features with the values 0 and 1 only, such as those of one-hot coding, stay as they are.
-    - Other features share one unit if at least half of them, without the constant ones, have the same least
-      and the same greatest value, as pixels have. Their mean variance becomes 1.
+    - Other features share one unit if most of them, without the constant ones, have the same least and the
+      same greatest value, as pixels have. Their mean variance becomes 1.
     - Otherwise each has the variance 1.
 
     Args:
@@ -90,7 +90,7 @@ def own_units(array: np.ndarray, x_shape: tuple[int, ...]) -> Scaling:
     whole_range = (
         (low[others] == low[others].min()) & (high[others] == high[others].max()) if len(others) else others
     )
-    if len(others) > 1 and whole_range.mean() >= 0.5:
+    if len(others) > 1 and whole_range.mean() > 0.5:
         scale[others] = np.sqrt(np.mean(scale[others] ** 2))
     scale[binary] = 1
     return replace(scaling, scale=scale)

@@ -1,4 +1,4 @@
-"""Data with missing values: their observed elements alone enter the density, and encoders see 0 elsewhere.
+"""Data with missing values: their observed elements alone enter the density.
 
 A program takes the keyword `observed`, a tensor of `torch.bool` in the shape of the data, which is true
 where a value was observed:
@@ -6,6 +6,7 @@ where a value was observed:
     pyro.sample("x", masked(self.likelihood(z), observed), obs=x)       in the model
     pyro.sample("z", self.posterior(filled(x, observed)))               in the guide
 
+Encoders see 0 elsewhere; in a model with a standardisation, they see the mean of the training data.
 So the bound that is trained is that of the observed elements (Mattei & Frellsen 2019). It does not depend
 on the values that stand where one is missing; they may be NaN.
 """
@@ -24,12 +25,13 @@ from pyrovae.errors import InputError
 from pyrovae.programs.distributions import factors_of, name_of
 
 
-def filled(x: Tensor, observed: Tensor | None) -> Tensor:
-    """Return the data with 0 in the place of each missing value.
+def filled(x: Tensor, observed: Tensor | None, at: Tensor | int = 0) -> Tensor:
+    """Return the data with 0, or other values, in the place of missing ones.
 
     Args:
         x: the data, `(B, *x_shape)`.
         observed: true where a value was observed, `(B, *x_shape)`. None means that none is missing.
+        at: what stands for a missing value, `x_shape` or a number, such as `centre_of(likelihood)`.
 
     Raises:
         InputError: `observed` is not a tensor of `torch.bool` in the shape of the data.
@@ -44,7 +46,7 @@ def filled(x: Tensor, observed: Tensor | None) -> Tensor:
     if observed is None:
         return x
     check_observed_elements(observed, x.shape)
-    return x.where(observed, x.new_zeros(()))
+    return x.where(observed, at if isinstance(at, Tensor) else x.new_full((), at))
 
 
 def masked(distribution: TorchDistributionMixin, observed: Tensor | None) -> TorchDistributionMixin:

@@ -24,8 +24,8 @@ class Likelihood(nn.Module):
             data.
 
     Attributes:
-        pixels: the values of the data, which recipes prepare: "grey" (as they are), "binary" (0 or 1) or
-            "levels" (0 to 255). A subclass declares its own.
+        pixels: the values of the data, which recipes prepare: "real" (any numbers), "grey" (from 0 to 1),
+            "binary" (0 or 1) or "levels" (0 to 255). A subclass declares its own.
 
     Raises:
         InputError: when the network has no `out_shape`.
@@ -44,7 +44,7 @@ class Likelihood(nn.Module):
         torch.Size([1, 8, 8])
     """
 
-    pixels: ClassVar[str] = "grey"
+    pixels: ClassVar[str] = "real"
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

@@ -29,6 +29,8 @@ class ContinuousBernoulli(Likelihood):
         torch.Size([5])
     """
 
+    pixels = "grey"
+
     def forward(self, *context: Tensor) -> TorchDistributionMixin:
         """Return p(x | z), with batch shape `leading` and event shape `x_shape`.
 

@@ -9,7 +9,11 @@ LIKELIHOODS = Table(
         "continuous-bernoulli": Component(
             "Grey values in [0, 1].", "pyrovae.likelihoods:ContinuousBernoulli"
         ),
-        "gaussian": Component("Real values, with one learned scale.", "pyrovae.likelihoods:Gaussian"),
+        "gaussian": Component(
+            "Real values, with one learned scale.",
+            "pyrovae.likelihoods.by_name:gaussian",
+            ("standardise",),
+        ),
         "categorical": Component("256 grey levels.", "pyrovae.likelihoods:Categorical"),
     },
 )

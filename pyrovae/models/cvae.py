@@ -17,6 +17,7 @@ import pyro
 from torch import Tensor, nn
 
 from pyrovae.distributions import filled, masked
+from pyrovae.networks import centre_of
 from pyrovae.programs.parameters import program
 
 
@@ -61,4 +62,4 @@ class CVAE(nn.Module):
     def guide(self, x: Tensor, c: Tensor, observed: Tensor | None = None) -> None:
         """Define q(z | x, c) for data `(B, *x_shape)` and their conditions `(B, *c_shape)`."""
         with pyro.plate("data", len(x)):
-            pyro.sample("z", self.posterior(filled(x, observed), c))
+            pyro.sample("z", self.posterior(filled(x, observed, centre_of(self.likelihood)), c))

@@ -18,6 +18,7 @@ import pyro
 from torch import Tensor, nn
 
 from pyrovae.distributions import filled, masked
+from pyrovae.networks import centre_of
 from pyrovae.programs.parameters import program
 
 
@@ -69,7 +70,7 @@ class HierarchicalVAE(nn.Module):
     @program
     def guide(self, x: Tensor, y: Tensor | None = None, observed: Tensor | None = None) -> None:
         """Define q(z1, z2 | x) for data `(B, *x_shape)`."""
-        x = filled(x, observed)
+        x = filled(x, observed, centre_of(self.likelihood))
         with pyro.plate("data", len(x)):
             z2 = pyro.sample("z2", self.posterior2(x))
             pyro.sample("z1", self.posterior1(x, z2))

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from pyrovae.distributions import filled, masked
 from pyrovae.models.m2 import M2
 from pyrovae.models.vae import VAE
+from pyrovae.networks import centre_of
 from pyrovae.programs.parameters import program
 
 
@@ -69,7 +70,7 @@ class M1M2(nn.Module):
     def guide(self, x: Tensor, y: Tensor | None = None, observed: Tensor | None = None) -> None:
         """Define q(z1, y, z2 | x), or q(z1, z2 | x, y) where the classes are known."""
         with pyro.plate("data", len(x)):
-            z1 = pyro.sample("z1", self.vae.posterior(filled(x, observed)))
+            z1 = pyro.sample("z1", self.vae.posterior(filled(x, observed, centre_of(self.vae.likelihood))))
             if y is None:
                 y = pyro.sample("y", self.m2.classifier(z1), infer={"enumerate": "parallel"})
             pyro.sample("z2", self.m2.posterior(z1, y))

@@ -18,6 +18,7 @@ import pyro
 from torch import Tensor, nn
 
 from pyrovae.distributions import filled, masked
+from pyrovae.networks import centre_of
 from pyrovae.programs.parameters import program
 
 
@@ -70,7 +71,7 @@ class M2(nn.Module):
     @program
     def guide(self, x: Tensor, y: Tensor | None = None, observed: Tensor | None = None) -> None:
         """Define q(y, z | x), or q(z | x, y) where the classes are known."""
-        x = filled(x, observed)
+        x = filled(x, observed, centre_of(self.likelihood))
         with pyro.plate("data", len(x)):
             if y is None:
                 y = pyro.sample("y", self.classifier(x), infer={"enumerate": "parallel"})

@@ -9,6 +9,9 @@
 Its evidence, posterior and maximum-likelihood fit are known in closed form, so every estimate of the
 library can be compared with the truth. Equation numbers are those of the paper.
 
+With a standardisation, of shift m and scales S = diag(s), this is the model of S^-1 (x - m). In their own
+units, x_n ~ N(m + S (W z_n + mu), sigma^2 S^2).
+
 The closed forms are computed in 64-bit, whatever the type of parameters and data, and without differences
 of large numbers. So they are exact also where the columns of the data have unlike units.
 """
@@ -27,7 +30,7 @@ from pyrovae.data.checks import check_data, check_tensor
 from pyrovae.distributions import MultivariateNormal, filled, masked
 from pyrovae.errors import InputError
 from pyrovae.likelihoods import Gaussian
-from pyrovae.networks import MLP, Shape
+from pyrovae.networks import MLP, Shape, Standardisation, centre_of
 from pyrovae.posteriors import LinearNormal
 from pyrovae.priors import StandardNormal
 from pyrovae.programs.parameters import program
@@ -59,6 +62,8 @@ class PPCA(nn.Module):
         latent_dim: the number of latent dimensions M.
         posterior: `posterior(x)` is a distribution over z. By default it is a `LinearNormal`, whose family
             contains the exact posterior.
+        standardisation: the standardisation of the data. Probabilistic PCA has one variance of the noise
+            for all columns, so columns of unlike units need one. None means that the data stay as they are.
 
     Examples:
         >>> import torch
@@ -70,11 +75,18 @@ class PPCA(nn.Module):
         torch.Size([100])
     """
 
-    def __init__(self, x_shape: Shape, latent_dim: int, posterior: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        x_shape: Shape,
+        latent_dim: int,
+        posterior: nn.Module | None = None,
+        standardisation: Standardisation | None = None,
+    ) -> None:
         super().__init__()
         self.prior = StandardNormal(latent_dim)
-        self.likelihood = Gaussian(MLP(latent_dim, x_shape, hidden=()))
-        self.posterior = posterior or LinearNormal(x_shape, latent_dim)
+        network = MLP(latent_dim, x_shape, hidden=())
+        self.likelihood = Gaussian(network, standardisation=standardisation)
+        self.posterior = posterior or LinearNormal(x_shape, latent_dim, standardisation)
 
     @program
     def model(self, x: Tensor, y: Tensor | None = None, observed: Tensor | None = None) -> None:
@@ -92,10 +104,10 @@ class PPCA(nn.Module):
         """
         exact = observed is not None and isinstance(self.posterior, LinearNormal)
         with pyro.plate("data", len(x)):
-            q = self.exact_posterior(x, observed) if exact else self.posterior(filled(x, observed))
-            pyro.sample("z", q)
+            x = filled(x, observed, centre_of(self.likelihood))
+            pyro.sample("z", self.exact_posterior(x, observed) if exact else self.posterior(x))
 
-    # The symbols of the equations, by the parameters that hold them.
+    # The symbols of the equations, by the parameters that hold them: those of standardised data.
 
     @property
     def _affine(self) -> nn.Linear:
@@ -116,8 +128,15 @@ class PPCA(nn.Module):
         """sigma^2, a scalar."""
         return (2 * self.likelihood.log_scale).exp()
 
+    @property
+    def standardisation(self) -> Standardisation | None:
+        """The standardisation of the data, if they have one."""
+        return self.likelihood.standardisation
+
     def log_evidence(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
         """Return the exact log p(x) = log N(x; mu, W W^T + sigma^2 I), in nats (equation 4).
+
+        With a standardisation it is log N(x; m + S mu, S (W W^T + sigma^2 I) S).
 
         Args:
             x: the data, `(N, *x_shape)`.
@@ -135,7 +154,7 @@ class PPCA(nn.Module):
         residual = torch.cat([centred - explained @ top.mT, explained @ bottom.mT], -1) / sigma
         log_det = 2 * (triangle.diagonal(dim1=-2, dim2=-1).abs() / sigma).log().sum(-1)
         count = len(self.weight) if observed is None else observed.flatten(1).sum(-1)
-        constant = count * (math.log(2 * math.pi) + 2 * sigma.log())
+        constant = count * (math.log(2 * math.pi) + 2 * sigma.log()) + 2 * self._log_scales(observed)
         return -0.5 * (residual.square().sum((-2, -1)) + log_det + constant)
 
     def exact_posterior(self, x: Tensor, observed: Tensor | None = None) -> MultivariateNormal:
@@ -169,7 +188,8 @@ class PPCA(nn.Module):
     def fit_closed_form(self, x: Tensor, noise_floor: float = 0.0) -> None:
         """Set W, mu and sigma^2 to their maximum-likelihood values (equations 7 and 8, with R = I).
 
-        A `LinearNormal` posterior is set to the exact posterior; any other one is left as it is.
+        A standardisation is set to the mean and scale of each column first. A `LinearNormal` posterior is
+        set to the exact posterior; any other one is left as it is.
 
         Args:
             x: the data, `(N, *x_shape)`.
@@ -188,7 +208,9 @@ class PPCA(nn.Module):
                 'some are missing, use fit(ppca, x, given={"observed": mask}).'
             )
         check_data(x)
-        flat = in_64_bits(self._flat(x))
+        if self.standardisation is not None:
+            self.standardisation.start_at(x)
+        flat, units = self._standardised(x), self._scales()
         latent_dim, dimensions = self.weight.shape[1], self.weight.shape[0]
         num_noise = max(dimensions - latent_dim, 1)
         mean = flat.mean(0)
@@ -202,7 +224,8 @@ class PPCA(nn.Module):
             variance = torch.maximum(variance, noise_floor * values[latent_dim - 1])
         # What rounding adds to this variance: that of the data, and that of this computation.
         share = (1 - vectors[:, :latent_dim].square().sum(1)).clamp(min=0)
-        rounding = (torch.finfo(x.dtype).eps ** 2 * flat.square().mean(0) * share).sum() / num_noise
+        size = (in_64_bits(self._flat(x)) / units).square().mean(0)
+        rounding = (torch.finfo(x.dtype).eps ** 2 * size * share).sum() / num_noise
         rounding += (dimensions * torch.finfo(flat.dtype).eps) ** 2 * values[0]
         if variance <= 4 * rounding:
             raise InputError(
@@ -235,8 +258,26 @@ class PPCA(nn.Module):
 
     def _centred(self, x: Tensor, observed: Tensor | None) -> Tensor:
         """Return x - mu as rows, `(N, 1, D)` in 64-bit, with 0 where a value is missing."""
-        centred = in_64_bits(self._flat(x)) - in_64_bits(self.mean)
+        centred = self._standardised(x) - in_64_bits(self.mean)
         return filled(centred, None if observed is None else observed.flatten(1)).unsqueeze(-2)
+
+    def _standardised(self, x: Tensor) -> Tensor:
+        """Return the data in the units of W and mu, as rows `(N, D)` in 64-bit."""
+        flat = in_64_bits(self._flat(x))
+        if self.standardisation is None:
+            return flat
+        return (flat - in_64_bits(self.standardisation.shift).flatten()) / self._scales()
+
+    def _scales(self) -> Tensor:
+        """Return s, the scale of each column, `(D,)` in 64-bit; ones without a standardisation."""
+        if self.standardisation is None:
+            return torch.ones_like(in_64_bits(self.mean))
+        return in_64_bits(self.standardisation.scale).flatten()
+
+    def _log_scales(self, observed: Tensor | None) -> Tensor:
+        """Return log det S over the observed columns: a scalar, or `(N,)` with a mask."""
+        logs = self._scales().log()
+        return logs.sum() if observed is None else (logs * observed.flatten(1).to(logs.device)).sum(-1)
 
     def _flat(self, x: Tensor) -> Tensor:
         return x.reshape(len(x), -1)

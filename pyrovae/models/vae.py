@@ -16,6 +16,7 @@ import pyro
 from torch import Tensor, nn
 
 from pyrovae.distributions import filled, masked
+from pyrovae.networks import centre_of
 from pyrovae.programs.parameters import program
 
 
@@ -55,4 +56,4 @@ class VAE(nn.Module):
     def guide(self, x: Tensor, y: Tensor | None = None, observed: Tensor | None = None) -> None:
         """Define q(z | x) for data `(B, *x_shape)`."""
         with pyro.plate("data", len(x)):
-            pyro.sample("z", self.posterior(filled(x, observed)))
+            pyro.sample("z", self.posterior(filled(x, observed, centre_of(self.likelihood))))

@@ -9,7 +9,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from pyrovae.distributions import MultivariateNormal
-from pyrovae.networks import Shape, as_shape
+from pyrovae.networks import Shape, Standardisation, as_shape
 
 
 class LinearNormal(nn.Module):
@@ -21,6 +21,8 @@ class LinearNormal(nn.Module):
     Args:
         x_shape: the event shape of the data, with D values in all.
         latent_dim: the number of latent dimensions M.
+        standardisation: the standardisation of x, which the likelihood shares. The map A x + b is then one
+            of standardised data. None means that x stays as it is.
 
     Examples:
         >>> import torch
@@ -30,9 +32,12 @@ class LinearNormal(nn.Module):
         torch.Size([5])
     """
 
-    def __init__(self, x_shape: Shape, latent_dim: int) -> None:
+    def __init__(
+        self, x_shape: Shape, latent_dim: int, standardisation: Standardisation | None = None
+    ) -> None:
         super().__init__()
         self.x_shape, self.latent_dim = as_shape(x_shape), latent_dim
+        self.standardisation = standardisation
         self.loc = nn.Linear(math.prod(self.x_shape), latent_dim)
         self.log_diagonal = nn.Parameter(torch.zeros(latent_dim))
         self.below_diagonal = nn.Parameter(torch.zeros(latent_dim, latent_dim))
@@ -48,12 +53,14 @@ class LinearNormal(nn.Module):
         Args:
             x: the data, `(*leading, *x_shape)`.
         """
+        if self.standardisation is not None:
+            x = self.standardisation(x)
         loc = self.loc(x.flatten(-len(self.x_shape)))
         return MultivariateNormal(loc, scale_tril=self.scale_tril)
 
     @torch.no_grad()
     def set_to(self, weight: Tensor, bias: Tensor, covariance: Tensor) -> None:
-        """Make q(z | x) = N(weight x + bias, covariance).
+        """Make q(z | x) = N(weight x + bias, covariance), for standardised x if it is standardised.
 
         Args:
             weight: A, `(M, D)`.

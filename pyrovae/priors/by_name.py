@@ -12,6 +12,7 @@ from annotated_types import Ge
 if TYPE_CHECKING:
     from torch import nn
 
+    from pyrovae.networks import Standardisation
     from pyrovae.priors import MixtureOfGaussians, VampPrior
 
 Count = Annotated[int, Ge(1)]
@@ -36,6 +37,7 @@ def vamp(
     x_shape: tuple[int, ...],
     x_bounds: tuple[float, float] | None,
     num_classes: int | None,
+    standardisation: Standardisation | None,
     components: Count = 100,
 ) -> VampPrior:
     """Make a VampPrior. It begins at data: its recipe calls `start_at` before training.
@@ -46,8 +48,9 @@ def vamp(
         x_shape: the event shape of the data.
         x_bounds: the least and the greatest value of the data, or None if they have no bounds.
         num_classes: C if the posterior takes a class beside x, else None.
+        standardisation: the standardisation of the data, or None if they have none.
         components: The number of pseudo-inputs of the VampPrior.
     """
     from pyrovae.priors import VampPrior
 
-    return VampPrior(posterior, x_shape, components, num_classes, x_bounds)
+    return VampPrior(posterior, x_shape, components, num_classes, x_bounds, standardisation=standardisation)

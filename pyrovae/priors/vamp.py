@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pyrovae.data.checks import check_data
 from pyrovae.distributions import DiagonalNormalMixture
 from pyrovae.errors import InputError, check_counts
-from pyrovae.networks import Shape, as_shape
+from pyrovae.networks import Shape, Standardisation, as_shape
 from pyrovae.programs.modes import evaluating
 
 
@@ -39,11 +39,14 @@ class VampPrior(nn.Module):
             then has class k mod C. None means that the posterior takes x alone.
         bounds: the least and the greatest value of x. None means that x has no bounds.
         learn_weights: train w. By default every weight is 1/K, as in the paper.
+        standardisation: the standardisation of data without bounds. The free parameters are then
+            standardised pseudo-inputs, so that a learning rate moves each column by its own unit.
 
     Raises:
         InputError: when a count is below 1; when there are fewer pseudo-inputs than classes; when the
-            bounds leave no range between them; when the posterior does not run on pseudo-inputs of this
-            shape and their classes; or when it cannot score points that it did not draw.
+            bounds leave no range between them, or are given beside a standardisation; when the posterior
+            does not run on pseudo-inputs of this shape and their classes; or when it cannot score points
+            that it did not draw.
 
     Examples:
         >>> from pyrovae.likelihoods import Bernoulli
@@ -69,6 +72,7 @@ class VampPrior(nn.Module):
         num_classes: int | None = None,
         bounds: tuple[float, float] | None = (0.0, 1.0),
         learn_weights: bool = False,
+        standardisation: Standardisation | None = None,
     ) -> None:
         super().__init__()
         check_counts(pseudo_inputs=pseudo_inputs, num_classes=1 if num_classes is None else num_classes)
@@ -79,7 +83,10 @@ class VampPrior(nn.Module):
             )
         if bounds is not None and not bounds[0] < bounds[1]:
             raise InputError(f"bounds are {bounds}; expected the least value of x and a greater one.")
+        if bounds is not None and standardisation is not None:
+            raise InputError(f"bounds are {bounds}, but standardised data have none: set bounds=None.")
         self.posterior, self.x_shape, self.bounds = posterior, as_shape(x_shape), bounds
+        self.standardisation = standardisation
         # On the posterior's device and of its type, since the posterior runs on the pseudo-inputs below. A
         # lazy posterior has both before it has shapes. In half precision pseudo-inputs would hardly move.
         like = next(posterior.parameters(), torch.zeros(()))
@@ -100,7 +107,7 @@ class VampPrior(nn.Module):
     def pseudo_inputs(self) -> Tensor:
         """The pseudo-inputs u, `(K, *x_shape)`, within the bounds."""
         if self.bounds is None:
-            return self.free
+            return self.free if self.standardisation is None else self.standardisation.original(self.free)
         low, high = self.bounds
         return low + (high - low) * torch.sigmoid(4 * self.free - 2)
 
@@ -127,7 +134,7 @@ class VampPrior(nn.Module):
             )
         chosen = x[torch.randperm(len(x))[:count]].to(self.free)
         if self.bounds is None:
-            self.free.copy_(chosen)
+            self.free.copy_(chosen if self.standardisation is None else self.standardisation(chosen))
             return
         low, high = self.bounds
         if chosen.min() < low or chosen.max() > high:

@@ -25,6 +25,7 @@ from pyrovae.tables import Table
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from pyrovae.networks import Standardisation
     from pyrovae.objectives import Objective as AnyObjective
 
 Count = Annotated[int, Ge(1)]
@@ -64,11 +65,11 @@ class Parts:
 
     def encoder(self, size: int) -> nn.Module:
         """Build a network from x to a final output `(size,)`, such as logits."""
-        return self._network(self.about.x_shape, size, "encoder")
+        return self._encoding(size, "encoder")
 
     def features(self) -> nn.Module:
         """Build a network from x to features `(width,)`, the input of affine heads."""
-        return self._network(self.about.x_shape, self.width, "features")
+        return self._encoding(self.width, "features")
 
     def decoder(self, inputs: int) -> nn.Module:
         """Build a network from `(inputs,)` to the parameters of the likelihood."""
@@ -107,27 +108,65 @@ class Parts:
         given = {
             "posterior": posterior,
             "x_shape": self.about.x_shape,
-            "x_bounds": (0.0, 255.0) if self.pixels == "levels" else (0.0, 1.0),
+            "x_bounds": self._bounds,
             "num_classes": num_classes,
+            "standardisation": self.standardisation,
         }
         return make_component(PRIORS, self.prior, (self.latent_dim,), self.options, given)
 
     def make_likelihood(self, network: nn.Module) -> nn.Module:
         """Build p(x | z) on a network that gives its parameters."""
-        return make_component(LIKELIHOODS, self.likelihood, (network,), self.options)
+        given = {"standardisation": self.standardisation}
+        return make_component(LIKELIHOODS, self.likelihood, (network,), self.options, given)
 
     @property
     def pixels(self) -> Any:
-        """The values that the likelihood takes: "grey", "binary" or "levels" (`Plan.pixels`)."""
-        return getattr(self._likelihood, "pixels", "grey")
+        """The values that the likelihood takes: "real", "grey", "binary" or "levels" (`Plan.pixels`)."""
+        return getattr(self._likelihood, "pixels", "real")
+
+    @cached_property
+    def standardisation(self) -> Standardisation | None:
+        """The standardisation that likelihood, encoder and prior share. None if the data have none.
+
+        Vectors have one if the likelihood asks for it, as a Gaussian does.
+        """
+        if "standardisation" not in inspect.signature(self._likelihood).parameters:
+            return None
+        return make_standardisation(self.about.x_shape, self.options.get("standardise", True))
 
     @cached_property
     def _likelihood(self) -> Callable[..., Any]:
         return load_component(LIKELIHOODS, self.likelihood)
 
+    @property
+    def _bounds(self) -> tuple[float, float] | None:
+        """The least and the greatest value of the data. None for vectors of any numbers."""
+        if self.pixels == "real" and len(self.about.x_shape) == 1:
+            return None
+        return (0.0, 255.0) if self.pixels == "levels" else (0.0, 1.0)
+
+    def _encoding(self, out_shape: int, role: str) -> nn.Module:
+        """Build a network of the data, which standardises them if they have a standardisation."""
+        from pyrovae.networks import Standardised
+
+        network = self._network(self.about.x_shape, out_shape, role)
+        return network if self.standardisation is None else Standardised(network, self.standardisation)
+
     def _network(self, in_shape: Any, out_shape: Any, role: str) -> nn.Module:
         given = {"width": self.width, "role": role}
         return make_component(NETWORKS, self.network, (in_shape, out_shape), self.options, given)
+
+
+def make_standardisation(x_shape: tuple[int, ...], standardise: bool) -> Standardisation | None:
+    """Build the standardisation of data of this shape. Images, and data as they are, have none.
+
+    Args:
+        x_shape: the event shape of the data.
+        standardise: whether vectors are standardised.
+    """
+    from pyrovae.networks import Standardisation
+
+    return Standardisation(x_shape) if standardise and len(x_shape) == 1 else None
 
 
 def make_objective(name: str, options: Mapping[str, Any]) -> AnyObjective:
@@ -188,8 +227,9 @@ def make_component(
 def start_at_data(likelihood: Any, prior: Any = None, seed: int = 0) -> Callable[[Tensor], None]:
     """Make a `Stage.start` that lets training begin near the data.
 
-    The likelihood's pixels start at their frequencies in the data. A prior that has `start_at`, such as the
-    VampPrior, starts at data drawn at random.
+    A standardisation of the likelihood is set to the mean and scale of each column. The likelihood's pixels
+    start at their frequencies in the data. A prior that has `start_at`, such as the VampPrior, starts at
+    data drawn at random.
 
     Args:
         likelihood: the likelihood. It stays as it is if it or its network cannot start at frequencies.
@@ -200,6 +240,8 @@ def start_at_data(likelihood: Any, prior: Any = None, seed: int = 0) -> Callable
     def start(x: Tensor) -> None:
         from pyrovae.compute.devices import seeded
 
+        if getattr(likelihood, "standardisation", None) is not None:
+            likelihood.standardisation.start_at(x)
         if _can_start_at_marginals(likelihood):
             likelihood.start_at_marginals(x)
         if hasattr(prior, "start_at"):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pyrovae.schedules import Schedule
     from pyrovae.training import Data as Source
 
-Pixels = Literal["grey", "binary", "levels"]
+Pixels = Literal["real", "grey", "binary", "levels"]
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,8 @@ class Plan:
     Args:
         stages: the trainings, in order. Later stages may build on the pairs of earlier ones.
         pair: the pair that is evaluated, sampled and drawn. None means the pair of the last stage.
-        pixels: the values that the model takes. "binary": 0 or 1, drawn from grey values; "levels": whole
-            numbers from 0 to 255; "grey": the data as they are.
+        pixels: the values that the model takes. "real": the data as they are; "grey": numbers from 0 to 1;
+            "binary": 0 or 1, drawn from grey values; "levels": whole numbers from 0 to 255, of grey values.
         about: the facts about the data that the pairs were built for. The decorator `recipe` sets it.
         recipe: the name of the recipe. The decorator `recipe` sets it.
         options: the values of the recipe's options, for the run folder. The decorator `recipe` sets it.
@@ -106,7 +106,7 @@ class Plan:
     stages: Sequence[Stage]
     _: KW_ONLY
     pair: ModelAndGuide = None  # type: ignore[assignment]  # __post_init__ puts the last stage's there
-    pixels: Pixels = "grey"
+    pixels: Pixels = "real"
     about: About | None = None
     recipe: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from pyrovae.generation import code_site, images_of, only_site
+from pyrovae.networks import Standardisation
 from pyrovae.programs import ModelAndGuide
 from pyrovae.programs.pair import takes_pair
+from pyrovae.programs.reach import modules_of
 
 STARTS = 50
 """The number of data at whose latents the decoder is asked."""
@@ -23,7 +25,7 @@ def decoder_scales(pair: ModelAndGuide, z: Tensor, *, given: Mapping[str, Any] |
     Posterior means are close to unit variance, also along a latent that hardly matters for x. A classifier
     with a penalty, or with distances, needs each latent in proportion to what it does to x. For a linear
     decoder these scales are the norms of the columns of W. For others each is the root mean square over a
-    few data, by central differences.
+    few data, by central differences. If the model standardises the data, x is the standardised one.
 
     Args:
         pair: a pair.
@@ -55,7 +57,14 @@ def decoder_scales(pair: ModelAndGuide, z: Tensor, *, given: Mapping[str, Any] |
         _decoded(pair, (z[rows] + step).flatten(0, 1), repeated).unflatten(0, (count, -1))
         for step in (steps, -steps)
     )
-    return (above - below).square().sum(-1).mean(-1).sqrt()
+    return ((above - below) / _units_of(pair)).square().sum(-1).mean(-1).sqrt()
+
+
+def _units_of(pair: ModelAndGuide) -> Tensor:
+    """Return the scale of each value of x by which the model divides, `(D,)`, or 1."""
+    parts = (part for module in modules_of(pair) for part in module.modules())
+    found = next((part for part in parts if isinstance(part, Standardisation)), None)
+    return torch.ones(1) if found is None else found.scale.detach().flatten().cpu()
 
 
 def _has_rows(value: Any, count: int) -> bool:

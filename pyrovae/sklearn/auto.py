@@ -5,9 +5,10 @@ The data choose the units of the features, the number of latents, and the weight
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from pyrovae.errors import InputError
@@ -80,10 +81,10 @@ def own_units(array: np.ndarray, x_shape: tuple[int, ...]) -> Scaling:
         array: the data, `(n, features)`.
         x_shape: the shape of a datum. Images have the shape `(C, H, W)`.
     """
-    scaling = Scaling.of(array, x_shape, "gaussian")
     if len(x_shape) == 3:
-        return scaling
-    scale = scaling.scale.copy()
+        return Scaling.of(array, x_shape, "gaussian")
+    scaler = StandardScaler().fit(array)  # gives constant features the scale 1
+    scale = scaler.scale_
     binary = ((array == 0) | (array == 1)).all(0)
     low, high = array.min(0), array.max(0)
     others = np.flatnonzero((low < high) & ~binary)
@@ -93,7 +94,7 @@ def own_units(array: np.ndarray, x_shape: tuple[int, ...]) -> Scaling:
     if len(others) > 1 and whole_range.mean() > 0.5:
         scale[others] = np.sqrt(np.mean(scale[others] ** 2))
     scale[binary] = 1
-    return replace(scaling, scale=scale)
+    return Scaling(scaler.mean_, scale)
 
 
 def number_of_latents(x: Tensor) -> int:

@@ -166,7 +166,8 @@ class ClosedFormPPCA(Density):
                 "X has missing values, and the closed form of PPCA needs all values: fit it to complete "
                 "data, or fit a VAETransformer. Missing values may stand in the X of other methods."
             )
-        plan = ppca(About(self._x_shape, seed=self._seed), latent_dim=plain(self.latent_dim))
+        about = About(self._x_shape, seed=self._seed)
+        plan = ppca(about, latent_dim=plain(self.latent_dim), standardise=plain(self.standardise))
         n_samples, n_features = rows.shape
         if plan.options["latent_dim"] >= min(n_features, n_samples - 1):
             raise InputError(
@@ -189,6 +190,8 @@ class ClosedFormPPCA(Density):
         posterior = model.exact_posterior(part.x, part.given[OBSERVED])
         variance = (model.weight @ posterior.scale_tril).square().sum(-1) + model.variance
         std = variance.sqrt().view(part.x.shape)
+        if model.standardisation is not None:
+            std = std * model.standardisation.scale
         return torch.stack([mean, std], 1).detach()
 
 

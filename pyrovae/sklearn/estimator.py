@@ -87,7 +87,8 @@ class SemiSupervisedVAEClassifier(
     Attributes:
         classes_: the classes, sorted, `(C,)`.
         model_: the trained model, an `nn.Module` with its programs `model` and `guide`, on the CPU. It
-            takes features as 32-bit tensors, standardised for a Gaussian likelihood.
+            takes features as 32-bit tensors, images standardised by channel for a Gaussian likelihood. That
+            of "auto" takes features in the units that it has chosen.
         classifier_: the scikit-learn classifier of the latents of "auto" and "m1". None for other models.
         latent_scales_: the scale of each latent, `(latent_dim,)`. `classifier_` takes latents times these.
         chosen_: what the data chose for the model "auto"; `print` shows it. None for other models.
@@ -112,6 +113,11 @@ class SemiSupervisedVAEClassifier(
         >>> classifier.sample(3, y=7).shape
         (3, 64)
     """
+
+    classifier_: Any
+    latent_scales_: np.ndarray | None
+    chosen_: Chosen | None
+    history_: Any
 
     @WITH_CLASSES.taken
     def __init__(
@@ -203,9 +209,9 @@ class SemiSupervisedVAEClassifier(
         self._scaling = own_units(array, self._x_shape)
         x = self._tensor(array if weight is None else inputs.with_same_moments(array, weight))
         self._n_features_out = settings.options.get("latent_dim") or number_of_latents(x)
-        plan = settings.recipe(about, **settings.options | {"latent_dim": self._n_features_out})
-        plan.pair.fit_closed_form(x, NOISE_FLOOR)
-        self.model_, self.history_, self.n_iter_ = plan.pair.eval(), None, 0
+        plan = settings.recipe(about, **dict(settings.options) | {"latent_dim": self._n_features_out})
+        self.model_, self.history_, self.n_iter_ = plan.pair, None, 0
+        self.model_.eval().fit_closed_form(x, NOISE_FLOOR)
         self.classifier_ = AveragedClassifier(
             plan.options["neighbours"],
             learn_class_prior=plan.options["learn_class_prior"],

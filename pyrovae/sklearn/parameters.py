@@ -35,7 +35,8 @@ def recipes_with_classes() -> dict[str, Recipe]:
     """Load the recipes whose models learn classes of some data, by name. The estimator's own come first."""
     named = {name: load_recipe(name) for name in RECIPES}
     with_classes = {name: build for name, build in named.items() if declaration_of(build).learns_from_some}
-    return {"auto": auto, "m1": m1} | with_classes
+    own: dict[str, Recipe] = {"auto": auto, "m1": m1}
+    return own | with_classes
 
 
 @functools.cache

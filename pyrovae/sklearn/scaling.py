@@ -14,8 +14,8 @@ from torch import Tensor
 class Scaling:
     """An affine map from the units of X to those of a model, and back.
 
-    For a Gaussian likelihood each feature, or each channel of images, is standardised. For other
-    likelihoods the features lie in [0, 1] and stay as they are.
+    For a Gaussian likelihood each channel of images is standardised. Vectors stay as they are, since their
+    recipes standardise them, and so do features in [0, 1] for other likelihoods.
 
     Attributes:
         offset: the offset of each feature, `(features,)` or `(1,)`.
@@ -34,11 +34,11 @@ class Scaling:
             x_shape: the shape of a datum. Images have the shape `(C, H, W)`.
             likelihood: the likelihood's name.
         """
-        if likelihood != "gaussian":
+        if likelihood != "gaussian" or len(x_shape) != 3:
             return cls(np.zeros(1), np.ones(1))
-        pixels = int(np.prod(x_shape[1:])) if len(x_shape) == 3 else 1
+        pixels = int(np.prod(x_shape[1:]))
         columns = array.reshape(len(array), -1, pixels).swapaxes(1, 2).reshape(-1, array.shape[1] // pixels)
-        scaler = StandardScaler().fit(columns)  # gives constant features the scale 1
+        scaler = StandardScaler().fit(columns)  # gives constant channels the scale 1
         return cls(scaler.mean_.repeat(pixels), scaler.scale_.repeat(pixels))
 
     def transform(self, array: np.ndarray) -> Tensor:

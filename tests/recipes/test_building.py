@@ -59,7 +59,7 @@ def test_each_name_builds_its_model(name, kind):
 @pytest.mark.parametrize("model", ["vae", "autoencoder"])
 def test_every_combination_makes_data_of_the_given_shape(model, likelihood, network):
     built = build(model, likelihood=likelihood, network=network)
-    assert type(built.likelihood) is LIKELIHOODS[likelihood].load()
+    assert type(built.likelihood).__name__.lower() == likelihood.replace("-", "")
     assert built.likelihood(torch.zeros(5, 2)).event_shape == X_SHAPE
     encoder = built.encoder if model == "autoencoder" else built.posterior
     code = encoder(torch.zeros(5, *X_SHAPE))

@@ -7,7 +7,7 @@ from torch import nn
 from pyrovae.generation import latent_means
 from pyrovae.likelihoods import Gaussian
 from pyrovae.models import PPCA, VAE
-from pyrovae.networks import MLP
+from pyrovae.networks import MLP, Standardisation
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import StandardNormal
 from pyrovae.semi_supervised import decoder_scales
@@ -27,6 +27,15 @@ def test_for_ppca_scaled_latents_are_shrunk_principal_components():
     values, vectors = values[::-1], vectors[:, ::-1][:, :3]
     shrunk = (values[:3] - values[3:].mean()) / values[:3] * (centred @ vectors)
     np.testing.assert_allclose((z * scales).abs().numpy(), np.abs(shrunk), rtol=1e-3, atol=1e-3)
+
+
+def test_a_model_that_standardises_compares_standardised_data():
+    """The scales are the norms of W, which maps to standardised data, whatever their units."""
+    x = torch.randn(100, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 100.0, 0.01])
+    ppca = PPCA(3, latent_dim=2, standardisation=Standardisation(3))
+    ppca.fit_closed_form(x)
+    scales = decoder_scales(ppca, latent_means(ppca, x))
+    torch.testing.assert_close(scales, ppca.weight.norm(dim=0).detach(), rtol=1e-3, atol=1e-3)
 
 
 class Cubes(nn.Module):

@@ -55,7 +55,8 @@ def fitted(wine):
 
 def pca_of(X, latent_dim=2):
     """scikit-learn's PCA with the covariance of maximum likelihood, divided by n."""
-    return PCA(latent_dim).fit(X * np.sqrt((len(X) - 1) / len(X)))
+    mean = X.mean(0)
+    return PCA(latent_dim).fit(mean + (X - mean) * np.sqrt((len(X) - 1) / len(X)))
 
 
 # The right values
@@ -71,6 +72,24 @@ def test_ppca_is_scikit_learns_pca_on_standardised_columns(wine, fitted):
     log_px, std_error = ppca.score_samples(wine, return_std_error=True)
     assert (log_px == ppca.score_samples(wine)).all()
     assert not std_error.any(), "it is exact"
+
+
+def test_ppca_is_a_density_in_the_units_of_the_data(wine, gaps, fitted):
+    """The density of raw columns is that of standardised ones divided by the scales; codes are the same."""
+    raw, scales = load_wine().data, load_wine().data.std(0)
+    ppca = make("ppca").fit(raw)
+    expected = pca_of(wine).score_samples(wine) - np.log(scales).sum()
+    np.testing.assert_allclose(ppca.score_samples(raw), expected, rtol=1e-8)
+    np.testing.assert_allclose(ppca.transform(raw), fitted("ppca").transform(wine), rtol=1e-6, atol=1e-9)
+    missing = np.isnan(gaps)
+    (ours, std), (standard, unscaled) = (
+        each.impute(np.where(missing, np.nan, X), return_std=True)
+        for each, X in ((ppca, raw), (fitted("ppca"), wine))
+    )
+    np.testing.assert_allclose((ours - raw.mean(0)) / scales, standard, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(std, unscaled * scales, rtol=1e-6)
+    plain = make("ppca", standardise=False).fit(raw)
+    np.testing.assert_allclose(plain.score_samples(raw), pca_of(raw).score_samples(raw), rtol=1e-6)
 
 
 def test_ppca_imputes_the_conditional_mean_of_a_normal_distribution(wine, gaps, fitted):

@@ -52,10 +52,19 @@ def test_features_in_the_unit_interval_stay_as_they_are(images):
     np.testing.assert_array_equal(scaling.inverse_transform(X), X)
 
 
-def test_constant_features_keep_their_scale():
-    scaling = Scaling.of(np.full((5, 2), 3.0), (2,), "gaussian")
+def test_constant_channels_keep_their_scale():
+    scaling = Scaling.of(np.full((5, 2), 3.0), (2, 1, 1), "gaussian")
     assert scaling.offset.tolist() == [3, 3]
     assert scaling.scale.tolist() == [1, 1]
+
+
+def test_the_model_of_vectors_is_in_their_own_units(quick, blobs, few):
+    X = blobs[0] * [1e-3, 1.0, 1e3, 7.0] + 5
+    model = quick().fit(X, few).model_
+    np.testing.assert_allclose(model.likelihood.standardisation.shift, X.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(model.likelihood.standardisation.scale, X.std(0), rtol=1e-4)
+    raw = quick(standardise=False, likelihood="gaussian").fit(X, few).model_
+    assert raw.likelihood.standardisation is None
 
 
 @pytest.mark.parametrize(

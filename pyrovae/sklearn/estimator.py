@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 from sklearn.base import ClassifierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.metrics import accuracy_score
@@ -19,10 +20,17 @@ from pyrovae.errors import InputError
 from pyrovae.evaluation import class_probabilities
 from pyrovae.generation import latent_means, only_site, sample_images, samples_of_classes
 from pyrovae.recipes import About
-from pyrovae.semi_supervised import fit_m1_classifier, m1_probabilities
+from pyrovae.recipes.presentation import Presentation
+from pyrovae.semi_supervised import (
+    AveragedClassifier,
+    decoder_scales,
+    fit_m1_classifier,
+    m1_probabilities,
+)
 from pyrovae.sklearn import inputs
+from pyrovae.sklearn.auto import NOISE_FLOOR, Chosen, number_of_latents, own_units
 from pyrovae.sklearn.base import RandomState, RecipeEstimator, seed_of
-from pyrovae.sklearn.labels import codes_of, encode_labels, given_labels
+from pyrovae.sklearn.labels import codes_of, encode_labels, given_labels, label_weights
 from pyrovae.sklearn.parameters import WITH_CLASSES
 from pyrovae.sklearn.scaling import Scaling
 
@@ -40,9 +48,15 @@ class SemiSupervisedVAEClassifier(
 ):
     """A classifier that learns from few labels and many data, with a VAE and classes.
 
-    The models are M1, M2 and M1+M2 (Kingma et al. 2014), and PC-VAE and CPC-VAE (Hope et al. 2020). By
-    default labels first spread to unlabelled data over the latents of a VAE that is trained on all data
-    (`pyrovae.semi_supervised.spread_labels`). The model then learns from the spread labels.
+    The default model "auto" suits tables as well as images, and takes seconds. It is probabilistic PCA in
+    closed form, the VAE in which all is linear. On its latents three classifiers learn: logistic
+    regression, a linear M2 and label spreading. Labels that are held out in turn give each a weight, and
+    `chosen_` says which (`pyrovae.semi_supervised.AveragedClassifier`).
+
+    The other models are trained. They are M1, M2 and M1+M2 (Kingma et al. 2014), and PC-VAE and CPC-VAE
+    (Hope et al. 2020). By default labels first spread to unlabelled data over the latents of a VAE that is
+    trained on all data (`pyrovae.semi_supervised.spread_labels`). The model then learns from the spread
+    labels.
 
     The label -1 means "unlabelled", as in `sklearn.semi_supervised`. None, NaN and the string "-1", which
     NumPy makes of a mixed list, mean the same. All other values, strings or numbers, are classes. The
@@ -53,11 +67,14 @@ class SemiSupervisedVAEClassifier(
     model lacks, unless it is None.
 
     Args:
-        model: "m1", "m2", "m1m2", "pcvae" or "cpcvae".
+        model: "auto", "m1", "m2", "m1m2", "pcvae" or "cpcvae".
+        class_weight: the weight of a label by its class, or "balanced": the labels of each class then have
+            the same total weight. It weighs a labelled datum like `sample_weight`. None means weight 1.
         likelihood: the likelihood p(x | z). "bernoulli" takes X in [0, 1] and draws each value to be 0 or 1
             afresh in every minibatch; "continuous-bernoulli" and "categorical" take X in [0, 1];
             "gaussian" takes X in any units and standardises each feature or, in images, each channel.
-            "auto" is "bernoulli" if X lies in [0, 1], else "gaussian".
+            "auto" is "bernoulli" if X lies in [0, 1], else "gaussian". The model "auto" is Gaussian: it
+            keeps features with the values 0 and 1 and the common unit of pixels, and standardises others.
         image_shape: the shape (C, H, W) of the images in flat data (n, C * H * W). It is not needed for
             data of shape (n, C, H, W).
         device: the device that trains and runs the model. "auto" means CUDA if it is available, else the
@@ -70,11 +87,15 @@ class SemiSupervisedVAEClassifier(
     Attributes:
         classes_: the classes, sorted, `(C,)`.
         model_: the trained model, an `nn.Module` with its programs `model` and `guide`, on the CPU. It
-            takes features as 32-bit tensors, images standardised by channel for a Gaussian likelihood.
-        classifier_: the scikit-learn classifier of M1's latent means. None for the other models.
-        history_: the `History` of the training of `model_`. For M1+M2 it is that of the upper part.
+            takes features as 32-bit tensors, images standardised by channel for a Gaussian likelihood. That
+            of "auto" takes features in the units that it has chosen.
+        classifier_: the scikit-learn classifier of the latents of "auto" and "m1". None for other models.
+        latent_scales_: the scale of each latent, `(latent_dim,)`. `classifier_` takes latents times these.
+        chosen_: what the data chose for the model "auto"; `print` shows it. None for other models.
+        history_: the `History` of the training of `model_`. For M1+M2 it is that of the upper part. None
+            for "auto".
         transduction_: a class for each training datum, `(n,)`: the given one, or else the predicted one.
-        n_iter_: the number of epochs in `history_`.
+        n_iter_: the number of epochs in `history_`, 0 for "auto".
         n_features_in_: the number of features of a datum, C * H * W for images.
         feature_names_in_: the names of the features, if X has names.
 
@@ -84,6 +105,8 @@ class SemiSupervisedVAEClassifier(
         >>> from pyrovae import SemiSupervisedVAEClassifier
         >>> X, y = load_digits(return_X_y=True)
         >>> few = np.where(np.arange(len(y)) < 150, y, -1)
+        >>> SemiSupervisedVAEClassifier(random_state=0).fit(X, few).score(X, y) > 0.95
+        True
         >>> classifier = SemiSupervisedVAEClassifier("pcvae", epochs=2, vae_epochs=2, random_state=0)
         >>> classifier.fit(X / 16, few).transduction_.shape
         (1797,)
@@ -91,11 +114,17 @@ class SemiSupervisedVAEClassifier(
         (3, 64)
     """
 
+    classifier_: Any
+    latent_scales_: np.ndarray | None
+    chosen_: Chosen | None
+    history_: Any
+
     @WITH_CLASSES.taken
     def __init__(
         self,
-        model: str = "m2",
+        model: str = "auto",
         *,
+        class_weight: Mapping[Any, float] | str | None = None,
         likelihood: str = "auto",
         image_shape: Sequence[int] | None = None,
         device: str = "auto",
@@ -104,6 +133,7 @@ class SemiSupervisedVAEClassifier(
         **options: Any,
     ) -> None:
         self.model = model
+        self.class_weight = class_weight
         self.likelihood = likelihood
         self.image_shape = image_shape
         self.device = device
@@ -121,8 +151,8 @@ class SemiSupervisedVAEClassifier(
             X: data, `(n, features)` or `(n, C, H, W)`.
             y: labels, `(n,)`, -1 for unlabelled data.
             sample_weight: the weight of each datum's bound in training, `(n,)`, at least 0, with the term
-                of its label. Data of weight 0 are left out. The spreading of labels and the classifier of
-                M1 count each of the others once. None means equal weights.
+                of its label. Data of weight 0 are left out. A graph along which labels spread counts each
+                of the others once. None means equal weights.
 
         Raises:
             InputError: data, labels or parameters do not fit. It is a ValueError.
@@ -142,20 +172,52 @@ class SemiSupervisedVAEClassifier(
             self.transduction_[unlabelled] = self._predict(array[unlabelled])
 
     def _learn(self, array: np.ndarray, y: Tensor, weight: np.ndarray | None) -> None:
-        """Train the plan of the model's recipe, and M1's classifier on the latents."""
+        """Fit the model, and the classifier of its latents if it has one."""
+        self._seed = seed_of(self.random_state)
+        about = About(self._x_shape, len(self.classes_), bool((y == UNLABELLED).any()), self._seed)
+        of_labels = label_weights(y.numpy(), self.classes_, self.class_weight, weight)
+        self.classifier_ = self.latent_scales_ = self.chosen_ = None
+        if self.model == "auto":
+            self._learn_in_closed_form(about, array, y, weight, of_labels)
+            return
         likelihood = self._suitable_likelihood(array)
         settings = WITH_CLASSES.settings(self, likelihood=likelihood)
         self._scaling = Scaling.of(array, self._x_shape, likelihood)
-        self._seed = seed_of(self.random_state)
-        about = About(self._x_shape, len(self.classes_), bool((y == UNLABELLED).any()), self._seed)
-        x = self._tensor(array)
-        fitted = self._train(settings, about, x, y, weight=weight)
-        self._n_features_out = fitted.plan.options["latent_dim"]
-        self.classifier_ = None
+        options = self._train(settings, about, self._tensor(array), y, weight=of_labels).plan.options
+        self._n_features_out = options["latent_dim"]
         if self.model == "m1":
-            z = latent_means(fitted.pair, self._presentation.encoded(x)).numpy()
-            name, neighbours = (fitted.plan.options[option] for option in ("m1_classifier", "neighbours"))
-            self.classifier_ = fit_m1_classifier(name, z, y.numpy(), neighbours)
+            z = self._scaled_latents(array)
+            name, neighbours = options["m1_classifier"], options["neighbours"]
+            self.classifier_ = fit_m1_classifier(name, z, y.numpy(), neighbours, of_labels)
+
+    def _learn_in_closed_form(
+        self,
+        about: About,
+        array: np.ndarray,
+        y: Tensor,
+        weight: np.ndarray | None,
+        of_labels: np.ndarray | None,
+    ) -> None:
+        """Fit probabilistic PCA, and the average of classifiers on its latents."""
+        if self.likelihood not in ("auto", "gaussian"):
+            raise InputError(
+                f"likelihood is {self.likelihood!r}, but the model 'auto' is probabilistic PCA, which is "
+                "Gaussian: leave likelihood at 'auto', or choose another model."
+            )
+        settings = WITH_CLASSES.settings(self, likelihood=None)
+        self._presentation = Presentation("none")
+        self._scaling = own_units(array, self._x_shape)
+        x = self._tensor(array if weight is None else inputs.with_same_moments(array, weight))
+        self._n_features_out = settings.options.get("latent_dim") or number_of_latents(x)
+        plan = settings.recipe(about, **dict(settings.options) | {"latent_dim": self._n_features_out})
+        self.model_, self.history_, self.n_iter_ = plan.pair, None, 0
+        self.model_.eval().fit_closed_form(x, NOISE_FLOOR)
+        self.classifier_ = AveragedClassifier(
+            plan.options["neighbours"],
+            learn_class_prior=plan.options["learn_class_prior"],
+            random_state=self._seed,
+        ).fit(self._scaled_latents(array), y.numpy(), of_labels)
+        self.chosen_ = Chosen(self._n_features_out, array.shape[1], self.classifier_.choice_)
 
     def predict(self, X: ArrayLike) -> np.ndarray:
         """Predict the most probable class of each datum.
@@ -236,7 +298,9 @@ class SemiSupervisedVAEClassifier(
         fitted = self._fitted()
         seed = fitted._seed if random_state is None else seed_of(random_state)
         if y is not None and fitted.classifier_ is not None:
-            raise InputError("the model 'm1' generates data without classes: leave y out, or choose 'm2'.")
+            raise InputError(
+                f"the model '{fitted.model}' generates data without classes: leave y out, or choose 'm2'."
+            )
         codes = None if y is None else codes_of(y, fitted.classes_, n_samples)
         with fitted._on_device() as model:
             if codes is None:
@@ -247,18 +311,26 @@ class SemiSupervisedVAEClassifier(
 
     def _predict(self, array: np.ndarray) -> np.ndarray:
         if self.classifier_ is not None and not hasattr(self.classifier_, "predict_proba"):
-            return self.classes_[self.classifier_.predict(self._latent_means(array))]
+            return self.classes_[self.classifier_.predict(self._scaled_latents(array))]
         return self.classes_[self._probabilities(array).argmax(1)]
 
     def _probabilities(self, array: np.ndarray) -> np.ndarray:
         if self.classifier_ is not None:
-            return m1_probabilities(self.classifier_, self._latent_means(array))
+            return m1_probabilities(self.classifier_, self._scaled_latents(array))
         return self._by_parts(
             array, lambda model, part: class_probabilities(model, self._encoded(part))
         ).numpy()
 
     def _latent_means(self, array: np.ndarray) -> np.ndarray:
         return self._by_parts(array, lambda model, part: latent_means(model, self._encoded(part))).numpy()
+
+    def _scaled_latents(self, array: np.ndarray) -> np.ndarray:
+        """Return the latents as `classifier_` takes them: posterior means in the decoder's scale."""
+        z = self._latent_means(array)
+        if self.latent_scales_ is None:
+            with self._on_device() as model:
+                self.latent_scales_ = decoder_scales(model, torch.from_numpy(z)).numpy()
+        return z * self.latent_scales_
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return self._scaling.transform(array).unflatten(1, self._x_shape)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 from torch import Tensor
@@ -102,6 +103,38 @@ def encode_labels(
     codes = torch.full((num_data,), UNLABELLED)
     codes[torch.from_numpy(given)] = torch.from_numpy(numbers)
     return classes, codes
+
+
+def label_weights(
+    codes: np.ndarray, classes: np.ndarray, class_weight: Any, sample_weight: np.ndarray | None = None
+) -> np.ndarray | None:
+    """Return the weight of each datum, which for a labelled one includes the weight of its class.
+
+    Args:
+        codes: the number of each datum's class, `(n,)`, -1 for unlabelled data.
+        classes: the classes, sorted, `(C,)`.
+        class_weight: the weight of a label by its class, or "balanced": the labels of each class then have
+            the same total weight, and the mean weight of a label is 1. None means weight 1.
+        sample_weight: the weight of each datum, `(n,)`. None means weight 1.
+
+    Returns:
+        The weights, `(n,)`, or None if none are given.
+
+    Raises:
+        ValueError: scikit-learn does not accept `class_weight`.
+
+    Example:
+        >>> codes, classes = np.array([0, 0, 0, 1, -1]), np.array(["cat", "dog"])
+        >>> label_weights(codes, classes, "balanced").round(3).tolist()
+        [0.667, 0.667, 0.667, 2.0, 1.0]
+    """
+    if class_weight is None:
+        return sample_weight
+    labelled = codes != UNLABELLED
+    of_class = compute_class_weight(class_weight, classes=classes, y=classes[codes[labelled]])
+    weight = np.ones(len(codes)) if sample_weight is None else sample_weight.copy()
+    weight[labelled] *= of_class[codes[labelled]]
+    return weight
 
 
 def codes_of(asked: Any, classes: np.ndarray, count: int) -> Tensor:

@@ -19,7 +19,8 @@ import numpy as np
 from pyrovae.errors import InputError, check_choice
 from pyrovae.recipes import RECIPES, Option, Plan, load_recipe, options_of
 from pyrovae.recipes.declaration import declaration_of
-from pyrovae.recipes.options import MODEL, checked_options, component_options
+from pyrovae.recipes.options import MODEL, checked_options, component_options, model_options
+from pyrovae.sklearn.auto import auto
 from pyrovae.sklearn.m1 import m1
 
 Recipe = Callable[..., Plan]
@@ -31,13 +32,11 @@ _GIVEN_OTHERWISE = {"seed", "data", "labels"}  # by random_state, X and y
 
 @functools.cache
 def recipes_with_classes() -> dict[str, Recipe]:
-    """Load the recipes whose models learn classes of some data, by name. M1 comes first."""
-    named = {"m1": m1} | {name: load_recipe(name) for name in RECIPES}
-    return {
-        name: build
-        for name, build in named.items()
-        if name == "m1" or declaration_of(build).learns_from_some
-    }
+    """Load the recipes whose models learn classes of some data, by name. The estimator's own come first."""
+    named = {name: load_recipe(name) for name in RECIPES}
+    with_classes = {name: build for name, build in named.items() if declaration_of(build).learns_from_some}
+    own: dict[str, Recipe] = {"auto": auto, "m1": m1}
+    return own | with_classes
 
 
 @functools.cache
@@ -81,7 +80,7 @@ class RecipeOptions:
         """
         found: dict[str, dict[str, Option]] = {}
         for model, recipe in self.recipes().items():
-            options = options_of(recipe)
+            options = _options_of(recipe)
             components = [
                 added
                 for option in options.values()
@@ -151,7 +150,7 @@ class RecipeOptions:
         values = {name: getattr(estimator, name) for name in self.by_name} | chosen
         given = {name: plain(value) for name, value in values.items() if value is not None}
         self._refuse_options_of_others(model, given)
-        options = options_of(recipe, given)
+        options = _options_of(recipe, given)
         checked = checked_options(recipe, given, options)
 
         def of_group(group: str) -> dict[str, Any]:
@@ -195,6 +194,11 @@ WITH_CLASSES = RecipeOptions(recipes_with_classes)
 
 WITHOUT_CLASSES = RecipeOptions(recipes_without_classes)
 """The options of the densities without classes."""
+
+
+def _options_of(recipe: Recipe, chosen: Mapping[str, Any] | None = None) -> dict[str, Option]:
+    """Return a recipe's options. The closed form of `auto` has none of training and data."""
+    return model_options(recipe, chosen) if recipe is auto else options_of(recipe, chosen)
 
 
 def plain(value: Any) -> Any:

@@ -110,7 +110,7 @@ class Density(RecipeEstimator):
             The draws, `(n_samples, features)` or `(n_samples, C, H, W)`.
         """
         fitted = self._fitted()
-        seed = fitted._seed if random_state is None else seed_of(random_state)
+        seed = seed_of(fitted.random_state if random_state is None else random_state)
         with fitted._on_device() as model:
             return fitted._array(only_site(samples(model, n_samples, seed, mean=mean)))
 

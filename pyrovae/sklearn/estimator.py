@@ -296,7 +296,7 @@ class SemiSupervisedVAEClassifier(
             InputError: a class is not known, or the model is an M1, which generates data without classes.
         """
         fitted = self._fitted()
-        seed = fitted._seed if random_state is None else seed_of(random_state)
+        seed = seed_of(fitted.random_state if random_state is None else random_state)
         if y is not None and fitted.classifier_ is not None:
             raise InputError(
                 f"the model '{fitted.model}' generates data without classes: leave y out, or choose 'm2'."

@@ -31,7 +31,8 @@ def test_every_model_is_trained_evaluated_and_drawn(model, words, tmp_path):
     folder = tmp_path / "run"
     printed = train_by_words(folder, model, *words)
     assert "trained 1 epochs; best epoch 1: validation ELBO" in printed
-    expected = {"config.json", "history.json", "figures/learning_curves.png", "figures/plate_diagram.png"}
+    expected = {"config.json", "history.json", "verdict.json"}
+    expected |= {"figures/learning_curves.png", "figures/plate_diagram.png"}
     if model == "autoencoder":
         with pytest.raises(InputError, match="no latent site"):
             pyrovae("evaluate", folder, "--num-samples", 20, "--limit", 20, "--quiet")

@@ -33,7 +33,7 @@ def check_whole(folder, expected, epochs):
     assert [file.epoch for file in files] == [epochs, epochs - 1]
     assert {file.run for file in files} == {run.config.run}
     names = {path.name for path in folder.rglob("*") if path.is_file()}
-    of_run = {"config.json", "history.json", f"history-{run.config.run}.jsonl"}
+    of_run = {"config.json", "history.json", "verdict.json", f"history-{run.config.run}.jsonl"}
     assert names == {file.path.name for file in files} | of_run
 
 

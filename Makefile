@@ -23,7 +23,7 @@ setup: .venv/installed
 
 demo: setup
 	rm -rf $(DEMO)
-	$(BIN)/pyrovae train vae --data digits --epochs 400 --warm-up 50 --out $(DEMO)
+	$(BIN)/pyrovae train vae --data digits --epochs 400 --out $(DEMO)
 	$(BIN)/pyrovae evaluate $(DEMO)
 	$(BIN)/pyrovae overview $(DEMO)
 

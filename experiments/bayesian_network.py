@@ -19,13 +19,15 @@ from __future__ import annotations
 import json
 import statistics
 import time
+from functools import partial
 from pathlib import Path
 
+import torch
 from reporting import RESULTS, command_line, write_row
 
-from pyrovae import data
+from pyrovae import data, fit
 from pyrovae.evaluation import class_probabilities, error_rate
-from pyrovae.recipes import About, Training, bnn
+from pyrovae.recipes import About, bnn
 from pyrovae.storage import write_atomically
 
 PUBLISHED = "1.3 to 2.0"
@@ -39,21 +41,28 @@ def run(seed: int = 0, epochs: int = 100, folder: Path = Path("runs/bayesian_net
     x_train, y_train, x_test, y_test = images.x_train, images.y_train, images.x_test, images.y_test
     assert y_train is not None
     assert y_test is not None
-    place = folder / f"{epochs}-{seed}"
     start = time.process_time()
-    fitted = bnn(About.of(x_train, y_train, seed=seed)).fit(
+    network = bnn(About.of(x_train, y_train, seed=seed), width=400, prior_scale=0.1, start_scale=0.02).pair
+    history = fit(
+        network,
         x_train,
         y_train,
-        training=Training(epochs=epochs, seed=seed, compile="off"),
-        folder=place,
-        resume=(place / "checkpoints").is_dir(),
+        epochs=epochs,
+        batch_size=128,
+        optimizer=partial(torch.optim.Adam, lr=1e-3, fused=True),
+        scheduler=partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=epochs),
+        seed=seed,
+        folder=folder / f"{epochs}-{seed}" / "checkpoints",
+        resume=True,
+        progress=False,
+        compile="off",
     )
     seconds = time.process_time() - start
     errors = {
-        draws: error_rate(class_probabilities(fitted.pair, x_test, num_samples=draws, seed=seed), y_test)
+        draws: error_rate(class_probabilities(network, x_test, num_samples=draws, seed=seed), y_test)
         for draws in (1, 10, 100)
     }
-    last = fitted.history.rows[-1]
+    last = history.rows[-1]
     row = {
         "protocol": {"epochs": epochs, "seed": seed},
         "test_error": errors[100],

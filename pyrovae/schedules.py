@@ -1,16 +1,17 @@
-"""Schedules: pure functions from the training time to a weight. The time is in epochs, with fractions.
+"""Schedules: pure functions from the training time to a weight or a learning rate.
 
-For example,
+The time is in epochs, with fractions. For example,
 
-    fit(vae, x, beta=linear_warm_up(10))
+    fit(vae, x, epochs=30, beta=linear_warm_up(10), learning_rate=cosine_decay(30, 2e-3, warm_up=1))
 
-raises the weight of the KL divergence from 0 to 1 over the first ten epochs.
+raises the weight of the KL divergence from 0 to 1 over the first ten epochs. The learning rate rises to
+2e-3 in the first epoch, and falls to 0 over the others.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Real
 
@@ -93,25 +94,96 @@ def cyclical(period: float, end: float = 1.0, rise: float = 0.5) -> Schedule:
     return lambda epoch: end * min(1.0, (epoch % period) / (rise * period))
 
 
-def as_schedule(weight: float | Schedule) -> Schedule:
+def cosine_decay(epochs: float, peak: float, *, warm_up: float = 0.0) -> Schedule:
+    """Return a schedule that rises linearly from 0, then falls to 0 along half a cosine.
+
+    It is meant for learning rates (Loshchilov and Hutter 2017, with the linear rise of Goyal et al. 2017).
+
+    Args:
+        epochs: the length of rise and fall together, in epochs. From then on the value is 0.
+        peak: the value after the rise.
+        warm_up: the length of the rise, in epochs. 0 means that the schedule begins at its peak.
+
+    Raises:
+        InputError: `epochs` is not above 0, `warm_up` is negative or above `epochs`, or `peak` is not
+            finite and at least 0.
+
+    Example:
+        >>> rate = cosine_decay(10, 0.5, warm_up=2)
+        >>> rate(0), rate(1), rate(2), round(rate(6), 9), rate(10)
+        (0.0, 0.25, 0.5, 0.25, 0.0)
+    """
+    _check_positive("epochs", epochs)
+    _check_weight(peak, "peak")
+    if not 0 <= warm_up <= epochs:
+        raise InputError(f"warm_up is {warm_up}; it must be at least 0 and at most epochs, {epochs}.")
+
+    def rate(epoch: float) -> float:
+        if epoch < warm_up:
+            return peak * epoch / warm_up
+        if epoch >= epochs:
+            return 0.0
+        return peak * 0.5 * (1.0 + math.cos(math.pi * (epoch - warm_up) / (epochs - warm_up)))
+
+    return rate
+
+
+def chained(parts: Sequence[tuple[float, Schedule]]) -> Schedule:
+    """Return a schedule that follows others one after another. Each of them begins at time 0 of its own.
+
+    Args:
+        parts: the length of each schedule in epochs, and the schedule. The last one has no end.
+
+    Raises:
+        InputError: there are no schedules, or a length is not above 0.
+
+    Example:
+        >>> twice = chained([(10, cosine_decay(10, 0.5)), (5, cosine_decay(5, 0.5))])
+        >>> twice(0), twice(10), round(twice(12.5), 9)
+        (0.5, 0.5, 0.25)
+    """
+    if not parts:
+        raise InputError(
+            "parts is empty; give at least one length and schedule, such as (10, constant(1))."
+        )
+    for length, _ in parts:
+        _check_positive("the length of a schedule", length)
+
+    def follow(epoch: float) -> float:
+        for length, schedule in parts[:-1]:
+            if epoch < length:
+                return schedule(epoch)
+            epoch -= length
+        return parts[-1][1](epoch)
+
+    return follow
+
+
+def as_schedule(value: float | Schedule, name: str = "the weight") -> Schedule:
     """Return a schedule as it is, and a number, also a tensor of one number, as a constant schedule.
+
+    Args:
+        value: the number or the schedule.
+        name: what it is, for messages.
 
     Raises:
         InputError: the number is negative, infinite, or NaN.
     """
-    if isinstance(weight, Iterator):
+    if isinstance(value, Iterator):
         raise InputError(
-            f"the weight is {weight!r}, an iterator; expected a number or a function of the time in "
+            f"{name} is {value!r}, an iterator; expected a number or a function of the time in "
             "epochs, such as lambda epoch: min(1.0, epoch / 10)."
         )
-    if callable(weight):
-        return weight
-    return constant(weight.item() if getattr(weight, "shape", None) == () else weight)  # type: ignore
+    if callable(value):
+        return value
+    number = value.item() if getattr(value, "shape", None) == () else value  # type: ignore[attr-defined]
+    _check_weight(number, name)
+    return Constant(float(number))
 
 
-def _check_weight(value: float) -> None:
+def _check_weight(value: float, name: str = "the weight") -> None:
     if not isinstance(value, Real) or not 0 <= value < math.inf:
-        raise InputError(f"the weight is {value!r}; it must be a finite number of at least 0.")
+        raise InputError(f"{name} is {value!r}; it must be a finite number of at least 0.")
 
 
 def _check_positive(name: str, value: float) -> None:

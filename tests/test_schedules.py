@@ -5,7 +5,7 @@ import math
 import pytest
 
 from pyrovae.errors import InputError
-from pyrovae.schedules import as_schedule, constant, cyclical, linear_warm_up
+from pyrovae.schedules import as_schedule, chained, constant, cosine_decay, cyclical, linear_warm_up
 
 
 def values(schedule, *epochs):
@@ -35,6 +35,20 @@ def test_cyclical_with_a_rise_of_the_whole_period_is_a_saw_tooth():
     assert values(cyclical(4, rise=1.0), 0, 1, 2, 3, 4) == [0, 0.25, 0.5, 0.75, 0]
 
 
+def test_a_cosine_decay_rises_in_a_straight_line_then_falls_to_0_along_half_a_cosine():
+    schedule = cosine_decay(8, 4.0, warm_up=2)
+    assert values(schedule, 0, 0.5, 1, 2, 8, 9) == [0, 1, 2, 4, 0, 0]
+    third = 2 + 6 / 3, 2 + 6 / 2, 2 + 2 * 6 / 3  # where the cosine is 1/2, 0 and -1/2
+    assert values(schedule, *third) == pytest.approx([3, 2, 1])
+    assert values(cosine_decay(8, 4.0), 0, 4, 8) == pytest.approx([4, 2, 0])
+    assert values(cosine_decay(8, 4.0, warm_up=8), 4, 7, 8) == [2, 3.5, 0]
+
+
+def test_chained_schedules_begin_at_times_of_their_own():
+    schedule = chained([(2, linear_warm_up(4)), (1, constant(3.0)), (5, linear_warm_up(2))])
+    assert values(schedule, 0, 1, 2, 2.5, 3, 4, 5, 100) == [0, 0.25, 3, 3, 0, 0.5, 1, 1]
+
+
 def test_a_number_is_a_constant_schedule_and_a_schedule_stays_itself():
     assert values(as_schedule(0), 0, 7) == [0, 0]
     schedule = linear_warm_up(3)
@@ -51,6 +65,8 @@ def test_a_number_is_a_constant_schedule_and_a_schedule_stays_itself():
         lambda: constant("1"),
         lambda: linear_warm_up(5, end=-1.0),
         lambda: cyclical(5, end=-1.0),
+        lambda: cosine_decay(5, -1.0),
+        lambda: as_schedule(-1, "learning_rate"),
     ],
 )
 def test_a_negative_weight_is_refused(make):
@@ -64,6 +80,11 @@ def test_a_negative_weight_is_refused(make):
         (lambda: linear_warm_up(0), "epochs is 0; it must be above 0"),
         (lambda: linear_warm_up(5, delay=-2), "delay is -2; it must be at least 0"),
         (lambda: cyclical(-1), "period is -1; it must be above 0"),
+        (lambda: cosine_decay(0, 1.0), "epochs is 0; it must be above 0"),
+        (lambda: cosine_decay(4, 1.0, warm_up=5), "warm_up is 5; .* at most epochs, 4"),
+        (lambda: cosine_decay(4, 1.0, warm_up=-1), "warm_up is -1; .* at least 0"),
+        (lambda: chained([]), "parts is empty; give at least one"),
+        (lambda: chained([(0, constant(1))]), "the length of a schedule is 0; it must be above 0"),
         (lambda: cyclical(5, rise=0), "rise is 0; .*a fraction"),
         (lambda: cyclical(5, rise=1.5), r"rise is 1\.5; .*a fraction"),
     ],

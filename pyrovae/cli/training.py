@@ -48,7 +48,7 @@ def resume(
 
 
 def report(run: Run) -> None:
-    """Print what was read and the outcome of training, and draw learning curves and the plate diagram."""
+    """Print what was read, the outcome and the verdict; draw learning curves and the plate diagram."""
     from pyrovae import plots
     from pyrovae.cli.figures import diagram_of, draw
     from pyrovae.cli.models import save_diagram
@@ -60,6 +60,8 @@ def report(run: Run) -> None:
     histories = run.histories
     for name, history in histories.items():
         print(history.outcome() if name == run.plan.stages[-1].name else f"{name}: {history.outcome()}")
+    if verdict := str(run.verdict or ""):
+        print(verdict)
     draw(run, plots.learning_curves(run.history), "learning_curves")
     save_diagram(diagram_of(run), run.folder / "figures" / "plate_diagram.png")
 

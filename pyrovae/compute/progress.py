@@ -29,6 +29,17 @@ def progress_bar(shown: bool, total: int, unit: str, initial: int = 0) -> tqdm:
     return tqdm(total=total, initial=initial, unit=unit, disable=not shown, file=stream)
 
 
+def say(shown: bool, text: str) -> None:
+    """Write a line to standard error, where progress bars are.
+
+    Args:
+        shown: whether to write it.
+        text: the line.
+    """
+    if shown and sys.stderr is not None:
+        print(text, file=Unbreakable(sys.stderr), flush=True)
+
+
 class Unbreakable:
     """A text stream that takes what is written, even if that can no longer arrive.
 

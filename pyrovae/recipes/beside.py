@@ -24,6 +24,10 @@ class Beside:
     given: Mapping[str, Tensor] = field(default_factory=dict)
     weight: Tensor | None = None
 
+    def __bool__(self) -> bool:
+        """Whether there is anything."""
+        return bool(self.given) or self.weight is not None
+
     def rows(self, rows: Tensor) -> Beside:
         """Return what belongs to some of the data."""
         weight = None if self.weight is None else self.weight[rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -14,19 +15,26 @@ from pyrovae.compute import processes
 from pyrovae.compute.devices import resolve_device
 from pyrovae.data import in_turn
 from pyrovae.errors import InputError
+from pyrovae.evaluation.json_files import write_json
 from pyrovae.recipes.about import About
 from pyrovae.recipes.beside import NOTHING_BESIDE, Beside
+from pyrovae.recipes.course import Call, ends_of, time_of
 from pyrovae.recipes.own_files import digest_of, is_own
 from pyrovae.recipes.plan import Plan, Stage
 from pyrovae.recipes.presentation import Presentation
 from pyrovae.recipes.run_data import Known
 from pyrovae.recipes.settings import MAY_CHANGE, Data, Training, plain_values
+from pyrovae.recipes.verdict import MOST_DATA, Verdict, explained, verdict_of
 from pyrovae.runs import Configuration, RunFolder
 from pyrovae.storage import expanded
 from pyrovae.training import Data as Source
 from pyrovae.training import History, few, fit
-from pyrovae.training.checkpoints import new_run
+from pyrovae.training.checkpoints import checkpoints_in, new_run
+from pyrovae.training.sources import FEW, spread_rows
 from pyrovae.training.state import digest_of_pair
+
+MOST_AT_START = 2**27
+"""The largest number of values that are read at once from data outside of memory to start training."""
 
 
 @dataclass
@@ -37,11 +45,15 @@ class Fitted:
         plan: the plan, whose pairs are trained.
         histories: the history of each stage by its name, in order.
         presentation: the preparation of the data for the model.
+        beside: what the training has beside the data and their classes.
+        verdict: what the training has come to, with a warning if the latents carry almost nothing.
     """
 
     plan: Plan
     presentation: Presentation
     histories: dict[str, History] = field(default_factory=dict)
+    beside: Beside = NOTHING_BESIDE
+    verdict: Verdict = field(default_factory=Verdict)
 
     @property
     def pair(self) -> Any:
@@ -52,6 +64,10 @@ class Fitted:
     def history(self) -> History:
         """The history of the last stage."""
         return self.histories[self.plan.stages[-1].name]
+
+    def __str__(self) -> str:
+        lines = (f"{name}: {history.outcome()}" for name, history in self.histories.items())
+        return "\n".join([*lines, *([str(self.verdict)] if str(self.verdict) else [])])
 
 
 @dataclass(frozen=True)
@@ -115,19 +131,21 @@ def fit_plan(
     resolve_device(writing.device)
     training, data = training.over(plan.defaults), data.over(plan.defaults)
     _check(plan, y, training, data, writing)
-    _check_beside(plan, len(cast(Any, x)), data, writing, beside)
+    if beside:
+        _check_beside(plan, len(cast(Any, x)), data, writing, beside)
     presentation = Presentation.of(plan.pixels, data, training.seed)
     x = _prepared(x, presentation)
-    fitted = Fitted(plan, presentation)
+    fitted = Fitted(plan, presentation, beside=beside)
     if writing.folder is None:
-        _fit_stages(fitted, x, y, training, data, writing, {}, beside)
+        _fit_stages(fitted, x, y, training, data, writing, {}, [training.epochs])
         return fitted
     folder = RunFolder(Path(writing.folder))
     folder.check_free(writing.resume)
     processes.wait()  # until all processes have checked, since the first one writes there next
     configuration = _configuration_of(plan, x, y, training, data, writing)
     with folder.prepared(configuration, writing.resume):
-        _fit_stages(fitted, x, y, training, data, writing, identity_of(plan, configuration))
+        how = (training, data, writing, identity_of(plan, configuration), configuration.ends)
+        _fit_stages(fitted, x, y, *how)
     return fitted
 
 
@@ -139,13 +157,40 @@ def _fit_stages(
     data: Data,
     writing: Writing,
     identity: dict[str, Any],
-    beside: Beside = NOTHING_BESIDE,
+    ends: Sequence[int],
 ) -> None:
     """Train the stages. The checkpoints of each stage say which parameters of earlier ones are beneath."""
     for stage in fitted.plan.stages:
-        how = (training, data, writing, identity, beside)
+        how = (training, data, writing, identity, ends)
         fitted.histories[stage.name] = _fit_stage(stage, x, y, fitted, *how)
         identity = identity | {beneath(stage): digest_of_pair(stage.pair)}
+    fitted.verdict = _verdict(fitted, x, y, settings_of(fitted.plan.stages[-1], training))
+    if writing.folder is not None and processes.is_first():
+        _write_verdict(fitted.verdict, Path(writing.folder))
+
+
+def _verdict(fitted: Fitted, x: Source, y: Tensor | None, training: Training) -> Verdict:
+    """Measure what the training has come to, on validation data if some are held out."""
+    stage, split = fitted.plan.stages[-1], split_off(x, y, training, fitted.beside)
+    held_out = split.validation is not None
+    data, classes = (split.validation, split.y_validation) if held_out else (split.x, split.y)
+    beside = split.beside_validation if held_out else split.beside
+    rows = spread_rows(len(cast(Any, data)), MOST_DATA)
+    seen = few(cast(Source, data), MOST_DATA)
+    try:
+        labels = None if classes is None else classes[rows]
+        given = _given_to(stage, seen, labels, Beside(beside.rows(rows).given))
+        seen = fitted.presentation.of_prepared(seen)
+        return verdict_of(fitted.pair, seen, given=given, held_out=held_out, training=training)
+    except Exception as error:  # a diagnosis must not cost the training
+        return explained(error)
+
+
+def _write_verdict(verdict: Verdict, folder: Path) -> None:
+    """Write a verdict beside the checkpoints of a run, with the name of the checkpoint that it is of."""
+    newest = checkpoints_in(folder / "checkpoints")[0].path.name
+    content = vars(verdict) | {"warnings": [*verdict.warnings], "checkpoint": newest}
+    write_json(folder / "verdict.json", content)
 
 
 def identity_of(plan: Plan, configuration: Configuration) -> dict[str, Any]:
@@ -182,12 +227,14 @@ def _configuration_of(
         new_run() if former is None else former.run,
         known.from_python,
         writing.begun_from if former is None else former.begun_from,
+        ends_of(former, training, folder.path, writing.progress),
     )
 
 
 def _prepared(x: Source, presentation: Presentation) -> Source:
     """Prepare the training data once, if they are in memory."""
     if isinstance(x, Tensor):
+        presentation.check_training(x)
         return presentation.for_training(x)
     if presentation.pixels in ("static", "levels"):
         raise InputError(
@@ -266,29 +313,30 @@ def _fit_stage(
     data: Data,
     writing: Writing,
     identity: dict[str, Any],
-    beside: Beside,
+    ends: Sequence[int],
 ) -> History:
     last = stage is fitted.plan.stages[-1]
     own = settings_of(stage, training)
-    split = split_off(x, y, own, beside)
+    split = split_off(x, y, own, fitted.beside)
+    own = own.sized(len(cast(Any, split.x)))
     if stage.start is not None:
-        stage.start(split.x if isinstance(split.x, Tensor) else few(split.x))
+        stage.start(_at_start(split.x))
     classes = _classes_of(stage, split, own, data)
-    settings: dict[str, Any] = own.fit_settings()
-    if stage.objective is not None:
-        settings["objective"] = stage.objective
-    settings["weights"] = dict(stage.weights)
-    if stage.supervised is not None and classes is not None:
-        settings |= stage.supervised(classes)
-    steps = [*fitted.presentation.transforms(), *([stage.transform] if stage.transform else [])]
+    pair, given = fitted.beside.programs(stage.pair), _given_to(stage, split.x, split.y, split.beside)
+    settings = _objective_of(stage, classes)
+    transform = in_turn(*fitted.presentation.transforms(), *([stage.transform] if stage.transform else []))
+    ends = [own.epochs] if "epochs" in stage.training else ends
+    call = Call(split.x, classes, given or {}, transform)
+    time = time_of(pair, settings["objective"], call, own, ends)
     folder = None if writing.folder is None else folder_of(stage, fitted.plan, Path(writing.folder))
     history = fit(
-        beside.programs(stage.pair),
+        pair,
         split.x,
         classes,
-        given=_given_to(stage, split.x, split.y, split.beside),
+        given=given,
         **settings,
-        transform=in_turn(*steps),
+        **own.fit_settings(time),
+        transform=transform,
         validation=_validation_of(stage, split),
         device=writing.device,
         folder=None if folder is None else folder / "checkpoints",
@@ -300,6 +348,21 @@ def _fit_stage(
     if folder is not None and processes.is_first():
         history.save(folder / "history.json")
     return history
+
+
+def _at_start(x: Source) -> Tensor:
+    """Return the data that set initial parameters: all in memory, or some that do not take much."""
+    if isinstance(x, Tensor):
+        return x
+    return few(x, min(FEW, max(1, MOST_AT_START // few(x, 1).numel())))
+
+
+def _objective_of(stage: Stage, classes: Tensor | None) -> dict[str, Any]:
+    """Return a stage's objective and the weights of sites, as `fit` takes them."""
+    settings: dict[str, Any] = {"objective": stage.objective, "weights": dict(stage.weights)}
+    if stage.supervised is not None and classes is not None:
+        settings |= stage.supervised(classes)
+    return settings
 
 
 def _classes_of(stage: Stage, split: Split, training: Training, data: Data) -> Tensor | None:

@@ -142,8 +142,8 @@ class Plan:
         Args:
             x: the data, `(N, *x_shape)`, grey values in [0, 1] or vectors; or a memory map or a map-style
                 `torch.utils.data.Dataset` of such data, as `fit` takes them. From a map or a
-                dataset, a recipe takes only 10,000 data for the start of training, such as the pixels'
-                frequencies.
+                dataset, a recipe takes at most 10,000 data (2^27 values) for the start of training, such
+                as the pixels' frequencies.
             y: their classes `(N,)`, -1 for unlabelled data. If all are known, each class keeps its share
                 in the validation data, also for models that do not learn classes.
             training: the settings. Those that are not given take the recipe's defaults.

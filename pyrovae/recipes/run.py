@@ -46,6 +46,7 @@ from pyrovae.recipes.presentation import Presentation
 from pyrovae.recipes.recipe import load_recipe
 from pyrovae.recipes.run_data import Known, Scored, other_data, values_of, values_of_split
 from pyrovae.recipes.settings import Data, Training, plain_values
+from pyrovae.recipes.verdict import Verdict
 from pyrovae.runs import Configuration, RunFolder
 from pyrovae.storage import expanded
 from pyrovae.training import History
@@ -126,6 +127,12 @@ class _Metrics(msgspec.Struct):
     num_samples: int
     exact_log_likelihood: float | None = None
     test_error: float | None = None
+
+
+class _OfCheckpoint(msgspec.Struct):
+    """The checkpoint that a result is of."""
+
+    checkpoint: str
 
 
 def own_names(recipe: str, options: Mapping[str, Any]) -> dict[str, str]:
@@ -382,6 +389,20 @@ class Run:
         known = decoded(text, _Metrics, path, what)
         return decoded(text, dict[str, Any], path, what) if known.checkpoint == self.checkpoint else None
 
+    @property
+    def verdict(self) -> Verdict | None:
+        """What the training has come to. None if the training did not end, or is of another checkpoint.
+
+        Raises:
+            InputError: verdict.json is damaged.
+        """
+        path = self.folder / "verdict.json"
+        if not path.is_file():
+            return None
+        text, what = path.read_bytes(), "the verdict on a run"
+        known = decoded(text, _OfCheckpoint, path, what)
+        return decoded(text, Verdict, path, what) if known.checkpoint == self.checkpoint else None
+
     @cached_property
     def images(self) -> Images:
         """The data set of the training.
@@ -417,9 +438,12 @@ class Run:
         """The data that the run is measured on: its test data, or all rows of other data."""
         _ = self.checkpoints  # what belongs together is checked before data are read
         if self._given is None or self._own_elsewhere is not None:
-            return Scored.of(self.images)
-        name = self.asked if isinstance(self.asked, str) else None
-        return other_data(name, self._given, self.about, self.class_names)
+            found, what = Scored.of(self.images), "the test data"
+        else:
+            name = self.asked if isinstance(self.asked, str) else None
+            found = other_data(name, self._given, self.about, self.class_names)
+            what = name or "the data"
+        return replace(found, x=self.presentation.within_range(found.x, what))
 
     @cached_property
     def _given(self) -> Rows | None:
@@ -498,6 +522,9 @@ class Run:
     def resume(self, *, device: str = "auto", progress: bool = True, **changes: Any) -> Run:
         """Continue the training.
 
+        Beyond the last epoch the learning rate warms up and decays once more over the new epochs, and a
+        line says so. Beta does not.
+
         Args:
             device: the device. "auto" means CUDA if it is available, else the CPU.
             progress: whether to show progress bars.
@@ -540,7 +567,8 @@ class Run:
     ) -> Run:
         """Begin a new run at this run's parameters, for example with another objective.
 
-        The epochs are counted from 0 again, and the optimiser starts anew. This run stays as it is.
+        The epochs are counted from 0 again, and the optimiser starts anew. The learning rate warms up and
+        decays once more, but beta does not warm up unless `warm_up` is given. This run stays as it is.
 
         Args:
             folder: the folder of the new run.
@@ -562,7 +590,7 @@ class Run:
             >>> run.branch("runs/iwae", options={"objective": "iwae", "particles": 50})    # doctest: +SKIP
         """
         folder = expanded(folder)
-        training = self.training.changed(**changes)
+        training = self.training.changed(**({"warm_up": 0.0} | changes))
         asked = dict(options or {})
         options = self._inherited(asked) | asked
         _check_values(self.recipe, self.config.recipe, options, training, self.data)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -13,6 +14,9 @@ from pyrovae.errors import InputError
 
 if TYPE_CHECKING:
     from pyrovae.schedules import Schedule
+
+_RATE_RISES, _BETA_RISES = (0.05, 10), (0.25, 1000)
+"""How long the learning rate and beta rise by default: a share of the epochs, and the fewest steps."""
 
 Settings = TypeVar("Settings", bound="Training | Data")
 Class = TypeVar("Class", bound=type)
@@ -35,6 +39,23 @@ def _remembers_what_is_given(cls: Class) -> Class:
     return cls
 
 
+@dataclass(frozen=True)
+class Time:
+    """The course of a training, from which the schedules' lengths follow.
+
+    Attributes:
+        steps: the number of steps in an epoch.
+        ends: the epochs at which schedules of the learning rate end. A run that was resumed beyond its last
+            epoch has several. Beta follows the first one alone.
+        has_beta: whether beta may differ from 1. It may not for IWAE, nor where the model alone enumerates
+            a class: there the logarithm of a sum has one weight.
+    """
+
+    steps: int
+    ends: Sequence[int]
+    has_beta: bool = True
+
+
 @_remembers_what_is_given
 @dataclass(frozen=True, kw_only=True)
 class Training:
@@ -42,11 +63,16 @@ class Training:
 
     Args:
         epochs: The number of passes through the data.
-        batch_size: The number of data in a minibatch.
-        learning_rate: The initial learning rate of Adam.
+        batch_size: The number of data in a minibatch. By default 100; of fewer than 2,000 data a twentieth,
+            and at least 16.
+        learning_rate: The learning rate of Adam, at its highest.
+        rate_warm_up: The number of epochs over which the learning rate rises from 0 at the start, at most
+            half of all. 0 means no rise. By default a twentieth of the epochs, and at least 10 steps.
         decay: The decay of the learning rate. "cosine" lowers it along a cosine, to 0 at the last epoch.
         beta: The weight of the KL term.
-        warm_up: The number of epochs over which beta rises from 0 at the start. 0 means no rise.
+        warm_up: The number of epochs over which beta rises from 0 at the start. 0 means no rise. By default
+            a quarter of the epochs, and at least 1,000 steps, but at most half of the epochs. With cycles,
+            or if the objective has no beta (iwae, dreg), there is no rise by default.
         cycle: The number of epochs in a cycle of beta. In each cycle beta rises from 0, and is constant
             in the second half. 0 means no cycles.
         clip_norm: The largest norm of the gradient. By default gradients are not clipped.
@@ -66,11 +92,12 @@ class Training:
     """
 
     epochs: Annotated[int, Ge(1)] = 100
-    batch_size: Annotated[int, Ge(1)] = 128
-    learning_rate: Annotated[float, Gt(0)] = 1e-3
-    decay: Literal["none", "cosine"] = "none"
+    batch_size: Annotated[int, Ge(1)] | None = None
+    learning_rate: Annotated[float, Gt(0)] = 5e-3
+    rate_warm_up: Annotated[float, Ge(0)] | None = None
+    decay: Literal["none", "cosine"] = "cosine"
     beta: Annotated[float, Ge(0)] = 1.0
-    warm_up: Annotated[float, Ge(0)] = 0.0
+    warm_up: Annotated[float, Ge(0)] | None = None
     cycle: Annotated[float, Ge(0)] = 0.0
     clip_norm: Annotated[float, Gt(0)] | None = None
     validation_fraction: Annotated[float, Ge(0), Lt(1)] = 0.1
@@ -104,29 +131,51 @@ class Training:
                 "set one of the two."
             )
 
-    def beta_schedule(self) -> Schedule:
+    def sized(self, num_data: int) -> Training:
+        """Return a copy with the size of a minibatch for this number of data, unless it was given."""
+        if self.batch_size is not None:
+            return self
+        return self.changed(batch_size=min(100, max(16, num_data // 20)))
+
+    def beta_schedule(self, time: Time) -> Schedule:
         """Return the schedule of beta over the epochs."""
         from pyrovae import schedules
 
-        if self.warm_up:
-            return schedules.linear_warm_up(self.warm_up, end=self.beta)
         if self.cycle:
             return schedules.cyclical(self.cycle, end=self.beta)
-        return schedules.constant(self.beta)
+        rise = self.warm_up
+        if rise is None:
+            rise = _length(_BETA_RISES, time.ends[0], time.steps) if time.has_beta else 0.0
+        return schedules.linear_warm_up(rise, end=self.beta) if rise else schedules.constant(self.beta)
 
-    def fit_settings(self) -> dict[str, Any]:
-        """Return the keyword arguments of `pyrovae.fit` that these settings stand for."""
-        import torch
+    def rate_schedule(self, time: Time) -> Schedule:
+        """Return the schedule of the learning rate over the epochs."""
+        from pyrovae import schedules
 
-        decay = None
+        lengths = [end - begin for begin, end in pairwise([0, *time.ends])]
+        rises = [self._rate_rises(length, time.steps) for length in lengths]
         if self.decay == "cosine":
-            decay = functools.partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=self.epochs)
+            decays = (
+                schedules.cosine_decay(length, self.learning_rate, warm_up=rise)
+                for length, rise in zip(lengths, rises, strict=True)
+            )
+            return schedules.chained([*zip(lengths, decays, strict=True)])
+        if rises[0]:
+            return schedules.linear_warm_up(rises[0], end=self.learning_rate)
+        return schedules.constant(self.learning_rate)
+
+    def _rate_rises(self, epochs: int, steps: int) -> float:
+        if self.rate_warm_up is None:
+            return _length(_RATE_RISES, epochs, steps)
+        return min(self.rate_warm_up, epochs / 2)
+
+    def fit_settings(self, time: Time) -> dict[str, Any]:
+        """Return the keyword arguments of `pyrovae.fit` that settings stand for that are `sized`."""
         return {
             "epochs": self.epochs,
             "batch_size": self.batch_size,
-            "optimizer": functools.partial(torch.optim.Adam, lr=self.learning_rate, fused=True),
-            "scheduler": decay,
-            "beta": self.beta_schedule(),
+            "learning_rate": self.rate_schedule(time),
+            "beta": self.beta_schedule(time),
             "clip_norm": self.clip_norm,
             "patience": self.patience,
             "seed": self.seed,
@@ -172,7 +221,10 @@ SHARED: dict[str, type[Training] | type[Data]] = {"Training": Training, "Data": 
 """The groups of options that all recipes share, in the order of help."""
 
 MAY_CHANGE = frozenset(
-    {"epochs", "patience", "compile", "learning_rate", "decay", "beta", "warm_up", "cycle", "data"}
+    {
+        *("epochs", "patience", "compile", "data"),
+        *("learning_rate", "rate_warm_up", "decay", "beta", "warm_up", "cycle"),
+    }
 )
 """The shared options that a resumed run may change. Data may move, since their values are compared."""
 
@@ -195,6 +247,12 @@ def plain_values(settings: Training | Data) -> dict[str, Any]:
     values = asdict(settings)
     del values["given"]
     return values
+
+
+def _length(rises: tuple[float, int], epochs: int, steps: int) -> float:
+    """Return the length of a rise in epochs. Where data are few, steps count, up to half of the epochs."""
+    share, fewest = rises
+    return min(max(share * epochs, fewest / steps), epochs / 2)
 
 
 def _over(settings: Settings, defaults: Mapping[str, Any]) -> Settings:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ class Configuration:
         run: the run's name, which its files bear: 8 hexadecimal digits.
         from_python: whether the data were given in Python, so that neither a name nor a file leads to them.
         begun_from: the checkpoint of another run at whose parameters this one began. Empty if none.
+        ends: the epochs at which schedules of the learning rate end: the last epoch as the run was begun,
+            and then each later one beyond which it was resumed.
     """
 
     recipe: str
@@ -48,6 +50,7 @@ class Configuration:
     run: str
     from_python: bool = False
     begun_from: str = ""
+    ends: list[int] = field(default_factory=list)
 
     def changed(self, **training: Any) -> Configuration:
         """Make a copy with other settings of the training."""

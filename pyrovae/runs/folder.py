@@ -3,6 +3,7 @@
 config.json     the configuration, with versions, git commit and command, also those of each resumption
 checkpoints/    the newest two, and the rows of the history, to which each epoch adds one
 history.json    the history at the end of the training
+verdict.json    what the training has come to
 metrics.json    the summary of the last evaluation (marginal_likelihood.json has its single data)
 figures/        drawings
 NAME/           checkpoints and history of an earlier stage, such as vae/, the VAE beneath an M1+M2

@@ -126,12 +126,11 @@ class RecipeEstimator(BaseEstimator):
 
     def _part(self, array: np.ndarray, seed: int = 0) -> Part:
         """Convert dense data `(n, features)` for the fitted model. NaN marks a missing value."""
-        if self._likelihood != "gaussian":
-            array = inputs.in_unit_interval(array, self._likelihood)
-        if not self._takes_missing or not (missing := np.isnan(array)).any():
-            return Part(self._tensor(array), {}, seed)
-        observed = torch.from_numpy(~missing).unflatten(1, self._x_shape)
-        return Part(self._tensor(np.where(missing, 0.0, array)), {OBSERVED: observed}, seed)
+        given = {}
+        if self._takes_missing and (missing := np.isnan(array)).any():
+            given = {OBSERVED: torch.from_numpy(~missing).unflatten(1, self._x_shape)}
+            array = np.where(missing, 0.0, array)
+        return Part(self._presentation.within_range(self._tensor(array), "X"), given, seed)
 
     def _encoded(self, part: Part) -> Tensor:
         """Return data as the encoder and the classifier take them."""

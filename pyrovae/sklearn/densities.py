@@ -110,7 +110,7 @@ class Density(RecipeEstimator):
             The draws, `(n_samples, features)` or `(n_samples, C, H, W)`.
         """
         fitted = self._fitted()
-        seed = fitted._seed if random_state is None else seed_of(random_state)
+        seed = seed_of(fitted.random_state if random_state is None else random_state)
         with fitted._on_device() as model:
             return fitted._array(only_site(samples(model, n_samples, seed, mean=mean)))
 
@@ -126,8 +126,7 @@ class TrainedDensity(Density):
     num_samples: int
 
     def _fit_model(self, rows: Rows, weight: np.ndarray | None) -> None:
-        self._likelihood = self._suitable_likelihood(rows)
-        settings = WITHOUT_CLASSES.settings(self, likelihood=self._likelihood)
+        settings = WITHOUT_CLASSES.settings(self, likelihood=self._suitable_likelihood(rows))
         given = {}
         if issparse(rows):
             x: Any = inputs.SparseRows(rows, self._x_shape)
@@ -156,7 +155,6 @@ class ClosedFormPPCA(Density):
     latent_dim: int
     standardise: bool
     device = "cpu"
-    _likelihood = "gaussian"
     _presentation = Presentation("none")
     _dtype = np.float64
 

@@ -180,9 +180,9 @@ class SemiSupervisedVAEClassifier(
         if self.model == "auto":
             self._learn_in_closed_form(about, array, y, weight, of_labels)
             return
-        self._likelihood = self._suitable_likelihood(array)
-        settings = WITH_CLASSES.settings(self, likelihood=self._likelihood)
-        self._scaling = Scaling.of(array, self._x_shape, self._likelihood)
+        likelihood = self._suitable_likelihood(array)
+        settings = WITH_CLASSES.settings(self, likelihood=likelihood)
+        self._scaling = Scaling.of(array, self._x_shape, likelihood)
         options = self._train(settings, about, self._tensor(array), y, weight=of_labels).plan.options
         self._n_features_out = options["latent_dim"]
         if self.model == "m1":
@@ -205,7 +205,7 @@ class SemiSupervisedVAEClassifier(
                 "Gaussian: leave likelihood at 'auto', or choose another model."
             )
         settings = WITH_CLASSES.settings(self, likelihood=None)
-        self._likelihood, self._presentation = "gaussian", Presentation("none")
+        self._presentation = Presentation("none")
         self._scaling = own_units(array, self._x_shape)
         x = self._tensor(array if weight is None else inputs.with_same_moments(array, weight))
         self._n_features_out = settings.options.get("latent_dim") or number_of_latents(x)
@@ -296,7 +296,7 @@ class SemiSupervisedVAEClassifier(
             InputError: a class is not known, or the model is an M1, which generates data without classes.
         """
         fitted = self._fitted()
-        seed = fitted._seed if random_state is None else seed_of(random_state)
+        seed = seed_of(fitted.random_state if random_state is None else random_state)
         if y is not None and fitted.classifier_ is not None:
             raise InputError(
                 f"the model '{fitted.model}' generates data without classes: leave y out, or choose 'm2'."

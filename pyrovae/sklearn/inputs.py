@@ -14,15 +14,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pyrovae.data.arrays import unmasked
-from pyrovae.errors import InputError, warn
+from pyrovae.errors import InputError
 
 Rows = Any
 """Data `(n, features)`: an array, or a sparse matrix in CSR format."""
 
 MOST_VALUES = 2**20
 """The number of values of the data that are dense at the same time when a fitted model is asked."""
-
-_BEYOND = 0.1
 
 
 def as_array(X: Any, missing: bool) -> Any:
@@ -101,28 +99,6 @@ def parts(rows: Rows) -> Iterator[np.ndarray]:
     for start in range(0, rows.shape[0], size):
         part = rows[start : start + size]
         yield part.toarray() if issparse(part) else part
-
-
-def in_unit_interval(array: np.ndarray, likelihood: str) -> np.ndarray:
-    """Return values of a likelihood on [0, 1]; those up to a tenth beyond are clipped, with a warning.
-
-    A `MinMaxScaler` that was fitted to other data gives such values.
-
-    Raises:
-        InputError: a value lies farther beyond.
-    """
-    low, high = np.nanmin(array), np.nanmax(array)
-    if low < -_BEYOND or high > 1 + _BEYOND:
-        raise InputError(
-            f"X has values from {low:g} to {high:g}, but the likelihood '{likelihood}' needs values in "
-            '[0, 1]: scale X as for fit, or choose likelihood="gaussian".'
-        )
-    if low < 0 or high > 1:
-        warn(
-            f"X has values from {low:g} to {high:g}; the likelihood '{likelihood}' needs values in [0, 1], "
-            "so those beyond are clipped."
-        )
-    return array.clip(0, 1)
 
 
 def weight_of(rows: Rows, sample_weight: Any) -> np.ndarray | None:

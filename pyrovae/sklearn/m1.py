@@ -13,7 +13,6 @@ from pyrovae.recipes.components import Count
     epochs=50,
     batch_size=100,
     learning_rate=2e-3,
-    decay="cosine",
     beta=0.1,
     validation_fraction=0.0,
 )

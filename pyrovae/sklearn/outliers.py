@@ -53,11 +53,16 @@ class LowDensity(OutlierMixin, Density):
 
 
 def _threshold(scores: np.ndarray, weight: np.ndarray | None, share: float) -> float:
-    """Return the least score that has more than a share of the weight at or below it."""
+    """Return a number with a share of the weight below it, halfway between two scores.
+
+    The score above it is the least one that has more than the share at or below it.
+    """
     order = np.argsort(scores)
     below = np.cumsum((np.ones_like(scores) if weight is None else weight)[order])
     place = np.searchsorted(below / below[-1], share + 1e-9, side="right")
-    return float(scores[order][min(place, len(scores) - 1)])
+    above = scores[order][min(place, len(scores) - 1)]
+    lower = scores[scores < above - 1e-9 * (1 + abs(above))]  # the same score may differ by rounding
+    return float((above + lower.max()) / 2) if len(lower) else float(above)
 
 
 @WITHOUT_CLASSES.documented

@@ -46,6 +46,7 @@ def fit(
     epochs: int = 50,
     batch_size: int = 128,
     optimizer: Callable[[Sequence[Tensor]], Optimizer] = adam,
+    learning_rate: float | Schedule | None = None,
     scheduler: Callable[[Optimizer], Any] | None = None,
     objective: Objective | PyroObjective | None = None,
     beta: float | Schedule = 1.0,
@@ -106,6 +107,9 @@ def fit(
         optimizer: a function from the parameters to a torch optimiser, Adam by default. Use
             `functools.partial` to fix its settings. Parameters that the programs show later, or that are
             unfrozen on the way, join it with the settings of that time.
+        learning_rate: the learning rate of all parameters: a number, or a schedule of the epoch, such as
+            `schedules.cosine_decay(epochs, 2e-3, warm_up=1)`. It is set before each step. It cannot stand
+            beside a scheduler, or an optimiser with an `lr` of its own. None means the optimiser's rate.
         scheduler: a function from the optimiser to a learning-rate scheduler, which steps after each epoch.
             `ReduceLROnPlateau` steps by the validation bound in its mode "max", and by minus that bound in
             its mode "min". Without validation data it is minus the epoch's loss, or the loss.
@@ -143,7 +147,7 @@ def fit(
             there at a time. None means no checkpoints.
         resume: whether to continue from the folder's newest checkpoint, if it has one. The final parameters
             are those of a run without interruption, bit for bit if both runs compile the same steps. The
-            learning rate, the schedule, beta, weights, and what is frozen may be others than at the run's
+            learning rate, the scheduler, beta, weights, and what is frozen may be others than at the run's
             beginning: a warning says so, and the scheduler's rate is the one that it has after as many
             epochs. Epochs, patience, device, `compile` and callbacks may be others too; other settings and
             data are refused.
@@ -190,6 +194,7 @@ def fit(
         epochs=epochs,
         batch_size=batch_size,
         optimizer=optimizer,
+        learning_rate=learning_rate,
         scheduler=scheduler,
         objective=objective,
         beta=beta,

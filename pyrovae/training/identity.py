@@ -12,7 +12,7 @@ from pyrovae.data.digests import fingerprint
 from pyrovae.errors import CheckpointError, InputError, warn
 from pyrovae.objectives.objective import description, weights_of
 from pyrovae.programs.given import Given
-from pyrovae.schedules import Schedule
+from pyrovae.schedules import Constant, Schedule
 from pyrovae.training.batches import Minibatches
 from pyrovae.training.plain import described, plain, same
 from pyrovae.training.settings import Settings, moments
@@ -29,21 +29,33 @@ def identity_of(settings: Settings, data: Minibatches, validation: Minibatches |
 
     They are plain values by name. A digest of all data in memory takes a while, so call this once.
     """
-    return dict(settings.identity or {}) | {
-        "batch_size": data.parts[-1].batch_size,
-        "labelled_batch_size": data.parts[0].batch_size,
-        "data_weights": [part.weight for part in data.parts],
-        "seed": settings.seed,
-        "clip_norm": settings.clip_norm,
-        "data": data.source.fingerprint(),
-        "classes": None if data.y is None else fingerprint(data.y),
-        "given": _of_given(data.given),
-        "validation": _fingerprints(validation),
-        "objective": description(settings.bound),
-        "objective's weights": weights_of(settings.bound),
-        "beta": _values(settings.beta_schedule, settings.epochs),
-        "weights": {s: _values(w, settings.epochs) for s, w in settings.weight_schedules.items()},
-    }
+    return (
+        dict(settings.identity or {})
+        | _given_rate(settings)
+        | {
+            "batch_size": data.parts[-1].batch_size,
+            "labelled_batch_size": data.parts[0].batch_size,
+            "data_weights": [part.weight for part in data.parts],
+            "seed": settings.seed,
+            "clip_norm": settings.clip_norm,
+            "data": data.source.fingerprint(),
+            "classes": None if data.y is None else fingerprint(data.y),
+            "given": _of_given(data.given),
+            "validation": _fingerprints(validation),
+            "objective": description(settings.bound),
+            "objective's weights": weights_of(settings.bound),
+            "beta": _values(settings.beta_schedule, settings.epochs),
+            "weights": {s: _values(w, settings.epochs) for s, w in settings.weight_schedules.items()},
+        }
+    )
+
+
+def _given_rate(settings: Settings) -> dict[str, list[float]]:
+    """Return the given learning rate over time; a constant one as an optimiser's own rate is written."""
+    rate = settings.rate_schedule
+    if rate is None:
+        return {}
+    return {"learning_rate": [rate.value] if isinstance(rate, Constant) else _values(rate, settings.epochs)}
 
 
 def optimizer_identity(optimizer: Any) -> dict[str, Any]:
@@ -135,7 +147,7 @@ def first_difference(begun: Mapping[str, Any], now: Mapping[str, Any]) -> str | 
 def _agree(name: str, begun: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     if name == "scheduler" and same(begun["learning_rate"], now["learning_rate"]):
         return same([begun[name], begun["rates"]], [now[name], now["rates"]])
-    if name == "beta":
+    if name in ("beta", "learning_rate"):
         return _common(begun[name], now[name])
     if name == "weights":
         sites = begun[name].keys()
@@ -144,7 +156,12 @@ def _agree(name: str, begun: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
 
 
 def _common(begun: list[float], now: list[float]) -> bool:
-    """Whether two schedules agree as far as both are known; one run may have more epochs."""
+    """Whether two schedules agree as far as both are known; one run may have more epochs.
+
+    A constant learning rate is a single number.
+    """
+    if len(begun) == 1 or len(now) == 1:
+        return begun == now
     return all(a == b for a, b in zip(begun, now, strict=False))
 
 

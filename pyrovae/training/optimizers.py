@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import FunctionType
 from typing import Any
 
@@ -15,11 +16,12 @@ from pyrovae.errors import InputError
 from pyrovae.training.plain import make_plain
 
 
-def check_functions(optimizer: Any, scheduler: Any) -> None:
+def check_functions(optimizer: Any, scheduler: Any, learning_rate: Any = None) -> None:
     """Refuse objects in the place of the functions that make the optimiser and the scheduler.
 
     Raises:
-        InputError: one of them is an object. The message shows the function to give instead.
+        InputError: one of them is an object, whose message shows the function to give instead; or the
+            learning rate is given twice, as `learning_rate` and by one of them.
     """
     of_pyro = isinstance(optimizer, FunctionType) and optimizer.__module__.startswith("pyro.optim")
     if isinstance(optimizer, PyroOptim) or of_pyro:
@@ -38,6 +40,40 @@ def check_functions(optimizer: Any, scheduler: Any) -> None:
         raise InputError(
             f"scheduler is a {name} object; expected a function that makes a scheduler from the optimiser: "
             f"write scheduler=functools.partial(torch.optim.lr_scheduler.{name}, ...) with its settings."
+        )
+    if learning_rate is not None:
+        _check_given_once(learning_rate, optimizer, scheduler)
+
+
+def _check_given_once(learning_rate: Any, optimizer: Any, scheduler: Any) -> None:
+    given = "learning_rate is given, and so is"
+    if scheduler is not None:
+        raise InputError(
+            f"{given} a scheduler, which sets the learning rate too: leave one of them out. A schedule is "
+            "a function of the time in epochs, such as "
+            "learning_rate=pyrovae.schedules.cosine_decay(epochs, 1e-3)."
+        )
+    if isinstance(optimizer, partial) and "lr" in optimizer.keywords:
+        raise InputError(f"{given} the optimiser's lr, {optimizer.keywords['lr']}: leave one of them out.")
+
+
+def check_one_rate(optimizer: Optimizer) -> None:
+    """Refuse an optimiser whose groups of parameters have rates of their own, or none at all.
+
+    Raises:
+        InputError: a given `learning_rate` cannot replace its rates.
+    """
+    rates = [group.get("lr") for group in optimizer.param_groups]
+    if None in rates:
+        raise InputError(
+            f"learning_rate is given, but {type(optimizer).__name__} has no learning rate (lr): leave "
+            "learning_rate out."
+        )
+    if len(set(rates)) > 1:
+        raise InputError(
+            "learning_rate is given, but the optimiser's groups of parameters have rates of their own, "
+            f"{', '.join(f'{rate:g}' for rate in rates)}: leave learning_rate out and give a scheduler, or "
+            "give all groups one rate."
         )
 
 

@@ -24,7 +24,12 @@ from pyrovae.schedules import Constant, Schedule, as_schedule
 from pyrovae.storage import expanded
 from pyrovae.training.callbacks import AnyCallback, check_callbacks
 from pyrovae.training.history import COLUMNS
-from pyrovae.training.optimizers import check_functions, made_optimizer, made_scheduler
+from pyrovae.training.optimizers import (
+    check_functions,
+    check_one_rate,
+    made_optimizer,
+    made_scheduler,
+)
 from pyrovae.training.sources import Data, parts_of_item
 
 
@@ -44,7 +49,8 @@ class Numbers:
     Attributes:
         beta: the weight of the latent sites.
         weights: the weights of further sites by name.
-        learning_rate: the optimiser's learning rate, as its scheduler has set it. Steps do not set it.
+        learning_rate: the learning rate. If `fit` was given one, a step sets it. Otherwise it is the
+            optimiser's own, as its scheduler has set it.
     """
 
     beta: float
@@ -67,6 +73,7 @@ class Settings:
     epochs: int = 50
     batch_size: int = 128
     optimizer: Callable[[Sequence[Tensor]], Optimizer] = adam
+    learning_rate: float | Schedule | None = None
     scheduler: Callable[[Optimizer], Any] | None = None
     objective: Objective | PyroObjective | None = None
     beta: float | Schedule = 1.0
@@ -99,7 +106,7 @@ class Settings:
         check_choice("way to compile", self.compile, MODES)
         if self.validation is not None:
             parts_of_item(self.validation, "validation")
-        check_functions(self.optimizer, self.scheduler)
+        check_functions(self.optimizer, self.scheduler, self.learning_rate)
         if self.resume and self.folder is None:
             raise InputError("resume is True, but there is no folder to resume from: pass folder=...")
         if self.patience is not None and self.validation is None:
@@ -108,6 +115,8 @@ class Settings:
             )
         check_callbacks(self.callbacks)
         _check_weights(self.beta_schedule, self.weight_schedules, self.epochs, self.bound)
+        if self.rate_schedule is not None:
+            _check_rates(self.rate_schedule, self.epochs)
 
     def _convert(self) -> None:
         """Replace NumPy's numbers and tensors of one number by Python's, which a checkpoint can hold."""
@@ -135,18 +144,33 @@ class Settings:
         """The weights of further sites as functions of the epoch, by site."""
         return {site: as_schedule(weight) for site, weight in (self.weights or {}).items()}
 
-    def numbers(self, epoch: float, learning_rate: float = math.nan) -> Numbers:
-        """Return the numbers of a step at the time `epoch`, which may have a fraction."""
+    @cached_property
+    def rate_schedule(self) -> Schedule | None:
+        """The learning rate as a function of the epoch. None means that the optimiser has its own rates."""
+        return None if self.learning_rate is None else as_schedule(self.learning_rate, "learning_rate")
+
+    def numbers(self, epoch: float, own_rate: float = math.nan) -> Numbers:
+        """Return the numbers of a step.
+
+        Args:
+            epoch: the time, which may have a fraction.
+            own_rate: the optimiser's own learning rate, which counts if no `learning_rate` was given.
+        """
         weights = {site: float(weight(epoch)) for site, weight in self.weight_schedules.items()}
-        return Numbers(float(self.beta_schedule(epoch)), weights, learning_rate)
+        rate = own_rate if self.rate_schedule is None else float(self.rate_schedule(epoch))
+        return Numbers(float(self.beta_schedule(epoch)), weights, rate)
 
     def make_optimizer(self, parameters: Sequence[Tensor]) -> Optimizer:
         """Make the optimiser, with its settings as plain numbers.
 
         Raises:
-            InputError: the function returns something else than an optimiser of torch.
+            InputError: the function returns something else than an optimiser of torch, or one whose
+                rates a given `learning_rate` would replace.
         """
-        return made_optimizer(self.optimizer, parameters)
+        optimizer = made_optimizer(self.optimizer, parameters)
+        if self.rate_schedule is not None:
+            check_one_rate(optimizer)
+        return optimizer
 
     def make_scheduler(self, optimizer: Optimizer) -> Any:
         """Make the scheduler, with its settings as plain numbers; None if there is none.
@@ -183,6 +207,18 @@ def _check_weights(
                     "its importance weights: leave them at 1 (no beta, no warm-up, no weights), or use the "
                     "ELBO."
                 )
+
+
+def _check_rates(schedule: Schedule, epochs: int) -> None:
+    looked_at = [0.0] if isinstance(schedule, Constant) else moments(epochs)
+    rates = _values("learning_rate", schedule, looked_at)
+    for epoch, value in zip(looked_at, rates, strict=True):
+        if not 0 <= value < math.inf:
+            raise InputError(
+                f"learning_rate is {value} at epoch {epoch:g}; it must be a finite number of at least 0."
+            )
+    if not any(rates):
+        raise InputError("learning_rate is 0 all the time, so nothing would be learned; give one above 0.")
 
 
 def moments(epochs: int) -> list[float]:

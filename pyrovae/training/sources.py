@@ -361,7 +361,7 @@ def few(x: Data, count: int = FEW) -> Tensor:
         count: the largest number of data to return.
     """
     source = source_of(x)
-    return source.read(_spread(len(source), count)).args[0]
+    return source.read(spread_rows(len(source), count)).args[0]
 
 
 def item_seeds(seed: int, count: int, *purpose: int | str) -> Tensor:
@@ -377,12 +377,12 @@ def rows_of(values: Tensor, indices: Tensor) -> Tensor:
     return values.index_select(0, indices.to(values.device))
 
 
-def _spread(length: int, count: int) -> Tensor:
+def spread_rows(length: int, count: int) -> Tensor:
     """Return up to `count` indices, evenly spread over `length`, with the first and the last one."""
     return torch.linspace(0, length - 1, min(length, count), dtype=torch.float64).round().long()
 
 
 def _fingerprint_of_few(source: Source) -> str:
-    values = source.read(_spread(len(source), DIGESTED)).tensors
+    values = source.read(spread_rows(len(source), DIGESTED)).tensors
     digests = " and ".join(fingerprint(part) for part in values)
     return f"{len(source)} data, of which {len(values[0])} are {digests}"

@@ -83,7 +83,7 @@ class EagerStep:
         data: the minibatches.
         prepared: the loss.
         parameters: the parameters that are trained, and their optimiser.
-        settings: the run's settings. Only `clip_norm` is used.
+        settings: the run's settings. Only `clip_norm`, and whether they give a learning rate, are used.
 
     Attributes:
         watched: whether each loss is read, so that one that is not finite ends the run at once.
@@ -95,6 +95,7 @@ class EagerStep:
     ) -> None:
         self.data, self.loss, self.parameters = data, prepared.loss, parameters
         self.optimizer, self.clip_norm = parameters.optimizer, settings.clip_norm
+        self.sets_rate = settings.rate_schedule is not None
         self.device = data.device
         self.watched = reads_losses(self.device)
         self.nothing = prepared.nothing
@@ -134,12 +135,14 @@ class EagerStep:
 
         Args:
             rows: the rows of each part that form the minibatch, or the minibatch itself.
-            numbers: beta and the weights of sites. The learning rate is the optimiser's own.
+            numbers: beta, the weights of sites, and the learning rate.
 
         Raises:
             NonFiniteError: the step is watched and its loss is not finite. The message names the site.
         """
         batch = rows if isinstance(rows, Batch) else self.data.batch(rows)
+        for group in self.optimizer.param_groups if self.sets_rate else ():
+            group["lr"] = numbers.learning_rate
         # torch's type asks for a float as the loss, but a tensor works as well.
         self.optimizer.step(_Closure(self, batch, numbers))  # type: ignore[arg-type]
         self.number += 1
@@ -258,6 +261,7 @@ class CompiledStep(EagerStep):
             or settings.transform is not None
             or self.constant_beta is None
             or self.varying
+            or not isinstance(settings.rate_schedule, Constant | None)
         )
         saved = saved or {"reason": None, "spare": SPARE, "digest": None}
         self.spare, self.reason, self.digest = saved["spare"], saved["reason"], saved["digest"]

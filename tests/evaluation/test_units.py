@@ -1,6 +1,7 @@
 """Active units: the variance over data of each latent's mean, against sums written out."""
 
 import json
+import math
 
 import pyro
 import pyro.distributions as dist
@@ -45,11 +46,34 @@ def test_units_are_active_where_their_means_move_with_the_data(tmp_path):
     assert result.active["code"].tolist() == [True, False, False, True]
     assert result.counts == {"code": 2}
     assert active_units(pair, x, threshold=0.001).counts == {"code": 3}
-    assert "code: 2 of 4 units are active (variance of E[code | x] over 500 data above 0.01)" in str(result)
+    assert "2 have a variance of E[code | x] above 0.01 (over 500 data)" in str(result)
     result.to_json(tmp_path / "units.json")
     content = json.loads((tmp_path / "units.json").read_text())
     assert content["summary"]["active_units"] == {"code": 2}
     assert content["variances"]["code"] == result.variances["code"].tolist()
+
+
+def test_a_units_information_is_that_of_a_gaussian_channel():
+    """z = a x + noise: I(x; z) = 1/2 log(1 + a^2 Var(x) / noise^2)."""
+    slopes = double(1.0, 0.0, 0.11, 0.2)
+    x = torch.randn(500, 1).double()
+    pair = coded(lambda x, name="code": dist.Normal(x * slopes, 0.5).to_event(1))
+    result = active_units(pair, x, num_samples=1000)
+    expected = 0.5 * torch.log1p(slopes.square() * x.var() / 0.25)
+    torch.testing.assert_close(result.information["code"], expected, rtol=0.02, atol=1e-6)
+    assert result.informative_counts == {"code": 1}
+    assert result.total_information["code"] == pytest.approx(expected.sum().item(), rel=0.02)
+
+
+def test_units_that_vary_and_tell_nothing_are_not_said_to_carry_information():
+    """Six means have a variance above 0.01 beside a posterior of scale 1: 0.03 nats in all."""
+    slopes = double(0.105, 0.105, 0.105, 0.105, 0.105, 0.105, 0.0, 0.0, 0.0, 0.0)
+    x = torch.randn(4000, 10).double()
+    pair = coded(lambda x, name="z": dist.Normal(x * slopes, 1.0).to_event(1))
+    result = active_units(pair, x, num_samples=20)
+    assert result.counts == {"code": 6}
+    assert result.total_information["code"] == pytest.approx(6 * 0.5 * math.log1p(0.105**2), rel=0.2)
+    assert str(result).startswith("code: 0 of 10 units carry information (0.1 nats or more), 0.03 nats")
 
 
 def test_where_there_is_no_mean_draws_stand_for_it_and_their_noise_is_taken_off():

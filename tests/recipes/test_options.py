@@ -27,6 +27,8 @@ from pyrovae.recipes import (
     recipe,
 )
 from pyrovae.recipes.options import component_options, summary_of
+from pyrovae.recipes.settings import Time
+from pyrovae.schedules import chained, constant, cosine_decay, linear_warm_up
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -87,8 +89,8 @@ def test_models_with_classes_take_the_estimators_defaults_and_others_the_command
     chosen |= {"epochs": 50, "vae_epochs": 50, "vae_beta": 0.1, "beta": 1.0, "learning_rate": 2e-3}
     chosen |= {"decay": "cosine", "validation_fraction": 0.0, "vae_validation_fraction": 0.0}
     assert {name: m2[name].default for name in chosen} == chosen
-    chosen = {"latent_dim": 10, "epochs": 100, "batch_size": 128, "learning_rate": 1e-3, "decay": "none"}
-    chosen |= {"beta": 1.0, "validation_fraction": 0.1}
+    chosen = {"latent_dim": 10, "epochs": 100, "batch_size": None, "learning_rate": 5e-3, "decay": "cosine"}
+    chosen |= {"beta": 1.0, "warm_up": None, "rate_warm_up": None, "validation_fraction": 0.1}
     assert {name: vae[name].default for name in chosen} == chosen
 
 
@@ -223,7 +225,7 @@ def test_values_that_do_not_fit_are_refused_by_name(name, value, message):
 
 def test_settings_know_what_was_given_and_leave_the_rest_to_the_recipe():
     training = Training(epochs=100).over({"epochs": 50, "learning_rate": 2e-3, "shift": 1})
-    assert (training.epochs, training.learning_rate, training.batch_size) == (100, 2e-3, 128)
+    assert (training.epochs, training.learning_rate, training.validation_fraction) == (100, 2e-3, 0.1)
     assert training.given == {"epochs"}
     assert training.changed(beta=2.0).given == {"epochs", "beta"}
     assert Data(shift=2).over({"shift": 1, "epochs": 3}).shift == 2
@@ -245,18 +247,77 @@ def test_settings_that_contradict_each_other_are_refused(values, message):
         Training(**values).check()
 
 
+LONG = Time(steps=1000, ends=[40])
+
+
 def test_beta_schedules_are_those_of_the_words():
-    assert Training(beta=4.0).beta_schedule()(0) == 4
-    assert Training(beta=4.0, warm_up=8.0).beta_schedule()(2) == 1
-    assert Training(cycle=4.0).beta_schedule()(5) == 0.5
+    assert Training(beta=4.0, warm_up=0.0).beta_schedule(LONG)(0) == 4
+    assert Training(beta=4.0, warm_up=8.0).beta_schedule(LONG)(2) == 1
+    assert Training(cycle=4.0).beta_schedule(LONG)(5) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("time", "rise"),
+    [
+        (LONG, 10),  # a quarter of the epochs
+        (Time(steps=100, ends=[30]), 10),  # 1,000 steps
+        (Time(steps=2, ends=[30]), 15),  # at most half of the epochs
+        (Time(steps=100, ends=[30, 90]), 10),  # new epochs change nothing
+    ],
+)
+def test_beta_rises_by_default_over_a_part_of_the_epochs_or_of_the_steps(time, rise):
+    schedule = Training(beta=2.0).beta_schedule(time)
+    assert [schedule(epoch) for epoch in (0, rise / 2, rise, 100)] == [0, 1, 2, 2]
+
+
+def test_beta_does_not_move_by_default_where_there_is_none():
+    assert Training().beta_schedule(Time(20, [30], has_beta=False))(0) == 1
+    assert Training(warm_up=2.0).beta_schedule(Time(20, [30], has_beta=False))(1) == 0.5  # refused by fit
+
+
+@pytest.mark.parametrize(
+    ("training", "time", "expected"),
+    [
+        (Training(), LONG, cosine_decay(40, 5e-3, warm_up=2)),
+        (Training(), Time(20, [4]), cosine_decay(4, 5e-3, warm_up=0.5)),  # 10 steps
+        (Training(), Time(2, [4]), cosine_decay(4, 5e-3, warm_up=2)),  # at most half of the epochs
+        (Training(rate_warm_up=30.0), LONG, cosine_decay(40, 5e-3, warm_up=20)),
+        (Training(rate_warm_up=3.0, decay="none"), LONG, linear_warm_up(3, end=5e-3)),
+        (Training(rate_warm_up=0.0, decay="none"), LONG, constant(5e-3)),
+        (Training(decay="none"), Time(1000, [40, 80]), linear_warm_up(2, end=5e-3)),
+        (
+            Training(learning_rate=1.0, rate_warm_up=1.0),
+            Time(20, [10, 30]),
+            chained([(10, cosine_decay(10, 1.0, warm_up=1)), (20, cosine_decay(20, 1.0, warm_up=1))]),
+        ),
+    ],
+)
+def test_the_learning_rate_rises_and_falls_over_the_epochs_and_over_new_ones(training, time, expected):
+    schedule = training.rate_schedule(time)
+    times = [half / 2 for half in range(2 * time.ends[-1])]
+    assert [schedule(time) for time in times] == [expected(time) for time in times]
+
+
+@pytest.mark.parametrize(
+    ("given", "num_data", "size"),
+    [
+        (None, 60_000, 100),
+        (None, 2000, 100),
+        (None, 1293, 64),
+        (None, 130, 16),
+        (500, 130, 500),
+        (1, 60_000, 1),
+    ],
+)
+def test_minibatches_of_few_data_are_smaller(given, num_data, size):
+    assert Training(batch_size=given).sized(num_data).batch_size == size
 
 
 def test_the_settings_of_fit_are_made_from_words():
-    settings = Training(epochs=3, decay="cosine", learning_rate=0.1).fit_settings()
-    assert settings["epochs"] == 3
-    assert settings["scheduler"].keywords == {"T_max": 3}
-    assert settings["optimizer"].keywords["lr"] == 0.1
-    assert Training().fit_settings()["scheduler"] is None
+    settings = Training(epochs=40, batch_size=7, learning_rate=0.1).fit_settings(LONG)
+    assert settings.items() >= {"epochs": 40, "batch_size": 7, "seed": 0}.items()
+    assert settings["learning_rate"](2) == 0.1
+    assert settings["beta"](10) == 1
 
 
 def test_a_stage_fixes_settings_of_training_only():

@@ -79,3 +79,15 @@ def test_the_model_of_vectors_is_in_their_own_units(quick, blobs, few):
 def test_features_that_do_not_fit_are_refused(options, message, quick, blobs, few):
     with pytest.raises(InputError, match=message):
         quick(**options).fit(blobs[0], few)
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "continuous-bernoulli", "categorical"])
+def test_prediction_refuses_what_fit_refuses(likelihood, quick, images):
+    X, y = images
+    fitted = quick(likelihood=likelihood).fit(X, y)
+    for method in (fitted.predict, fitted.predict_proba, fitted.transform):
+        with pytest.raises(InputError, match=r"values of X go from 0 to 16, .* \[0, 1\]"):
+            method(16 * X)
+    with pytest.warns(UserWarning, match="values of X lie outside .* clipped"):
+        clipped = fitted.predict_proba(1.05 * X)
+    np.testing.assert_array_equal(clipped, fitted.predict_proba(np.clip(1.05 * X, 0, 1)))

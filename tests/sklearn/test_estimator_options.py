@@ -135,7 +135,7 @@ def test_options_of_components_reach_them(quick, blobs, few):
 
 def test_shared_options_reach_the_training(quick, blobs, few):
     X, _ = blobs
-    fitted = quick("m2", validation_fraction=0.2, warm_up=2.0, decay="none").fit(X, few)
+    fitted = quick("m2", validation_fraction=0.2, warm_up=2.0, rate_warm_up=0.0, decay="none").fit(X, few)
     rows = fitted.history_.rows
     assert all("validation_elbo" in row or "validation_bound" in row for row in rows)
     assert rows[0]["beta"] < rows[-1]["beta"] <= 1

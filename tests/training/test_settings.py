@@ -43,8 +43,9 @@ def test_settings_do_not_change():
 
 def test_numbers_are_those_of_the_time():
     settings = Settings(beta=linear_warm_up(2), weights={"y": 3.0}, epochs=4)
-    numbers = settings.numbers(0.5, learning_rate=0.1)
+    numbers = settings.numbers(0.5, own_rate=0.1)
     assert (numbers.beta, numbers.weights, numbers.learning_rate) == (0.25, {"y": 3.0}, 0.1)
+    assert Settings(learning_rate=linear_warm_up(2)).numbers(0.5, own_rate=0.1).learning_rate == 0.25
     assert Settings(beta=cyclical(2), epochs=4).final_numbers().beta == 1
 
 

@@ -15,7 +15,7 @@ from pyrovae.recipes.recipe import recipe
 Scale = Annotated[float, Gt(0)]
 
 
-@recipe(classes=True, needs_classes=True, decay="cosine", validation_fraction=0.0)
+@recipe(classes=True, needs_classes=True, batch_size=128, learning_rate=1e-3, validation_fraction=0.0)
 def bnn(
     about: About,
     *,

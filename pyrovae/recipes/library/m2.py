@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@recipe(
-    classes=True, epochs=50, batch_size=100, learning_rate=2e-3, decay="cosine", validation_fraction=0.0
-)
+@recipe(classes=True, epochs=50, batch_size=100, learning_rate=2e-3, validation_fraction=0.0)
 def m2(
     about: About,
     *,

@@ -86,13 +86,10 @@ def own_units(array: np.ndarray, x_shape: tuple[int, ...]) -> Scaling:
     scaler = StandardScaler().fit(array)  # gives constant features the scale 1
     scale = scaler.scale_
     binary = ((array == 0) | (array == 1)).all(0)
-    low, high = array.min(0), array.max(0)
-    others = np.flatnonzero((low < high) & ~binary)
-    whole_range = (
-        (low[others] == low[others].min()) & (high[others] == high[others].max()) if len(others) else others
-    )
-    if len(others) > 1 and whole_range.mean() > 0.5:
-        scale[others] = np.sqrt(np.mean(scale[others] ** 2))
+    others = array[:, (array != array[0]).any(0) & ~binary]
+    low, high = others.min(0), others.max(0)
+    if others.shape[1] > 1 and ((low == low.min()) & (high == high.max())).mean() > 0.5:
+        scale[(array != array[0]).any(0)] = np.sqrt(others.var(0).mean())
     scale[binary] = 1
     return Scaling(scaler.mean_, scale)
 

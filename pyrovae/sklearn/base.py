@@ -54,6 +54,8 @@ class RecipeEstimator(BaseEstimator):
 
     device: str
     random_state: RandomState
+    likelihood: str
+    verbose: bool
     model_: Any
     _takes_missing = False
     _takes_sparse = False
@@ -108,7 +110,7 @@ class RecipeEstimator(BaseEstimator):
 
     def _suitable_likelihood(self, rows: Rows) -> str:
         """Return the name of the likelihood that the user has chosen, or else one that the data allow."""
-        chosen: str = self.likelihood  # type: ignore[attr-defined]  # a parameter of those that train
+        chosen: str = self.likelihood
         check_choice("likelihood", chosen, ("auto", *LIKELIHOODS))
         if chosen != "auto":
             return chosen
@@ -167,7 +169,7 @@ class RecipeEstimator(BaseEstimator):
             training=Training(**settings.training, seed=about.seed),
             data=Data(**settings.data),
             device=self.device,
-            progress=bool(self.verbose),  # type: ignore[attr-defined]  # a parameter of those that train
+            progress=bool(self.verbose),
         )
         self.history_, self._presentation = fitted.history, fitted.presentation
         self.n_iter_ = len(self.history_.rows)

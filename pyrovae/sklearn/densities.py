@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -139,8 +139,8 @@ class TrainedDensity(Density):
 
     def _log_px(self, model: Any, part: Part) -> Tensor:
         x = self._presentation.fixed(part.x)
-        how = {"num_samples": self.num_samples, "bounds": (), "seed": part.seed}
-        found = marginal_likelihood(model, x, given=part.given, **how)
+        count, seed = self.num_samples, part.seed
+        found = marginal_likelihood(model, x, given=part.given, num_samples=count, bounds=(), seed=seed)
         return torch.stack([found.log_px, found.std_error], 1)
 
     def _imputed(self, model: Any, part: Part) -> Tensor:
@@ -175,7 +175,7 @@ class ClosedFormPPCA(Density):
             )
         if issparse(rows) or weight is not None:
             rows = inputs.with_same_moments(rows, weight)
-        self.model_ = plan.pair.double().eval()
+        self.model_ = cast(PPCA, plan.pair).double().eval()
         self.model_.fit_closed_form(self._tensor(rows))
         _turn_like_pca(self.model_)
 

@@ -27,7 +27,7 @@ def as_array(X: Any, missing: bool) -> Any:
     """Return X without a mask: masked values become NaN, or are refused where none may be missing."""
     if not isinstance(X, np.ma.MaskedArray):
         return X
-    return X.astype(float).filled(np.nan) if missing else unmasked(X, "X")
+    return np.ma.filled(X.astype(float), np.nan) if missing else unmasked(X, "X")
 
 
 def shape_of_datum(X: Any) -> tuple[int, ...]:
@@ -88,7 +88,8 @@ def with_same_moments(rows: Rows, weight: np.ndarray | None) -> np.ndarray:
     for part in parts(rows):
         of_part = np.sqrt(share[start : start + len(part), None])
         start += len(part)
-        triangle = np.linalg.qr(np.vstack([triangle, of_part * (part - mean)]), mode="r")
+        longer = np.vstack([triangle, of_part * (part - mean)])
+        triangle = np.asarray(np.linalg.qr(longer, mode="r"))
     away = math.sqrt(len(triangle)) * triangle
     return np.concatenate([mean + away, mean - away])
 

@@ -99,7 +99,8 @@ class LatentFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Density)
             completed[missing], std[missing] = found[:, 0][missing[some]], found[:, 1][missing[some]]
         completed, std = (values.reshape(np.shape(X)) for values in (completed, std))
         if hasattr(X, "iloc"):
-            completed = type(X)(completed, index=X.index, columns=X.columns)
+            frame: Any = X
+            completed = type(frame)(completed, index=frame.index, columns=frame.columns)
         return (completed, std) if return_std else completed
 
     def _codes(self, rows: Rows) -> Tensor:

@@ -59,8 +59,8 @@ def _threshold(scores: np.ndarray, weight: np.ndarray | None, share: float) -> f
     """
     order = np.argsort(scores)
     below = np.cumsum((np.ones_like(scores) if weight is None else weight)[order])
-    place = np.searchsorted(below / below[-1], share + 1e-9, side="right")
-    above = scores[order][min(place, len(scores) - 1)]
+    place = int(np.searchsorted(below / below[-1], share + 1e-9, side="right"))
+    above = scores[order[min(place, len(scores) - 1)]]
     lower = scores[scores < above - 1e-9 * (1 + abs(above))]  # the same score may differ by rounding
     return float((above + lower.max()) / 2) if len(lower) else float(above)
 

@@ -121,7 +121,7 @@ def test_a_grid_may_be_over_models_and_over_their_options(learner, blobs, few):
     )
     assert len(by_values) == 3
     unweighted, weighted = (by_values["pcvae", "pcvae", weight] for weight in (0.0, 25.0))
-    assert weighted > max(unweighted, 0.8)
+    assert weighted > unweighted + 0.2, "without its factor p(y | z) it guesses one of three"
     assert search.best_score_ > 0.9
     assert search.score(X, y) > 0.9
 

@@ -140,7 +140,7 @@ def measured(p: Problem, recipe: str, options: dict[str, Any], how: dict[str, An
     last = fitted.history.rows[-1]
     # The training's own verdict, where there is one.
     verdict = getattr(fitted, "verdict", None)
-    found = {"kl": last.get("validation_kl", last.get("kl")), "beta": last["beta"]}
+    found: Entry = {"kl": last.get("validation_kl", last.get("kl")), "beta": last["beta"]}
     found |= {"verdict": None if verdict is None else str(verdict)}
     return found | _scores(fitted, p, samples) | {"cpu_seconds": time.process_time() - start}
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from pyrovae.cli.parameters import NONE_OWN, Own
+from pyrovae.errors import one_line
 from pyrovae.likelihoods.table import LIKELIHOODS
 from pyrovae.networks.table import NETWORKS
 from pyrovae.objectives.table import OBJECTIVES
@@ -67,7 +68,7 @@ def save_diagram(diagram: PlateDiagram, path: Path) -> None:
     """Draw a plate diagram into a file, and print the file's path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     diagram.save(path)
-    print(f"written: {path}")
+    print(f"written: {one_line(str(path))}")
 
 
 def _small_diagram(name: str) -> PlateDiagram:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from pathlib import Path
 
@@ -29,6 +28,6 @@ def _content(diagram: PlateDiagram, suffix: str) -> bytes:
         return diagram.to_dot().encode()
     if suffix == ".tex":
         return diagram.to_tikz().encode()
-    buffer = io.BytesIO()
-    diagram.draw().savefig(buffer, format=suffix[1:], dpi=200)
-    return buffer.getvalue()
+    from pyrovae.canvas import content_of  # matplotlib is slow to import
+
+    return content_of(diagram.draw(), suffix[1:], dpi=200, bbox_inches=None)

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from pyrovae import html
 from pyrovae.errors import InputError
 from pyrovae.evaluation.evidence import MarginalLikelihood
 from pyrovae.evaluation.json_files import write_json
@@ -80,6 +81,12 @@ class Comparison:
         ]
         return ["rank", "model", "log p(x)", "se", "difference", "dse", "k-hat"], rows
 
+    def _repr_html_(self) -> str:
+        """Return the table that a notebook shows."""
+        (_, *heads), rows = self.table()
+        note = "dse is the standard error of the difference to the best model, datum by datum."
+        return html.table(heads, [row[1:] for row in rows], f"Nats per datum, {self.num_data} data", [note])
+
     def __str__(self) -> str:
         heads, rows = self.table()
         widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
@@ -127,10 +134,13 @@ def compare(
         >>> from pyrovae.evaluation import compare, marginal_likelihood
         >>> from pyrovae.models import PPCA
         >>> x = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
-        >>> pairs = {"one": PPCA((4,), 1), "two": PPCA((4,), 2)}
-        >>> results = {name: marginal_likelihood(pair, x, num_samples=50) for name, pair in pairs.items()}
-        >>> len(compare(results).models)
-        2
+        >>> results = {}
+        >>> for size in (1, 2):
+        ...     ppca = PPCA((4,), size)
+        ...     ppca.fit_closed_form(x)
+        ...     results[f"M = {size}"] = marginal_likelihood(ppca, x, num_samples=50)
+        >>> compare(results).models[0].name
+        'M = 2'
     """
     results = {
         name: model.evidence(num_samples=num_samples) if hasattr(model, "evidence") else model

@@ -113,6 +113,7 @@ def samples_of_classes(
     """
     check_counts(**{"the number of classes in y": len(y)})
     generator = Generator(pair, given, count=len(y))
+    generator.check_classes(y, len(y))
     return _samples(generator, y, torch.arange(len(y)), candidates, seed, mean)
 
 
@@ -157,7 +158,7 @@ def analogies(pair: ModelAndGuide, x: Tensor, *, given: Mapping[str, Any] | None
             "depend on it, so there is no style apart from it: draw class_samples instead."
         )
     codes = generator.without_descendants(encoded(generator), label)
-    codes = {name: values.repeat_interleave(classes, 0) for name, values in codes.items()}
+    codes = generator.each_of_data(codes, lambda values: values.repeat_interleave(classes, 0))
     codes[label] = generator.class_values(torch.arange(classes).repeat(len(x)))
     images = generator.images(codes, torch.arange(len(x)).repeat_interleave(classes))
     return each(images, lambda values: values.unflatten(0, (len(x), classes)))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
@@ -24,6 +26,7 @@ from pyrovae.recipes.plan import Plan, Stage
 from pyrovae.recipes.presentation import Presentation
 from pyrovae.recipes.run_data import Known
 from pyrovae.recipes.settings import MAY_CHANGE, Data, Training, plain_values
+from pyrovae.recipes.small_noise import warn_of_small_noise
 from pyrovae.recipes.verdict import MOST_DATA, Verdict, explained, verdict_of
 from pyrovae.runs import Configuration, RunFolder
 from pyrovae.storage import expanded
@@ -66,8 +69,16 @@ class Fitted:
         return self.histories[self.plan.stages[-1].name]
 
     def __str__(self) -> str:
-        lines = (f"{name}: {history.outcome()}" for name, history in self.histories.items())
-        return "\n".join([*lines, *([str(self.verdict)] if str(self.verdict) else [])])
+        outcomes = [f"{name:<9}: {history.outcome()}" for name, history in self.histories.items()]
+        return "\n".join([str(self.plan), *outcomes, str(self.verdict)]).rstrip()
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the plan, the history of each stage, and the verdict."""
+        tables = [
+            f"<b>{html.escape(name)}</b>{each._repr_html_()}" for name, each in self.histories.items()
+        ]
+        plan, verdict = (f"<pre>{html.escape(str(part))}</pre>" for part in (self.plan, self.verdict))
+        return "".join([plan, *tables, verdict])
 
 
 @dataclass(frozen=True)
@@ -133,7 +144,9 @@ def fit_plan(
     _check(plan, y, training, data, writing)
     if beside:
         _check_beside(plan, len(cast(Any, x)), data, writing, beside)
-    presentation = Presentation.of(plan.pixels, data, training.seed)
+    presentation = Presentation.of(plan.pixels, data)
+    if writing.folder is not None and writing.data_set is None:
+        writing = replace(writing, data_set=Known.of_given(x, y))  # as they are given, not prepared
     x = _prepared(x, presentation)
     fitted = Fitted(plan, presentation, beside=beside)
     if writing.folder is None:
@@ -164,19 +177,20 @@ def _fit_stages(
         how = (training, data, writing, identity, ends)
         fitted.histories[stage.name] = _fit_stage(stage, x, y, fitted, *how)
         identity = identity | {beneath(stage): digest_of_pair(stage.pair)}
-    fitted.verdict = _verdict(fitted, x, y, settings_of(fitted.plan.stages[-1], training))
+    warn_of_small_noise(fitted.pair, x if isinstance(x, Tensor) else few(x))
+    fitted.verdict = _verdict(fitted, x, y, settings_of(fitted.plan.stages[-1], training), data)
     if writing.folder is not None and processes.is_first():
         _write_verdict(fitted.verdict, Path(writing.folder))
 
 
-def _verdict(fitted: Fitted, x: Source, y: Tensor | None, training: Training) -> Verdict:
+def _verdict(fitted: Fitted, x: Source, y: Tensor | None, training: Training, data: Data) -> Verdict:
     """Measure what the training has come to, on validation data if some are held out."""
-    stage, split = fitted.plan.stages[-1], split_off(x, y, training, fitted.beside)
+    stage, split = fitted.plan.stages[-1], split_off(x, y, training, data, fitted.beside)
     held_out = split.validation is not None
-    data, classes = (split.validation, split.y_validation) if held_out else (split.x, split.y)
+    part, classes = (split.validation, split.y_validation) if held_out else (split.x, split.y)
     beside = split.beside_validation if held_out else split.beside
-    rows = spread_rows(len(cast(Any, data)), MOST_DATA)
-    seen = few(cast(Source, data), MOST_DATA)
+    rows = spread_rows(len(cast(Any, part)), MOST_DATA)
+    seen = few(cast(Source, part), MOST_DATA)
     try:
         labels = None if classes is None else classes[rows]
         given = _given_to(stage, seen, labels, Beside(beside.rows(rows).given))
@@ -211,7 +225,7 @@ def _configuration_of(
     """Make the configuration of a run folder, as plain values. A resumed run keeps its name."""
     about = plan.about or About.of(x, y)
     folder = RunFolder(Path(cast(str, writing.folder)))
-    known = writing.data_set or Known.of_given(x, y)
+    known = cast(Known, writing.data_set)
     former = folder.configuration if writing.resume and folder.config_path.is_file() else None
     names = [plan.recipe, *(value for value in plan.options.values() if is_own(value))]
     return Configuration(
@@ -223,7 +237,7 @@ def _configuration_of(
         {name: digest_of(name) for name in names if is_own(name)},
         known.values,
         [*known.class_names],
-        known.binary,
+        known.scale,
         new_run() if former is None else former.run,
         known.from_python,
         writing.begun_from if former is None else former.begun_from,
@@ -233,6 +247,9 @@ def _configuration_of(
 
 def _prepared(x: Source, presentation: Presentation) -> Source:
     """Prepare the training data once, if they are in memory."""
+    if presentation.shift:  # data that cannot be shifted so far are refused before training
+        first = (x[:1] if isinstance(x, Tensor) else few(x, 1)).cpu()
+        data_sets.random_shift(first, presentation.shift, torch.Generator())
     if isinstance(x, Tensor):
         presentation.check_training(x)
         return presentation.for_training(x)
@@ -245,16 +262,19 @@ def _prepared(x: Source, presentation: Presentation) -> Source:
     return x
 
 
-def split_off(x: Source, y: Tensor | None, training: Training, beside: Beside = NOTHING_BESIDE) -> Split:
+def split_off(
+    x: Source, y: Tensor | None, training: Training, data: Data, beside: Beside = NOTHING_BESIDE
+) -> Split:
     """Split the training data of a stage into data to learn and validation data.
 
     Args:
         x: all training data, `(N, *x_shape)` or a dataset.
         y: their classes `(N,)`, or None. If all are known, each class keeps its share.
         training: the settings of the stage.
+        data: the settings of the data, which have the seed of the split.
         beside: what belongs to all training data.
     """
-    rows = _rows_of(len(cast(Any, x)), y, training)
+    rows = _rows_of(len(cast(Any, x)), y, training, data)
     if rows is None:
         return Split(x, y, None, beside=beside)
     kept, others = rows
@@ -268,12 +288,14 @@ def _taken(x: Source, indices: Tensor) -> Source:
     return x[indices] if isinstance(x, Tensor) else Subset(cast(Any, x), indices.tolist())
 
 
-def _rows_of(num_data: int, y: Tensor | None, training: Training) -> tuple[Tensor, Tensor] | None:
+def _rows_of(
+    num_data: int, y: Tensor | None, training: Training, data: Data
+) -> tuple[Tensor, Tensor] | None:
     """Return the rows to learn and those to validate on, or None if no data are held out."""
     if not training.validation_fraction:
         return None
     classes = y if y is not None and bool((y >= 0).all()) else None
-    return data_sets.stratified_split(classes, training.validation_fraction, training.seed, n=num_data)
+    return data_sets.stratified_split(classes, training.validation_fraction, data.split_seed, n=num_data)
 
 
 def hidden_labels(y: Tensor | None, training: Training, data: Data) -> Tensor | None:
@@ -317,7 +339,7 @@ def _fit_stage(
 ) -> History:
     last = stage is fitted.plan.stages[-1]
     own = settings_of(stage, training)
-    split = split_off(x, y, own, fitted.beside)
+    split = split_off(x, y, own, data, fitted.beside)
     own = own.sized(len(cast(Any, split.x)))
     if stage.start is not None:
         stage.start(_at_start(split.x))
@@ -431,5 +453,5 @@ def _check(plan: Plan, y: Tensor | None, training: Training, data: Data, writing
         own = settings_of(stage, training)
         own.check()
         if stage.classes and y is not None:
-            rows = _rows_of(len(y), y, own)
+            rows = _rows_of(len(y), y, own, data)
             hidden_labels(y if rows is None else y[rows[0]], own, data)

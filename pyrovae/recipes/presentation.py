@@ -39,14 +39,15 @@ class Presentation:
     bounded: bool = False
 
     @classmethod
-    def of(cls, pixels: Pixels, settings: Data, seed: int = 0) -> Presentation:
+    def of(cls, pixels: Pixels, settings: Data) -> Presentation:
         """Choose the preparation from a plan's `pixels` and the settings of the data."""
-        bounded = pixels != "real"
+        chosen: Literal["none", "static", "dynamic", "levels"]
+        chosen = "dynamic" if pixels == "binary" else "none"
         if pixels == "levels":
-            return cls("levels", settings.shift, seed, bounded)
-        if settings.binarise != "auto":
-            return cls(settings.binarise, settings.shift, seed, bounded)
-        return cls("dynamic" if pixels == "binary" else "none", settings.shift, seed, bounded)
+            chosen = "levels"
+        elif settings.binarise != "auto":
+            chosen = settings.binarise
+        return cls(chosen, settings.shift, settings.split_seed, bounded=pixels != "real")
 
     def check_training(self, x: Tensor) -> None:
         """Refuse training data that the likelihood does not take.

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor
 
@@ -20,12 +19,11 @@ from pyrovae.errors import InputError, cause
 from pyrovae.evaluation import ActiveUnits, active_units
 from pyrovae.objectives import ELBO
 from pyrovae.programs.devices import device_of
-from pyrovae.programs.distributions import base_of
 from pyrovae.programs.given import with_given
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide
 from pyrovae.programs.rows import Arguments
-from pyrovae.programs.sites import latent_sites, observed_sites
+from pyrovae.programs.sites import latent_sites
 from pyrovae.programs.structure import Structure
 from pyrovae.recipes.settings import Training
 
@@ -35,7 +33,6 @@ MOST_DATA = 500
 ONE_BIT = math.log(2)
 """The information, in nats, that tells two equally large groups of data apart. Less is almost nothing."""
 
-_SHRUNK = 0.02  # the share of the data's spread below which the scale of a Gaussian has no hold in the data
 _DRAWS = 5  # of the latents of each datum, in all figures
 _AT_ONCE = 50  # the number of data whose draws pass through the networks at once
 
@@ -50,7 +47,8 @@ class Verdict:
         kl: the KL term, in nats per datum. None if no datum has latents.
         units: the number of units of each continuous latent, by site.
         informative: the number of those that carry information (see `ActiveUnits`), by site.
-        information: the information that all units of a latent carry about a datum, in nats, by site.
+        information: the information that all units of a latent carry about a datum, in nats, by site. It is
+            what `ActiveUnits` estimates, but no more than the KL, which is an upper bound.
         num_data: the number of data.
         held_out: whether they are validation data. Otherwise they are data of the training.
         warnings: what is wrong, each with its remedy.
@@ -126,13 +124,11 @@ def verdict_of(
     units = _units(pair, x, given, training.seed) if inferred else None
     counts = {} if units is None else {name: values.numel() for name, values in units.variances.items()}
     informative = {} if units is None else units.informative_counts
-    information = {} if units is None else units.total_information
-    warnings = [
-        *_collapsed({name: max(0.0, min(value, kl)) for name, value in information.items()}, training),
-        *_shrunk(found),
-    ]
+    estimated = {} if units is None else units.total_information
+    information = {name: max(0.0, min(value, kl)) for name, value in estimated.items()}
+    warnings = tuple(_collapsed(information, training))
     return Verdict(
-        elbo, kl if inferred else None, counts, informative, information, len(x), held_out, tuple(warnings)
+        elbo, kl if inferred else None, counts, informative, information, len(x), held_out, warnings
     )
 
 
@@ -156,9 +152,9 @@ def _units(
         return None
 
 
-def _collapsed(carried: Mapping[str, float], training: Training) -> Iterator[str]:
+def _collapsed(information: Mapping[str, float], training: Training) -> Iterator[str]:
     """Yield a warning for each latent that carries less than one bit."""
-    for name, nats in carried.items():
+    for name, nats in information.items():
         if nats < ONE_BIT:
             yield (
                 f"{name} carries almost nothing about the data, {nats:.2f} nats, where one bit is "
@@ -176,23 +172,6 @@ def _remedy(training: Training) -> str:
         "objective='free-bits', free_bits=0.5 (--objective free-bits --free-bits 0.5), where the model has "
         "this option. If nothing helps, the data may have nothing in common that latents could carry"
     )
-
-
-def _shrunk(found: Structure) -> Iterator[str]:
-    """Yield a warning for each Gaussian of the data whose scale has shrunk to almost nothing."""
-    trace = found.traces.model
-    for name in observed_sites(trace):
-        fn, values = base_of(trace.nodes[name]["fn"]), trace.nodes[name]["value"]
-        if not isinstance(fn, dist.Normal) or len(values) < 2:
-            continue
-        spread, scale = values.var(0).nanmean().sqrt().item(), fn.variance.mean().sqrt().item()
-        if scale < _SHRUNK * spread or spread == 0:
-            yield (
-                f"the standard deviation of {name} given the latents is {scale:.2g}, beside a spread of "
-                f"{spread:.2g} in the data. Such a density grows without bound as it shrinks, so ELBO and "
-                "log p(x) say little about the model: give more data, leave out what does not vary, or "
-                "choose fewer latent dimensions (--latent-dim)."
-            )
 
 
 def explained(error: Exception) -> Verdict:

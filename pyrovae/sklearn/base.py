@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from scipy.sparse import issparse
-from sklearn.base import BaseEstimator
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
@@ -27,6 +26,7 @@ from pyrovae.recipes.fitting import Fitted
 from pyrovae.sklearn import inputs
 from pyrovae.sklearn.inputs import Rows
 from pyrovae.sklearn.parameters import Settings
+from pyrovae.sklearn.pickles import KeepsVersion
 
 RandomState = int | np.random.RandomState | None
 
@@ -45,7 +45,7 @@ class Part(NamedTuple):
     seed: int
 
 
-class RecipeEstimator(BaseEstimator):
+class RecipeEstimator(KeepsVersion):
     """The base of estimators that train the plan of a recipe.
 
     A subclass says with `_takes_missing` whether NaN in X marks a missing value, and with `_takes_sparse`

@@ -24,7 +24,12 @@ MOST_VALUES = 2**20
 
 
 def as_array(X: Any, missing: bool) -> Any:
-    """Return X without a mask: masked values become NaN, or are refused where none may be missing."""
+    """Return X without a mask: masked values become NaN, or are refused where none may be missing.
+
+    A tensor may be on any device, and may require a gradient.
+    """
+    if isinstance(X, Tensor):
+        return X.detach().cpu().numpy()
     if not isinstance(X, np.ma.MaskedArray):
         return X
     return np.ma.filled(X.astype(float), np.nan) if missing else unmasked(X, "X")

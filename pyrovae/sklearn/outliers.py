@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import OutlierMixin
 
+from pyrovae.compute.turns import reentered
 from pyrovae.errors import InputError
 from pyrovae.sklearn.base import RandomState
 from pyrovae.sklearn.densities import ClosedFormPPCA, Density, TrainedDensity
@@ -28,7 +31,7 @@ class LowDensity(OutlierMixin, Density):
                 "and at most 0.5."
             )
         rows, weight = super()._fit(X, sample_weight)
-        self.offset_ = _threshold(self._scores(rows)[:, 0], weight, self.contamination)
+        self.offset_ = _threshold(self._ranked(rows), weight, self.contamination)
         return rows, weight
 
     def decision_function(self, X: ArrayLike) -> np.ndarray:
@@ -41,7 +44,7 @@ class LowDensity(OutlierMixin, Density):
             The differences, `(n,)`; below 0 for outliers.
         """
         fitted = self._fitted()
-        return np.asarray(fitted._scores(fitted._validated(X))[:, 0] - fitted.offset_)
+        return fitted._ranked(fitted._validated(X)) - fitted.offset_
 
     def predict(self, X: ArrayLike) -> np.ndarray:
         """Return -1 for outliers, and 1 for other data, `(n,)`.
@@ -50,6 +53,18 @@ class LowDensity(OutlierMixin, Density):
             X: data, `(n, features)` or `(n, C, H, W)`. NaN marks a missing value.
         """
         return np.where(self.decision_function(X) >= 0, 1, -1)
+
+    def _ranked(self, rows: Rows) -> np.ndarray:
+        """Return log p(x), `(n,)`, without warnings about its error, which a comparison does not need."""
+        with reentered(_without_warnings_of_khat):
+            return np.asarray(self._scores(rows)[:, 0])
+
+
+@contextmanager
+def _without_warnings_of_khat() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="k-hat is above")
+        yield
 
 
 def _threshold(scores: np.ndarray, weight: np.ndarray | None, share: float) -> float:

@@ -56,8 +56,8 @@ class VAETransformer(LatentFeatures, TrainedDensity):
         >>> vae = VAETransformer(latent_dim=2, epochs=2, random_state=0).fit(X)
         >>> vae.transform(X).shape
         (178, 2)
-        >>> vae.score_samples(X).shape
-        (178,)
+        >>> vae.sample(3).shape
+        (3, 13)
     """
 
     @WITHOUT_CLASSES.taken

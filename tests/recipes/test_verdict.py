@@ -141,17 +141,6 @@ def test_it_is_measured_on_few_data_and_leaves_streams_and_modes_alone(fitted):
     assert many.verdict.num_data == 500
 
 
-@pytest.mark.filterwarnings("ignore:columns 0, 1, 2, 3 are constant")
-def test_a_scale_without_a_lower_limit_is_warned_about(fitted):
-    constant = torch.full((40, 4), 3.0)
-    verdict = ppca(About.of(constant), latent_dim=2).fit(constant, training=FEW).verdict
-    assert any("grows without bound" in text and "give more data" in text for text in verdict.warnings)
-    pair, x = fitted
-    with torch.no_grad():
-        pair.likelihood.log_scale.fill_(0.01).log_()
-    assert any("standard deviation of x given the latents" in text for text in verdict_of(pair, x).warnings)
-
-
 def test_a_verdict_that_cannot_be_measured_costs_no_training(monkeypatch):
     def fails(*args, **kwargs):
         raise RuntimeError("out of luck")

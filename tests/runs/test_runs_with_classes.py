@@ -126,8 +126,10 @@ def test_evaluate_measures_the_test_error(stacked, tmp_path):
     folder = shutil.copytree(stacked.folder, tmp_path / "run")
     printed = pyrovae("evaluate", folder, "--num-samples", 5, "--limit", 50, "--quiet", "--device", "cpu")
     images, model = data.load("digits"), stacked.pair
-    z1 = model.vae.posterior(images.x_test[:50]).mean
-    wrong = model.m2.classifier(z1).probs.argmax(-1) != images.y_test[:50]
+    rows = json.loads((folder / "marginal_likelihood.json").read_text())["limit"]["rows"]
+    assert len(rows) == 50
+    z1 = model.vae.posterior(images.x_test[rows]).mean
+    wrong = model.m2.classifier(z1).probs.argmax(-1) != images.y_test[rows]
     error = json.loads((folder / "metrics.json").read_text())["test_error"]
     assert error == pytest.approx(100 * wrong.float().mean().item())
     assert f"test error = {error:.2f} %" in printed

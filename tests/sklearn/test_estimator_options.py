@@ -28,7 +28,7 @@ OWN = {
     "verbose": False,
 }
 TRAINED = [name for name in recipes_with_classes() if name != "auto"]
-GIVEN_OTHERWISE = {"seed", "data", "labels"}
+GIVEN_OTHERWISE = {"seed", "split_seed", "data", "labels"}
 
 
 def test_every_recipe_that_learns_from_some_classes_is_a_model():

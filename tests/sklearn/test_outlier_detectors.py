@@ -8,7 +8,6 @@ from sklearn.metrics import roc_auc_score
 from pyrovae.errors import InputError
 
 DETECTORS = ["vae outliers", "ppca outliers"]
-pytestmark = pytest.mark.filterwarnings("ignore:k-hat is above")
 
 
 @pytest.fixture(scope="session")
@@ -20,6 +19,7 @@ def plane() -> tuple[np.ndarray, np.ndarray]:
     return near, 5 * rng.normal(size=(20, 3)) @ axes[2:]
 
 
+@pytest.mark.filterwarnings("ignore:k-hat is above")  # of score_samples
 @pytest.mark.parametrize("name", DETECTORS)
 def test_outliers_have_a_low_density(name, plane):
     near, far = plane

@@ -42,7 +42,9 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import pyro
+import scipy.sparse
 import torch
 from cyclopts import Parameter, validators
 from matplotlib.figure import Figure
@@ -50,6 +52,9 @@ from reporting import RESULTS, command_line, some_of
 from semi_supervised_results import MEASUREMENTS, write_table
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.semi_supervised import LabelSpreading
 from torch import Tensor, nn
 
 from pyrovae import data, fit, plots, recipes
@@ -58,7 +63,7 @@ from pyrovae.generation import latent_means
 from pyrovae.models import M1M2, M2, VAE
 from pyrovae.programs import ModelAndGuide
 from pyrovae.recipes import About, Plan, Stage
-from pyrovae.semi_supervised import fit_m1_classifier, only_labels_of, spread_labels
+from pyrovae.semi_supervised import M1_CLASSIFIERS, LocalNeighbours, normalise_class_mass, only_labels_of
 
 
 @dataclass(frozen=True)
@@ -183,8 +188,11 @@ class Problem:
         """The labels, spread over the latents of the VAE unless all of them are given."""
         if self.labelled.all():
             return self.y
-        z = latent_means(self.vae, self.x)
-        return spread_labels(z, self.y, class_prior=torch.full((10,), 0.1))
+        arrived = label_spreading(latent_means(self.vae, self.x), self.y).label_distributions_
+        reached, spread = arrived.sum(1) > 0, torch.full_like(self.y, -1)
+        frequencies = torch.full((10,), 0.1)
+        spread[reached] = normalise_class_mass(torch.as_tensor(arrived[reached]), frequencies).argmax(1)
+        return self.y.where(self.labelled, spread)
 
 
 def problem(name: str, labels: int, draw: int, runs: Path) -> Problem:
@@ -344,6 +352,29 @@ def logistic_regression(p: Problem, train: Tensor, test: Tensor) -> float:
     return 100 * float((fitted.predict(test.flatten(1).numpy()) != p.y_test.numpy()).mean())
 
 
+def label_spreading(z: Tensor, y: Tensor) -> LabelSpreading:
+    """Spread labels over latents, with the settings and on the graph of the committed results.
+
+    The library's graph is symmetric. In this one each datum is the first of its own 10 neighbours.
+    """
+
+    def directed(x: np.ndarray, other: np.ndarray) -> scipy.sparse.csr_matrix:
+        return LocalNeighbours(10)(x, other)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return LabelSpreading(kernel=directed, alpha=0.99, max_iter=300).fit(z.numpy(), y.numpy())
+
+
+def m1_classifier(name: str, z: Tensor, y: Tensor) -> Any:
+    """Fit a classifier of M1 to latents, with the settings of the committed results."""
+    if name == "label-spreading":
+        return label_spreading(z, y)
+    labelled = y != -1
+    whitened = make_pipeline(StandardScaler(), M1_CLASSIFIERS[name]())
+    return whitened.fit(z[labelled].numpy(), y[labelled].numpy())
+
+
 class Discriminative(nn.Module):
     """A classifier as a pair: y ~ p(y | x), without latents."""
 
@@ -398,7 +429,7 @@ def errors_of(p: Problem, job: str) -> Iterator[tuple[str, float]]:
         for name in ("linear-svm", "rbf-svm", "label-spreading"):
             if name == "label-spreading" and p.labelled.all():
                 continue
-            predicted = fit_m1_classifier(name, z.numpy(), p.y.numpy()).predict(z_test.numpy())
+            predicted = m1_classifier(name, z, p.y).predict(z_test.numpy())
             yield f"(d) M1, {name}", 100 * float((predicted != p.y_test.numpy()).mean())
     else:
         model = trained_model(p, job)

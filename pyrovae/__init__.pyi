@@ -26,11 +26,17 @@ from .compute import processes
 from .diagrams.reading import plate_diagram
 from .programs.pair import Pair
 from .sklearn.estimator import SemiSupervisedVAEClassifier
+from .sklearn.outliers import PPCAOutlierDetector, VAEOutlierDetector
+from .sklearn.transformers import PPCATransformer, VAETransformer
 from .training.fit import fit
 
 __all__ = [
+    "PPCAOutlierDetector",
+    "PPCATransformer",
     "Pair",
     "SemiSupervisedVAEClassifier",
+    "VAEOutlierDetector",
+    "VAETransformer",
     "__version__",
     "classifiers",
     "data",

@@ -185,7 +185,7 @@ class PPCA(nn.Module):
         self.posterior.set_to(*self._posterior_parameters())
 
     @torch.no_grad()
-    def fit_closed_form(self, x: Tensor) -> None:
+    def fit_closed_form(self, x: Tensor, noise_floor: float = 0.0) -> None:
         """Set W, mu and sigma^2 to their maximum-likelihood values (equations 7 and 8, with R = I).
 
         A standardisation is set to the mean and scale of each column first. A `LinearNormal` posterior is
@@ -193,10 +193,13 @@ class PPCA(nn.Module):
 
         Args:
             x: the data, `(N, *x_shape)`.
+            noise_floor: the least value of sigma^2, as a share of the variance along the last of the M
+                directions. With a floor above 0, M may be the number of directions in which the data vary.
+                W is then the maximum for this sigma^2.
 
         Raises:
-            InputError: when M is not below the number of directions in which the data vary, or values are
-                not finite.
+            InputError: when M is not below the number of directions in which the data vary, or above it
+                where there is a floor, or values are not finite.
         """
         check_tensor(x)
         if not x.isfinite().all():
@@ -217,6 +220,8 @@ class PPCA(nn.Module):
         _, singular_values, directions = torch.linalg.svd(triangle, full_matrices=False)
         values, vectors = singular_values.square(), directions.T
         variance = values[latent_dim:].sum() / num_noise
+        if latent_dim <= len(values):
+            variance = torch.maximum(variance, noise_floor * values[latent_dim - 1])
         # What rounding adds to this variance: that of the data, and that of this computation.
         share = (1 - vectors[:, :latent_dim].square().sum(1)).clamp(min=0)
         size = (in_64_bits(self._flat(x)) / units).square().mean(0)

@@ -19,6 +19,7 @@ from pyrovae.data import in_turn
 from pyrovae.errors import InputError
 from pyrovae.evaluation.json_files import write_json
 from pyrovae.recipes.about import About
+from pyrovae.recipes.beside import NOTHING_BESIDE, Beside
 from pyrovae.recipes.course import Call, ends_of, time_of
 from pyrovae.recipes.own_files import digest_of, is_own
 from pyrovae.recipes.plan import Plan, Stage
@@ -32,8 +33,11 @@ from pyrovae.storage import expanded
 from pyrovae.training import Data as Source
 from pyrovae.training import History, few, fit
 from pyrovae.training.checkpoints import checkpoints_in, new_run
-from pyrovae.training.sources import spread_rows
+from pyrovae.training.sources import FEW, spread_rows
 from pyrovae.training.state import digest_of_pair
+
+MOST_AT_START = 2**27
+"""The largest number of values that are read at once from data outside of memory to start training."""
 
 
 @dataclass
@@ -44,12 +48,14 @@ class Fitted:
         plan: the plan, whose pairs are trained.
         histories: the history of each stage by its name, in order.
         presentation: the preparation of the data for the model.
+        beside: what the training has beside the data and their classes.
         verdict: what the training has come to, with a warning if the latents carry almost nothing.
     """
 
     plan: Plan
     presentation: Presentation
     histories: dict[str, History] = field(default_factory=dict)
+    beside: Beside = NOTHING_BESIDE
     verdict: Verdict = field(default_factory=Verdict)
 
     @property
@@ -111,26 +117,38 @@ class Split:
         y: their classes `(N,)`, -1 for unlabelled data, or None.
         validation: the data that choose the best epoch, or None.
         y_validation: their classes, or None.
+        beside: what belongs to the data to learn.
+        beside_validation: what belongs to the validation data.
     """
 
     x: Source
     y: Tensor | None
     validation: Source | None
     y_validation: Tensor | None = None
+    beside: Beside = NOTHING_BESIDE
+    beside_validation: Beside = NOTHING_BESIDE
 
 
 def fit_plan(
-    plan: Plan, x: Source, y: Tensor | None, training: Training, data: Data, writing: Writing
+    plan: Plan,
+    x: Source,
+    y: Tensor | None,
+    training: Training,
+    data: Data,
+    writing: Writing,
+    beside: Beside = NOTHING_BESIDE,
 ) -> Fitted:
     """Train the stages of a plan one after another; see `Plan.fit`."""
     resolve_device(writing.device)
     training, data = training.over(plan.defaults), data.over(plan.defaults)
     _check(plan, y, training, data, writing)
+    if beside:
+        _check_beside(plan, len(cast(Any, x)), data, writing, beside)
     presentation = Presentation.of(plan.pixels, data)
     if writing.folder is not None and writing.data_set is None:
         writing = replace(writing, data_set=Known.of_given(x, y))  # as they are given, not prepared
     x = _prepared(x, presentation)
-    fitted = Fitted(plan, presentation)
+    fitted = Fitted(plan, presentation, beside=beside)
     if writing.folder is None:
         _fit_stages(fitted, x, y, training, data, writing, {}, [training.epochs])
         return fitted
@@ -167,14 +185,15 @@ def _fit_stages(
 
 def _verdict(fitted: Fitted, x: Source, y: Tensor | None, training: Training, data: Data) -> Verdict:
     """Measure what the training has come to, on validation data if some are held out."""
-    stage, split = fitted.plan.stages[-1], split_off(x, y, training, data)
+    stage, split = fitted.plan.stages[-1], split_off(x, y, training, data, fitted.beside)
     held_out = split.validation is not None
     part, classes = (split.validation, split.y_validation) if held_out else (split.x, split.y)
+    beside = split.beside_validation if held_out else split.beside
     rows = spread_rows(len(cast(Any, part)), MOST_DATA)
     seen = few(cast(Source, part), MOST_DATA)
     try:
         labels = None if classes is None else classes[rows]
-        given = None if stage.given is None else stage.given(seen, labels)
+        given = _given_to(stage, seen, labels, Beside(beside.rows(rows).given))
         seen = fitted.presentation.of_prepared(seen)
         return verdict_of(fitted.pair, seen, given=given, held_out=held_out, training=training)
     except Exception as error:  # a diagnosis must not cost the training
@@ -243,7 +262,9 @@ def _prepared(x: Source, presentation: Presentation) -> Source:
     return x
 
 
-def split_off(x: Source, y: Tensor | None, training: Training, data: Data) -> Split:
+def split_off(
+    x: Source, y: Tensor | None, training: Training, data: Data, beside: Beside = NOTHING_BESIDE
+) -> Split:
     """Split the training data of a stage into data to learn and validation data.
 
     Args:
@@ -251,13 +272,15 @@ def split_off(x: Source, y: Tensor | None, training: Training, data: Data) -> Sp
         y: their classes `(N,)`, or None. If all are known, each class keeps its share.
         training: the settings of the stage.
         data: the settings of the data, which have the seed of the split.
+        beside: what belongs to all training data.
     """
     rows = _rows_of(len(cast(Any, x)), y, training, data)
     if rows is None:
-        return Split(x, y, None)
+        return Split(x, y, None, beside=beside)
     kept, others = rows
     of_kept, of_others = (None, None) if y is None else (y[kept], y[others])
-    return Split(_taken(x, kept), of_kept, _taken(x, others), of_others)
+    parts = _taken(x, kept), of_kept, _taken(x, others), of_others
+    return Split(*parts, beside.rows(kept), beside.rows(others))
 
 
 def _taken(x: Source, indices: Tensor) -> Source:
@@ -316,20 +339,20 @@ def _fit_stage(
 ) -> History:
     last = stage is fitted.plan.stages[-1]
     own = settings_of(stage, training)
-    split = split_off(x, y, own, data)
+    split = split_off(x, y, own, data, fitted.beside)
     own = own.sized(len(cast(Any, split.x)))
     if stage.start is not None:
-        stage.start(split.x if isinstance(split.x, Tensor) else few(split.x))
+        stage.start(_at_start(split.x))
     classes = _classes_of(stage, split, own, data)
-    given = None if stage.given is None else stage.given(split.x, split.y)
+    pair, given = fitted.beside.programs(stage.pair), _given_to(stage, split.x, split.y, split.beside)
     settings = _objective_of(stage, classes)
     transform = in_turn(*fitted.presentation.transforms(), *([stage.transform] if stage.transform else []))
     ends = [own.epochs] if "epochs" in stage.training else ends
     call = Call(split.x, classes, given or {}, transform)
-    time = time_of(stage.pair, settings["objective"], call, own, ends)
+    time = time_of(pair, settings["objective"], call, own, ends)
     folder = None if writing.folder is None else folder_of(stage, fitted.plan, Path(writing.folder))
     history = fit(
-        stage.pair,
+        pair,
         split.x,
         classes,
         given=given,
@@ -347,6 +370,13 @@ def _fit_stage(
     if folder is not None and processes.is_first():
         history.save(folder / "history.json")
     return history
+
+
+def _at_start(x: Source) -> Tensor:
+    """Return the data that set initial parameters: all in memory, or some that do not take much."""
+    if isinstance(x, Tensor):
+        return x
+    return few(x, min(FEW, max(1, MOST_AT_START // few(x, 1).numel())))
 
 
 def _objective_of(stage: Stage, classes: Tensor | None) -> dict[str, Any]:
@@ -374,8 +404,30 @@ def _validation_of(stage: Stage, split: Split) -> Any:
     if split.validation is None:
         return None
     classes = (split.y_validation,) if stage.needs_classes else ()
-    given = () if stage.given is None else (stage.given(split.validation, split.y_validation),)
+    found = _given_to(stage, split.validation, split.y_validation, split.beside_validation)
+    given = () if found is None else (found,)
     return (split.validation, *classes, *given) if classes or given else split.validation
+
+
+def _given_to(stage: Stage, x: Source, y: Tensor | None, beside: Beside) -> dict[str, Any] | None:
+    """Return what the stage itself and the user give to the programs, by name, or None."""
+    own = {} if stage.given is None else dict(stage.given(x, y))
+    return own | beside.arguments() or None
+
+
+def _check_beside(plan: Plan, num_data: int, data: Data, writing: Writing, beside: Beside) -> None:
+    """Refuse what is given beside the data if it does not fit data and settings."""
+    beside.check(num_data, in_folder=writing.folder is not None)
+    if beside.given and data.shift:
+        raise InputError(
+            f"shift is {data.shift}, but {min(beside.given)} would not be shifted with the images: leave "
+            "shift out."
+        )
+    if beside.given and any(stage.given is not None for stage in plan.stages):
+        raise InputError(
+            f"{min(beside.given)} is given, but {plan.recipe or 'the plan'} makes what its programs get "
+            "from the data: leave given out, or train another recipe, such as vae."
+        )
 
 
 def _check(plan: Plan, y: Tensor | None, training: Training, data: Data, writing: Writing) -> None:

@@ -192,7 +192,7 @@ def classify(
         InputError: the data have no classes, or a class has too few data; or the model is given the class
             of each datum.
     """
-    from pyrovae.semi_supervised import M1_CLASSIFIERS, fit_m1_classifier
+    from pyrovae.semi_supervised import M1_CLASSIFIERS, decoder_scales, fit_m1_classifier
 
     scored, seed = run.scored, run.training.seed
     if scored.y is None:
@@ -223,8 +223,9 @@ def classify(
     if per_class is not None:
         y = with_labels_only(y, per_class, seed)
     embed: Any = partial(posterior_draws, seed=seed) if draws else latent_means
-    z = embed(pair, x, given=given).numpy()
-    z_test = embed(pair, x_test, given=given_test).numpy()
+    z = embed(pair, x, given=given)
+    scales = decoder_scales(pair, z, given=given)
+    z, z_test = ((scales * latents).numpy() for latents in (z, embed(pair, x_test, given=given_test)))
     for name in M1_CLASSIFIERS:
         predicted = fit_m1_classifier(name, z, y.numpy()).predict(z_test)
         errors[name] = 100 * float((predicted != scored.y.numpy()).mean())

@@ -131,6 +131,8 @@ class Plan:
         x: Source,
         y: Tensor | None = None,
         *,
+        given: Mapping[str, Tensor] | None = None,
+        weight: Tensor | None = None,
         training: Training | None = None,
         data: Data | None = None,
         folder: str | Path | None = None,
@@ -144,8 +146,8 @@ class Plan:
         Args:
             x: the data, `(N, *x_shape)`, grey values in [0, 1] or vectors; or a memory map or a map-style
                 `torch.utils.data.Dataset` of such data, as `fit` takes them. From a map or a
-                dataset, a recipe takes only 10,000 data for the start of training, such as the pixels'
-                frequencies.
+                dataset, a recipe takes at most 10,000 data (2^27 values) for the start of training, such
+                as the pixels' frequencies.
             y: their classes `(N,)`, -1 for unlabelled data. If all are known, each class keeps its share
                 in the validation data, also for models that do not learn classes.
             training: the settings. Those that are not given take the recipe's defaults.
@@ -164,17 +166,19 @@ class Plan:
             InputError: data or settings do not fit, or the folder is in use. A new folder is removed then.
             CheckpointError: the folder cannot be resumed with these settings or data.
         """
+        from pyrovae.recipes.beside import Beside
         from pyrovae.recipes.fitting import Writing, fit_plan
 
-        for name, given, kind in (("training", training, Training), ("data", data, Data)):
-            if given is not None and not isinstance(given, kind):
+        for name, value, kind in (("training", training, Training), ("data", data, Data)):
+            if value is not None and not isinstance(value, kind):
                 raise InputError(
-                    f"{name} is a {type(given).__name__}; expected settings: write "
+                    f"{name} is a {type(value).__name__}; expected settings: write "
                     f"{name}={kind.__name__}(...)."
                 )
 
         writing = Writing(folder, device, resume, tensorboard, progress)
-        return fit_plan(self, x, y, training or Training(), data or Data(), writing)
+        beside = Beside(given or {}, weight)
+        return fit_plan(self, x, y, training or Training(), data or Data(), writing, beside)
 
     def __str__(self) -> str:
         from pyrovae.programs.pair import name_of_pair

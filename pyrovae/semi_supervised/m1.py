@@ -9,40 +9,45 @@ from typing import Any
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, LinearSVC
 
 from pyrovae.data.checks import UNLABELLED
 from pyrovae.errors import check_choice
-from pyrovae.semi_supervised.spreading import label_spreading
-
-
-def _standardised(classifier: Any) -> Pipeline:
-    return make_pipeline(StandardScaler(), classifier)
-
+from pyrovae.semi_supervised.averaging import AveragedClassifier
+from pyrovae.semi_supervised.spreading import NEIGHBOURS, SpreadLabels
 
 M1_CLASSIFIERS: dict[str, Callable[[], Any]] = {
-    "logistic": lambda: _standardised(LogisticRegression(max_iter=2000)),
-    "linear-svm": lambda: _standardised(LinearSVC(random_state=0)),
-    "rbf-svm": lambda: _standardised(SVC()),
-    "label-spreading": label_spreading,
+    "logistic": lambda: LogisticRegression(max_iter=2000),
+    "linear-svm": lambda: LinearSVC(random_state=0),
+    "rbf-svm": SVC,
+    "label-spreading": SpreadLabels,
+    "averaged": AveragedClassifier,
 }
 """The classifiers of latents that turn a VAE into M1.
 
-"label-spreading" learns from unlabelled data too, as does the transductive SVM of Kingma et al. (2014). The
-others learn from labelled data alone. The two SVMs have no `predict_proba`."""
+"label-spreading" and "averaged" learn from unlabelled data too, as does the transductive SVM of Kingma et
+al. (2014). The others learn from labelled data alone. The two SVMs have no `predict_proba`."""
+
+LEARN_FROM_ALL = ("label-spreading", "averaged")
+"""The classifiers of M1 that learn from unlabelled data too."""
 
 
-def fit_m1_classifier(name: str, z: np.ndarray, y: np.ndarray, neighbours: int = 10) -> Any:
+def fit_m1_classifier(
+    name: str,
+    z: np.ndarray,
+    y: np.ndarray,
+    neighbours: int = NEIGHBOURS,
+    sample_weight: np.ndarray | None = None,
+) -> Any:
     """Fit one of `M1_CLASSIFIERS` to latents.
 
     Args:
         name: the name of the classifier.
-        z: latents, `(N, M)`.
+        z: latents, `(N, M)`, in the decoder's scale (`decoder_scales`). They are not standardised.
         y: classes `(N,)`, -1 for unlabelled data.
         neighbours: the number of neighbours of each datum in the graph along which labels spread. Only
-            "label-spreading" has a graph.
+            the classifiers that learn from unlabelled data too have a graph.
+        sample_weight: the weight of each datum, `(N,)`. None means equal weights.
 
     Returns:
         The fitted scikit-learn classifier.
@@ -57,12 +62,12 @@ def fit_m1_classifier(name: str, z: np.ndarray, y: np.ndarray, neighbours: int =
         array([0, 0, 1, 1])
     """
     check_choice("M1 classifier", name, M1_CLASSIFIERS)
-    spreads = name == "label-spreading"
-    classifier = label_spreading(neighbours) if spreads else M1_CLASSIFIERS[name]()
-    rows = slice(None) if spreads else y != UNLABELLED
+    classifier, rows = M1_CLASSIFIERS[name](), slice(None) if name in LEARN_FROM_ALL else y != UNLABELLED
+    if name in LEARN_FROM_ALL:
+        classifier.set_params(neighbours=neighbours)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return classifier.fit(z[rows], y[rows])
+        return classifier.fit(z[rows], y[rows], None if sample_weight is None else sample_weight[rows])
 
 
 def m1_probabilities(classifier: Any, z: np.ndarray) -> np.ndarray:
@@ -76,7 +81,4 @@ def m1_probabilities(classifier: Any, z: np.ndarray) -> np.ndarray:
         The probabilities `(N, C)`, float32. For data that no label has reached, all classes are equally
         probable.
     """
-    with np.errstate(invalid="ignore"):  # scikit-learn divides 0 by 0 where no label has arrived
-        probabilities = classifier.predict_proba(z)
-    probabilities[np.isnan(probabilities).any(1)] = 1 / probabilities.shape[1]
-    return probabilities.astype(np.float32)
+    return np.asarray(classifier.predict_proba(z), np.float32)

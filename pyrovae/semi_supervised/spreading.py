@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.sparse
 import torch
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neighbors import NearestNeighbors
 from sklearn.semi_supervised import LabelSpreading
@@ -21,8 +23,21 @@ from torch import Tensor
 from pyrovae.data.checks import UNLABELLED
 from pyrovae.errors import InputError
 
+ALPHA = 0.9
+"""The share of a datum's label distribution that comes from its neighbours in each step of spreading."""
 
-def spread_labels(z: Tensor, y: Tensor, neighbours: int = 10, class_prior: Tensor | None = None) -> Tensor:
+NEIGHBOURS = 7
+"""The number of neighbours of each datum in the graph along which labels spread."""
+
+
+def spread_labels(
+    z: Tensor,
+    y: Tensor,
+    neighbours: int = NEIGHBOURS,
+    class_prior: Tensor | None = None,
+    *,
+    alpha: float = ALPHA,
+) -> Tensor:
     """Label unlabelled data by the labels of their neighbours (Zhou et al. 2004).
 
     Args:
@@ -32,6 +47,7 @@ def spread_labels(z: Tensor, y: Tensor, neighbours: int = 10, class_prior: Tenso
         class_prior: the class frequencies p(y), `(C,)`, if they are known. Each class then gets as many
             data as its frequency says (class mass normalisation, Zhu et al. 2003), so that no class takes
             over the data of others. None means no normalisation.
+        alpha: the share of a datum's label distribution that comes from its neighbours, in (0, 1).
 
     Returns:
         The classes `(N,)`. Given labels stay; -1 marks data that no label has reached.
@@ -58,7 +74,7 @@ def spread_labels(z: Tensor, y: Tensor, neighbours: int = 10, class_prior: Tenso
     with warnings.catch_warnings():
         # The order of the classes is settled long before the diffusion has converged.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        fitted = label_spreading(neighbours).fit(z.cpu().numpy(), y.cpu().numpy())
+        fitted = label_spreading(neighbours, alpha).fit(z.cpu().numpy(), y.cpu().numpy())
     arrived = torch.as_tensor(fitted.label_distributions_)
     classes = torch.as_tensor(fitted.classes_)
     reached = arrived.sum(1) > 0
@@ -88,9 +104,80 @@ def normalise_class_mass(probabilities: Tensor, frequencies: Tensor, rounds: int
     return probabilities
 
 
-def label_spreading(neighbours: int = 10) -> LabelSpreading:
-    """Make scikit-learn's `LabelSpreading` (Zhou et al. 2004) on the graph of `LocalNeighbours`."""
-    return LabelSpreading(kernel=LocalNeighbours(neighbours), alpha=0.99, max_iter=300)
+def label_spreading(neighbours: int = NEIGHBOURS, alpha: float = ALPHA) -> LabelSpreading:
+    """Make scikit-learn's `LabelSpreading` (Zhou et al. 2004) on the graph of `LocalNeighbours`.
+
+    Args:
+        neighbours: the number of neighbours of each datum in the graph.
+        alpha: the share of a datum's label distribution that comes from its neighbours, in (0, 1).
+    """
+    return _OnSymmetricGraph(kernel=LocalNeighbours(neighbours), alpha=alpha, max_iter=300, tol=1e-9)
+
+
+class _OnSymmetricGraph(LabelSpreading):
+    def _get_kernel(self, X: np.ndarray, y: np.ndarray | None = None) -> scipy.sparse.csr_matrix:
+        # scikit-learn would call kernel(X, X), where each datum is a neighbour of itself.
+        return self.kernel(X, y)
+
+
+class SpreadLabels(ClassifierMixin, BaseEstimator):
+    """Label spreading as a classifier with weights and with sharper probabilities.
+
+    In a graph that is all of one piece, a little of every label reaches every datum. So the distributions
+    of spread labels are more even than the classes are uncertain. Here they are squared.
+
+    Args:
+        neighbours: the number of neighbours of each datum in the graph.
+
+    Attributes:
+        classes_: the classes, sorted, `(C,)`.
+        spreading_: the fitted `label_spreading`.
+    """
+
+    def __init__(self, neighbours: int = NEIGHBOURS) -> None:
+        self.neighbours = neighbours
+
+    def fit(
+        self, z: np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None = None, graph: Any = None
+    ) -> SpreadLabels:
+        """Spread the labels.
+
+        Args:
+            z: latents, `(N, M)`.
+            y: classes `(N,)`, -1 for unlabelled data.
+            sample_weight: the weight of each datum, `(N,)`. The labels of a class have their mean weight,
+                and the weight of unlabelled data is not used. None means equal weights.
+            graph: the weights of `LocalNeighbours` among the data if they are known, `(N, N)`.
+        """
+        spreading = label_spreading(self.neighbours)
+        if graph is not None:
+            spreading.set_params(kernel=lambda *_: graph)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            self.spreading_ = spreading.fit(z, y)
+        self.classes_ = spreading.classes_
+        self._mass = np.ones(len(self.classes_))
+        if sample_weight is not None:
+            self._mass = np.array([sample_weight[y == c].mean() for c in self.classes_])
+        return self
+
+    def spread(self, rows: np.ndarray) -> np.ndarray:
+        """Return the class probabilities of some of the data that were given to `fit`, `(B, C)`."""
+        return self._sharpened(self.spreading_.label_distributions_[rows])
+
+    def predict_proba(self, z: np.ndarray) -> np.ndarray:
+        """Return the class probabilities of data, `(N, C)`. They are equal where no label has arrived."""
+        with np.errstate(invalid="ignore"):  # scikit-learn divides 0 by 0 where no label has arrived
+            return self._sharpened(self.spreading_.predict_proba(z))
+
+    def predict(self, z: np.ndarray) -> np.ndarray:
+        """Return the most probable class of each datum, `(N,)`."""
+        return self.classes_[self.predict_proba(z).argmax(1)]
+
+    def _sharpened(self, distributions: np.ndarray) -> np.ndarray:
+        squared = (np.nan_to_num(distributions) * self._mass) ** 2
+        total = squared.sum(1, keepdims=True)
+        return np.where(total > 0, squared / np.where(total > 0, total, 1), 1 / len(self.classes_))
 
 
 @dataclass(frozen=True)
@@ -107,7 +194,7 @@ class LocalNeighbours:
         neighbours: k, the number of neighbours.
     """
 
-    neighbours: int = 10
+    neighbours: int = NEIGHBOURS
 
     def __call__(self, x: np.ndarray, other: np.ndarray | None = None) -> scipy.sparse.csr_matrix:
         """Compute the weights among data, or between data and other data.

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 from torch import Tensor
@@ -63,12 +64,15 @@ def given_labels(y: Any, num_data: int) -> tuple[np.ndarray, np.ndarray]:
     return labels, given
 
 
-def encode_labels(y: Any, num_data: int) -> tuple[np.ndarray, Tensor]:
+def encode_labels(
+    y: Any, num_data: int, kept: np.ndarray | slice = slice(None)
+) -> tuple[np.ndarray, Tensor]:
     """Number the classes in y.
 
     Args:
         y: one label for each datum; -1, "-1", None and NaN mean "unlabelled".
         num_data: the number of data.
+        kept: the index of the data whose labels count. The others are unlabelled.
 
     Returns:
         The classes, sorted, `(C,)`, and the number of each datum's class, `(num_data,)` int64, -1 for
@@ -84,9 +88,12 @@ def encode_labels(y: Any, num_data: int) -> tuple[np.ndarray, Tensor]:
         (['cat', 'dog'], tensor([ 1, -1,  0]))
     """
     labels, given = given_labels(y, num_data)
+    counted = np.zeros(num_data, dtype=bool)
+    counted[kept] = True
+    labels, given = labels[counted[given]], given & counted
     if not given.any():
         raise InputError(
-            f"all {num_data} data are unlabelled ({UNLABELLED}): give the classes of some of them."
+            f"all {counted.sum()} data are unlabelled ({UNLABELLED}): give the classes of some of them."
         )
     check_classification_targets(labels)
     classes, numbers = np.unique(labels, return_inverse=True)
@@ -98,6 +105,38 @@ def encode_labels(y: Any, num_data: int) -> tuple[np.ndarray, Tensor]:
     codes = torch.full((num_data,), UNLABELLED)
     codes[torch.from_numpy(given)] = torch.from_numpy(numbers)
     return classes, codes
+
+
+def label_weights(
+    codes: np.ndarray, classes: np.ndarray, class_weight: Any, sample_weight: np.ndarray | None = None
+) -> np.ndarray | None:
+    """Return the weight of each datum, which for a labelled one includes the weight of its class.
+
+    Args:
+        codes: the number of each datum's class, `(n,)`, -1 for unlabelled data.
+        classes: the classes, sorted, `(C,)`.
+        class_weight: the weight of a label by its class, or "balanced": the labels of each class then have
+            the same total weight, and the mean weight of a label is 1. None means weight 1.
+        sample_weight: the weight of each datum, `(n,)`. None means weight 1.
+
+    Returns:
+        The weights, `(n,)`, or None if none are given.
+
+    Raises:
+        ValueError: scikit-learn does not accept `class_weight`.
+
+    Example:
+        >>> codes, classes = np.array([0, 0, 0, 1, -1]), np.array(["cat", "dog"])
+        >>> label_weights(codes, classes, "balanced").round(3).tolist()
+        [0.667, 0.667, 0.667, 2.0, 1.0]
+    """
+    if class_weight is None:
+        return sample_weight
+    labelled = codes != UNLABELLED
+    of_class = compute_class_weight(class_weight, classes=classes, y=classes[codes[labelled]])
+    weight = np.ones(len(codes)) if sample_weight is None else sample_weight.copy()
+    weight[labelled] *= of_class[codes[labelled]]
+    return weight
 
 
 def codes_of(asked: Any, classes: np.ndarray, count: int) -> Tensor:

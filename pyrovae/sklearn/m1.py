@@ -26,8 +26,10 @@ def m1(
     network: Network = "mlp",
     width: Count = 256,
     objective: Objective = "elbo",
-    m1_classifier: Literal["logistic", "linear-svm", "rbf-svm", "label-spreading"] = "label-spreading",
-    neighbours: Count = 15,
+    m1_classifier: Literal[
+        "logistic", "linear-svm", "rbf-svm", "label-spreading", "averaged"
+    ] = "label-spreading",
+    neighbours: Count = 7,
     **of_components: Any,
 ) -> Plan:
     """M1, a VAE and a classifier of its latents: z ~ p(z), x ~ p(x | z).
@@ -43,7 +45,8 @@ def m1(
         network: The network of encoder and decoder.
         width: The width of hidden layers. A convolutional network begins with an eighth as many channels.
         objective: The objective.
-        m1_classifier: The classifier of latents. The SVMs have no `predict_proba`.
+        m1_classifier: The classifier of latents. "averaged" weighs logistic regression, a linear M2 and
+            label spreading by held-out labels. The SVMs have no `predict_proba`.
         neighbours: The number of neighbours of each datum in the graph along which labels spread.
     """
     return vae(

@@ -1,4 +1,4 @@
-"""The estimators' parameters: the options of all recipes with classes, read from the recipes.
+"""The parameters of estimators: the options of all recipes that an estimator can train.
 
 scikit-learn reads an estimator's parameters from its constructor's signature. The models have different
 options, and different defaults for the same option. So the signature has the options of all models. Each of
@@ -19,7 +19,8 @@ import numpy as np
 from pyrovae.errors import InputError, check_choice
 from pyrovae.recipes import RECIPES, Option, Plan, load_recipe, options_of
 from pyrovae.recipes.declaration import declaration_of
-from pyrovae.recipes.options import MODEL, checked_options, component_options
+from pyrovae.recipes.options import MODEL, checked_options, component_options, model_options
+from pyrovae.sklearn.auto import auto
 from pyrovae.sklearn.m1 import m1
 
 Recipe = Callable[..., Plan]
@@ -31,13 +32,17 @@ _GIVEN_OTHERWISE = {"seed", "split_seed", "data", "labels"}  # by random_state, 
 
 @functools.cache
 def recipes_with_classes() -> dict[str, Recipe]:
-    """Load the recipes whose models learn classes of some data, by name. M1 comes first."""
-    named = {"m1": m1} | {name: load_recipe(name) for name in RECIPES}
-    return {
-        name: build
-        for name, build in named.items()
-        if name == "m1" or declaration_of(build).learns_from_some
-    }
+    """Load the recipes whose models learn classes of some data, by name. The estimator's own come first."""
+    named = {name: load_recipe(name) for name in RECIPES}
+    with_classes = {name: build for name, build in named.items() if declaration_of(build).learns_from_some}
+    own: dict[str, Recipe] = {"auto": auto, "m1": m1}
+    return own | with_classes
+
+
+@functools.cache
+def recipes_without_classes() -> dict[str, Recipe]:
+    """Load the recipes of densities that learn no classes and need nothing beside the data, by name."""
+    return {name: load_recipe(name) for name in ("vae", "hvae")}
 
 
 @dataclass(frozen=True)
@@ -56,22 +61,96 @@ class Settings:
     training: Mapping[str, Any]
     data: Mapping[str, Any]
 
-    @classmethod
-    def of(cls, model: str, values: Mapping[str, Any]) -> Settings:
-        """Check values, and sort them into options, training and data.
+
+class RecipeOptions:
+    """The options of the recipes that an estimator can train, as parameters of the estimator.
+
+    Args:
+        recipes: a function that loads the recipes by name.
+    """
+
+    def __init__(self, recipes: Callable[[], Mapping[str, Recipe]]) -> None:
+        self.recipes = recipes
+
+    @functools.cached_property
+    def by_name(self) -> dict[str, dict[str, Option]]:
+        """The options of all recipes, and of all components that they may have.
+
+        For each option's name, it has the option in each model that has it, by the model's name.
+        """
+        found: dict[str, dict[str, Option]] = {}
+        for model, recipe in self.recipes().items():
+            options = _options_of(recipe)
+            components = [
+                added
+                for option in options.values()
+                if option.table is not None
+                for name, row in option.table.items()
+                if row.options
+                for added in component_options(option.table, name)
+            ]
+            for option in [*options.values(), *components]:
+                if option.name not in _GIVEN_OTHERWISE:
+                    found.setdefault(option.name, {}).setdefault(model, option)
+        return dict(sorted(found.items(), key=lambda named: next(iter(named[1].values())).group != MODEL))
+
+    def taken(self, constructor: Constructor) -> Constructor:
+        """Give an estimator's constructor the options of all recipes as parameters.
+
+        They are None by default, and become attributes. The constructor's own parameters come first, and
+        keep their defaults where an option has the same name. Its `**options` stays empty.
+
+        Raises:
+            TypeError: when the constructor is called with an unknown parameter.
+        """
+        parameters = inspect.signature(constructor).parameters.values()
+        own = {p.name: p for p in parameters if p.kind is not p.VAR_KEYWORD}
+        added = [name for name in self.by_name if name not in own]
+
+        @functools.wraps(constructor)
+        def init(estimator: Any, *args: Any, **values: Any) -> None:
+            for name in values:
+                try:
+                    check_choice("parameter", name, [*(n for n in own if n != "self"), *added])
+                except InputError as error:
+                    raise TypeError(
+                        f"{type(estimator).__name__} has no parameter {name}: {error}"
+                    ) from None
+            constructor(estimator, *args, **{name: value for name, value in values.items() if name in own})
+            for name in added:
+                setattr(estimator, name, values.get(name))
+
+        options = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in added]
+        signature = inspect.Signature([*own.values(), *options])
+        # inspect reads __signature__, but functions do not declare it.
+        init.__signature__ = signature  # type: ignore[attr-defined]
+        return cast(Constructor, init)
+
+    def documented(self, cls: Class) -> Class:
+        """Replace the line `{options}` in an estimator's docstring by the help of all options."""
+        own = inspect.signature(cls).parameters
+        lines = [self._help(name) for name in self.by_name if own[name].default is None]
+        cls.__doc__ = (cls.__doc__ or "").replace("        {options}\n", "".join(lines))
+        return cls
+
+    def settings(self, estimator: Any, **chosen: Any) -> Settings:
+        """Check an estimator's values of all options, and sort them into options, training and data.
 
         Args:
-            model: the name of a recipe with classes.
-            values: the parameters' values by name. None means the model's default.
+            estimator: the estimator. Its `model` names the recipe. A value of None means the model's
+                default.
+            **chosen: values that `fit` has chosen in the place of the estimator's.
 
         Raises:
             InputError: the model is not known, it lacks an option, or a value does not fit.
         """
-        check_choice("model", model, recipes_with_classes())
-        recipe = recipes_with_classes()[model]
-        given = {name: _plain(value) for name, value in values.items() if value is not None}
-        _refuse_options_of_others(model, given)
-        options = options_of(recipe, given)
+        model: str = estimator.model
+        check_choice("model", model, self.recipes())
+        recipe = self.recipes()[model]
+        values = {name: getattr(estimator, name) for name in self.by_name} | chosen
+        given = {name: plain(value) for name, value in values.items() if value is not None}
+        self._refuse_options_of_others(model, given)
+        options = _options_of(recipe, given)
         checked = checked_options(recipe, given, options)
 
         def of_group(group: str) -> dict[str, Any]:
@@ -79,106 +158,49 @@ class Settings:
 
         training, data = of_group("Training"), of_group("Data")
         own = {name: value for name, value in checked.items() if name not in training | data}
-        return cls(recipe, own, training, data)
+        return Settings(recipe, own, training, data)
+
+    def _refuse_options_of_others(self, model: str, given: Mapping[str, Any]) -> None:
+        for name, value in given.items():
+            owners = self.by_name.get(name, {})
+            if model not in owners:
+                raise InputError(
+                    f"{name} is {value!r}, but the model '{model}' has no option {name}: it is an option "
+                    f"of {', '.join(owners)}. Leave it at None, or choose another model."
+                )
+
+    def _help(self, name: str) -> str:
+        by_model = self.by_name[name]
+        option = next(iter(by_model.values()))
+        defaults = {model: option.default for model, option in by_model.items()}
+        sentences = [f"{name}: {option.help.rstrip('.')}."]
+        if len(by_model) < len(self.recipes()):
+            sentences.append(f"An option of {', '.join(by_model)}.")
+        if option.component:
+            sentences.append(f"An option of the {option.component} and others, with a default for each.")
+        elif len({*map(repr, defaults.values())}) > 1:
+            each = [f"{value!r} ({model})" for model, value in defaults.items()]
+            sentences.append(f"Default: {', '.join(each)}.")
+        elif option.default is not None:
+            sentences.append(f"Default: {option.default!r}.")
+        return (
+            textwrap.fill(" ".join(sentences), 104, initial_indent=" " * 8, subsequent_indent=" " * 12)
+            + "\n"
+        )
 
 
-@functools.cache
-def options_by_name() -> dict[str, dict[str, Option]]:
-    """Collect the options of all recipes with classes, and of all components that they may have.
+WITH_CLASSES = RecipeOptions(recipes_with_classes)
+"""The options of the models that learn classes."""
 
-    Returns:
-        For each option's name, the option in each model that has it, by the model's name.
-    """
-    found: dict[str, dict[str, Option]] = {}
-    for model, recipe in recipes_with_classes().items():
-        options = options_of(recipe)
-        components = [
-            added
-            for option in options.values()
-            if option.table is not None
-            for name, row in option.table.items()
-            if row.options
-            for added in component_options(option.table, name)
-        ]
-        for option in [*options.values(), *components]:
-            if option.name not in _GIVEN_OTHERWISE:
-                found.setdefault(option.name, {}).setdefault(model, option)
-    return dict(sorted(found.items(), key=lambda named: next(iter(named[1].values())).group != MODEL))
+WITHOUT_CLASSES = RecipeOptions(recipes_without_classes)
+"""The options of the densities without classes."""
 
 
-def takes_options(constructor: Constructor) -> Constructor:
-    """Give an estimator's constructor the options of all recipes with classes as parameters.
-
-    They are None by default, and become attributes. The constructor's own parameters come first, and keep
-    their defaults where an option has the same name. Its `**options` stays empty.
-
-    Raises:
-        TypeError: when the constructor is called with an unknown parameter.
-    """
-    parameters = inspect.signature(constructor).parameters.values()
-    own = {p.name: p for p in parameters if p.kind is not p.VAR_KEYWORD}
-    added = [name for name in options_by_name() if name not in own]
-
-    @functools.wraps(constructor)
-    def init(self: Any, *args: Any, **values: Any) -> None:
-        for name in values:
-            try:
-                check_choice("parameter", name, [*(n for n in own if n != "self"), *added])
-            except InputError as error:
-                raise TypeError(f"{type(self).__name__} has no parameter {name}: {error}") from None
-        constructor(self, *args, **{name: value for name, value in values.items() if name in own})
-        for name in added:
-            setattr(self, name, values.get(name))
-
-    options = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in added]
-    signature = inspect.Signature([*own.values(), *options])
-    # inspect reads __signature__, but functions do not declare it.
-    init.__signature__ = signature  # type: ignore[attr-defined]
-    return cast(Constructor, init)
+def _options_of(recipe: Recipe, chosen: Mapping[str, Any] | None = None) -> dict[str, Option]:
+    """Return a recipe's options. The closed form of `auto` has none of training and data."""
+    return model_options(recipe, chosen) if recipe is auto else options_of(recipe, chosen)
 
 
-def documents_options(cls: Class) -> Class:
-    """Replace the line `{options}` in an estimator's docstring by the help of all options."""
-    own = inspect.signature(cls).parameters
-    lines = [_help(name) for name in options_by_name() if own[name].default is None]
-    cls.__doc__ = (cls.__doc__ or "").replace("        {options}\n", "".join(lines))
-    return cls
-
-
-def given_options(estimator: Any) -> dict[str, Any]:
-    """Return an estimator's values of all options. None means the model's default."""
-    return {name: getattr(estimator, name) for name in options_by_name()}
-
-
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Convert a NumPy scalar, which a parameter grid may hold, to a Python value."""
     return value.item() if isinstance(value, np.generic) else value
-
-
-def _refuse_options_of_others(model: str, given: Mapping[str, Any]) -> None:
-    for name, value in given.items():
-        owners = options_by_name().get(name, {})
-        if model not in owners:
-            raise InputError(
-                f"{name} is {value!r}, but the model '{model}' has no option {name}: it is an option of "
-                f"{', '.join(owners)}. Leave it at None, or choose another model."
-            )
-
-
-def _help(name: str) -> str:
-    by_model = options_by_name()[name]
-    option = next(iter(by_model.values()))
-    defaults = {model: option.default for model, option in by_model.items()}
-    sentences = [f"{name}: {option.help.rstrip('.')}."]
-    if len(by_model) < len(recipes_with_classes()):
-        sentences.append(f"An option of {', '.join(by_model)}.")
-    if option.component:
-        sentences.append(f"An option of the {option.component} and others, with a default for each.")
-    elif len({*map(repr, defaults.values())}) > 1:
-        each = [f"{value!r} ({model})" for model, value in defaults.items()]
-        sentences.append(f"Default: {', '.join(each)}.")
-    elif option.default is not None:
-        sentences.append(f"Default: {option.default!r}.")
-    return (
-        textwrap.fill(" ".join(sentences), 104, initial_indent=" " * 8, subsequent_indent=" " * 12) + "\n"
-    )

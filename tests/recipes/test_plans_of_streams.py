@@ -72,3 +72,12 @@ def test_labels_cannot_spread_over_a_stream(x):
     plan = recipes.m2(About.of(x, y), latent_dim=2, width=8, vae_epochs=1)
     with pytest.raises(InputError, match=r"spread over.*item by item.*spread=False"):
         plan.fit(Rows(x), y, training=TRAINING)
+
+
+def test_training_starts_at_no_more_data_than_memory_is_meant_for(x, monkeypatch):
+    """Wide data, such as counts of words, are read in part to set the first parameters."""
+    seen = []
+    monkeypatch.setattr("pyrovae.recipes.fitting.MOST_AT_START", 7 * x[0].numel())
+    plan = recipes.vae(About.of(x), latent_dim=2, width=8).with_stage(0, start=seen.append)
+    plan.fit(Rows(x), training=Training(epochs=1))
+    assert [len(some) for some in seen] == [7]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -70,3 +71,10 @@ def learned(learner: Maker, blobs: tuple[np.ndarray, np.ndarray], few: np.ndarra
         return kept[model]
 
     return fitted
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    """Eight threads."""
+    with ThreadPoolExecutor(8) as pool:
+        yield pool

@@ -12,8 +12,10 @@ from pyrovae.generation import latent_means
 from pyrovae.semi_supervised import M1_CLASSIFIERS
 from pyrovae.sklearn.parameters import recipes_with_classes
 
+TRAINED = [name for name in recipes_with_classes() if name != "auto"]
 
-@pytest.mark.parametrize("model", recipes_with_classes())
+
+@pytest.mark.parametrize("model", TRAINED)
 def test_every_model_learns_from_few_labels(model, learned, blobs):
     X, y = blobs
     fitted = learned(model)
@@ -55,7 +57,7 @@ def test_m1_has_scikit_learns_classifiers(name, learner, blobs, few):
     fitted = learner("m1", m1_classifier=name, epochs=15).fit(X, few)
     assert fitted.score(X, y) > 0.9
     assert hasattr(fitted, "predict_proba") == hasattr(M1_CLASSIFIERS[name](), "predict_proba")
-    z = torch.as_tensor(fitted.transform(X)).numpy()
+    z = fitted.transform(X) * fitted.latent_scales_
     assert (fitted.classifier_.predict(z) == fitted.predict(X)).all()
 
 
@@ -63,7 +65,7 @@ def test_where_no_label_has_spread_to_all_classes_are_as_probable(quick, blobs):
     X, _ = blobs
     labels = np.where(np.arange(90) < 2, [0, 1] * 45, -1)
     fitted = quick("m1", neighbours=3).fit(X, labels)
-    fitted.classifier_.label_distributions_[:] = 0
+    fitted.classifier_.spreading_.label_distributions_[:] = 0
     np.testing.assert_array_equal(fitted.predict_proba(X), np.full((90, 2), 0.5, np.float32))
 
 
@@ -106,3 +108,27 @@ def test_unlabelled_data_have_no_part_in_the_score(quick, blobs, few):
     assert fitted.score(X, few, weights) == pytest.approx(np.average(right, weights=weights[known]))
     with pytest.raises(InputError, match="no datum of y is labelled"):
         fitted.score(X, np.full(90, -1))
+    with pytest.raises(ValueError, match=r"sample_weight.shape == \(3,\)"):
+        fitted.score(X, few, weights[:3])
+
+
+@pytest.mark.parametrize("model", ["m1", "m2", "m1m2", "pcvae", "cpcvae"])
+def test_data_of_weight_0_are_as_if_they_were_not_there(model, quick, blobs, few):
+    X, y = blobs
+    weight = np.where(np.arange(90) % 3 == 0, 0.0, 2.0)
+    weighted = quick(model).fit(X, few, sample_weight=weight)
+    fewer = quick(model).fit(X[weight > 0], few[weight > 0])
+    np.testing.assert_allclose(weighted.predict_proba(X), fewer.predict_proba(X), rtol=1e-3, atol=1e-5)
+    np.testing.assert_array_equal(weighted.transduction_[weight > 0], fewer.transduction_)
+    assert weighted.transduction_.shape == (90,)
+    of_two = quick(model).fit(X, few, sample_weight=np.where(few == 2, 0.0, 1.0))
+    assert of_two.classes_.tolist() == [0, 1]
+
+
+def test_labels_count_by_their_weights(learner, blobs):
+    """A third of the labels are wrong, and weigh a hundredth: the classifier learns the others."""
+    X, y = blobs
+    wrong = np.arange(90) % 3 == 0
+    labels = np.where(wrong, (y + 1) % 3, y)
+    fitted = learner("pcvae").fit(X, labels, sample_weight=np.where(wrong, 0.01, 1.0))
+    assert fitted.score(X, y) > 0.95

@@ -19,22 +19,24 @@ from pyrovae.sklearn.m1 import m1
 from pyrovae.sklearn.parameters import recipes_with_classes
 
 OWN = {
-    "model": "m2",
+    "model": "auto",
+    "class_weight": None,
     "likelihood": "auto",
     "image_shape": None,
     "device": "auto",
     "random_state": None,
     "verbose": False,
 }
+TRAINED = [name for name in recipes_with_classes() if name != "auto"]
 GIVEN_OTHERWISE = {"seed", "split_seed", "data", "labels"}
 
 
 def test_every_recipe_that_learns_from_some_classes_is_a_model():
     with_classes = [name for name in RECIPES if declaration_of(load_recipe(name)).learns_from_some]
-    assert [*recipes_with_classes()] == ["m1", *with_classes]
+    assert [*recipes_with_classes()] == ["auto", "m1", *with_classes]
 
 
-@pytest.mark.parametrize("model", recipes_with_classes())
+@pytest.mark.parametrize("model", TRAINED)
 def test_every_option_of_a_model_is_a_parameter(model):
     parameters = inspect.signature(SemiSupervisedVAEClassifier.__init__).parameters
     options = options_of(recipes_with_classes()[model])
@@ -67,7 +69,7 @@ def test_the_classifiers_of_m1_are_choices():
     assert set(choices) == M1_CLASSIFIERS.keys()
 
 
-@pytest.mark.parametrize("model", recipes_with_classes())
+@pytest.mark.parametrize("model", TRAINED)
 def test_none_stands_for_the_models_own_default(model, blobs, few):
     """All defaults written out give the same numbers, from no more than two epochs of all data."""
     X, _ = blobs
@@ -119,7 +121,7 @@ def test_a_grid_may_be_over_models_and_over_their_options(learner, blobs, few):
     )
     assert len(by_values) == 3
     unweighted, weighted = (by_values["pcvae", "pcvae", weight] for weight in (0.0, 25.0))
-    assert weighted > max(unweighted, 0.85)
+    assert weighted > unweighted + 0.2, "without its factor p(y | z) it guesses one of three"
     assert search.best_score_ > 0.9
     assert search.score(X, y) > 0.9
 
@@ -143,7 +145,7 @@ def test_shared_options_reach_the_training(quick, blobs, few):
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
-        ("m3", {}, "unknown model 'm3'.* m1, m2, m1m2, pcvae, cpcvae"),
+        ("m3", {}, "unknown model 'm3'.* auto, m1, m2, m1m2, pcvae, cpcvae"),
         ("vae", {}, "unknown model 'vae'"),
         ("m1", {"m1_classifier": "svm"}, "'svm'.*linear-svm"),
         ("m2", {"epochs": 0}, "epochs is 0.*at least 1"),

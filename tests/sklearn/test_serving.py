@@ -1,7 +1,6 @@
 """Estimators in threads, as in a web server, and a second `fit` that does not reach its end."""
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -18,12 +17,6 @@ CALLS = ("predict", "predict_proba", "transform")
 def answers(fitted, X, times=1):
     """Ask for each row by each method."""
     return [getattr(fitted, name)(row[None]).tolist() for _ in range(times) for name in CALLS for row in X]
-
-
-@pytest.fixture
-def threads():
-    with ThreadPoolExecutor(8) as pool:
-        yield pool
 
 
 @pytest.mark.parametrize("model", ["pcvae", "m1"])

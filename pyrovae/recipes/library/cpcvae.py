@@ -41,7 +41,7 @@ def cpcvae(
     constraint_delay: Weight = 0.0,
     constraint_warm_up: Weight = 0.0,
     spread: bool = True,
-    neighbours: Count = 15,
+    neighbours: Count = 7,
     vae_epochs: Count = 50,
     vae_beta: Weight = 0.1,
     vae_validation_fraction: Share = 0.0,

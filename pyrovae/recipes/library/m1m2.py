@@ -37,7 +37,7 @@ def m1m2(
     learn_class_prior: bool = False,
     alpha: Weight = 25.0,
     spread: bool = True,
-    neighbours: Count = 15,
+    neighbours: Count = 7,
     vae_epochs: Count = 50,
     vae_beta: Weight = 0.1,
     vae_validation_fraction: Share = 0.0,

@@ -165,7 +165,7 @@ def _collapsed(information: Mapping[str, float], training: Training) -> Iterator
 def _remedy(training: Training) -> str:
     if training.beta > 1:
         return f"choose a smaller beta than {training.beta:g}, such as beta=1 (--beta 1)"
-    if not training.warm_up and not training.cycle:
+    if training.warm_up == 0 and not training.cycle:  # None is the default rise
         return "let beta rise from 0 over the first epochs, for example by warm_up=10 (--warm-up 10)"
     return (
         "train for more epochs (--epochs), or choose an objective with a floor under the KL, for example "

@@ -66,7 +66,7 @@ class IgnoresLatents(nn.Module):
 def test_a_decoder_that_ignores_the_latents_is_warned_about():
     likelihood = Gaussian(IgnoresLatents())
     vae = VAE(StandardNormal(2), likelihood, DiagonalNormal(MLP(6, 8, hidden=()), 2))
-    training = Training(epochs=60, batch_size=100, learning_rate=0.03, validation_fraction=0.2)
+    training = Training(epochs=60, batch_size=100, learning_rate=0.03, validation_fraction=0.2, warm_up=0)
     fitted = Plan([Stage(vae, start=likelihood.start_at_marginals)]).fit(data(), training=training)
     verdict = fitted.verdict
     assert verdict.kl < 0.1
@@ -92,9 +92,10 @@ def test_a_large_beta_is_warned_about_and_beta_1_is_not(beta, collapsed):
 def test_after_a_warm_up_the_remedy_is_another_one(make_vae, binary_images):
     vae = make_vae()
     nn.init.zeros_(vae.posterior.loc.weight)  # so that z tells nothing
-    (warning,) = verdict_of(vae, binary_images, training=Training(warm_up=5)).warnings
-    assert "train for more epochs" in warning
-    assert "free_bits=0.5" in warning
+    for training in (Training(warm_up=5), Training()):  # by default beta rises
+        (warning,) = verdict_of(vae, binary_images, training=training).warnings
+        assert "train for more epochs" in warning
+        assert "free_bits=0.5" in warning
 
 
 def test_each_latent_has_its_own_warning():

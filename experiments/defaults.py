@@ -138,10 +138,8 @@ def measured(p: Problem, recipe: str, options: dict[str, Any], how: dict[str, An
         kind = "refused" if isinstance(error, InputError) else "diverged"
         return {"verdict": f"{kind}: {error}", "cpu_seconds": time.process_time() - start}
     last = fitted.history.rows[-1]
-    # The training's own verdict, where there is one.
-    verdict = getattr(fitted, "verdict", None)
     found: Entry = {"kl": last.get("validation_kl", last.get("kl")), "beta": last["beta"]}
-    found |= {"verdict": None if verdict is None else str(verdict)}
+    found |= {"verdict": " ".join(str(fitted.verdict).split())}
     return found | _scores(fitted, p, samples) | {"cpu_seconds": time.process_time() - start}
 
 
@@ -228,7 +226,7 @@ def rows(entries: list[Entry]) -> Iterator[Entry]:
         row |= {"seeds": sorted(entry["seed"] for entry in found)}
         for name in ("log_px", "bound", "kl", "active", "beta"):
             values = [entry[name] for entry in found if entry.get(name) is not None]
-            row[name] = statistics.mean(values) if values else None
+            row[name] = float(statistics.mean(values)) if values else None
             row[f"{name}_std_error"] = (
                 statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
             )
@@ -257,7 +255,7 @@ COLUMNS: dict[What, dict[str, str]] = {
 
 def markdown(found: Iterable[Entry]) -> str:
     """Return the rows as Markdown, a table for each data set."""
-    lines = ["# Defaults", "", (__doc__ or "").split("\n\n")[2].replace("\n", " ")]
+    lines = ["# Defaults", "", (__doc__ or "").split("\n\n")[3].replace("\n", " ")]
     lines += ["", "All figures are in nats per datum: mean ± standard error over the seeds."]
     by_table: dict[tuple[What, str, int], list[Entry]] = {}
     for row in found:
@@ -266,7 +264,7 @@ def markdown(found: Iterable[Entry]) -> str:
         seeds = max(len(row["seeds"]) for row in of_table)
         length = f", {epochs} epochs" if epochs else ""
         columns = COLUMNS[what]
-        lines += ["", f"## {what}: {dataset}{length}, {seeds} seeds", ""]
+        lines += ["", f"## {what}: {dataset}{length}", "", f"Seeds: {seeds}.", ""]
         lines += [f"| {' | '.join(columns.values())} |", f"|{' --- |' * len(columns)}"]
         lines += [f"| {' | '.join(_cell(row, name) for name in columns)} |" for row in of_table]
     return "\n".join(lines) + "\n"

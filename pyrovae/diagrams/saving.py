@@ -11,6 +11,11 @@ from pyrovae.errors import InputError
 from pyrovae.storage import write_atomically
 
 FORMATS = (".png", ".svg", ".pdf", ".dot", ".tex")
+MARK = "plate diagram, drawn by pyrovae"
+"""What each file holds, in a comment or in its metadata."""
+
+_MAKER = {".png": "Software", ".svg": "Creator", ".pdf": "Creator"}
+"""The name of the metadata in which a format keeps the maker of a file."""
 
 
 def save(diagram: PlateDiagram, path: str | os.PathLike[str]) -> None:
@@ -26,9 +31,9 @@ def save(diagram: PlateDiagram, path: str | os.PathLike[str]) -> None:
 
 def _content(diagram: PlateDiagram, suffix: str) -> bytes:
     if suffix == ".dot":
-        return diagram.to_dot().encode()
+        return f"{diagram.to_dot()}// {MARK}\n".encode()
     if suffix == ".tex":
-        return diagram.to_tikz().encode()
+        return f"{diagram.to_tikz()}% {MARK}\n".encode()
     buffer = io.BytesIO()
-    diagram.draw().savefig(buffer, format=suffix[1:], dpi=200)
+    diagram.draw().savefig(buffer, format=suffix[1:], dpi=200, metadata={_MAKER[suffix]: MARK})
     return buffer.getvalue()

@@ -78,7 +78,7 @@ def evaluate(
     result = marginal_likelihood(
         pair, x, given=given, num_samples=num_samples, seed=run.training.seed, progress=progress, **options
     )
-    metrics = result.summary() | {"epochs": len(run.history.rows)} | source_of(run)
+    metrics = result.summary() | {"epochs": run.epochs} | source_of(run)
     if isinstance(pair, ExactEvidence):
         metrics["exact_log_likelihood"] = pair.log_evidence(x.to(resolve_device(device))).mean().item()
     if run.classes and scored.y is not None:

@@ -43,7 +43,7 @@ class Scored:
         if self.file is None:
             return ""
         plain = re.sub(r"[^\w.-]", "-", Path(self.file).stem)[:60]
-        return f"_{plain}_{fingerprint(self.x).rpartition(' ')[2][:8]}"
+        return f"_{plain}_{_digest(self.x, self.y)[:8]}"
 
     @classmethod
     def of(cls, images: Images) -> Scored:
@@ -74,7 +74,10 @@ class Known:
 
 def values_of(images: Images) -> str:
     """Return a digest of the values of a data set, as they were read and split."""
-    parts = (images.x_train, images.y_train, images.x_test, images.y_test)
+    return _digest(images.x_train, images.y_train, images.x_test, images.y_test)
+
+
+def _digest(*parts: Tensor | None) -> str:
     prints = [None if part is None else fingerprint(part) for part in parts]
     return hashlib.sha256(repr(prints).encode()).hexdigest()[:16]
 

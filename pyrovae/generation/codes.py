@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from pyrovae.compute.devices import seeded
 from pyrovae.errors import InputError
+from pyrovae.evaluation.chunking import in_chunks
 from pyrovae.generation.generator import ROWS, Codes, Generator, joined
 from pyrovae.programs.accounting import has_finite_support
 from pyrovae.programs.modes import evaluating
@@ -128,11 +130,15 @@ def posterior_draws(
     """
     generator = Generator(pair, given, x)
     name = generator.prior_site(site)
-    guide, parts = poutine.trace(generator.pair.guide), []
+    guide = poutine.trace(generator.pair.guide)
+
+    def of_rows(rows: slice) -> Tensor:
+        args, kwargs = generator.arguments(torch.arange(rows.start, rows.stop))
+        drawn: Tensor = guide.get_trace(*args, **kwargs).nodes[name]["value"]
+        return drawn.cpu()
+
     with evaluating(generator.pair), seeded(seed, generator.device):
-        for rows in torch.arange(len(x)).split(ROWS):
-            args, kwargs = generator.arguments(rows)
-            parts.append(guide.get_trace(*args, **kwargs).nodes[name]["value"].cpu())
+        parts, _ = in_chunks(of_rows, len(x), ROWS)
     return torch.cat(parts)
 
 
@@ -152,8 +158,8 @@ def encoded(
         InputError: one of these has no mean, or depends on a latent in the guide that has none.
     """
     with evaluating(generator.pair), seeded(0, generator.device), torch.no_grad():
-        parts = torch.arange(generator.size).split(ROWS)
-        codes = joined(_encoded(generator, rows, only) for rows in parts)
+        parts, _ = in_chunks(partial(_encoded, generator, only), generator.size, ROWS)
+        codes = joined(parts)
     without = generator.without_mean
     for name in exact if without else ():
         if cause := {name, *_before(generator, name)} & {*without}:
@@ -162,8 +168,8 @@ def encoded(
     return codes
 
 
-def _encoded(generator: Generator, rows: Tensor, only: Collection[str] | None) -> Codes:
-    data, centre = generator.arguments(rows), AtMeans()
+def _encoded(generator: Generator, only: Collection[str] | None, rows: slice) -> Codes:
+    data, centre = generator.arguments(torch.arange(rows.start, rows.stop)), AtMeans()
     guide = poutine.trace(centre(generator.pair.guide)).get_trace(*data.args, **data.kwargs)
     model = at_means(poutine.replay(generator.pair.model, trace=guide))
     nodes = traced(model, *data.args, **data.kwargs).nodes

@@ -33,6 +33,7 @@ from torch import Tensor
 from pyrovae.compute.devices import seeded
 from pyrovae.data.checks import check_data
 from pyrovae.errors import InputError, cause, warn
+from pyrovae.evaluation.chunking import in_chunks
 from pyrovae.generation.order import TRIALS, Order, order_of
 from pyrovae.generation.placeholders import ROWS as TRIED
 from pyrovae.generation.placeholders import data_sites_of, shape_of_a_datum
@@ -378,12 +379,14 @@ class Generator:
             )
         count = len(next(iter(codes.values())))
         rows = torch.arange(count) if rows is None else rows
-        parts = []
+
+        def of_part(part: slice) -> Codes:
+            given = {name: values[part].to(self.device) for name, values in codes.items()}
+            trace, ordered = self.run(rows[part], given, means=True), self.order(given) is not None
+            return {name: self._image(trace, name, ordered) for name in self.data_sites}
+
         with evaluating(self.pair), seeded(seed, self.device), torch.no_grad():
-            for part in torch.arange(count).split(ROWS):
-                given = {name: values[part].to(self.device) for name, values in codes.items()}
-                trace, ordered = self.run(rows[part], given, means=True), self.order(given) is not None
-                parts.append({name: self._image(trace, name, ordered) for name in self.data_sites})
+            parts, _ = in_chunks(of_part, count, ROWS)
         self.warn_of_draws()
         return joined(parts)
 

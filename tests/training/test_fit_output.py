@@ -23,6 +23,19 @@ def test_the_progress_bar_shows_the_two_terms_and_can_be_left_out(make_vae, bina
     assert capsys.readouterr().err == ""
 
 
+def test_progress_in_a_log_is_lines_and_on_a_terminal_a_bar(make_vae, binary_images, capfd, monkeypatch):
+    train(make_vae(), binary_images, progress=True)
+    log = capfd.readouterr().err
+    assert "\r" not in log
+    lines = log.splitlines()
+    assert 1 <= len(lines) <= 3, "one from time to time, and the last"
+    assert "6/6" in lines[-1]
+    assert log.endswith("\n")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    train(make_vae(), binary_images, progress=True)
+    assert "\r" in capfd.readouterr().err
+
+
 def scalars_in(folder):
     """The steps and values of each scalar, as TensorBoard reads them."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -148,7 +148,7 @@ _TRAIN = [
         "width",
     ),
     *("posterior", "prior", "likelihood", "network", "objective", "config", "device", "nonsense", "out"),
-    *("flow-steps", "components", "particles", "free-bits", "steps"),
+    *("flow-steps", "components", "particles", "free-bits", "steps", "tensorboard-images"),
 ]
 _COMMANDS = [
     "evaluate",
@@ -173,6 +173,8 @@ _OPTIONS = [
     "compile",
     "recipe",
     "data",
+    "learning-rate",
+    "tensorboard-images",
 ]
 _MODELS = ["vae", "m2", "ppca", "hvae", "bnn", "m1m2", "", "nonsense", "mine.py:build"]
 _given = st.tuples(st.sampled_from(_TRAIN), st.sampled_from(_WORDS))

@@ -220,7 +220,7 @@ class Case:
     @property
     def samples(self) -> int:
         """The number of the library's draws: fewer where it may have to run one copy at a time."""
-        if self.program.globals and not is_plain(self.program):
+        if not is_plain(self.program) and (self.program.globals or has_several_classes(self.program)):
             return 200
         return 4000 if self.program.is_joint else 1000
 

@@ -45,7 +45,7 @@ def test_eight_threads_through_one_estimator_get_the_answers_of_one(model, quick
 
 
 def test_calls_beside_a_fit_of_another_answer_as_alone_and_the_fit_too(quick, blobs, few, threads):
-    fitted, other = quick().fit(blobs[0], few), quick("m2", epochs=5 + LEAST // 10)
+    fitted, other = quick().fit(blobs[0], few), quick("m2", epochs=max(5, LEAST))
     rows = blobs[0][:4]
     expected = answers(fitted, rows)
     alone = clone(other).fit(blobs[0], few).predict_proba(blobs[0])

@@ -19,7 +19,15 @@ from cyclopts import App, CycloptsError, Parameter
 from pyrovae._version import __version__
 from pyrovae.cli import figures, measuring, models, training
 from pyrovae.cli.help import TwoColumns
-from pyrovae.cli.recipe_commands import check_model, is_model, train_command
+from pyrovae.cli.recipe_commands import (
+    SWEEP,
+    TRAIN,
+    RecipeCommand,
+    branch_command,
+    check_model,
+    is_model,
+    recipe_command,
+)
 from pyrovae.cli.streams import usable_streams
 from pyrovae.compute.memory import explained, is_out_of_memory
 from pyrovae.errors import CheckpointError, InputError, NonFiniteError, ProcessError, cause, one_line
@@ -31,6 +39,7 @@ from pyrovae.storage import expanded
 COMMANDS: dict[str, Callable[..., None]] = {
     "resume": training.resume,
     "evaluate": measuring.evaluate,
+    "compare": measuring.compare,
     "diagnose": measuring.diagnose,
     "classify": measuring.classify,
     "encode": measuring.encode,
@@ -47,6 +56,19 @@ TRAIN_HELP = """Train a model, and write a run folder.
 FILE.py:FUNCTION.
 
 Example: pyrovae train vae --data mnist --latent-dim 50 --width 400 --out runs/first
+"""
+SWEEP_HELP = """Train a model with each combination of some options and seeds, and compare the evidence.
+
+'pyrovae sweep MODEL --help' lists the options of a model. The folder has one run for each combination. A
+sweep that is run again goes on where it ended.
+
+Example: pyrovae sweep vae --data digits --over latent-dim=2,5,10 --seeds 3 --out runs/sizes
+"""
+BRANCH_HELP = """Begin a new run at the parameters of another run, for example with another objective.
+
+'pyrovae branch RUN --help' lists the options that may change.
+
+Example: pyrovae branch runs/first --objective iwae --particles 50 --epochs 50 --out runs/iwae
 """
 HELP = """Variational autoencoders as probabilistic programs.
 
@@ -138,7 +160,9 @@ def build_app(words: Sequence[str]) -> App:
         help_formatter=TwoColumns(),
         result_action="return_value",
     )
-    app.command(_train_app(words))
+    app.command(_recipe_app(TRAIN, TRAIN_HELP, words))
+    app.command(_recipe_app(SWEEP, SWEEP_HELP, words))
+    app.command(_branch_app(words))
     for number, (name, function) in enumerate(COMMANDS.items(), start=1):
         app.command(function, name=name, sort_key=number)
     app.register_install_completion_command(
@@ -147,25 +171,35 @@ def build_app(words: Sequence[str]) -> App:
     return app
 
 
-def _train_app(words: Sequence[str]) -> App:
-    app = App("train", help=TRAIN_HELP, sort_key=0)
+def _recipe_app(command: RecipeCommand, help: str, words: Sequence[str]) -> App:
+    app = App(command.name, help=help, sort_key=0)
     chosen = ""
-    if words[0] == "train" and words[1:2] not in (["--help"], ["-h"]):
+    if words[0] == command.name and words[1:2] not in (["--help"], ["-h"]):
         if not words[1:] or not is_model(words[1]):
             raise OptionError(
-                f"train needs the name of a model first: one of {', '.join(RECIPES)}, or FILE.py:FUNCTION."
+                f"{command.name} needs the name of a model first: one of {', '.join(RECIPES)}, or "
+                "FILE.py:FUNCTION."
             )
         chosen = words[1]
         check_model(chosen, RECIPES)
     for number, (name, row) in enumerate(RECIPES.items()):
         if name == chosen:
-            app.command(train_command(name, words[2:]), name=name)
+            app.command(recipe_command(command, name, words[2:]), name=name)
         elif words[0] == "--install-completion":
-            app.command(train_command(name), name=name)
+            app.command(recipe_command(command, name), name=name)
         else:
             app.command(_not_chosen, name=name, help=row.summary, sort_key=number)
     if is_own(chosen):
-        app.command(train_command(chosen, words[2:]), name=chosen)
+        app.command(recipe_command(command, chosen, words[2:]), name=chosen)
+    return app
+
+
+def _branch_app(words: Sequence[str]) -> App:
+    app = App("branch", help=BRANCH_HELP, sort_key=1)
+    if words[0] == "branch" and words[1:2] not in (["--help"], ["-h"]):
+        if not words[1:] or words[1].startswith("-"):
+            raise OptionError("branch needs the folder of a run first: pyrovae branch RUN --out NEW.")
+        app.command(branch_command(words[1], words[2:]), name=words[1])
     return app
 
 

@@ -63,6 +63,46 @@ def evaluate(
         print(f"written: {', '.join(map(str, found.write(out)))}")
 
 
+def compare(
+    *runs: Annotated[Path, Parameter(help="The run folders to compare, at least two.")],
+    num_samples: NumSamples = 500,
+    limit: Annotated[int | None, Parameter(help="The number of test data. By default all.")] = None,
+    device: Device = "auto",
+    data: DataFile = None,
+    out: Annotated[Path | None, Parameter(help="A .json file to write the table to.")] = None,
+    figure: Annotated[
+        Path | None, Parameter(help="A file to draw the differences to: .png, .svg or .pdf.")
+    ] = None,
+    quiet: Quiet = False,
+    own: Own = NONE_OWN,
+) -> None:
+    """Compare the evidence of runs on the same test data, datum by datum.
+
+    Example: pyrovae compare runs/first runs/iaf --num-samples 500
+    """
+    from pyrovae import plots
+    from pyrovae.evaluation import compare as compare_results
+
+    if len({path.resolve() for path in runs}) < max(2, len(runs)):
+        raise InputError(
+            f"runs are {', '.join(map(str, runs)) or 'not given'}; name at least two, each once."
+        )
+    results = {}
+    for path in runs:
+        opened = own.open(path, data, needed=True)
+        results[str(path)] = opened.evidence(
+            num_samples=num_samples, limit=limit, device=device, progress=not quiet
+        )
+    found = compare_results(results)
+    print(found)
+    if out is not None:
+        found.to_json(out)
+    if figure is not None:
+        plots.save(plots.comparison(found), figure)
+    if written := [str(path) for path in (out, figure) if path is not None]:
+        print(f"written: {', '.join(written)}")
+
+
 def diagnose(
     run: RunFolder,
     /,
@@ -219,7 +259,7 @@ def _check_nothing_lost(opened: Run, out: Path) -> None:
     Raises:
         InputError: the existing file is one of these.
     """
-    data = [Path(name) for name in (opened.asked, opened.data.data) if name]
+    data = [Path(name) for name in (opened.asked, opened.data.data) if isinstance(name, str)]
     if any(path.exists() and path.samefile(out) for path in data):
         raise InputError(f"{out} holds the data that are read, and would be lost: name another file.")
     of_run = opened.folder.resolve() in out.resolve().parents

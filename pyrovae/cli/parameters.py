@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Group, Parameter
 
 from pyrovae.errors import InputError
+from pyrovae.storage import expanded
 
 if TYPE_CHECKING:
     from pyrovae.recipes import Run
@@ -65,14 +66,21 @@ class Own:
     network: str | None = None
     objective: str | None = None
 
-    def open(self, folder: Path, data: str | None = None) -> Run:
+    def open(self, folder: Path, data: str | None = None, *, needed: bool = False) -> Run:
         """Open a run folder with these files, and ask about its own or about other data.
+
+        Args:
+            folder: the folder.
+            data: a name or a file; None means the run's own data.
+            needed: whether to leave out the files that the run was not trained with, which other runs need.
 
         Raises:
             InputError: a value does not have the form FILE.py:NAME, or `Run.open` refuses the folder.
         """
         from pyrovae.recipes import Run
         from pyrovae.recipes.own_files import is_own
+        from pyrovae.recipes.run import own_names
+        from pyrovae.runs import RunFolder as RunFolderFiles
 
         given = {name: value for name, value in asdict(self).items() if value is not None}
         for name, value in given.items():
@@ -81,6 +89,9 @@ class Own:
                     f"--{name} is {value!r}; it must name a file of your own, as FILE.py:NAME. Leave it "
                     "out if the run used no file of your own: the run folder knows everything else."
                 )
+        if needed:
+            config = RunFolderFiles(expanded(folder)).configuration
+            given = {n: v for n, v in given.items() if n in own_names(config.recipe, config.options)}
         return Run.open(folder, given, data)
 
 

@@ -1,10 +1,11 @@
-"""The command `pyrovae train MODEL`, made from the options of a recipe."""
+"""The commands whose options are those of a recipe: `train MODEL`, `sweep MODEL` and `branch RUN`."""
 
 from __future__ import annotations
 
 import inspect
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,23 +60,113 @@ TensorBoardImages = Annotated[
 ]
 Quiet = Annotated[bool, Parameter(help="Show no progress bar.", group=RUN, negative="", show_default=False)]
 
-_RUN_OPTIONS: dict[str, tuple[Any, Any]] = {
+Over = Annotated[
+    tuple[str, ...],
+    Parameter(
+        help="An option and the values to try, as NAME=VALUE,VALUE. It may be repeated; then all "
+        "combinations are trained.",
+        group=RUN,
+        negative="",
+    ),
+]
+Seeds = Annotated[
+    int, Parameter(help="The number of seeds for each combination. The first is --seed.", group=RUN)
+]
+Samples = Annotated[
+    int, Parameter(help="K, the number of importance samples for each test datum.", group=RUN)
+]
+Jobs = Annotated[
+    int | None,
+    Parameter(help="The number of runs at the same time. By default one for each core.", group=RUN),
+]
+OwnRecipe = Annotated[
+    str | None, Parameter(help="The recipe of your own that the run was trained with.", group=RUN)
+]
+
+_COMMON: dict[str, tuple[Any, Any]] = {"device": (Device, "auto"), "quiet": (Quiet, False)}
+_NEW_RUN = {
     "out": (Out, inspect.Parameter.empty),
     "config": (ConfigFile, None),
-    "device": (Device, "auto"),
     "download": (Download, False),
-    "tensorboard": (TensorBoard, False),
-    "tensorboard_images": (TensorBoardImages, None),
-    "quiet": (Quiet, False),
+    **_COMMON,
 }
 
 
-def train_command(name: str, words: Sequence[str] = ()) -> Callable[..., None]:
-    """Make the command that trains by a recipe: a function whose signature has the recipe's options.
+@dataclass(frozen=True)
+class RecipeCommand:
+    """A command whose options are those of a recipe, and some of its own.
+
+    Attributes:
+        name: its name.
+        options: its own options: the annotation and the default of each.
+        groups: the groups of a recipe's options that it takes.
+    """
+
+    name: str
+    options: Mapping[str, tuple[Any, Any]]
+    groups: tuple[str, ...] = tuple(GROUPS)
+
+
+TRAIN = RecipeCommand(
+    "train",
+    {**_NEW_RUN, "tensorboard": (TensorBoard, False), "tensorboard_images": (TensorBoardImages, None)},
+)
+SWEEP = RecipeCommand(
+    "sweep",
+    {
+        **_NEW_RUN,
+        "over": (Over, ()),
+        "seeds": (Seeds, 3),
+        "num_samples": (Samples, 500),
+        "jobs": (Jobs, None),
+    },
+)
+BRANCH = RecipeCommand(
+    "branch",
+    {"out": (Out, inspect.Parameter.empty), "recipe": (OwnRecipe, None), **_COMMON},
+    (MODEL, "Training"),
+)
+
+
+def branch_command(run: str, words: Sequence[str] = ()) -> Callable[..., None]:
+    """Make the command that begins a new run at another run's parameters.
 
     Args:
+        run: the folder of the other run.
+        words: the words after it.
+
+    Raises:
+        InputError: it is not a run folder, or was trained with a recipe of the user's own that is not
+            named.
+    """
+    from pyrovae.runs import RunFolder
+
+    config = RunFolder(Path(run)).configuration
+    name = _word_after(words, "recipe") or config.recipe
+    if is_own(config.recipe) and not _word_after(words, "recipe"):
+        raise InputError(
+            f"{run} was trained with a file of your own, {config.recipe}. No file is executed only because "
+            f"a run folder names it: name it again by --recipe {config.recipe}."
+        )
+    chosen = {option: value for option, value in config.options.items() if not is_own(value)}
+    return recipe_command(BRANCH, name, words, chosen, first=run)
+
+
+def recipe_command(
+    command: RecipeCommand,
+    name: str,
+    words: Sequence[str] = (),
+    chosen: Mapping[str, Any] | None = None,
+    first: str | None = None,
+) -> Callable[..., None]:
+    """Make a command of a recipe: a function whose signature has the recipe's options.
+
+    Args:
+        command: the command.
         name: a name in `RECIPES`, or `"mine.py:build"`.
         words: the words after the name. They name the chosen components and the configuration file.
+        chosen: the components that are chosen otherwise, by the names of their options.
+        first: the first argument of the function that runs the command; by default the recipe's name.
 
     Raises:
         InputError: there is no such recipe, or its options break the rules.
@@ -88,39 +179,40 @@ def train_command(name: str, words: Sequence[str] = ()) -> Callable[..., None]:
     for option in naming:
         if option.name in from_file:
             option.checked(from_file[option.name], str(file))
-    options = options_of(recipe, from_file | dict(_components_in(words, naming)))
-    if taken := [option for option in options if option in _RUN_OPTIONS]:
+    options = options_of(recipe, dict(chosen or {}) | from_file | dict(_components_in(words, naming)))
+    options = {n: option for n, option in options.items() if option.group in command.groups}
+    if taken := [option for option in options if option in command.options]:
         raise OptionError(
-            f"{name} has an option {taken[0]}, but the command train has an option --{taken[0]}: rename "
-            "the recipe's option."
+            f"{name} has an option {taken[0]}, but the command {command.name} has an option --{taken[0]}: "
+            "rename the recipe's option."
         )
     from_file = checked_options(recipe, from_file, options, str(file))
-    check_names(recipe, _unknown_flags(words, options), options)
+    check_names(recipe, _unknown_flags(words, command, options), options)
 
-    def train(*, out: Path, config: Path | None = None, **given: Any) -> None:
-        from pyrovae.cli.training import train as run_training
+    def run(*, out: Path, config: Path | None = None, **given: Any) -> None:
+        from pyrovae.cli import training
 
-        how = {option: given.pop(option) for option in [*given] if option in _RUN_OPTIONS}
+        how = {option: given.pop(option) for option in [*given] if option in command.options}
         values = from_file | checked_options(recipe, given, options)
         by_group = {
             group: {n: v for n, v in values.items() if options[n].group == group} for group in GROUPS
         }
-        run_training(name, by_group, out, **how)
+        getattr(training, command.name)(name if first is None else first, by_group, out, **how)
 
     parameters = [
         inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
         for n, (annotation, default) in {
-            **_RUN_OPTIONS,
+            **command.options,
             **{
                 option.name: (annotation_of(option, GROUPS[option.group]), option.default)
                 for option in options.values()
             },
         }.items()
     ]
-    train.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # read by inspect
-    train.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    train.__doc__ = _without_arguments(inspect.getdoc(recipe) or "")
-    return train
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # read by inspect
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    run.__doc__ = _without_arguments(inspect.getdoc(recipe) or "")
+    return run
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -159,9 +251,11 @@ def _components_in(words: Sequence[str], options: Sequence[Option]) -> Iterator[
             yield option.name, value
 
 
-def _unknown_flags(words: Sequence[str], options: Mapping[str, Option]) -> list[str]:
+def _unknown_flags(
+    words: Sequence[str], command: RecipeCommand, options: Mapping[str, Option]
+) -> list[str]:
     """Return the options among the words that the command lacks, so that an error can say what has them."""
-    known = {*options, *_RUN_OPTIONS, "help", "version"}
+    known = {*options, *command.options, "help", "version"}
     known |= {f"no_{name}" for name, option in options.items() if option.type is bool}
     flags = (word.partition("=")[0] for word in words if word.startswith("--") and len(word) > 2)
     names = (flag[2:].replace("-", "_") for flag in flags)

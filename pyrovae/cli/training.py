@@ -1,7 +1,9 @@
-"""The command resume, and the training that the command train starts."""
+"""The command resume, and what the commands train, sweep and branch start."""
 
 from __future__ import annotations
 
+import tomllib
+from collections.abc import Sequence
 from dataclasses import field, fields, make_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +12,8 @@ from cyclopts import Group, Parameter
 
 from pyrovae.cli.parameters import NONE_OWN, Device, Own, Quiet, RunFolder
 from pyrovae.cli.recipe_commands import TensorBoard, TensorBoardImages, annotation_of
-from pyrovae.recipes.options import Option, shared_options
+from pyrovae.errors import check_counts
+from pyrovae.recipes.options import Option, OptionError, shared_options
 from pyrovae.recipes.settings import MAY_CHANGE
 
 if TYPE_CHECKING:
@@ -130,3 +133,97 @@ def train(
         progress=not quiet,
     )
     report(run)
+
+
+def sweep(
+    recipe: str,
+    values: dict[str, dict[str, Any]],
+    out: Path,
+    *,
+    over: Sequence[str] = (),
+    seeds: int = 3,
+    num_samples: int = 500,
+    jobs: int | None = None,
+    device: str = "auto",
+    download: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Train a recipe's model with each combination of options and seeds; see `pyrovae.recipes.sweep`.
+
+    Args:
+        recipe: a name in `RECIPES`, or `"mine.py:build"`.
+        values: the values of options that are the same in all runs, by group.
+        out: the folder of the sweep.
+        over: the options to vary, each as NAME=VALUE,VALUE.
+        seeds: the number of seeds. The first is the option seed.
+        num_samples: K, the number of importance samples for each test datum.
+        jobs: the number of runs at the same time.
+        device: "auto" or a device of torch.
+        download: whether a named data set may be downloaded.
+        quiet: whether to show no progress bar.
+    """
+    from pyrovae.recipes import Data, Training
+    from pyrovae.recipes import sweep as run_sweep
+
+    training = Training(**values["Training"])
+    check_counts(seeds=seeds)
+    print(
+        run_sweep(
+            recipe,
+            out,
+            dict(map(_values_to_try, over)),
+            seeds=range(training.seed, training.seed + seeds),
+            options=values["Model"],
+            training=training,
+            data=Data(**values["Data"]),
+            num_samples=num_samples,
+            jobs=jobs,
+            device=device,
+            download=download,
+            progress=not quiet,
+        )
+    )
+    print(f"written: {out / 'sweep.json'}")
+
+
+def _values_to_try(text: str) -> tuple[str, list[Any]]:
+    """Read NAME=VALUE,VALUE. A value is a number, true or false, or else a word."""
+    name, equals, values = text.partition("=")
+    if not equals or not all(values.split(",")):
+        raise OptionError(f"over is {text!r}; write NAME=VALUE,VALUE, such as latent-dim=2,5,10.")
+    return name.replace("-", "_"), [_value(word) for word in values.split(",")]
+
+
+def _value(word: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {word}")["value"]
+    except tomllib.TOMLDecodeError:
+        return word
+
+
+def branch(
+    run: str,
+    values: dict[str, dict[str, Any]],
+    out: Path,
+    *,
+    recipe: str | None = None,
+    device: str = "auto",
+    quiet: bool = False,
+) -> None:
+    """Begin a new run at the parameters of another one; see `pyrovae.recipes.Run.branch`.
+
+    Args:
+        run: the folder of the other run.
+        values: the options that change, by group: "Model" and "Training".
+        out: the folder of the new run.
+        recipe: the recipe of the user's own that the run was trained with.
+        device: "auto" or a device of torch.
+        quiet: whether to show no progress bar.
+    """
+    from pyrovae.recipes import Run
+    from pyrovae.recipes.own_files import is_own
+
+    own = {name: value for name, value in values["Model"].items() if is_own(value)}
+    opened = Run.open(run, own | ({} if recipe is None else {"recipe": recipe}))
+    options = values["Model"]
+    report(opened.branch(out, options=options, device=device, progress=not quiet, **values["Training"]))

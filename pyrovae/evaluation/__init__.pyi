@@ -1,6 +1,9 @@
 from .classification import class_posterior as class_posterior
 from .classification import class_probabilities as class_probabilities
 from .classification import error_rate as error_rate
+from .comparison import ComparedModel as ComparedModel
+from .comparison import Comparison as Comparison
+from .comparison import compare as compare
 from .evidence import MarginalLikelihood as MarginalLikelihood
 from .evidence import marginal_likelihood as marginal_likelihood
 from .evidence import prior_marginal_likelihood as prior_marginal_likelihood

@@ -17,6 +17,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae.compute import processes
+from pyrovae.data.digests import fingerprint
 from pyrovae.errors import InputError, check_counts
 from pyrovae.evaluation.arviz_adapter import to_group
 from pyrovae.evaluation.importance import MOST_DATA, Sampling, over_log_weights
@@ -69,6 +70,8 @@ class MarginalLikelihood(JudgedByKhat):
             columns then have length 1.
         notes: what the estimate leaves out, in words: global latents that the guide sets to a point, whose
             values are given, and the guide's terms of training.
+        data: the shape and a digest of x, by which `compare` knows whether two estimates are of the same
+            data.
     """
 
     log_px: Tensor
@@ -84,6 +87,7 @@ class MarginalLikelihood(JudgedByKhat):
     precision_error: float | None = None
     joint: bool = False
     notes: tuple[str, ...] = ()
+    data: str = ""
 
     @property
     def mean(self) -> float:
@@ -132,6 +136,7 @@ class MarginalLikelihood(JudgedByKhat):
             "precision_error": self.precision_error,
             "joint": self.joint,
             "notes": list(self.notes),
+            "data": self.data,
         }
 
     def content(self) -> dict[str, Any]:
@@ -324,6 +329,7 @@ def _estimate(
         enumerated=parts[0]["enumerated"],
         joint=sampling.joint,
         notes=layout.notes,
+        data=fingerprint(data.args[0]),
     )
 
 

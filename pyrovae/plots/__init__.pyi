@@ -1,3 +1,4 @@
+from .comparison import comparison as comparison
 from .confusion import confusion_matrix as confusion_matrix
 from .curves import class_curves as class_curves
 from .curves import class_terms as class_terms

@@ -1,19 +1,21 @@
 """Run K copies of a program on the same data, for each value of an enumerated site.
 
-There are three ways, the fastest first. Every way returns a trace in the layout of the first one:
+There are four ways, the fastest first. Every way returns a trace in the layout of the first one:
 
     leading    a plate of particles, whose dimension stands left of all plates: `(*values, K, *plates)`
     rows       the data are repeated, one copy after the other, so that networks see `(R * B, ...)`
+    mapped     the program runs once for each value, and `torch.func.vmap` hides the particles' dimension
     single     the program runs on the data as they are, once for each copy
 
 `single` is what the program means. The other ways give the same densities only if its networks treat the
-leading dimensions, or the rows, independently; `ways.py` finds out.
+leading dimensions, or the rows, independently, and if `vmap` knows its operations; `ways.py` finds out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from operator import itemgetter
 from typing import Any, Literal, NamedTuple
 
 import pyro
@@ -26,14 +28,15 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
+from pyrovae.programs.mapping import mapped
 from pyrovae.programs.pair import Program
 from pyrovae.programs.rows import Arguments
 from pyrovae.programs.sites import is_sample
-from pyrovae.programs.values import changed
+from pyrovae.programs.values import changed, draw_of, parts_of
 
 PARTICLES = "num_particles_vectorized"  # the name of the plate of particles, as in Pyro's objectives
 
-Way = Literal["leading", "rows", "single"]
+Way = Literal["leading", "rows", "mapped", "single"]
 
 Extra = Callable[[Mapping[str, Any]], Tensor | None]
 """A function of a site, in the run, that returns a further tensor `(*batch_shape, *event_shape)` of it.
@@ -112,7 +115,7 @@ def run_copies(
         A trace with its log densities, in the layout of leading dimensions. Its sites have other shapes
         than their distributions (`fn`) unless the way is "leading".
     """
-    run = {"leading": _leading, "rows": _rows, "single": _single}[way]
+    run = {"leading": _leading, "rows": _rows, "mapped": _mapped, "single": _single}[way]
     return run(program, arguments, copies, given, extras or {})
 
 
@@ -197,6 +200,70 @@ def _rows(
     return trace
 
 
+def _mapped(
+    program: Program,
+    arguments: Arguments,
+    copies: Copies,
+    given: Trace | None,
+    extras: Mapping[str, Extra],
+) -> Trace:
+    if copies.number == 1:
+        return _single(program, arguments, copies, given, extras)
+    latents = [] if given is None else _latents(given)
+    runs: list[Trace] = []
+    for value in range(copies.values):
+        values = {name: _of_value(site, copies, value) for name, site in latents}
+        values |= _values_outside(runs[0], copies) if runs else {}
+        runs.append(_particles(program, arguments, copies, value, values, extras))
+    return joined(runs, copies, extras)
+
+
+def _particles(
+    program: Program,
+    arguments: Arguments,
+    copies: Copies,
+    value: int,
+    values: Mapping[str, Tensor],
+    extras: Mapping[str, Extra],
+) -> Trace:
+    """Run all particles of one enumerated value at the same time.
+
+    Returns:
+        The trace of one particle. The tensors of its sites have a first dimension for the particles.
+    """
+    trace = Trace()
+
+    def one(values: Mapping[str, tuple[Tensor, ...]]) -> dict[str, dict[str, tuple[Tensor, ...]]]:
+        nonlocal trace
+        draws = {name: draw_of(*parts) for name, parts in values.items()}
+        trace = _run_one(program, arguments, copies, value, draws, extras)
+        return {name: _tensors_of(site, extras) for name, site in trace.nodes.items() if is_sample(site)}
+
+    def of_particles(part: Tensor) -> Tensor:
+        return part.expand(copies.number, *part.shape[1:])
+
+    inputs = {name: tuple(map(of_particles, parts_of(draws))) for name, draws in values.items()}
+    for name, tensors in mapped(one, inputs, copies.number).items():
+        site = trace.nodes[name]
+        site.update({key: draw_of(*parts) for key, parts in tensors.items()})
+        if "score_parts" in site:
+            scores = _scores_of(site)
+            site["score_parts"] = ScoreParts(*(site.pop(key, part) for key, part in scores.items()))
+    return trace
+
+
+def _tensors_of(site: Mapping[str, Any], extras: Collection[str]) -> dict[str, tuple[Tensor, ...]]:
+    """Return the tensors of a site by their keys. A draw comes with the value that it was rounded from."""
+    parts = {key: site.get(key) for key in (*_PARTS, "value", *extras)}
+    tensors = {k: part for k, part in (_scores_of(site) | parts).items() if isinstance(part, Tensor)}
+    return {key: parts_of(part) for key, part in tensors.items()}
+
+
+def _scores_of(site: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parts of a guide's score function by keys of their own."""
+    return {f"score parts {i}": part for i, part in enumerate(site.get("score_parts", ()))}
+
+
 def _single(
     program: Program,
     arguments: Arguments,
@@ -233,22 +300,49 @@ def run_one(
         of_first: the run of the same particle for the first value. All values share its draws outside of
             the data's plate.
     """
-    values = {} if given is None else {n: _of_copy(site, copies, *number) for n, site in _latents(given)}
-    shared = () if of_first is None else _latents(of_first)
-    values |= {name: site["value"] for name, site in shared if _is_outside(site, copies)}
-    with _Assign(values, copies, torch.tensor(number[:1])):
+    value, particle = number
+    values = {}
+    for name, site in [] if given is None else _latents(given):
+        draws = _of_value(site, copies, value)
+        values[name] = changed(itemgetter(min(particle, len(draws) - 1)), draws)
+    values |= {} if of_first is None else _values_outside(of_first, copies)
+    return _run_one(program, arguments, copies, value, values, extras or {})
+
+
+def _run_one(
+    program: Program,
+    arguments: Arguments,
+    copies: Copies,
+    value: int,
+    values: Mapping[str, Tensor],
+    extras: Mapping[str, Extra],
+) -> Trace:
+    """Run one copy, with an enumerated value by its number and given values of latents."""
+    with _Assign(values, copies, torch.tensor([value])):
         trace = poutine.trace(program).get_trace(*arguments.args, **arguments.kwargs)
-    _score(trace, copies, extras or {})
+    _score(trace, copies, extras)
     return trace
 
 
 def joined(runs: Sequence[Trace], copies: Copies, extras: Collection[str] = ()) -> Trace:
-    """Join the traces of all copies, value by value and particle by particle, in the leading layout."""
+    """Join the traces of all copies in the leading layout.
+
+    Args:
+        runs: the traces, value by value and particle by particle; or one for each value, whose tensors have
+            a first dimension for the particles.
+        copies: the number and the kind of the copies.
+        extras: the keys of further tensors of the sites.
+    """
     trace = runs[0]
     for name, site in trace.nodes.items():
         if is_sample(site):
             trace.nodes[name] = _stacked([run.nodes[name] for run in runs], copies, extras)
     return trace
+
+
+def _values_outside(trace: Trace, copies: Copies) -> dict[str, Tensor]:
+    """Return the values of the latents outside of the data's plate, which enumerated values share."""
+    return {name: site["value"] for name, site in _latents(trace) if _is_outside(site, copies)}
 
 
 def _is_outside(site: Mapping[str, Any], copies: Copies) -> bool:
@@ -345,14 +439,14 @@ def _from_rows(tensor: Tensor, event_dim: int, copies: Copies) -> Tensor:
     return tensor if copies.values > 1 else tensor.squeeze(0)
 
 
-def _of_copy(site: Mapping[str, Any], copies: Copies, value: int, particle: int) -> Tensor:
-    """Return the value of a site in one copy."""
+def _of_value(site: Mapping[str, Any], copies: Copies, value: int) -> Tensor:
+    """Return the values of a site for one enumerated value, `(K or 1, *plates, *event_shape)`."""
 
-    def of_copy(values: Tensor) -> Tensor:
+    def of_value(values: Tensor) -> Tensor:
         values = _with_copies(values, site["fn"].event_dim, copies)
-        return values[min(value, len(values) - 1), min(particle, values.shape[1] - 1)]
+        return values[min(value, len(values) - 1)]
 
-    return changed(of_copy, site["value"])
+    return changed(of_value, site["value"])
 
 
 _PARTS = ("log_prob", "unscaled_log_prob", "mask", "scale")
@@ -380,8 +474,10 @@ def _stacked(sites: Sequence[Mapping[str, Any]], copies: Copies, extras: Collect
     A site outside of the data's plate has no dimension for the enumerated values.
     """
     outside = copies.values > 1 and _is_outside(sites[0], copies)
-    sites = sites[: copies.number] if outside else sites
+    each = len(sites) // copies.values  # K sites of single runs, or one of all particles
+    sites = sites[:each] if outside else sites
     has_values = copies.values > 1 and not outside
+    particles = each == 1 and copies.number > 1
 
     def stacked(parts: Sequence[Any], event_dim: int = 0) -> Any:
         if not isinstance(parts[0], Tensor):
@@ -389,7 +485,10 @@ def _stacked(sites: Sequence[Mapping[str, Any]], copies: Copies, extras: Collect
 
         def padded(*parts: Tensor) -> Tensor:
             depth = copies.depth + event_dim
-            together = torch.stack([p.reshape((*[1] * (depth - p.dim()), *p.shape)) for p in parts])
+            runs = parts if particles else [part.unsqueeze(0) for part in parts]
+            together = torch.cat(
+                [r.reshape((len(r), *[1] * (depth + 1 - r.dim()), *r.shape[1:])) for r in runs]
+            )
             return together.unflatten(0, (copies.values, -1)) if has_values else together
 
         return changed(padded, *parts)

@@ -30,8 +30,18 @@ def changed(change: Callable[..., Tensor], *draws: Tensor) -> Tensor:
         >>> torch.equal(fn.log_prob(row)[0], fn.log_prob(draw))
         True
     """
-    result = change(*draws)
-    relaxed = [relaxed_value(draw) for draw in draws]
-    if all(value is not draw for value, draw in zip(relaxed, draws, strict=True)):
-        result._unquantize = change(*relaxed)  # type: ignore[attr-defined]
-    return result
+    parts = [parts_of(draw) for draw in draws]
+    return draw_of(*(change(*part) for part in zip(*parts, strict=False)))
+
+
+def parts_of(draw: Tensor) -> tuple[Tensor, ...]:
+    """Return a draw, and the value that it was rounded from if there is one."""
+    relaxed = relaxed_value(draw)
+    return (draw,) if relaxed is draw else (draw, relaxed)
+
+
+def draw_of(value: Tensor, *relaxed: Tensor) -> Tensor:
+    """Return the draw that has these parts; see `parts_of`."""
+    for part in relaxed:
+        value._unquantize = part  # type: ignore[attr-defined]
+    return value

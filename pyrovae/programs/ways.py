@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from itertools import dropwhile
+from typing import Any, NamedTuple
 
 import pyro
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from pyrovae.programs.copies import Copies, Way, joined, run_copies, run_one
 from pyrovae.programs.densities import unscaled_log_prob
-from pyrovae.programs.modes import nothing_moves
+from pyrovae.programs.modes import in_training, nothing_moves
 from pyrovae.programs.noise import Noise, RecordedNoise, ReplayedNoise
 from pyrovae.programs.pair import ModelAndGuide, Program
 from pyrovae.programs.reach import modules_of
@@ -56,28 +57,28 @@ def ways_of(
     """
     particles, num_data = [size for size in _SIZES if size not in taken][:2]
     few = arguments if needs_all(pair, arguments, num_data) else arguments.first(num_data)
-    candidates: list[Way] = ["leading", "rows"] if rows else ["leading"]
+    candidates: list[Way] = ["leading", "rows", "mapped"] if rows else ["leading", "mapped"]
     guide, model = (copies._replace(particles=particles) for copies in (guide, model))
     of_guide, of_model = _some_of(guide.values), _some_of(model.values)
     if not model.enumerated:  # it takes over the values that the guide was run with
         model, of_model = model._replace(values=len(of_guide)), range(len(of_guide))
-    possible = {"guide": list(candidates), "model": list(candidates)}
-    for moved in (False, True):
+    for_guide = for_model = candidates
+    unseen = True  # whether a way has not been tried at the present parameters
+    for moved in (False, True, False):
+        if not (moved or unseen):
+            break
         with nothing_moves(pair.model, pair.guide), _parameters(pair, moved):
             by_guide, noise = _single(pair.guide, few, guide, of_guide, None)
             by_model, model_noise = _single(pair.model, few, model, of_model, by_guide)
-            possible["guide"] = [
-                way
-                for way in possible["guide"]
-                if _agrees(way, pair.guide, few, guide, of_guide, None, by_guide, noise)
-            ]
-            possible["model"] = [
-                way
-                for way in possible["model"]
-                if _agrees(way, pair.model, few, model, of_model, by_guide, by_model, model_noise)
-            ]
-    fastest: dict[str, Way] = {program: next(iter(ways), "single") for program, ways in possible.items()}
-    return Ways(**fastest)
+            left = len(for_guide) + len(for_model)
+            for_guide = _from_first_right(
+                for_guide, pair.guide, few, guide, of_guide, None, by_guide, noise
+            )
+            for_model = _from_first_right(
+                for_model, pair.model, few, model, of_model, by_guide, by_model, model_noise
+            )
+            unseen = moved and len(for_guide) + len(for_model) < left
+    return Ways(next(iter(for_guide), "single"), next(iter(for_model), "single"))
 
 
 def needs_all(pair: ModelAndGuide, arguments: Arguments, num_data: int) -> bool:
@@ -117,6 +118,11 @@ def _single(
     return joined(runs, copies._replace(values=len(values))), noise
 
 
+def _from_first_right(ways: Sequence[Way], *run: Any) -> list[Way]:
+    """Return the ways from the first one on that agrees; see `_agrees` for a run."""
+    return [*dropwhile(lambda way: not _agrees(way, *run), ways)]
+
+
 def _agrees(
     way: Way,
     program: Program,
@@ -134,6 +140,9 @@ def _agrees(
         return tensor[list(values)] if has_all else tensor
 
     try:
+        if way == "mapped":  # an update of a buffer stops it in training mode alone
+            with in_training(program):
+                run_copies(way, program, arguments, copies, given)
         with ReplayedNoise(noise, copies.values):
             found = run_copies(way, program, arguments, copies, given)
     except Exception:  # networks that cannot take the dimensions raise errors of any type

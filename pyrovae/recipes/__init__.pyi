@@ -30,8 +30,11 @@ from .plan import Plan as Plan
 from .plan import Stage as Stage
 from .recipe import load_recipe as load_recipe
 from .recipe import recipe as recipe
+from .run import AskedData as AskedData
 from .run import Run as Run
 from .run import train as train
 from .settings import Data as Data
 from .settings import Training as Training
+from .sweep import Sweep as Sweep
+from .sweep import sweep as sweep
 from .table import RECIPES as RECIPES

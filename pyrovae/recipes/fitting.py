@@ -72,6 +72,7 @@ class Writing:
         tensorboard_images: the number of epochs between two writings of images for TensorBoard, or None.
         progress: whether to show progress bars.
         data_set: what the run remembers of its data set. None for data that are given in Python.
+        begun_from: the checkpoint of another run at whose parameters this one begins. Empty if none.
     """
 
     folder: str | Path | None = None
@@ -81,6 +82,7 @@ class Writing:
     tensorboard_images: int | None = None
     progress: bool = False
     data_set: Known | None = None
+    begun_from: str = ""
 
     def __post_init__(self) -> None:
         if self.folder is not None:
@@ -181,8 +183,8 @@ def _configuration_of(
     """Make the configuration of a run folder, as plain values. A resumed run keeps its name."""
     about = plan.about or About.of(x, y)
     folder = RunFolder(Path(cast(str, writing.folder)))
-    known = writing.data_set or Known()
-    resumed = writing.resume and folder.config_path.is_file()
+    known = writing.data_set or Known.of_given(x, y)
+    former = folder.configuration if writing.resume and folder.config_path.is_file() else None
     names = [plan.recipe, *(value for value in plan.options.values() if is_own(value))]
     return Configuration(
         plan.recipe,
@@ -194,7 +196,9 @@ def _configuration_of(
         known.values,
         [*known.class_names],
         known.binary,
-        folder.configuration.run if resumed else new_run(),
+        new_run() if former is None else former.run,
+        known.from_python,
+        writing.begun_from if former is None else former.begun_from,
     )
 
 

@@ -6,9 +6,9 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import msgspec
 import torch
@@ -20,6 +20,7 @@ from pyrovae.compute.devices import resolve_device, seeded
 from pyrovae.data import DATASETS, Images
 from pyrovae.data.loading import Rows, load_rows
 from pyrovae.errors import CheckpointError, InputError
+from pyrovae.evaluation import MarginalLikelihood
 from pyrovae.evaluation.json_files import decoded
 from pyrovae.programs.pair import ModelAndGuide
 from pyrovae.programs.parameters import named_parameters, own_parameters
@@ -39,10 +40,11 @@ from pyrovae.recipes.fitting import (
 )
 from pyrovae.recipes.options import checked_options, model_options, options_of, shared_options
 from pyrovae.recipes.own_files import digest_of, is_own
+from pyrovae.recipes.pair_run import PairRun
 from pyrovae.recipes.plan import Plan, Stage
 from pyrovae.recipes.presentation import Presentation
 from pyrovae.recipes.recipe import load_recipe
-from pyrovae.recipes.run_data import Known, Scored, other_data, values_of
+from pyrovae.recipes.run_data import Known, Scored, other_data, values_of, values_of_split
 from pyrovae.recipes.settings import Data, Training, plain_values
 from pyrovae.runs import Configuration, RunFolder
 from pyrovae.storage import expanded
@@ -64,6 +66,7 @@ def train(
     tensorboard: bool = False,
     tensorboard_images: int | None = None,
     progress: bool = True,
+    resume: bool = False,
 ) -> Run:
     """Train a recipe's model on a data set, both given by name, and write a run folder.
 
@@ -79,9 +82,11 @@ def train(
         tensorboard_images: write samples and reconstructions too, each time after so many
             epochs. None means no images.
         progress: whether to show progress bars.
+        resume: whether to go on with the run in the folder, if it has one already.
 
     Raises:
         InputError: the folder is in use, or an option does not fit. Nothing is left behind then.
+        CheckpointError: the run in the folder was begun with other options or data.
         OSError: the folder cannot be written.
 
     Example:
@@ -95,7 +100,8 @@ def train(
     defaults = declaration_of(build).defaults
     training, data = (training or Training()).over(defaults), (data or Data()).over(defaults)
     _check_values(build, recipe, options or {}, training, data)
-    RunFolder(folder).check_free()
+    resume = resume and RunFolder(folder).config_path.is_file()
+    RunFolder(folder).check_free(resume)
     RunFolder(folder).check_writable()
     resolve_device(device)
     data = data.changed(data=_from_anywhere(data.data))
@@ -104,9 +110,15 @@ def train(
     about = About(images.shape, images.num_classes, data.labels is not None, training.seed)
     plan = build(about, **(options or {}))
     board = (tensorboard, tensorboard_images)
-    writing = Writing(folder, device, False, *board, progress, Known.of(images))
+    writing = Writing(folder, device, resume, *board, progress, Known.of(images))
     fit_plan(plan, images.x_train, images.y_train, training, data, writing)
     return Run.open(folder, own_names(recipe, plan.options))
+
+
+GIVEN = "the data given in Python"
+
+AskedData = str | Path | Tensor | tuple[Tensor, Tensor | None]
+"""Data to ask a run about: a name or a file; or data `(N, *x_shape)`, with or without their classes."""
 
 
 class _Metrics(msgspec.Struct):
@@ -133,41 +145,79 @@ class Run:
         folder: the folder.
         config: the configuration.
         own: the user's own files, `FILE.py:NAME` by "recipe" or by the option's name.
-        asked: the data that the run is asked about: a name or a file. None means the run's own.
+        asked: the data that the run is asked about: a name or a file, or data `(N, *x_shape)` and their
+            classes `(N,)` or None. None means the run's own.
 
     Example:
         >>> from pyrovae.generation import sample_images
         >>> run = Run.open("runs/first")            # doctest: +SKIP
         >>> images = sample_images(run.pair, 10)    # doctest: +SKIP
+        >>> print(run.evidence(num_samples=500))    # doctest: +SKIP
     """
 
     folder: Path
     config: Configuration
     own: Mapping[str, str] = field(default_factory=dict)
-    asked: str | None = None
+    asked: str | tuple[Tensor, Tensor | None] | None = None
+
+    @overload
+    @classmethod
+    def open(
+        cls,
+        folder: str | Path,
+        own: Mapping[str, str] | None = None,
+        data: AskedData | None = None,
+        pair: None = None,
+    ) -> Run: ...
+
+    @overload
+    @classmethod
+    def open(
+        cls,
+        folder: str | Path,
+        own: None = None,
+        data: AskedData | None = None,
+        *,
+        pair: ModelAndGuide,
+    ) -> PairRun: ...
 
     @classmethod
     def open(
-        cls, folder: str | Path, own: Mapping[str, str] | None = None, data: str | Path | None = None
-    ) -> Run:
-        """Open a run folder.
+        cls,
+        folder: str | Path,
+        own: Mapping[str, str] | None = None,
+        data: AskedData | None = None,
+        pair: ModelAndGuide | None = None,
+    ) -> Run | PairRun:
+        """Open a run folder; or, with `pair`, a folder that `fit(pair, folder=...)` wrote.
 
         Args:
             folder: the folder.
             own: the user's own files that the run was trained with, `FILE.py:NAME` by "recipe" or by the
                 option's name, such as `{"posterior": "mine.py:Mine"}`. They are executed. A file that only
                 the run folder names is never executed.
-            data: the data that the run is asked about: a name or a file, as `train` takes them. If their
-                values are those of the training, they are the run's own data, which may have moved, and its
-                split is used. All other data are scored whole. None means the run's own data.
+            data: the data that the run is asked about: a name or a file, as `train` takes them; or a tensor
+                `(N, *x_shape)`, or a tuple of it and its classes `(N,)`. If their values are those of the
+                training, they are the run's own data, and its split is used. All other data are scored
+                whole. None means the run's own data, which a run on data that were given in Python does not
+                hold.
+            pair: the pair that was trained, built as it was then. Its parameters are set to those of the
+                best epoch.
+
+        Returns:
+            The run. With `pair` it has the pair, its history and its evidence on `data` alone.
 
         Raises:
             InputError: the folder is not a run folder, its configuration cannot be read, version 0.1
                 wrote it, or one of the user's own files is not given.
+            CheckpointError: the checkpoints are those of another pair than `pair`, or damaged.
         """
         folder = expanded(folder)
+        asked = _asked(data)
+        if pair is not None:
+            return PairRun.open(folder, pair, asked)
         config = RunFolder(folder).configuration
-        run = cls(folder, config, dict(own or {}), None if data is None else str(data))
+        run = cls(folder, config, dict(own or {}), asked)
         run._check_own()
         run._checked_values()
         _ = run.about
@@ -231,7 +281,8 @@ class Run:
             self._check_together(stage, saved, expected)
             _load(stage, self.about, saved["best_state"] or saved["state"])
             expected = expected | {beneath(stage): digest_of_pair(stage.pair)}
-            found[stage.name] = {name: saved[name] for name in ("file", "epochs", "history")}
+            kept = {name: saved[name] for name in ("file", "epochs", "history")}
+            found[stage.name] = kept | {"state": saved["best_state"] or saved["state"]}
         for module in modules_of(self.plan.pair):
             module.eval()
         return found
@@ -281,6 +332,31 @@ class Run:
         _ = self.checkpoints  # which loads the parameters
         self._check_data()
         return self.plan.pair
+
+    def evidence(
+        self,
+        *,
+        num_samples: int = 5000,
+        limit: int | None = None,
+        device: str = "auto",
+        progress: bool = False,
+        **options: Any,
+    ) -> MarginalLikelihood:
+        """Estimate log p(x) of the test data, or of the data that the run is asked about.
+
+        Args:
+            num_samples: K, the number of importance samples for each datum.
+            limit: the largest number of test data. None means all.
+            device: the device. "auto" means CUDA if it is available, else the CPU.
+            progress: whether to show a progress bar.
+            options: the arguments `precision` and `compile` of `marginal_likelihood`.
+
+        Raises:
+            InputError: the model has nothing to integrate out, or an option does not fit.
+        """
+        from pyrovae.recipes.measuring import evaluate
+
+        return evaluate(self, num_samples, limit, device, progress, **options).result
 
     @property
     def checkpoint(self) -> str:
@@ -339,10 +415,10 @@ class Run:
         """
         if self._own_elsewhere is not None:
             return self._own_elsewhere
-        if self.config.values is None:
+        if self.config.from_python or self.config.values is None:
             raise InputError(
                 f"{self.folder} was trained on data that were given in Python, which it does not hold: "
-                "name data by --data FILE (Run.open(..., data=FILE))."
+                "name data by --data FILE, or in Python by Run.open(..., data=(x, y))."
             )
         try:
             images = data_sets.load(self.data.data, seed=self.training.seed)
@@ -351,7 +427,7 @@ class Run:
                 f"{error} If the data of {self.folder} lie elsewhere now, or to score others, name them "
                 "by --data FILE."
             ) from None
-        if values_of(images) != self.config.values:
+        if values_of_split(images) != self.config.values:
             raise CheckpointError(
                 f"the values of {self.data.data} (data) are not those on which {self.folder} was trained: "
                 "restore them, or name where they lie now by --data FILE. Other data are scored if --data "
@@ -365,23 +441,35 @@ class Run:
         _ = self.checkpoints  # what belongs together is checked before data are read
         if self._given is None or self._own_elsewhere is not None:
             return Scored.of(self.images)
-        return other_data(str(self.asked), self._given, self.about, self.class_names)
+        name = self.asked if isinstance(self.asked, str) else None
+        return other_data(name, self._given, self.about, self.class_names)
 
     @cached_property
     def _given(self) -> Rows | None:
         """The data that the run is asked about, or None for its own."""
-        return None if self.asked is None else load_rows(self.asked, grey=not self.config.binary)
+        if isinstance(self.asked, str):
+            return load_rows(self.asked, grey=not self.config.binary)
+        return None if self.asked is None else Rows(GIVEN, *self.asked, (), None)
 
     @cached_property
     def _own_elsewhere(self) -> Images | None:
         """The run's own data, if these are what it is asked about; known by their values."""
         if self._given is None or self.config.values is None:
             return None
+        if self.config.from_python:
+            return self._all_own(self._given.x, self._given.y)
         try:
             images = self._given.split(self.training.seed)
         except InputError:  # too few data: other ones, then
             return None
-        return images if values_of(images) == self.config.values else None
+        return images if values_of_split(images) == self.config.values else None
+
+    def _all_own(self, x: Tensor, y: Tensor | None) -> Images | None:
+        """Return the data that were given in Python, if these are they. They have no part for testing."""
+        for classes in {id(y): y, id(None): None}.values():
+            if values_of(x, classes) == self.config.values:
+                return Images(f"{GIVEN}, all of which were trained on", x, y, x, y)
+        return None
 
     def _check_data(self) -> None:
         """Check the values of the run's own data, if they are there."""
@@ -464,22 +552,97 @@ class Run:
         self._check_begun()
         if self.asked is not None and self._own_elsewhere is None:
             raise CheckpointError(
-                f"the values of {self.asked} (data) are not those on which {self.folder} was trained, and "
-                "a run goes on with its own data alone: leave --data out, or train a new run on these data."
+                f"the values of {self.scored.name} (data) are not those on which {self.folder} "
+                "was trained, and a run goes on with its own data alone: leave --data out, or train a new "
+                "run on these data."
             )
         images = self.images
-        data = self.data if self.asked is None else self.data.changed(data=_from_anywhere(self.asked))
+        moved = isinstance(self.asked, str) and not self.config.from_python
+        data = self.data.changed(data=_from_anywhere(str(self.asked))) if moved else self.data
         fresh = Run(self.folder, self.config, self.own)  # with initial parameters
         board = (tensorboard, tensorboard_images)
-        writing = Writing(self.folder, device, True, *board, progress, Known.of(images))
+        writing = Writing(self.folder, device, True, *board, progress, self._known(images))
         fit_plan(fresh.plan, images.x_train, images.y_train, training, data, writing)
         return Run.open(self.folder, self.own)
 
+    def branch(
+        self,
+        folder: str | Path,
+        *,
+        options: Mapping[str, Any] | None = None,
+        device: str = "auto",
+        progress: bool = True,
+        **changes: Any,
+    ) -> Run:
+        """Begin a new run at this run's parameters, for example with another objective.
+
+        The epochs are counted from 0 again, and the optimiser starts anew. This run stays as it is.
+
+        Args:
+            folder: the folder of the new run.
+            options: the recipe's options that change, such as `{"objective": "dreg", "particles": 8}`. The
+                parameters must keep their shapes.
+            device: the device. "auto" means CUDA if it is available, else the CPU.
+            progress: whether to show progress bars.
+            changes: new values of settings of the training, such as `epochs=200`.
+
+        Returns:
+            The new run. Its configuration names the checkpoint that it began at.
+
+        Raises:
+            InputError: the folder is in use, or an option does not fit.
+            CheckpointError: the options change the parameters, or the run's data have changed.
+
+        Example:
+            >>> run = Run.open("runs/first")                                              # doctest: +SKIP
+            >>> run.branch("runs/iwae", options={"objective": "iwae", "particles": 50})    # doctest: +SKIP
+        """
+        folder = expanded(folder)
+        training = self.training.changed(**changes)
+        asked = dict(options or {})
+        options = self._inherited(asked) | asked
+        _check_values(self.recipe, self.config.recipe, options, training, self.data)
+        RunFolder(folder).check_free()
+        RunFolder(folder).check_writable()
+        resolve_device(device)
+        _ = self.pair  # reads the checkpoints, and checks the data
+        images, plan = self.images, self.recipe(self.about, **options)
+        for number, stage in enumerate(plan.stages):
+            saved = self.checkpoints[stage.name]["state"]
+            plan = plan.with_stage(number, start=partial(_begin, stage, self.about, saved))
+        begun = f"{self.checkpoint} of run {self.config.run}"
+        known = self._known(images)
+        writing = Writing(folder, device, progress=progress, data_set=known, begun_from=begun)
+        fit_plan(plan, images.x_train, images.y_train, training, self.data, writing)
+        return Run.open(folder, own_names(plan.recipe, plan.options))
+
+    def _inherited(self, changes: dict[str, Any]) -> dict[str, Any]:
+        """Return the run's options but for those of a component in whose place another one is chosen."""
+        own = dict(self.plan.options)
+        before, after = model_options(self.recipe, own), model_options(self.recipe, own | changes)
+        kept = {n for n in own if n in after and after[n].component == before[n].component}
+        return {name: value for name, value in own.items() if name in kept}
+
+    def _known(self, images: Images) -> Known:
+        """Return what is remembered of the run's own data."""
+        if self.config.from_python:
+            return Known.of_given(images.x_train, images.y_train)
+        return Known.of(images)
+
     def _check_begun(self) -> None:
-        """Check that the checkpoints that there are belong to this run and its configuration."""
+        """Check that the checkpoints that there are belong to this run and its configuration.
+
+        Raises:
+            CheckpointError: they do not; or a stage has none, and began at another run's parameters.
+        """
         expected = self._identity
         for stage in self.plan.stages:
             folder = folder_of(stage, self.plan, self.folder) / "checkpoints"
+            if self.config.begun_from and not checkpoints_in(folder):
+                raise CheckpointError(
+                    f"{self.folder} began at {self.config.begun_from}, and ended before its first "
+                    "checkpoint: remove it, and branch again."
+                )
             if checkpoints_in(folder):
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # the training reads them again, and warns
@@ -522,6 +685,17 @@ class Run:
                 f"{self.folder} was not trained with a {name} of your own, but with "
                 f"{self.config.options.get(name, self.config.recipe)!r}: leave --{name} out."
             )
+
+
+def _begin(stage: Stage, about: About, saved: Mapping[str, Any], _: Tensor) -> None:
+    """Let a stage begin at saved parameters, whatever the data are."""
+    _load(stage, about, saved)
+
+
+def _asked(data: AskedData | None) -> str | tuple[Tensor, Tensor | None] | None:
+    if data is None or isinstance(data, tuple):
+        return data
+    return (data, None) if isinstance(data, Tensor) else str(data)
 
 
 def _load(stage: Stage, about: About, saved: Mapping[str, Any]) -> None:

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from pyrovae.data import DATASETS, Images
+from pyrovae.data.digests import fingerprint
 from pyrovae.data.loading import Rows
 from pyrovae.errors import InputError
 from pyrovae.recipes.about import About
 from pyrovae.storage import expanded
-from pyrovae.training.sources import fingerprint
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class Scored:
         if self.file is None:
             return ""
         plain = re.sub(r"[^\w.-]", "-", Path(self.file).stem)[:60]
-        return f"_{plain}_{_digest(self.x, self.y)[:8]}"
+        return f"_{plain}_{values_of(self.x, self.y)[:8]}"
 
     @classmethod
     def of(cls, images: Images) -> Scored:
@@ -56,38 +56,48 @@ class Known:
     """What a run remembers of its data set.
 
     Attributes:
-        values: the digest of its values. None for data that were given in Python.
+        values: the digest of its values. None for a `Dataset` that was given in Python.
         class_names: the names of the classes; empty where they are called by their numbers.
         binary: whether all values of the training data are 0 or 1.
+        from_python: whether the data were given in Python.
     """
 
     values: str | None = None
     class_names: tuple[str, ...] = ()
     binary: bool = False
+    from_python: bool = False
 
     @classmethod
     def of(cls, images: Images) -> Known:
         """Describe a data set."""
         x = images.x_train
-        return cls(values_of(images), images.class_names, bool(((x == 0) | (x == 1)).all()))
+        return cls(values_of_split(images), images.class_names, bool(((x == 0) | (x == 1)).all()))
+
+    @classmethod
+    def of_given(cls, x: object, y: Tensor | None) -> Known:
+        """Describe training data that were given in Python. Only tensors are known again."""
+        if not isinstance(x, Tensor):
+            return cls(from_python=True)
+        return cls(values_of(x, y), binary=bool(((x == 0) | (x == 1)).all()), from_python=True)
 
 
-def values_of(images: Images) -> str:
+def values_of_split(images: Images) -> str:
     """Return a digest of the values of a data set, as they were read and split."""
-    return _digest(images.x_train, images.y_train, images.x_test, images.y_test)
+    return values_of(images.x_train, images.y_train, images.x_test, images.y_test)
 
 
-def _digest(*parts: Tensor | None) -> str:
+def values_of(*parts: Tensor | None) -> str:
+    """Return a digest of the values of data and their classes."""
     prints = [None if part is None else fingerprint(part) for part in parts]
     return hashlib.sha256(repr(prints).encode()).hexdigest()[:16]
 
 
-def other_data(file: str, rows: Rows, about: About, class_names: Sequence[str]) -> Scored:
-    """Prepare all rows of a file that holds other data than the run's.
+def other_data(file: str | None, rows: Rows, about: About, class_names: Sequence[str]) -> Scored:
+    """Prepare all rows of other data than the run's.
 
     Args:
-        file: the file, for messages and results.
-        rows: what it holds.
+        file: the file that holds them, for messages and results. None for data that were given in Python.
+        rows: the data.
         about: the facts about the data of the run.
         class_names: the names of the run's classes.
 
@@ -96,12 +106,14 @@ def other_data(file: str, rows: Rows, about: About, class_names: Sequence[str]) 
     """
     if tuple(rows.x.shape[1:]) != tuple(about.x_shape):
         raise InputError(
-            f"one datum of {file} has shape {tuple(rows.x.shape[1:])}, but the run was trained on data of "
-            f"shape {tuple(about.x_shape)}: name data of that shape."
+            f"one datum of {file or rows.name} has shape {tuple(rows.x.shape[1:])}, but the run was "
+            f"trained on data of shape {tuple(about.x_shape)}: name data of that shape."
         )
     y = None
     if rows.y is not None and about.num_classes:
-        y = _numbered_as(class_names, rows, about.num_classes, file)
+        y = _numbered_as(class_names, rows, about.num_classes, file or rows.name)
+    if file is None:
+        return Scored(rows.x, y, class_names, rows.name, rows.name)
     place = file if file in DATASETS else str(expanded(file).resolve())
     return Scored(rows.x, y, class_names, Path(place).name, place)
 

@@ -28,10 +28,12 @@ class Configuration:
         data: the settings of the data by name.
         about: the facts about the data that the model was built for.
         files: the SHA-256 of each of the user's own files, by the given name, such as `mine.py:build`.
-        values: the digest of the values of the data set. None for data that were given in Python.
+        values: the digest of the values of the data set. None for a `Dataset` that was given in Python.
         class_names: the names of the classes.
         binary: whether all values of the training data are 0 or 1.
         run: the run's name, which its files bear: 8 hexadecimal digits.
+        from_python: whether the data were given in Python, so that neither a name nor a file leads to them.
+        begun_from: the checkpoint of another run at whose parameters this one began. Empty if none.
     """
 
     recipe: str
@@ -44,6 +46,8 @@ class Configuration:
     class_names: list[str]
     binary: bool
     run: str
+    from_python: bool = False
+    begun_from: str = ""
 
     def changed(self, **training: Any) -> Configuration:
         """Make a copy with other settings of the training."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from pyrovae.data.digests import fingerprint
 from pyrovae.errors import CheckpointError, InputError, warn
 from pyrovae.objectives.objective import description, weights_of
 from pyrovae.programs.given import Given
@@ -15,7 +16,6 @@ from pyrovae.schedules import Schedule
 from pyrovae.training.batches import Minibatches
 from pyrovae.training.plain import described, plain, same
 from pyrovae.training.settings import Settings, moments
-from pyrovae.training.sources import fingerprint
 
 MAY_CHANGE = ("learning_rate", "scheduler", "beta", "weights", "objective's weights", "frozen")
 """What a resumed run may have otherwise. It is used from then on, and a warning says so."""

@@ -37,6 +37,7 @@ from pyrovae.data.checks import (
     holds_classes,
     mask_of_elements,
 )
+from pyrovae.data.digests import fingerprint
 from pyrovae.errors import InputError
 from pyrovae.programs.given import check_value
 from pyrovae.programs.rows import Arguments
@@ -368,13 +369,6 @@ def item_seeds(seed: int, count: int, *purpose: int | str) -> Tensor:
     words = " ".join(map(str, (seed, *purpose))).encode()
     generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(words).digest()[:7], "big"))
     return torch.randint(2**62, (count,), generator=generator)
-
-
-def fingerprint(x: Tensor) -> str:
-    """Return a tensor's shape and a digest of its values."""
-    values = x.detach().cpu().contiguous().view(torch.uint8)  # NumPy lacks some types, such as bfloat16
-    digest = hashlib.sha256(values.numpy().tobytes()).hexdigest()[:16]
-    return f"{tuple(x.shape)} {digest}"
 
 
 def rows_of(values: Tensor, indices: Tensor) -> Tensor:

@@ -67,6 +67,11 @@ def noise_of_the_call(x):
     pyro.sample("z", dist.Delta(z, dist.Normal(x[:, :2], 1.0).log_prob(z).sum(-1), event_dim=1))
 
 
+def noise_without_a_rule(x):
+    shift = dist.Beta(torch.ones(2).double(), 1.0).sample()  # vmap has no rule for it
+    pyro.sample("z", dist.Normal(x[:, :2] + shift, 1.0).to_event(1))
+
+
 @pytest.mark.parametrize(
     ("network", "guide", "ways"),
     [
@@ -74,9 +79,17 @@ def noise_of_the_call(x):
         (Centred(), None, ("leading", "rows")),
         (StartsAtZero(), None, ("leading", "rows")),
         (nn.Linear(2, 3).double(), rows_of_noise, ("rows", "leading")),
-        (nn.Linear(2, 3).double(), noise_of_the_call, ("single", "leading")),
+        (nn.Linear(2, 3).double(), noise_of_the_call, ("mapped", "leading")),
+        (nn.Linear(2, 3).double(), noise_without_a_rule, ("single", "leading")),
     ],
-    ids=["plain", "another result", "hidden by zeros", "noise for each row", "noise for all rows"],
+    ids=[
+        "plain",
+        "another result",
+        "hidden by zeros",
+        "noise for each row",
+        "noise for all rows",
+        "no batching rule",
+    ],
 )
 def test_the_fastest_way_that_is_right_is_taken(network, guide, ways):
     pair = pair_of(network, guide)
@@ -87,7 +100,7 @@ def test_the_fastest_way_that_is_right_is_taken(network, guide, ways):
     assert all(torch.equal(value, before[name]) for name, value in pair.state_dict().items())
 
 
-@pytest.mark.parametrize("way", ["leading", "rows", "single"])
+@pytest.mark.parametrize("way", ["leading", "rows", "mapped", "single"])
 def test_every_way_gives_one_layout(way):
     pair = pair_of(nn.Linear(2, 3).double())
     layout = layout_of(pair, Arguments((X,)))
@@ -100,6 +113,50 @@ def test_every_way_gives_one_layout(way):
     torch.testing.assert_close(by_guide.nodes["z"]["log_prob"], q)
     p = dist.Normal(pair.network(z), 1.0).log_prob(X).sum(-1)
     torch.testing.assert_close(by_model.nodes["x"]["log_prob"], p)
+
+
+class Batches(nn.Module):
+    """A network of a user, for `(B, ...)` alone."""
+
+    def __init__(self, *layers):
+        super().__init__()
+        self.layers = nn.Sequential(*layers).double()
+
+    def forward(self, z):
+        if z.dim() != 2 or len(z) > 5:
+            raise ValueError("one batch at a time")
+        return self.layers(z)
+
+
+@pytest.mark.parametrize(
+    ("layers", "way"),
+    [
+        ([nn.Linear(2, 3)], "mapped"),
+        ([nn.Linear(2, 3), nn.Dropout(0.5)], "mapped"),
+        ([nn.Linear(2, 3), nn.BatchNorm1d(3)], "single"),  # vmap cannot move its running means
+        ([nn.BatchNorm1d(2, track_running_stats=False), nn.Linear(2, 3)], "mapped"),
+    ],
+    ids=["linear", "dropout", "running means", "means of the batch"],
+)
+def test_one_batch_at_a_time_is_mapped_where_training_can_be_mapped_too(layers, way):
+    pair = pair_of(Batches(*layers))
+    assert layout_of(pair, Arguments((X[:5],))).ways == ("leading", way)
+
+
+def test_a_mapped_program_draws_afresh_and_lets_gradients_pass():
+    loc = torch.tensor([0.3, -0.2], requires_grad=True)
+
+    def program(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
+
+    copies = layout_of(pair_of(nn.Linear(2, 3).double()), Arguments((X,))).of_guide(4000)
+    z = run_copies("mapped", program, Arguments((X,)), copies).nodes["z"]["value"]
+    assert (z.mean((0, 1)) - loc).abs().max() < 4 / (4000 * 6) ** 0.5
+    neighbours = torch.corrcoef(torch.stack([z[:-1, 0, 0], z[1:, 0, 0]]))
+    assert neighbours[0, 1].abs() < 4 / 4000**0.5
+    (gradient,) = torch.autograd.grad(z.sum() / 4000, loc)
+    torch.testing.assert_close(gradient, torch.tensor([6.0, 6.0]))
 
 
 def test_noise_is_given_to_another_run():

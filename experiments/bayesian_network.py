@@ -25,7 +25,7 @@ from reporting import RESULTS, command_line, write_row
 
 from pyrovae import data
 from pyrovae.evaluation import class_probabilities, error_rate
-from pyrovae.recipes import About, Training, bnn
+from pyrovae.recipes import About, Data, Training, bnn
 from pyrovae.storage import write_atomically
 
 PUBLISHED = "1.3 to 2.0"
@@ -45,6 +45,7 @@ def run(seed: int = 0, epochs: int = 100, folder: Path = Path("runs/bayesian_net
         x_train,
         y_train,
         training=Training(epochs=epochs, seed=seed, compile="off"),
+        data=Data(split_seed=seed),
         folder=place,
         resume=(place / "checkpoints").is_dir(),
     )

@@ -135,7 +135,8 @@ def draw(budget: str, vae: VAE, history: History, x_test: torch.Tensor) -> None:
     figure = Figure(figsize=(12, 4), layout="constrained")
     curve, sampled, reconstructed = figure.subplots(1, 3, width_ratios=[1.1, 1, 1])
     plots.learning_curves(history, curve)
-    plots.samples(only_site(sample_images(vae, 64)), columns=8, axes=sampled)
+    drawn = only_site(sample_images(vae, 64)).unflatten(0, (8, 8))
+    plots.image_grid(drawn, "Samples: means of p(x | latents), latents drawn from the prior", axes=sampled)
     x = x_test[:24]
     images = only_site(reconstruct(vae, x))
     pairs = torch.stack([x.unflatten(0, (3, 8)), images.unflatten(0, (3, 8))], 1)

@@ -52,7 +52,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from pyrovae import data, fit, generation, plots, recipes
+from pyrovae import data, fit, plots, recipes
 from pyrovae.evaluation import class_probabilities, error_rate
 from pyrovae.generation import latent_means
 from pyrovae.models import M1M2, M2, VAE
@@ -457,13 +457,11 @@ def figures(*, runs: Runs = Path("runs/semi_supervised")) -> None:
     shown = {"vae": p.vae} | {name: trained_model(p, name) for name in ("m2", "pcvae")}
     x, y, names = p.x_test, p.y_test, [str(label) for label in range(10)]
     for name in ("vae", "pcvae"):
-        z = latent_means(shown[name], x[:2000])
-        write_figure(plots.latent_pca(z, y[:2000], names), f"latent-pca-{name}")
+        figure = plots.latents(shown[name], x[:2000], y[:2000], class_names=names)
+        write_figure(figure, f"latent-pca-{name}")
     styles = x[[(y == label).nonzero()[2].item() for label in range(10)]]
-    images = generation.only_site(generation.analogies(shown["m2"], styles))
-    write_figure(plots.analogies(styles, images, names), "analogies")
-    lines = generation.only_site(generation.interpolate(shown["vae"], styles[:5], styles[5:], steps=12))
-    write_figure(plots.interpolations(lines), "interpolation")
+    write_figure(plots.analogies(shown["m2"], styles, class_names=names), "analogies")
+    write_figure(plots.interpolation(shown["vae"], styles[:5], styles[5:]), "interpolation")
 
 
 def write_figure(figure: Figure, name: str) -> None:

@@ -66,6 +66,28 @@ def check_counts(least: int = 1, /, **counts: Any) -> None:
             raise InputError(f"{name} is {count!r}; it must be below 2**40, more than any machine holds.")
 
 
+MOST_DRAWS = 10**13
+"""The largest number of draws of one measurement, which take days on any machine."""
+
+
+def check_can_end(draws: int, what: str, remedy: str) -> None:
+    """Refuse a measurement that would not end.
+
+    Args:
+        draws: the number of draws that it makes.
+        what: the settings that ask for them, for the message.
+        remedy: what to do instead.
+
+    Raises:
+        InputError: there are more than `MOST_DRAWS`.
+    """
+    if draws > MOST_DRAWS:
+        raise InputError(
+            f"{what} ask for {draws:,} draws, and at most {MOST_DRAWS:,} are made, which take days: "
+            f"{remedy}."
+        )
+
+
 def check_numbers(above: float = -math.inf, /, **numbers: Any) -> None:
     """Refuse numbers that are not finite and above a limit.
 
@@ -90,8 +112,10 @@ def cause(error: Exception) -> str:
     """Return an error's message on one line, without its final full stop.
 
     For an OSError this is the system's message. For an error without a message it is the name of its type.
+    The table of all shapes that Pyro appends is left out.
     """
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    text = text.split("\nTrace Shapes")[0]
     return one_line(text).rstrip(".") or type(error).__name__
 
 

@@ -18,6 +18,7 @@ from torch import nn
 from pyrovae import fit
 from pyrovae.compute import compilation, processes
 from pyrovae.errors import InputError
+from pyrovae.programs import Whole
 from pyrovae.training.settings import adam
 
 
@@ -77,6 +78,19 @@ class OfAll(Classed):
         pyro.sample("m", dist.Delta(m, log_density=log_q, event_dim=1))
 
 
+class Conditional(FixedNoise):
+    """x ~ N(W z + c + the sum of a table, I), given c for each datum and a table for all."""
+
+    def model(self, x, c, table):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 2), 1.0).to_event(1))
+            loc = self.decoder(z) + c + table.sum(0)
+            pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+    def guide(self, x, c, table):
+        super().guide(x - c - table.sum(0))
+
+
 class Drawn(FixedNoise):
     """The first one with draws that differ."""
 
@@ -84,6 +98,13 @@ class Drawn(FixedNoise):
         mean, log_scale = self.encoder(x).chunk(2, -1)
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(mean, log_scale.exp()).to_event(1))
+
+
+class DrawnConditional(Conditional):
+    """The conditional one with draws that differ."""
+
+    def guide(self, x, c, table):
+        Drawn.guide(self, x - c - table.sum(0))
 
 
 class DrawnAndClassed(Classed):
@@ -98,6 +119,12 @@ def data():
     x, y = torch.randn(101, 6, generator=generator), torch.arange(101) % 3
     y[9:] = -1
     return x, y
+
+
+def given():
+    """A condition for each of the 101 data, and a table of as many rows that belongs to all of them."""
+    x, _ = data()
+    return {"c": x.roll(1, 0).sin(), "table": Whole(0.01 * x.cos())}
 
 
 def pair(kind, seed=1):
@@ -118,13 +145,17 @@ def train(module, y=None, epochs=5, x=None, **options):
 def trained(kind, epochs=5, **options):
     """Training that must not depend on how many processes share it."""
     # Only the first process's parameters are to matter.
-    kinds = {"labels": Classed, "one label": Classed, "latent of all data": OfAll}
+    kinds = {"given": Conditional, "labels": Classed, "one label": Classed, "latent of all data": OfAll}
     module = pair(kinds.get(kind, FixedNoise), seed=1 + processes.rank())
     if kind == "plain":
         return train(module, epochs=epochs, **options)
     if kind == "dataset":
         with_items = {"workers": 1, "epochs": epochs, **options}
         return train(module, x=torch.utils.data.TensorDataset(data()[0]), **with_items)
+    if kind == "given":
+        x, beside = data()[0], given()
+        held_out = (x[:30], {"c": beside["c"][:30]})
+        return train(module, epochs=epochs, given=beside, validation=held_out, **options)
     if kind == "compiled":
         with recorded_only():
             return train(module, epochs=epochs, compile="on", **options)
@@ -140,7 +171,7 @@ def trained(kind, epochs=5, **options):
     return train(module, epochs=epochs, **options)
 
 
-KINDS = ("plain", "dataset", "compiled", "labels", "one label", "latent of all data", "validated")
+KINDS = ("plain", "dataset", "given", "compiled", "labels", "one label", "latent of all data", "validated")
 
 
 @contextmanager
@@ -156,13 +187,16 @@ def evaluated():
     from pyrovae.evaluation import class_posterior, marginal_likelihood
 
     x, _ = data()
-    module = pair(Drawn)
-    nn.init.zeros_(module.encoder.weight)  # a wide guide, whose weights are reliable
-    nn.init.zeros_(module.encoder.bias)
+    module, conditional = pair(Drawn), pair(DrawnConditional)
+    for each in (module, conditional):
+        nn.init.zeros_(each.encoder.weight)  # a wide guide, whose weights are reliable
+        nn.init.zeros_(each.encoder.bias)
     classed = pair(DrawnAndClassed)
     result = marginal_likelihood(module, x, num_samples=5000, seed=3)
     classes = class_posterior(classed, x[:20], 3, num_samples=50)
-    return {"log_px": result.log_px, "khat": result.khat, "bounds": result.bounds, "classes": classes}
+    of_given = marginal_likelihood(conditional, x, given=given(), num_samples=1000, seed=3)
+    found = {"log_px": result.log_px, "khat": result.khat, "bounds": result.bounds}
+    return found | {"classes": classes, "given": of_given.log_px}
 
 
 class Draws:

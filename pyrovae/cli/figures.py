@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from pyrovae.cli.parameters import NONE_OWN, DataFile, Limit, Own, RunFolder, Seed, Site
-from pyrovae.errors import InputError, check_counts
+from pyrovae.cli.parameters import NONE_OWN, DataFile, Limit, LimitSeed, Own, RunFolder, Seed, Site
+from pyrovae.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
     from pyrovae.diagrams.diagram import PlateDiagram
+    from pyrovae.plots.completing import Complete
     from pyrovae.recipes import Run
 
 AnySite = Annotated[
@@ -29,40 +31,87 @@ def sample(
     run: RunFolder,
     /,
     *,
-    count: Annotated[int, Parameter(help="The number of images.")] = 100,
+    count: Annotated[
+        int | None,
+        Parameter(help="The number of draws. [default: 100 images, or 1,000 vectors]"),
+    ] = None,
+    draws: Annotated[
+        bool, Parameter(help="Draw images from p(x | z) rather than show its means.", negative="")
+    ] = False,
     seed: Seed = 0,
     data: DataFile = None,
     own: Own = NONE_OWN,
 ) -> None:
     """Draw z from the prior, decode it, and write figures/samples.png.
 
+    Of vectors it draws x, and shows a histogram of each column beside that of the test data.
+
     Example: pyrovae sample runs/first --count 100
     """
-    from pyrovae import generation, plots
+    from pyrovae import plots
 
     opened = own.open(run, data)
-    images = generation.only_site(
-        generation.sample_images(opened.pair, count, seed, given=_given(opened, count))
-    )
-    draw(opened, plots.samples(images), "samples")
+    rows = _numbers(count or 100)
+    how: Any = {"given": _given(opened, rows), "complete": _completer(opened, rows)}
+    how |= {"mean": not draws, "seed": seed} | _known(opened)
+    figure = plots.samples(opened.pair, count, **how)
+    draw(opened, figure, "samples")
+
+
+def pairs(
+    run: RunFolder,
+    /,
+    *,
+    columns: Annotated[
+        list[int] | None,
+        Parameter(
+            help="The columns, counted from 0. [default: those that depend most on others, 5 at most]",
+            negative="",
+        ),
+    ] = None,
+    limit: Limit = 1000,
+    limit_seed: LimitSeed = 0,
+    seed: Seed = 0,
+    data: DataFile = None,
+    own: Own = NONE_OWN,
+) -> None:
+    """Draw columns of test data against each other, and draws of the model, and write figures/pairs.png.
+
+    Example: pyrovae pairs runs/wine --columns 0 --columns 3
+    """
+    from pyrovae import plots
+
+    opened = own.open(run, data)
+    rows = _chosen(opened, limit, limit_seed)
+    how: Any = {"seed": seed, "given": _given(opened, rows)}
+    how["column_names"] = opened.scored.column_names
+    draw(opened, plots.pairs(opened.pair, _fixed(opened, rows), columns, **how), "pairs")
 
 
 def reconstruct(
     run: RunFolder,
     /,
     *,
-    count: Annotated[int, Parameter(help="The number of test images.")] = 10,
+    count: Annotated[
+        int | None, Parameter(help="The number of test data. [default: 10 images, or 1,000 vectors]")
+    ] = None,
     data: DataFile = None,
     own: Own = NONE_OWN,
 ) -> None:
-    """Encode and decode test images, and write figures/reconstructions.png.
+    """Encode and decode test data, and write figures/reconstructions.png.
+
+    Of vectors, each column is drawn against its reconstruction.
 
     Example: pyrovae reconstruct runs/first
     """
     from pyrovae import plots
 
     opened = own.open(run, data)
-    draw(opened, plots.reconstructions(*_reconstructions(opened, count)), "reconstructions")
+    rows = _first(opened, _default_count(opened) if count is None else count)
+    how: Any = {"original": _original(opened, rows), "column_names": opened.scored.column_names}
+    how |= {"given": _given(opened, rows), "complete": _completer(opened, rows)}
+    figure = plots.reconstructions(opened.pair, _fixed(opened, rows), len(rows), **how)
+    draw(opened, figure, "reconstructions")
 
 
 def interpolate(
@@ -79,14 +128,15 @@ def interpolate(
 
     Example: pyrovae interpolate runs/first --count 5 --steps 12
     """
-    from pyrovae import generation, plots
+    from pyrovae import plots
 
     opened = own.open(run, data)
-    x, given = _test_images(opened, 2 * count), _given(opened, count, step=2)
-    lines = generation.only_site(
-        generation.interpolate(opened.pair, x[::2], x[1::2], steps, site, given=given)
-    )
-    draw(opened, plots.interpolations(lines, class_jumps=_class_jumps(opened, site)), "interpolation", site)
+    rows = _first(opened, 2 * count)
+    x = _fixed(opened, rows)
+    how: Any = {"given": _given(opened, rows[::2]), "given_end": _given(opened, rows[1::2])}
+    how |= {"site": site, "complete": _completer(opened, rows)}
+    figure = plots.interpolation(opened.pair, x[::2], x[1::2], steps, **how)
+    draw(opened, figure, "interpolation", site)
 
 
 def interpolation_grid(
@@ -108,14 +158,12 @@ def interpolation_grid(
 
     Example: pyrovae interpolation-grid runs/first --first 8 --steps 9
     """
-    from pyrovae import generation, plots
+    from pyrovae import plots
 
     opened = own.open(run, data)
-    corners, given = _test_images(opened, 4, first), _given(opened, 4, first)
-    images = generation.only_site(
-        generation.interpolate_grid(opened.pair, corners, steps, site, given=given)
-    )
-    figure = plots.interpolation_grid(images, _class_jumps(opened, site))
+    rows = _first(opened, 4, first)
+    how: Any = {"site": site, "given": _given(opened, rows), "complete": _completer(opened, rows)}
+    figure = plots.interpolation_grid(opened.pair, _fixed(opened, rows), steps, **how)
     draw(opened, figure, "interpolation_grid", site)
 
 
@@ -125,7 +173,7 @@ def manifold(
     *,
     steps: Annotated[int, Parameter(help="The number of images on each side.")] = 15,
     label: Annotated[
-        int | None, Parameter(help="The class, for a model whose images depend on it (m2).")
+        str | None, Parameter(help="The class by its name, for a model whose images depend on it (m2).")
     ] = None,
     site: Site = None,
     own: Own = NONE_OWN,
@@ -134,21 +182,23 @@ def manifold(
 
     Example: pyrovae manifold runs/plane --steps 20
     """
-    from pyrovae import generation, plots
-    from pyrovae.generation import prior_site
+    from pyrovae import plots
 
     opened = own.open(run)
-    given = _given(opened, 1)
-    images = generation.only_site(generation.manifold(opened.pair, steps, label, site, given=given))
-    name = None if label is None else opened.class_names[label]
-    draw(opened, plots.manifold(images, prior_site(opened.pair, site, given=given), name), "manifold", site)
+    given, number = _given(opened, _numbers(1)), None if label is None else opened.number_of_class(label)
+    how: Any = {"site": site, "given": given, "class_names": opened.class_names}
+    how |= {
+        "condition": given and "the condition of test datum 0",
+        "complete": _completer(opened, _numbers(1)),
+    }
+    draw(opened, plots.manifold(opened.pair, steps, number, **how), "manifold", site)
 
 
 def traverse(
     run: RunFolder,
     /,
     *,
-    image: Annotated[int, Parameter(help="The test image to start from, counted from 0.")] = 0,
+    image: Annotated[int, Parameter(help="The test datum to start from, counted from 0.")] = 0,
     dimensions: Annotated[
         int,
         Parameter(
@@ -163,23 +213,17 @@ def traverse(
 
     Example: pyrovae traverse runs/first --image 3 --dimensions 6
     """
-    from pyrovae import generation, plots
-    from pyrovae.evaluation import most_active_dimensions
-    from pyrovae.generation import latent_means, prior_site
+    import torch
+
+    from pyrovae import plots
+    from pyrovae.recipes.run_data import Choice
 
     opened = own.open(run, data)
-    original, given = _originals(opened, 1, image), _given(opened, 1, image)
-    pair, name = opened.pair, prior_site(opened.pair, site, given=given)
-    x, others = opened.presentation.encoded(original), _encoded(opened, 1000)
-    means = latent_means(pair, others, name, given=_given(opened, len(others)))
-    shown = most_active_dimensions(means, dimensions)
-    figure = plots.traversals(
-        generation.only_site(generation.traverse(pair, x[0], shown, site=name, given=given)),
-        original[0],
-        generation.only_site(generation.reconstruct(pair, x, given=given))[0],
-        _dimension_names(name, shown),
-        generation.LEVELS,
-    )
+    start, others = _first(opened, 1, image), Choice.among(len(opened.scored.x), 1000).rows
+    rows = torch.cat([start, others[others != image]])
+    how: Any = {"site": site, "given": _given(opened, rows), "complete": _completer(opened, rows)}
+    how["column_names"] = opened.scored.column_names
+    figure = plots.traversal(opened.pair, _encoded(opened, rows), 0, dimensions, **how)
     draw(opened, figure, "traversals", site)
 
 
@@ -201,11 +245,12 @@ def class_samples(
 
     Example: pyrovae class-samples runs/m2 --count 10
     """
-    from pyrovae import generation, plots
+    from pyrovae import plots
 
     opened = own.open(run)
-    images = generation.only_site(generation.class_samples(opened.pair, count, candidates, seed))
-    draw(opened, plots.class_samples(images, opened.class_names), "class_samples")
+    how: Any = {"candidates": candidates, "seed": seed, "class_names": opened.class_names}
+    how["given"] = _given(opened, _numbers(count))
+    draw(opened, plots.class_samples(opened.pair, count, **how), "class_samples")
 
 
 def analogies(
@@ -220,12 +265,12 @@ def analogies(
 
     Example: pyrovae analogies runs/m2 --count 8
     """
-    from pyrovae import generation, plots
+    from pyrovae import plots
 
     opened = own.open(run, data)
-    x = _originals(opened, count)
-    images = generation.only_site(generation.analogies(opened.pair, opened.presentation.encoded(x)))
-    draw(opened, plots.analogies(x, images, opened.class_names), "analogies")
+    rows = _first(opened, count)
+    how: Any = {"given": _given(opened, rows), "class_names": opened.class_names}
+    draw(opened, plots.analogies(opened.pair, _encoded(opened, rows), **how), "analogies")
 
 
 # Latent space
@@ -236,33 +281,31 @@ def latent(
     /,
     *,
     by: Annotated[
-        Literal["pca", "tsne", "direct"],
-        Parameter(help="The projection to the plane. direct shows 2-D latents as they are."),
+        Literal["pca", "tsne", "direct", "pairs"],
+        Parameter(
+            help="The projection to the plane. direct shows 2-D latents as they are, pairs shows the most "
+            "active dimensions against each other."
+        ),
     ] = "pca",
     limit: Limit = 2000,
+    limit_seed: LimitSeed = 0,
     site: Site = None,
     seed: Seed = 0,
     data: DataFile = None,
     own: Own = NONE_OWN,
 ) -> None:
-    """Draw posterior means of test images by class, and write figures/latent_pca.png (_tsne, _direct).
+    """Draw posterior means by class, and write figures/latent_pca.png (_tsne, _direct, _pairs).
 
     Example: pyrovae latent runs/first --by tsne
     """
     from pyrovae import plots
-    from pyrovae.generation import latent_means
 
     opened = own.open(run, data)
-    x = _encoded(opened, limit)
-    z = latent_means(opened.pair, x, site, given=_given(opened, len(x)))
-    y = opened.scored.y
-    points: Any = (z, None, ()) if y is None else (z, y[: len(z)], opened.class_names)
-    if by == "pca":
-        figure = plots.latent_pca(*points)
-    elif by == "tsne":
-        figure = plots.latent_tsne(*points, seed=seed)
-    else:
-        figure = plots.latent_space(*points)
+    rows, y = _chosen(opened, limit, limit_seed), opened.scored.y
+    classes = None if y is None else y[rows]
+    how: Any = {"by": by, "site": site, "seed": seed, "given": _given(opened, rows)}
+    how["class_names"] = opened.class_names
+    figure = plots.latents(opened.pair, _encoded(opened, rows), classes, **how)
     draw(opened, figure, f"latent_{by}", site)
 
 
@@ -274,6 +317,7 @@ def histograms(
         int, Parameter(help="The number of dimensions. Those that separate the classes best come first.")
     ] = 4,
     limit: Limit = 10_000,
+    limit_seed: LimitSeed = 0,
     site: Site = None,
     seed: Seed = 0,
     data: DataFile = None,
@@ -284,18 +328,13 @@ def histograms(
     Example: pyrovae histograms runs/first --dimensions 6
     """
     from pyrovae import plots
-    from pyrovae.evaluation import most_telling_dimensions
-    from pyrovae.generation import latent_means, posterior_draws, prior_density, prior_site
 
     opened = own.open(run, data)
-    pair, name = opened.pair, prior_site(opened.pair, site)
-    x, y = _test_images(opened, _at_most(opened, limit)), _test_classes(opened, limit)
-    z = posterior_draws(pair, x, name, seed)
-    shown = most_telling_dimensions(latent_means(pair, x, name), y, dimensions)
-    points = plots.latent_axis(z[:, shown])
-    density = prior_density(pair, points, name)[:, shown]
-    names = _dimension_names(name, shown)
-    figure = plots.class_histograms(z[:, shown], y, points, density, names, opened.class_names)
+    _check_one_prior(opened)
+    classes = _test_classes(opened)
+    rows = _chosen(opened, limit, limit_seed)
+    how: Any = {"site": site, "seed": seed, "class_names": opened.class_names}
+    figure = plots.histograms(opened.pair, _fixed(opened, rows), classes[rows], dimensions, **how)
     draw(opened, figure, "class_histograms", site)
 
 
@@ -307,6 +346,7 @@ def aggregate(
         int, Parameter(help="The number of dimensions: the most active ones, and the least active one.")
     ] = 5,
     limit: Limit = 10_000,
+    limit_seed: LimitSeed = 0,
     site: Site = None,
     seed: Seed = 0,
     data: DataFile = None,
@@ -317,25 +357,12 @@ def aggregate(
     Example: pyrovae aggregate runs/first --dimensions 7
     """
     from pyrovae import plots
-    from pyrovae.evaluation import most_active_dimensions
-    from pyrovae.generation import draw_latents, latent_means, posterior_draws, prior_density, prior_site
 
-    check_counts(dimensions=dimensions)
     opened = own.open(run, data)
-    pair, name = opened.pair, prior_site(opened.pair, site)
-    x = _test_images(opened, _at_most(opened, limit))
-    z, means = posterior_draws(pair, x, name, seed), latent_means(pair, x, name)
-    ranked = most_active_dimensions(means, means.shape[1])
-    shown = ranked[: max(1, dimensions - 1)] + ranked[-1:] if dimensions < len(ranked) else ranked
-    points = plots.latent_axis(z[:, shown])
-    figure = plots.aggregated_posterior(
-        z[:, shown],
-        means[:, shown],
-        draw_latents(pair, len(z), seed=seed)[name][:, shown],
-        points,
-        prior_density(pair, points, name)[:, shown],
-        _dimension_names(name, shown),
-    )
+    _check_one_prior(opened)
+    x = _fixed(opened, _chosen(opened, limit, limit_seed))
+    how: Any = {"site": site, "seed": seed}
+    figure = plots.aggregated_posterior(opened.pair, x, dimensions, **how)
     draw(opened, figure, "aggregated_posterior", site)
 
 
@@ -343,32 +370,39 @@ def aggregate(
 
 
 def curves(run: RunFolder, /, *, own: Own = NONE_OWN) -> None:
-    """Draw the bound and the classification terms by epoch, and write figures/learning_curves.png.
+    """Draw the bound, its two terms and the classification terms, and write figures/learning_curves.png.
 
     Example: pyrovae curves runs/first
     """
     from pyrovae import plots
 
     opened = own.open(run)
-    draw(opened, plots.learning_curves(opened.history), "learning_curves")
+    draw(opened, plots.history(opened.history, plots.term_labels(opened.pair)), "learning_curves")
 
 
 def confusion(
-    run: RunFolder, /, *, limit: Limit = 10_000, data: DataFile = None, own: Own = NONE_OWN
+    run: RunFolder,
+    /,
+    *,
+    limit: Limit = 10_000,
+    limit_seed: LimitSeed = 0,
+    data: DataFile = None,
+    own: Own = NONE_OWN,
 ) -> None:
-    """Classify test images, and write figures/confusion_matrix.png.
+    """Classify test data, and write figures/confusion_matrix.png.
 
     Example: pyrovae confusion runs/m2
     """
     from pyrovae import plots
-    from pyrovae.evaluation import class_probabilities
     from pyrovae.generation import num_classes
 
     opened = own.open(run, data)
-    y, pair = _test_classes(opened, limit), opened.pair
-    num_classes(pair)
-    predicted = class_probabilities(pair, _encoded(opened, limit))
-    draw(opened, plots.confusion_matrix(y, predicted, opened.class_names), "confusion_matrix")
+    classes = _test_classes(opened)
+    num_classes(opened.pair, given=_given(opened, _numbers(1)))  # which refuses a model without classes
+    rows = _chosen(opened, limit, limit_seed)
+    how: Any = {"given": _given(opened, rows), "class_names": opened.class_names}
+    figure = plots.confusion(opened.pair, _encoded(opened, rows), classes[rows], **how)
+    draw(opened, figure, "confusion_matrix")
 
 
 def overview(run: RunFolder, /, *, data: DataFile = None, own: Own = NONE_OWN) -> None:
@@ -376,7 +410,7 @@ def overview(run: RunFolder, /, *, data: DataFile = None, own: Own = NONE_OWN) -
 
     Example: pyrovae overview runs/first
     """
-    from pyrovae import generation, plots
+    from pyrovae import plots
 
     opened = own.open(run, data)
     title = f"{opened.config.recipe.upper()} on {Path(opened.data.data).name}"
@@ -384,22 +418,23 @@ def overview(run: RunFolder, /, *, data: DataFile = None, own: Own = NONE_OWN) -
         title += f", asked about {opened.scored.name}"
     if (metrics := opened.metrics) and opened.scored.file is None:
         error = metrics["mean_std_error"]  # None if it is not known, as with one draw
+        limit = metrics.get("limit")
+        some = "" if limit is None else f", {limit['num_data']} of {limit['of']} data"
         title += (
             f": test log p(x) = {metrics['log_likelihood']:.3f} "
-            f"± {'unknown' if error is None else f'{error:.3f}'} nats (K = {metrics['num_samples']})"
+            f"± {'unknown' if error is None else f'{error:.3f}'} nats (K = {metrics['num_samples']}{some})"
         )
-    page = plots.overview(
-        diagram_of(opened),
-        opened.history,
-        generation.only_site(generation.sample_images(opened.pair, 50, given=_given(opened, 50))),
-        _reconstructions(opened, min(10, len(opened.scored.x))),
-        title,
-    )
+    rows = _first(opened, _default_count(opened))
+    how: Any = {"original": _original(opened, rows), "given": _given(opened, rows)}
+    how |= {"complete": _completer(opened, rows), "column_names": opened.scored.column_names}
+    how |= {"diagram": diagram_of(opened), "labels": plots.term_labels(opened.pair), "title": title}
+    page = plots.overview(opened.pair, _fixed(opened, rows), opened.history, **how)
     draw(opened, page, "overview")
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "sample": sample,
+    "pairs": pairs,
     "reconstruct": reconstruct,
     "interpolate": interpolate,
     "interpolation-grid": interpolation_grid,
@@ -429,7 +464,8 @@ def draw(run: Run, figure: Figure, name: str, site: str | None = None) -> None:
     other = run.scored if run.asked is not None else None
     mark, source = (other.mark, other.file) if other is not None else ("", None)
     path = run.folder / "figures" / f"{name}{mark}.png"
-    print(f"written: {plots.save(figure, path, ' on '.join(filter(None, (run.checkpoint, source))))}")
+    plots.save(figure, path, " on ".join(filter(None, (run.checkpoint, source))))
+    print(f"written: {one_line(str(path))}")
 
 
 def diagram_of(run: Run) -> PlateDiagram:
@@ -449,67 +485,108 @@ def diagram_of(run: Run) -> PlateDiagram:
     return plate_diagram(run.plan.pair, x, *(() if y is None else (y,)), given=given)
 
 
-def _originals(run: Run, count: int, first: int = 0) -> Tensor:
-    """Return `count` unprepared test images. `first` is the number of the first one, counted from 0."""
-    x = run.scored.x
-    if not 1 <= count <= len(x):
-        raise InputError(f"{count} test images were asked for; ask for 1 to {len(x)}.")
-    if not 0 <= first <= len(x) - count:
-        raise InputError(f"test image {first} was asked for; choose from 0 to {len(x) - count}.")
-    return x[first : first + count]
-
-
-def _test_images(run: Run, count: int, first: int = 0) -> Tensor:
-    """Return test images as in evaluation, binarised if the model takes binary pixels."""
-    _originals(run, count, first)
-    return run.presentation.fixed(run.scored.x)[first : first + count]
-
-
-def _given(run: Run, count: int, first: int = 0, step: int = 1) -> Any:
-    """Return what is given to a conditional model beside `count` test images, which begin anew."""
+def _numbers(count: int) -> Tensor:
+    """Return the numbers 0, 1, ..., `count` - 1."""
     import torch
 
+    return torch.arange(count)
+
+
+def _first(run: Run, count: int, first: int = 0) -> Tensor:
+    """Return the rows of `count` test data, from `first` on, or refuse to if there are not so many."""
+    number = len(run.scored.x)
+    if not 1 <= count <= number:
+        raise InputError(f"{count} test data were asked for; ask for 1 to {number}.")
+    if not 0 <= first <= number - count:
+        raise InputError(f"test datum {first} was asked for; choose from 0 to {number - count}.")
+    return first + _numbers(count)
+
+
+def _chosen(run: Run, limit: int, seed: int) -> Tensor:
+    """Return the rows of at most `limit` test data, and say so if these are not all."""
+    from pyrovae.recipes.run_data import Choice
+
+    choice = Choice.among(len(run.scored.x), limit, seed)
+    if not choice.is_all:
+        print(f"shown: {choice}")
+    return choice.rows
+
+
+def _default_count(run: Run) -> int:
+    """Return the number of data that a figure shows by default: a few images, or many vectors."""
+    return min(10 if len(run.about.x_shape) == 3 else 1000, len(run.scored.x))
+
+
+def _fixed(run: Run, rows: Tensor) -> Tensor:
+    """Return test data as in evaluation, binarised if the model takes binary pixels."""
+    return run.presentation.fixed(run.scored.x)[rows]
+
+
+def _encoded(run: Run, rows: Tensor) -> Tensor:
+    """Return test data, prepared for the encoder."""
+    return run.presentation.encoded(run.scored.x)[rows]
+
+
+def _original(run: Run, rows: Tensor) -> Tensor | None:
+    """Return test data before they were binarised, or None if they were not."""
+    return run.scored.x[rows] if run.presentation.changes_pixels else None
+
+
+def _known(run: Run) -> dict[str, Any]:
+    """Return all test data as in evaluation and the names of their columns, if they have not gone."""
+    with suppress(InputError):
+        x = run.presentation.fixed(run.scored.x)
+        return {"x": x, "column_names": run.scored.column_names}
+    return {}
+
+
+def _given(run: Run, rows: Tensor) -> Any:
+    """Return what is given to a conditional model beside test data, whose rows begin anew."""
     if run.plan.stages[-1].given is None:  # nor are data needed, then
         return None
-    x, y = run.scored.x, run.scored.y
-    rows = (first + step * torch.arange(count)) % len(x)
-    return run.given(run.presentation.encoded(x[rows]), None if y is None else y[rows])
+    places = rows % len(run.scored.x)
+    y = None if run.scored.y is None else run.scored.y[places]
+    return run.given(run.presentation.encoded(run.scored.x[places]), y)
 
 
-def _encoded(run: Run, limit: int) -> Tensor:
-    """Return at most `limit` test images, prepared for the encoder."""
-    return run.presentation.encoded(_originals(run, _at_most(run, limit)))
+def _completer(run: Run, rows: Tensor) -> Complete | None:
+    """Return a function that puts what is given of test data into images, in its place.
+
+    Args:
+        run: the run.
+        rows: the rows of the test data that are given, for the rows 0, 1, ... of the figure.
+    """
+    stage = run.plan.stages[-1]
+    given_of, complete = stage.given, stage.complete
+    if complete is None or given_of is None:
+        return None
+
+    def completed(images: Tensor, shown: Tensor) -> Tensor:
+        places = rows[shown] % len(run.scored.x)
+        x = run.presentation.shown(run.presentation.encoded(run.scored.x[places]))
+        return complete(images, given_of(x, None if run.scored.y is None else run.scored.y[places]))
+
+    return completed
 
 
-def _at_most(run: Run, limit: int) -> int:
-    check_counts(limit=limit)
-    return min(limit, len(run.scored.x))
+def _check_one_prior(run: Run) -> None:
+    """Refuse a conditional model, where latents are to be compared with the prior.
+
+    Raises:
+        InputError: the prior depends on what is given with each datum.
+    """
+    if run.plan.stages[-1].given is not None:
+        raise InputError(
+            f"the prior p(z | c) of {run.config.recipe} is another one for each condition c, so latents of "
+            f"all data cannot be drawn against one prior: pyrovae latent {run.folder} draws them alone, "
+            f"and pyrovae traverse {run.folder} moves one latent through the prior of its condition."
+        )
 
 
-def _test_classes(run: Run, limit: int) -> Tensor:
+def _test_classes(run: Run) -> Tensor:
     if run.scored.y is None:
         raise InputError(
             f"{run.scored.name} has no classes to tell apart: train on a data set with classes "
             "(pyrovae train MODEL --help, option --data)."
         )
-    return run.scored.y[:limit]
-
-
-def _dimension_names(site: str, dimensions: list[int]) -> list[str]:
-    return [f"{site}[{dimension}]" for dimension in dimensions]
-
-
-def _class_jumps(run: Run, site: str | None) -> bool:
-    from pyrovae import generation
-
-    return bool(generation.classes_behind(run.pair, site, given=_given(run, 1)))
-
-
-def _reconstructions(run: Run, count: int) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return images as the model gets them, their reconstructions, and the originals if they differ."""
-    from pyrovae import generation
-
-    x = _test_images(run, count)
-    original = run.scored.x[:count] if run.presentation.changes_pixels else None
-    images = generation.only_site(generation.reconstruct(run.pair, x, given=_given(run, count)))
-    return run.presentation.shown(x), images, original
+    return run.scored.y

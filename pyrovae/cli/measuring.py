@@ -11,16 +11,32 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from pyrovae.cli.parameters import NONE_OWN, Compile, DataFile, Device, Out, Own, Quiet, RunFolder, Site
+from pyrovae.cli.parameters import (
+    NONE_OWN,
+    Compile,
+    DataFile,
+    Device,
+    Limit,
+    LimitSeed,
+    Out,
+    Own,
+    Quiet,
+    RunFolder,
+    Site,
+)
 from pyrovae.cli.results import Overwrite, check_replaceable
-from pyrovae.errors import InputError, check_counts, warn
+from pyrovae.errors import InputError, check_counts, one_line, warn
 
 if TYPE_CHECKING:
     from pyrovae.recipes.run import Run
+    from pyrovae.recipes.run_data import Choice
 
 EVALUATION, CLASSIFICATION, LATENTS = b'"metrics": {', b'"test_errors": {', b"checkpoint.npy"
 """What each file holds that evaluate, classify and encode write to --out."""
 
+LimitOrAll = Annotated[
+    int | None, Parameter(help="The number of test data, which are drawn at random. By default all.")
+]
 NumSamples = Annotated[int, Parameter(help="K, the number of importance samples for each datum.")]
 
 
@@ -29,7 +45,8 @@ def evaluate(
     /,
     *,
     num_samples: NumSamples = 5000,
-    limit: Annotated[int | None, Parameter(help="The number of test data. By default all.")] = None,
+    limit: LimitOrAll = None,
+    limit_seed: LimitSeed = 0,
     device: Device = "auto",
     precision: Annotated[
         str,
@@ -52,21 +69,23 @@ def evaluate(
         check_counts(limit=limit)
     opened = own.open(run, data)
     writable = _can_be_written(opened, out, EVALUATION, overwrite)
-    options = {"precision": precision, "compile": compile}
+    options: Any = {"precision": precision, "compile": compile, "limit_seed": limit_seed}
     found = measuring.evaluate(opened, num_samples, limit, device, progress=not quiet, **options)
     print(found.result)
+    _tell(found.choice)
     if "exact_log_likelihood" in found.metrics:
         print(f"exact    = {found.metrics['exact_log_likelihood']:.3f}")
     if "test_error" in found.metrics:
         print(f"test error = {found.metrics['test_error']:.2f} %")
     if writable:
-        print(f"written: {', '.join(map(str, found.write(out)))}")
+        print(f"written: {one_line(', '.join(map(str, found.write(out))))}")
 
 
 def compare(
     *runs: Annotated[Path, Parameter(help="The run folders to compare, at least two.")],
     num_samples: NumSamples = 500,
-    limit: Annotated[int | None, Parameter(help="The number of test data. By default all.")] = None,
+    limit: LimitOrAll = None,
+    limit_seed: LimitSeed = 0,
     device: Device = "auto",
     data: DataFile = None,
     out: Annotated[Path | None, Parameter(help="A .json file to write the table to.")] = None,
@@ -82,6 +101,7 @@ def compare(
     """
     from pyrovae import plots
     from pyrovae.evaluation import compare as compare_results
+    from pyrovae.recipes import measuring
 
     if len({path.resolve() for path in runs}) < max(2, len(runs)):
         raise InputError(
@@ -90,24 +110,27 @@ def compare(
     results = {}
     for path in runs:
         opened = own.open(path, data, needed=True)
-        results[str(path)] = opened.evidence(
-            num_samples=num_samples, limit=limit, device=device, progress=not quiet
+        found = measuring.evaluate(
+            opened, num_samples, limit, device, progress=not quiet, limit_seed=limit_seed
         )
-    found = compare_results(results)
-    print(found)
+        results[str(path)] = found.result
+    table = compare_results(results)
+    print(table)
+    _tell(found.choice)
     if out is not None:
-        found.to_json(out)
+        table.to_json(out)
     if figure is not None:
-        plots.save(plots.comparison(found), figure)
+        plots.save(plots.comparison(table), figure)
     if written := [str(path) for path in (out, figure) if path is not None]:
-        print(f"written: {', '.join(written)}")
+        print(f"written: {one_line(', '.join(written))}")
 
 
 def diagnose(
     run: RunFolder,
     /,
     *,
-    limit: Annotated[int, Parameter(help="The number of test data.")] = 100,
+    limit: Limit = 100,
+    limit_seed: LimitSeed = 0,
     num_samples: NumSamples = 1000,
     steps: Annotated[
         int, Parameter(help="The number of steps in the search for each datum's best posterior.")
@@ -124,6 +147,7 @@ def diagnose(
     from pyrovae.evaluation import active_units, inference_gaps, kl_decomposition
     from pyrovae.evaluation.json_files import write_json
     from pyrovae.recipes.measuring import on_device, source_of
+    from pyrovae.recipes.run_data import Choice
 
     for name, number, least in (("limit", limit, 2), ("num_samples", num_samples, 1), ("steps", steps, 1)):
         if number < least:
@@ -132,9 +156,11 @@ def diagnose(
     writable = _can_be_written(opened)
     pair: Any = on_device(opened.pair, device)
     scored = opened.scored
-    x = opened.presentation.fixed(scored.x)[:limit]
-    y = None if scored.y is None else scored.y[:limit]
-    given = opened.given(opened.presentation.encoded(scored.x[:limit]), y)
+    choice = Choice.among(len(scored.x), limit, limit_seed)
+    _tell(choice)
+    x = opened.presentation.fixed(scored.x)[choice.rows]
+    y = None if scored.y is None else scored.y[choice.rows]
+    given = opened.given(opened.presentation.encoded(scored.x)[choice.rows], y)
     analyses: dict[str, Any] = {
         "active_units": lambda: active_units(pair, x, given=given),
         "kl_decomposition": lambda: kl_decomposition(pair, x, given=given),
@@ -151,8 +177,8 @@ def diagnose(
         print(result)
         if writable:
             path = run / f"{name}{opened.scored.mark}.json"
-            write_json(path, {**result.content(), **source_of(opened)})
-            print(f"written: {path}")
+            write_json(path, {**result.content(), **source_of(opened), **choice.content()})
+            print(f"written: {one_line(str(path))}")
 
 
 def classify(
@@ -198,7 +224,7 @@ def classify(
     if writable:
         path = out or run / f"classification{opened.scored.mark}.json"
         write_json(path, {"test_errors": errors, **measuring.source_of(opened)})
-        print(f"written: {path}")
+        print(f"written: {one_line(str(path))}")
 
 
 def encode(
@@ -223,7 +249,13 @@ def encode(
     opened = own.open(run, data)
     _can_be_written(opened, out, LATENTS, overwrite)
     measuring.encode(opened, out, site, device)
-    print(f"written: {out}")
+    print(f"written: {one_line(str(out))}")
+
+
+def _tell(choice: Choice) -> None:
+    """Say so if only some of the data are measured."""
+    if not choice.is_all:
+        print(f"measured : {choice}")
 
 
 def _can_be_written(

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from pyrovae.cli.parameters import NONE_OWN, Own
 from pyrovae.cli.results import Overwrite, check_replaceable
+from pyrovae.errors import one_line
 from pyrovae.likelihoods.table import LIKELIHOODS
 from pyrovae.networks.table import NETWORKS
 from pyrovae.objectives.table import OBJECTIVES
@@ -72,7 +73,7 @@ def save_diagram(diagram: PlateDiagram, path: Path) -> None:
     """Draw a plate diagram into a file, and print the file's path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     diagram.save(path)
-    print(f"written: {path}")
+    print(f"written: {one_line(str(path))}")
 
 
 def _small_diagram(name: str) -> PlateDiagram:

@@ -40,7 +40,11 @@ DataFile = Annotated[
 Out = Annotated[
     Path | None, Parameter(help="The file to write the result to. By default it is in the run folder.")
 ]
-Limit = Annotated[int, Parameter(help="The largest number of test images to use.")]
+Limit = Annotated[
+    int,
+    Parameter(help="The largest number of test data to use. Of more data, so many are drawn at random."),
+]
+LimitSeed = Annotated[int, Parameter(help="The seed with which --limit draws the data.")]
 
 
 @Parameter(name="*", group=OWN_FILES)

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from cyclopts import Group, Parameter
 
+from pyrovae.compute.memory import in_words
 from pyrovae.errors import InputError
 from pyrovae.recipes.options import (
     MODEL,
@@ -27,6 +28,8 @@ from pyrovae.recipes.settings import SHARED
 
 GROUPS = {name: Group(name, sort_key=number) for number, name in enumerate((MODEL, *SHARED), start=1)}
 RUN = Group("Run", sort_key=4)
+
+_LARGEST = 10**6  # bytes of a configuration file
 
 Out = Annotated[Path, Parameter(help="The run folder to write.", group=RUN)]
 ConfigFile = Annotated[
@@ -224,10 +227,17 @@ def read_config(path: Path) -> dict[str, Any]:
         path: the file.
 
     Raises:
-        OptionError: the file cannot be read, it is not TOML, or it gives an option twice.
+        OptionError: the file cannot be read, is no ordinary file or too large, it is not TOML, or it gives
+            an option twice.
     """
     try:
-        content = tomllib.loads(path.read_text())
+        if path.exists() and not path.is_file():  # a device may have no end
+            raise OptionError(f"{path} is not an ordinary file: give a TOML file.")
+        with open(path, "rb") as file:
+            text = file.read(_LARGEST + 1)
+        if len(text) > _LARGEST:
+            raise OptionError(f"{path} has more than {in_words(_LARGEST)}: give a TOML file of options.")
+        content = tomllib.loads(text.decode())
     except OSError as error:
         raise OptionError(f"{path} cannot be read: {error.strerror or error}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -90,7 +90,7 @@ def report(run: Run) -> None:
     histories = run.histories
     for name, history in histories.items():
         print(history.outcome() if name == run.plan.stages[-1].name else f"{name}: {history.outcome()}")
-    draw(run, plots.learning_curves(run.history), "learning_curves")
+    draw(run, plots.history(run.history, plots.term_labels(run.pair)), "learning_curves")
     save_diagram(diagram_of(run), run.folder / "figures" / "plate_diagram.png")
 
 

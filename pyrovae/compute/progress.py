@@ -28,7 +28,7 @@ def progress_bar(shown: bool, total: int, unit: str, initial: int = 0) -> tqdm:
         unit: the name of a unit, such as "step".
         initial: the number of units that are done already.
     """
-    from tqdm import tqdm
+    from tqdm.auto import tqdm  # a widget in a notebook
 
     shown = shown and sys.stderr is not None
     stream: Any = Unbreakable(sys.stderr) if shown else None

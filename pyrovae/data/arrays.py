@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,28 +17,102 @@ from pyrovae.errors import InputError
 
 Labels = Tensor | np.ndarray | Sequence[int]
 
+LEVELS = 255
+"""The grey level of white. Grey levels are divided by it."""
+
 _SHAPES = "(N, D), (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1 or 3"
 
 
-def as_data(array: np.ndarray | Blocks, what: str, parts: Sequence[Tensor] | None = None) -> list[Tensor]:
-    """Convert an array to data in [0, 1]; vectors of floats keep their values.
+@dataclass(eq=False)
+class Values:
+    """The values of an array as they are stored, before grey levels are divided by 255.
 
-    The array is read in blocks of rows, so that not much more memory is taken than by the result.
+    Attributes:
+        what: a name for the array, for messages.
+        parts: the values of each part in float32, vectors `(n, D)` or images `(n, C, H, W)`.
+        dtype: their type in the array.
+        low: the least value.
+        high: the largest value.
+        has_fractions: whether some value is not a whole number.
+    """
+
+    what: str
+    parts: list[Tensor]
+    dtype: np.dtype
+    low: float = math.inf
+    high: float = -math.inf
+    has_fractions: bool = False
+
+    @property
+    def scale(self) -> int:
+        """The number that the values are divided by if nothing else is known: `LEVELS` or 1.
+
+        Integers are grey levels, unless all of them are 0 or 1. Floats stay as they are.
+        """
+        return LEVELS if self.dtype.kind in "iu" and not (self.low >= 0 and self.high <= 1) else 1
+
+    def over(self, scale: int, levels: bool = False) -> list[Tensor]:
+        """Bring the values to the scale of the training data. They are changed in place.
+
+        Args:
+            scale: the number that the training data were divided by: `LEVELS` or 1.
+            levels: whether integers are grey levels by the format that they come from, such as PNG.
+
+        Returns:
+            A tensor for each part.
+
+        Raises:
+            InputError: the values lie outside of the range of data; or it is not known whether they are
+                grey levels, or have been divided by 255.
+        """
+        divides = self._are_levels(scale, levels)
+        if self.parts[0].dim() > 2 or divides or scale == LEVELS:
+            self._check_range(LEVELS if divides else 1, scale)
+        return [part.div_(LEVELS) for part in self.parts] if divides else self.parts
+
+    def _are_levels(self, scale: int, levels: bool) -> bool:
+        if self.dtype.kind in "iu":
+            return scale == LEVELS or (levels and self.high > 1)
+        if scale == 1:
+            return False
+        if not self.has_fractions and self.low >= 0 and self.high <= 1:
+            raise InputError(
+                f"{self.what} ({self.dtype}) holds 0 and 1 alone, and the training data were grey levels "
+                f"in 0..{LEVELS}: 1 may be nearly black, or white. Save grey levels as integers, np.uint8, "
+                f"in which white is {LEVELS}."
+            )
+        # The same numbers as integers, or else values that have been divided already.
+        return not self.has_fractions
+
+    def _check_range(self, limit: int, scale: int) -> None:
+        if self.low >= 0 and self.high <= limit:
+            return
+        found = (
+            f"{self.what} ({self.dtype}) lies in [{self.low:.9g}, {self.high:.9g}], expected [0, {limit}]"
+        )
+        if scale == 1 and self.dtype.kind in "iu":
+            raise InputError(
+                f"{found}, since the training data were not divided by {LEVELS}: save floats on the scale "
+                f"of the training data, x / {LEVELS} if these are grey levels."
+            )
+        raise InputError(
+            f"{found}: rescale it to floats in [0, 1], for instance divide grey levels by {LEVELS} "
+            "(real-valued vectors are floats of shape (N, D))."
+        )
+
+
+def read_values(array: np.ndarray | Blocks, what: str, parts: Sequence[Tensor] | None = None) -> Values:
+    """Read an array of data, in blocks of rows, so that little more memory is taken than by the result.
 
     Args:
         array: vectors `(N, D)`, or images `(N, H, W)`, `(N, H, W, C)` or `(N, C, H, W)`, where C is 1 or 3.
-            Integers lie in 0..255 and are divided by 255, unless all are 0 or 1. Floats lie in [0, 1],
-            except that vectors may hold any finite value.
         what: a name for the array, for messages.
         parts: the rows of each part of the result, `(n,)`; every row is in one part. None means one part.
-
-    Returns:
-        A float32 tensor for each part, of vectors `(n, D)` or images `(n, C, H, W)`.
 
     Raises:
         InputError: the array has none of these shapes, or both the second and the last axis can be the
             channels; it is empty, does not hold numbers, has masked values, or holds values that are not
-            finite or lie outside of the range; or the result is larger than the memory.
+            finite; or the result is larger than the memory.
     """
     blocks = InMemory(unmasked(array, what)) if isinstance(array, np.ndarray) else array
     shape, channels_last = check_array(blocks, what)
@@ -45,16 +120,9 @@ def as_data(array: np.ndarray | Blocks, what: str, parts: Sequence[Tensor] | Non
         4 * math.prod(shape), what, "give fewer data, or a Dataset, which pyrovae.fit reads in parts"
     )
     parts = [torch.arange(shape[0])] if parts is None else parts
-    found = [torch.empty(len(rows), *shape[1:]) for rows in parts]
-    low, high = _fill(found, parts, blocks, what, channels_last)
-    limit = 255 if blocks.dtype.kind in "iu" else math.inf if len(shape) == 2 else 1
-    if limit < math.inf and (low < 0 or high > limit):
-        raise InputError(
-            f"{what} ({blocks.dtype}) lies in [{low:.9g}, {high:.9g}], expected [0, {limit}]: "
-            "rescale it to floats in [0, 1], for instance divide grey levels by 255 "
-            "(real-valued vectors are floats of shape (N, D))."
-        )
-    return [part.div_(255) for part in found] if limit == 255 and high > 1 else found
+    found = Values(what, [torch.empty(len(rows), *shape[1:]) for rows in parts], blocks.dtype)
+    _fill(found, parts, blocks, channels_last)
+    return found
 
 
 def check_array(array: np.ndarray | Blocks, what: str) -> tuple[tuple[int, ...], bool]:
@@ -87,10 +155,8 @@ def check_array(array: np.ndarray | Blocks, what: str) -> tuple[tuple[int, ...],
     return ((shape[0], shape[3], *shape[1:3]) if last else shape), last
 
 
-def _fill(
-    found: list[Tensor], parts: Sequence[Tensor], blocks: Blocks, what: str, channels_last: bool
-) -> tuple[float, float]:
-    """Write each block of rows into the parts that they belong to. Return the least and the largest value.
+def _fill(found: Values, parts: Sequence[Tensor], blocks: Blocks, channels_last: bool) -> None:
+    """Write each block of rows into the parts that they belong to, and note the range of the values.
 
     Raises:
         InputError: values are not finite.
@@ -99,7 +165,7 @@ def _fill(
     place = np.zeros(blocks.shape[0], dtype=np.int64)
     for number, rows in enumerate(parts):
         part_of[rows.numpy()], place[rows.numpy()] = number, np.arange(len(rows))
-    low, high, start, bad, first_bad = math.inf, -math.inf, 0, 0, -1
+    start, bad, first_bad = 0, 0, -1
     for block in blocks.blocks():
         with np.errstate(over="ignore"):  # values beyond float32 become infinite, which is reported below
             values = np.asarray(block, dtype=np.float32)
@@ -110,17 +176,18 @@ def _fill(
             bad_rows = ~np.isfinite(values.reshape(len(values), -1)).all(1)
             first_bad = start + int(bad_rows.argmax()) if first_bad < 0 else first_bad
         bad += wrong
-        low, high = min(low, float(values.min())), max(high, float(values.max()))
-        for number, part in enumerate(found):
+        found.low, found.high = min(found.low, float(values.min())), max(found.high, float(values.max()))
+        if blocks.dtype.kind == "f" and not found.has_fractions:
+            found.has_fractions = bool((values != np.rint(values)).any())
+        for number, part in enumerate(found.parts):
             mine = part_of[here] == number
             part.numpy()[place[here][mine]] = values[mine]
         start = here.stop
     if bad:
         raise InputError(
-            f"{what} holds {bad} NaN or infinite values as 32-bit floats, the first in row {first_bad}: "
-            "remove or replace them."
+            f"{found.what} holds {bad} NaN or infinite values as 32-bit floats, the first in row "
+            f"{first_bad}: remove or replace them."
         )
-    return low, high
 
 
 def unmasked(array: np.ndarray, what: str) -> np.ndarray:
@@ -168,3 +235,22 @@ def as_classes(y: Labels, what: str) -> Tensor:
                 "them, or leave the labels out."
             )
     return torch.from_numpy(array.astype(np.int64))
+
+
+def as_names(array: np.ndarray, what: str) -> tuple[str, ...]:
+    """Convert an array of text to the names of classes, or of columns.
+
+    Args:
+        array: the names of the classes or columns 0, 1, ..., `(C,)`.
+        what: a name for the array, for messages.
+
+    Raises:
+        InputError: the array is not text `(C,)`.
+    """
+    if array.ndim != 1 or array.dtype.kind != "U":
+        raise InputError(
+            f"{what} has shape {array.shape} and dtype {array.dtype}, expected text of shape (C,), the "
+            f"names of the {'columns' if 'column' in what else 'classes'} 0, 1, ...: convert them by "
+            "np.array(names, dtype=str)."
+        )
+    return tuple(map(str, array))

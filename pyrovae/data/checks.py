@@ -55,7 +55,8 @@ def check_data(
     if bad.any():
         where = "" if mask is None else f" where `{OBSERVED}` is true"
         raise InputError(
-            f"{int(bad.sum())} of {len(x)} data hold values that are not finite (NaN or infinity){where}, "
+            f"{int(bad.sum())} of {len(x)} data hold values that are not finite (NaN, infinity, or beyond "
+            f"the range of {str(x.dtype).removeprefix('torch.')} when converted){where}, "
             f"the first is datum {int(bad.nonzero()[0])}: remove or repair them. If values are missing, "
             f'say so by given={{"{OBSERVED}": mask}}, with a mask of torch.bool in the shape of the data, '
             f"true where a value was observed. The programs must take `{OBSERVED}`, as most of "

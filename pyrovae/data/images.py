@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from pyrovae.data.checks import check_lengths
-from pyrovae.errors import InputError
+from pyrovae.errors import InputError, one_line
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,10 +22,12 @@ class Images:
         x_test: the test data, of the same event shape.
         y_test: the classes of the test data, or None.
         names: the names of the classes 0, 1, ...; empty where classes are called by their numbers.
+        scale: the number that the values were divided by when they were read: 255 for grey levels, else 1.
+        column_names: the names of the columns of vectors; empty where they have none.
 
     Raises:
-        InputError: there is not one class for each datum, a class has no name though others have, or the
-            two parts differ in their event shapes.
+        InputError: there is not one class for each datum, a class has no name though others have, two
+            classes have one name, or the two parts differ in their event shapes.
     """
 
     name: str
@@ -33,6 +36,8 @@ class Images:
     x_test: Tensor
     y_test: Tensor | None
     names: tuple[str, ...] = ()
+    scale: int = 1
+    column_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.x_train.shape[1:] != self.x_test.shape[1:]:
@@ -43,11 +48,18 @@ class Images:
         for part, x, y in (("train", self.x_train, self.y_train), ("test", self.x_test, self.y_test)):
             if y is not None:
                 check_lengths(len(x), len(y), f"{self.name}: x_{part}")
+        if self.column_names and (len(self.column_names),) != self.shape:
+            raise InputError(
+                f"{self.name} names {len(self.column_names)} columns, but one datum has shape "
+                f"{self.shape}: give a name for each column of vectors, or no column_names."
+            )
         if self.names and self._largest_class >= len(self.names):
             raise InputError(
                 f"{self.name} holds the class {self._largest_class}, but names {len(self.names)} classes, "
                 "counted from 0: give a name for each class, or no names."
             )
+        if twice := [name for name, count in Counter(self.names).items() if count > 1]:
+            raise InputError(f"{self.name} gives the name {twice[0]!r} to two classes: rename one of them.")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -73,8 +85,8 @@ class Images:
         size = "x".join(map(str, self.shape))
         text = f"{self.name}: {len(self.x_train)} data for training and {len(self.x_test)} for testing"
         if not self.num_classes:
-            return f"{text}, each {size}, without classes"
+            return one_line(f"{text}, each {size}, without classes")
         names = [*self.class_names]
         if len(names) > 12:
             names = [*names[:10], "...", names[-1]]
-        return f"{text}, each {size}, {self.num_classes} classes: {', '.join(names)}"
+        return one_line(f"{text}, each {size}, {self.num_classes} classes: {', '.join(names)}")

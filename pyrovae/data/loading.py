@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae.data.arrays import as_classes, as_data, check_array
-from pyrovae.data.blocks import Blocks, InMemory, whole
+from pyrovae.data.arrays import as_classes, as_names, check_array, read_values
+from pyrovae.data.blocks import Blocks, whole
 from pyrovae.data.checks import check_lengths
 from pyrovae.data.image_folders import read_image_folder
 from pyrovae.data.images import Images
@@ -26,6 +26,47 @@ from pyrovae.storage import expanded
 
 Arrays = Mapping[str, np.ndarray | Blocks]
 """The arrays of a data set by the keys that `load` documents for a `.npz` file."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """What a data set holds, as it is stored.
+
+    Attributes:
+        name: the name of the data set.
+        arrays: its arrays, `x` or `x_train` and `x_test`, and classes.
+        class_names: the names of the classes; empty where classes are called by their numbers.
+        levels: whether integers are grey levels by the format of the data, such as PNG.
+        column_names: the names of the columns of vectors; empty where they have none.
+    """
+
+    name: str
+    arrays: Arrays
+    class_names: tuple[str, ...]
+    levels: bool
+    column_names: tuple[str, ...] = ()
+
+    def classes(self) -> dict[str, Tensor]:
+        """Return the classes of each part that has some, by their keys."""
+        ys = {key: y for key, y in self.arrays.items() if key[0] == "y"}
+        return {key: as_classes(whole(y), f"{self.name}: {key}") for key, y in ys.items()}
+
+    def data(self, scale: int | None, rows: Sequence[Tensor] | None = None) -> tuple[list[Tensor], int]:
+        """Read the data, and bring them to one scale.
+
+        Args:
+            scale: the number that the training data of a run were divided by. None means that the first
+                array tells: these are the training data.
+            rows: the rows of each part of the array `x`. None means one part.
+
+        Returns:
+            A tensor for each part, and the scale.
+        """
+        keys = ["x"] if "x" in self.arrays else ["x_train", "x_test"]
+        found = [read_values(self.arrays[key], f"{self.name}: {key}", rows) for key in keys]
+        if scale is None:
+            scale = max(values.scale for values in (found if self.levels else found[:1]))
+        return [part for values in found for part in values.over(scale, self.levels)], scale
 
 
 def data_root() -> Path:
@@ -47,11 +88,13 @@ def load(name: str | Path, *, seed: int = 0, download: bool = False, root: Path 
 
     Args:
         name: a name in `DATASETS`, or a path: a `.npz` file with `x_train` and `x_test` (and `y_train`,
-            `y_test`), or with `x` (and `y`); a `.npy` file with `x`; or a folder of images of one size,
-            with a subfolder for each class if there are classes; if it holds two folders `train` and
-            `test`, these are the split. Integers in 0..255 are divided by 255, unless an array holds only
-            0 and 1 (binary images). Floats lie in [0, 1], except that vectors `(N, D)` may hold any finite
-            value. Classes are whole numbers from 0 without gaps, and each is in the training part.
+            `y_test`), or with `x` (and `y`), with `class_names` if the classes have names, and with
+            `column_names` if the columns of vectors do; a `.npy` file with `x`; or a folder of images of
+            one size, with a subfolder for each class if there are classes; if it holds two folders `train`
+            and `test`, these are the split. Integers in 0..255 are divided by 255, unless all training data
+            are 0 or 1 (binary images). Floats lie in [0, 1], except that vectors `(N, D)` may hold any
+            finite value. The test data have the scale of the training data. Classes are whole numbers from
+            0 without gaps, and each is in the training part.
         seed: the seed of the split into 80 % training and 20 % test data, stratified by class. Data that
             come with a split of their own keep that one.
         download: whether to download a named data set that is absent or damaged.
@@ -69,7 +112,21 @@ def load(name: str | Path, *, seed: int = 0, download: bool = False, root: Path 
         >>> images.x_train.shape
         torch.Size([1437, 1, 8, 8])
     """
-    return _from_arrays(*_read(name, download, root), seed)
+    return _split(_read(name, download, root), seed)
+
+
+def load_again(name: str | Path, seed: int, scale: int) -> Images:
+    """Load the data set of a run as `load` did, with the scale that its data had.
+
+    Args:
+        name: the data set.
+        seed: the seed of the split.
+        scale: the number that the training data were divided by.
+
+    Raises:
+        InputError: there is no such data set or path, or its data cannot be read or used.
+    """
+    return _split(_read(name, False, None), seed, scale)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +139,8 @@ class Rows:
         y: their classes `(N,)`, or None.
         class_names: the names of the classes; empty where classes are called by their numbers.
         num_train: the number of data for training, where a data set has a split of its own; else None.
+        scale: the number that the data, and the training data of the run, were divided by.
+        column_names: the names of the columns of vectors; empty where they have none.
     """
 
     name: str
@@ -89,6 +148,8 @@ class Rows:
     y: Tensor | None
     class_names: tuple[str, ...]
     num_train: int | None
+    scale: int
+    column_names: tuple[str, ...] = ()
 
     def split(self, seed: int) -> Images:
         """Split the data as `load` does.
@@ -101,74 +162,69 @@ class Rows:
             parts = stratified_split(self.y, seed=seed, n=len(self.x))
         train, test = parts
         of_train, of_test = (None, None) if self.y is None else (self.y[train], self.y[test])
-        return Images(self.name, self.x[train], of_train, self.x[test], of_test, self.class_names)
+        beside = self.class_names, self.scale, self.column_names
+        return Images(self.name, self.x[train], of_train, self.x[test], of_test, *beside)
 
 
-def load_rows(name: str | Path, *, grey: bool = False) -> Rows:
+def load_rows(name: str | Path, scale: int | None) -> Rows:
     """Load all data of a data set, in order; `load` says what `name` may be.
 
     Classes may have gaps, since these data need not be trained on.
 
     Args:
         name: the data set.
-        grey: whether integers are grey levels in 0..255 even if all of them are 0 or 1.
+        scale: the number that the training data of a run were divided by, 255 or 1. These data are brought
+            to the same scale. None means that it is not known: they are read as `load` does.
 
     Raises:
-        InputError: there is no such data set or path, its data cannot be read or used, or only one of its
-            two parts has classes.
+        InputError: there is no such data set or path, its data cannot be read or used, it is not known
+            whether they have this scale, or only one of the two parts has classes.
     """
-    label, arrays, class_names = _read(name, False, None, to_train=False)
-    keys = ["x"] if "x" in arrays else ["x_train", "x_test"]
-    xs = [as_data(arrays[key], f"{label}: {key}")[0] for key in keys]
-    if grey:
-        xs = [x / 255 if _is_binary(arrays[key]) else x for key, x in zip(keys, xs, strict=True)]
-    ys = [as_classes(whole(arrays[key]), f"{label}: {key}") for key in arrays if key[0] == "y"]
+    found = _read(name, False, None, to_train=False)
+    xs, scale = found.data(scale)
+    ys = [*found.classes().values()]
     if ys and len(ys) < len(xs):
-        raise InputError(f"{label} has classes for one of its two parts: give both, or none.")
+        raise InputError(f"{found.name} has classes for one of its two parts: give both, or none.")
     x, y = torch.cat(xs), torch.cat(ys) if ys else None
     if y is not None:
-        check_lengths(len(x), len(y), f"{label}: x")
-    return Rows(label, x, y, class_names, len(xs[0]) if len(xs) > 1 else None)
+        check_lengths(len(x), len(y), f"{found.name}: x")
+    num_train = len(xs[0]) if len(xs) > 1 else None
+    return Rows(found.name, x, y, found.class_names, num_train, scale, found.column_names)
 
 
-def _is_binary(array: np.ndarray | Blocks) -> bool:
-    """Whether an array holds integers that are all 0 or 1, which `as_data` leaves as they are."""
-    blocks = InMemory(array) if isinstance(array, np.ndarray) else array
-    return blocks.dtype.kind in "iu" and all(int(block.max()) <= 1 for block in blocks.blocks())
-
-
-def _read(
-    name: str | Path, download: bool, root: Path | None, to_train: bool = True
-) -> tuple[str, Arrays, tuple[str, ...]]:
-    """Return the data set's name, its arrays, and the names of its classes if it has some."""
+def _read(name: str | Path, download: bool, root: Path | None, to_train: bool = True) -> _Found:
+    """Find what a data set holds. Training needs more of the classes than scoring does."""
     if isinstance(name, str) and name in DATASETS:
         row = DATASETS[name]
         arrays = row.load()(name, data_root() if root is None else expanded(root), download)
-        return name, arrays, row.class_names
+        return _Found(name, arrays, row.class_names, levels=True)
     try:
         path = expanded(name)
         if not str(name) or not path.exists():
             raise InputError(_not_found(str(name)))
-        label = path.resolve().name if path.is_dir() else path.stem
-        arrays, class_names = _read_path(path)
+        found = _read_path(path, to_train)
         if to_train:
-            _check_classes(label, arrays)
-        return label, arrays, class_names
+            _check_classes(found)
+        return found
     except OSError as error:
         raise InputError(
             f"{name} cannot be read: {cause(error)}. Check the path and its permissions."
         ) from None
 
 
-def _read_path(path: Path) -> tuple[Arrays, tuple[str, ...]]:
-    """Return the arrays of a file or folder, and the names of the classes if it has some."""
+def _read_path(path: Path, to_train: bool) -> _Found:
     if path.is_dir():
-        return read_image_folder(path)
+        return _Found(path.resolve().name, *read_image_folder(path, to_train), levels=True)
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(
             f"{path} has the suffix {path.suffix!r}: give a .npz, a .npy or a folder of images."
         )
-    return read_numpy_file(path), ()
+    arrays = read_numpy_file(path)
+    class_names, column_names = (
+        as_names(whole(arrays.pop(key)), f"{path.stem}: {key}") if key in arrays else ()
+        for key in ("class_names", "column_names")
+    )
+    return _Found(path.stem, arrays, class_names, levels=False, column_names=column_names)
 
 
 def _not_found(name: str) -> str:
@@ -178,40 +234,40 @@ def _not_found(name: str) -> str:
     return f"{name!r} is neither a data set ({known}) nor an existing file or folder.{hint}"
 
 
-def _from_arrays(name: str, arrays: Arrays, class_names: tuple[str, ...], seed: int) -> Images:
-    ys = {key: as_classes(whole(y), f"{name}: {key}") for key, y in arrays.items() if key[0] == "y"}
-    if "x_train" in arrays and "x_test" in arrays:
-        train, test = (as_data(arrays[key], f"{name}: {key}")[0] for key in ("x_train", "x_test"))
-        return Images(name, train, ys.get("y_train"), test, ys.get("y_test"), class_names)
-    x, y = arrays["x"], ys.get("y")
+def _split(found: _Found, seed: int, scale: int | None = None) -> Images:
+    ys, name, names, columns = found.classes(), found.name, found.class_names, found.column_names
+    if "x" not in found.arrays:
+        (train, test), scale = found.data(scale)
+        return Images(name, train, ys.get("y_train"), test, ys.get("y_test"), names, scale, columns)
+    x, y = found.arrays["x"], ys.get("y")
     check_array(x, f"{name}: x")
     if y is not None:
         check_lengths(x.shape[0], len(y), f"{name}: x")
     rows = stratified_split(y, seed=seed, n=x.shape[0])
-    train, test = as_data(x, f"{name}: x", rows)
+    (train, test), scale = found.data(scale, rows)
     y_train, y_test = (None, None) if y is None else (y[rows[0]], y[rows[1]])
-    return Images(name, train, y_train, test, y_test, class_names)
+    return Images(name, train, y_train, test, y_test, names, scale, columns)
 
 
-def _check_classes(name: str, arrays: Arrays) -> None:
+def _check_classes(found: _Found) -> None:
     """Refuse classes of a user's own data that training would never see.
 
     Raises:
         InputError: the classes have gaps, or test data have a class that no training datum has.
     """
-    for key in ("y", "y_train"):
-        if key not in arrays:
-            continue
-        found = as_classes(whole(arrays[key]), f"{name}: {key}").unique().tolist()
-        if len(found) <= found[-1]:
-            gap = next(label for label, known in enumerate([*found, -1]) if label != known)
-            raise InputError(
-                f"{name}: {key} holds {len(found)} classes up to {found[-1]}, and none is {gap}: number "
-                "the classes from 0 without gaps, for example by numpy.unique(y, return_inverse=True)[1]."
-            )
-        other = as_classes(whole(arrays["y_test"]), f"{name}: y_test") if "y_test" in arrays else None
-        if key == "y_train" and other is not None and (unseen := {*other.tolist()} - {*found}):
-            raise InputError(
-                f"{name}: y_test holds the class {min(unseen)}, and y_train does not: move data of this "
-                "class into the training part, or leave them out."
-            )
+    ys, name = found.classes(), found.name
+    key = "y" if "y" in ys else "y_train"
+    if key not in ys:
+        return
+    known = ys[key].unique().tolist()
+    if len(known) <= known[-1]:
+        gap = next(label for label, present in enumerate([*known, -1]) if label != present)
+        raise InputError(
+            f"{name}: {key} holds {len(known)} classes up to {known[-1]}, and none is {gap}: number "
+            "the classes from 0 without gaps, for example by numpy.unique(y, return_inverse=True)[1]."
+        )
+    if "y_test" in ys and (unseen := {*ys["y_test"].tolist()} - {*known}):
+        raise InputError(
+            f"{name}: y_test holds the class {min(unseen)}, and y_train does not: move data of this "
+            "class into the training part, or leave them out."
+        )

@@ -13,11 +13,12 @@ import numpy as np
 from numpy.lib import format as npy
 
 from pyrovae.data.blocks import rows_at_once
-from pyrovae.errors import InputError, cause
+from pyrovae.errors import InputError, cause, warn
 
 SUFFIXES = (".npz", ".npy")
 
-_KEYS = ("x_train", "y_train", "x_test", "y_test", "x", "y")
+_SPLIT = ("x_train", "y_train", "x_test", "y_test", "class_names", "column_names")
+_WHOLE = ("x", "y", "class_names", "column_names")
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
@@ -25,15 +26,18 @@ def read_numpy_file(path: Path) -> dict[str, StoredArray]:
     """Find the arrays of a NumPy file. Their values are read later, in blocks of rows.
 
     Args:
-        path: a `.npz` file with `x_train` and `x_test` (and `y_train`, `y_test`), or with `x` (and `y`);
-            or a `.npy` file, whose array becomes `x`.
+        path: a `.npz` file with `x_train` and `x_test` (and `y_train`, `y_test`), or with `x` (and `y`),
+            and perhaps with `class_names` and `column_names`; or a `.npy` file, whose array becomes `x`.
 
     Returns:
         The arrays by these names.
 
     Raises:
-        InputError: the file is damaged, is no ordinary file, holds Python objects, lacks these names, or
-            claims to hold more than it does.
+        InputError: the file is damaged, is no ordinary file, holds Python objects, lacks these names, has
+            two arrays of one name, or holds more or less than it claims to.
+
+    Warns:
+        UserWarning: a `.npz` file holds other arrays, which are not read. The message names them.
     """
     if path.exists() and not path.is_file():  # reading a FIFO would wait forever
         raise InputError(f"{path} is not an ordinary file: give a file, or copy its content into one.")
@@ -41,14 +45,35 @@ def read_numpy_file(path: Path) -> dict[str, StoredArray]:
         if not _is_zip(path):
             return {"x": StoredArray(path)}
         with zipfile.ZipFile(path) as archive:
-            members = {name.removesuffix(".npy"): name for name in archive.namelist()}
-        arrays = {key: StoredArray(path, members[key]) for key in _KEYS if key in members}
-    if "x" not in arrays and not {"x_train", "x_test"} <= arrays.keys():
+            members = _members(archive)
+        keys = _SPLIT if {"x_train", "x_test"} <= members.keys() else _WHOLE
+        arrays = {key: StoredArray(path, members[key]) for key in keys if key in members}
+    if "x" not in arrays and "x_train" not in arrays:
         raise InputError(
             f"{path} holds the arrays {[*members]}: name them x_train and x_test (and y_train, y_test), "
             "or x (and y)."
         )
+    if others := [name for name in members if name not in arrays]:
+        warn(
+            f"{path}: only {', '.join(arrays)} are read, and {', '.join(others)} are left out: rename the "
+            "arrays if others are meant, and move a third split into x_train, of which training sets some "
+            "apart."
+        )
     return arrays
+
+
+def _members(archive: zipfile.ZipFile) -> dict[str, str]:
+    """Return the members of an archive by the names of their arrays.
+
+    Raises:
+        ValueError: two members have one name.
+    """
+    members: dict[str, str] = {}
+    for member in archive.namelist():
+        if (name := member.removesuffix(".npy")) in members:
+            raise ValueError(f"it holds two arrays of the name {name}")
+        members[name] = member
+    return members
 
 
 class StoredArray:
@@ -63,7 +88,7 @@ class StoredArray:
         dtype: the type of its values.
 
     Raises:
-        ValueError: the header is damaged, or claims more values than there are.
+        ValueError: the header is damaged, or claims more or fewer values than there are.
     """
 
     def __init__(self, path: Path, member: str = "") -> None:
@@ -73,6 +98,10 @@ class StoredArray:
             needed = self.dtype.itemsize * int(np.prod(self.shape, dtype=object))
             if needed > held:
                 raise ValueError(f"{member or path.name} claims {needed} bytes of values and holds {held}")
+            if needed < held:  # as if several arrays had been saved one after the other
+                raise ValueError(
+                    f"{member or path.name} goes on for {held - needed} bytes after its values"
+                )
 
     def blocks(self) -> Iterator[np.ndarray]:
         """Yield consecutive rows, `(n, ...)`, until all N have been read.

@@ -84,7 +84,7 @@ def random_shift(x: Tensor, pixels: int, generator: torch.Generator | None = Non
         The shifted images `(B, C, H, W)`. Pixels without a source are 0, black.
 
     Raises:
-        InputError: `x` are not images `(B, C, H, W)`, or `pixels` is negative.
+        InputError: `x` are not images `(B, C, H, W)`, or `pixels` is negative, or not below H and W.
     """
     check_tensor(x)
     check_counts(0, pixels=pixels)
@@ -94,6 +94,11 @@ def random_shift(x: Tensor, pixels: int, generator: torch.Generator | None = Non
             "(B, C, H, W)."
         )
     height, width = x.shape[-2:]
+    if pixels >= min(height, width):
+        raise InputError(
+            f"images of {width}x{height} pixels cannot be shifted by {pixels}, out of sight: choose at "
+            f"most {min(height, width) - 1}, and a few pixels to keep what they show."
+        )
     padded = torch.nn.functional.pad(x, (pixels,) * 4)
     moves = torch.randint(2 * pixels + 1, (2, len(x), 1), generator=generator, device=x.device)
     down, across = moves

@@ -123,6 +123,12 @@ class PlateDiagram:
 
         save(self, path)
 
+    def _repr_svg_(self) -> str:
+        """Return the drawing that a notebook shows."""
+        from pyrovae.canvas import content_of
+
+        return content_of(self.draw(), "svg", bbox_inches=None).decode()
+
     def __str__(self) -> str:
         lines = [
             f"plate {name} (N = {' and '.join(self.sizes(name))}): {', '.join(self.members(name))}"

@@ -20,6 +20,7 @@ from matplotlib.patches import (
 )
 from matplotlib.path import Path
 
+from pyrovae.canvas import Canvas, ink, shade
 from pyrovae.diagrams.bends import Point, arc
 from pyrovae.diagrams.diagram import Node, PlateDiagram
 from pyrovae.diagrams.layout import (
@@ -35,7 +36,7 @@ from pyrovae.diagrams.layout import (
 from pyrovae.diagrams.symbols import symbol_of
 
 _INCH = 0.85  # inches for each unit, in a new figure
-_SHADE, _LIGHT = "0.82", "1.0"  # the grey of observed and latent nodes
+_OBSERVED, _LATENT = 0.18, 0.0  # the shares of ink in the fill of observed and latent nodes
 _FACTOR = 0.1  # half of the side of a factor's square
 _CORNER = 0.12  # the radius of a plate's corners
 
@@ -48,7 +49,7 @@ def draw(diagram: PlateDiagram, ax: Axes | None) -> Figure:
     view = _view(layout, captions, len(legend))
     width, height = view.right - view.left, view.top - view.bottom
     if ax is None:
-        ax = Figure(figsize=(width * _INCH, height * _INCH)).add_axes((0.0, 0.0, 1.0, 1.0))
+        ax = Canvas(figsize=(width * _INCH, height * _INCH)).add_axes((0.0, 0.0, 1.0, 1.0))
     figure = ax.figure.figure  # the whole figure, even where the axes are in a subfigure
     ax.set(xlim=(view.left, view.right), ylim=(view.bottom, view.top), aspect="equal")
     ax.set_axis_off()
@@ -70,13 +71,13 @@ def draw(diagram: PlateDiagram, ax: Axes | None) -> Figure:
 def _draw_plate(ax: Axes, box: Box, captions: list[str], unit: float) -> None:
     size = box.right - box.left, box.top - box.bottom
     style = f"round,pad=0,rounding_size={_CORNER}"
-    ax.add_patch(FancyBboxPatch(box[:2], *size, boxstyle=style, fill=False, zorder=1))
+    ax.add_patch(FancyBboxPatch(box[:2], *size, boxstyle=style, ec=ink(), fill=False, zorder=1))
     for number, caption in enumerate(captions):
         card = box.moved(number)
         if number:
             ax.add_patch(_card_below(card))
         x, y, text = card.right - 0.1, card.bottom + 0.08, caption.replace("$", r"\$")
-        ax.text(x, y, text, ha="right", va="bottom", fontsize=0.17 * unit, zorder=4)
+        ax.text(x, y, text, ha="right", va="bottom", fontsize=0.17 * unit, color=ink(), zorder=4)
 
 
 def _card_below(card: Box) -> PathPatch:
@@ -97,35 +98,35 @@ def _card_below(card: Box) -> PathPatch:
     ]
     curve = [Path.CURVE3, Path.CURVE3, Path.LINETO]
     codes = [Path.MOVETO, Path.LINETO, *curve, *curve, *curve]
-    return PathPatch(Path(corners, codes), fill=False, zorder=1)
+    return PathPatch(Path(corners, codes), ec=ink(), fill=False, zorder=1)
 
 
 def _draw_node(ax: Axes, node: Node, centre: Point, unit: float) -> Patch:
     if node.status == "factor":
         return _draw_factor(ax, node.name, centre, unit)
     rim = "--" if node.origin == "guide" else "-"
-    shade = _SHADE if node.observed else _LIGHT
-    circle = Circle(centre, RADIUS, fc=shade, ec="black", ls=rim, zorder=2)
+    fill = shade(_OBSERVED if node.observed else _LATENT)
+    circle = Circle(centre, RADIUS, fc=fill, ec=ink(), ls=rim, zorder=2)
     if node.status == "partly":
         circle.set_fill(False)
-        for first, colour in ((90, _SHADE), (-90, _LIGHT)):
-            ax.add_patch(Wedge(centre, RADIUS, first, first + 180, color=colour, lw=0, zorder=1.9))
+        for first, share in ((90, _OBSERVED), (-90, _LATENT)):
+            ax.add_patch(Wedge(centre, RADIUS, first, first + 180, color=shade(share), lw=0, zorder=1.9))
     ax.add_patch(circle)
     symbol = symbol_of(node.name)
     label = symbol or node.name.replace("$", r"\$").replace("_", "_\n")
     longest = 1 if symbol else max(len(line) for line in label.split("\n"))
     size = min(0.26, max(0.1, 2.3 * RADIUS / longest)) * unit
-    ax.text(*centre, label, ha="center", va="center", fontsize=size, zorder=4)
+    ax.text(*centre, label, ha="center", va="center", fontsize=size, color=ink(), zorder=4)
     return circle
 
 
 def _draw_factor(ax: Axes, name: str, centre: Point, unit: float) -> Patch:
     x, y = centre
-    square = Rectangle((x - _FACTOR, y - _FACTOR), 2 * _FACTOR, 2 * _FACTOR, color="black", lw=0, zorder=2)
+    square = Rectangle((x - _FACTOR, y - _FACTOR), 2 * _FACTOR, 2 * _FACTOR, color=ink(), lw=0, zorder=2)
     ax.add_patch(square)
     size = min(0.16, max(0.08, 2.0 / len(name))) * unit
     label = name.replace("$", r"\$")
-    ax.text(x, y - _FACTOR - 0.05, label, ha="center", va="top", fontsize=size, zorder=4)
+    ax.text(x, y - _FACTOR - 0.05, label, ha="center", va="top", fontsize=size, color=ink(), zorder=4)
     return square
 
 
@@ -141,6 +142,7 @@ def _draw_arrow(ax: Axes, arrow: Arrow, centres: dict[str, Point], shapes: dict[
         shrinkB=0,
         connectionstyle=f"arc3,rad={arrow.bend}",
         arrowstyle="-",
+        color=ink(),
         linestyle="--" if arrow.dashed else "-",
         zorder=3,
     )
@@ -154,7 +156,7 @@ def _draw_arrow(ax: Axes, arrow: Arrow, centres: dict[str, Point], shapes: dict[
     u, v = math.cos(angle), math.sin(angle)
     corners = [(RADIUS, 0.0), (RADIUS + 0.15, 0.055), (RADIUS + 0.15, -0.055)]
     head = [(x + a * u - b * v, y + a * v + b * u) for a, b in corners]
-    ax.add_patch(Polygon(head, color="black", linewidth=0, zorder=3))
+    ax.add_patch(Polygon(head, color=ink(), linewidth=0, zorder=3))
 
 
 def _view(layout: Layout, captions: dict[str, list[str]], entries: int) -> Box:
@@ -179,12 +181,13 @@ def _legend(diagram: PlateDiagram) -> dict[str, Any]:
     statuses = {node.status for node in diagram.nodes.values()}
     entries: dict[str, Any] = {}
     if diagram.has_guide:
-        entries["p: generative (solid)"] = Line2D([], [], color="black", ls="-")
-        entries["q: inference (dashed)"] = Line2D([], [], color="black", ls="--")
+        entries["p: generative (solid)"] = Line2D([], [], color=ink(), ls="-")
+        entries["q: inference (dashed)"] = Line2D([], [], color=ink(), ls="--")
     if "partly" in statuses:
-        half = Line2D([], [], marker="o", fillstyle="left", ls="", mew=0, mfc=_SHADE, mfcalt=_LIGHT)
-        rim = Line2D([], [], marker="o", fillstyle="none", ls="", mec="black")
+        halves: Any = {"mfc": shade(_OBSERVED), "mfcalt": shade(_LATENT)}
+        half = Line2D([], [], marker="o", fillstyle="left", ls="", mew=0, **halves)
+        rim = Line2D([], [], marker="o", fillstyle="none", ls="", mec=ink())
         entries["observed for some data"] = (half, rim)
     if "factor" in statuses:
-        entries["factor"] = Line2D([], [], marker="s", ls="", color="black")
+        entries["factor"] = Line2D([], [], marker="s", ls="", color=ink())
     return entries

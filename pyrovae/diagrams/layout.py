@@ -6,11 +6,11 @@ one for each run: the first holds the nodes, and the others stick out below it w
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import permutations
 from typing import NamedTuple
 
-from pyrovae.diagrams.bends import Bends, Point
+from pyrovae.diagrams.bends import Bends, Point, arc
 from pyrovae.diagrams.diagram import Node, PlateDiagram
 
 # Lengths are in the units of the drawing.
@@ -100,7 +100,7 @@ def lay_out(diagram: PlateDiagram) -> Layout:
     _, centres, arrows = min(found, key=lambda each: each[0])
     boxes: dict[str, Box] = {}
     for plate in sorted(diagram.plates, key=diagram.plate_rank, reverse=True):
-        boxes[plate] = _box(diagram, plate, centres, boxes)
+        boxes[plate] = _box(diagram, plate, centres, boxes, arrows)
     return Layout(centres, boxes, arrows)
 
 
@@ -240,12 +240,22 @@ def _foot(diagram: PlateDiagram, plate: str) -> float:
     return _PAD + _CAPTION + CARD[1] * _cards_below(diagram, plate)
 
 
-def _box(diagram: PlateDiagram, plate: str, centres: dict[str, Point], boxes: dict[str, Box]) -> Box:
+def _box(
+    diagram: PlateDiagram,
+    plate: str,
+    centres: dict[str, Point],
+    boxes: dict[str, Box],
+    arrows: Sequence[Arrow],
+) -> Box:
     parts = []
     for inner in diagram.plates_inside(plate, boxes):
         parts += [boxes[inner], boxes[inner].moved(_cards_below(diagram, inner))]
     for x, y in (centres[name] for name in diagram.members(plate)):
         parts.append(Box(x - RADIUS, y - RADIUS, x + RADIUS, y + RADIUS))
+    inside = {*diagram.members(plate)}
+    for arrow in arrows:
+        if {arrow.start, arrow.end} <= inside:  # its bend must not cross the frame
+            parts += [Box(x, y, x, y) for x, y in arc(centres[arrow.start], centres[arrow.end], arrow.bend)]
     left, right = min(part.left for part in parts), max(part.right for part in parts)
     bottom, top = min(part.bottom for part in parts), max(part.top for part in parts)
     lack = _caption_width(diagram, plate) - (right - left) - 2 * _PAD

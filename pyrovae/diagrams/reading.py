@@ -18,6 +18,7 @@ from pyrovae.diagrams.diagram import Node, PlateDiagram
 from pyrovae.diagrams.merging import merge_diagrams
 from pyrovae.programs.dependence import RecordedSite as Site
 from pyrovae.programs.dependence import Recording, edges_of, record, without_effect
+from pyrovae.programs.given import Whole
 from pyrovae.programs.pair import ModelAndGuide, Program, check_pair_or_program, programs_of
 from pyrovae.programs.rows import Arguments
 
@@ -43,7 +44,7 @@ def plate_diagram(
             classes and on the unlabelled data without. Then the two diagrams are merged (`merge_diagrams`).
         given: what is always given, by name, such as `{"c": c}`. Both programs get it by keyword. Each
             tensor is a node, even if no distribution depends on it. Tensors whose first size is N are cut
-            with the data.
+            with the data, but for `programs.Whole(tensor)`.
         **kwargs: the keyword arguments of the programs.
 
     Returns:
@@ -64,7 +65,8 @@ def _diagram_of_call(
     model: Program, guide: Program | None, call: Arguments, given: Collection[str]
 ) -> PlateDiagram:
     programs = (model,) if guide is None else (model, guide)
-    return _assemble(record(programs, *call), given)
+    kwargs = {name: v.value if isinstance(v, Whole) else v for name, v in call.kwargs.items()}
+    return _assemble(record(programs, call.args, kwargs), given)
 
 
 def _assemble(found: Recording, given: Collection[str]) -> PlateDiagram:

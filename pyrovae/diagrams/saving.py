@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from pathlib import Path
 
@@ -34,6 +33,7 @@ def _content(diagram: PlateDiagram, suffix: str) -> bytes:
         return f"{diagram.to_dot()}// {MARK}\n".encode()
     if suffix == ".tex":
         return f"{diagram.to_tikz()}% {MARK}\n".encode()
-    buffer = io.BytesIO()
-    diagram.draw().savefig(buffer, format=suffix[1:], dpi=200, metadata={_MAKER[suffix]: MARK})
-    return buffer.getvalue()
+    from pyrovae.canvas import content_of  # matplotlib is slow to import
+
+    about = {"metadata": {_MAKER[suffix]: MARK}}
+    return content_of(diagram.draw(), suffix[1:], dpi=200, bbox_inches=None, **about)

@@ -1,6 +1,9 @@
 from .classification import class_posterior as class_posterior
 from .classification import class_probabilities as class_probabilities
 from .classification import error_rate as error_rate
+from .classified import Classification as Classification
+from .classified import classify as classify
+from .classified import confusion_counts as confusion_counts
 from .comparison import ComparedModel as ComparedModel
 from .comparison import Comparison as Comparison
 from .comparison import compare as compare

@@ -15,11 +15,11 @@ from pyrovae.compute.devices import seeded
 from pyrovae.data.checks import check_data
 from pyrovae.errors import InputError, check_counts
 from pyrovae.evaluation.chunking import in_chunks
-from pyrovae.evaluation.importance import Further, Sampling, over_log_weights
+from pyrovae.evaluation.importance import Further, Sampling, check_num_samples, over_log_weights
 from pyrovae.evaluation.statistics import log_mean
 from pyrovae.programs.classes import categorical_latents, class_site, takes_classes
 from pyrovae.programs.devices import device_of
-from pyrovae.programs.given import with_given
+from pyrovae.programs.given import with_classes_of, with_given
 from pyrovae.programs.log_weights import Scores, by_value
 from pyrovae.programs.modes import evaluating, nothing_moves
 from pyrovae.programs.pair import ModelAndGuide, takes_pair, with_programs
@@ -71,6 +71,7 @@ def class_probabilities(
     """
     check_counts(num_samples=num_samples, batch_size=batch_size)
     pair, data = with_given(pair, x, None, given)
+    check_num_samples(num_samples, len(x))
     device = device_of(pair, otherwise=x.device)
     few = data.rows(slice(2)).to(device)
     name = site if site is not None else _class_site(pair, few.rows(slice(1)))
@@ -210,7 +211,7 @@ def class_posterior(
     sampling = Sampling(num_samples, seed, progress=progress)
     log_joint = []
     for label in range(num_classes):
-        of_class = data._replace(args=(x, torch.full_like(any_class, label)))
+        of_class = with_classes_of(pair, data._replace(args=(x,)), torch.full_like(any_class, label))
         _, parts = over_log_weights(_log_px, pair, of_class, sampling)
         log_joint.append(torch.cat(parts))
     if all(torch.equal(log_joint[0], other) for other in log_joint):

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from pyrovae import html
 from pyrovae.errors import InputError
 from pyrovae.evaluation.evidence import MarginalLikelihood
 from pyrovae.evaluation.json_files import write_json
@@ -79,6 +80,12 @@ class Comparison:
             for rank, model in enumerate(self.models)
         ]
         return ["rank", "model", "log p(x)", "se", "difference", "dse", "k-hat"], rows
+
+    def _repr_html_(self) -> str:
+        """Return the table that a notebook shows."""
+        (_, *heads), rows = self.table()
+        note = "dse is the standard error of the difference to the best model, datum by datum."
+        return html.table(heads, [row[1:] for row in rows], f"Nats per datum, {self.num_data} data", [note])
 
     def __str__(self) -> str:
         heads, rows = self.table()

@@ -33,6 +33,7 @@ from pyrovae.evaluation.statistics import (
     warn_if_repeated,
     warn_if_unreliable,
 )
+from pyrovae.html import table
 from pyrovae.programs.given import with_given
 from pyrovae.programs.pair import ModelAndGuide, takes_pair, with_programs
 from pyrovae.programs.rows import Arguments
@@ -160,24 +161,48 @@ class MarginalLikelihood(JudgedByKhat):
         coordinates = {"datum": range(len(self.log_px)), "bound_samples": list(self.bounds)}
         return to_group("marginal_likelihood", values | {"bound": bounds}, coordinates)
 
-    def __str__(self) -> str:
-        rounding = f"; rounding moves it by {self.precision_error:.4f}" if self.precision_error else ""
-        collapsed = "(classes summed out) " if self.enumerated else ""
+    @property
+    def _unit(self) -> str:
+        return "nats for all data together" if self.joint else "nats per datum"
+
+    @property
+    def _shown_bounds(self) -> dict[str, str]:
         sizes = [k for k in self.bounds if k > 1 or self.enumerated]
-        bounds = ", ".join(f"L_{k} = {self.bounds[k].mean():.3f}" for k in sizes)
-        per = "nats for all data together" if self.joint else "nats per datum"
-        over = f"; +- {shown(self.data_std_error, 2)} over the {len(self.log_px)} data"
+        return {f"L_{k}": f"{self.bounds[k].mean():.3f}" for k in sizes}
+
+    @property
+    def _remarks(self) -> list[str]:
         lines = [
-            f"log p(x) = {self.mean:.3f} +- {shown(self.mean_std_error)} {per} "
-            f"(Monte Carlo, K = {self.num_samples}){'' if self.joint else over}{rounding}",
-            f"ELBO     = {self.elbo:.3f} +- {shown(self.elbo_std_error)}"
-            + (f"; {collapsed}{bounds}" if bounds else ""),
             f"k-hat    : {khat_line(self.khat, self.num_samples)}; effective samples: median "
             f"{self.ess.median():.0f} of {self.num_samples}",
         ]
         if self.repeated.any():
             lines.append(f"draws    : {repeats_line(self.repeated, 'the estimate')}")
-        return "\n".join([*lines, *(f"note     : {note}" for note in self.notes)])
+        return [*lines, *(f"note     : {note}" for note in self.notes)]
+
+    def __str__(self) -> str:
+        rounding = f"; rounding moves it by {self.precision_error:.4f}" if self.precision_error else ""
+        collapsed = "(classes summed out) " if self.enumerated else ""
+        bounds = ", ".join(f"{name} = {value}" for name, value in self._shown_bounds.items())
+        over = f"; +- {shown(self.data_std_error, 2)} over the {len(self.log_px)} data"
+        lines = [
+            f"log p(x) = {self.mean:.3f} +- {shown(self.mean_std_error)} {self._unit} "
+            f"(Monte Carlo, K = {self.num_samples}){'' if self.joint else over}{rounding}",
+            f"ELBO     = {self.elbo:.3f} +- {shown(self.elbo_std_error)}"
+            + (f"; {collapsed}{bounds}" if bounds else ""),
+        ]
+        return "\n".join([*lines, *self._remarks])
+
+    def _repr_html_(self) -> str:
+        """Return the table that a notebook shows."""
+        over = "" if self.joint else shown(self.data_std_error, 2)
+        rows = [
+            ("log p(x)", f"{self.mean:.3f}", shown(self.mean_std_error), over),
+            ("ELBO", f"{self.elbo:.3f}", shown(self.elbo_std_error), ""),
+            *((name, value, "", "") for name, value in self._shown_bounds.items()),
+        ]
+        title = f"Marginal likelihood of {len(self.datum_elbo)} data, K = {self.num_samples}"
+        return table(("", self._unit, "± Monte Carlo", "± choice of data"), rows, title, self._remarks)
 
 
 @takes_pair

@@ -25,10 +25,11 @@ from torch import Tensor
 
 from pyrovae.compute.devices import seeded
 from pyrovae.compute.progress import progress_bar
-from pyrovae.errors import check_counts
+from pyrovae.errors import check_can_end, check_counts
 from pyrovae.evaluation.arviz_adapter import pareto_khat
 from pyrovae.evaluation.chunking import in_chunks
 from pyrovae.evaluation.guide_search import check_search, compare, search
+from pyrovae.evaluation.importance import check_num_samples
 from pyrovae.evaluation.json_files import write_json
 from pyrovae.evaluation.statistics import (
     JudgedByKhat,
@@ -42,6 +43,7 @@ from pyrovae.evaluation.statistics import (
     warn_if_unreliable,
 )
 from pyrovae.evaluation.validation import check_scorable
+from pyrovae.html import table
 from pyrovae.programs.devices import device_of
 from pyrovae.programs.given import with_given
 from pyrovae.programs.modes import evaluating
@@ -150,6 +152,30 @@ class InferenceGaps(JudgedByKhat):
         """Write the summary and the values and errors of each datum to a JSON file (NaN as null)."""
         write_json(path, self.content())
 
+    @property
+    def _remark(self) -> str:
+        return (
+            f"k-hat    : {khat_line(self.khat, self.num_samples)}; "
+            f"best q: {self.steps} steps with {self.particles} draws"
+        )
+
+    def _repr_html_(self) -> str:
+        """Return the table that a notebook shows."""
+        labels = {name: label.strip() for name, label in _LABELS.items()}
+        labels |= {"log_px": "log p(x)", "best_elbo": "ELBO of the best q", "elbo": "ELBO of the guide"}
+        rows = [
+            (
+                label,
+                f"{self.mean(name):.3f}",
+                shown(self.mean_std_error(name)),
+                shown(self.data_std_error(name), 2),
+            )
+            for name, label in labels.items()
+        ]
+        heading = ("", "nats per datum", "± Monte Carlo", "± choice of data")
+        title = f"Inference gaps of {len(self.log_px)} data, K = {self.num_samples}"
+        return table(heading, rows, title, [self._remark])
+
     def __str__(self) -> str:
         lines = [
             f"{label} = {self.mean(name):.3f} +- {shown(self.mean_std_error(name))} nats per datum; "
@@ -162,8 +188,7 @@ class InferenceGaps(JudgedByKhat):
                 f"log p(x) = {self.mean('log_px'):.3f} (with the guide as proposal "
                 f"{self.mean('log_px_by_guide'):.3f}), best q's ELBO = {self.mean('best_elbo'):.3f}, "
                 f"guide's ELBO = {self.mean('elbo'):.3f} (Monte Carlo, K = {self.num_samples})",
-                f"k-hat    : {khat_line(self.khat, self.num_samples)}; "
-                f"best q: {self.steps} steps with {self.particles} draws",
+                self._remark,
             ]
         )
 
@@ -222,6 +247,9 @@ def inference_gaps(
     check_search(steps, particles, learning_rate)
     check_counts(num_samples=num_samples, batch_size=batch_size)
     pair, data = with_given(pair, x, y, given)
+    check_num_samples(num_samples, len(x))
+    searched = f"steps = {steps} with particles = {particles} for {len(x)} data"
+    check_can_end(steps * particles * len(x), searched, "choose fewer steps")
     device = device_of(pair, otherwise=x.device)
     with evaluating(pair), seeded(seed, device):
         with torch.no_grad():

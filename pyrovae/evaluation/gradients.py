@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pyrovae.compute.devices import seeded
 from pyrovae.errors import InputError
+from pyrovae.html import table
 from pyrovae.objectives import Objective
 from pyrovae.programs.checks import check_pair
 from pyrovae.programs.devices import device_of
@@ -89,6 +90,30 @@ class GradientVariance:
             "num_parameters": sum(mean.numel() for mean in self.mean.values()),
             "repeats": self.repeats,
         }
+
+    def __str__(self) -> str:
+        return (
+            f"gradient : total variance {self.total_variance:.4g}, signal-to-noise ratio "
+            f"{self.signal_to_noise:.3g} ({self.summary()['num_parameters']:,} numbers in "
+            f"{len(self.mean)} parameters, {self.repeats} draws)"
+        )
+
+    def _repr_html_(self) -> str:
+        """Return the table that a notebook shows: a row for each parameter."""
+        parts = {
+            name: GradientVariance({name: mean}, {name: self.variance[name]}, self.repeats)
+            for name, mean in self.mean.items()
+        }
+        rows = [
+            (
+                name,
+                f"{part.mean[name].numel():,}",
+                f"{part.total_variance:.4g}",
+                f"{part.signal_to_noise:.3g}",
+            )
+            for name, part in parts.items()
+        ]
+        return table(("parameter", "numbers", "total variance", "signal to noise"), rows, str(self))
 
 
 @takes_pair

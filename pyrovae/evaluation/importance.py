@@ -20,9 +20,10 @@ from torch import Tensor
 from pyrovae.compute import processes
 from pyrovae.compute.compilation import MODES, compile_if_asked
 from pyrovae.compute.devices import seeded
+from pyrovae.compute.memory import check_fits
 from pyrovae.compute.precision import products_in
 from pyrovae.compute.progress import progress_bar
-from pyrovae.errors import InputError, check_choice, check_counts
+from pyrovae.errors import MOST_DRAWS, InputError, check_can_end, check_choice, check_counts
 from pyrovae.evaluation.chunking import in_chunks, in_turns, particles_at_once, slices
 from pyrovae.evaluation.validation import check_scorable
 from pyrovae.programs.checks import check_pair
@@ -116,6 +117,7 @@ def over_log_weights(
             reasons given at `marginal_likelihood`.
     """
     x, num_samples = data.args[0], sampling.num_samples
+    check_num_samples(num_samples, len(x))
     alike = dict(zip(("x", "y"), data.args, strict=False)) | dict(data.kwargs)
     processes.check_alike(alike | {"the settings of the evaluation": sampling})
     device = device_of(pair, otherwise=x.device)
@@ -146,6 +148,18 @@ def over_log_weights(
                 summaries.append(summarise(*score.in_chunks(arguments, num_samples)))
                 bar.update(len(arguments.args[0]))
     return layout, processes.gathered(summaries, len(seeded_parts))
+
+
+def check_num_samples(num_samples: int, num_data: int) -> None:
+    """Refuse numbers of draws whose log weights would not fit into the memory, or that would not end.
+
+    Raises:
+        InputError: there are too many.
+    """
+    remedy = f"choose num_samples of at most {max(1, MOST_DRAWS // max(1, num_data)):,}"
+    check_can_end(num_samples * num_data, f"num_samples = {num_samples} for {num_data} data", remedy)
+    of_a_datum = f"num_samples = {num_samples}, with a log weight for each draw of a datum,"
+    check_fits(16 * num_samples, of_a_datum, "choose a smaller num_samples")
 
 
 def _check_single_draws(layout: Layout, further: Further | None) -> None:

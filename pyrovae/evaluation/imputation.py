@@ -33,6 +33,7 @@ from pyrovae.evaluation.statistics import (
     warn_if_repeated,
     warn_if_unreliable,
 )
+from pyrovae.html import table
 from pyrovae.programs.devices import device_of
 from pyrovae.programs.distributions import base_of, factors_of, name_of
 from pyrovae.programs.given import with_given
@@ -45,6 +46,7 @@ from pyrovae.programs.running import run_pair, traced
 from pyrovae.programs.sites import observed_sites
 from pyrovae.programs.ways import needs_all
 
+_ROWS, _COLUMNS = 6, 16  # the largest table of imputed data that a notebook shows
 _FEW = 7  # the number of data that the model is tried on
 
 
@@ -102,6 +104,27 @@ class Imputation(JudgedByKhat):
     @property
     def _incomplete(self) -> Tensor:
         return ~self.observed.flatten(1).all(1).cpu()
+
+    def _repr_html_(self) -> str:
+        """Return the table that a notebook shows: the first incomplete data, if they are short vectors."""
+        lines = str(self).splitlines()
+        columns = self.observed[0].numel()
+        if columns > _COLUMNS:
+            return table(("", ""), [line.split(":", 1) for line in lines])
+        places = self._incomplete.nonzero().squeeze(1)[:_ROWS].tolist()
+        values, known, std = (part.flatten(1).tolist() for part in (self.x, self.observed, self.std))
+        rows = [
+            (
+                f"datum {n}",
+                *(
+                    f"{value:.4g}" if seen else f"{value:.3g} ± {spread:.2g}"
+                    for value, seen, spread in zip(values[n], known[n], std[n], strict=True)
+                ),
+            )
+            for n in places
+        ]
+        title = f"The first {len(rows)} incomplete data; ± is the standard deviation of an imputed value"
+        return table(("", *(f"x[{column}]" for column in range(columns))), rows, title, lines)
 
     def __str__(self) -> str:
         missing, incomplete = ~self.observed, self._incomplete
@@ -228,8 +251,9 @@ def _site_of_data(pair: ModelAndGuide, arguments: Arguments) -> str:
     """
     x, *others = arguments.args
     observed = arguments.kwargs[OBSERVED]
+    x = x.where(observed, torch.zeros_like(x))  # NaN would hide what the distribution reads
     with nothing_moves(pair.model, pair.guide):
-        trace, _ = run_pair(pair, *arguments.args, **arguments.kwargs)
+        trace, _ = run_pair(pair, x, *others, **arguments.kwargs)
         name = _observing(trace, x, observed)
         fn = trace.nodes[name]["fn"]
         elements = _elements(fn)
@@ -239,8 +263,7 @@ def _site_of_data(pair: ModelAndGuide, arguments: Arguments) -> str:
                 "so the distribution of the missing ones is not known: use a likelihood of independent "
                 "elements, such as Gaussian."
             )
-        changed = x.where(~observed, x + 1)
-        again = traced(poutine.replay(pair.model, trace=trace), changed, *others, **arguments.kwargs)
+        again = traced(poutine.replay(pair.model, trace=trace), x + 1, *others, **arguments.kwargs)
         value, after = elements.sample(), _elements(again.nodes[name]["fn"])
         assert after is not None
         if not torch.allclose(elements.log_prob(value), after.log_prob(value), 1e-4, 1e-5, equal_nan=True):

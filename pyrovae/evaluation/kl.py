@@ -38,6 +38,7 @@ from pyrovae.evaluation.chunking import in_chunks, slices
 from pyrovae.evaluation.json_files import write_json
 from pyrovae.evaluation.statistics import shown
 from pyrovae.evaluation.validation import check_scorable
+from pyrovae.html import table
 from pyrovae.programs.devices import device_of
 from pyrovae.programs.given import with_given
 from pyrovae.programs.layout import Layout
@@ -46,7 +47,15 @@ from pyrovae.programs.pair import ModelAndGuide, Program, takes_pair
 from pyrovae.programs.rows import Arguments
 
 DENSITIES = 200_000  # log densities that are held at once
-FIGURES = ("average_kl", "mutual_information", "marginal_kl", "total_correlation", "dimension_wise_kl")
+FIGURES = {
+    "average_kl": "averaged KL",
+    "mutual_information": "mutual information",
+    "marginal_kl": "marginal KL",
+    "total_correlation": "total correlation",
+    "dimension_wise_kl": "dimension-wise KL",
+}
+"""The names of the figures in tables, by their attributes."""
+
 _ALL = ""  # the name of the group of all latents
 _ROUNDING = 1e-5  # terms this close, in nats, are equal up to rounding
 
@@ -125,6 +134,23 @@ class KLDecomposition:
         for name, part in self.sites.items():
             lines += [f"{name} alone:", *(f"  {line}" for line in str(part).splitlines())]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """Return the table that a notebook shows."""
+        rows = [*self._shown_rows("all latents" if self.sites else "")]
+        for name, part in self.sites.items():
+            rows += part._shown_rows(name)
+        title = f"Parts of the KL over {self.num_data} data, {self.num_samples} draws each"
+        note = f"The mutual information is at most log N = {self.log_num_data:.3f}."
+        return table(("", "nats per datum", "± Monte Carlo"), rows, title, [note])
+
+    def _shown_rows(self, of: str) -> list[tuple[str, str, str]]:
+        suffix = f" ({of})" if of else ""
+        known = {name: value for name in FIGURES if (value := getattr(self, name)) is not None}
+        return [
+            (f"{FIGURES[name]}{suffix}", f"{value:.3f}", shown(self.std_error[name]))
+            for name, value in known.items()
+        ]
 
 
 @takes_pair

@@ -17,10 +17,11 @@ from pyrovae.errors import InputError, check_counts, check_numbers
 from pyrovae.evaluation.chunking import in_chunks
 from pyrovae.evaluation.json_files import write_json
 from pyrovae.evaluation.validation import check_scorable
+from pyrovae.html import table
 from pyrovae.programs.checks import check_pair
 from pyrovae.programs.copies import run_copies
 from pyrovae.programs.devices import device_of
-from pyrovae.programs.distributions import has_mean
+from pyrovae.programs.distributions import closed_mean
 from pyrovae.programs.given import with_given
 from pyrovae.programs.layout import Layout
 from pyrovae.programs.modes import evaluating
@@ -28,6 +29,7 @@ from pyrovae.programs.pair import ModelAndGuide, takes_pair
 from pyrovae.programs.rows import Arguments
 from pyrovae.programs.sites import continuous_latents
 
+_FEW = 8  # the number of variances that a notebook shows
 _ROWS = 20_000  # the number of data times particles that pass through the networks at once
 
 
@@ -79,6 +81,21 @@ class ActiveUnits:
             f"(variance of E[{name} | x] over {self.num_data} data above {self.threshold:g})"
             for name, count in self.counts.items()
         )
+
+    def _repr_html_(self) -> str:
+        """Return the table that a notebook shows: the most variable units first."""
+        rows = [
+            (
+                name,
+                f"{count} of {self.variances[name].numel()}",
+                ", ".join(
+                    f"{v:.3g}" for v in self.variances[name].flatten().sort(descending=True)[0][:_FEW]
+                ),
+            )
+            for name, count in self.counts.items()
+        ]
+        title = f"Active units over {self.num_data} data, threshold {self.threshold:g}"
+        return table(("site", "active units", f"the largest {_FEW} variances of the means"), rows, title)
 
 
 @takes_pair
@@ -156,7 +173,8 @@ def _means(
 
 def _mean(site: Mapping[str, Any]) -> Tensor | None:
     """Return the mean of a site's distribution, or None if it has none."""
-    return site["fn"].mean if has_mean(site["fn"]) else None
+    mean = closed_mean(site["fn"])
+    return None if mean is None or not mean.isfinite().all() else mean
 
 
 def _mean_and_noise(site: Mapping[str, Any], data_dim: int) -> tuple[Tensor, Tensor]:

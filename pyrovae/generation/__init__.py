@@ -1,4 +1,4 @@
-"""Images, samples and codes of a trained pair.
+"""Samples, images and codes of a trained pair: `samples(pair, n)` draws n data from the model.
 
 Everything here runs the programs and knows no particular model. Names are loaded when they are used.
 """

@@ -10,11 +10,13 @@ from .codes import posterior_draws as posterior_draws
 from .generator import Codes as Codes
 from .generator import Generator as Generator
 from .generator import Images as Images
+from .images import as_grey as as_grey
 from .images import decode as decode
 from .images import images_of as images_of
 from .images import only_site as only_site
 from .images import reconstruct as reconstruct
 from .images import sample_images as sample_images
+from .images import samples as samples
 from .interpolation import interpolate as interpolate
 from .interpolation import interpolate_grid as interpolate_grid
 from .prior import draw_latents as draw_latents

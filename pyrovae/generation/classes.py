@@ -56,15 +56,17 @@ def class_samples(
     candidates: int = 100,
     seed: int = 0,
     *,
+    mean: bool = True,
     given: Mapping[str, Any] | None = None,
 ) -> Images:
-    """Return E[x | y, z] for draws z ~ p(z | y) of each class.
+    """Return E[x | y, z], or draws of x, for draws z ~ p(z | y) of each class.
 
     Args:
         pair: a trained pair.
         count: N, the number of draws of each class.
         candidates: the number of draws from which one is kept, if the class is predicted from z.
         seed: the seed of the random draws. The caller's random stream does not change.
+        mean: return means of x. If false, x is drawn.
         given: further arguments of both programs by name, such as a condition. A tensor with N rows has one
             for each draw. None means nothing.
 
@@ -78,7 +80,7 @@ def class_samples(
     generator = Generator(pair, given, count=count)
     y = torch.arange(generator.known_class_site().num_classes)
     rows = torch.arange(count).repeat(len(y))
-    images = _samples(generator, y.repeat_interleave(count), rows, candidates, seed)
+    images = _samples(generator, y.repeat_interleave(count), rows, candidates, seed, mean)
     return each(images, lambda values: values.unflatten(0, (len(y), count)))
 
 
@@ -89,15 +91,17 @@ def samples_of_classes(
     candidates: int = 100,
     seed: int = 0,
     *,
+    mean: bool = True,
     given: Mapping[str, Any] | None = None,
 ) -> Images:
-    """Return E[x | y, z] for each of the given classes, with one draw z ~ p(z | y) for each.
+    """Return E[x | y, z], or a draw of x, for each of the given classes and one draw z ~ p(z | y) for it.
 
     Args:
         pair: a trained pair.
         y: classes `(N,)`.
         candidates: the number of draws from which one is kept, if the class is predicted from z.
         seed: the seed of the random draws. The caller's random stream does not change.
+        mean: return means of x. If false, x is drawn.
         given: further arguments of both programs by name, such as a condition. A tensor with N rows has one
             for each draw. None means nothing.
 
@@ -109,10 +113,13 @@ def samples_of_classes(
     """
     check_counts(**{"the number of classes in y": len(y)})
     generator = Generator(pair, given, count=len(y))
-    return _samples(generator, y, torch.arange(len(y)), candidates, seed)
+    generator.check_classes(y, len(y))
+    return _samples(generator, y, torch.arange(len(y)), candidates, seed, mean)
 
 
-def _samples(generator: Generator, y: Tensor, rows: Tensor, candidates: int, seed: int) -> Images:
+def _samples(
+    generator: Generator, y: Tensor, rows: Tensor, candidates: int, seed: int, mean: bool
+) -> Images:
     """Return images of classes `(N,)`, for the indices `(N,)` of what is given with them."""
     site, _ = generator.known_class_site()
     order, parts = [], []
@@ -120,7 +127,7 @@ def _samples(generator: Generator, y: Tensor, rows: Tensor, candidates: int, see
         order.append((y == label).nonzero().squeeze(1))
         drawn = draws(generator, rows[order[-1]], label, candidates, seed + label)
         drawn.latents[site] = generator.class_values(y[order[-1]])
-        parts.append(images_of_draws(generator, drawn, rows[order[-1]], seed + label))
+        parts.append(images_of_draws(generator, drawn, rows[order[-1]], seed + label, mean))
     places = torch.cat(order).argsort()
     return as_images({name: values[places] for name, values in joined(parts).items()})
 
@@ -151,7 +158,7 @@ def analogies(pair: ModelAndGuide, x: Tensor, *, given: Mapping[str, Any] | None
             "depend on it, so there is no style apart from it: draw class_samples instead."
         )
     codes = generator.without_descendants(encoded(generator), label)
-    codes = {name: values.repeat_interleave(classes, 0) for name, values in codes.items()}
+    codes = generator.each_of_data(codes, lambda values: values.repeat_interleave(classes, 0))
     codes[label] = generator.class_values(torch.arange(classes).repeat(len(x)))
     images = generator.images(codes, torch.arange(len(x)).repeat_interleave(classes))
     return each(images, lambda values: values.unflatten(0, (len(x), classes)))

@@ -21,7 +21,7 @@ from pyrovae.programs.accounting import has_finite_support
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
 from pyrovae.programs.rows import Arguments
-from pyrovae.programs.running import AtMeans, at_means, traced
+from pyrovae.programs.running import AtMeans, traced
 from pyrovae.programs.structure import Structure, Traces
 
 
@@ -45,11 +45,14 @@ def code_site(
 
 @takes_pair
 def latent_codes(pair: ModelAndGuide, x: Tensor, *, given: Mapping[str, Any] | None = None) -> Codes:
-    """Return the latents of data at the guide's means, and classes at their modes.
+    """Return the latents of data at the guide's means, and discrete ones, such as classes, at their
+    modes.
 
     A mean without a closed form, such as that of a flow, is the average of `MEAN_DRAWS` = 100 draws of
-    `pyrovae.programs.distributions`, with a fixed seed. In a model without latents, such as an autoencoder,
-    the codes are its `pyro.deterministic` sites.
+    `pyrovae.programs.distributions`, with a fixed seed and the same noise for each datum. So it does not
+    depend on the other data of the call. In a model without latents, such as an autoencoder,
+    the codes are its `pyro.deterministic` sites. A latent that all data share has one value, its posterior
+    mean, in its own shape.
 
     Args:
         pair: a trained pair.
@@ -58,7 +61,7 @@ def latent_codes(pair: ModelAndGuide, x: Tensor, *, given: Mapping[str, Any] | N
             for each datum. None means nothing.
 
     Returns:
-        Each latent's values by site, `(N, *event_shape)`, on the CPU.
+        Each latent's values by site, `(N, *event_shape)`, on the CPU; one value if all data share it.
 
     Raises:
         InputError: a latent has no mean under the guide, such as a Cauchy variable.
@@ -73,8 +76,9 @@ def latent_means(
 ) -> Tensor:
     """Return the posterior mean of a latent for each datum (of an autoencoder, the code).
 
-    Other latents that it depends on are at their own means, classes at their modes. A mean without a closed
-    form, such as that of a flow, is the average of 100 draws with a fixed seed.
+    Other latents that it depends on are at their own means, discrete ones, such as classes, at their modes.
+    A mean without a closed form, such as that of a flow, is the average of 100 draws with a fixed seed and
+    the same noise for each datum. So it does not depend on the other data of the call.
 
     Args:
         pair: a trained pair.
@@ -84,7 +88,7 @@ def latent_means(
             for each datum. None means nothing.
 
     Returns:
-        `(N, M)`, on the CPU.
+        `(N, M)`, on the CPU; one value, in its own shape, of a latent that all data share.
 
     Raises:
         InputError: there is no such latent; or it, or a latent that it depends on, has no mean under the
@@ -126,7 +130,7 @@ def posterior_draws(
         `(N, M)`, on the CPU.
 
     Raises:
-        InputError: there is no such latent, or it is a function of the datum.
+        InputError: there is no such latent, all data share it, or it is a function of the datum.
     """
     generator = Generator(pair, given, x)
     name = generator.prior_site(site)
@@ -157,26 +161,33 @@ def encoded(
     Raises:
         InputError: one of these has no mean, or depends on a latent in the guide that has none.
     """
+    wanted = [name for name in generator.code_names if only is None or name in only]
     with evaluating(generator.pair), seeded(0, generator.device), torch.no_grad():
-        parts, _ = in_chunks(partial(_encoded, generator, only), generator.size, ROWS)
+        parts, _ = in_chunks(partial(_encoded, generator, wanted), generator.size, ROWS)
         codes = joined(parts)
+        codes |= {n: values.cpu() for n, values in generator.shared_means.items() if n in wanted}
     without = generator.without_mean
     for name in exact if without else ():
-        if cause := {name, *_before(generator, name)} & {*without}:
-            raise _no_mean(name, min(cause), without[min(cause)])
+        if cause := {name, *generator.before_in_guide(name)} & {*without}:
+            raise _no_mean(generator, name, min(cause), without[min(cause)])
+    if without and only is not None:
+        behind = {*wanted}.union(*map(generator.before_in_guide, wanted))
+        generator.without_mean = {name: fn for name, fn in without.items() if name in behind}
     generator.warn_of_draws()
-    return codes
+    return {name: codes[name] for name in wanted}
 
 
-def _encoded(generator: Generator, only: Collection[str] | None, rows: slice) -> Codes:
-    data, centre = generator.arguments(torch.arange(rows.start, rows.stop)), AtMeans()
+def _encoded(generator: Generator, wanted: Collection[str], rows: slice) -> Codes:
+    """Return the wanted codes that have a row for each datum."""
+    data = generator.arguments(torch.arange(rows.start, rows.stop))
+    centre = AtMeans(generator.shared_means)
     guide = poutine.trace(centre(generator.pair.guide)).get_trace(*data.args, **data.kwargs)
-    model = at_means(poutine.replay(generator.pair.model, trace=guide))
+    model = AtMeans(generator.shared_means)(poutine.replay(generator.pair.model, trace=guide))
     nodes = traced(model, *data.args, **data.kwargs).nodes
     generator.without_mean |= centre.drawn
-    wanted = [name for name in generator.code_names if only is None or name in only]
-    codes = {name: nodes[name]["value"] for name in wanted}
-    lacking = [name for name in wanted if name in generator.latents and name not in guide.nodes]
+    of_data = [name for name in wanted if name not in generator.shared]
+    codes = {name: nodes[name]["value"] for name in of_data}
+    lacking = [name for name in of_data if name in generator.latents and name not in guide.nodes]
     if alone := {name: nodes[name]["fn"] for name in lacking}:
         codes |= _most_probable(generator, alone, guide, data)
     return {name: values.cpu() for name, values in codes.items()}
@@ -220,17 +231,12 @@ def _most_probable(generator: Generator, alone: Mapping[str, Any], guide: Trace,
     return {name: torch.stack([point[name] for point in points])[best, rows] for name in alone}
 
 
-def _before(generator: Generator, name: str) -> set[str]:
-    """Return the sites that a latent depends on in the guide."""
-    edges, found = Structure(generator.pair, *generator.few(1)).inference_edges, {name}
-    while new := {parent for parent, child in edges if child in found} - found:
-        found |= new
-    return found - {name}
-
-
-def _no_mean(site: str, without: str, distribution: str) -> InputError:
+def _no_mean(generator: Generator, site: str, without: str, distribution: str) -> InputError:
+    draw = f"posterior_draws(pair, x, site='{site}')"
+    if site in generator.shared:
+        draw = f"draw_latents(pair, 1)['{site}']"
     through = "" if without == site else f", on which '{site}' depends,"
     return InputError(
         f"'{without}' ({distribution}){through} has no mean under the guide: draw it by "
-        f"posterior_draws(pair, x, site='{site}'), and take medians of several draws for a centre."
+        f"{draw}, and take medians of several draws for a centre."
     )

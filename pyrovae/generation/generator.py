@@ -12,8 +12,12 @@ seed, so each call gives the same, and the caller's random stream does not chang
 A model may read the data, as does a likelihood with a library size. It gets the data where data are given.
 Otherwise they are drawn in the order that `order` finds, or the model is refused.
 
+A latent that all data share, outside of their plate, such as the weights of a Bayesian regression, has one
+value for all rows: its mean under the guide, or one draw of the guide, which is its posterior. Its value is
+the same in all images of a call, and comes in its own shape.
+
 Where a function takes a `site`, None means the continuous latent that the model samples last before the
-data: z, or z1 in M1+M2.
+data: z, or z1 in M1+M2. Latents that all data share come after the others.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cached_property
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -31,25 +36,26 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyrovae.compute.devices import seeded
-from pyrovae.data.checks import check_data
+from pyrovae.data.checks import check_classes, check_data, holds_classes
 from pyrovae.errors import InputError, cause, warn
 from pyrovae.evaluation.chunking import in_chunks
 from pyrovae.generation.order import TRIALS, Order, order_of
 from pyrovae.generation.placeholders import ROWS as TRIED
 from pyrovae.generation.placeholders import data_sites_of, shape_of_a_datum
 from pyrovae.programs.classes import ClassSite, categorical_latents, labelled_call
+from pyrovae.programs.dependence import Edge
 from pyrovae.programs.devices import device_of
-from pyrovae.programs.distributions import base_of, in_form_of, mean_of, name_of
+from pyrovae.programs.distributions import base_of, in_form_of, is_class, mean_of, name_of
 from pyrovae.programs.given import given_of
 from pyrovae.programs.modes import evaluating, nothing_moves
-from pyrovae.programs.pair import ModelAndGuide, Program, name_of_pair
+from pyrovae.programs.pair import ModelAndGuide, Program, data_plate_of, name_of_pair
 from pyrovae.programs.reach import modules_of
 from pyrovae.programs.rows import Arguments
 from pyrovae.programs.running import AtMeans, traced
 from pyrovae.programs.structure import Structure
 
 Codes = dict[str, Tensor]
-"""Values of latents by site, `(N, *event_shape)` each."""
+"""Values of latents by site, `(N, *event_shape)` each; one value, in its own shape, if all share it."""
 
 Images = Tensor | dict[str, Tensor]
 """The values of the site that observes the data, or of several such sites by name."""
@@ -118,8 +124,26 @@ class Generator:
         return {name: values[rows.to(values.device)].to(self.device) for name, values in rows_of}
 
     def placeholder(self, count: int) -> Tensor:
-        """Return `count` data of zeros, in the shape and type of the data."""
-        return self._like.new_zeros(count, *self._x_shape)
+        """Return `count` data whose values do not matter, in the shape and type of the data.
+
+        They are zeros. If the model fails on zeros, they are rows of the data, or ones without data.
+        """
+        zeros = self._like.new_zeros(count, *self._x_shape)
+        if self._takes_zeros:
+            return zeros
+        return zeros + 1 if self.x is None else self.x[torch.arange(count) % self.size].to(self.device)
+
+    @cached_property
+    def _takes_zeros(self) -> bool:
+        """Whether the model runs on zeros, and draws data from what it computes from them."""
+        model, given = self.pair.model, self._given(torch.zeros(1, dtype=torch.long))
+        zeros = self._like.new_zeros(1, *self._x_shape)
+        try:
+            observed = Structure(model, (zeros,), given).observed
+            _ = Structure(_unobserved(model, observed), (zeros,), given).traces
+        except Exception:  # such as that of a multinomial distribution of no words
+            return False
+        return True
 
     @cached_property
     def _like(self) -> Tensor:
@@ -167,6 +191,14 @@ class Generator:
         observed = {name: nodes[name]["value"] for name in self.data_sites}
         return {name: x.shape[1:] for name, value in observed.items() if value.flatten().equal(x.flatten())}
 
+    @property
+    def levels(self) -> int | None:
+        """L, the number of levels, if a single site observes the data as levels; else None."""
+        if len(self.data_sites) != 1:
+            return None
+        pixels = base_of(self.structure.traces.model.nodes[self.data_sites[0]]["fn"])
+        return pixels.probs.shape[-1] if isinstance(pixels, Categorical) else None
+
     @cached_property
     def latents(self) -> tuple[str, ...]:
         """The model's latents in order, without predictions, such as a y that is not given."""
@@ -182,9 +214,24 @@ class Generator:
         return self.latents or self.structure.deterministic
 
     @cached_property
-    def classes(self) -> frozenset[str]:
-        """The latents that are classes: whole numbers, or one-hot vectors."""
+    def shared(self) -> frozenset[str]:
+        """The latents that all data share: outside of their plate, of one shape for any number of data."""
+        nodes = self.structure.traces.model.nodes
+        of_two = Structure(self.pair.model, *self.few(2), data_plate=data_plate_of(self.pair))
+        others = of_two.traces.model.nodes
+        same = [name for name in self.latents if nodes[name]["value"].shape == others[name]["value"].shape]
+        return frozenset(name for name in same if of_two[name].scope == "global")
+
+    @cached_property
+    def discrete(self) -> frozenset[str]:
+        """The latents with discrete values: classes, counts, or numbers that are 0 or 1."""
         return frozenset(self.latents) - frozenset(self.structure.continuous)
+
+    @cached_property
+    def classes(self) -> frozenset[str]:
+        """The latents of data that are classes: whole numbers, or one-hot vectors."""
+        nodes = self.structure.traces.model.nodes
+        return frozenset(n for n in self.discrete - self.shared if is_class(nodes[n]["fn"]))
 
     @cached_property
     def class_site(self) -> ClassSite | None:
@@ -245,6 +292,25 @@ class Generator:
         """Whether the programs may get other arguments for other rows."""
         return self.x is not None or bool(self._given_rows)
 
+    def check_classes(self, y: Tensor, count: int) -> None:
+        """Refuse anything but `count` whole numbers of classes that the model has.
+
+        Raises:
+            InputError: y is something else.
+        """
+        _, num_classes = self.known_class_site()
+        check_classes(y, count)
+        if not holds_classes(y):
+            raise InputError(
+                f"the classes y have type {y.dtype} and shape {tuple(y.shape)}; expected one whole number "
+                f"for each draw, ({count},): give y.argmax(1) of one-hot rows, y.long() of whole numbers."
+            )
+        if y.min() < 0 or y.max() >= num_classes:
+            raise InputError(
+                f"the classes go from {int(y.min())} to {int(y.max())}; there are {num_classes}, "
+                "counted from 0."
+            )
+
     def class_values(self, classes: Tensor) -> Tensor:
         """Return classes `(N,)` as values of the class site, which may be one-hot vectors."""
         name, _ = self.known_class_site()
@@ -267,28 +333,116 @@ class Generator:
     def code_site(self, site: str | None = None) -> str:
         """Return the name of a continuous latent. None means the one that is sampled last before the data.
 
+        Latents that all data share come after the others.
+
         Raises:
             InputError: there is no such latent.
         """
-        names = [name for name in self.code_names if name not in self.classes]
+        names = [name for name in self.code_names if name not in self.discrete]
         if not names or site not in (None, *names):
             asked = "" if site is None else f" '{site}'"
             known = ", ".join(repr(name) for name in names) or "none"
-            raise InputError(f"{self.name} has no continuous latent{asked}; there are: {known}.")
-        return site or names[-1]
+            others = ", ".join(repr(name) for name in self.code_names if name in self.discrete)
+            by_name = (
+                f" Give the discrete ones, {others}, by name: images_of(pair, codes)." if others else ""
+            )
+            raise InputError(f"{self.name} has no continuous latent{asked}; there are: {known}.{by_name}")
+        return site or ([name for name in names if name not in self.shared] or names)[-1]
 
-    def prior_site(self, site: str | None = None) -> str:
-        """Return the name of a latent as `code_site` does, and check that it has a prior.
+    def site_of_data(self, site: str | None = None) -> str:
+        """Return the name of a latent as `code_site` does, and check that each datum has a value of it.
 
         Raises:
-            InputError: there is no such latent, or it has no prior because it is a function of the datum.
+            InputError: there is no such latent, or all data share its value.
+        """
+        if (name := self.code_site(site)) in self.shared:
+            raise InputError(
+                f"all data share '{name}' of {self.name}, so there is one value and none for each datum: "
+                f"latent_means(pair, x, site='{name}') gives its posterior mean, and draw_latents(pair, "
+                f"1)['{name}'] a draw of its posterior; images_of(pair, {{'{name}': value}}) decodes one."
+            )
+        return name
+
+    def check_prior(self) -> None:
+        """Refuse a model without latents.
+
+        Raises:
+            InputError: the model has no latent.
         """
         if not self.latents:
             raise InputError(
                 f"{self.name} has no prior over z, so it cannot generate: "
                 "reconstruct or interpolate instead, or train a vae."
             )
-        return self.code_site(site)
+
+    def prior_site(self, site: str | None = None) -> str:
+        """Return the name of a latent as `site_of_data` does, and check that it has a prior.
+
+        Raises:
+            InputError: there is no such latent, all data share it, or it has no prior because it is a
+                function of the datum.
+        """
+        self.check_prior()
+        return self.site_of_data(site)
+
+    # Latents that all data share
+
+    @cached_property
+    def shared_means(self) -> Codes:
+        """The means under the guide of the latents that all data share."""
+        return self._shared_values(AtMeans())
+
+    @cached_property
+    def shared_draws(self) -> Codes:
+        """One draw of the guide for the latents that all data share. The caller sets the seed."""
+        return self._shared_values(None)
+
+    def _shared_values(self, centre: AtMeans | None) -> Codes:
+        """Return the values of shared latents in a run of the guide, and of the model for those it lacks.
+
+        Raises:
+            InputError: the guide computes one of them from the data, and there are none.
+        """
+        if not self.shared:
+            return {}
+        arguments = self.few(1)
+        if read := [name for name in self.latents if name in self.shared and self._reads_data(name)]:
+            if self.x is None:
+                raise InputError(
+                    f"the guide of {self.name} computes '{read[0]}', which all data share, from the data, "
+                    "and there are none: give its value by name, images_of(pair, codes), or call a "
+                    "function that takes data, such as reconstruct."
+                )
+            arguments = self.arguments(torch.arange(self.size))
+        guide = poutine.trace(self.pair.guide if centre is None else centre(self.pair.guide))
+        by_guide = guide.get_trace(*arguments.args, **arguments.kwargs)
+        model = poutine.replay(self.pair.model, trace=by_guide)
+        nodes = traced(
+            model if centre is None else centre(model), *arguments.args, **arguments.kwargs
+        ).nodes
+        found = {name: nodes[name]["value"] for name in self.latents if name in self.shared}
+        if centre is not None:
+            self.without_mean |= {name: fn for name, fn in centre.drawn.items() if name in found}
+        return found
+
+    def _reads_data(self, name: str) -> bool:
+        """Whether the guide computes a latent from the data."""
+        return bool(self.before_in_guide(name).intersection(self.data_sites))
+
+    def before_in_guide(self, name: str) -> set[str]:
+        """Return the sites that a latent depends on in the guide, the data too."""
+        found = {name}
+        while new := {parent for parent, child in self._guide_edges if child in found} - found:
+            found |= new
+        return found - {name}
+
+    @cached_property
+    def _guide_edges(self) -> frozenset[Edge]:
+        return Structure(self.pair, *self.few(2)).inference_edges
+
+    def each_of_data(self, codes: Mapping[str, Tensor], change: Callable[[Tensor], Tensor]) -> Codes:
+        """Apply a function to the codes that have a row for each datum."""
+        return {n: values if n in self.shared else change(values) for n, values in codes.items()}
 
     # Runs
 
@@ -298,7 +452,7 @@ class Generator:
         Raises:
             InputError: the model cannot generate without data.
         """
-        key = frozenset(given)
+        key = frozenset(given) | self.shared
         if self.x is None and key not in self._orders:
             wanted = {*self.data_sites, *self.latents} - key
             sites = [name for name in self.structure.traces.model.nodes if name in wanted]
@@ -324,10 +478,14 @@ class Generator:
 
         Args:
             rows: the indices `(B,)` of data and of what is given with them.
-            given: values `(B, *event_shape)` of latents, and of the class site.
+            given: values `(B, *event_shape)` of latents, and of the class site. A latent that all data
+                share has one value.
             means: put the other latents at their means, classes at their modes. If false, they are drawn.
         """
         (data,), kwargs = self.arguments(rows)
+        if not self.shared <= given.keys():
+            given = {**(self.shared_means if means else self.shared_draws), **given}
+        given = {name: values.to(self.device) for name, values in given.items()}
         labels, centre = self._labels(given), AtMeans()
 
         def run(x: Tensor, latents: Mapping[str, Tensor]) -> Trace:
@@ -365,7 +523,7 @@ class Generator:
         """Return E[x | codes] for each site that observes data, `(N, *x_shape)`, on the CPU.
 
         Args:
-            codes: values of latents, `(N, *event_shape)` each.
+            codes: values of latents, `(N, *event_shape)` each, and one of a latent that all data share.
             rows: the indices `(N,)` of data and of what is given with them; by default 0, 1, ...
             seed: the seed of the draws, where there is no mean or a value depends on earlier ones.
 
@@ -377,16 +535,15 @@ class Generator:
                 f"the model of {self.name} observes nothing when it is called with data alone, so it has "
                 "no data to generate: give it a site that observes the data, pyro.sample(..., obs=x)."
             )
-        count = len(next(iter(codes.values())))
-        rows = torch.arange(count) if rows is None else rows
+        rows = torch.arange(self.size) if rows is None else rows
 
         def of_part(part: slice) -> Codes:
-            given = {name: values[part].to(self.device) for name, values in codes.items()}
+            given = self.each_of_data(codes, itemgetter(part))
             trace, ordered = self.run(rows[part], given, means=True), self.order(given) is not None
             return {name: self._image(trace, name, ordered) for name in self.data_sites}
 
         with evaluating(self.pair), seeded(seed, self.device), torch.no_grad():
-            parts, _ = in_chunks(of_part, count, ROWS)
+            parts, _ = in_chunks(of_part, len(rows), ROWS)
         self.warn_of_draws()
         return joined(parts)
 

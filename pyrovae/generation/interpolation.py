@@ -12,7 +12,6 @@ from pyrovae.errors import InputError, check_counts
 from pyrovae.generation.codes import encoded
 from pyrovae.generation.generator import Generator, Images, each
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
-from pyrovae.programs.rows import Arguments
 
 
 @takes_pair
@@ -24,11 +23,12 @@ def interpolate(
     site: str | None = None,
     *,
     given: Mapping[str, Any] | None = None,
+    given_end: Mapping[str, Any] | None = None,
 ) -> Images:
     """Decode the straight lines in latent space between data.
 
-    Where images depend on a class (M2), it is the class of the nearer end. A likelihood that reads the data
-    gets those of the nearer end.
+    Where images depend on a class (M2) or on something that is given, it is that of the nearer end. A
+    likelihood that reads the data gets those of the nearer end.
 
     Args:
         pair: a trained pair.
@@ -37,13 +37,16 @@ def interpolate(
         steps: the number of points on each line, both ends included.
         site: the latent to move. None means all latents.
         given: further arguments of both programs by name, such as a condition. A tensor with N rows has one
-            for each line. None means nothing.
+            for each start. None means nothing.
+        given_end: what is given with the ends, with the same names. None means what is given with the
+            starts.
 
     Returns:
         `(N, steps, *x_shape)`, on the CPU; a dictionary of them if several sites observe the data.
 
     Raises:
-        InputError: `start` and `end` differ in shape, `steps` is below 2, or there is no such latent.
+        InputError: `start` and `end` differ in shape, or `given` and `given_end` in their names or shapes;
+            `steps` is below 2; or there is no such latent.
     """
     if start.shape != end.shape:
         raise InputError(
@@ -51,11 +54,55 @@ def interpolate(
             "give one end for each start."
         )
     check_counts(2, steps=steps)
-    along = torch.linspace(0, 1, steps)
     ends = torch.stack([start, end], 1).flatten(0, 1)
-    of_ends = Arguments((start,), given or {}).of_data(lambda values: values.repeat_interleave(2, 0))
-    generator = Generator(pair, of_ends.kwargs, ends)
-    return _mixtures(generator, torch.stack([1 - along, along], -1), site)
+    generator = Generator(
+        pair, _of_ends(given, given if given_end is None else given_end, len(start)), ends
+    )
+    return _mixtures(generator, weights_on_line(steps), site)
+
+
+def weights_on_line(steps: int) -> Tensor:
+    """Return the weights of start and end in each point of a line, `(steps, 2)`."""
+    along = torch.linspace(0, 1, steps)
+    return torch.stack([1 - along, along], -1)
+
+
+def weights_in_square(steps: int) -> Tensor:
+    """Return the weights of the corners in each point of a square, row by row, `(steps * steps, 4)`."""
+    along = torch.linspace(0, 1, steps)
+    down, right = (side.flatten() for side in torch.meshgrid(along, along, indexing="ij"))
+    up, left = 1 - down, 1 - right
+    return torch.stack([up * left, up * right, down * left, down * right], -1)
+
+
+def _of_ends(
+    given: Mapping[str, Any] | None, given_end: Mapping[str, Any] | None, size: int
+) -> dict[str, Any]:
+    """Join what is given with the starts and the ends of N lines, row by row: start, end, start, end, ...
+
+    Raises:
+        InputError: the two differ in their names, or in the shapes of what has a row for each line.
+    """
+    first, last = given or {}, given_end or {}
+    if first.keys() != last.keys():
+        raise InputError(
+            f"given has {', '.join(first) or 'nothing'}, but given_end has {', '.join(last) or 'nothing'}: "
+            "give both the same names, or leave given_end out if all ends have what their starts have."
+        )
+    joined = {}
+    for name, value in first.items():
+        if not (isinstance(value, Tensor) and value.dim() and len(value) == size):
+            joined[name] = value
+            continue
+        if not isinstance(last[name], Tensor) or last[name].shape != value.shape:
+            shape = getattr(last[name], "shape", None)
+            found = type(last[name]).__name__ if shape is None else f"of shape {tuple(shape)}"
+            raise InputError(
+                f"given['{name}'] has shape {tuple(value.shape)}, but given_end['{name}'] is {found}: give "
+                "one row for each end."
+            )
+        joined[name] = torch.stack([value, last[name]], 1).flatten(0, 1)
+    return joined
 
 
 @takes_pair
@@ -89,11 +136,7 @@ def interpolate_grid(
         raise InputError(f"there are {len(corners)} images; a square has 4 corners.")
     if steps < 2:
         raise InputError(f"steps is {steps}; a side needs at least its 2 ends.")
-    along = torch.linspace(0, 1, steps)
-    down, right = (side.flatten() for side in torch.meshgrid(along, along, indexing="ij"))
-    up, left = 1 - down, 1 - right
-    weights = torch.stack([up * left, up * right, down * left, down * right], -1)
-    images = _mixtures(Generator(pair, given, corners), weights, site)
+    images = _mixtures(Generator(pair, given, corners), weights_in_square(steps), site)
     return each(images, lambda values: values[0].unflatten(0, (steps, steps)))
 
 
@@ -110,11 +153,13 @@ def _mixtures(generator: Generator, weights: Tensor, site: str | None) -> Images
     """
     codes = encoded(generator)
     if site is not None:
-        codes = generator.without_descendants(codes, generator.code_site(site))
+        codes = generator.without_descendants(codes, generator.site_of_data(site))
     nearest = torch.arange(generator.size).unflatten(0, (-1, weights.shape[1]))[:, weights.argmax(-1)]
     points = {}
     for name, values in codes.items():
-        if name in generator.classes:
+        if name in generator.shared:
+            points[name] = values
+        elif name in generator.discrete:
             points[name] = values[nearest.flatten()]
         else:
             groups = values.unflatten(0, (-1, weights.shape[1]))

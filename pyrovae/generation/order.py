@@ -17,8 +17,10 @@ from pyro.distributions import MaskedDistribution
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.distributions import Independent
+from torch.nn.functional import one_hot
 
 from pyrovae.errors import InputError
+from pyrovae.programs.distributions import closed_mean
 
 TRIALS = 16
 """The number of data in a trial."""
@@ -81,8 +83,12 @@ def order_of(run: Run, x: Tensor, sites: Sequence[str], given: Collection[str]) 
     def pattern() -> Tensor:  # 0 and 1 are values that most programs take, counts and embeddings too
         return torch.randint(2, x.shape, generator=trials).to(x)
 
-    one, other = pattern(), pattern()
-    same = _unmoved(run, one, other, sites, given)
+    def single() -> Tensor:  # the largest sum of a datum is another one here
+        places = torch.randint(x[0].numel(), (len(x),), generator=trials)
+        return one_hot(places, x[0].numel()).to(x).view(x.shape)
+
+    one = pattern()
+    same = _unmoved(run, one, [pattern(), single()], sites, given)
     if all(bool(each.all()) for each in same.values()):
         return None
     nodes = run(one, {}).nodes
@@ -100,8 +106,9 @@ def order_of(run: Run, x: Tensor, sites: Sequence[str], given: Collection[str]) 
         steps.append(step)
         known, fixed = known | step.places, fixed | {*step.latents}
         one = pattern()
-        other = torch.where(known.view(x.shape[1:]).to(x.device), one, pattern())
-        same = _unmoved(run, one, other, sites, given)
+        kept = known.view(x.shape[1:]).to(x.device)
+        others = [torch.where(kept, one, other) for other in (pattern(), single())]
+        same = _unmoved(run, one, others, sites, given)
     return Order(places, steps)
 
 
@@ -124,14 +131,19 @@ def _next_step(
 
 
 def _unmoved(
-    run: Run, one: Tensor, other: Tensor, sites: Sequence[str], given: Collection[str]
+    run: Run, one: Tensor, others: Sequence[Tensor], sites: Sequence[str], given: Collection[str]
 ) -> dict[str, Tensor]:
-    """Return where the distribution of each site is the same on two sets of data, `(*event_shape)`."""
+    """Return where the distribution of each site is the same on all sets of data, `(*event_shape)`."""
     nodes = run(one, {}).nodes
     held = {name: nodes[name]["value"] for name in given if name in nodes}
     held |= {name: nodes[name]["value"] for name in sites if not nodes[name]["is_observed"]}
-    before, after = (_seeded(partial(run, x, held)).nodes for x in (one, other))
-    return {name: _same(before[name], after[name], nodes[name]["is_observed"]) for name in sites}
+    before, *after = (_seeded(partial(run, x, held)).nodes for x in (one, *others))
+    return {
+        name: torch.stack(
+            [_same(before[name], each[name], nodes[name]["is_observed"]) for each in after]
+        ).all(0)
+        for name in sites
+    }
 
 
 def _same(one: Mapping[str, Any], other: Mapping[str, Any], observed: bool) -> Tensor:
@@ -140,7 +152,11 @@ def _same(one: Mapping[str, Any], other: Mapping[str, Any], observed: bool) -> T
         before, after = (_scores(site["fn"], value) for site in (one, other))
     except (NotImplementedError, KeyError, InputError):  # without a density, the draws tell
         before, after = (_seeded(site["fn"].sample) for site in (one, other))
-    return torch.isclose(before, after, rtol=1e-6, atol=0, equal_nan=True).all(0).cpu()
+    same = torch.isclose(before, after, rtol=1e-6, atol=0, equal_nan=True)
+    first, second = closed_mean(one["fn"]), closed_mean(other["fn"])
+    if first is not None and second is not None:  # the density of a multinomial knows no total count
+        same = same & torch.isclose(first, second, rtol=1e-6, atol=0, equal_nan=True)
+    return same.all(0).cpu()
 
 
 def _seeded(draw: Callable[[], Any]) -> Any:

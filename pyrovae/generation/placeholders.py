@@ -24,6 +24,9 @@ Shape = tuple[int, ...]
 ROWS = 2
 """The number of data on which a model is tried."""
 
+FILLINGS = (0.0, 1.0)
+"""The values of a placeholder. Ones are for models that fail on zeros, as a count of no words may."""
+
 _MOST_DIMENSIONS = 4  # of the data that the model is tried on, with their number
 
 
@@ -89,7 +92,9 @@ def _fits(pair: ModelAndGuide, like: Tensor, kwargs: Mapping[str, Any], shape: S
 
 def _sites(pair: ModelAndGuide, like: Tensor, kwargs: Mapping[str, Any], shape: Shape) -> list[Any] | None:
     """Return the sites that observe data of some shape; None if the model does not run on them."""
-    try:
-        return list(data_sites_of(pair.model, like.new_zeros(ROWS, *shape), kwargs).values())
-    except Exception:  # a program may fail in any way on data of another shape
-        return None
+    for filling in FILLINGS:
+        try:
+            return list(data_sites_of(pair.model, like.new_full((ROWS, *shape), filling), kwargs).values())
+        except Exception:  # a program may fail in any way on data of another shape
+            continue
+    return None

@@ -28,7 +28,7 @@ class Draws(NamedTuple):
     """Draws of a model.
 
     Attributes:
-        latents: the latents by site, `(N, *event_shape)` each, on the CPU.
+        latents: the latents that have a value for each datum, by site, `(N, *event_shape)`, on the CPU.
         data: the values of the sites that observe data, in the same form.
     """
 
@@ -53,7 +53,8 @@ def prior_site(
             None means nothing.
 
     Raises:
-        InputError: there is no such latent, or it has no prior because it is a function of the datum.
+        InputError: there is no such latent, all data share it, or it has no prior because it is a function
+            of the datum.
     """
     return Generator(pair, given).prior_site(site)
 
@@ -70,6 +71,9 @@ def draw_latents(
 ) -> Codes:
     """Draw all latents from the model, given a class if `label` is given.
 
+    A latent that all data share, such as the weights of a regression, is drawn once from the guide, which
+    is its posterior. The latents of the data are drawn given this value.
+
     Where the class comes first (M2), it is set, and the other latents are drawn given it. Where it is
     predicted from z (PC-VAE), draws given a class are made by sampling-importance-resampling (Rubin 1987):
     of `count * candidates` draws, and at least 1,000, `count` are kept, in proportion to the probability of
@@ -85,18 +89,22 @@ def draw_latents(
             for each draw. None means nothing.
 
     Returns:
-        Each latent's values by site, `(N, *event_shape)`, on the CPU.
+        Each latent's values by site, `(N, *event_shape)`, on the CPU; one value, in its own shape, of a
+        latent that all data share.
 
     Warns:
         UserWarning: too few of the draws are of the class.
 
     Raises:
-        InputError: the model has no latent with a prior, or no such class; no draw can be of the class;
-            the model cannot generate without data; or `count` or `candidates` is below 1.
+        InputError: the model has no latent, or no such class; no draw can be of the class; the model cannot
+            generate without data, or the guide reads data for a latent that all data share; or `count` or
+            `candidates` is below 1.
     """
     check_counts(count=count)
     generator = Generator(pair, given, count=count)
-    return draws(generator, torch.arange(count), label, candidates, seed).latents
+    found = draws(generator, torch.arange(count), label, candidates, seed).latents
+    found |= {name: value.cpu() for name, value in generator.shared_draws.items()}
+    return {name: found[name] for name in generator.latents}
 
 
 def draws(
@@ -104,7 +112,7 @@ def draws(
 ) -> Draws:
     """Do the work of `draw_latents` with an existing generator, for the indices of what is given."""
     check_counts(candidates=candidates)
-    generator.prior_site()
+    generator.check_prior()
     if label is not None:
         check_class(generator, label)
     with evaluating(generator.pair), seeded(seed, generator.device), torch.no_grad():
@@ -114,9 +122,13 @@ def draws(
         return _draws_of_class(generator, rows, label, candidates)
 
 
-def images_of_draws(generator: Generator, drawn: Draws, rows: Tensor, seed: int) -> dict[str, Tensor]:
-    """Return E[x | latents] by site, or the drawn data if some of their values depend on others."""
-    return drawn.data if generator.reads_data else generator.images_by_site(drawn.latents, rows, seed)
+def images_of_draws(
+    generator: Generator, drawn: Draws, rows: Tensor, seed: int, mean: bool = True
+) -> dict[str, Tensor]:
+    """Return E[x | latents] by site, or the drawn data, also if some of their values depend on others."""
+    if not mean or generator.reads_data:
+        return drawn.data
+    return generator.images_by_site({**generator.shared_draws, **drawn.latents}, rows, seed)
 
 
 def check_class(generator: Generator, label: int) -> None:
@@ -135,8 +147,8 @@ def _draws(generator: Generator, rows: Tensor, label: int | None) -> tuple[Draws
             y = generator.class_values(torch.full((len(part),), label))
             given = {generator.known_class_site().name: y}
         trace, data = generator.draw(part, given)
-        nodes = trace.nodes
-        parts.append(({name: nodes[name]["value"].cpu() for name in generator.latents}, data))
+        nodes, names = trace.nodes, [name for name in generator.latents if name not in generator.shared]
+        parts.append(({name: nodes[name]["value"].cpu() for name in names}, data))
         terms = [nodes[name]["fn"].log_prob(value).cpu() for name, value in given.items()]
         log_weights.append(sum(terms, torch.zeros(len(part))))
         if len(parts) == 1:
@@ -160,7 +172,8 @@ def _draws_of_class(generator: Generator, rows: Tensor, label: int, candidates: 
     if min(agreeing) < max(kept, ENOUGH):
         warn(
             f"class {label} was asked for, but only about {min(agreeing):.1f} of {total} draws of the "
-            f"model are of it: raise candidates, which is {candidates}, to draw this class well."
+            f"model are of it: raise candidates, which is {candidates}, above {total // kept} (at least "
+            f"{PROPOSALS} draws are always made), to draw this class well."
         )
     return Draws(*(joined(part) for part in zip(*parts, strict=True)))
 

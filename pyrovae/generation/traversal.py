@@ -55,10 +55,9 @@ def traverse(
     if unknown := [d for d in dimensions if not 0 <= d < size]:
         raise InputError(f"there is no dimension {unknown[0]}; '{site}' has {size}, counted from 0.")
     shape = (len(dimensions), len(levels))
-    codes = {
-        name: values.repeat(shape[0] * shape[1], *[1] * (values.dim() - 1))
-        for name, values in codes.items()
-    }
+    codes = generator.each_of_data(
+        codes, lambda values: values.repeat(shape[0] * shape[1], *[1] * (values.dim() - 1))
+    )
     values, moved = quantiles(generator, levels, site), codes[site].view(*shape, size)
     for row, dimension in enumerate(dimensions):
         moved[row, :, dimension] = values[:, dimension]

@@ -8,9 +8,9 @@ from functools import cached_property
 from typing import Any
 
 from pyro import poutine
-from pyro.distributions import OneHotCategorical
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
+from torch.distributions import OneHotCategorical
 from torch.nn.functional import one_hot
 
 from pyrovae.errors import InputError

@@ -1,10 +1,12 @@
-"""Figures of generated images, of training, of latent space and of predictions.
+"""Figures of a trained pair, each in one call that returns a matplotlib figure.
 
     >>> from pyrovae import plots
-    >>> plots.save(plots.samples(images), "samples.png")  # doctest: +SKIP
+    >>> plots.samples(vae)                                        # doctest: +SKIP
+    >>> plots.save(plots.reconstructions(vae, x), "made.png")     # doctest: +SKIP
 
-Each function takes tensors or a history and returns a matplotlib figure. The figures are made without
-pyplot: they need no display, and nothing is left open. The names are loaded when they are first used.
+The figures are made without pyplot: they need no display, and nothing is left open. A notebook shows a
+figure that is the value of a cell, once. Colours of text, lines and background follow matplotlib's style.
+The names are loaded when they are first used.
 """
 
 import lazy_loader

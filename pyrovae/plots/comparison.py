@@ -5,6 +5,7 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pyrovae.canvas import Canvas
 from pyrovae.evaluation.comparison import Comparison
 from pyrovae.plots.style import figure_of, hide_top_and_right
 
@@ -18,7 +19,7 @@ def comparison(models: Comparison, axes: Axes | None = None) -> Figure:
     """
     rows = models.models
     if axes is None:
-        axes = Figure(figsize=(6, 1.3 + 0.4 * len(rows)), layout="constrained").subplots()
+        axes = Canvas(figsize=(6, 1.3 + 0.4 * len(rows)), layout="constrained").subplots()
     places = range(len(rows))
     below = [-row.difference for row in rows]
     errors = [row.difference_std_error for row in rows]

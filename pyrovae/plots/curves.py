@@ -1,15 +1,17 @@
-"""Figures of training: the bound, and terms outside of it, over the epochs."""
+"""Figures of training: the bound, its two terms, and terms outside of it, over the epochs."""
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
-from pyrovae.plots.style import figure_of, hide_top_and_right
+from pyrovae.canvas import Canvas
+from pyrovae.plots.style import GREY, figure_of, hide_top_and_right, panels, whole
 from pyrovae.training.history import COLUMNS, History
 
 _BOUNDS = {
@@ -17,6 +19,10 @@ _BOUNDS = {
     "validation_elbo": "validation ELBO",
     "validation_bound": "validation bound, importance-weighted",
 }
+_STEEP = 20  # at most one in so many epochs is taken for the steep beginning of a curve
+
+Curves = Mapping[str, list[float]]
+"""The values of curves by their labels."""
 
 
 def term_labels(pair: object) -> Mapping[str, str]:
@@ -29,32 +35,83 @@ def term_labels(pair: object) -> Mapping[str, str]:
     return labels
 
 
-def learning_curves(
-    history: History, axes: Axes | None = None, labels: Mapping[str, str] | None = None
+def history(
+    trained: History, labels: Mapping[str, str] | None = None, within: SubFigure | None = None
 ) -> Figure:
-    """Draw the bound on training and validation data over the epochs, in nats per datum.
+    """Draw a training: the bound, and reconstruction and KL apart, in nats per datum.
 
-    If semi-supervised training recorded further terms, a new figure has a second panel with them
-    (`class_curves`).
+    Classification terms have a panel of their own (`class_curves`). Pyro's own objectives report the bound
+    alone.
+
+    Args:
+        trained: the history of the training.
+        labels: the labels of the classification terms; see `class_curves`.
+        within: the subfigure to draw in; by default a new figure.
+
+    Example:
+        >>> from pyrovae import plots
+        >>> from pyrovae.training import History
+        >>> figure = plots.history(History([{"epoch": 1, "elbo": -9.0, "reconstruction": -7.0, "kl": 2.0}]))
+    """
+    apart, terms = _has(trained, "kl"), class_terms(trained)
+    count = 1 + 2 * apart + bool(terms)
+    columns = {1: 1, 2: 2, 3: 3, 4: 2}[count]
+    figure, (bound, *others) = panels(count, within, 1.5 + 3.5 * columns, 2.4, columns)
+    learning_curves(trained, bound)
+    if apart:
+        reconstruction_curves(trained, others[0])
+        kl_curves(trained, others[1])
+    if terms:
+        class_curves(trained, others[-1], labels)
+    return whole(figure)
+
+
+def learning_curves(history: History, axes: Axes | None = None) -> Figure:
+    """Draw the bound on training and validation data over the epochs, in nats per datum.
 
     Args:
         history: the history of the training.
-        axes: the axes to draw the bound in; by default those of a new figure.
-        labels: the labels of the further terms; see `class_curves`.
+        axes: the axes to draw in; by default those of a new figure.
     """
     if axes is None:
-        if class_terms(history):
-            figure = Figure(figsize=(11, 4.5), layout="constrained")
-            axes, beside = figure.subplots(1, 2)
-            class_curves(history, beside, labels)
-        else:
-            axes = Figure(figsize=(6, 3.5)).subplots()
-    shown = []
-    for name, label in _BOUNDS.items():
-        if history.rows and all(name in row for row in history.rows):
-            axes.plot(history["epoch"], history[name], label=label, lw=1.5)
-            shown += history[name]
-    return _finish(axes, history, "Learning curves", shown)
+        axes = Canvas(figsize=(6, 3.5), layout="constrained").subplots()
+    shown = {label: history[name] for name, label in _BOUNDS.items() if _has(history, name)}
+    return _draw(axes, history, "Learning curves: the bound", shown)
+
+
+def reconstruction_curves(history: History, axes: Axes) -> Figure:
+    """Draw the reconstruction term, the mean of log p(x | z) for z ~ q(z | x), of both parts of the data.
+
+    Args:
+        history: the history of the training.
+        axes: the axes to draw in.
+    """
+    shown = {"training": history["reconstruction"]}
+    if _has(history, "validation_kl"):
+        columns = zip(history["validation_elbo"], history["validation_kl"], strict=True)
+        shown["validation"] = [elbo + kl for elbo, kl in columns]
+    return _draw(axes, history, "Reconstruction: log p(x | z)", shown)
+
+
+def kl_curves(history: History, axes: Axes) -> Figure:
+    """Draw the KL term, the nats that the latents carry, and beta if it changes.
+
+    Args:
+        history: the history of the training.
+        axes: the axes to draw in.
+    """
+    shown = {"training": history["kl"]}
+    if _has(history, "validation_kl"):
+        shown["validation"] = history["validation_kl"]
+    figure = _draw(axes, history, "KL: information in the latents", shown, cut=False)
+    beta = history["beta"] if _has(history, "beta") else []
+    if len(set(beta)) > 1:
+        other = axes.twinx()
+        (line,) = other.plot(history["epoch"], beta, color=GREY, lw=1.2, ls="--", label="beta (right)")
+        other.set_ylim(0, 1.05 * max(beta))
+        other.spines["top"].set_visible(False)
+        axes.legend(handles=[*axes.get_lines(), line], fontsize=8, frameon=False, loc="lower right")
+    return figure
 
 
 def class_terms(history: History) -> list[str]:
@@ -73,35 +130,57 @@ def class_curves(history: History, axes: Axes, labels: Mapping[str, str] | None 
         labels: labels for some of the columns, such as `term_labels(model)`. A term q(y | x) of the guide
             needs none; other columns without a label are called by their names.
     """
-    labels, shown = labels or {}, []
-    for name, style in zip(class_terms(history), itertools.cycle(["-", "--", "-.", ":"])):
-        axes.plot(history["epoch"], history[name], style, label=labels.get(name, _label(name)), lw=1.5)
-        shown += history[name]
-    figure = _finish(axes, history, "Classification terms in training, unweighted", shown)
+    labels = labels or {}
+    shown = {labels.get(name, _label(name)): history[name] for name in class_terms(history)}
+    figure = _draw(axes, history, "Classification terms in training, unweighted", shown, dashes=True)
     # The labels are long: put them below the panel, not on the curves.
     axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.22))
     return figure
+
+
+def _has(history: History, name: str) -> bool:
+    return any(name in row for row in history.rows)
 
 
 def _label(name: str) -> str:
     return f"log {name}, labelled data" if name.startswith("q(") else name
 
 
-def _finish(axes: Axes, history: History, title: str, shown: list[float]) -> Figure:
+def _draw(
+    axes: Axes, history: History, title: str, shown: Curves, cut: bool = True, dashes: bool = False
+) -> Figure:
+    """Draw curves over the epochs. `cut` leaves out their steep beginnings, `dashes` tells them apart."""
+    styles = itertools.cycle(["-", "--", "-.", ":"] if dashes else ["-"])
+    for (label, values), style in zip(shown.items(), styles, strict=False):
+        single = "o" if len(values) == 1 else ""
+        axes.plot(history["epoch"], values, style, marker=single, label=label, lw=1.5)
     if history.best_epoch:
         axes.axvline(history.best_epoch, color="grey", ls=":", label="best epoch")
-    if shown:
-        axes.set_ylim(*_limits(np.asarray(shown)))
     axes.set_xlabel("epoch")
     axes.set_ylabel("nats per datum")
     axes.set_title(title, fontsize=10)
-    axes.legend(fontsize=8, frameon=False)
+    if cut and shown:
+        _leave_out_the_steep_beginning(axes, [*shown.values()])
+    if shown:
+        axes.legend(fontsize=8, frameon=False)
     hide_top_and_right(axes)
     return figure_of(axes)
 
 
-def _limits(values: np.ndarray) -> tuple[float, float]:
-    """Choose limits that show the end of the curves, and cut off the steep start."""
-    low, high = float(np.quantile(values, 0.05)), float(values.max())
-    margin = 0.05 * (high - low) or 1.0
-    return low - margin, high + margin
+def _leave_out_the_steep_beginning(axes: Axes, curves: list[list[float]]) -> None:
+    """Let the vertical axis begin above the first epochs, if they would flatten all that follows.
+
+    Nothing else is cut: a curve that falls apart later is seen to do so. The title says what is below.
+    """
+    values = np.asarray(curves, dtype=float)
+    first = math.ceil(values.shape[1] / _STEEP) if values.shape[1] > 3 else 0
+    if not np.isfinite(values[:, first:]).any():
+        return
+    high, later, lowest = np.nanmax(values), np.nanmin(values[:, first:]), np.nanmin(values)
+    if high - lowest < 2 * (high - later):
+        return
+    margin = 0.05 * (high - later) or 1.0
+    axes.set_ylim(later - margin, high + margin)
+    count = int((values < later - margin).any(0).sum())
+    which = "the first epoch" if count == 1 else f"the first {count} epochs"
+    axes.set_title(f"{axes.get_title()}\n(below the axis: {which}, from {lowest:,.4g})", fontsize=10)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,9 +12,15 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from torch import Tensor
 
+from pyrovae.canvas import ink
 from pyrovae.plots.classes import named_classes
-from pyrovae.plots.planes import point_area
-from pyrovae.plots.style import COLOURS, GREY, hide_top_and_right
+from pyrovae.plots.columns import scatter_mixed
+from pyrovae.plots.style import COLOURS, GREY, hide_top_and_right, panels, whole
+
+
+def dimension_names(site: str, dimensions: Sequence[int]) -> list[str]:
+    """Return the names of some dimensions of a latent."""
+    return [f"{site}[{dimension}]" for dimension in dimensions]
 
 
 def latent_axis(z: Tensor) -> Tensor:
@@ -27,7 +32,7 @@ def latent_axis(z: Tensor) -> Tensor:
     return torch.linspace(min(-3.5, float(z.min())), max(3.5, float(z.max())), 200)
 
 
-def class_histograms(
+def draw_histograms(
     z: Tensor,
     y: Tensor,
     points: Tensor,
@@ -51,8 +56,8 @@ def class_histograms(
         InputError: there is not one class for each datum, or a class has no name.
     """
     classes = named_classes(y, len(z), class_names)
-    figure, panels = _panels(len(names), figure_width=9.0)
-    for column, (panel, name) in enumerate(zip(panels, names, strict=True)):
+    figure, grid = panels(len(names), None, 9.0)
+    for column, (panel, name) in enumerate(zip(grid, names, strict=True)):
         values = z[:, column].numpy()
         edges = _edges(values, points)
         groups = [values[y.numpy() == label] for label in classes]
@@ -62,16 +67,16 @@ def class_histograms(
         _draw_prior(panel, points, prior[:, column], name)
     handles = [Patch(color=COLOURS[label % len(COLOURS)], label=name) for label, name in classes.items()]
     figure.legend(handles=handles, title="class", loc="outside right center", frameon=False)
-    prior_line = Line2D([], [], color="black", lw=1.5, label="prior")
+    prior_line = Line2D([], [], color=ink(), lw=1.5, label="prior")
     figure.legend(handles=[prior_line], loc="outside lower center", frameon=False)
     figure.suptitle(
-        f"Latent dimensions by class, stacked: one draw z ~ q(z | x) for each of {len(z)} test images",
+        f"Latent dimensions by class, stacked: one draw z ~ q(z | x) for each of {len(z)} data",
         fontsize=10,
     )
-    return figure
+    return whole(figure)
 
 
-def aggregated_posterior(
+def draw_aggregated_posterior(
     draws: Tensor,
     means: Tensor,
     prior_draws: Tensor,
@@ -95,8 +100,8 @@ def aggregated_posterior(
         names: the names of the D dimensions.
     """
     pair = len(names) > 1
-    figure, panels = _panels(len(names) + pair, figure_width=10.0)
-    for column, (panel, name) in enumerate(zip(panels, names, strict=False)):
+    figure, grid = panels(len(names) + pair, None, 10.0)
+    for column, (panel, name) in enumerate(zip(grid, names, strict=False)):
         edges = _edges(draws[:, column].numpy(), points)
         panel.hist(draws[:, column], edges, density=True, color=COLOURS[0], alpha=0.6)
         panel.hist(means[:, column], edges, density=True, histtype="step", color=COLOURS[6], lw=1.5)
@@ -105,47 +110,30 @@ def aggregated_posterior(
         panel.set_ylim(0, min(max(panel.get_ylim()[1], 1.1 * peak), 2.5 * peak))
         _draw_prior(panel, points, prior[:, column], name)
     handles = [
-        Patch(color=COLOURS[0], alpha=0.6, label="draws from q(z | x), one for each image"),
+        Patch(color=COLOURS[0], alpha=0.6, label="draws from q(z | x), one for each datum"),
         Patch(fill=False, edgecolor=COLOURS[6], lw=1.5, label="means of q(z | x)"),
-        Line2D([], [], color="black", lw=1.5, label="prior"),
+        Line2D([], [], color=ink(), lw=1.5, label="prior"),
     ]
     if pair:
-        _draw_pair(panels[-1], draws[:, :2].numpy(), prior_draws[:, :2].numpy(), names)
+        _draw_pair(grid[-1], draws[:, :2].numpy(), prior_draws[:, :2].numpy(), names)
         handles.append(Line2D([], [], ls="", marker="o", ms=4, color=GREY, label="draws from the prior"))
     figure.legend(
         handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9
     )
     figure.suptitle(
-        f"Aggregated posterior, the mean of q(z | x) over {len(draws)} test images, against the prior\n"
+        f"Aggregated posterior, the mean of q(z | x) over {len(draws)} data, against the prior\n"
         "(a dimension whose means are all alike is not used)",
         fontsize=10,
     )
-    return figure
+    return whole(figure)
 
 
 def _draw_pair(axes: Axes, draws: np.ndarray, prior_draws: np.ndarray, names: Sequence[str]) -> None:
-    """Draw both sets of points in random order, so that neither covers the other."""
-    count = min(len(draws), len(prior_draws), 1000)
-    points = np.concatenate([draws[:count], prior_draws[:count]])
-    colours = np.repeat([COLOURS[0], GREY], count)
-    order = np.random.default_rng(0).permutation(2 * count)
-    axes.scatter(
-        points[order, 0], points[order, 1], s=point_area(4 * count), c=colours[order], linewidths=0
-    )
+    scatter_mixed(axes, [draws, prior_draws], [COLOURS[0], GREY])
     axes.set_xlabel(names[0])
     axes.set_ylabel(names[1])
     axes.set_aspect("equal", adjustable="datalim")
     hide_top_and_right(axes)
-
-
-def _panels(count: int, figure_width: float) -> tuple[Figure, list[Axes]]:
-    columns = count if count <= 3 else math.ceil(math.sqrt(count))
-    rows = math.ceil(count / columns)
-    figure = Figure(figsize=(figure_width, 1 + 2.2 * rows + 1.5 * (rows == 1)), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
-    for surplus in axes[count:]:
-        surplus.set_axis_off()
-    return figure, axes[:count]
 
 
 def _edges(values: np.ndarray, points: Tensor) -> list[float]:
@@ -155,7 +143,7 @@ def _edges(values: np.ndarray, points: Tensor) -> list[float]:
 
 
 def _draw_prior(axes: Axes, points: Tensor, density: Tensor, name: str) -> None:
-    axes.plot(points, density, color="black", lw=1.5, label="prior")
+    axes.plot(points, density, color=ink(), lw=1.5, label="prior")
     axes.set_xlabel(name)
     axes.set_ylabel("density")
     hide_top_and_right(axes)

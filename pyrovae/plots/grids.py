@@ -6,11 +6,20 @@ from collections.abc import Sequence
 
 import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from torch import Tensor
 
+from pyrovae.canvas import Canvas
 from pyrovae.errors import InputError
 from pyrovae.plots.style import figure_of
+
+_TILE, _WIDEST = 0.7, 20.0  # inches: the smallest side of a tile, and the widest grid
+_PIXELS = 130  # the pixels of an image for each inch: each has one of its own in a file of 150 dpi
+
+
+def in_channels(values: Tensor) -> Tensor | None:
+    """Return data if they are images, `(..., C, H, W)` with C = 1 (grey) or 3 (colour); else None."""
+    return values if values.dim() >= 4 and values.shape[-3] in (1, 3) else None
 
 
 def image_grid(
@@ -19,16 +28,21 @@ def image_grid(
     row_labels: Sequence[str] = (),
     axes: Axes | None = None,
     column_labels: Sequence[str] = (),
+    within: SubFigure | None = None,
 ) -> Figure:
     """Draw rows of images.
+
+    Images with many pixels get larger tiles. Where there is no room for each pixel, neighbours are
+    averaged, so that no thin line is lost.
 
     Args:
         images: images `(rows, columns, C, H, W)` with C = 1 (grey) or 3 (colour). Values below 0 are drawn
             as 0, and values above 1 as 1.
         title: the title above the grid.
         row_labels: labels on the left, one for each row, or none.
-        axes: the axes to draw in; by default those of a new figure.
+        axes: the axes to draw in; by default those of `within`, or of a new figure.
         column_labels: labels at the top, one for each column, or none.
+        within: a subfigure to draw in.
 
     Raises:
         InputError: `images` are not images.
@@ -40,16 +54,21 @@ def image_grid(
     if images.dim() != 5 or images.shape[2] not in (1, 3):
         raise InputError(
             f"data of shape {tuple(images.shape[2:])} are not images (C, H, W) with 1 or 3 "
-            "channels: give images, or vectors reshaped to images."
+            "channels: give images, or vectors reshaped to images. Vectors are drawn by plots.samples, "
+            "plots.reconstructions, plots.pairs and plots.traversal (on the command line sample, "
+            "reconstruct, pairs and traverse)."
         )
     rows, columns, _, height, width = images.shape
     if axes is None:
-        axes = Figure(figsize=(0.7 * columns + 0.6, 0.7 * rows + 0.5)).subplots()
+        side = tile_side(images)
+        new = Canvas(figsize=(side * columns + 0.6, side * rows * height / width + 0.5), layout="tight")
+        axes = (new if within is None else within).subplots()
     gap = max(1, height // 14)
     tiles = torch.nn.functional.pad(images.clamp(0, 1), (gap, gap, gap, gap), value=1.0)
     sheet = tiles.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1).numpy()
     sheet = sheet[..., 0] if sheet.shape[-1] == 1 else sheet  # grey, or colour
-    axes.imshow(sheet, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    # Pixels are averaged where they are too small to be seen, and sharp where they are large.
+    axes.imshow(sheet, cmap="gray", vmin=0, vmax=1, interpolation="antialiased")
     axes.set_title(title, fontsize=10)
     axes.xaxis.tick_top()
     axes.set_xticks(_middles(len(column_labels), width + 2 * gap), column_labels)
@@ -59,6 +78,11 @@ def image_grid(
     axes.tick_params(length=0, labelsize=9)
     axes.spines[:].set_visible(False)
     return figure_of(axes)
+
+
+def tile_side(images: Tensor) -> float:
+    """Return the width of an image of a grid `(rows, columns, C, H, W)` in a new figure, in inches."""
+    return max(_TILE, min(1.15 * images.shape[-1] / _PIXELS, _WIDEST / images.shape[1]))
 
 
 def grid_beside(
@@ -80,7 +104,8 @@ def grid_beside(
         left_column: the label above the column.
     """
     rows, columns = len(left), right.shape[1]
-    figure = Figure(figsize=(0.7 * columns + 2, 0.7 * rows + 1), layout="constrained")
+    side = tile_side(right)
+    figure = Canvas(figsize=(side * columns + 1.3 + side, side * rows + 1), layout="constrained")
     one, many = figure.subplots(1, 2, width_ratios=[1, columns])
     image_grid(left, row_labels=left_rows, axes=one, column_labels=[left_column])
     image_grid(right, row_labels=row_labels, axes=many, column_labels=column_labels)

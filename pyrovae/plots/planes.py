@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +13,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from torch import Tensor
 
+from pyrovae.canvas import Canvas, paper
 from pyrovae.errors import InputError
 from pyrovae.plots.classes import named_classes
-from pyrovae.plots.style import COLOURS, MARKERS, hide_top_and_right
+from pyrovae.plots.style import COLOURS, MARKERS, hide_top_and_right, point_area
 
 
 def latent_space(
@@ -22,7 +24,7 @@ def latent_space(
     y: Tensor | None = None,
     class_names: Sequence[str] = (),
     *,
-    title: str = "Latent space: posterior means of test images",
+    title: str = "Latent space: posterior means",
     axis_labels: Sequence[str] = ("z[0]", "z[1]"),
 ) -> Figure:
     """Draw 2-D latents as points coloured by class. The name of each class stands among its points.
@@ -46,7 +48,7 @@ def latent_space(
             f"the latents have shape {tuple(z.shape)}; only 2-D ones, (N, 2), can be drawn directly: "
             "use PCA or t-SNE (on the command line --by pca or --by tsne)."
         )
-    figure = Figure(figsize=(6.8, 5.6), layout="constrained")
+    figure = Canvas(figsize=(6.8, 5.6), layout="constrained")
     axes = figure.subplots()
     if y is None:
         axes.scatter(z[:, 0], z[:, 1], s=point_area(len(z)), color=COLOURS[0], linewidths=0)
@@ -77,7 +79,7 @@ def latent_pca(z: Tensor, y: Tensor | None = None, class_names: Sequence[str] = 
     if min(z.shape) < 2:
         raise InputError(
             f"the latents have shape {tuple(z.shape)}; PCA needs at least 2 data and 2 dimensions: look at "
-            "a single dimension by class_histograms."
+            "a single dimension by plots.histograms (on the command line histograms)."
         )
     pca = PCA(n_components=2, svd_solver="full")
     points = torch.from_numpy(pca.fit_transform(z.double().numpy()))
@@ -85,7 +87,7 @@ def latent_pca(z: Tensor, y: Tensor | None = None, class_names: Sequence[str] = 
         f"principal component {number} ({share:.0%} of the variance)"
         for number, share in enumerate(pca.explained_variance_ratio_, start=1)
     ]
-    title = f"Latent space by PCA: posterior means of test images, {z.shape[1]} dimensions"
+    title = f"Latent space by PCA: posterior means, {z.shape[1]} dimensions"
     return latent_space(points, y, class_names, title=title, axis_labels=shares)
 
 
@@ -122,7 +124,7 @@ def latent_tsne(
         points,
         y,
         class_names,
-        title=f"Latent space by t-SNE (perplexity {perplexity:.3g}): posterior means of test images",
+        title=f"Latent space by t-SNE (perplexity {perplexity:.3g}): posterior means",
         axis_labels=[
             "neighbours in latent space lie together; axes and distances between groups mean little",
             "",
@@ -133,13 +135,21 @@ def latent_tsne(
     return figure
 
 
-def point_area(count: int) -> float:
-    """Return the area of a point in square points, smaller for more points so that they do not overlap."""
-    return float(np.clip(12_000 / count, 5, 30))
-
-
 def _scatter_by_class(axes: Axes, z: np.ndarray, y: np.ndarray, names: dict[int, str]) -> None:
-    # In random order, so that no class covers the others.
+    scatter_classes(axes, z, y)
+    for label, name in names.items():
+        members = z[y == label]
+        middle = members[np.square(members - np.median(members, 0)).sum(1).argmin()]
+        outline = [withStroke(linewidth=3, foreground=paper())]
+        axes.annotate(
+            name, middle, ha="center", va="center", fontsize=12, weight="bold", path_effects=outline
+        )
+    handles = class_markers(names)
+    axes.legend(handles=handles, title="class", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+
+
+def scatter_classes(axes: Axes, z: np.ndarray, y: np.ndarray) -> None:
+    """Draw points `(N, 2)` in the colours of their classes, in random order, so that none covers others."""
     order = np.random.default_rng(0).permutation(len(z))
     for tens, marker in enumerate(MARKERS):
         shown = order[y[order] // len(COLOURS) == tens]
@@ -147,17 +157,13 @@ def _scatter_by_class(axes: Axes, z: np.ndarray, y: np.ndarray, names: dict[int,
         if len(shown):
             area = point_area(len(z))
             axes.scatter(z[shown, 0], z[shown, 1], s=area, c=colours, marker=marker, linewidths=0)
+
+
+def class_markers(names: dict[int, str]) -> list[Line2D]:
+    """Return a sign for each class of a legend."""
+    signs = []
     for label, name in names.items():
-        members = z[y == label]
-        middle = members[np.square(members - np.median(members, 0)).sum(1).argmin()]
-        outline = [withStroke(linewidth=3, foreground="white")]
-        axes.annotate(
-            name, middle, ha="center", va="center", fontsize=12, weight="bold", path_effects=outline
-        )
-    handles = [_legend_marker(label, name) for label, name in names.items()]
-    axes.legend(handles=handles, title="class", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-
-
-def _legend_marker(label: int, name: str) -> Line2D:
-    tens, unit = divmod(label, len(COLOURS))
-    return Line2D([], [], ls="", marker=MARKERS[tens % len(MARKERS)], color=COLOURS[unit], label=name)
+        tens, unit = divmod(label, len(COLOURS))
+        look: Any = {"marker": MARKERS[tens % len(MARKERS)], "color": COLOURS[unit]}
+        signs.append(Line2D([], [], ls="", label=name, **look))
+    return signs

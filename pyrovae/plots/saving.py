@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
+from pyrovae.canvas import content_of
 from pyrovae.storage import write_atomically
 
 
@@ -22,12 +22,14 @@ def save(figure: Figure, path: str | Path, source: str = "") -> Path:
 
     Returns:
         The path.
+
+    Raises:
+        InputError: matplotlib's setting `text.usetex` is on, and LaTeX is missing or fails.
     """
     path = Path(path)
-    buffer = io.BytesIO()
     suffix = path.suffix[1:].lower() or "png"
     about: dict[str, Any] = {"metadata": {"Source": source}} if source and suffix in ("png", "svg") else {}
-    figure.savefig(buffer, format=suffix, dpi=150, bbox_inches="tight", **about)
+    content = content_of(figure, suffix, dpi=150, **about)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, buffer.getvalue())
+    write_atomically(path, content)
     return path

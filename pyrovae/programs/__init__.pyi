@@ -1,3 +1,4 @@
+from .given import Whole as Whole
 from .pair import ModelAndGuide as ModelAndGuide
 from .pair import Pair as Pair
 from .pair import Program as Program

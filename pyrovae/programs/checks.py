@@ -13,7 +13,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
-from pyrovae.errors import InputError
+from pyrovae.errors import InputError, cause
 from pyrovae.programs.accounting import missing_in_guide
 from pyrovae.programs.missing_values import check_missing_values
 from pyrovae.programs.modes import evaluating
@@ -70,9 +70,11 @@ def check_pair(pair: ModelAndGuide, *args: Any, **kwargs: Any) -> None:
         if problem := plate_problem(error, noted, pair.model, arguments):
             raise InputError(problem) from error
         shapes = ", ".join(str(tuple(a.shape)) for a in args if isinstance(a, Tensor))
+        # What has a wrong number of rows is told in the first line; the shapes of sites do not help.
+        told = cause(error) if getattr(pair.model, "keywords", {}) else error
         raise InputError(
             f"the model and guide do not run on data of shape {shapes}{_given_to(pair, kwargs)}"
-            f"{_type_problem(args, pair)}: {error}"
+            f"{_type_problem(args, pair)}: {told}"
         ) from error
 
 
@@ -81,7 +83,9 @@ def _given_to(pair: ModelAndGuide, kwargs: Mapping[str, Any]) -> str:
     rows = [f"'{name}' {_shape_of(value)} by rows" for name, value in kwargs.items()]
     whole = getattr(pair.model, "keywords", {})  # as `programs.given` binds it
     parts = rows + [f"'{name}' {_shape_of(value)} as a whole" for name, value in whole.items()]
-    return f", given {' and '.join(parts)}" if parts else ""
+    tensors = any(isinstance(value, Tensor) and value.dim() for value in whole.values())
+    cut = " (a tensor is cut with the data if it has a row for each of them)" if tensors else ""
+    return f", given {' and '.join(parts)}{cut}" if parts else ""
 
 
 def _shape_of(value: Any) -> str:

@@ -10,8 +10,11 @@ import torch
 from pyro.distributions import Categorical
 from torch import Tensor
 
+from pyrovae.data.checks import holds_classes
+from pyrovae.errors import InputError
 from pyrovae.programs.distributions import base_of, in_form_of, is_class
 from pyrovae.programs.pair import ModelAndGuide, Program, programs_of
+from pyrovae.programs.rows import Arguments
 from pyrovae.programs.signatures import parameters_of
 from pyrovae.programs.structure import Structure, structure
 
@@ -85,6 +88,49 @@ def labelled_call(
             if is_class(node["fn"]) and (last or node["value"].shape == node["fn"].shape()):
                 return ClassSite(name, base_of(node["fn"]).probs.shape[-1]), labelled
     return None
+
+
+def one_hot_size(pair: ModelAndGuide, y: Tensor, arguments: Arguments) -> int | None:
+    """Return C if the programs take classes as one-hot rows `(N, C)`; None if they take them as they are.
+
+    Args:
+        pair: a pair.
+        y: classes `(N,)`, or other values for each datum.
+        arguments: the other arguments of a call; the values do not matter.
+
+    Raises:
+        InputError: y are one-hot rows, and the programs take whole numbers; or the programs take one-hot
+            rows, and have no such class.
+    """
+    rows_given = y.is_floating_point() and y.dim() == 2 and _are_one_hot(y)
+    if not rows_given and not (holds_classes(y) and y.dim() == 1):
+        return None
+    (x,), kwargs = arguments
+    try:
+        found = labelled_call(pair, x, kwargs)
+    except Exception:  # a model may need its classes, or fail on those that are tried here
+        return None
+    if found is None:
+        return None
+    (name, num_classes), call = found
+    in_rows = call.args[1].dim() == 2
+    if rows_given and not in_rows and y.shape[1] == num_classes:
+        raise InputError(
+            f"the classes y are one-hot rows of shape {tuple(y.shape)}, and the programs take whole "
+            f"numbers for site '{name}': give y.argmax(1)."
+        )
+    if rows_given or not in_rows:
+        return None
+    if (largest := int(y.max())) >= num_classes:
+        raise InputError(
+            f"the classes y go up to {largest}, and site '{name}' has {num_classes}, counted from 0: give "
+            "classes that it has, or a model of more classes."
+        )
+    return num_classes
+
+
+def _are_one_hot(y: Tensor) -> bool:
+    return bool(((y == 0) | (y == 1)).all() and (y.sum(1) == 1).all())
 
 
 def categorical_latents(of: Structure) -> list[str]:

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 from pyro import poutine
-from pyro.distributions import Unit
+from pyro.distributions import Independent, MaskedDistribution, Unit
 from pyro.infer.inspect import site_is_deterministic
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
@@ -358,6 +358,17 @@ def _owned(found: _Contents) -> dict[str, np.ndarray]:
     return owned
 
 
+def _without_masks(fn: Any) -> tuple[Any, list[Any]]:
+    """Return a distribution without the masks of `fn.mask(mask)`, and these masks."""
+    if isinstance(fn, MaskedDistribution):
+        base, masks = _without_masks(fn.base_dist)
+        return base, [fn._mask, *masks]
+    if isinstance(fn, Independent):
+        base, masks = _without_masks(fn.base_dist)
+        return (Independent(base, fn.reinterpreted_batch_ndims) if masks else fn), masks
+    return fn, []
+
+
 class _Recorder(_Watcher):
     """Records each sample site, and the sites and parts of arguments that its distribution came from."""
 
@@ -403,8 +414,9 @@ class _Recorder(_Watcher):
             value = changed(torch.clone, value)
             self.origins.put(value, 0)
         # A latent is scored as it was drawn: a copy would miss the cache of flows that cannot be inverted.
-        parents = self._of_unmasked(msg["fn"].log_prob(value), mask)
-        for weight in (mask, msg["scale"]):  # one of arguments says which data count, and how much
+        fn, masks = _without_masks(msg["fn"])
+        parents = self._of_unmasked(fn.log_prob(value), mask)
+        for weight in (mask, msg["scale"], *masks):  # one of arguments says which data count, and how much
             if isinstance(weight, Tensor):
                 parents |= {part for part in self._of_unmasked(weight) if isinstance(part, str)}
         return parents

@@ -3,25 +3,48 @@
 Both programs get it by keyword: `model(x, c=c)`, or `model(x, y, c=c)` with classes. A tensor whose first
 size is N has a row for each of N data, so it is cut and repeated with the data. All else passes whole: a
 tensor of another length, a number, a graph. It is bound to the programs, so that nothing takes it for rows
-where a minibatch happens to have its length.
+where a minibatch happens to have its length. A table that may happen to have N rows is given as
+`Whole(table)`, which passes whole always.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from pyrovae.data.checks import check_data, holds_classes
 from pyrovae.errors import InputError
+from pyrovae.programs.classes import one_hot_size
 from pyrovae.programs.devices import device_of
 from pyrovae.programs.pair import ModelAndGuide, Program, with_programs
 from pyrovae.programs.rows import Arguments
 from pyrovae.programs.signatures import parameters_of
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A value in `given` that passes whole to the programs, whatever its length.
+
+    Without it, a tensor whose first size is N has a row for each of N data, and is cut with them. A table
+    that belongs to no datum, such as one of prices by day, may have N rows by chance.
+
+    Args:
+        value: the value. The programs get it itself.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.programs import Whole
+        >>> given = {"table": Whole(torch.randn(365, 2))}  # fit(pair, x, given=given)
+    """
+
+    value: Any
 
 
 class Given(NamedTuple):
@@ -57,7 +80,8 @@ def given_of(
 
     Args:
         pair: the pair that gets it.
-        given: the values by the names of the programs' arguments. None means nothing.
+        given: the values by the names of the programs' arguments, `Whole(value)` for one that passes whole
+            in any case. None means nothing.
         num_data: N, the number of data.
         with_classes: whether the programs are called with classes too.
         also: the names of what the programs get by keyword otherwise.
@@ -77,11 +101,13 @@ def given_of(
     rows: dict[str, Tensor] = {}
     whole: dict[str, Any] = {}
     for name, value in given.items():
+        is_whole = isinstance(value, Whole)
+        value = value.value if is_whole else value
         if isinstance(value, Tensor):
             check_value(name, value)
-        else:
+        elif not is_whole:
             _check_no_rows(name, value, num_data)
-        has_rows = isinstance(value, Tensor) and value.dim() and len(value) == num_data
+        has_rows = not is_whole and isinstance(value, Tensor) and value.dim() and len(value) == num_data
         (rows if has_rows else whole)[name] = value
     return Given(rows, whole)
 
@@ -99,17 +125,34 @@ def with_given(
 
     Returns:
         The pair with what passes whole bound to its programs, and the arguments, all with N rows. Classes
-        of any whole type are 64-bit integers, which torch's functions of classes need.
+        of any whole type are 64-bit integers, which torch's functions of classes need, or one-hot rows
+        `(N, C)` if the programs take these.
 
     Raises:
         InputError: the data are not usable, or for the reasons given at `given_of`.
     """
     check_data(x, y, given=given)
     found = given_of(pair, given, len(x), with_classes=y is not None)
-    if y is not None and holds_classes(y):
+    device = device_of(pair, otherwise=x.device)
+    pair = found.bound_to(pair, device)
+    return pair, with_classes_of(pair, Arguments((x,), found.rows), y)
+
+
+def with_classes_of(pair: ModelAndGuide, data: Arguments, y: Tensor | None) -> Arguments:
+    """Return the arguments of a call with classes, in the form that the programs take; see `with_given`.
+
+    Raises:
+        InputError: the classes are one-hot rows, and the programs take whole numbers.
+    """
+    if y is None:
+        return data
+    one = data.rows(slice(1)).to(device_of(pair, otherwise=data.args[0].device))
+    num_classes = one_hot_size(pair, y, one)
+    if holds_classes(y):
         y = y.long()
-    args = (x,) if y is None else (x, y)
-    return found.bound_to(pair, device_of(pair, otherwise=x.device)), Arguments(args, found.rows)
+    if num_classes is not None:
+        y = one_hot(y, num_classes).to(data.args[0])
+    return data._replace(args=(*data.args, y))
 
 
 def with_bound(program: Program, arguments: Arguments) -> Arguments:
@@ -190,8 +233,8 @@ def _check_no_rows(name: str, value: Any, num_data: int) -> None:
     if not isinstance(value, str | bytes | Mapping) and _length(value) == num_data > 1:
         raise InputError(
             f"given['{name}'] is {_kind(value)} of {num_data} values, as many as there are data, but "
-            "only tensors are cut with the data: use torch.as_tensor on it, or pass it in a dictionary "
-            "if it belongs to no datum."
+            "only tensors are cut with the data: use torch.as_tensor on it, or Whole(...) of "
+            "pyrovae.programs if it belongs to no datum."
         )
 
 

@@ -36,6 +36,8 @@ def program(method: F) -> F:
     listens, the module's parameters are registered there, under a name that no other module shares. (With
     one fixed name, a second model in the same process would silently not train.) At all other times the
     parameters belong to the module only.
+
+    Tensors that the program is called with are moved to the module's device.
     """
 
     @functools.wraps(method)
@@ -45,9 +47,29 @@ def program(method: F) -> F:
                 # Frozen parameters are not registered, which is intended and needs no warning.
                 warnings.filterwarnings("ignore", message=".* was not registered in the param store")
                 pyro.module(_unique_name(self), self)
+        args, kwargs = _beside(self, args, kwargs)
         return method(self, *args, **kwargs)
 
     return cast(F, run)
+
+
+def _beside(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return arguments whose tensors are on a module's device. Tensors that are there stay the same."""
+    first = next(itertools.chain(module.parameters(), module.buffers()), None)
+    elsewhere = [
+        value
+        for value in (*args, *kwargs.values())
+        if isinstance(value, Tensor) and first is not None and value.device != first.device
+    ]
+    if first is None or not elsewhere:
+        return args, kwargs
+
+    def moved(value: Any) -> Any:
+        return value.to(first.device) if isinstance(value, Tensor) else value
+
+    return tuple(map(moved, args)), {name: moved(value) for name, value in kwargs.items()}
 
 
 def _unique_name(module: nn.Module) -> str:

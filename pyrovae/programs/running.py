@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
+from torch import Tensor
 
-from pyrovae.programs.distributions import class_mode, is_class, mean_of, name_of
+from pyrovae.programs.distributions import is_discrete, mean_of, mode_of, name_of
 from pyrovae.programs.pair import ModelAndGuide, Program
 
 
@@ -30,29 +32,36 @@ def traced(program: Program, /, *args: Any, **kwargs: Any) -> Trace:
 
 
 class AtMeans(Messenger):
-    """Sets each latent to the mean of its distribution, or to the mode if it is a class.
+    """Sets each latent to the mean of its distribution, or to the mode if it is discrete, as a class is.
 
     A mean without a closed form is an average of draws, see `distributions.mean_of`.
+
+    Args:
+        known: values of latents by name, which take the place of their means.
 
     Attributes:
         drawn: the latents that have no mean, such as Cauchy variables, with the names of their
             distributions. They are drawn.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, known: Mapping[str, Tensor] | None = None) -> None:
         super().__init__()
+        self.known = known or {}
         self.drawn: dict[str, str] = {}
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["is_observed"] or msg["value"] is not None or poutine.util.site_is_subsample(msg):
             return
         fn = msg["fn"]
-        msg["value"] = class_mode(fn) if is_class(fn) else mean_of(fn)
+        if msg["name"] in self.known:
+            msg["value"] = self.known[msg["name"]]
+            return
+        msg["value"] = mode_of(fn) if is_discrete(fn) else mean_of(fn)
         if msg["value"] is None:
             self.drawn[msg["name"]] = name_of(fn)
 
 
 def at_means(program: Program) -> Program:
-    """Return the program with each latent at its mean, and each class at its mode; see `AtMeans`."""
+    """Return the program with each latent at its mean, or at its mode if it is discrete; see `AtMeans`."""
     handled: Program = AtMeans()(program)
     return handled

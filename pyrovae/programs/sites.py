@@ -10,7 +10,7 @@ from pyro.distributions import Unit
 from pyro.infer.inspect import site_is_deterministic
 from pyro.poutine.trace_struct import Trace
 
-from pyrovae.programs.distributions import base_of, is_class
+from pyrovae.programs.distributions import base_of, is_discrete
 
 Role = Literal["latent", "observed", "factor", "deterministic"]
 
@@ -44,11 +44,11 @@ def observed_sites(trace: Trace) -> list[str]:
 
 
 def continuous_latents(trace: Trace) -> list[str]:
-    """Return the names of the latents with floating-point values that are no classes."""
+    """Return the names of the latents with floating-point values that are not discrete."""
     return [
         name
         for name in latent_sites(trace)
-        if trace.nodes[name]["value"].is_floating_point() and not is_class(trace.nodes[name]["fn"])
+        if trace.nodes[name]["value"].is_floating_point() and not is_discrete(trace.nodes[name]["fn"])
     ]
 
 

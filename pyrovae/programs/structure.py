@@ -145,6 +145,7 @@ class Structure:
         args: the arguments of both programs, the data first.
         kwargs: their keyword arguments.
         traces: the traces of an earlier run. None means that the programs are run when a fact needs it.
+        data_plate: the name of the plate over the data. None means that of the pair, if it has one.
     """
 
     def __init__(
@@ -153,11 +154,12 @@ class Structure:
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any] | None = None,
         traces: Traces | None = None,
+        data_plate: str | None = None,
     ) -> None:
         self._pair = pair
         self.model, self.guide = programs_of(pair)
         self.args, self.kwargs = args, dict(kwargs or {})
-        self._named_data_plate = data_plate_of(pair)
+        self._named_data_plate = data_plate or data_plate_of(pair)
         if traces is not None:
             self.traces = traces
 
@@ -366,7 +368,7 @@ class Structure:
 
     @property
     def continuous(self) -> tuple[str, ...]:
-        """The model's latents with floating-point values that are no classes, without predictions."""
+        """The model's latents with floating-point values that are not discrete, without predictions."""
         return tuple(name for name in continuous_latents(self.traces.model) if name in self.latents)
 
     def in_scope(self, scope: Scope) -> tuple[str, ...]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +25,7 @@ from pyrovae.recipes.plan import Plan, Stage
 from pyrovae.recipes.presentation import Presentation
 from pyrovae.recipes.run_data import Known
 from pyrovae.recipes.settings import MAY_CHANGE, Data, Training, plain_values
+from pyrovae.recipes.small_noise import warn_of_small_noise
 from pyrovae.runs import Configuration, RunFolder
 from pyrovae.storage import expanded
 from pyrovae.training import Data as Source
@@ -58,6 +60,17 @@ class Fitted:
     def history(self) -> History:
         """The history of the last stage."""
         return self.histories[self.plan.stages[-1].name]
+
+    def __str__(self) -> str:
+        outcomes = [f"{name:<9}: {history.outcome()}" for name, history in self.histories.items()]
+        return "\n".join([str(self.plan), *outcomes])
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the plan, and the history of each stage."""
+        tables = [
+            f"<b>{html.escape(name)}</b>{each._repr_html_()}" for name, each in self.histories.items()
+        ]
+        return "".join([f"<pre>{html.escape(str(self.plan))}</pre>", *tables])
 
 
 @dataclass(frozen=True)
@@ -119,7 +132,9 @@ def fit_plan(
     resolve_device(writing.device)
     training, data = training.over(plan.defaults), data.over(plan.defaults)
     _check(plan, y, training, data, writing)
-    presentation = Presentation.of(plan.pixels, data, training.seed)
+    presentation = Presentation.of(plan.pixels, data)
+    if writing.folder is not None and writing.data_set is None:
+        writing = replace(writing, data_set=Known.of_given(x, y))  # as they are given, not prepared
     x = _prepared(x, presentation)
     fitted = Fitted(plan, presentation)
     if writing.folder is None:
@@ -163,6 +178,7 @@ def _fit_stages(
         how = (training, data, writing, identity)
         fitted.histories[stage.name] = _fit_stage(stage, x, y, fitted, *how)
         identity = identity | {beneath(stage): digest_of_pair(stage.pair)}
+    warn_of_small_noise(fitted.pair, x if isinstance(x, Tensor) else few(x))
 
 
 def identity_of(plan: Plan, configuration: Configuration) -> dict[str, Any]:
@@ -183,7 +199,7 @@ def _configuration_of(
     """Make the configuration of a run folder, as plain values. A resumed run keeps its name."""
     about = plan.about or About.of(x, y)
     folder = RunFolder(Path(cast(str, writing.folder)))
-    known = writing.data_set or Known.of_given(x, y)
+    known = cast(Known, writing.data_set)
     former = folder.configuration if writing.resume and folder.config_path.is_file() else None
     names = [plan.recipe, *(value for value in plan.options.values() if is_own(value))]
     return Configuration(
@@ -195,7 +211,7 @@ def _configuration_of(
         {name: digest_of(name) for name in names if is_own(name)},
         known.values,
         [*known.class_names],
-        known.binary,
+        known.scale,
         new_run() if former is None else former.run,
         known.from_python,
         writing.begun_from if former is None else former.begun_from,
@@ -204,6 +220,9 @@ def _configuration_of(
 
 def _prepared(x: Source, presentation: Presentation) -> Source:
     """Prepare the training data once, if they are in memory."""
+    if presentation.shift:  # data that cannot be shifted so far are refused before training
+        first = (x[:1] if isinstance(x, Tensor) else few(x, 1)).cpu()
+        data_sets.random_shift(first, presentation.shift, torch.Generator())
     if isinstance(x, Tensor):
         return presentation.for_training(x)
     if presentation.pixels in ("static", "levels"):
@@ -215,15 +234,16 @@ def _prepared(x: Source, presentation: Presentation) -> Source:
     return x
 
 
-def split_off(x: Source, y: Tensor | None, training: Training) -> Split:
+def split_off(x: Source, y: Tensor | None, training: Training, data: Data) -> Split:
     """Split the training data of a stage into data to learn and validation data.
 
     Args:
         x: all training data, `(N, *x_shape)` or a dataset.
         y: their classes `(N,)`, or None. If all are known, each class keeps its share.
         training: the settings of the stage.
+        data: the settings of the data, which have the seed of the split.
     """
-    rows = _rows_of(len(cast(Any, x)), y, training)
+    rows = _rows_of(len(cast(Any, x)), y, training, data)
     if rows is None:
         return Split(x, y, None)
     kept, others = rows
@@ -236,12 +256,14 @@ def _taken(x: Source, indices: Tensor) -> Source:
     return x[indices] if isinstance(x, Tensor) else Subset(cast(Any, x), indices.tolist())
 
 
-def _rows_of(num_data: int, y: Tensor | None, training: Training) -> tuple[Tensor, Tensor] | None:
+def _rows_of(
+    num_data: int, y: Tensor | None, training: Training, data: Data
+) -> tuple[Tensor, Tensor] | None:
     """Return the rows to learn and those to validate on, or None if no data are held out."""
     if not training.validation_fraction:
         return None
     classes = y if y is not None and bool((y >= 0).all()) else None
-    return data_sets.stratified_split(classes, training.validation_fraction, training.seed, n=num_data)
+    return data_sets.stratified_split(classes, training.validation_fraction, data.split_seed, n=num_data)
 
 
 def hidden_labels(y: Tensor | None, training: Training, data: Data) -> Tensor | None:
@@ -284,7 +306,7 @@ def _fit_stage(
 ) -> History:
     last = stage is fitted.plan.stages[-1]
     own = settings_of(stage, training)
-    split = split_off(x, y, own)
+    split = split_off(x, y, own, data)
     if stage.start is not None:
         stage.start(split.x if isinstance(split.x, Tensor) else few(split.x))
     classes = _classes_of(stage, split, own, data)
@@ -383,5 +405,5 @@ def _check(plan: Plan, y: Tensor | None, training: Training, data: Data, writing
         own = settings_of(stage, training)
         own.check()
         if stage.classes and y is not None:
-            rows = _rows_of(len(y), y, own)
+            rows = _rows_of(len(y), y, own, data)
             hidden_labels(y if rows is None else y[rows[0]], own, data)

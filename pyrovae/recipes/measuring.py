@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from pyrovae.compute import processes
@@ -30,6 +32,7 @@ from pyrovae.programs.sites import latent_sites
 from pyrovae.programs.structure import structure
 from pyrovae.recipes.fitting import with_labels_only
 from pyrovae.recipes.run import Run
+from pyrovae.recipes.run_data import Choice
 from pyrovae.storage import write_atomically
 
 
@@ -47,6 +50,7 @@ def evaluate(
     limit: int | None = None,
     device: str = "auto",
     progress: bool = True,
+    limit_seed: int = 0,
     **options: Any,
 ) -> Evaluation:
     """Estimate log p(x) of the test data, or of the data that the run is asked about.
@@ -54,9 +58,10 @@ def evaluate(
     Args:
         run: the run.
         num_samples: K, the number of importance samples for each datum.
-        limit: the largest number of test data. None means all.
+        limit: the largest number of test data, which are drawn at random. None means all.
         device: the device. "auto" means CUDA if it is available, else the CPU.
         progress: whether to show a progress bar.
+        limit_seed: the seed with which `limit` draws the data.
         options: the arguments `precision` and `compile` of `marginal_likelihood`.
 
     Returns:
@@ -66,25 +71,26 @@ def evaluate(
         InputError: the model has nothing to integrate out, or an option does not fit.
     """
     presentation, scored = run.presentation, run.scored
-    y = None if scored.y is None else scored.y[:limit]
-    given = run.given(presentation.encoded(scored.x[:limit]), y)
+    choice = Choice.among(len(scored.x), limit, limit_seed)
+    seen = presentation.encoded(scored.x)[choice.rows]
+    y = None if scored.y is None else scored.y[choice.rows]
+    given = run.given(seen, y)
     if given is None and not _has_codes(run.pair, presentation.fixed(scored.x[:2])):
         raise InputError(
             f"the latents of {run.config.recipe} belong to all data together, so single data have no "
             f"marginal likelihood: measure its test error by pyrovae classify {run.folder}."
         )
-    x = presentation.fixed(scored.x)[:limit]
+    x = presentation.fixed(scored.x)[choice.rows]
     pair = on_device(run.pair, device)
     result = marginal_likelihood(
         pair, x, given=given, num_samples=num_samples, seed=run.training.seed, progress=progress, **options
     )
-    metrics = result.summary() | {"epochs": run.epochs} | source_of(run)
+    metrics = result.summary() | {"epochs": run.epochs} | source_of(run) | choice.content()
     if isinstance(pair, ExactEvidence):
         metrics["exact_log_likelihood"] = pair.log_evidence(x.to(resolve_device(device))).mean().item()
-    if run.classes and scored.y is not None:
-        probabilities = class_probabilities(pair, presentation.encoded(scored.x[:limit]))
-        metrics["test_error"] = error_rate(probabilities, scored.y[:limit])
-    return Evaluation(run, result, metrics)
+    if run.classes and y is not None:
+        metrics["test_error"] = error_rate(class_probabilities(pair, seen), y)
+    return Evaluation(run, result, metrics, choice)
 
 
 @dataclass(frozen=True)
@@ -95,13 +101,15 @@ class Evaluation:
         run: the run.
         result: the estimates, in nats.
         metrics: the estimates' summary; the exact evidence if the model knows it; the test error in % if
-            it learns classes; the checkpoint that they are of; and the file, if the data are not the run's
-            own.
+            it learns classes; the checkpoint that they are of; the file, if the data are not the run's own;
+            and the seed of the choice, if not all data were measured.
+        choice: the data that were measured.
     """
 
     run: Run
     result: MarginalLikelihood
     metrics: dict[str, Any]
+    choice: Choice
 
     def write(self, out: Path | None = None) -> list[Path]:
         """Write metrics and estimates, and return the files.
@@ -111,7 +119,9 @@ class Evaluation:
                 marginal_likelihood.json with the values of single data. Data other than the run's own have
                 files of their own.
         """
-        content = {**self.result.content(), **source_of(self.run)}
+        content = {**self.result.content(), **source_of(self.run), **self.choice.content()}
+        if not self.choice.is_all:
+            content["limit"]["rows"] = self.choice.rows.tolist()
         if out is not None:
             files = {out: {"metrics": self.metrics, **content}}
         else:
@@ -135,7 +145,7 @@ def encode(run: Run, out: Path, site: str | None = None, device: str = "auto") -
 
     It holds `z` and, if there are classes, `y`, in the order of the data: of the run's own data those for
     training, `z_train` and `y_train`, and those for testing, `z_test` and `y_test`; of other data all. It
-    also names the checkpoint, and the file of other data.
+    also names the classes, the checkpoint, and the file of other data.
 
     Args:
         run: the run.
@@ -152,7 +162,7 @@ def encode(run: Run, out: Path, site: str | None = None, device: str = "auto") -
         seen = run.presentation.encoded(x)
         arrays[f"z{part}"] = latent_means(pair, seen, site, given=run.given(seen, y)).numpy()
         if y is not None:
-            arrays[f"y{part}"] = y.numpy()
+            arrays |= {f"y{part}": y.numpy(), "class_names": np.array(run.class_names)}
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     write_atomically(out, buffer.getvalue())
@@ -179,7 +189,8 @@ def classify(
         The test errors in %, by the name of the classifier.
 
     Raises:
-        InputError: the data have no classes, or a class has too few data.
+        InputError: the data have no classes, or a class has too few data; or the model is given the class
+            of each datum.
     """
     from pyrovae.semi_supervised import M1_CLASSIFIERS, fit_m1_classifier
 
@@ -188,6 +199,7 @@ def classify(
         raise InputError(f"{scored.name} has no classes to compare predictions with.")
     x_test = run.presentation.encoded(scored.x)
     given_test = run.given(x_test, scored.y)
+    _check_hidden_classes(run, x_test, scored.y, given_test)
     pair = on_device(run.pair, device)
     errors: dict[str, float] = {}
     if run.classes:
@@ -217,6 +229,23 @@ def classify(
         predicted = fit_m1_classifier(name, z, y.numpy()).predict(z_test)
         errors[name] = 100 * float((predicted != scored.y.numpy()).mean())
     return errors
+
+
+def _check_hidden_classes(run: Run, x: Tensor, y: Tensor, given: Mapping[str, Any] | None) -> None:
+    """Refuse to classify by latents that were inferred with the class of each datum.
+
+    Raises:
+        InputError: what is given to the model depends on the classes.
+    """
+    others = run.given(x, (y + 1) % run.about.num_classes) if given is not None else None
+    for name, value in (given or {}).items():
+        if isinstance(value, torch.Tensor) and not torch.equal(value, (others or {})[name]):
+            raise InputError(
+                f"{run.config.recipe} is given the class of each datum, as '{name}', so its latents of the "
+                "test data would be inferred with the classes that are to be found: classify by a model of "
+                "another condition (pyrovae train cvae --condition half), or by one that learns classes "
+                "(pyrovae train m2)."
+            )
 
 
 def _has_codes(pair: ModelAndGuide, x: Tensor) -> bool:

@@ -89,6 +89,8 @@ def _path_of(name: str) -> Path:
 
 def _content(path: Path) -> bytes:
     try:
+        if path.exists() and not path.is_file():  # a device may have no end
+            raise InputError(f"{path} is not an ordinary file: give the path of your file.")
         return path.read_bytes()
     except OSError as error:
         raise InputError(

@@ -50,6 +50,9 @@ class Stage:
         given: a function from data and their classes `(N,)`, or None, to what is given to the programs
             beside them, by name, such as the condition of a conditional VAE. The pixels are those before
             each minibatch is binarised. None means that nothing is given.
+        complete: a function from images `(N, *x_shape)` that the model makes, and what was given with them,
+            to the images that figures show, such as those with given pixels in their places. None means the
+            images as they are.
         training: settings of `Training` that are fixed for this stage, by name.
 
     Example:
@@ -68,6 +71,7 @@ class Stage:
     supervised: Callable[[Tensor], Mapping[str, Any]] | None = None
     start: Callable[[Tensor], None] | None = None
     given: Callable[[Source, Tensor | None], Mapping[str, Any]] | None = None
+    complete: Callable[[Tensor, Mapping[str, Any]], Tensor] | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -175,6 +179,17 @@ class Plan:
 
         writing = Writing(folder, device, resume, tensorboard, tensorboard_images, progress)
         return fit_plan(self, x, y, training or Training(), data or Data(), writing)
+
+    def __str__(self) -> str:
+        from pyrovae.programs.pair import name_of_pair
+
+        lines = [f"plan of the recipe {self.recipe}" if self.recipe else "plan without a recipe"]
+        if self.about is not None:
+            lines.append(f"data     : each {'x'.join(map(str, self.about.x_shape))}, {self.pixels} values")
+        if self.options:
+            lines.append("options  : " + ", ".join(f"{name} {v}" for name, v in self.options.items()))
+        stages = [f"{stage.name} ({name_of_pair(stage.pair)})" for stage in self.stages]
+        return "\n".join([*lines, "stages   : " + ", then ".join(stages)])
 
     def with_stage(self, number: int, **changes: Any) -> Plan:
         """Return a copy with changes to one stage, such as another name or fixed settings."""

@@ -32,13 +32,14 @@ class Presentation:
     seed: int = 0
 
     @classmethod
-    def of(cls, pixels: Pixels, settings: Data, seed: int = 0) -> Presentation:
+    def of(cls, pixels: Pixels, settings: Data) -> Presentation:
         """Choose the preparation from a plan's `pixels` and the settings of the data."""
         if pixels == "levels":
-            return cls("levels", settings.shift, seed)
+            return cls("levels", settings.shift, settings.split_seed)
         if settings.binarise != "auto":
-            return cls(settings.binarise, settings.shift, seed)
-        return cls("dynamic" if pixels == "binary" else "none", settings.shift, seed)
+            return cls(settings.binarise, settings.shift, settings.split_seed)
+        chosen: Literal["dynamic", "none"] = "dynamic" if pixels == "binary" else "none"
+        return cls(chosen, settings.shift, settings.split_seed)
 
     def for_training(self, x: Tensor) -> Tensor:
         """Prepare the training data `(N, *x_shape)` once. `transforms` then prepares each minibatch."""

@@ -18,8 +18,8 @@ from pyrovae import data as data_sets
 from pyrovae.compute import processes
 from pyrovae.compute.devices import resolve_device, seeded
 from pyrovae.data import DATASETS, Images
-from pyrovae.data.loading import Rows, load_rows
-from pyrovae.errors import CheckpointError, InputError
+from pyrovae.data.loading import Rows, load_again, load_rows
+from pyrovae.errors import CheckpointError, InputError, check_choice
 from pyrovae.evaluation import MarginalLikelihood
 from pyrovae.evaluation.json_files import decoded
 from pyrovae.programs.pair import ModelAndGuide
@@ -106,7 +106,7 @@ def train(
     resolve_device(device)
     data = data.changed(data=_from_anywhere(data.data))
     with processes.first_before_others():  # only the first process downloads the data
-        images = data_sets.load(data.data, seed=training.seed, download=download)
+        images = data_sets.load(data.data, seed=data.split_seed, download=download)
     about = About(images.shape, images.num_classes, data.labels is not None, training.seed)
     plan = build(about, **(options or {}))
     board = (tensorboard, tensorboard_images)
@@ -121,6 +121,14 @@ AskedData = str | Path | Tensor | tuple[Tensor, Tensor | None]
 """Data to ask a run about: a name or a file; or data `(N, *x_shape)`, with or without their classes."""
 
 
+class _Limit(msgspec.Struct):
+    """The choice of the data that were measured, if these are not all."""
+
+    num_data: int
+    of: int
+    seed: int
+
+
 class _Metrics(msgspec.Struct):
     """The values in metrics.json that figures and commands read. Other ones may be there."""
 
@@ -130,6 +138,7 @@ class _Metrics(msgspec.Struct):
     num_samples: int
     exact_log_likelihood: float | None = None
     test_error: float | None = None
+    limit: _Limit | None = None
 
 
 def own_names(recipe: str, options: Mapping[str, Any]) -> dict[str, str]:
@@ -421,7 +430,7 @@ class Run:
                 "name data by --data FILE, or in Python by Run.open(..., data=(x, y))."
             )
         try:
-            images = data_sets.load(self.data.data, seed=self.training.seed)
+            images = load_again(self.data.data, self.data.split_seed, self.config.scale)
         except InputError as error:
             raise InputError(
                 f"{error} If the data of {self.folder} lie elsewhere now, or to score others, name them "
@@ -433,14 +442,35 @@ class Run:
                 "restore them, or name where they lie now by --data FILE. Other data are scored if --data "
                 "names them."
             )
+        self._check_names(images, self.data.data)
         return images
+
+    def _check_names(self, images: Images, where: str) -> None:
+        """Check that the classes have the names that they had in the training, if they have any.
+
+        Raises:
+            CheckpointError: a name differs.
+        """
+        for label, (name, known) in enumerate(zip(images.names, self.class_names, strict=False)):
+            if name != known:
+                raise CheckpointError(
+                    f"class {label} of {where} is called {name!r}, and was called {known!r} when "
+                    f"{self.folder} was trained: give the classes their former names, or train again."
+                )
 
     @cached_property
     def scored(self) -> Scored:
         """The data that the run is measured on: its test data, or all rows of other data."""
         _ = self.checkpoints  # what belongs together is checked before data are read
         if self._given is None or self._own_elsewhere is not None:
-            return Scored.of(self.images)
+            own = self.images
+            return Scored(own.x_test, own.y_test, self.class_names, own.name, None, own.column_names)
+        if self.config.from_python and self._given.scale != self.config.scale:
+            raise InputError(
+                f"{self.asked} holds whole numbers, and {self.folder} was trained on data that were given "
+                "in Python, of which it is not known whether they were divided by 255: save floats on the "
+                "scale of the training data."
+            )
         name = self.asked if isinstance(self.asked, str) else None
         return other_data(name, self._given, self.about, self.class_names)
 
@@ -448,8 +478,8 @@ class Run:
     def _given(self) -> Rows | None:
         """The data that the run is asked about, or None for its own."""
         if isinstance(self.asked, str):
-            return load_rows(self.asked, grey=not self.config.binary)
-        return None if self.asked is None else Rows(GIVEN, *self.asked, (), None)
+            return load_rows(self.asked, None if self.config.from_python else self.config.scale)
+        return None if self.asked is None else Rows(GIVEN, *self.asked, (), None, self.config.scale)
 
     @cached_property
     def _own_elsewhere(self) -> Images | None:
@@ -459,10 +489,13 @@ class Run:
         if self.config.from_python:
             return self._all_own(self._given.x, self._given.y)
         try:
-            images = self._given.split(self.training.seed)
+            images = self._given.split(self.data.split_seed)
         except InputError:  # too few data: other ones, then
             return None
-        return images if values_of_split(images) == self.config.values else None
+        if values_of_split(images) != self.config.values:
+            return None
+        self._check_names(images, str(self.asked))
+        return images
 
     def _all_own(self, x: Tensor, y: Tensor | None) -> Images | None:
         """Return the data that were given in Python, if these are they. They have no part for testing."""
@@ -482,10 +515,19 @@ class Run:
         """The names of the classes, or their numbers if they have no names."""
         return [*self.config.class_names] or [str(label) for label in range(self.about.num_classes)]
 
+    def number_of_class(self, name: str) -> int:
+        """Return the number of a class.
+
+        Raises:
+            InputError: no class has this name.
+        """
+        check_choice("class", name, self.class_names)
+        return self.class_names.index(name)
+
     @property
     def presentation(self) -> Presentation:
         """The preparation of the data for the model."""
-        return Presentation.of(self.plan.pixels, self.data, self.training.seed)
+        return Presentation.of(self.plan.pixels, self.data)
 
     def given(self, x: Tensor, y: Tensor | None) -> Mapping[str, Any] | None:
         """Return what is given to the model beside data, such as the condition of a conditional VAE.
@@ -516,7 +558,8 @@ class Run:
 
     def _split(self) -> Split:
         x = self.presentation.for_training(self.images.x_train)
-        return split_off(x, self.images.y_train, settings_of(self.plan.stages[-1], self.training))
+        own = settings_of(self.plan.stages[-1], self.training)
+        return split_off(x, self.images.y_train, own, self.data)
 
     def resume(
         self,
@@ -561,7 +604,7 @@ class Run:
         data = self.data.changed(data=_from_anywhere(str(self.asked))) if moved else self.data
         fresh = Run(self.folder, self.config, self.own)  # with initial parameters
         board = (tensorboard, tensorboard_images)
-        writing = Writing(self.folder, device, True, *board, progress, self._known(images))
+        writing = Writing(self.folder, device, True, *board, progress, self._known)
         fit_plan(fresh.plan, images.x_train, images.y_train, training, data, writing)
         return Run.open(self.folder, self.own)
 
@@ -611,8 +654,7 @@ class Run:
             saved = self.checkpoints[stage.name]["state"]
             plan = plan.with_stage(number, start=partial(_begin, stage, self.about, saved))
         begun = f"{self.checkpoint} of run {self.config.run}"
-        known = self._known(images)
-        writing = Writing(folder, device, progress=progress, data_set=known, begun_from=begun)
+        writing = Writing(folder, device, progress=progress, data_set=self._known, begun_from=begun)
         fit_plan(plan, images.x_train, images.y_train, training, self.data, writing)
         return Run.open(folder, own_names(plan.recipe, plan.options))
 
@@ -623,11 +665,11 @@ class Run:
         kept = {n for n in own if n in after and after[n].component == before[n].component}
         return {name: value for name, value in own.items() if name in kept}
 
-    def _known(self, images: Images) -> Known:
-        """Return what is remembered of the run's own data."""
-        if self.config.from_python:
-            return Known.of_given(images.x_train, images.y_train)
-        return Known.of(images)
+    @property
+    def _known(self) -> Known:
+        """What is remembered of the run's own data."""
+        config = self.config
+        return Known(config.values, tuple(config.class_names), config.scale, config.from_python)
 
     def _check_begun(self) -> None:
         """Check that the checkpoints that there are belong to this run and its configuration.
@@ -733,7 +775,13 @@ def _check_values(
 def _from_anywhere(name: str) -> str:
     """Return the full path of a file or folder, so that a run finds it from any working directory."""
     path = expanded(name)
-    return str(path.resolve()) if name not in DATASETS and name and path.exists() else name
+    whole = str(path.resolve()) if name not in DATASETS and name and path.exists() else name
+    if any("\ud800" <= letter <= "\udfff" for letter in whole):
+        raise InputError(
+            f"{whole} has a name with bytes that are no UTF-8 text, which config.json cannot hold: rename "
+            "the file or folder."
+        )
+    return whole
 
 
 def _tensor(x: Any) -> Tensor:

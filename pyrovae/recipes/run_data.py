@@ -7,14 +7,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pyrovae.data import DATASETS, Images
+from pyrovae.data.checks import check_seed
 from pyrovae.data.digests import fingerprint
 from pyrovae.data.loading import Rows
-from pyrovae.errors import InputError
+from pyrovae.errors import InputError, check_counts
 from pyrovae.recipes.about import About
 from pyrovae.storage import expanded
 
@@ -29,6 +32,7 @@ class Scored:
         class_names: the names of the run's classes.
         name: the name of the data.
         file: the full path of other data, or their name. None for the run's own.
+        column_names: the names of the columns of vectors; empty where they have none.
     """
 
     x: Tensor
@@ -36,6 +40,7 @@ class Scored:
     class_names: Sequence[str]
     name: str
     file: str | None = None
+    column_names: Sequence[str] = ()
 
     @property
     def mark(self) -> str:
@@ -45,10 +50,46 @@ class Scored:
         plain = re.sub(r"[^\w.-]", "-", Path(self.file).stem)[:60]
         return f"_{plain}_{values_of(self.x, self.y)[:8]}"
 
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """Which of the data are measured: all, or some that are drawn at random, since files may be sorted.
+
+    Attributes:
+        rows: the rows of the data, `(n,)`, ascending.
+        of: the number of all data.
+        seed: the seed of the draw.
+    """
+
+    rows: Tensor
+    of: int
+    seed: int
+
     @classmethod
-    def of(cls, images: Images) -> Scored:
-        """Take the test data of a run."""
-        return cls(images.x_test, images.y_test, images.class_names, images.name)
+    def among(cls, num_data: int, limit: int | None, seed: int = 0) -> Choice:
+        """Draw at most `limit` of the data. With the same seed, a larger choice contains a smaller one.
+
+        Raises:
+            InputError: the limit is below 1, or the seed is out of range.
+        """
+        check_seed(seed)
+        if limit is not None:
+            check_counts(limit=limit)
+        order = torch.from_numpy(np.random.default_rng(seed).permutation(num_data))
+        return cls(order[:limit].sort().values, num_data, seed)
+
+    @property
+    def is_all(self) -> bool:
+        """Whether all data are measured."""
+        return len(self.rows) == self.of
+
+    def content(self) -> dict[str, Any]:
+        """Return what a result keeps of the choice, as plain values. Nothing is kept if it is all data."""
+        chosen = {"num_data": len(self.rows), "of": self.of, "seed": self.seed}
+        return {} if self.is_all else {"limit": chosen}
+
+    def __str__(self) -> str:
+        return f"{len(self.rows)} of the {self.of} data, drawn at random with seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -57,28 +98,26 @@ class Known:
 
     Attributes:
         values: the digest of its values. None for a `Dataset` that was given in Python.
-        class_names: the names of the classes; empty where they are called by their numbers.
-        binary: whether all values of the training data are 0 or 1.
+        class_names: the names of the classes, or their numbers as text. Empty for data that were given in
+            Python.
+        scale: the number that the values were divided by: 255 for grey levels, else 1.
         from_python: whether the data were given in Python.
     """
 
     values: str | None = None
     class_names: tuple[str, ...] = ()
-    binary: bool = False
+    scale: int = 1
     from_python: bool = False
 
     @classmethod
     def of(cls, images: Images) -> Known:
         """Describe a data set."""
-        x = images.x_train
-        return cls(values_of_split(images), images.class_names, bool(((x == 0) | (x == 1)).all()))
+        return cls(values_of_split(images), images.class_names, images.scale)
 
     @classmethod
     def of_given(cls, x: object, y: Tensor | None) -> Known:
         """Describe training data that were given in Python. Only tensors are known again."""
-        if not isinstance(x, Tensor):
-            return cls(from_python=True)
-        return cls(values_of(x, y), binary=bool(((x == 0) | (x == 1)).all()), from_python=True)
+        return cls(values_of(x, y) if isinstance(x, Tensor) else None, from_python=True)
 
 
 def values_of_split(images: Images) -> str:
@@ -115,7 +154,7 @@ def other_data(file: str | None, rows: Rows, about: About, class_names: Sequence
     if file is None:
         return Scored(rows.x, y, class_names, rows.name, rows.name)
     place = file if file in DATASETS else str(expanded(file).resolve())
-    return Scored(rows.x, y, class_names, Path(place).name, place)
+    return Scored(rows.x, y, class_names, Path(place).name, place, rows.column_names)
 
 
 def _numbered_as(known: Sequence[str], rows: Rows, num_classes: int, file: str) -> Tensor:

@@ -54,7 +54,8 @@ class Training:
             the best validation bound is kept.
         patience: The number of epochs without a better validation bound after which training stops. By
             default training does not stop early.
-        seed: The seed of all random draws: initial parameters, splits, minibatches and latents.
+        seed: The seed of all random draws but the splits: initial parameters, minibatches, latents, and the
+            choice of the labels that training uses.
         compile: Whether a training step is compiled into one graph. "auto" compiles long runs only.
 
     Attributes:
@@ -148,6 +149,8 @@ class Data:
             "static" draws it once, "none" keeps the grey values. "auto" is "dynamic" for a Bernoulli
             likelihood and "none" for all others.
         shift: The largest random shift of each image of a minibatch, in pixels.
+        split_seed: The seed of the splits into training, validation and test data, and of the fixed draw of
+            binary pixels. Runs with the same value share these data, whatever their seed.
 
     Attributes:
         given: the names of the arguments that the caller gave.
@@ -157,6 +160,7 @@ class Data:
     labels: Annotated[int, Ge(1)] | None = None
     binarise: Literal["auto", "none", "static", "dynamic"] = "auto"
     shift: Annotated[int, Ge(0)] = 0
+    split_seed: Annotated[int, Ge(0), Le(2**32 - 1)] = 0
     given: frozenset[str] = field(default=frozenset(), init=False, repr=False, compare=False)
 
     def over(self, defaults: Mapping[str, Any]) -> Data:

@@ -365,7 +365,7 @@ def _train_and_score(task: _Task) -> float | str:
             resume=True,
         )
         metrics = run.metrics
-        if metrics is None or metrics["num_samples"] != task.num_samples:
+        if metrics is None or metrics["num_samples"] != task.num_samples or "limit" in metrics:
             result = evaluate(run, task.num_samples, device=task.device, progress=False)
             result.write()
             metrics = result.metrics

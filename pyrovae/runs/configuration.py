@@ -13,7 +13,7 @@ import msgspec
 from pyrovae.errors import InputError
 from pyrovae.evaluation.json_files import decoded
 
-FORMAT = 3
+FORMAT = 4
 """The number of the format of config.json. Version 0.1 wrote none."""
 
 
@@ -30,7 +30,7 @@ class Configuration:
         files: the SHA-256 of each of the user's own files, by the given name, such as `mine.py:build`.
         values: the digest of the values of the data set. None for a `Dataset` that was given in Python.
         class_names: the names of the classes.
-        binary: whether all values of the training data are 0 or 1.
+        scale: the number that the values of the data set were divided by: 255 for grey levels, else 1.
         run: the run's name, which its files bear: 8 hexadecimal digits.
         from_python: whether the data were given in Python, so that neither a name nor a file leads to them.
         begun_from: the checkpoint of another run at whose parameters this one began. Empty if none.
@@ -44,7 +44,7 @@ class Configuration:
     files: dict[str, str]
     values: str | None
     class_names: list[str]
-    binary: bool
+    scale: int
     run: str
     from_python: bool = False
     begun_from: str = ""
@@ -69,7 +69,7 @@ class Configuration:
         """
         plain = self.plain()
         groups = {name: plain.pop(name) for name in ("options", "training", "data", "about")}
-        single = {name: plain[name] for name in ("run", "recipe", "values")}
+        single = {name: plain[name] for name in ("run", "recipe", "values", "class_names", "scale")}
         return single | {
             f"{group}.{name}": value
             for group, values in groups.items()

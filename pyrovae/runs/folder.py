@@ -133,7 +133,8 @@ class RunFolder:
 
     def _content(self, configuration: Configuration, former: bytes | None) -> bytes:
         """Return the content of config.json. A resumed run keeps its first record and gets a new one."""
-        command = " ".join(["pyrovae", *sys.argv[1:]])
+        # A word may hold bytes that are no text, which JSON cannot hold.
+        command = " ".join(["pyrovae", *sys.argv[1:]]).encode(errors="backslashreplace").decode()
         now = Session(command, versions(), git_commit(), processes.count())
         if former is None:
             begun = ConfigFile(now.command, now.versions, now.git_commit, now.processes, configuration)

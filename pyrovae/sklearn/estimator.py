@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.base import BaseEstimator, ClassifierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.base import ClassifierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.metrics import accuracy_score
-from sklearn.utils import Tags, check_random_state
+from sklearn.utils import Tags, check_consistent_length, check_random_state
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
@@ -29,6 +29,7 @@ from pyrovae.recipes import About, Data, Training
 from pyrovae.semi_supervised import fit_m1_classifier, m1_probabilities
 from pyrovae.sklearn.labels import codes_of, encode_labels, given_labels
 from pyrovae.sklearn.parameters import Settings, documents_options, given_options, takes_options
+from pyrovae.sklearn.pickles import KeepsVersion
 from pyrovae.sklearn.scaling import Scaling
 
 WITHOUT_PROBABILITIES = ("linear-svm", "rbf-svm")
@@ -41,7 +42,7 @@ def _gives_probabilities(estimator: SemiSupervisedVAEClassifier) -> bool:
 
 @documents_options
 class SemiSupervisedVAEClassifier(
-    ClassNamePrefixFeaturesOutMixin, ClassifierMixin, TransformerMixin, BaseEstimator
+    ClassNamePrefixFeaturesOutMixin, ClassifierMixin, TransformerMixin, KeepsVersion
 ):
     """A classifier that learns from few labels and many data, with a VAE and classes.
 
@@ -159,7 +160,7 @@ class SemiSupervisedVAEClassifier(
             x,
             y,
             training=Training(**settings.training, seed=seed),
-            data=Data(**settings.data),
+            data=Data(**settings.data, split_seed=seed),
             device=self.device,
             progress=bool(self.verbose),
         )
@@ -225,6 +226,7 @@ class SemiSupervisedVAEClassifier(
         labels, given = given_labels(y, len(array))
         if not given.any():
             raise InputError("no datum of y is labelled, but the score needs labels: give at least one.")
+        check_consistent_length(array, sample_weight)
         weights = None if sample_weight is None else np.asarray(sample_weight)[given]
         return float(accuracy_score(labels, fitted._predict(array[given]), sample_weight=weights))
 
@@ -293,12 +295,14 @@ class SemiSupervisedVAEClassifier(
         """Check X by scikit-learn's rules and flatten it to `(n, features)`. `fit` resets the shape."""
         if isinstance(X, np.ma.MaskedArray):
             X = unmasked(X, "X")
+        if isinstance(X, Tensor):
+            X = X.detach().cpu()  # NumPy takes no tensors on a device, or with a gradient
         given_shape = tuple(getattr(X, "shape", None) or np.asarray(X).shape)[1:]
         rows: Any = np.asarray(X).reshape(-1, math.prod(given_shape)) if len(given_shape) > 1 else X
         array = validate_data(self, rows, reset=reset, dtype=[np.float64, np.float32])
         if reset:
             self._given_shape = given_shape
-            self._x_shape = tuple(self.image_shape or self._given_shape)
+            self._x_shape = tuple(given_shape if self.image_shape is None else map(int, self.image_shape))
             if math.prod(self._x_shape) != array.shape[1]:
                 raise InputError(
                     f"image_shape is {self._x_shape}, but a datum of X has shape {self._given_shape}: "

@@ -41,6 +41,8 @@ def given_labels(y: Any, num_data: int) -> tuple[np.ndarray, np.ndarray]:
     missing = np.ravel(y.isna()) if hasattr(y, "isna") else False  # pandas has missing values of its own
     if isinstance(y, np.ma.MaskedArray):
         missing, y = np.ravel(np.ma.getmaskarray(y)), y.data
+    if hasattr(y, "isna") and not isinstance(getattr(y, "dtype", np.dtype(object)), np.dtype):
+        y = y.to_numpy(dtype=object)  # or else Int64 and boolean with missing values would become floats
     array = column_or_1d(np.array(y, dtype=object) if isinstance(y, list | tuple) else y, warn=True)
     if len(array) != num_data:
         raise InputError(f"X has {num_data} data and y has {len(array)} labels: give one for each datum.")

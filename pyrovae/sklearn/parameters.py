@@ -26,7 +26,7 @@ Recipe = Callable[..., Plan]
 Class = TypeVar("Class", bound=type)
 Constructor = TypeVar("Constructor", bound=Callable[..., None])
 
-_GIVEN_OTHERWISE = {"seed", "data", "labels"}  # by random_state, X and y
+_GIVEN_OTHERWISE = {"seed", "split_seed", "data", "labels"}  # by random_state, X and y
 
 
 @functools.cache

@@ -9,6 +9,8 @@ import torch
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from pyrovae.errors import InputError
+
 
 @dataclass(frozen=True, eq=False)
 class Scaling:
@@ -38,13 +40,31 @@ class Scaling:
             return cls(np.zeros(1), np.ones(1))
         pixels = int(np.prod(x_shape[1:])) if len(x_shape) == 3 else 1
         columns = array.reshape(len(array), -1, pixels).swapaxes(1, 2).reshape(-1, array.shape[1] // pixels)
-        scaler = StandardScaler().fit(columns)  # gives constant features the scale 1
+        with np.errstate(over="ignore", invalid="ignore"):
+            scaler = StandardScaler().fit(columns)  # gives constant features the scale 1
+        if not (np.isfinite(scaler.mean_).all() and np.isfinite(scaler.var_).all()):
+            raise _too_large(array)
         return cls(scaler.mean_.repeat(pixels), scaler.scale_.repeat(pixels))
 
     def transform(self, array: np.ndarray) -> Tensor:
-        """Convert data `(n, features)` to the model's units, in 32-bit floating point."""
-        return torch.from_numpy(((array - self.offset) / self.scale).astype(np.float32))
+        """Convert data `(n, features)` to the model's units, in 32-bit floating point.
+
+        Raises:
+            InputError: values are too large for that.
+        """
+        with np.errstate(over="ignore"):
+            scaled = ((array - self.offset) / self.scale).astype(np.float32)
+        if not np.isfinite(scaled).all():
+            raise _too_large(array)
+        return torch.from_numpy(scaled)
 
     def inverse_transform(self, array: np.ndarray) -> np.ndarray:
         """Convert data that a model has generated, `(n, features)`, to the units of X."""
         return array * self.scale + self.offset
+
+
+def _too_large(array: np.ndarray) -> InputError:
+    return InputError(
+        f"X holds values as large as {np.abs(array).max():.3g}, too large for the model's 32-bit numbers: "
+        "divide the features by a constant."
+    )

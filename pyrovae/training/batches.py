@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from pyrovae.compute import processes
 from pyrovae.compute.devices import seeded
@@ -118,6 +119,7 @@ class Minibatches:
         workers: the number of processes that read items in advance. 0 means that the training process does.
         shuffle: whether the data come in another order in each epoch.
         given: what is given beside the data and their classes, on any device.
+        one_hot: C, if the programs take classes as one-hot rows `(n, C)`; None for whole numbers.
     """
 
     source: Source
@@ -129,6 +131,7 @@ class Minibatches:
     workers: int = 0
     shuffle: bool = True
     given: Given = NOTHING_GIVEN
+    one_hot: int | None = None
 
     @property
     def steps(self) -> int:
@@ -219,6 +222,8 @@ class Minibatches:
             x = self._transformed(filled(x, _mask_of(x, read)))
         if self.y is not None:
             classes = [rows_of(self.y, rows.indices)] if part.labelled else []
+        if self.one_hot is not None:
+            classes = [one_hot(y, self.one_hot).to(x) for y in classes]
         return Arguments((x, *classes), read.kwargs).to(self.device)
 
     def _read(self, rows: Rows) -> Arguments:

@@ -22,7 +22,8 @@ from pyrovae.data.transforms import Transform
 from pyrovae.errors import InputError
 from pyrovae.locks import one_writer
 from pyrovae.objectives.objective import Objective, PyroObjective
-from pyrovae.programs.devices import device_for
+from pyrovae.programs.classes import one_hot_size
+from pyrovae.programs.devices import device_for, device_of
 from pyrovae.programs.given import NOTHING_GIVEN, Given, given_of
 from pyrovae.programs.modes import in_training
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
@@ -95,12 +96,13 @@ def fit(
             a run is tied to their length and to a digest of 256 of their items.
         y: the classes `(N,)`, -1 where the class is unknown. None means that the programs take no classes.
             With classes, a minibatch has labelled data, given to the programs as `(x, y)`, and unlabelled
-            data, given as `(x)`. Other values for each datum, `(N, ...)`, such as floats or a `torch.bool`
-            mask, are given to the programs as they are.
+            data, given as `(x)`. Programs whose class is a one-hot vector get one-hot rows. Other values
+            for each datum, `(N, ...)`, such as floats or a `torch.bool` mask, are given to the programs as
+            they are.
         given: further arguments of both programs by name, such as the condition of a conditional VAE:
             `given={"c": c}` calls `model(x, c=c)`, or `model(x, y, c=c)` with classes. A tensor whose first
-            size is N has a row for each datum and is cut with the data. All else passes whole. None means
-            nothing. `transform` changes x alone.
+            size is N has a row for each datum and is cut with the data. All else passes whole, and so does
+            `programs.Whole(table)` of any length. None means nothing. `transform` changes x alone.
         epochs: the number of passes through the data. For a resumed run it includes the earlier passes.
         batch_size: the number of data in a minibatch. The last minibatch of an epoch may be smaller.
         optimizer: a function from the parameters to a torch optimiser, Adam by default. Use
@@ -225,6 +227,9 @@ def fit(
         seeded(settings.seed, place),
         one_writer(settings.folder) if settings.folder and processes.is_first() else nullcontext(),
     ):
+        data = _in_form_of_programs(pair, data)
+        if validation_data is not None:
+            validation_data = _in_form_of_programs(pair, validation_data)
         run = TrainingRun(pair, data, validation_data, settings)
         run.start_or_resume()
         scalars = settings.tensorboard if processes.is_first() else None
@@ -315,6 +320,20 @@ def _validation_source(pair: ModelAndGuide, validation: Any, training: Source, g
 def _whole(y: Tensor | None) -> Tensor | None:
     """Return classes of any whole type as 64-bit integers, in which -1 is a number; all else as it is."""
     return y.long() if isinstance(y, Tensor) and holds_classes(y) else y
+
+
+def _in_form_of_programs(pair: ModelAndGuide, data: Minibatches) -> Minibatches:
+    """Return the minibatches with classes as one-hot rows, if the programs take these.
+
+    Raises:
+        InputError: the classes are one-hot rows, and the programs take whole numbers.
+    """
+    if data.y is None:
+        return data
+    first = replace(data, y=None, transform=None, device=device_of(pair, otherwise=data.source.device))
+    bound = data.given.bound_to(pair, first.device)
+    one = first.arguments(0, data.parts[0].indices[:1])
+    return replace(data, one_hot=one_hot_size(bound, data.y, one))
 
 
 def _all_at_once(

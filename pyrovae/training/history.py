@@ -14,7 +14,8 @@ from typing import Any
 
 import msgspec
 
-from pyrovae.errors import CheckpointError
+from pyrovae import html
+from pyrovae.errors import CheckpointError, InputError
 from pyrovae.storage import write_atomically
 from pyrovae.training.plain import plain
 
@@ -33,6 +34,9 @@ _OUTCOME = {
     "elbo": "training ELBO",
     "kl": "KL",
 }
+
+
+_ENDS = 3  # the number of epochs at each end of a short table
 
 
 @dataclass
@@ -68,7 +72,7 @@ class History:
             KeyError: there is no such column. The message names those that there are.
         """
         if not any(name in row for row in self.rows):
-            known = ", ".join(dict.fromkeys(column for row in self.rows for column in row))
+            known = ", ".join(self.columns)
             of_pyro = (
                 "" if "kl" in known else ". Pyro's objectives report no terms; train by pyrovae's ELBO()"
             )
@@ -89,9 +93,68 @@ class History:
         why = " (stopped early)" if self.stopped_early else ""
         return f"trained {len(self.rows)} epochs{why}; {which} {last['epoch']:.0f}: {figures} nats"
 
+    def table(self) -> Any:
+        """Return the rows as a pandas DataFrame, with the epochs as its index.
+
+        Raises:
+            InputError: pandas is not installed.
+
+        Example:
+            >>> History([{"epoch": 1, "elbo": -9.0}, {"epoch": 2, "elbo": -7.5}]).table()["elbo"].tolist()
+            [-9.0, -7.5]
+        """
+        try:
+            from pandas import DataFrame  # slow to import
+        except ImportError:
+            raise InputError(
+                "a table of the history needs pandas, which is not installed: install it (pip install "
+                'pandas), or read columns by name (history["elbo"]) or rows (history.rows).'
+            ) from None
+        frame = DataFrame(self.rows, columns=self.columns)
+        return frame.set_index("epoch") if self.rows else frame
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of the columns: those of every training, then others as they first appear."""
+        found = dict.fromkeys(column for row in self.rows for column in row)
+        return [name for name in COLUMNS if name in found] + [name for name in found if name not in COLUMNS]
+
+    def __str__(self) -> str:
+        if not self.rows:
+            return "no epoch yet"
+        names, rows = self._shown()
+        cells = [names, *rows]
+        widths = [max(len(row[column]) for row in cells) for column in range(len(names))]
+        lines = ["  ".join(map(str.rjust, row, widths)) for row in cells]
+        return "\n".join([self.outcome(), *lines])
+
+    def _repr_html_(self) -> str:
+        """Return the table that a notebook shows."""
+        return html.table(*self._shown(), self.outcome()) if self.rows else str(self)
+
+    def _shown(self) -> tuple[list[str], list[list[str]]]:
+        """Return the columns and the rows of a short table, as text: first, best and last epochs."""
+        names = [name for name in self.columns if name not in ("step", "seconds")]
+        chosen = {*range(_ENDS), *range(len(self.rows) - _ENDS, len(self.rows)), (self.best_epoch or 1) - 1}
+        places = sorted(chosen & {*range(len(self.rows))})
+        table: list[list[str]] = []
+        for before, place in zip([-1, *places], places, strict=False):
+            if place > before + 1:
+                table.append(["..."] * len(names))
+            row = self.rows[place]
+            table.append([_number(name, row[name]) if name in row else "" for name in names])
+            table[-1][0] += "*" if place + 1 == self.best_epoch else ""
+        return [f"{name}*" if name == "epoch" and self.best_epoch else name for name in names], table
+
     def save(self, path: Path) -> None:
         """Write the history as JSON."""
         write_atomically(path, json.dumps(vars(self), indent=1).encode())
+
+
+def _number(name: str, value: float) -> str:
+    if name == "epoch":
+        return f"{value:.0f}"
+    return f"{value:.3g}" if name in ("beta", "learning_rate") else f"{value:.2f}"
 
 
 class HistoryFile:

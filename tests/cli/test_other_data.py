@@ -119,7 +119,8 @@ def test_encode_writes_the_means_in_the_order_of_the_data(folder):
     assert (str(found["data_file"]), str(found["checkpoint"])) == (str(new), run.checkpoint)
     pyrovae("encode", folder, "--out", out)
     own = np.load(out)
-    assert sorted(own.files) == ["checkpoint", "y_test", "y_train", "z_test", "z_train"]
+    assert sorted(own.files) == ["checkpoint", "class_names", "y_test", "y_train", "z_test", "z_train"]
+    assert own["class_names"].tolist() == ["0", "1"]
     assert np.array_equal(own["z_test"], latent_means(run.pair, run.images.x_test).numpy())
     assert np.array_equal(own["y_train"], run.images.y_train.numpy())
     assert len(own["z_train"]) == 48
@@ -149,6 +150,48 @@ def test_a_data_set_is_named_as_in_train(tmp_path):
     assert (len(run.scored.x), run.scored.file, run.scored.y) == (1797, "digits", None)
     odd = Run.open(folder, data=tmp_path / "a b\n.npz").scored.mark
     assert re.fullmatch(r"_a-b-_[0-9a-f]{8}", odd)
+
+
+def scored(folder, name, x):
+    np.savez(folder.parent / name, x=x)
+    return Run.open(folder, data=folder.parent / name).scored.x
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32, np.float64, ">f4"])
+def test_the_same_numbers_in_another_type_are_the_same_data(kind, folder):
+    x = np.load(folder.parent / "new.npz")["x"]
+    expected = torch.from_numpy(x).float() / 255
+    assert torch.equal(scored(folder, "as_bytes.npz", x), expected)
+    assert torch.equal(scored(folder, "other_type.npz", x.astype(kind)), expected)
+    divided = scored(folder, "divided.npz", x / 255)  # what a user would do by hand
+    assert torch.allclose(divided, expected)
+    own = np.load(folder.parent / "mine.npz")
+    np.savez(folder.parent / "moved.npz", x=own["x"].astype(kind), y=own["y"])
+    assert Run.open(folder, data=folder.parent / "moved.npz").scored.file is None, "its own test data"
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int64, np.float64])
+def test_vectors_that_were_not_divided_are_taken_as_they_are(kind, tmp_path):
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "mine.npy", rng.integers(0, 40, (50, 3)) + 0.5)
+    how = {"data": {"data": str(tmp_path / "mine.npy")}, "likelihood": "gaussian"}
+    folder = train_small(tmp_path / "run", **how).folder
+    assert Run.open(folder).config.scale == 1
+    x = rng.integers(0, 200, (7, 3))
+    assert torch.equal(scored(folder, "new.npz", x.astype(kind)), torch.from_numpy(x).float())
+
+
+def test_data_whose_scale_is_not_known_are_refused(folder, tmp_path):
+    """0 and 1 as floats may be nearly black and black, or black and white."""
+    dark = np.zeros((4, 1, 4, 4))
+    dark[:, 0, 0, 0] = 1
+    for kind in (np.float32, bool):
+        with pytest.raises(InputError, match=r"holds 0 and 1 alone.* Save grey levels as integers"):
+            scored(folder, "dark.npz", dark.astype(kind))
+    assert scored(folder, "dark.npz", (255 * dark).astype(np.uint8)).max() == 1, "the remedy"
+    for bad in (dark * 300, dark * 1.5, dark - 0.5):
+        with pytest.raises(InputError, match=r"dark: x \(float64\) lies in .*, expected \[0, "):
+            scored(folder, "dark.npz", bad)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64])
@@ -195,11 +238,14 @@ def test_a_split_of_their_own_does_not_matter_for_other_data(folder):
     assert torch.equal(Run.open(folder, data=parts).scored.x, whole)
 
 
+DARK = np.zeros((5, 1, 5, 4), np.uint8)
+
+
 @pytest.mark.parametrize(
     ("arrays", "named"),
     [
-        ({"x": np.zeros((5, 1, 5, 4))}, r"of .*bad\.npz has shape \(1, 5, 4\), .* of shape \(1, 4, 4\)"),
-        ({"x": np.zeros((5, 1, 4, 4)), "y": np.array([0, 1, 2, 0, 0])}, "holds the class 2, .* 2 classes"),
+        ({"x": DARK}, r"of .*bad\.npz has shape \(1, 5, 4\), .* of shape \(1, 4, 4\)"),
+        ({"x": DARK[:, :, :4], "y": np.array([0, 1, 2, 0, 0])}, "holds the class 2, .* 2 classes"),
     ],
     ids=["shape", "class"],
 )
@@ -242,5 +288,11 @@ def test_a_run_on_data_from_python_is_asked_about_files(folder, tmp_path):
     with pytest.raises(InputError, match="data that were given in Python"):
         evaluate(Run.open(tmp_path / "python"), num_samples=5, progress=False)
     run = Run.open(tmp_path / "python", data=folder.parent / "new.npz")
+    assert run.scored.file is None, "known again as the data that were divided by 255"
     assert evaluate(run, num_samples=5, progress=False).metrics["num_data"] == 17
     pyrovae("sample", tmp_path / "python", "--count", 1)
+    write(tmp_path / "bytes.npz", 9, seed=5)
+    with pytest.raises(InputError, match="not known whether they were divided by 255: save floats"):
+        _ = Run.open(tmp_path / "python", data=tmp_path / "bytes.npz").scored
+    np.savez(tmp_path / "floats.npz", x=np.load(tmp_path / "bytes.npz")["x"] / 255)
+    assert len(Run.open(tmp_path / "python", data=tmp_path / "floats.npz").scored.x) == 9

@@ -1,11 +1,16 @@
 """A user's own folders of images."""
 
+import os
+import warnings
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from pyrovae.data import load
+from pyrovae.data.image_folders import read_image_folder
 from pyrovae.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("global_state_stays_put")
@@ -191,3 +196,100 @@ def test_folders_that_hold_no_images(tmp_path):
     write_images(tmp_path)
     with pytest.raises(InputError, match=r"both images .* and folders"):
         load(tmp_path)
+
+
+def test_a_link_puts_no_image_into_two_classes(tmp_path):
+    shades(tmp_path / "a", 10)
+    shades(tmp_path / "b", 20)
+    (tmp_path / "a" / "bb").symlink_to("../b")
+    with pytest.raises(InputError, match=r"b/0\.png and an image in .*a are one file, by a link"):
+        load(tmp_path)
+    (tmp_path / "a" / "bb").unlink()
+    (tmp_path / "a" / "one.png").symlink_to("../b/0.png")
+    with pytest.raises(InputError, match="are one file, by a link"):
+        load(tmp_path)
+
+
+def test_a_link_puts_no_image_into_both_parts(tmp_path):
+    shades(tmp_path / "train", 10)
+    (tmp_path / "test").symlink_to("train")
+    with pytest.raises(InputError, match=r"test/0\.png and an image in .*train are one file"):
+        load(tmp_path)
+
+
+def test_images_outside_are_linked_and_each_is_read_once(tmp_path):
+    shades(tmp_path / "store", 10, 6)
+    for name in ("a", "b"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    for number in range(6):
+        place = tmp_path / "data" / "ab"[number % 2]
+        (place / f"{number}.png").symlink_to(tmp_path / "store" / f"{number}.png")
+    (tmp_path / "data" / "a" / "again").symlink_to(tmp_path / "data" / "a")
+    (tmp_path / "data" / "a" / "twice.png").symlink_to(tmp_path / "store" / "0.png")
+    data = load(tmp_path / "data")
+    assert len(data.x_train) + len(data.x_test) == 6
+
+
+def test_loose_images_beside_train_and_test_are_refused(tmp_path):
+    shades(tmp_path / "train", 10)
+    shades(tmp_path / "test", 10)
+    shades(tmp_path, 20, 1)
+    with pytest.raises(InputError, match=r"holds both images \(0\.png\) and folders \(test\)"):
+        load(tmp_path)
+
+
+def test_a_folder_that_stands_alone_is_no_class(tmp_path):
+    shades(tmp_path / "data" / "train", 10)
+    with pytest.raises(InputError, match=r"no folder but train.* name .*train instead, or put train"):
+        load(tmp_path / "data")
+    assert load(tmp_path / "data" / "train").num_classes == 0, "the remedy"
+    shades(tmp_path / "data" / "test", 10, 3)
+    assert len(load(tmp_path / "data").x_test) == 3, "the other one"
+
+
+@pytest.mark.parametrize("to_train", [True, False])
+def test_a_folder_around_the_class_folders_is_no_class(tmp_path, to_train):
+    for name in ("cat", "dog"):
+        shades(tmp_path / "all" / "pets" / name, 10)
+    (tmp_path / "all" / "__MACOSX").mkdir()
+    with pytest.raises(InputError, match=r"no folder but pets, .*: name .*all/pets instead"):
+        read_image_folder(tmp_path / "all", to_train)
+    assert load(tmp_path / "all" / "pets").class_names == ("cat", "dog")
+    for part in ("train", "test"):
+        (tmp_path / "split" / part).mkdir(parents=True)
+        (tmp_path / "split" / part / "pets").symlink_to(tmp_path / "all" / "pets")
+    with pytest.raises(InputError, match=r"move what .*pets holds into"):
+        read_image_folder(tmp_path / "split", to_train)
+
+
+def test_images_of_a_single_class_can_be_scored(tmp_path):
+    shades(tmp_path / "cat", 10)
+    arrays, names = read_image_folder(tmp_path, to_train=False)
+    assert (names, arrays["y"].tolist()) == (("cat",), [0] * 5)
+    with pytest.raises(InputError, match=r"which would be the only class: name .*cat instead"):
+        load(tmp_path)
+
+
+def test_what_archives_and_systems_add_is_no_class_and_hidden_images_are_counted(tmp_path):
+    for name in ("cat", "dog"):
+        shades(tmp_path / name, 10)
+    (tmp_path / "__MACOSX" / "cat").mkdir(parents=True)
+    (tmp_path / "__MACOSX" / "cat" / "._0.png").write_bytes(b"no image")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load(tmp_path).class_names == ("cat", "dog")
+    shades(tmp_path / "cat" / ".old" / "more", 10, 3)
+    shades(tmp_path / ".eel", 10, 2)
+    with pytest.warns(UserWarning, match=r"5 images in hidden folders are left out \(\.eel, cat/\.old\)"):
+        load(tmp_path)
+
+
+def test_names_that_are_no_text_are_written_as_they_can_be(tmp_path):
+    odd = os.fsencode(tmp_path) + b"/cat\xff"
+    shades(tmp_path / "dog\x1b[31m", 10)
+    os.mkdir(odd)
+    shades(Path(os.fsdecode(odd)), 20)
+    data = load(tmp_path)
+    assert data.class_names == ("cat\\xff", "dog\x1b[31m")
+    assert str(data).isprintable(), "no escape reaches the terminal"
+    assert str(data).endswith(r"2 classes: cat\xff, dog\x1b[31m")

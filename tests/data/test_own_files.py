@@ -229,6 +229,55 @@ def test_files_that_claim_more_than_they_hold_are_refused(tmp_path, suffix, shap
         load(path)
 
 
+@pytest.mark.parametrize("suffix", ["npz", "npy"])
+def test_files_that_go_on_after_their_values_are_refused(tmp_path, suffix):
+    """numpy.save writes several arrays into one open file, of which numpy.load reads the first."""
+    path = tmp_path / f"a.{suffix}"
+    with open(path, "wb") as file:
+        np.save(file, GREY)
+        np.save(file, GREY)
+    if suffix == "npz":
+        content = path.read_bytes()
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("x.npy", content)
+    with pytest.raises(InputError, match=rf"a\.{suffix} cannot be read: .* goes on for 728 bytes after"):
+        load(path)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("other", ["x.npy", "x"])
+def test_two_arrays_of_one_name_are_refused(save, other):
+    path = save(x=GREY)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(other, archive.read("x.npy"))
+    with pytest.raises(InputError, match="it holds two arrays of the name x"):
+        load(path)
+
+
+def test_arrays_that_are_not_read_are_named(save):
+    with pytest.warns(UserWarning, match="only x_train, x_test are read, and x_val, mask are left out"):
+        load(save(x_train=GREY, x_test=GREY, x_val=GREY, mask=GREY > 3))
+    with pytest.warns(UserWarning, match="only x_train, x_test are read, and x, y are left out"):
+        data = load(save(x_train=GREY[:9], x_test=GREY, x=GREY, y=np.zeros(20, int)))
+    assert (len(data.x_train), data.y_train) == (9, None)
+    with pytest.warns(UserWarning, match="only x are read, and y_train are left out"):
+        load(save(x=GREY, y_train=np.zeros(20, int)))
+
+
+def test_classes_of_an_npz_may_have_names(save):
+    y = np.arange(20) % 2
+    data = load(save(x=GREY, y=y, class_names=np.array(["cat", "dog"])))
+    assert data.class_names == ("cat", "dog")
+    assert "2 classes: cat, dog" in str(data)
+    for names, message in (
+        (np.array(["cat"]), "holds the class 1, but names 1 classes"),
+        (np.array(["cat", "cat"]), "gives the name 'cat' to two classes"),
+        (np.array([0, 1]), "dtype int64, expected text of shape"),
+    ):
+        with pytest.raises(InputError, match=message):
+            load(save(x=GREY, y=y, class_names=names))
+
+
 def test_an_archive_that_holds_too_much_for_the_memory_is_refused(save, monkeypatch):
     monkeypatch.setattr("pyrovae.compute.memory._most", lambda: 2000)
     with pytest.raises(InputError, match=r"mine: x needs 2.4 kB, and there are 2.0 kB in all"):

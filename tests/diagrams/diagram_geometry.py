@@ -1,4 +1,4 @@
-"""What can go wrong in a drawing: an arrow through a node, or one arrow along another."""
+"""What can go wrong in a drawing: an arrow through a node, along another one, or on a plate's frame."""
 
 from __future__ import annotations
 
@@ -14,9 +14,38 @@ LINE = 0.05  # arrows that are closer than this cannot be told apart
 
 
 def faults(diagram: PlateDiagram) -> list[tuple[str, ...]]:
-    """Return arrows that touch a node between their ends, and pairs of which one hides the other."""
+    """Return arrows that touch a node between their ends, or the frame around them, and hidden ones."""
     layout = lay_out(diagram)
-    return [*pierced_nodes(diagram, layout), *hidden_arrows(layout)]
+    return [
+        *pierced_nodes(diagram, layout),
+        *hidden_arrows(layout),
+        *crossed_frames(diagram, layout),
+        *wrong_members(diagram, layout),
+    ]
+
+
+def crossed_frames(diagram: PlateDiagram, layout: Layout) -> list[tuple[str, ...]]:
+    """Return each arrow with both ends in a plate that touches the plate's frame, with that plate."""
+    found: list[tuple[str, ...]] = []
+    for arrow in layout.arrows:
+        points = np.array(arc(layout.centres[arrow.start], layout.centres[arrow.end], arrow.bend))
+        for plate, (left, bottom, right, top) in layout.boxes.items():
+            inside = (points > (left + LINE, bottom + LINE)) & (points < (right - LINE, top - LINE))
+            if {*arrow[:2]} <= {*diagram.members(plate)} and not inside.all():
+                found.append((arrow.start, arrow.end, plate))
+    return found
+
+
+def wrong_members(diagram: PlateDiagram, layout: Layout) -> list[tuple[str, ...]]:
+    """Return each node that touches a plate to which it does not belong, with that plate."""
+    return [
+        (name, plate)
+        for plate, (left, bottom, right, top) in layout.boxes.items()
+        for name, (x, y) in layout.centres.items()
+        if name not in diagram.members(plate)
+        and left - RADIUS < x < right + RADIUS
+        and bottom - RADIUS < y < top + RADIUS
+    ]
 
 
 def pierced_nodes(diagram: PlateDiagram, layout: Layout) -> list[tuple[str, ...]]:

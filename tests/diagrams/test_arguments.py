@@ -280,6 +280,24 @@ def test_a_mask_of_earlier_captures_comes_from_them() -> None:
     assert of_model(found.generative_edges) == states | caught_before | {f"rho -> y_{t}" for t in range(3)}
 
 
+def test_masks_of_distributions_are_no_other_than_masks_of_contexts() -> None:
+    """What is scored is no value: `fn.mask(seen)` is `poutine.mask(mask=seen)`, of elements too."""
+
+    def masked(x: Tensor, seen: Tensor, by_elements: bool) -> None:
+        with pyro.plate("data", len(x)):
+            there = pyro.sample("there", dist.Bernoulli(0.5))
+            fn = dist.Normal(torch.zeros(2), 1.0)
+            if by_elements:
+                fn = fn.mask(there[:, None].bool() & seen[:, None]).to_event(1)
+            else:
+                fn = fn.to_event(1).mask(there.bool() & seen)
+            pyro.sample("x", fn, obs=x)
+
+    for by_elements in (True, False):
+        found = plate_diagram(masked, torch.rand(4, 2), torch.ones(4).bool(), by_elements)
+        assert found.generative_edges == {("there", "x")}
+
+
 def test_a_mask_of_a_latent_is_an_influence_and_one_of_an_argument_is_not() -> None:
     def model(x: Tensor, seen: Tensor) -> None:
         with pyro.plate("data", len(x)):

@@ -21,6 +21,7 @@ from pyrovae.generation import (
     latent_means,
     num_classes,
     reconstruct,
+    sample_images,
     samples_of_classes,
 )
 from pyrovae.likelihoods import Bernoulli
@@ -198,3 +199,44 @@ def test_several_latents_of_classes_are_given_by_name():
         num_classes(pair)
     images = images_of(pair, {"z": z, "a": torch.tensor([0, 1]), "b": torch.eye(3)[:2]})
     assert images.tolist() == [[11, 1, 1], [2, 12, 2]]
+
+
+@pytest.mark.parametrize("one_hot", [True, False], ids=["one-hot", "index"])
+def test_a_class_may_be_the_only_latent(one_hot):
+    family = dist.OneHotCategorical if one_hot else dist.Categorical
+    probs, centres = torch.tensor([0.2, 0.3, 0.5]), torch.tensor([[0.0, 1.0], [6.0, 0.0], [0.0, 9.0]])
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            c = pyro.sample("c", family(probs))
+            pyro.sample("x", dist.Normal(c @ centres if one_hot else centres[c], 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("c", family(logits=-torch.cdist(x, centres).square() / 2))
+
+    pair, x = Pair(model, guide), torch.tensor([[5.0, 1.0], [0.0, 8.0]])
+    images = sample_images(pair, 3000)
+    share = torch.stack([(images == centre).all(1).float().mean() for centre in centres])
+    assert ((share - probs).abs() < 4 * (probs * (1 - probs) / 3000).sqrt()).all()
+    assert torch.equal(class_samples(pair, 2), centres[:, None].expand(3, 2, 2))
+    assert torch.equal(samples_of_classes(pair, torch.tensor([2, 0])), centres[[2, 0]])
+    assert torch.equal(analogies(pair, x), centres.expand(2, 3, 2))
+    assert torch.equal(reconstruct(pair, x), centres[[1, 2]])
+    assert torch.equal(interpolate(pair, x[:1], x[1:], 2)[0], centres[[1, 2]])
+    with pytest.raises(InputError, match=r"no continuous latent; .*discrete ones, 'c', by name: images_of"):
+        decode(pair, x)
+    values = torch.eye(3)[:2] if one_hot else torch.arange(2)
+    assert torch.equal(images_of(pair, {"c": values}), centres[:2])  # the remedy
+
+
+def test_classes_to_draw_are_whole_numbers():
+    for call in (
+        lambda y: samples_of_classes(Mixture(), y),
+        lambda y: decode(Mixture(), torch.zeros(3, 2), y),
+    ):
+        with pytest.raises(InputError, match=r"type torch.float32 and shape \(3, 3\).* give y.argmax\(1\)"):
+            call(torch.eye(3))
+        with pytest.raises(InputError, match="the classes go from 0 to 3; there are 3"):
+            call(torch.tensor([0, 1, 3]))
+        assert call(torch.eye(3).argmax(1)).shape == (3, 2)  # the remedy

@@ -255,7 +255,7 @@ def test_too_few_draws_of_a_class_give_a_warning():
                     pyro.sample("y", dist.Categorical(torch.cat([1 - right, right], -1)), obs=y)
 
     for seed in range(2):  # of 1,000 draws none, or one, is above 3
-        with pytest.warns(UserWarning, match=r"class 1 .* about [0-9.]+ of 1000 draws .*raise candidates"):
+        with pytest.warns(UserWarning, match="1000 draws .*candidates, which is 100, above 1000"):
             generation.draw_latents(Rare(), 1, 1, seed=seed)
     assert (generation.draw_latents(Rare(), 1, 1, candidates=20_000)["z"] > 3).all()  # the remedy
 

@@ -6,6 +6,7 @@ from generated_programs import Conditional, nothing_changes
 
 from pyrovae import generation
 from pyrovae.errors import InputError
+from pyrovae.programs import Whole
 
 X = torch.tensor([[1.0, 2.0], [3.0, -4.0], [0.5, 0.0]])
 C = torch.tensor([[0.0, 0.0], [10.0, 20.0], [-5.0, 7.0]])
@@ -87,3 +88,34 @@ def test_a_wrong_number_of_rows_is_named():
             InputError, match=r"given\['c'\] has shape \(3, 2\), and there are [52] data or"
         ):
             call()
+
+
+def test_the_ends_of_a_line_may_have_conditions_of_their_own():
+    starts, ends = {"c": C[:2]}, {"c": C[1:]}
+    lines = generation.interpolate(Conditional(), X[:2], X[1:], 3, given=starts, given_end=ends)
+    torch.testing.assert_close(lines[:, 0], generation.reconstruct(Conditional(), X[:2], given=starts))
+    torch.testing.assert_close(lines[:, 2], generation.reconstruct(Conditional(), X[1:], given=ends))
+    middle = ((X[:2] - C[:2]) + (X[1:] - C[1:])) / 4  # of the latents; the condition is the nearer end's
+    torch.testing.assert_close(lines[:, 1], middle + C[:2])
+    with pytest.raises(InputError, match=r"given has c, but given_end has nothing: give both the same"):
+        generation.interpolate(Conditional(), X[:2], X[1:], given=starts, given_end={})
+    with pytest.raises(InputError, match=r"given\['c'\] has shape \(2, 2\), but given_end\['c'\] is of"):
+        generation.interpolate(Conditional(), X[:2], X[1:], given=starts, given_end={"c": C})
+
+
+def test_a_table_of_as_many_rows_as_there_are_draws_passes_whole():
+    c = torch.tensor([1.0, 2.0])
+
+    class Table(Conditional):
+        def model(self, x, c):
+            super().model(x, c[:, 1])
+
+        def guide(self, x, c):
+            super().guide(x, c[:, 1])
+
+    given = {"c": Whole(torch.stack([9 * c, c], 1))}  # 2 rows; its second column is the condition
+    torch.testing.assert_close(generation.decode(Table(), X[:2], given=given), X[:2] + c)
+    torch.testing.assert_close(generation.reconstruct(Table(), X[:2], given=given), (X[:2] + c) / 2)
+    torch.testing.assert_close(
+        generation.interpolate(Table(), X[:2], X[1:], 2, given=given)[:, 1], (X[1:] + c) / 2
+    )

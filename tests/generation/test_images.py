@@ -1,5 +1,7 @@
 """Samples and reconstructions are what the components say."""
 
+import math
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -7,17 +9,22 @@ import torch
 
 from pyrovae.errors import InputError
 from pyrovae.generation import (
+    as_grey,
+    class_samples,
     decode,
     interpolate,
     latent_means,
     reconstruct,
     sample_images,
+    samples,
+    samples_of_classes,
 )
 from pyrovae.likelihoods import Bernoulli, Categorical
 from pyrovae.models import VAE, Autoencoder
 from pyrovae.networks import MLP
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import StandardNormal
+from pyrovae.programs import Pair
 
 X_SHAPE = (1, 4, 4)
 
@@ -39,6 +46,50 @@ def test_samples_are_means_decoded_from_draws_of_the_prior(make_vae):
     z = vae.prior().sample((7,))
     torch.testing.assert_close(images, vae.likelihood(z).base_dist.probs.detach())
     assert images.shape == (7, *X_SHAPE)
+
+
+def test_draws_have_the_moments_of_the_data_and_the_latents_of_the_means():
+    loadings, n = torch.tensor([[1.0, -1.0, 0.5]]), 20_000
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z @ loadings, 0.5).to_event(1), obs=x)
+
+    pair = Pair(model, lambda x: None, x_shape=(3,))
+    drawn, means = samples(pair, n, seed=5), samples(pair, n, seed=5, mean=True)
+    assert torch.equal(means, sample_images(pair, n, seed=5))
+    noise = drawn - means  # what p(x | z) adds to E[x | z], so both are of the same z
+    assert ((noise.var(0) - 0.25).abs() < 4 * 0.25 * math.sqrt(2 / n)).all()
+    assert (noise.mean(0).abs() < 4 * 0.5 / math.sqrt(n)).all()
+    covariance = loadings.T @ loadings + 0.25 * torch.eye(3)
+    error = ((covariance.square() + torch.outer(covariance.diag(), covariance.diag())) / n).sqrt()
+    assert ((drawn.T.cov() - covariance).abs() < 4 * error).all()
+
+
+def test_draws_of_pixels_are_pixels_also_of_each_class(make_vae, make_m2):
+    assert samples(make_vae(), 20).unique().tolist() == [0.0, 1.0]
+    m2, y = make_m2(), torch.tensor([0, 0, 2])
+    for draw in (
+        lambda mean: class_samples(m2, 4, mean=mean),
+        lambda mean: samples_of_classes(m2, y, mean=mean),
+    ):
+        assert draw(False).shape == draw(True).shape
+        assert draw(False).unique().tolist() == [0.0, 1.0]
+        assert len(draw(True).unique()) > 2
+
+
+def test_levels_are_drawn_and_shown_as_grey_values():
+    likelihood = Categorical(MLP(2, (256, 1, 2, 2), hidden=(8,)))
+    pair = VAE(StandardNormal(2), likelihood, DiagonalNormal(MLP((1, 2, 2), 8), 2))
+    levels = 255 * samples(pair, 5)
+    torch.testing.assert_close(levels, levels.round())
+    assert levels.max() > 1
+    torch.testing.assert_close(as_grey(pair, levels.round()), levels / 255)
+
+
+def test_what_is_no_level_is_shown_as_it_is(make_vae, x):
+    assert as_grey(make_vae(), x) is x
 
 
 def test_a_seed_fixes_the_samples_and_the_callers_stream_stays(make_vae):

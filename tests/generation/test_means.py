@@ -1,6 +1,7 @@
 """Latent means, reconstructions and class probabilities are the same at each call."""
 
 import math
+import warnings
 
 import pyro
 import pyro.distributions as dist
@@ -22,7 +23,7 @@ from pyrovae.networks import MLP
 from pyrovae.posteriors import FlowPosterior
 from pyrovae.priors import StandardNormal
 from pyrovae.programs import Pair
-from pyrovae.programs.distributions import MEAN_DRAWS, mean_of
+from pyrovae.programs.distributions import MEAN_DRAWS, closed_mean, mean_of, mode_of
 
 SHAPE = (1, 4, 4)
 FLOWS = {
@@ -160,7 +161,8 @@ def test_only_latents_that_hang_on_one_without_a_mean_are_refused():
     pair, x = Pair(model, guide), torch.ones(2, 1)
     with pytest.raises(InputError, match=r"'a' \(Cauchy\), on which 'b' depends, has no mean"):
         generation.latent_means(pair, x, "b")
-    with pytest.warns(UserWarning, match="'a'"):
+    with warnings.catch_warnings():  # 'a' is not asked for, nor does 'c' depend on it
+        warnings.simplefilter("error")
         assert generation.latent_means(pair, x, "c").tolist() == [2.0, 2.0]
 
 
@@ -230,3 +232,125 @@ def test_a_relaxed_class_is_averaged_and_one_that_is_rounded_is_at_its_mode():
     fn = dist.RelaxedOneHotCategorical(torch.tensor(0.5), logits=logits)
     mean = fn.sample((20_000,)).mean(0)
     assert ((relaxed - mean).abs() < 4 * 0.4 / MEAN_DRAWS**0.5).all()
+
+
+DISCRETE = {  # a family around log odds of the datum, and its most probable value
+    "Bernoulli": (lambda x: dist.Bernoulli(logits=x).to_event(1), lambda x: (x > 0).float()),
+    "Poisson": (lambda x: dist.Poisson(x.exp()).to_event(1), lambda x: x.exp().floor()),
+    "Geometric": (lambda x: dist.Geometric(logits=x).to_event(1), torch.zeros_like),
+    "OneHotCategoricalStraightThrough": (
+        lambda x: dist.OneHotCategoricalStraightThrough(logits=x),
+        lambda x: torch.eye(2)[x.argmax(-1)],
+    ),
+    "RelaxedBernoulliStraightThrough": (
+        lambda x: dist.RelaxedBernoulliStraightThrough(torch.tensor(0.5), logits=x).to_event(1),
+        lambda x: (x > 0).float(),
+    ),
+    "ZeroInflatedPoisson": (  # all probabilities of 0 are above 1/2
+        lambda x: dist.ZeroInflatedPoisson(x.exp(), gate=torch.tensor(0.6)).to_event(1),
+        torch.zeros_like,
+    ),
+}
+
+
+@pytest.mark.parametrize("family", DISCRETE)
+def test_discrete_latents_are_at_their_mode_and_never_between(family):
+    make, mode = DISCRETE[family]
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            c = pyro.sample("c", make(torch.zeros(len(x), 2)))
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z + 10 * c, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("c", make(x))
+            pyro.sample("z", dist.Normal(x, 1.0).to_event(1))
+
+    pair, x = Pair(model, guide), torch.tensor([[-1.0, 0.5], [2.0, -0.7]])
+    assert torch.equal(generation.latent_codes(pair, x)["c"], mode(x))
+    torch.testing.assert_close(generation.reconstruct(pair, x), x + 10 * mode(x))
+    line = generation.interpolate(pair, x[:1], x[1:], 3)[0]
+    torch.testing.assert_close(line[1], x.mean(0) + 10 * mode(x)[0])  # of the nearer end
+    assert generation.code_site(pair) == "z"
+    with pytest.raises(InputError, match=r"no continuous latent 'c'.*discrete ones, 'c', by name"):
+        generation.latent_means(pair, x, "c")
+    images = generation.images_of(pair, {"c": mode(x), "z": x})  # the remedy
+    torch.testing.assert_close(images, x + 10 * mode(x))
+
+
+def test_a_count_without_a_formula_for_its_mode_is_the_best_of_many_draws():
+    """Of 100 draws some are (2, 0) and (0, 2), which have probability 0.64 and 0.81."""
+    fn = dist.Multinomial(2, torch.tensor([[0.8, 0.2], [0.1, 0.9]]))
+    assert mode_of(fn).tolist() == [[2.0, 0.0], [0.0, 2.0]]
+
+
+def with_averages(x):
+    """Distributions without a mean in closed form, made of normal, uniform and gamma noise."""
+    normal, uniform = dist.Normal(x, 1.0), dist.Uniform(x, x + 1)
+    noises = (normal, uniform, dist.Gamma(x.exp(), 1.0), dist.Laplace(x, 1.0), dist.Exponential(x.exp()))
+    parts = [dist.TransformedDistribution(noise, [SigmoidTransform()]).to_event(1) for noise in noises]
+    correlated = dist.MultivariateNormal(x, torch.tensor([[1.0, 0.5], [0.5, 1.0]]))
+    parts.append(dist.TransformedDistribution(correlated, [dist.transforms.SoftplusTransform()]))
+    return [*parts, dist.RelaxedOneHotCategorical(torch.tensor(0.5), logits=x)]
+
+
+def test_an_averaged_mean_does_not_depend_on_the_rest_of_the_batch():
+    x = torch.randn(40, 2)
+    together, places = [mean_of(fn) for fn in with_averages(x)], torch.tensor([7, 3, 30])
+    for rows in (places, places[:1], torch.arange(40).flip(0)):
+        for mean, fn in zip(together, with_averages(x[rows]), strict=True):
+            torch.testing.assert_close(mean_of(fn), mean[rows], rtol=0, atol=1e-5)
+    for mean, fn in zip(together, with_averages(x), strict=True):
+        draws = fn.sample((2000,))
+        error = draws.std(0) * math.sqrt(1 / MEAN_DRAWS + 1 / 2000)
+        assert ((mean - draws.mean(0)).abs() < 5 * error + 1e-5).all()
+
+
+def test_means_and_images_of_a_datum_are_the_same_alone_and_among_others(binary_images):
+    vae = with_flow(FLOWS["iaf"]())
+    x = binary_images[:4].repeat(300, 1, 1, 1)  # more than pass through a program at a time
+    means = generation.latent_means(vae, x)
+    torch.testing.assert_close(means, means[:4].repeat(300, 1))
+    torch.testing.assert_close(generation.latent_means(vae, x[2:3]), means[2:3])
+    images = generation.reconstruct(vae, x[:4])
+    torch.testing.assert_close(generation.reconstruct(vae, x[2:3]), images[2:3])
+
+
+def test_an_affine_transform_has_the_transform_of_the_mean():
+    x = torch.randn(5, 2)
+    affine, transforms = dist.transforms.AffineTransform, dist.transforms
+    matrix = torch.tensor([[2.0, 0.0], [1.0, 3.0]])
+    triangular = transforms.LowerCholeskyAffine(torch.ones(2), matrix)
+    swapped = transforms.Permute(torch.tensor([1, 0]))
+    normal, doubled = dist.Normal(x, 1.0), [affine(1.0, 2.0)]
+    rotated = (1 + x @ matrix.T).flip(-1)
+    cases = [
+        (dist.TransformedDistribution(normal, [affine(1.0, 2.0), affine(x, -1.0)]), x - (1 + 2 * x)),
+        (
+            dist.TransformedDistribution(normal, [transforms.ComposeTransform([affine(1.0, 2.0)])]),
+            1 + 2 * x,
+        ),
+        (
+            dist.TransformedDistribution(normal.to_event(1), [triangular, swapped]),
+            rotated,
+        ),
+        (dist.TransformedDistribution(dist.Gamma(x.exp(), 2.0), [affine(0.0, 3.0)]), 1.5 * x.exp()),
+        (dist.TransformedDistribution(normal, doubled).to_event(1).mask(False), 1 + 2 * x),
+    ]
+    state = torch.get_rng_state()
+    for fn, mean in cases:
+        torch.testing.assert_close(mean_of(fn), mean)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert closed_mean(dist.TransformedDistribution(normal, [SigmoidTransform()])) is None
+    assert mean_of(dist.TransformedDistribution(dist.Cauchy(x, 1.0), doubled)) is None
+
+
+def test_reflections_have_the_reflected_mean(binary_images):
+    vae = with_flow(Householder(2, steps=1))
+    q = vae.posterior(binary_images[:4])
+    v = vae.posterior.context(vae.posterior.network(binary_images[:4]))
+    v = v / v.norm(dim=-1, keepdim=True)
+    expected = q.base.mean - 2 * v * (v * q.base.mean).sum(-1, keepdim=True)
+    torch.testing.assert_close(generation.latent_means(vae, binary_images[:4]), expected.detach())

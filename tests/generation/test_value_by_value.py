@@ -12,6 +12,7 @@ from generated_programs import (
     TeacherForcingBySteps,
     nothing_changes,
 )
+from torch import nn
 
 from pyrovae import generation
 from pyrovae.errors import InputError
@@ -163,3 +164,37 @@ def test_random_numbers_outside_of_sites_are_no_dependence():
 
     images = generation.sample_images(pair_of(noisy, (2,)), N)
     assert ((images.var(0) - 2).abs() < 4 * 2 * (2 / N) ** 0.5).all()
+
+
+class WordCounts(nn.Module):
+    """x ~ Multinomial(n, softmax(z)), where n is the length of the longest document, unless it is given."""
+
+    x_shape = (3,)
+
+    def model(self, x, length=None):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+            total = int(x.sum(-1).max()) if length is None else length
+            pyro.sample("x", dist.Multinomial(total, logits=z), obs=x)
+
+    def guide(self, x, length=None):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal((1 + x).log(), 0.1).to_event(1))
+
+
+def test_a_total_count_that_is_read_off_the_data():
+    """E[x | z] = n softmax(z), where softmax(log(1 + x)) = (1 + x) / (3 + the sum of x)."""
+    x = torch.tensor([[3.0, 0.0, 1.0], [0.0, 7.0, 0.0]])
+    share = (1 + x) / (3 + x.sum(-1, keepdim=True))
+    torch.testing.assert_close(generation.reconstruct(WordCounts(), x), 7 * share)
+    for call in (
+        lambda: generation.sample_images(WordCounts(), 3),
+        lambda: generation.decode(WordCounts(), torch.zeros(2, 3)),
+    ):
+        with pytest.raises(InputError, match=r"the distribution of 'x' depends on values .* an argument"):
+            call()
+    images = generation.decode(WordCounts(), torch.zeros(2, 3), given={"length": 6})  # the remedy
+    torch.testing.assert_close(images, torch.full((2, 3), 2.0))
+    torch.testing.assert_close(
+        generation.sample_images(WordCounts(), 4, given={"length": 6}).sum(-1), torch.full((4,), 6.0)
+    )

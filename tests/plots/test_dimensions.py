@@ -5,11 +5,8 @@ import torch
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 
-from pyrovae.plots import (
-    COLOURS,
-    aggregated_posterior,
-    class_histograms,
-)
+from pyrovae.plots import COLOURS
+from pyrovae.plots.dimensions import draw_aggregated_posterior, draw_histograms
 
 NAMES = ["cat", "dog", "eel"]
 
@@ -24,7 +21,7 @@ def test_stacked_histograms_have_area_1_and_each_class_its_share(y):
     y = (torch.arange(60) >= 15).long()  # a quarter and three quarters
     z, points = torch.randn(60, 2), torch.linspace(-4, 4, 9)
     prior = torch.rand(9, 2)
-    figure = class_histograms(z, y, points, prior, ["z[3]", "z[0]"], NAMES)
+    figure = draw_histograms(z, y, points, prior, ["z[3]", "z[0]"], NAMES)
     assert len(figure.axes) == 2
     for column, panel in enumerate(figure.axes):
         area = dict.fromkeys((0, 1), 0.0)
@@ -45,7 +42,7 @@ def test_stacked_histograms_have_area_1_and_each_class_its_share(y):
     classes, prior_legend = figure.legends
     assert [text.get_text() for text in classes.get_texts()] == ["cat", "dog"]
     assert [text.get_text() for text in prior_legend.get_texts()] == ["prior"]
-    assert "60 test images" in figure.get_suptitle()
+    assert "60 data" in figure.get_suptitle()
 
 
 def test_the_aggregated_posterior_has_a_panel_for_each_dimension_and_one_for_a_pair():
@@ -54,7 +51,7 @@ def test_the_aggregated_posterior_has_a_panel_for_each_dimension_and_one_for_a_p
     prior = torch.distributions.Normal(0.0, 1.0).log_prob(points).exp()[:, None].expand(20, 3)
     prior_draws = torch.randn(80, 3)
     names = ["z[1]", "z[0]", "z[4]"]
-    figure = aggregated_posterior(draws, means, prior_draws, points, prior, names)
+    figure = draw_aggregated_posterior(draws, means, prior_draws, points, prior, names)
     *panels, pair = figure.axes
     assert [panel.get_xlabel() for panel in panels] == names
     for panel in panels:
@@ -62,10 +59,10 @@ def test_the_aggregated_posterior_has_a_panel_for_each_dimension_and_one_for_a_p
         assert sum(width * height for _, _, width, height, _ in filled) == pytest.approx(1)
         assert panel.get_ylim()[1] <= 2.5 * 0.4  # though the means are one tall bar
     assert (pair.get_xlabel(), pair.get_ylabel()) == ("z[1]", "z[0]")
-    assert len(pair.collections[0].get_offsets()) == 2 * 80
+    assert len(pair.collections[0].get_offsets()) == 100 + 80
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == [
-        "draws from q(z | x), one for each image",
+        "draws from q(z | x), one for each datum",
         "means of q(z | x)",
         "prior",
         "draws from the prior",
@@ -75,6 +72,6 @@ def test_the_aggregated_posterior_has_a_panel_for_each_dimension_and_one_for_a_p
 def test_one_dimension_has_no_pair():
     points = torch.linspace(-4, 4, 20)
     z = torch.randn(50, 1)
-    figure = aggregated_posterior(z, z, z, points, torch.rand(20, 1), ["z[0]"])
+    figure = draw_aggregated_posterior(z, z, z, points, torch.rand(20, 1), ["z[0]"])
     assert len(figure.axes) == 1
     assert len(figure.legends[0].get_texts()) == 3

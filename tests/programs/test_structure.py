@@ -95,7 +95,7 @@ def test_latents_are_enumerated_or_drawn_and_reparameterised_or_not(found):
     assert found.enumerated == ("k",)
     assert found.drawn == ("w", "z", "level", "a")
     assert found.unreparameterised == ("level",)
-    assert found.continuous == ("w", "z", "level")  # Poisson draws are floating-point numbers
+    assert found.continuous == ("w", "z")  # the Poisson level is a whole number, if of a float type
     assert found["x"].reparameterised is None
 
 

@@ -1,11 +1,13 @@
 """The recipe of the conditional VAE: what it gives to the programs in training, evaluation and diagrams."""
 
+import numpy as np
 import pytest
 import torch
 from small_runs import pyrovae, train_by_words, train_small
 from torch.utils.data import TensorDataset
 
 from pyrovae import data
+from pyrovae.cli import figures
 from pyrovae.cli.figures import diagram_of
 from pyrovae.data import binarise_static
 from pyrovae.errors import InputError
@@ -35,8 +37,9 @@ def part_of(condition):
 def test_a_run_is_given_the_class_of_each_datum(tmp_path, digits):
     run = train_small(tmp_path / "run", "cvae", training={"epochs": 3})
     result = evaluate(run, num_samples=30, limit=20, device="cpu", progress=False)
-    x = binarise_static(digits.x_test, 0)[:20]
-    c = torch.eye(10)[digits.y_test[:20]]
+    rows = result.choice.rows
+    x = binarise_static(digits.x_test, 0)[rows]
+    c = torch.eye(10)[digits.y_test[rows]]
     expected = marginal_likelihood(run.pair, x, given={"c": c}, num_samples=30)
     assert torch.equal(result.result.log_px, expected.log_px)
     again = run.resume(device="cpu", progress=False, epochs=4)
@@ -73,6 +76,60 @@ def test_the_commands_give_it_too(tmp_path):
     for command, *words in (*commands, ["manifold", "--steps", 3], ["latent"], ["overview"]):
         assert "written: " in pyrovae(command, tmp_path / "run", *words), command
     assert "% test error" in pyrovae("classify", tmp_path / "run", "--labels", 10)
+    for command in ("histograms", "aggregate"):
+        with pytest.raises(InputError, match=r"the prior p\(z \| c\) of cvae is another one for each"):
+            pyrovae(command, tmp_path / "run")
+    for command in ("analogies", "class-samples", "confusion"):
+        with pytest.raises(InputError, match="CVAE has no classes: train m2"):
+            pyrovae(command, tmp_path / "run")
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The last figure of each name."""
+    seen = {}
+    monkeypatch.setattr(figures, "draw", lambda run, figure, name, site=None: seen.update({name: figure}))
+    return seen
+
+
+def images_in(axes):
+    """The images of a grid of digits, `(rows, columns, 1, 8, 8)`. There is a gap of 1 around each."""
+    sheet = torch.tensor(np.asarray(axes.images[0].get_array()))
+    tiles = sheet.unflatten(0, (-1, 10)).unflatten(2, (-1, 10)).transpose(1, 2)
+    return tiles[:, :, None, 1:-1, 1:-1]
+
+
+def test_figures_show_the_given_pixels_where_they_were_given(tmp_path, digits, drawn):
+    """The left half is given, so it is that of the test image; lines have that of the nearer end."""
+    run = tmp_path / "run"
+    train_small(run, "cvae", condition="half", training={"epochs": 1})
+    left, x = part_of("half"), digits.x_test
+
+    def assert_given(images, rows):
+        torch.testing.assert_close(images[..., left], x[torch.tensor(rows)][..., left], rtol=0, atol=0)
+        assert not torch.equal(images[..., ~left], x[torch.tensor(rows)][..., ~left])
+
+    pyrovae("sample", run, "--count", 4)
+    assert_given(images_in(drawn["samples"].axes[0]), [[0, 1, 2, 3]])
+    pyrovae("reconstruct", run, "--count", 3)
+    assert_given(images_in(drawn["reconstructions"].axes[0])[-1], [0, 1, 2])
+    pyrovae("interpolate", run, "--count", 2, "--steps", 3)
+    assert_given(images_in(drawn["interpolation"].axes[0]), [[0, 0, 1], [2, 2, 3]])
+    pyrovae("interpolation-grid", run, "--first", 5, "--steps", 2)
+    assert_given(images_in(drawn["interpolation_grid"].axes[0]), [[5, 6], [7, 8]])
+    pyrovae("traverse", run, "--image", 9, "--dimensions", 1)
+    datum, grid = drawn["traversals"].axes
+    assert_given(images_in(grid), [[9] * 9])
+    assert_given(images_in(datum)[1], [9])
+    for name, whose in (("interpolation", "nearer end's"), ("interpolation_grid", "nearest corner's")):
+        assert f"The condition is the {whose}" in drawn[name].axes[0].get_title()
+
+
+def test_a_model_that_is_given_the_class_is_not_asked_for_it(tmp_path):
+    folder = train_small(tmp_path / "run", "cvae", training={"epochs": 1}).folder
+    with pytest.raises(InputError, match="cvae is given the class of each datum, as 'c', so its latents"):
+        pyrovae("classify", folder, "--labels", 10)
+    assert not (folder / "classification.json").exists()
 
 
 def test_what_does_not_fit_is_refused_by_name(digits, tmp_path):

@@ -49,6 +49,16 @@ def test_the_data_of_the_training_are_known_again_in_python_and_in_a_file(folder
     assert torch.equal(again.log_px, by_file.evidence(num_samples=30).log_px)
 
 
+@pytest.mark.parametrize("likelihood", ["bernoulli", "categorical"])
+def test_data_are_known_again_as_they_were_given(likelihood, tmp_path):
+    """A categorical likelihood is trained on levels 0..255, which are prepared from them."""
+    how = {"latent_dim": 2, "width": 8, "likelihood": likelihood}
+    x = X.unflatten(1, (1, 2, 3))
+    vae(About.of(x), **how).fit(x, training=SMALL, folder=tmp_path / "run")
+    resumed = Run.open(tmp_path / "run", data=x).resume(epochs=3, progress=False)
+    assert len(resumed.history.rows) == 3
+
+
 def test_other_data_are_scored_whole_and_never_trained_on(folder):
     other = Run.open(folder, data=(1 - X[:7], Y[:7]))
     assert other.scored.file == "the data given in Python"

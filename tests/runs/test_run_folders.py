@@ -20,12 +20,15 @@ from pyrovae.training.checkpoints import load_checkpoint
 
 def test_config_json_holds_options_versions_commit_and_command(trained):
     config = json.loads((trained.folder / "config.json").read_text())
-    assert config["format"] == 3
+    assert config["format"] == 4
     asked = config["config"]
     assert asked["recipe"] == "vae"
     assert asked["options"].items() >= {"width": 8, "latent_dim": 2, "likelihood": "bernoulli"}.items()
     assert asked["training"] == plain_values(Training(epochs=2))
-    assert asked["data"] == {"data": "digits", "labels": None, "binarise": "auto", "shift": 0}
+    assert asked["data"] == plain_values(Data(data="digits"))
+    assert asked["data"]["split_seed"] == 0
+    assert asked["class_names"] == [str(digit) for digit in range(10)]
+    assert asked["scale"] == 1, "digits are divided by 16, their white"
     assert asked["about"]["x_shape"] == [1, 8, 8]
     assert config["versions"]["torch"] == torch.__version__.split("+")[0]
     assert config["versions"].keys() >= {"python", "pyrovae", "pyro-ppl", "numpy"}

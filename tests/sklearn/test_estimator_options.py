@@ -26,7 +26,7 @@ OWN = {
     "random_state": None,
     "verbose": False,
 }
-GIVEN_OTHERWISE = {"seed", "data", "labels"}
+GIVEN_OTHERWISE = {"seed", "split_seed", "data", "labels"}
 
 
 def test_every_recipe_that_learns_from_some_classes_is_a_model():

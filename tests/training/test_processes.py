@@ -83,6 +83,7 @@ def test_a_shared_evaluation_is_the_same_number_for_number(together):
     for result in together[0]:
         found = result["evaluated"]
         assert torch.equal(found["log_px"], alone["log_px"])
+        assert torch.equal(found["given"], alone["given"])
         assert torch.equal(found["khat"], alone["khat"])
         assert torch.equal(found["bounds"][1000], alone["bounds"][1000])
         assert torch.equal(found["classes"], alone["classes"])

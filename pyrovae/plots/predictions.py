@@ -2,14 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pyrovae.plots.classes import named_classes
+from pyrovae.canvas import Canvas
+from pyrovae.evaluation import class_probabilities, confusion_counts
+from pyrovae.generation import num_classes
+from pyrovae.plots.classes import named_classes, shown_name
+from pyrovae.programs.pair import ModelAndGuide
+from pyrovae.programs.rows import Arguments
+
+
+def confusion(
+    pair: ModelAndGuide,
+    x: Tensor,
+    y: Tensor,
+    *,
+    given: Mapping[str, Any] | None = None,
+    class_names: Sequence[str] = (),
+) -> Figure:
+    """Classify data by the pair's own classifier, and draw the confusion matrix.
+
+    Args:
+        pair: a trained pair with classes.
+        x: the data, `(N, *x_shape)`.
+        y: their true classes `(N,)`.
+        given: further arguments of both programs by name, a row for each datum. None means nothing.
+        class_names: the names of the classes; by default their numbers.
+
+    Raises:
+        InputError: the model has no classes, or there is not one class for each datum.
+    """
+    num_classes(pair, given=Arguments((x,), given or {}).rows(slice(1)).kwargs)
+    return confusion_matrix(y, class_probabilities(pair, x, given=given), class_names)
 
 
 def confusion_matrix(y: Tensor, predicted: Tensor, class_names: Sequence[str] = ()) -> Figure:
@@ -33,11 +62,10 @@ def confusion_matrix(y: Tensor, predicted: Tensor, class_names: Sequence[str] = 
     named_classes(predicted, len(y), class_names)
     known = named_classes(torch.cat([y, predicted]), 2 * len(y), class_names)
     size = max(max(known) + 1, len(class_names))
-    names = class_names or [str(label) for label in range(size)]
-    counts = torch.zeros(size, size, dtype=torch.long)
-    counts.index_put_((y, predicted), torch.ones_like(y), accumulate=True)
+    names = [*map(shown_name, class_names)] or [str(label) for label in range(size)]
+    counts = confusion_counts(y, predicted, size)
     shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
-    figure = Figure(figsize=(1.6 + 0.55 * size, 1.4 + 0.5 * size), layout="constrained")
+    figure = Canvas(figsize=(1.6 + 0.55 * size, 1.4 + 0.5 * size), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for row, column in counts.nonzero().tolist():
@@ -51,8 +79,6 @@ def confusion_matrix(y: Tensor, predicted: Tensor, class_names: Sequence[str] = 
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     wrong = int((y != predicted).sum())
-    axes.set_title(
-        f"Confusion matrix: {wrong} of {len(y)} test images wrong, error {wrong / len(y):.2%}", fontsize=10
-    )
+    axes.set_title(f"Confusion matrix: {wrong} of {len(y)} wrong, error {wrong / len(y):.2%}", fontsize=10)
     figure.colorbar(image, label="share of the true class", shrink=0.8)
     return figure

@@ -24,11 +24,15 @@ from pyrovae.cli.parameters import (
     RunFolder,
     Site,
 )
+from pyrovae.cli.results import Overwrite, check_replaceable
 from pyrovae.errors import InputError, check_counts, one_line, warn
 
 if TYPE_CHECKING:
     from pyrovae.recipes.run import Run
     from pyrovae.recipes.run_data import Choice
+
+EVALUATION, CLASSIFICATION, LATENTS = b'"metrics": {', b'"test_errors": {', b"checkpoint.npy"
+"""What each file holds that evaluate, classify and encode write to --out."""
 
 LimitOrAll = Annotated[
     int | None, Parameter(help="The number of test data, which are drawn at random. By default all.")
@@ -51,6 +55,7 @@ def evaluate(
     compile: Compile = "auto",
     data: DataFile = None,
     out: Out = None,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
     own: Own = NONE_OWN,
 ) -> None:
@@ -63,7 +68,7 @@ def evaluate(
     if limit is not None:
         check_counts(limit=limit)
     opened = own.open(run, data)
-    writable = _can_be_written(opened, out)
+    writable = _can_be_written(opened, out, EVALUATION, overwrite)
     options: Any = {"precision": precision, "compile": compile, "limit_seed": limit_seed}
     found = measuring.evaluate(opened, num_samples, limit, device, progress=not quiet, **options)
     print(found.result)
@@ -148,7 +153,7 @@ def diagnose(
         if number < least:
             raise InputError(f"{name} is {number}; it must be at least {least}.")
     opened = own.open(run, data)
-    writable = _can_be_written(opened, None)
+    writable = _can_be_written(opened)
     pair: Any = on_device(opened.pair, device)
     scored = opened.scored
     choice = Choice.among(len(scored.x), limit, limit_seed)
@@ -201,6 +206,7 @@ def classify(
     device: Device = "auto",
     data: DataFile = None,
     out: Out = None,
+    overwrite: Overwrite = False,
     own: Own = NONE_OWN,
 ) -> None:
     """Measure the test errors of the model's own classifier, and of M1's (scikit-learn's) on its latents.
@@ -211,7 +217,7 @@ def classify(
     from pyrovae.recipes import measuring
 
     opened = own.open(run, data)
-    writable = _can_be_written(opened, out)
+    writable = _can_be_written(opened, out, CLASSIFICATION, overwrite)
     errors = measuring.classify(opened, labels, num_samples, draws, device)
     for name, error in errors.items():
         print(f"{name:<16} {error:6.2f} % test error")
@@ -229,6 +235,7 @@ def encode(
     site: Site = None,
     device: Device = "auto",
     data: DataFile = None,
+    overwrite: Overwrite = False,
     own: Own = NONE_OWN,
 ) -> None:
     """Write the latent means of the run's data, or of other data, to a .npz file.
@@ -240,7 +247,7 @@ def encode(
     from pyrovae.recipes import measuring
 
     opened = own.open(run, data)
-    _can_be_written(opened, out)
+    _can_be_written(opened, out, LATENTS, overwrite)
     measuring.encode(opened, out, site, device)
     print(f"written: {one_line(str(out))}")
 
@@ -251,8 +258,16 @@ def _tell(choice: Choice) -> None:
         print(f"measured : {choice}")
 
 
-def _can_be_written(opened: Run, out: Path | None) -> bool:
+def _can_be_written(
+    opened: Run, out: Path | None = None, mark: bytes = b"", overwrite: bool = False
+) -> bool:
     """Whether a result can be written, before it is computed. If it will only be printed, say so.
+
+    Args:
+        opened: the run.
+        out: the file that the user has named, or None for files in the run's folder.
+        mark: what such a file holds that the same command has written before.
+        overwrite: whether another file may be replaced.
 
     Raises:
         InputError: the user has named a file that cannot be written, or that would be lost.
@@ -262,6 +277,7 @@ def _can_be_written(opened: Run, out: Path | None) -> bool:
     if folder.is_dir() and os.access(folder, os.W_OK):
         if out is not None and out.exists():
             _check_nothing_lost(opened, out)
+            check_replaceable(out, [mark], overwrite)
         return True
     if out is not None:
         raise InputError(f"{out} cannot be written, since {folder} is no folder, or not writable.")

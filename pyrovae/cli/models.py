@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from pyrovae.cli.parameters import NONE_OWN, Own
+from pyrovae.cli.results import Overwrite, check_replaceable
 from pyrovae.errors import one_line
 from pyrovae.likelihoods.table import LIKELIHOODS
 from pyrovae.networks.table import NETWORKS
@@ -50,6 +51,7 @@ def plates(
     /,
     *,
     out: Annotated[Path | None, Parameter(help="The file to draw: .png, .svg, .pdf, .dot or .tex.")] = None,
+    overwrite: Overwrite = False,
     own: Own = NONE_OWN,
 ) -> None:
     """Print a model's plate diagram, which follows from its program. With --out, also draw it.
@@ -57,7 +59,10 @@ def plates(
     Example: pyrovae plates vae --out vae.tex
     """
     from pyrovae.cli.figures import diagram_of
+    from pyrovae.diagrams.saving import MARK
 
+    if out is not None:
+        check_replaceable(out, [MARK.encode()], overwrite)
     diagram = diagram_of(own.open(Path(model))) if Path(model).is_dir() else _small_diagram(model)
     print(diagram)
     if out is not None:

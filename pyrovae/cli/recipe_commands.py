@@ -46,7 +46,20 @@ Download = Annotated[
     ),
 ]
 TensorBoard = Annotated[
-    bool, Parameter(help="Write scalars for TensorBoard.", group=RUN, negative="", show_default=False)
+    bool,
+    Parameter(
+        help="Write scalars for TensorBoard. A resumed run that has some goes on with them by itself.",
+        group=RUN,
+        negative="",
+        show_default=False,
+    ),
+]
+TensorBoardImages = Annotated[
+    int | None,
+    Parameter(
+        help="Write samples and reconstructions for TensorBoard too, each time after so many epochs.",
+        group=RUN,
+    ),
 ]
 Quiet = Annotated[bool, Parameter(help="Show no progress bar.", group=RUN, negative="", show_default=False)]
 
@@ -97,7 +110,10 @@ class RecipeCommand:
     groups: tuple[str, ...] = tuple(GROUPS)
 
 
-TRAIN = RecipeCommand("train", {**_NEW_RUN, "tensorboard": (TensorBoard, False)})
+TRAIN = RecipeCommand(
+    "train",
+    {**_NEW_RUN, "tensorboard": (TensorBoard, False), "tensorboard_images": (TensorBoardImages, None)},
+)
 SWEEP = RecipeCommand(
     "sweep",
     {
@@ -190,7 +206,10 @@ def recipe_command(
         inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
         for n, (annotation, default) in {
             **command.options,
-            **{option.name: (_annotation(option), option.default) for option in options.values()},
+            **{
+                option.name: (annotation_of(option, GROUPS[option.group]), option.default)
+                for option in options.values()
+            },
         }.items()
     ]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # read by inspect
@@ -264,13 +283,19 @@ def _word_after(words: Sequence[str], name: str) -> str | None:
     return found
 
 
-def _annotation(option: Option) -> Any:
+def annotation_of(option: Option, group: Group) -> Any:
+    """Return the annotation of a parameter of a command that stands for an option.
+
+    Args:
+        option: the option.
+        group: its group in help.
+    """
     kind = option.type if option.default is not None else option.type | None
     return Annotated[
         kind,
         Parameter(
             help=_help(option),
-            group=GROUPS[option.group],
+            group=group,
             negative_iterable="",
             show_choices=option.table is None,
         ),

@@ -13,8 +13,14 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 
+_SECONDS = 30.0
+"""The seconds between two lines of progress in a log."""
+
+
 def progress_bar(shown: bool, total: int, unit: str, initial: int = 0) -> tqdm:
     """Make a progress bar on standard error, which may be closed or full.
+
+    In a file or a pipe it writes a line from time to time instead, without carriage returns.
 
     Args:
         shown: whether to show the bar.
@@ -26,7 +32,25 @@ def progress_bar(shown: bool, total: int, unit: str, initial: int = 0) -> tqdm:
 
     shown = shown and sys.stderr is not None
     stream: Any = Unbreakable(sys.stderr) if shown else None
-    return tqdm(total=total, initial=initial, unit=unit, disable=not shown, file=stream)
+    how: dict[str, Any] = {}
+    if shown and not sys.stderr.isatty() and "ipykernel" not in sys.modules:  # a notebook shows bars
+        stream, how = _Lines(stream), {"mininterval": _SECONDS, "ascii": True}
+    return tqdm(total=total, initial=initial, unit=unit, disable=not shown, file=stream, **how)
+
+
+class _Lines:
+    """A stream for tqdm that writes a line for each state of the bar, and none over another."""
+
+    def __init__(self, stream: Unbreakable) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        if line := text.strip("\r\n "):
+            self.stream.write(f"{line}\n")
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
 
 
 def say(shown: bool, text: str) -> None:

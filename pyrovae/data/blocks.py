@@ -48,4 +48,7 @@ def rows_at_once(shape: tuple[int, ...]) -> int:
 
 def whole(array: np.ndarray | Blocks) -> np.ndarray:
     """Return all rows in memory."""
-    return array if isinstance(array, np.ndarray) else np.concatenate([*array.blocks()])
+    if isinstance(array, np.ndarray):
+        return array
+    none = np.empty((0, *array.shape[1:]), array.dtype)  # for an array without rows
+    return np.concatenate([none, *array.blocks()])

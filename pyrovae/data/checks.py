@@ -158,5 +158,5 @@ def check_seed(seed: int) -> None:
     Raises:
         InputError: the seed does not lie in 0, ..., 2**32 - 1.
     """
-    if not isinstance(seed, Integral) or not 0 <= seed < 2**32:
+    if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0 <= seed < 2**32:
         raise InputError(f"the seed is {seed}: choose an integer from 0 to 2**32 - 1.")

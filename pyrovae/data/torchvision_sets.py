@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib
+import importlib.util
 import os
 import socket
 import tempfile
@@ -38,7 +38,7 @@ def read_torchvision(name: str, root: Path, download: bool) -> dict[str, np.ndar
         InputError: torchvision cannot be imported; or the data set cannot be read, or cannot be downloaded.
     """
     row = DATASETS[name]
-    dataset = getattr(_torchvision_datasets(), row.torchvision)
+    dataset = getattr(_torchvision_datasets(name), row.torchvision)
     try:
         return _read_verified(root / row.folder, row.md5) if row.md5 else _read(dataset, root, row.folder)
     except Exception as error:  # a damaged file raises many types of error in torchvision
@@ -53,7 +53,12 @@ def read_torchvision(name: str, root: Path, download: bool) -> dict[str, np.ndar
         return read_torchvision(name, root, download=False)
 
 
-def _torchvision_datasets() -> Any:
+def _torchvision_datasets(name: str) -> Any:
+    if importlib.util.find_spec("torchvision") is None:
+        raise InputError(
+            f"{name} is read through torchvision, which is not installed: pip install 'pyrovae[images]', "
+            f"{_INSTEAD}."
+        )
     try:
         # Imported only when needed: the import fails where torchvision was built for another torch.
         return importlib.import_module("torchvision.datasets")

@@ -10,6 +10,11 @@ from pyrovae.errors import InputError
 from pyrovae.storage import write_atomically
 
 FORMATS = (".png", ".svg", ".pdf", ".dot", ".tex")
+MARK = "plate diagram, drawn by pyrovae"
+"""What each file holds, in a comment or in its metadata."""
+
+_MAKER = {".png": "Software", ".svg": "Creator", ".pdf": "Creator"}
+"""The name of the metadata in which a format keeps the maker of a file."""
 
 
 def save(diagram: PlateDiagram, path: str | os.PathLike[str]) -> None:
@@ -25,9 +30,10 @@ def save(diagram: PlateDiagram, path: str | os.PathLike[str]) -> None:
 
 def _content(diagram: PlateDiagram, suffix: str) -> bytes:
     if suffix == ".dot":
-        return diagram.to_dot().encode()
+        return f"{diagram.to_dot()}// {MARK}\n".encode()
     if suffix == ".tex":
-        return diagram.to_tikz().encode()
+        return f"{diagram.to_tikz()}% {MARK}\n".encode()
     from pyrovae.canvas import content_of  # matplotlib is slow to import
 
-    return content_of(diagram.draw(), suffix[1:], dpi=200, bbox_inches=None)
+    about = {"metadata": {_MAKER[suffix]: MARK}}
+    return content_of(diagram.draw(), suffix[1:], dpi=200, bbox_inches=None, **about)

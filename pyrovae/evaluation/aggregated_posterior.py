@@ -7,11 +7,11 @@ all data at once. z stands for all latents together. Classes are drawn and score
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import pyro
 import torch
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from pyrovae.compute.precision import in_64_bits
 from pyrovae.errors import InputError
-from pyrovae.evaluation.chunking import slices
+from pyrovae.evaluation.chunking import in_chunks
 from pyrovae.programs.copies import PARTICLES, given_values, run_copies
 from pyrovae.programs.densities import trace_log_probs
 from pyrovae.programs.distributions import factors_of
@@ -35,6 +35,8 @@ from pyrovae.programs.running import traced
 from pyrovae.programs.sites import latent_sites
 from pyrovae.programs.values import changed
 from pyrovae.programs.ways import needs_all
+
+T = TypeVar("T")
 
 DATA = 1000  # the number of data that pass through the guide's networks at a time
 _TOLERANCE = 0.01  # nats by which two densities of one draw may differ
@@ -77,9 +79,9 @@ def draws_of_guide(
     pair: ModelAndGuide, data: Arguments, count: int, layout: Layout, separate: tuple[str, ...]
 ) -> Draws:
     """Draw `count` times from the guide for each datum."""
-    parts = []
-    num_data = len(data.args[0])
-    for rows in slices(num_data, layout.at_once(DATA, num_data)):
+    last: list[Trace] = []
+
+    def of_rows(rows: slice) -> tuple[dict[str, Tensor], ...]:
         with pyro.validation_enabled(False):
             arguments = data.rows(rows)
             by_guide = run_copies(
@@ -96,7 +98,11 @@ def draws_of_guide(
             by_dimension = [trace.nodes[name][_BY_DIMENSION] for trace in (model_trace, guide_trace)]
             if name in separate and all(part is not None for part in by_dimension):
                 dims[name] = in_64_bits(_data_second(site, layout, by_dimension[0]))
-        parts.append((drawn, prior, own, dims))
+        last[:] = model_trace, guide_trace
+        return drawn, prior, own, dims
+
+    parts = _in_chunks_of_data(of_rows, data, layout)
+    model_trace, guide_trace = last
     joined = [
         {name: changed(_joined, *(part[i][name] for part in parts)) for name in parts[0][i]}
         for i in range(4)
@@ -107,6 +113,12 @@ def draws_of_guide(
     repeatable = tuple(name for name in joined[0] if may_repeat(guide_trace.nodes[name]))
     codes, log_p, log_q, log_p_dims = joined
     return Draws(codes, event_dims, inner_plates, log_p, log_q, log_p_dims, separate, repeatable)
+
+
+def _in_chunks_of_data(call: Callable[[slice], T], data: Arguments, layout: Layout) -> list[T]:
+    num_data = len(data.args[0])
+    sizes = [layout.at_once(most, num_data) for most in (DATA, 1)]
+    return in_chunks(call, num_data, *sizes)[0]
 
 
 def _joined(*parts: Tensor) -> Tensor:
@@ -155,10 +167,9 @@ def log_q_of_all(
         log q(z_r | x_m) by site, `(c, N)`; and the aggregated posterior's log density log q(z_rd) of each
         dimension by site, `(c, *inner_plates, *event_shape)`.
     """
-    count, num_data = rows.stop - rows.start, len(data.args[0])
-    scores: dict[str, list[Tensor]] = {name: [] for name in draws.codes}
-    dims: dict[str, list[Tensor]] = {name: [] for name in draws.log_p_dims}
-    for part in slices(num_data, layout.at_once(DATA, num_data)):
+    count = rows.stop - rows.start
+
+    def of_data(part: slice) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         given = {
             name: changed(partial(_for_all, draws, name, rows, part.stop - part.start, layout), codes)
             for name, codes in draws.codes.items()
@@ -172,17 +183,21 @@ def log_q_of_all(
                 given_values(given, draws.event_dims),
                 _DIMENSIONS,
             )
-        log_q = trace_log_probs(trace)
-        for name, parts in scores.items():
-            parts.append(per_datum(in_64_bits(log_q[name]), layout))
-        for name, parts in dims.items():
+        log_q, dims = trace_log_probs(trace), {}
+        for name in draws.log_p_dims:
             site = trace.nodes[name]
             each = _data_second(site, layout, site[_BY_DIMENSION])
-            parts.append(in_64_bits(each).logsumexp(1))
-    log_num_data = math.log(num_data)
+            dims[name] = in_64_bits(each).logsumexp(1)
+        return {name: per_datum(in_64_bits(log_q[name]), layout) for name in draws.codes}, dims
+
+    scores, by_dimension = zip(*_in_chunks_of_data(of_data, data, layout), strict=True)
+    log_num_data = math.log(len(data.args[0]))
     return (
-        {name: torch.cat(parts, 1) for name, parts in scores.items()},
-        {name: torch.stack(parts).logsumexp(0) - log_num_data for name, parts in dims.items()},
+        {name: torch.cat([part[name] for part in scores], 1) for name in draws.codes},
+        {
+            name: torch.stack([part[name] for part in by_dimension]).logsumexp(0) - log_num_data
+            for name in draws.log_p_dims
+        },
     )
 
 

@@ -42,35 +42,44 @@ def slices(total: int, size: int) -> Iterator[slice]:
 def in_turns(chunks: Iterable[T]) -> Iterator[T]:
     """Yield the chunks of an evaluation, and let threads that wait have their turns before each."""
     for chunk in chunks:
-        if processes.count() == 1:  # processes must make the same calls in the same order
-            give_way()
+        _give_way()
         yield chunk
 
 
-def in_chunks(call: Callable[[slice], T], total: int, size: int) -> tuple[list[T], int]:
+def _give_way() -> None:
+    if processes.count() == 1:  # processes must make the same calls in the same order
+        give_way()
+
+
+def in_chunks(call: Callable[[slice], T], total: int, size: int, least: int = 1) -> tuple[list[T], int]:
     """Call a function for chunks that cover `range(total)` in order. Halve what memory does not hold.
+
+    Threads that wait have their turns before each chunk.
 
     Args:
         call: the function.
         total: the number of rows, or of draws.
         size: the largest size of a chunk.
+        least: the smallest size to which a chunk is halved.
 
     Returns:
         The results, and the size of the largest chunks that fit.
 
     Raises:
-        InputError, RuntimeError and others: what the function raises, also for a chunk of one.
+        InputError, RuntimeError and others: what the function raises, also for a chunk of the least
+            size.
     """
     results: list[T] = []
     start = 0
     while start < total:
         chunk = slice(start, min(start + size, total))
+        _give_way()
         try:
             results.append(call(chunk))
         except Exception as error:
-            if chunk.stop - start == 1 or not is_out_of_memory(error):
+            if chunk.stop - start <= least or not is_out_of_memory(error):
                 raise
-            size = (chunk.stop - start) // 2
+            size = max(least, (chunk.stop - start) // 2)
             continue
         start = chunk.stop
     return results, size

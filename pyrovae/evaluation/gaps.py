@@ -27,7 +27,7 @@ from pyrovae.compute.devices import seeded
 from pyrovae.compute.progress import progress_bar
 from pyrovae.errors import check_can_end, check_counts
 from pyrovae.evaluation.arviz_adapter import pareto_khat
-from pyrovae.evaluation.chunking import in_turns, slices
+from pyrovae.evaluation.chunking import in_chunks
 from pyrovae.evaluation.guide_search import check_search, compare, search
 from pyrovae.evaluation.importance import check_num_samples
 from pyrovae.evaluation.json_files import write_json
@@ -251,17 +251,20 @@ def inference_gaps(
     searched = f"steps = {steps} with particles = {particles} for {len(x)} data"
     check_can_end(steps * particles * len(x), searched, "choose fewer steps")
     device = device_of(pair, otherwise=x.device)
-    parts = []
     with evaluating(pair), seeded(seed, device):
         with torch.no_grad():
             layout = check_scorable(pair, device, data, enumerate=True)
-        batches = list(slices(len(x), layout.at_once(batch_size, len(x))))
-        with progress_bar(progress, len(batches) * steps, "step") as bar:
-            for rows in in_turns(batches):
+        with progress_bar(progress, len(x) * steps, "step of a datum") as bar:
+
+            def of_rows(rows: slice) -> dict[str, Tensor]:
+                bar.n = rows.start * steps  # also after a larger chunk that did not fit into memory
                 arguments = data.rows(rows).to(device)
                 free = search(pair, arguments, layout, steps, particles, learning_rate, bar)
                 by_guide, by_best = compare(pair, (pair.guide, free), arguments, num_samples, layout)
-                parts.append(gap_statistics(by_guide, by_best, x.dtype))
+                return gap_statistics(by_guide, by_best, x.dtype)
+
+            sizes = [layout.at_once(most, len(x)) for most in (batch_size, 1)]
+            parts, _ = in_chunks(of_rows, len(x), *sizes)
     columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     errors = {name: columns.pop(f"error of {name}") for name in _COLUMNS}
     result = InferenceGaps(

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from pyrovae.compute.devices import seeded
 from pyrovae.errors import InputError, check_counts
-from pyrovae.evaluation.chunking import particles_at_once, slices
+from pyrovae.evaluation.chunking import in_chunks, particles_at_once
 from pyrovae.evaluation.free_guide import FreeGuide, stick_the_landing
 from pyrovae.evaluation.validation import check_scorable
 from pyrovae.programs.checks import check_pair
@@ -108,7 +108,7 @@ def search(
         optimizer.step()
         schedule.step()
         if bar is not None:
-            bar.update()
+            bar.update(len(arguments.args[0]))
     _keep_the_better(pair, free, start, arguments, layout)
     return free
 
@@ -151,9 +151,9 @@ def _draw(
 ) -> tuple[Tensor, Tensor]:
     """Return the `_scores` of K draws, computed in chunks, in 64-bit on the CPU."""
     size = particles_at_once(arguments.args[0], layout)
-    chunks = [
-        _scores(pair, arguments, rows.stop - rows.start, layout) for rows in slices(num_samples, size)
-    ]
+    chunks, _ = in_chunks(
+        lambda rows: _scores(pair, arguments, rows.stop - rows.start, layout), num_samples, size
+    )
     log_weights, bounds = zip(*chunks, strict=True)
     return torch.cat(log_weights).cpu().double(), torch.cat(bounds).cpu().double()
 

@@ -34,7 +34,7 @@ from pyrovae.evaluation.aggregated_posterior import (
     only_own_errors,
     separate_sites,
 )
-from pyrovae.evaluation.chunking import in_turns, slices
+from pyrovae.evaluation.chunking import in_chunks, slices
 from pyrovae.evaluation.json_files import write_json
 from pyrovae.evaluation.statistics import shown
 from pyrovae.evaluation.validation import check_scorable
@@ -200,12 +200,18 @@ def kl_decomposition(
         data = whole.to(device)
         separate = separate_sites(pair, data)
         terms: list[_Terms] = []
+        most = max(1, DENSITIES // len(x))
         with progress_bar(progress, num_samples * len(x), "draw") as bar:
+
+            def of_rows(rows: slice) -> _Terms:
+                found = _terms(draws, pair.guide, data, rows, layout)
+                bar.update(rows.stop - rows.start)
+                return found
+
             for part in slices(num_samples, max(1, DATA // len(x))):
                 draws = draws_of_guide(pair, data, part.stop - part.start, layout, separate)
-                for rows in in_turns(slices(len(draws), max(1, DENSITIES // len(x)))):
-                    terms.append(_terms(draws, pair.guide, data, rows, layout))
-                    bar.update(rows.stop - rows.start)
+                found, most = in_chunks(of_rows, len(draws), most)
+                terms += found
     joined = {key: torch.cat([part[key] for part in terms]).cpu() for key in terms[0]}
     columns = {key: values.unflatten(0, (num_samples, len(x))) for key, values in joined.items()}
     latents = list(draws.codes)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from pyrovae.compute.devices import seeded
 from pyrovae.errors import InputError, check_counts, check_numbers
-from pyrovae.evaluation.chunking import in_turns, slices
+from pyrovae.evaluation.chunking import in_chunks
 from pyrovae.evaluation.json_files import write_json
 from pyrovae.evaluation.validation import check_scorable
 from pyrovae.html import table
@@ -31,8 +31,10 @@ from pyrovae.programs.copies import run_copies
 from pyrovae.programs.devices import device_of
 from pyrovae.programs.distributions import closed_mean
 from pyrovae.programs.given import with_given
+from pyrovae.programs.layout import Layout
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
+from pyrovae.programs.rows import Arguments
 from pyrovae.programs.sites import continuous_latents
 
 INFORMATIVE = 0.1
@@ -179,24 +181,14 @@ def active_units(
         if number < 2:
             raise InputError(f"{name} is {number}: a variance needs at least 2.")
     device = device_of(pair, otherwise=x.device)
-    parts = []
     with evaluating(pair), seeded(seed, device), torch.no_grad():
         layout = check_scorable(pair, device, data, enumerate=False)
-        for rows in in_turns(slices(len(x), layout.at_once(max(1, _ROWS // num_samples), len(x)))):
-            arguments = data.rows(rows).to(device)
-            check_pair(pair, *arguments.args, **arguments.kwargs)
-            with pyro.validation_enabled(False):
-                trace = run_copies(
-                    layout.ways.guide,
-                    pair.guide,
-                    arguments,
-                    layout.of_guide(num_samples),
-                    extras={"mean": _mean},
-                )
-            trace = poutine.util.prune_subsample_sites(trace)
-            parts.append(
-                {name: _moments(trace.nodes[name], layout.data_dim) for name in continuous_latents(trace)}
-            )
+
+        def of_rows(rows: slice) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+            return _moments_of(pair, data.rows(rows).to(device), layout, num_samples)
+
+        sizes = [layout.at_once(most, len(x)) for most in (max(1, _ROWS // num_samples), 1)]
+        parts, _ = in_chunks(of_rows, len(x), *sizes)
     if not parts[0]:
         raise InputError("the pair has no continuous latent, so it has no units: give a pair with one.")
     variances, noise = {}, {}
@@ -205,6 +197,18 @@ def active_units(
         variances[name] = (means.var(0) - of_means.mean(0)).clamp(min=0)
         noise[name] = of_draws.mean(0)
     return ActiveUnits(variances, noise, threshold, len(x))
+
+
+def _moments_of(
+    pair: ModelAndGuide, arguments: Arguments, layout: Layout, num_samples: int
+) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+    """Return the moments of each continuous latent for some data; see `_moments`."""
+    check_pair(pair, *arguments.args, **arguments.kwargs)
+    with pyro.validation_enabled(False):
+        copies = layout.of_guide(num_samples)
+        trace = run_copies(layout.ways.guide, pair.guide, arguments, copies, extras={"mean": _mean})
+    trace = poutine.util.prune_subsample_sites(trace)
+    return {name: _moments(trace.nodes[name], layout.data_dim) for name in continuous_latents(trace)}
 
 
 def _mean(site: Mapping[str, Any]) -> Tensor | None:

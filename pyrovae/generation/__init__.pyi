@@ -23,6 +23,7 @@ from .prior import draw_latents as draw_latents
 from .prior import prior_density as prior_density
 from .prior import prior_quantiles as prior_quantiles
 from .prior import prior_site as prior_site
+from .tensorboard import TensorBoardImages as TensorBoardImages
 from .traversal import LEVELS as LEVELS
 from .traversal import manifold as manifold
 from .traversal import traverse as traverse

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from pyrovae.compute.devices import seeded
 from pyrovae.errors import InputError
+from pyrovae.evaluation.chunking import in_chunks
 from pyrovae.generation.generator import ROWS, Codes, Generator, joined
 from pyrovae.programs.accounting import has_finite_support
 from pyrovae.programs.modes import evaluating
@@ -132,11 +134,15 @@ def posterior_draws(
     """
     generator = Generator(pair, given, x)
     name = generator.prior_site(site)
-    guide, parts = poutine.trace(generator.pair.guide), []
+    guide = poutine.trace(generator.pair.guide)
+
+    def of_rows(rows: slice) -> Tensor:
+        args, kwargs = generator.arguments(torch.arange(rows.start, rows.stop))
+        drawn: Tensor = guide.get_trace(*args, **kwargs).nodes[name]["value"]
+        return drawn.cpu()
+
     with evaluating(generator.pair), seeded(seed, generator.device):
-        for rows in torch.arange(len(x)).split(ROWS):
-            args, kwargs = generator.arguments(rows)
-            parts.append(guide.get_trace(*args, **kwargs).nodes[name]["value"].cpu())
+        parts, _ = in_chunks(of_rows, len(x), ROWS)
     return torch.cat(parts)
 
 
@@ -157,8 +163,8 @@ def encoded(
     """
     wanted = [name for name in generator.code_names if only is None or name in only]
     with evaluating(generator.pair), seeded(0, generator.device), torch.no_grad():
-        parts = torch.arange(generator.size).split(ROWS)
-        codes = joined(_encoded(generator, rows, wanted) for rows in parts)
+        parts, _ = in_chunks(partial(_encoded, generator, wanted), generator.size, ROWS)
+        codes = joined(parts)
         codes |= {n: values.cpu() for n, values in generator.shared_means.items() if n in wanted}
     without = generator.without_mean
     for name in exact if without else ():
@@ -171,9 +177,10 @@ def encoded(
     return {name: codes[name] for name in wanted}
 
 
-def _encoded(generator: Generator, rows: Tensor, wanted: Collection[str]) -> Codes:
+def _encoded(generator: Generator, wanted: Collection[str], rows: slice) -> Codes:
     """Return the wanted codes that have a row for each datum."""
-    data, centre = generator.arguments(rows), AtMeans(generator.shared_means)
+    data = generator.arguments(torch.arange(rows.start, rows.stop))
+    centre = AtMeans(generator.shared_means)
     guide = poutine.trace(centre(generator.pair.guide)).get_trace(*data.args, **data.kwargs)
     model = AtMeans(generator.shared_means)(poutine.replay(generator.pair.model, trace=guide))
     nodes = traced(model, *data.args, **data.kwargs).nodes

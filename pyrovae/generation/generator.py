@@ -38,6 +38,7 @@ from torch import Tensor
 from pyrovae.compute.devices import seeded
 from pyrovae.data.checks import check_classes, check_data, holds_classes
 from pyrovae.errors import InputError, cause, warn
+from pyrovae.evaluation.chunking import in_chunks
 from pyrovae.generation.order import TRIALS, Order, order_of
 from pyrovae.generation.placeholders import ROWS as TRIED
 from pyrovae.generation.placeholders import data_sites_of, shape_of_a_datum
@@ -535,12 +536,14 @@ class Generator:
                 "no data to generate: give it a site that observes the data, pyro.sample(..., obs=x)."
             )
         rows = torch.arange(self.size) if rows is None else rows
-        parts = []
+
+        def of_part(part: slice) -> Codes:
+            given = self.each_of_data(codes, itemgetter(part))
+            trace, ordered = self.run(rows[part], given, means=True), self.order(given) is not None
+            return {name: self._image(trace, name, ordered) for name in self.data_sites}
+
         with evaluating(self.pair), seeded(seed, self.device), torch.no_grad():
-            for part in torch.arange(len(rows)).split(ROWS):
-                given = self.each_of_data(codes, itemgetter(part))
-                trace, ordered = self.run(rows[part], given, means=True), self.order(given) is not None
-                parts.append({name: self._image(trace, name, ordered) for name in self.data_sites})
+            parts, _ = in_chunks(of_part, len(rows), ROWS)
         self.warn_of_draws()
         return joined(parts)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -16,8 +17,9 @@ from pyrovae import data as data_sets
 from pyrovae.compute import processes
 from pyrovae.compute.devices import resolve_device
 from pyrovae.data import in_turn
-from pyrovae.errors import InputError
+from pyrovae.errors import InputError, NonFiniteError
 from pyrovae.evaluation.json_files import write_json
+from pyrovae.generation import TensorBoardImages
 from pyrovae.recipes.about import About
 from pyrovae.recipes.beside import NOTHING_BESIDE, Beside
 from pyrovae.recipes.course import Call, ends_of, time_of
@@ -38,6 +40,9 @@ from pyrovae.training.state import digest_of_pair
 
 MOST_AT_START = 2**27
 """The largest number of values that are read at once from data outside of memory to start training."""
+
+IMAGES = 8
+"""The number of samples, and of reconstructions, that are written for TensorBoard at once."""
 
 
 @dataclass
@@ -90,6 +95,7 @@ class Writing:
         device: "auto" or a device of torch.
         resume: whether to continue the run in the folder.
         tensorboard: whether to write scalars for TensorBoard.
+        tensorboard_images: the number of epochs between two writings of images for TensorBoard, or None.
         progress: whether to show progress bars.
         data_set: what the run remembers of its data set. None for data that are given in Python.
         begun_from: the checkpoint of another run at whose parameters this one begins. Empty if none.
@@ -99,6 +105,7 @@ class Writing:
     device: str = "auto"
     resume: bool = False
     tensorboard: bool = False
+    tensorboard_images: int | None = None
     progress: bool = False
     data_set: Known | None = None
     begun_from: str = ""
@@ -106,6 +113,12 @@ class Writing:
     def __post_init__(self) -> None:
         if self.folder is not None:
             object.__setattr__(self, "folder", expanded(self.folder))
+
+    def scalars_in(self, folder: Path) -> Path | None:
+        """Return the folder of TensorBoard's scalars. A resumed run that has some goes on with them."""
+        place = folder / "tensorboard"
+        asked = self.tensorboard or self.tensorboard_images is not None
+        return place if asked or (self.resume and place.is_dir()) else None
 
 
 @dataclass(frozen=True)
@@ -156,10 +169,25 @@ def fit_plan(
     folder.check_free(writing.resume)
     processes.wait()  # until all processes have checked, since the first one writes there next
     configuration = _configuration_of(plan, x, y, training, data, writing)
-    with folder.prepared(configuration, writing.resume):
+    with _going_on_explained(folder), folder.prepared(configuration, writing.resume):
         how = (training, data, writing, identity_of(plan, configuration), configuration.ends)
         _fit_stages(fitted, x, y, *how)
     return fitted
+
+
+@contextmanager
+def _going_on_explained(folder: RunFolder) -> Iterator[None]:
+    """Within the block, let a training that breaks down after its first epoch say how it can go on."""
+    try:
+        yield
+    except NonFiniteError as error:
+        if not folder.checkpoints():
+            raise  # nothing is left behind, and the same command can be given again
+        raise NonFiniteError(
+            f"{error}\n{folder.path} keeps the epochs before. Go on from them with a lower learning rate: "
+            f"pyrovae resume {folder.path} --learning-rate RATE (in Python Run.open({str(folder.path)!r})"
+            ".resume(learning_rate=RATE)), or train anew in another folder."
+        ) from error
 
 
 def _fit_stages(
@@ -351,22 +379,24 @@ def _fit_stage(
     call = Call(split.x, classes, given or {}, transform)
     time = time_of(pair, settings["objective"], call, own, ends)
     folder = None if writing.folder is None else folder_of(stage, fitted.plan, Path(writing.folder))
-    history = fit(
-        pair,
-        split.x,
-        classes,
-        given=given,
-        **settings,
-        **own.fit_settings(time),
-        transform=transform,
-        validation=_validation_of(stage, split),
-        device=writing.device,
-        folder=None if folder is None else folder / "checkpoints",
-        resume=folder is not None and (writing.resume or not last),
-        tensorboard=folder / "tensorboard" if folder is not None and writing.tensorboard and last else None,
-        progress=writing.progress,
-        identity=identity,
-    )
+    with _images_for_tensorboard(stage, split, fitted, writing) as callbacks:
+        history = fit(
+            pair,
+            split.x,
+            classes,
+            given=given,
+            **settings,
+            **own.fit_settings(time),
+            transform=transform,
+            validation=_validation_of(stage, split),
+            device=writing.device,
+            folder=None if folder is None else folder / "checkpoints",
+            resume=folder is not None and (writing.resume or not last),
+            tensorboard=writing.scalars_in(folder) if folder is not None and last else None,
+            progress=writing.progress,
+            callbacks=callbacks,
+            identity=identity,
+        )
     if folder is not None and processes.is_first():
         history.save(folder / "history.json")
     return history
@@ -385,6 +415,27 @@ def _objective_of(stage: Stage, classes: Tensor | None) -> dict[str, Any]:
     if stage.supervised is not None and classes is not None:
         settings |= stage.supervised(classes)
     return settings
+
+
+@contextmanager
+def _images_for_tensorboard(
+    stage: Stage, split: Split, fitted: Fitted, writing: Writing
+) -> Iterator[list[TensorBoardImages]]:
+    """Yield the callback that writes images, of held-out data if there are any, in the last stage."""
+    every, plan = writing.tensorboard_images, fitted.plan
+    if every is None or writing.folder is None or stage is not plan.stages[-1]:
+        yield []
+        return
+    held_out = split.validation is not None
+    x, y = (split.validation, split.y_validation) if held_out else (split.x, split.y)
+    first = torch.arange(min(IMAGES, len(cast(Any, x))))
+    images, y = few(_taken(cast(Source, x), first)), None if y is None else y[first]
+    given, presentation = None if stage.given is None else stage.given(images, y), fitted.presentation
+    fixed = presentation.fixed(images) if presentation.pixels == "dynamic" else images
+    shown, place = presentation.shown(fixed), Path(writing.folder) / "tensorboard" / "images"
+    callback = TensorBoardImages(plan.pair, place, fixed, given=given, shown=shown, every=every)
+    with closing(callback):
+        yield [callback]
 
 
 def _classes_of(stage: Stage, split: Split, training: Training, data: Data) -> Tensor | None:
@@ -442,7 +493,7 @@ def _check(plan: Plan, y: Tensor | None, training: Training, data: Data, writing
             f"{plan.recipe or 'the plan'} needs the class of each datum, but {int((y < 0).sum())} of "
             f"{len(y)} are unknown: leave these data out, x[y >= 0] and y[y >= 0]."
         )
-    if writing.folder is None and (writing.resume or writing.tensorboard):
+    if writing.folder is None and (writing.resume or writing.tensorboard or writing.tensorboard_images):
         raise InputError("resume and tensorboard need a run folder: pass folder=...")
     if data.shift and any(stage.given is not None for stage in plan.stages):
         raise InputError(

@@ -85,7 +85,7 @@ def evaluate(
     result = marginal_likelihood(
         pair, x, given=given, num_samples=num_samples, seed=run.training.seed, progress=progress, **options
     )
-    metrics = result.summary() | {"epochs": len(run.history.rows)} | source_of(run) | choice.content()
+    metrics = result.summary() | {"epochs": run.epochs} | source_of(run) | choice.content()
     if isinstance(pair, ExactEvidence):
         metrics["exact_log_likelihood"] = pair.log_evidence(x.to(resolve_device(device))).mean().item()
     if run.classes and y is not None:

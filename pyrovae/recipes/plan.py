@@ -139,6 +139,7 @@ class Plan:
         device: str = "auto",
         resume: bool = False,
         tensorboard: bool = False,
+        tensorboard_images: int | None = None,
         progress: bool = False,
     ) -> Fitted:
         """Train the stages one after another.
@@ -156,7 +157,10 @@ class Plan:
             folder: the run folder to write. None means that nothing is written.
             device: the device. "auto" means CUDA if it is available, else the CPU.
             resume: whether to continue the run in the folder.
-            tensorboard: whether to write scalars for TensorBoard into the folder.
+            tensorboard: whether to write scalars for TensorBoard into the folder. A resumed run that has
+                some goes on with them either way.
+            tensorboard_images: write samples and reconstructions too, each time after so many
+                epochs. None means no images.
             progress: whether to show progress bars.
 
         Returns:
@@ -176,7 +180,7 @@ class Plan:
                     f"{name}={kind.__name__}(...)."
                 )
 
-        writing = Writing(folder, device, resume, tensorboard, progress)
+        writing = Writing(folder, device, resume, tensorboard, tensorboard_images, progress)
         beside = Beside(given or {}, weight)
         return fit_plan(self, x, y, training or Training(), data or Data(), writing, beside)
 

@@ -65,6 +65,7 @@ def train(
     device: str = "auto",
     download: bool = False,
     tensorboard: bool = False,
+    tensorboard_images: int | None = None,
     progress: bool = True,
     resume: bool = False,
 ) -> Run:
@@ -79,6 +80,8 @@ def train(
         device: the device. "auto" means CUDA if it is available, else the CPU.
         download: whether a named data set may be downloaded.
         tensorboard: whether to write scalars for TensorBoard.
+        tensorboard_images: write samples and reconstructions too, each time after so many
+            epochs. None means no images.
         progress: whether to show progress bars.
         resume: whether to go on with the run in the folder, if it has one already.
 
@@ -107,7 +110,8 @@ def train(
         images = data_sets.load(data.data, seed=data.split_seed, download=download)
     about = About(images.shape, images.num_classes, data.labels is not None, training.seed)
     plan = build(about, **(options or {}))
-    writing = Writing(folder, device, resume, tensorboard, progress, Known.of(images))
+    board = (tensorboard, tensorboard_images)
+    writing = Writing(folder, device, resume, *board, progress, Known.of(images))
     fit_plan(plan, images.x_train, images.y_train, training, data, writing)
     return Run.open(folder, own_names(recipe, plan.options))
 
@@ -289,18 +293,20 @@ class Run:
         """
         expected, found = self._identity, {}
         for stage in self.plan.stages:
-            saved = load_checkpoint(folder_of(stage, self.plan, self.folder) / "checkpoints")
+            saved = self._loaded(stage, needs_history=False)
             self._check_together(stage, saved, expected)
             _load(stage, self.about, saved["best_state"] or saved["state"])
             expected = expected | {beneath(stage): digest_of_pair(stage.pair)}
-            found[stage.name] = {
-                "file": saved["file"],
-                "history": History(**saved["history"]),
-                "state": saved["best_state"] or saved["state"],
-            }
+            kept = {name: saved[name] for name in ("file", "epochs", "history")}
+            found[stage.name] = kept | {"state": saved["best_state"] or saved["state"]}
         for module in modules_of(self.plan.pair):
             module.eval()
         return found
+
+    def _loaded(self, stage: Stage, needs_history: bool) -> dict[str, Any]:
+        """Read the newest sound checkpoint of a stage."""
+        folder = folder_of(stage, self.plan, self.folder) / "checkpoints"
+        return load_checkpoint(folder, run=self.config.run, needs_history=needs_history)
 
     @property
     def _identity(self) -> dict[str, Any]:
@@ -375,13 +381,30 @@ class Run:
         return name
 
     @property
+    def epochs(self) -> int:
+        """The number of finished epochs of the last stage, up to the checkpoint that was read."""
+        number: int = self.checkpoints[self.plan.stages[-1].name]["epochs"]
+        return number
+
+    @property
     def histories(self) -> dict[str, History]:
-        """The history of each stage by its name, up to the checkpoints that were read."""
-        return {name: saved["history"] for name, saved in self.checkpoints.items()}
+        """The history of each stage by its name, up to the checkpoints that were read.
+
+        Raises:
+            CheckpointError: the file with the rows of a history has been lost or altered.
+        """
+        for saved in self.checkpoints.values():
+            if saved["history"] is None:
+                raise CheckpointError(
+                    f"the history of {self.folder} has been lost or altered since {saved['file']} was "
+                    "written: restore its file checkpoints/history-*.jsonl. Commands that need no "
+                    "history, such as evaluate and sample, go on without it."
+                )
+        return {name: History(**saved["history"]) for name, saved in self.checkpoints.items()}
 
     @property
     def history(self) -> History:
-        """The history of the last stage, up to the checkpoint that was read."""
+        """The history of the last stage; see `histories`."""
         return self.histories[self.plan.stages[-1].name]
 
     @property
@@ -561,7 +584,15 @@ class Run:
         own = settings_of(self.plan.stages[-1], self.training)
         return split_off(x, self.images.y_train, own, self.data)
 
-    def resume(self, *, device: str = "auto", progress: bool = True, **changes: Any) -> Run:
+    def resume(
+        self,
+        *,
+        device: str = "auto",
+        tensorboard: bool = False,
+        tensorboard_images: int | None = None,
+        progress: bool = True,
+        **changes: Any,
+    ) -> Run:
         """Continue the training.
 
         Beyond the last epoch the learning rate warms up and decays once more over the new epochs, and a
@@ -569,6 +600,10 @@ class Run:
 
         Args:
             device: the device. "auto" means CUDA if it is available, else the CPU.
+            tensorboard: whether to write scalars for TensorBoard. A run that has some goes on with them
+                either way.
+            tensorboard_images: write samples and reconstructions too, each time after so many
+                epochs. None means no images.
             progress: whether to show progress bars.
             changes: new values of settings of the training, such as `epochs=200`.
 
@@ -594,7 +629,8 @@ class Run:
         moved = isinstance(self.asked, str) and not self.config.from_python
         data = self.data.changed(data=_from_anywhere(str(self.asked))) if moved else self.data
         fresh = Run(self.folder, self.config, self.own)  # with initial parameters
-        writing = Writing(self.folder, device, True, False, progress, self._known)
+        board = (tensorboard, tensorboard_images)
+        writing = Writing(self.folder, device, True, *board, progress, self._known)
         fit_plan(fresh.plan, images.x_train, images.y_train, training, data, writing)
         return Run.open(self.folder, self.own)
 
@@ -645,7 +681,7 @@ class Run:
             saved = self.checkpoints[stage.name]["state"]
             plan = plan.with_stage(number, start=partial(_begin, stage, self.about, saved))
         begun = f"{self.checkpoint} of run {self.config.run}"
-        writing = Writing(folder, device, False, False, progress, self._known, begun)
+        writing = Writing(folder, device, progress=progress, data_set=self._known, begun_from=begun)
         fit_plan(plan, images.x_train, images.y_train, training, self.data, writing)
         return Run.open(folder, own_names(plan.recipe, plan.options))
 
@@ -679,7 +715,7 @@ class Run:
             if checkpoints_in(folder):
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # the training reads them again, and warns
-                    self._check_together(stage, load_checkpoint(folder), expected)
+                    self._check_together(stage, self._loaded(stage, needs_history=True), expected)
 
     def _checked_values(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """Return options, training and data of the configuration, checked and converted to their types."""

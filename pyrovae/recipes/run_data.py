@@ -48,7 +48,7 @@ class Scored:
         if self.file is None:
             return ""
         plain = re.sub(r"[^\w.-]", "-", Path(self.file).stem)[:60]
-        return f"_{plain}_{fingerprint(self.x).rpartition(' ')[2][:8]}"
+        return f"_{plain}_{values_of(self.x, self.y)[:8]}"
 
 
 @dataclass(frozen=True, eq=False)

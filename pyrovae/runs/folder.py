@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pyrovae.compute import processes
-from pyrovae.errors import CheckpointError, InputError
+from pyrovae.errors import InputError
 from pyrovae.locks import is_lock, one_writer
 from pyrovae.runs.configuration import ConfigFile, Configuration, Session
 from pyrovae.runs.provenance import git_commit, versions
@@ -86,7 +86,8 @@ class RunFolder:
     def prepared(self, configuration: Configuration, resume: bool) -> Iterator[None]:
         """Write config.json, and let no other process write here within.
 
-        If the training within is refused before it has written a checkpoint, the folder is left as it was.
+        If the training within fails before it has written a checkpoint, the folder is left as it was, so
+        that the same command can be given again with other settings.
 
         Args:
             configuration: the configuration to write.
@@ -101,23 +102,35 @@ class RunFolder:
         with one_writer(self.path):
             self.check_free(resume)  # again, now that no other process writes
             former = self.config_path.read_bytes() if self.config_path.is_file() else None
-            written = self._content(configuration, former)
+            written, before = self._content(configuration, former), self.checkpoints()
             write_atomically(self.config_path, written)
             try:
                 yield
-            except (InputError, CheckpointError):
-                self._put_back(former, written)
+            except Exception:  # after Ctrl-C the run can be resumed from its beginning
+                if not self.checkpoints() - before:
+                    self._put_back(former, written, configuration.run)
                 raise
 
-    def _put_back(self, former: bytes | None, written: bytes) -> None:
-        """Restore config.json as it was, unless checkpoints need it or another process has changed it."""
-        with suppress(OSError):  # the refusal is what the user must be told
+    def checkpoints(self) -> set[Path]:
+        """Return the files of the checkpoints of all stages."""
+        return {*self.path.glob("**/epoch-*.pt")}
+
+    def _put_back(self, former: bytes | None, written: bytes, run: str) -> None:
+        """Restore config.json as it was, unless another process has changed it.
+
+        Of a new run, the history of an epoch that has no checkpoint is removed too.
+        """
+        with suppress(OSError):  # the failure is what the user must be told
             if self.config_path.read_bytes() != written:
                 return
             if former is not None:
                 write_atomically(self.config_path, former)
-            elif not any(self.path.glob("**/epoch-*.pt")):
-                self.config_path.unlink()
+                return
+            self.config_path.unlink()
+            for path in [*self.path.glob(f"**/history-{run}.jsonl")]:
+                path.unlink()
+                for folder in (path.parent, path.parent.parent):
+                    folder.rmdir()  # where it is empty
 
     def _content(self, configuration: Configuration, former: bytes | None) -> bytes:
         """Return the content of config.json. A resumed run keeps its first record and gets a new one."""

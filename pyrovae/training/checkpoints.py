@@ -145,12 +145,13 @@ def checkpoints_in(folder: Path) -> list[CheckpointFile]:
     return sorted(files, key=lambda file: (file.epoch, _modified(file.path), file.digest), reverse=True)
 
 
-def find_checkpoint(folder: Path | None, resume: bool) -> dict[str, Any] | None:
+def find_checkpoint(folder: Path | None, resume: bool, run: str | None = None) -> dict[str, Any] | None:
     """Return the newest checkpoint of a folder that this process writes, or None.
 
     Args:
         folder: the folder, which exists; None means that the run writes no checkpoints.
         resume: whether the run continues from the checkpoint.
+        run: the run's name; see `load_checkpoint`.
 
     Raises:
         InputError: there is a checkpoint, but `resume` is False.
@@ -163,12 +164,18 @@ def find_checkpoint(folder: Path | None, resume: bool) -> dict[str, Any] | None:
             f"{folder} already holds checkpoints: pass resume=True to continue from them, or name "
             "another folder."
         )
-    content = load_checkpoint(folder)
+    content = load_checkpoint(folder, run=run)
     _remove_older(folder / content["file"])  # which a crash may have left
     return content
 
 
-def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+def load_checkpoint(
+    folder: Path,
+    device: torch.device | str = "cpu",
+    *,
+    run: str | None = None,
+    needs_history: bool = True,
+) -> dict[str, Any]:
     """Read the newest sound checkpoint in a folder. Those that cannot be read are skipped with a warning.
 
     A training may go on in the folder meanwhile.
@@ -176,42 +183,68 @@ def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> dict[st
     Args:
         folder: the folder.
         device: the device of the tensors.
+        run: the run's name. Checkpoints of other runs are skipped with a warning then, if there are some of
+            this one. None means that the newest checkpoint tells which run it is.
+        needs_history: whether a checkpoint is skipped if the rows of its history have been lost. If not,
+            one without them is taken where all have lost them, with a warning.
 
     Returns:
         The values of the checkpoint by name. `history` has its rows, and `lines` the bytes that hold them;
-        `file` is the checkpoint's name.
+        both are None if the rows have been lost. `epochs` is the number of finished epochs, and `file` the
+        checkpoint's name.
 
     Raises:
         CheckpointError: there are no checkpoints, or none can be read.
     """
     for _ in range(_TRIES):
         files = checkpoints_in(folder)
-        content, refusals = _newest_sound(files, device)
+        own = [file for file in files if file.run == run] or files
+        content, refusals = _newest_sound(own, device, needs_history)
         if not refusals or files == checkpoints_in(folder):
             break  # else a training has replaced files while they were read
     if content is None:
         raise _none_found(folder, refusals)
-    for refusal in refusals:
-        warnings.warn(f"{refusal} Using {content['file']} instead.", stacklevel=2)
+    name = content["file"]
+    taken = f"Using {name} {'without its history' if content['history'] is None else 'instead'}."
+    later = files[: next(number for number, file in enumerate(files) if file.path.name == name)]
+    refusals += [
+        f"{file.path} is another run's checkpoint: move it to the run that wrote it."
+        for file in later
+        if file not in own
+    ]
+    for text in refusals:
+        warnings.warn(f"{text} {taken}", stacklevel=2)
     return content
 
 
 def _newest_sound(
-    files: list[CheckpointFile], device: torch.device | str
+    files: list[CheckpointFile], device: torch.device | str, needs_history: bool
 ) -> tuple[dict[str, Any] | None, list[str]]:
     """Return the first checkpoint that can be read, and why those before it cannot."""
     refusals: list[str] = []
+    without_history, known = None, 0
     for file in files:
         try:
-            return _read(file, device), refusals
+            content = _read(file, device)
+            try:
+                return content | _history(file.path, content), refusals
+            except CheckpointError:
+                if without_history is None:
+                    without_history, known = content | {"history": None, "lines": None}, len(refusals) + 1
+                raise
         except CheckpointError as error:
             refusals.append(str(error))
-    return None, refusals
+    if needs_history or without_history is None:
+        return None, refusals
+    return without_history, refusals[:known]
 
 
 def _none_found(folder: Path, refusals: list[str]) -> CheckpointError:
     if refusals:
-        return CheckpointError(" ".join(refusals) + " There is no sound one to fall back on.")
+        return CheckpointError(
+            " ".join(refusals) + " There is no sound one to fall back on: restore what has been lost or "
+            "altered, or train in another folder."
+        )
     if _former(folder):
         return CheckpointError(
             f"the checkpoints in {folder} were written by pyrovae 0.2.0 or before, in a format that this "
@@ -253,16 +286,19 @@ def _read(file: CheckpointFile, device: torch.device | str) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} is refused: it is not a checkpoint of a training run ({cause(error)})."
         ) from error
-    found = _history(path, content)
-    if (epochs := len(found["history"]["rows"])) not in (0, file.epoch):
+    if (epochs := content["history"]["epochs"]) not in (0, file.epoch):
         raise CheckpointError(
             f"{path} is refused: it is of epoch {epochs}, and of epoch {file.epoch} by its name."
         )
-    return content | {"file": path.name} | found
+    return content | {"file": path.name, "epochs": epochs}
 
 
 def _history(path: Path, content: dict[str, Any]) -> dict[str, Any]:
-    """Return the history that belongs to a checkpoint, with its rows, and the lines that hold them."""
+    """Return the history that belongs to a checkpoint, with its rows, and the lines that hold them.
+
+    Raises:
+        CheckpointError: the file with the rows has been lost, or altered.
+    """
     kept = content["history"]
     of_history = history_path(path.parent, content["run"])
     try:
@@ -274,7 +310,7 @@ def _history(path: Path, content: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"it has {len(rows)} epochs, and the checkpoint {kept['epochs']}")
     except (msgspec.MsgspecError, ValueError, CheckpointError) as error:
         raise CheckpointError(
-            f"{path} is refused: its history in {of_history.name} is not the one that it was written with "
+            f"{path}: its history in {of_history.name} is not the one that it was written with "
             f"({cause(error)})."
         ) from error
     found = {"best_epoch", "stopped_early", "stopped_by_callback"}

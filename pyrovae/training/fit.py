@@ -238,7 +238,7 @@ def fit(
         run = TrainingRun(pair, data, validation_data, settings)
         run.start_or_resume()
         scalars = settings.tensorboard if processes.is_first() else None
-        with tensorboard_scalars(scalars) as write_row:
+        with tensorboard_scalars(scalars, run.history.rows) as write_row:
             run.train(write_row)
     processes.wait()  # until the last checkpoint is written
     return run.history

@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -231,19 +231,35 @@ def rows_in(lines: bytes) -> list[Row]:
 
 
 @contextmanager
-def tensorboard_scalars(folder: str | Path | None) -> Iterator[Callable[[Mapping[str, float]], None]]:
-    """Yield a function that writes a history row to TensorBoard. Without a folder it does nothing."""
+def tensorboard_scalars(
+    folder: str | Path | None, rows: Sequence[Row] = ()
+) -> Iterator[Callable[[Mapping[str, float]], None]]:
+    """Yield a function that writes a history row to TensorBoard. Without a folder it does nothing.
+
+    Args:
+        folder: the folder of TensorBoard's files.
+        rows: the rows of a run that goes on. The last one is written again, since the run may have been
+            killed before it was written. All are written if the folder holds no scalars yet.
+    """
     if folder is None:
         yield lambda row: None
         return
-    from torch.utils.tensorboard import SummaryWriter  # slow to import, and rarely needed
-
-    with SummaryWriter(str(folder)) as writer:
+    written = any(Path(folder).glob("events.out.tfevents.*"))
+    with ExitStack() as stack:
+        writers: list[Any] = []
 
         def write(row: Mapping[str, float]) -> None:
-            for name in row.keys() - {"epoch", "step"}:
-                writer.add_scalar(name, row[name], int(row["step"]))
+            if not writers:  # no file before there is a row
+                from torch.utils.tensorboard import SummaryWriter  # slow to import, and rarely needed
 
+                purged = SummaryWriter(str(folder), purge_step=int(row["step"]))
+                writers.append(stack.enter_context(purged))
+            for name in row.keys() - {"epoch", "step"}:
+                writers[0].add_scalar(name, row[name], int(row["step"]))
+            writers[0].flush()
+
+        for row in rows[-1:] if written else rows:
+            write(row)
         yield write
 
 

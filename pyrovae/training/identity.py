@@ -124,7 +124,7 @@ def check_same_run(
         )
     changed = [name for name in MAY_CHANGE if not _agree(name, begun, identity)]
     if changed:
-        lines = [f"{name} {_shown(begun[name])} -> {_shown(identity[name])}" for name in changed]
+        lines = [f"{name} {_change(begun[name], identity[name])}" for name in changed]
         warn(
             f"the run in {folder} goes on after epoch {done} with other settings than those of its "
             f"beginning: {'; '.join(lines)}."
@@ -186,6 +186,28 @@ def _shown(value: Any) -> str:
     if isinstance(value, Collection) and len(text := str(value)) > 80:
         return text[:77] + "..."
     return str(value)
+
+
+def _change(begun: Any, now: Any) -> str:
+    """Return a setting of the beginning and of now for a message, schedules by where they begin and end."""
+    if isinstance(begun, dict) and begun.keys() == now.keys():
+        changes = {name: _change(value, now[name]) for name, value in begun.items() if value != now[name]}
+        return ", ".join(f"of {name!r} {change}" for name, change in changes.items())
+    shown = [_course(v) if _is_schedule(v) else _shown(v) for v in (begun, now)]
+    same_ends = " (by another course)" if shown[0] == shown[1] else ""
+    return f"{shown[0]} -> {shown[1]}{same_ends}"
+
+
+def _is_schedule(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 1 and all(isinstance(each, float) for each in value)
+
+
+def _course(values: list[float]) -> str:
+    """Return the values of a schedule over the epochs in words."""
+    first, last, low, high = values[0], values[-1], min(values), max(values)
+    if low == high:
+        return str(first)
+    return f"from {first:g} to {last:g}" if first != last else f"between {low:g} and {high:g}"
 
 
 def _hint(begun: Any, now: Any) -> str:

@@ -80,7 +80,8 @@ class TrainingRun:
         self.device = data.device
         self.folder = None if settings.folder is None else Path(settings.folder)
         self.history = History()
-        self.name = str((settings.identity or {}).get("run") or new_run())
+        self._known_as = (settings.identity or {}).get("run")
+        self.name = str(self._known_as or new_run())
         self._lines: HistoryFile | None = None
         transform = described(settings.transform)  # before it is called, which may change it
         self.prepared = prepare(data.given.bound_to(pair, data.device), data, validation, settings)
@@ -133,7 +134,8 @@ class TrainingRun:
             processes.check_alike(alike | _versions())
         seed_streams(self.settings.seed)
         processes.set_as_in_first(self._tensors().values())
-        found = find_checkpoint(self.folder, self.settings.resume) if processes.is_first() else None
+        asked = (self.folder, self.settings.resume, self._known_as)
+        found = find_checkpoint(*asked) if processes.is_first() else None
         if saved := processes.from_first(found):
             try:
                 self._load(saved)

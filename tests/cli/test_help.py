@@ -10,6 +10,8 @@ from small_runs import pyrovae
 
 from pyrovae.cli.app import COMMANDS
 from pyrovae.recipes import RECIPES, load_recipe, options_of
+from pyrovae.recipes.options import shared_options
+from pyrovae.recipes.settings import MAY_CHANGE
 
 HEAVY = ("torch", "pyro", "numpy", "matplotlib", "sklearn", "scipy", "arviz", "torchvision", "tensorboard")
 
@@ -44,7 +46,7 @@ def shown_options(printed):
 def test_help_of_a_model_shows_its_options_and_no_others_with_defaults(model):
     printed = pyrovae("train", model, "--help")
     shown, options = shown_options(printed), options_of(load_recipe(model))
-    run = {"out", "config", "device", "download", "tensorboard", "quiet"}
+    run = {"out", "config", "device", "download", "tensorboard", "tensorboard_images", "quiet"}
     assert shown.keys() == options.keys() | run
     for name, option in options.items():
         assert option.help in shown[name]
@@ -54,6 +56,12 @@ def test_help_of_a_model_shows_its_options_and_no_others_with_defaults(model):
     groups = re.findall(r"^(\w+):$", printed, re.M)
     assert groups == ["Model", "Training", "Data", "Run"]
     assert RECIPES[model].summary.split(":")[0] in printed
+
+
+def test_help_of_resume_shows_the_settings_that_may_change():
+    shown, training = shown_options(pyrovae("resume", "--help")), shared_options("Training")
+    assert MAY_CHANGE - {"data"} <= shown.keys() & training.keys()
+    assert all(training[name].help in shown[name] for name in ("learning_rate", "beta"))
 
 
 def test_the_options_of_a_chosen_component_are_shown_with_it():

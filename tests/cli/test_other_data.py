@@ -55,6 +55,16 @@ def test_all_rows_of_other_data_are_scored_as_the_runs_are_and_the_result_names_
     assert run.metrics is None, "these are not of its test data"
 
 
+def test_results_of_files_of_one_name_with_other_classes_lie_apart(folder, tmp_path):
+    arrays, marks = dict(np.load(tmp_path / "new.npz")), set()
+    for number, y in enumerate((arrays["y"], 1 - arrays["y"], None)):
+        place = tmp_path / str(number)
+        place.mkdir()
+        np.savez(place / "new.npz", x=arrays["x"], **({} if y is None else {"y": y}))
+        marks.add(Run.open(folder, data=place / "new.npz").scored.mark)
+    assert len(marks) == 3
+
+
 def test_own_data_are_known_by_their_values_wherever_they_lie(folder):
     pyrovae("evaluate", folder, *WORDS)
     before = files(folder)

@@ -86,7 +86,7 @@ def test_commands_that_cannot_be_are_refused_in_one_line(
         (["interpolate", "--steps", 1], "steps is 1", 1),
         (["interpolate", "--count", 0], "0 test data were asked for", 1),
         (["resume", "--epochs", 0], "epochs is 0", 2),
-        (["resume", "--compile", "of"], "compile 'of'.*'off?'", 2),
+        (["resume", "--compile", "of"], '"of" for --compile.*Did you mean "off"', 2),
         (["resume", "--device", "cuda:99"], "device 'cuda:99' cannot be used", 1),
         (["sample", "--posterior", "iaf"], "posterior is 'iaf'.*FILE.py", 1),
         (["sample", "--posterior", "mine.py:Mine"], "not trained with a posterior of your own", 1),

@@ -92,6 +92,45 @@ def test_a_disk_that_fills_up_meanwhile_costs_no_result(command, run, monkeypatc
     assert re.search(r"ELBO +=|label-spreading +\d", capsys.readouterr().out)
 
 
+OUT = {
+    "evaluate": ("result.json", lambda run, *more: ["evaluate", run, *WORDS, *more]),
+    "classify": ("result.json", lambda run, *more: ["classify", run, "--labels", 5, *more]),
+    "encode": ("result.npz", lambda run, *more: ["encode", run, *more]),
+    **{
+        suffix: (f"plates.{suffix}", lambda run, *more: ["plates", "vae", *more])
+        for suffix in ("png", "svg", "pdf", "dot", "tex")
+    },
+}
+
+
+@pytest.mark.filterwarnings("ignore:k-hat")
+@pytest.mark.parametrize(("name", "words"), OUT.values(), ids=OUT)
+def test_out_replaces_what_the_same_command_has_made_and_else_only_if_asked(name, words, run, tmp_path):
+    out = tmp_path / name
+    out.touch()  # an empty file, as mktemp leaves it
+    for _ in range(2):
+        pyrovae(*words(run, "--out", out))
+        assert len(out.read_bytes()) > 100
+    out.write_bytes(b"of another program")
+    with pytest.raises(InputError, match=rf"{name} exists, and this command has not made it.*--overwrite"):
+        pyrovae(*words(run, "--out", out))
+    assert out.read_bytes() == b"of another program"
+    pyrovae(*words(run, "--out", out, "--overwrite"))
+    assert len(out.read_bytes()) > 100
+
+
+@pytest.mark.filterwarnings("ignore:k-hat")
+def test_out_does_not_replace_another_commands_result_nor_a_device(run, tmp_path):
+    out = tmp_path / "result.json"
+    pyrovae("classify", run, "--labels", 5, "--out", out)
+    os.mkfifo(tmp_path / "queue")
+    for path, named in ((out, "has not made it"), (tmp_path / "queue", "is no file"), (run, "is no file")):
+        with pytest.raises(InputError, match=named):
+            pyrovae("evaluate", run, "--out", path, *WORDS)
+    with pytest.raises(InputError, match="is no file"):
+        pyrovae("plates", "vae", "--out", tmp_path / "queue", "--overwrite")
+
+
 def test_a_figure_tells_its_source(tmp_path):
     from matplotlib.figure import Figure
 

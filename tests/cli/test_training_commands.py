@@ -1,5 +1,6 @@
 """Commands that train, and what they write."""
 
+import io
 import json
 import re
 import sys
@@ -7,9 +8,12 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from small_runs import PNG, files, pyrovae, small_words, train_by_words
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pyrovae.errors import InputError
+from pyrovae.generation import sample_images
 from pyrovae.likelihoods.table import LIKELIHOODS
 from pyrovae.networks.table import NETWORKS
 from pyrovae.recipes import Run
@@ -114,9 +118,60 @@ def test_an_early_stop_is_told_in_one_line(tmp_path):
     assert int(re.search(r"trained (\d+) epochs", more)[1]) >= int(epochs) + 3
 
 
-def test_tensorboard_is_written_when_asked_for(tmp_path):
-    train_by_words(tmp_path / "run", "vae", "--tensorboard")
-    assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
+def board_of(folder):
+    """What TensorBoard shows of a folder: the steps of each scalar, and the images by step."""
+    events = EventAccumulator(str(folder), size_guidance={"images": 0})
+    events.Reload()
+    scalars = {name: [event.step for event in events.Scalars(name)] for name in events.Tags()["scalars"]}
+    return scalars, {name: events.Images(name) for name in events.Tags()["images"]}
+
+
+def test_tensorboard_goes_on_by_itself_when_a_run_is_resumed(run):
+    pyrovae("resume", run, "--epochs", 2, "--tensorboard", "--quiet")
+    pyrovae("resume", run, "--epochs", 3, "--quiet")
+    steps = [row["step"] for row in Run.open(run).history.rows]
+    scalars, images = board_of(run / "tensorboard")
+    assert scalars["elbo"] == scalars["kl"] == steps
+    assert len(steps) == 3
+    assert images == {}
+
+
+@pytest.mark.parametrize(
+    ("model", "words", "kinds"),
+    [
+        ("vae", ["--likelihood", "categorical"], {"samples", "reconstructions", "data"}),
+        ("m1m2", ["--labels", "5"], {"samples", "reconstructions", "data"}),
+        ("cvae", ["--condition", "class"], {"samples", "reconstructions", "data"}),
+        ("autoencoder", [], {"reconstructions", "data"}),
+    ],
+    ids=["levels", "two stages", "conditional", "no prior"],
+)
+def test_tensorboard_gets_images_on_request(model, words, kinds, tmp_path):
+    train_by_words(
+        tmp_path / "run", model, *words, "--tensorboard-images", 2, "--epochs", 5, "--batch-size", 2000
+    )
+    run = Run.open(tmp_path / "run")
+    scalars, _ = board_of(run.folder / "tensorboard")
+    assert scalars["loss"] == [1, 2, 3, 4, 5]
+    _, images = board_of(run.folder / "tensorboard" / "images")
+    steps = {kind: [event.step for event in each] for kind, each in images.items()}
+    assert steps == {kind: [2] if kind == "data" else [2, 4] for kind in kinds}
+
+
+def test_images_for_tensorboard_are_those_of_the_trained_pair(tmp_path):
+    train_by_words(tmp_path / "run", "vae", "--tensorboard-images", 1, "--validation-fraction", 0)
+    run = Run.open(tmp_path / "run")
+    _, images = board_of(run.folder / "tensorboard" / "images")
+    sent = Image.open(io.BytesIO(images["samples"][0].encoded_image_string))
+    found = torch.from_numpy(np.array(sent.convert("L"))).reshape(8, 8, 8).movedim(1, 0)
+    assert torch.equal(found, (sample_images(run.pair, 8, 0)[:, 0] * 255).to(torch.uint8))
+
+
+def test_images_for_tensorboard_are_refused_for_data_that_are_no_images(tmp_path):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32))
+    with pytest.raises(InputError, match=r"TensorBoard shows images with 1 or 3 channels.*\(4, 3\)"):
+        train_by_words(tmp_path / "run", "ppca", "--data", tmp_path / "x.npy", "--tensorboard-images", 1)
+    assert not (tmp_path / "run").exists()
 
 
 def test_colour_images_of_the_users_own_are_trained_and_drawn(tmp_path):

@@ -211,6 +211,17 @@ def test_broken_torchvision(tmp_path, monkeypatch, failure):
         load("mnist", root=tmp_path)
 
 
+def test_torchvision_that_is_not_installed_is_told_with_the_extra(tmp_path, monkeypatch):
+    for module in [m for m in sys.modules if m.split(".")[0] == "torchvision"]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setattr(sys, "path", [])
+    for name in ("mnist", "fashion-mnist", "cifar10"):
+        with pytest.raises(
+            InputError, match=rf"^{name} is read .*: pip install 'pyrovae\[images\]', or use"
+        ):
+            load(name, root=tmp_path)
+
+
 @pytest.fixture
 def mirror(tmp_path, monkeypatch, small_mnist):
     """A local mirror of a small MNIST."""

@@ -118,6 +118,8 @@ def test_bad_values(save, x, match):
     [
         (np.arange(19) % 2, "20 data but 19 labels"),
         (np.arange(21) % 2, "20 data but 21 labels"),
+        (np.zeros((0,), dtype=int), r"y has shape \(0,\)"),
+        (np.zeros((0, 16), dtype=np.float32), r"y has shape \(0, 16\) and dtype float32"),
         (np.arange(20) % 2 * 1.0, "dtype float64, expected integer classes"),
         (np.array(["cat"] * 20), "expected integer classes"),
         (np.zeros((20, 2), dtype=int), r"shape \(20, 2\)"),
@@ -381,7 +383,7 @@ def test_unknown_name_suggests_the_nearest(name, near):
     assert "Did you mean" not in str(caught.value)
 
 
-@pytest.mark.parametrize("seed", [-1, 2**32])
+@pytest.mark.parametrize("seed", [-1, 2**32, True])
 def test_bad_seed(seed):
     with pytest.raises(InputError, match=f"seed is {seed}"):
         load("digits", seed=seed)

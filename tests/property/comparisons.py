@@ -71,7 +71,7 @@ def _classes_before(program: Program, name: str) -> set[str]:
 
 
 def has_class_of_the_model_outside_of_one_of_the_guide(program: Program) -> bool:
-    """A class of the model alone, and an enumerated one of the guide in a plate that the first is not in."""
+    """A class of the model alone, and an enumerated one of the guide in a plate within the first one."""
     alone = [set(site.plates) for site in program.sites if site.role == "summed"]
     in_guide = [set(site.plates) for site in program.enumerated if site.in_guide]
     return any(outer < inner for outer in alone for inner in in_guide)
@@ -234,7 +234,7 @@ class Case:
     @property
     def samples(self) -> int:
         """The number of the library's draws: fewer where it may have to run one copy at a time."""
-        if self.program.globals and not is_plain(self.program):
+        if not is_plain(self.program) and (self.program.globals or has_several_classes(self.program)):
             return 200
         return 4000 if self.program.is_joint else 1000
 

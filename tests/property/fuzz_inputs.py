@@ -36,7 +36,7 @@ from pyrovae.recipes import Data, Run, Training
 from pyrovae.storage import is_partial
 
 BOUND = 20.0
-"""The number of seconds within which an attack must end."""
+"""The number of seconds within which an attack must end, without those in which others had the core."""
 
 Attack = tuple[str, Any]
 
@@ -148,7 +148,7 @@ _TRAIN = [
         "width",
     ),
     *("posterior", "prior", "likelihood", "network", "objective", "config", "device", "nonsense", "out"),
-    *("flow-steps", "components", "particles", "free-bits", "steps"),
+    *("flow-steps", "components", "particles", "free-bits", "steps", "tensorboard-images"),
 ]
 _COMMANDS = [
     "evaluate",
@@ -173,6 +173,8 @@ _OPTIONS = [
     "compile",
     "recipe",
     "data",
+    "learning-rate",
+    "tensorboard-images",
 ]
 _MODELS = ["vae", "m2", "ppca", "hvae", "bnn", "m1m2", "", "nonsense", "mine.py:build"]
 _given = st.tuples(st.sampled_from(_TRAIN), st.sampled_from(_WORDS))
@@ -412,7 +414,7 @@ def outcome(attack: Attack, run: Path, folder: Path) -> str:
     """
     shutil.copytree(run, folder / "run")
     shutil.copy(run.parent / "own.npz", folder / "own.npz")
-    before, start, here = set(_names(folder)), time.monotonic(), Path.cwd()
+    before, start, here = set(_names(folder)), _seconds(), Path.cwd()
     os.chdir(folder)
     kind, values = attack
     try:
@@ -430,7 +432,16 @@ def outcome(attack: Attack, run: Path, folder: Path) -> str:
         return f"left behind: {left}"
     if kind == "command line" and result in ("InputError", "usage") and left:
         return f"left behind by a refusal: {left}"
-    return result if time.monotonic() - start < BOUND else f"took {time.monotonic() - start:.0f} s"
+    return result if (seconds := _seconds() - start) < BOUND else f"took {seconds:.0f} s"
+
+
+def _seconds() -> float:
+    """The time, without what this thread has waited for a core so far."""
+    try:
+        waited = int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):  # not on Linux
+        waited = 0.0
+    return time.monotonic() - waited
 
 
 def _names(folder: Path) -> list[str]:

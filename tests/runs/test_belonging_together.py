@@ -1,6 +1,7 @@
 """Checkpoint, configuration and data that do not belong together are refused, with what differs."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -53,6 +54,58 @@ def test_another_runs_checkpoint_is_refused(command, run, others):
     for path in (others.folder / "checkpoints").iterdir():
         shutil.copy(path, run.folder / "checkpoints")
     in_one_line(command, run.folder, "(run was|run =) '?[0-9a-f]{8}")
+
+
+LATER = {
+    **{name: ASKED[name] for name in ("evaluate", "sample", "resume")},
+    "curves": lambda folder: pyrovae("curves", folder),
+}
+
+
+@pytest.fixture(scope="module")
+def foreign(others, tmp_path_factory):
+    """The last checkpoint of the other run, with 4 epochs, and its history."""
+    folder = shutil.copytree(others.folder, tmp_path_factory.mktemp("longer") / "run")
+    Run.open(folder).resume(epochs=4, device="cpu", progress=False)
+    return [checkpoints_in(folder / "checkpoints")[0].path, *(folder / "checkpoints").glob("history-*")]
+
+
+@pytest.mark.filterwarnings("ignore:k-hat")
+@pytest.mark.parametrize("command", LATER.values(), ids=LATER)
+def test_another_runs_later_checkpoint_is_passed_over(command, run, foreign):
+    own = run.config.run
+    for path in foreign:
+        shutil.copy(path, run.folder / "checkpoints")
+    with pytest.warns(UserWarning, match="another run's") as said:
+        command(run.folder)
+    place = run.folder / "checkpoints" / foreign[0].name
+    of_checkpoints = [str(each.message) for each in said if "move it" in str(each.message)]
+    for text in of_checkpoints:
+        assert re.fullmatch(
+            rf"{place} is another run's checkpoint: move it to the run that wrote it\. "
+            rf"Using epoch-0000[23]-{own}-\w+\.pt instead\.",
+            text,
+        )
+    assert place.read_bytes() == foreign[0].read_bytes()
+
+
+@pytest.mark.filterwarnings("ignore:k-hat")
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_text("{}")])
+def test_readers_that_need_no_history_go_on_without_it(damage, run):
+    epochs, (history,) = run.epochs, (run.folder / "checkpoints").glob("history-*")
+    metrics = lambda: json.loads((run.folder / "metrics.json").read_text())  # noqa: E731
+    ASKED["evaluate"](run.folder)
+    expected = metrics()
+    damage(history)
+    for command in ("evaluate", "sample"):
+        with pytest.warns(UserWarning, match=rf"{history.name} .*Using {run.checkpoint} without its hist"):
+            ASKED[command](run.folder)
+    assert metrics() == expected
+    assert expected["epochs"] == epochs == 2
+    with pytest.warns(UserWarning, match="without"), pytest.raises(CheckpointError, match="restore its f"):
+        pyrovae("curves", run.folder)
+    with pytest.raises(CheckpointError, match=rf"{history.name}.*restore what has been lost"):
+        ASKED["resume"](run.folder)
 
 
 EDITED = {
@@ -152,11 +205,11 @@ def test_another_m1_beneath_is_refused(name, whose, stacked, tmp_path):
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"learning_rate": 0.5}, r"learning_rate \[0\.0, 0\.003.* -> \[0\.0, 0\.32"),
-        ({"rate_warm_up": 0.0}, r"learning_rate \[0\.0.* -> \[0\.005"),
-        ({"decay": "none"}, r"learning_rate \[0\.0.* -> \[0\.0, "),
-        ({"beta": 0.25}, r"beta \[0\.0, 0\.5, 1.* -> \[0\.0, 0\.125"),
-        ({"warm_up": 8.0}, r"beta \[0\.0, 0\.5.* -> \[0\.0, 0\.0625"),
+        ({"learning_rate": 0.5}, r"learning_rate between 0 and 0\.00\d+ -> between 0 and 0\.\d+"),
+        ({"rate_warm_up": 0.0}, r"learning_rate between 0 and 0\.00\d+ -> from 0\.005 to 0"),
+        ({"decay": "none"}, r"learning_rate between 0 and 0\.00\d+ -> from 0 to 0\.005"),
+        ({"beta": 0.25}, r"beta from 0 to 1 -> from 0 to 0\.25"),
+        ({"warm_up": 8.0}, r"beta from 0 to 1 -> from 0 to 0\.\d+"),
     ],
     ids=str,
 )
@@ -170,8 +223,8 @@ def test_rates_and_weights_may_change_are_used_and_said(values, said, run):
 
 
 WEIGHTS = {
-    "m2": ("alpha", r"objective's weights .*'alpha': .* -> .*'alpha': "),
-    "pcvae": ("prediction", r"weights \{'y'"),
+    "m2": ("alpha", r"objective's weights of 'alpha' [\d.]+ -> [\d.]+\."),
+    "pcvae": ("prediction", r"weights of 'y' [\d.]+ -> [\d.]+\."),
     "cpcvae": ("consistency", "weights "),
 }
 

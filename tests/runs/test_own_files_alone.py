@@ -2,7 +2,9 @@
 
 import errno
 import fcntl
+import itertools
 import os
+import re
 import shutil
 import signal
 import threading
@@ -13,10 +15,10 @@ import pytest
 import torch
 from crashes import Killed, killed
 from processes import context
-from small_runs import files, train_small
+from small_runs import files, pyrovae, train_small
 
 from pyrovae import locks
-from pyrovae.errors import CheckpointError, InputError
+from pyrovae.errors import CheckpointError, InputError, NonFiniteError
 from pyrovae.locks import check_still_writer, one_writer
 from pyrovae.recipes import Run, fitting
 from pyrovae.training import fit
@@ -75,6 +77,54 @@ def test_a_configuration_that_another_process_has_changed_is_left(tmp_path, monk
     with pytest.raises(InputError, match="grey pixels"):
         train_small(tmp_path / "run")
     assert config.read_text() == "{}"
+
+
+@pytest.mark.parametrize("error", [NonFiniteError, OSError, RuntimeError])
+def test_a_run_that_fails_in_its_first_epoch_can_be_begun_again_with_other_settings(
+    error, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr("pyrovae.training.loop.check_finite", raising(error("not finite")))
+        with pytest.raises(error, match=r"^not finite$"):
+            train_small(tmp_path / "new" / "run")
+    assert not list(tmp_path.iterdir())
+    assert len(train_small(tmp_path / "new" / "run").history.rows) == 2
+
+
+def test_a_run_that_breaks_down_later_says_how_it_goes_on_and_does(tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr("pyrovae.training.loop.check_finite", raising(NonFiniteError("not finite"), after=1))
+        with pytest.raises(NonFiniteError, match="not finite") as caught:
+            train_small(tmp_path / "run")
+    words = re.search(r"pyrovae (resume .* --learning-rate) RATE", str(caught.value))[1].split()
+    with pytest.warns(UserWarning, match=r"learning_rate 0\.001 -> 0\.0005"):
+        printed = pyrovae(*words, "0.0005", "--quiet")
+    assert "trained 2 epochs" in printed
+    assert Run.open(tmp_path / "run").training.learning_rate == 0.0005
+
+
+def test_a_resumed_run_that_fails_later_keeps_its_new_settings(run, monkeypatch):
+    """Else the epochs that it has finished would be more than those that its configuration asks for."""
+    monkeypatch.setattr(
+        "pyrovae.training.loop.check_finite", raising(NonFiniteError("not finite"), after=1)
+    )
+    with pytest.raises(NonFiniteError, match="not finite"):
+        run.resume(epochs=5, device="cpu", progress=False)
+    monkeypatch.undo()
+    again = Run.open(run.folder)
+    assert (again.epochs, again.training.epochs) == (3, 5)
+    assert len(again.resume(device="cpu", progress=False).history.rows) == 5
+
+
+def raising(error, after=0):
+    """Return a function that raises an error from a call on."""
+    calls = itertools.count()
+
+    def call(*_):
+        if next(calls) >= after:
+            raise error
+
+    return call
 
 
 # Checkpoints

@@ -23,6 +23,52 @@ def test_the_progress_bar_shows_the_two_terms_and_can_be_left_out(make_vae, bina
     assert capsys.readouterr().err == ""
 
 
+def test_progress_in_a_log_is_lines_and_on_a_terminal_a_bar(make_vae, binary_images, capfd, monkeypatch):
+    train(make_vae(), binary_images, progress=True)
+    log = capfd.readouterr().err
+    assert "\r" not in log
+    lines = log.splitlines()
+    assert 1 <= len(lines) <= 3, "one from time to time, and the last"
+    assert "6/6" in lines[-1]
+    assert log.endswith("\n")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    train(make_vae(), binary_images, progress=True)
+    assert "\r" in capfd.readouterr().err
+
+
+def scalars_in(folder):
+    """The steps and values of each scalar, as TensorBoard reads them."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    found = {name: events.Scalars(name) for name in events.Tags()["scalars"]}
+    return {name: [(event.step, event.value) for event in each] for name, each in found.items()}
+
+
+@pytest.mark.parametrize("killed", [0, 1], ids=["at its end", "before its last scalars"])
+def test_scalars_of_a_resumed_run_go_on_without_a_gap_or_a_repetition(
+    killed, make_vae, binary_images, tmp_path, monkeypatch
+):
+    board, how = tmp_path / "board", {"folder": tmp_path / "run", "tensorboard": tmp_path / "board"}
+    train(make_vae(), binary_images, epochs=3 - killed, **how)
+    if killed:  # when the checkpoint was written, and its scalars were not
+        train(make_vae(), binary_images, epochs=3, folder=tmp_path / "run", resume=True)
+    history = train(make_vae(), binary_images, epochs=5, resume=True, **how)
+    found = scalars_in(board)
+    assert found.keys() == history.rows[0].keys() - {"epoch", "step"}
+    for name, values in found.items():
+        assert [step for step, _ in values] == [3, 6, 9, 12, 15]
+        assert [value for _, value in values] == pytest.approx(history[name], rel=1e-6)
+
+
+def test_scalars_that_begin_later_have_all_epochs(make_vae, binary_images, tmp_path):
+    train(make_vae(), binary_images, epochs=2, folder=tmp_path / "run")
+    how = {"folder": tmp_path / "run", "resume": True, "tensorboard": tmp_path / "board"}
+    history = train(make_vae(), binary_images, epochs=3, **how)
+    assert [value for _, value in scalars_in(tmp_path / "board")["elbo"]] == pytest.approx(history["elbo"])
+
+
 def test_tensorboard_holds_the_historys_scalars(make_vae, binary_images, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

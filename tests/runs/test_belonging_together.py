@@ -128,7 +128,7 @@ def test_a_configuration_that_was_edited_is_refused(field, command, run):
 @pytest.mark.parametrize(
     ("group", "name", "value", "named"),
     [
-        ("options", "likelihood", "gaussian", r"options\.likelihood was 'gaussian' .* is 'bernoulli' now"),
+        ("options", "network", "gated", r"options\.network was 'gated' .* is 'mlp' now"),
         ("training", "seed", 1, r"training\.seed was 1 .* is 0 now"),
         ("data", "shift", 1, r"data\.shift was 1 .* is 0 now"),
     ],
@@ -205,9 +205,9 @@ def test_another_m1_beneath_is_refused(name, whose, stacked, tmp_path):
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"learning_rate": 0.5}, r"learning_rate between 0 and 0\.00\d+ -> between 0 and 0\.\d+"),
-        ({"rate_warm_up": 0.0}, r"learning_rate between 0 and 0\.00\d+ -> from 0\.005 to 0"),
-        ({"decay": "none"}, r"learning_rate between 0 and 0\.00\d+ -> from 0 to 0\.005"),
+        ({"learning_rate": 0.5}, r"learning_rate from 0 to 0\.00\d+ -> from 0 to 0\.\d+"),
+        ({"rate_warm_up": 0.0}, r"learning_rate from 0 to 0\.00\d+ -> from 0\.005 to 0\.\d+"),
+        ({"decay": "none"}, r"learning_rate from 0 to 0\.00\d+ -> from 0 to 0\.005"),
         ({"beta": 0.25}, r"beta from 0 to 1 -> from 0 to 0\.25"),
         ({"warm_up": 8.0}, r"beta from 0 to 1 -> from 0 to 0\.\d+"),
     ],

@@ -74,8 +74,6 @@ def test_the_options_of_a_chosen_component_are_shown_with_it():
 def test_help_shows_defaults_of_other_commands():
     for command, default in {
         "evaluate": "5000",
-        "sample": "100",
-        "reconstruct": "10",
         "interpolate": "12",
     }.items():
         assert f"[default: {default}]" in pyrovae(command, "--help")

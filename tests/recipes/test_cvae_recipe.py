@@ -47,6 +47,7 @@ def test_a_run_is_given_the_class_of_each_datum(tmp_path, digits):
     assert diagram_of(again).generative_edges == {("c", "z"), ("c", "x"), ("z", "x")}
 
 
+@pytest.mark.filterwarnings("ignore:k-hat")
 @pytest.mark.parametrize("condition", ["quadrant", "half", "three-quarters"])
 def test_a_part_of_the_image_is_given_and_the_rest_is_scored(condition, digits):
     made = cvae(About.of(digits.x_train), condition=condition, **SMALL)

@@ -85,7 +85,7 @@ def test_the_options_of_the_chosen_components_join_those_of_the_recipe():
 def test_models_with_classes_take_the_estimators_defaults_and_others_the_command_lines():
     """Where the three faces of version 0.1 differed."""
     m2, vae = options_of(load_recipe("m2")), options_of(load_recipe("vae"))
-    chosen = {"latent_dim": 20, "alpha": 25.0, "spread": True, "neighbours": 15, "batch_size": 100}
+    chosen = {"latent_dim": 20, "alpha": 25.0, "spread": True, "neighbours": 7, "batch_size": 100}
     chosen |= {"epochs": 50, "vae_epochs": 50, "vae_beta": 0.1, "beta": 1.0, "learning_rate": 2e-3}
     chosen |= {"decay": "cosine", "validation_fraction": 0.0, "vae_validation_fraction": 0.0}
     assert {name: m2[name].default for name in chosen} == chosen

@@ -97,7 +97,7 @@ def test_a_run_that_breaks_down_later_says_how_it_goes_on_and_does(tmp_path, mon
         with pytest.raises(NonFiniteError, match="not finite") as caught:
             train_small(tmp_path / "run")
     words = re.search(r"pyrovae (resume .* --learning-rate) RATE", str(caught.value))[1].split()
-    with pytest.warns(UserWarning, match=r"learning_rate 0\.001 -> 0\.0005"):
+    with pytest.warns(UserWarning, match=r"learning_rate from 0 to 0\.00\d+ -> from 0 to 0\.000\d+"):
         printed = pyrovae(*words, "0.0005", "--quiet")
     assert "trained 2 epochs" in printed
     assert Run.open(tmp_path / "run").training.learning_rate == 0.0005

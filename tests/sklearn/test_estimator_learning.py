@@ -86,7 +86,7 @@ def test_fit_repeats_itself_and_leaves_random_states_alone(quick, blobs, few):
 def test_the_latents_are_those_of_the_programs(quick, blobs, few):
     X, _ = blobs
     fitted = quick("pcvae").fit(X, few)
-    x = torch.as_tensor((X - X.mean(0)) / X.std(0)).float()
+    x = torch.as_tensor(X).float()  # the model standardises vectors itself
     torch.testing.assert_close(
         torch.as_tensor(fitted.transform(X)), latent_means(fitted.model_, x), rtol=1e-4, atol=1e-4
     )

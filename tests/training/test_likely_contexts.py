@@ -172,7 +172,7 @@ def test_an_objective_with_baselines_is_refused_with_objectives_that_work(object
 
 def test_a_column_that_pyros_objective_lacks_is_explained(x):
     history = train(PPCA((3,), 1), x, objective=Trace_ELBO())
-    with pytest.raises(KeyError, match=r"no column 'elbo', but loss.*Pyro's objectives report no terms"):
+    with pytest.raises(KeyError, match=r"no column 'elbo', but epoch.*Pyro's objectives report no terms"):
         history["elbo"]
     assert len(history["loss"]) == 2
 

@@ -19,7 +19,8 @@ def comparison(models: Comparison, axes: Axes | None = None) -> Figure:
     """
     rows = models.models
     if axes is None:
-        axes = Canvas(figsize=(6, 1.3 + 0.4 * len(rows)), layout="constrained").subplots()
+        width = 6 + 0.08 * max(len(row.name) for row in rows)
+        axes = Canvas(figsize=(width, 1.3 + 0.4 * len(rows)), layout="constrained").subplots()
     places = range(len(rows))
     below = [-row.difference for row in rows]
     errors = [row.difference_std_error for row in rows]

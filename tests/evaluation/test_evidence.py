@@ -458,6 +458,7 @@ def test_the_summary_is_of_the_values_for_each_datum(result):
         "precision_error": None,
         "joint": False,
         "notes": [],
+        "data": "",
     }
     text = str(result)
     assert "-2.000 +- 0.250 nats per datum (Monte Carlo, K = 50)" in text

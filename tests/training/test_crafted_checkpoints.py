@@ -56,7 +56,10 @@ CRAFTED = {
     "no settings": (put(None, "settings"), "is refused: it is not a checkpoint"),
     "empty settings": (put({}, "settings"), "cannot be restored"),
     "history without bytes": (without("history", "bytes"), "is refused: it is not a checkpoint"),
-    "history of another length": (put(5, "history", "epochs"), r"it has 1 epochs, and the checkpoint 5"),
+    "history of another length": (
+        put(5, "history", "epochs"),
+        r"it is of epoch 5, and of epoch 1 by its name",
+    ),
     "history beyond its file": (
         put(10**9, "history", "bytes"),
         "its first lines are not those of the checkpoint",

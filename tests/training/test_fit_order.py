@@ -57,11 +57,10 @@ def test_classes_reach_the_program_with_their_data(binary_images):
 
     class Labelled(PPCA):
         def model(self, x, y=None):
-            pairs.append((x, y))
             super().model(x)
 
         def guide(self, x, y=None):
-            assert y is not None
+            pairs.append((x, y))
             super().guide(x)
 
     x = binary_images.clone()

@@ -84,7 +84,9 @@ def test_a_longer_schedule_that_begins_alike_is_no_change(make_vae, binary_image
     history = train(make_vae(), binary_images, epochs=5, folder=tmp_path, resume=True, learning_rate=longer)
     steps = [epoch - 1 / 3 for epoch in (3, 4, 5)]  # the last ones of the new epochs
     assert history["learning_rate"][2:] == pytest.approx([longer(step) for step in steps])
-    with pytest.warns(UserWarning, match=r"other settings .*: learning_rate from 0\.02 to 0\.0029\d* -> 0\.5\.$"):
+    with pytest.warns(
+        UserWarning, match=r"other settings .*: learning_rate from 0\.02 to 0\.0029\d* -> 0\.5\.$"
+    ):
         train(make_vae(), binary_images, epochs=6, folder=tmp_path, resume=True, learning_rate=0.5)
 
 

@@ -110,7 +110,7 @@ def kl_curves(history: History, axes: Axes) -> Figure:
         (line,) = other.plot(history["epoch"], beta, color=GREY, lw=1.2, ls="--", label="beta (right)")
         other.set_ylim(0, 1.05 * max(beta))
         other.spines["top"].set_visible(False)
-        axes.legend(handles=[*axes.get_lines(), line], fontsize=8, frameon=False, loc="lower right")
+        axes.legend(handles=[*axes.get_lines(), line], fontsize=8, frameon=False, loc="center")
     return figure
 
 

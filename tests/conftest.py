@@ -3,6 +3,7 @@ parameter store, and leaves nothing there."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,6 +21,11 @@ from pyrovae.models import CPCVAE, M1M2, M2, PPCA, VAE
 from pyrovae.networks import MLP, WithClass
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import Classes, StandardNormal
+
+
+# A shell that starts the tests in the background lets them ignore Ctrl-C, and their processes with them.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

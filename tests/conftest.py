@@ -22,7 +22,6 @@ from pyrovae.networks import MLP, WithClass
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import Classes, StandardNormal
 
-
 # A shell that starts the tests in the background lets them ignore Ctrl-C, and their processes with them.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

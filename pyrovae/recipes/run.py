@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import msgspec
 import torch
@@ -116,6 +116,8 @@ def train(
     return Run.open(folder, own_names(recipe, plan.options))
 
 
+Content = TypeVar("Content")
+
 GIVEN = "the data given in Python"
 
 AskedData = str | Path | Tensor | tuple[Tensor, Tensor | None]
@@ -130,22 +132,21 @@ class _Limit(msgspec.Struct):
     seed: int
 
 
-class _Metrics(msgspec.Struct):
-    """The values in metrics.json that figures and commands read. Other ones may be there."""
+class _OfCheckpoint(msgspec.Struct):
+    """The checkpoint that a result is of."""
 
     checkpoint: str
+
+
+class _Metrics(_OfCheckpoint):
+    """The values in metrics.json that figures and commands read. Other ones may be there."""
+
     log_likelihood: float | None
     mean_std_error: float | None
     num_samples: int
     exact_log_likelihood: float | None = None
     test_error: float | None = None
     limit: _Limit | None = None
-
-
-class _OfCheckpoint(msgspec.Struct):
-    """The checkpoint that a result is of."""
-
-    checkpoint: str
 
 
 def own_names(recipe: str, options: Mapping[str, Any]) -> dict[str, str]:
@@ -414,12 +415,7 @@ class Run:
         Raises:
             InputError: metrics.json is damaged.
         """
-        path = self.folder / "metrics.json"
-        if not path.is_file():
-            return None
-        text, what = path.read_bytes(), "the metrics of a run"
-        known = decoded(text, _Metrics, path, what)
-        return decoded(text, dict[str, Any], path, what) if known.checkpoint == self.checkpoint else None
+        return self._of_this_checkpoint("metrics.json", "the metrics of a run", _Metrics, dict[str, Any])
 
     @property
     def verdict(self) -> Verdict | None:
@@ -428,12 +424,25 @@ class Run:
         Raises:
             InputError: verdict.json is damaged.
         """
-        path = self.folder / "verdict.json"
+        return self._of_this_checkpoint("verdict.json", "the verdict on a run", _OfCheckpoint, Verdict)
+
+    def _of_this_checkpoint(
+        self, file: str, what: str, known: type[_OfCheckpoint], kind: type[Content]
+    ) -> Content | None:
+        """Read a result of the run. Return None if there is none, or if it is of another checkpoint.
+
+        Args:
+            file: the name of its file.
+            what: a name for it, for messages.
+            known: the values that every such file has, with their types.
+            kind: the type of the whole content.
+        """
+        path = self.folder / file
         if not path.is_file():
             return None
-        text, what = path.read_bytes(), "the verdict on a run"
-        known = decoded(text, _OfCheckpoint, path, what)
-        return decoded(text, Verdict, path, what) if known.checkpoint == self.checkpoint else None
+        text = path.read_bytes()
+        is_of_this = decoded(text, known, path, what).checkpoint == self.checkpoint
+        return decoded(text, kind, path, what) if is_of_this else None
 
     @cached_property
     def images(self) -> Images:

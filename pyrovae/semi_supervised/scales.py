@@ -13,6 +13,7 @@ from pyrovae.networks import Standardisation
 from pyrovae.programs import ModelAndGuide
 from pyrovae.programs.pair import takes_pair
 from pyrovae.programs.reach import modules_of
+from pyrovae.programs.rows import Arguments
 
 STARTS = 50
 """The number of data at whose latents the decoder is asked."""
@@ -48,13 +49,11 @@ def decoder_scales(pair: ModelAndGuide, z: Tensor, *, given: Mapping[str, Any] |
     """
     rows = torch.linspace(0, len(z) - 1, min(STARTS, len(z))).long()
     count = z.shape[1]
-    repeated = {
-        name: value[rows].repeat(count, *[1] * (value.dim() - 1)) if _has_rows(value, len(z)) else value
-        for name, value in (given or {}).items()
-    }
+    few = Arguments((z,), given or {}).rows(rows)
+    repeated = few.repeated(count).kwargs
     steps = 0.5 * torch.eye(count, dtype=z.dtype).unsqueeze(1)
     above, below = (
-        _decoded(pair, (z[rows] + step).flatten(0, 1), repeated).unflatten(0, (count, -1))
+        _decoded(pair, (few.args[0] + step).flatten(0, 1), repeated).unflatten(0, (count, -1))
         for step in (steps, -steps)
     )
     return ((above - below) / _units_of(pair)).square().sum(-1).mean(-1).sqrt()
@@ -67,12 +66,8 @@ def _units_of(pair: ModelAndGuide) -> Tensor:
     return torch.ones(1) if found is None else found.scale.detach().flatten().cpu()
 
 
-def _has_rows(value: Any, count: int) -> bool:
-    return isinstance(value, Tensor) and value.dim() > 0 and len(value) == count
-
-
 def _decoded(pair: ModelAndGuide, z: Tensor, given: Mapping[str, Any]) -> Tensor:
     """Return E[x | z], `(B, D)`."""
-    example = {name: value[:1] if _has_rows(value, len(z)) else value for name, value in given.items()}
+    example = Arguments((z,), given).rows(slice(1)).kwargs
     site = code_site(pair, given=example or None)
     return only_site(images_of(pair, {site: z}, given=given or None)).flatten(1)

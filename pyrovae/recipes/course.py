@@ -14,6 +14,7 @@ from pyrovae.compute.progress import say
 from pyrovae.data import Transform
 from pyrovae.objectives.importance import IWAE
 from pyrovae.objectives.objective import Objective, as_objective
+from pyrovae.programs.given import given_of
 from pyrovae.programs.pair import ModelAndGuide
 from pyrovae.programs.structure import Structure
 from pyrovae.recipes.settings import Time, Training
@@ -88,16 +89,14 @@ def ends_of(former: Configuration | None, training: Training, folder: Path, prog
 def _enumerates_alone(pair: ModelAndGuide, call: Call, seed: int) -> bool:
     """Whether the model enumerates a class that the guide lacks: the logarithm of a sum has no beta."""
     all_known = call.y is not None and not bool((call.y < 0).any())
-    given = {
-        name: value[:2] if isinstance(value, Tensor) and value.shape[:1] == (call.num_data,) else value
-        for name, value in call.given.items()
-    }
     with seeded(seed):
         try:
             x = few(call.x, 2)
             x = x if call.transform is None else call.transform(x)
             y = (call.y[:2],) if call.y is not None and all_known else ()
-            found = Structure(pair, (x, *y), given)
+            given = given_of(pair, call.given, call.num_data, bool(y))
+            first = {name: values[:2] for name, values in given.rows.items()}
+            found = Structure(pair, (x, *y), first | dict(given.whole))
             return any(found[name].enumerated for name in found.model_only)
         except Exception:  # of programs that do not run, of which the training tells more
             return False

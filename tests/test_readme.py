@@ -58,7 +58,8 @@ def run_commands(text: str) -> int:
 @pytest.fixture
 def in_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)  # a sweep has one job for a core
+    # A sweep trains as many runs at a time as there are cores: one, and so in this process.
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
     return tmp_path
 
 

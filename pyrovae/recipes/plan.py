@@ -183,7 +183,9 @@ class Plan:
                     f"{name}={kind.__name__}(...)."
                 )
 
-        writing = Writing(folder, device, resume, tensorboard, tensorboard_images, progress, verdict=verdict)
+        writing = Writing(
+            folder, device, resume, tensorboard, tensorboard_images, progress, verdict=verdict
+        )
         beside = Beside(given or {}, weight)
         return fit_plan(self, x, y, training or Training(), data or Data(), writing, beside)
 

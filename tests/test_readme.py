@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from small_runs import pyrovae
 
+pytestmark = pytest.mark.verdict
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 RESULTS = (ROOT / "experiments/results/README.md").read_text()

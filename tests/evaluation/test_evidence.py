@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 
 import pyro
 import pyro.distributions as dist
@@ -52,9 +53,13 @@ def test_the_reported_errors_cover_the_truth_as_often_as_they_promise(make_ppca,
     ppca = make_ppca(4, dimensions=8, spread=1.4)
     x = draw(ppca, 4)
     exact = ppca.log_evidence(x)
+    # Each datum has draws of its own, so copies of the data stand for 200 estimates.
+    all_results = score(ppca, x.repeat(200, 1), num_samples=400, bounds=())
     data_covered, mean_covered = [], []
-    for seed in range(200):
-        result = score(ppca, x, num_samples=400, bounds=(), seed=seed)
+    for rows in torch.arange(800).view(200, 4):
+        result = replace(
+            all_results, log_px=all_results.log_px[rows], std_error=all_results.std_error[rows]
+        )
         data_covered.append((result.log_px - exact).abs() < 1.96 * result.std_error)
         mean_covered.append(abs(result.mean - exact.mean().item()) < 1.96 * result.mean_std_error)
     coverage = torch.stack(data_covered).double().mean(0)
@@ -524,4 +529,4 @@ def test_peak_memory_does_not_grow_with_the_number_of_draws():
     few = peak(500)
     # All draws at once would take 330 MB beside the 860 MB that the process takes anyway.
     # Now and then a process reports hundreds of MB more, whatever the number of draws: so it may try again.
-    assert any(peak(10_000) < 1.1 * few for _ in range(3))
+    assert any(peak(50_000) < 1.1 * few for _ in range(3))

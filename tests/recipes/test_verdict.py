@@ -16,6 +16,8 @@ from pyrovae.priors import StandardNormal
 from pyrovae.recipes import About, Plan, Run, Stage, Training, fitting, load_recipe, ppca
 from pyrovae.recipes.verdict import Verdict, verdict_of
 
+pytestmark = pytest.mark.verdict
+
 FEW = Training(epochs=1, batch_size=50)
 
 

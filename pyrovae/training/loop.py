@@ -45,7 +45,8 @@ from pyrovae.training.plain import check_readable, described, plain
 from pyrovae.training.preparation import prepare
 from pyrovae.training.settings import Numbers, Settings
 from pyrovae.training.state import TrainedState
-from pyrovae.training.step import EagerStep, build_step
+from pyrovae.training.step import EagerStep
+from pyrovae.training.steps import build_step
 from pyrovae.training.trainable import Trainable
 from pyrovae.training.validation import Validation
 

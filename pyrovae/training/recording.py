@@ -77,9 +77,10 @@ class Recorded:
         Raises:
             NotTraceable: the function changes from run to run.
         """
+        assert self.graph is not None
         expected, memory = self._run()
         with self.undisturbed():
-            found = self(*self.example)
+            found = self.graph.checked(*self.example)
         differs = difference(found, expected) is not None
         if differs and (by := difference(self._run()[0], expected)):
             raise NotTraceable(f"two runs of the program on the same minibatch and draws differ: {by}")

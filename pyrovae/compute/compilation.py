@@ -347,17 +347,39 @@ def _log1p(x: Tensor) -> Tensor:
     return torch.where((y == 1) | (y == torch.inf), x, y.log() * (x / (y - 1)))
 
 
+def _multinomial(
+    weights: Tensor, num_samples: int, replacement: bool = False, *, generator: Any = None
+) -> Tensor:
+    """Draw categories as torch does, without its check of the weights, which waits for a GPU."""
+    if replacement and num_samples > 1:
+        return NotImplemented
+    races = torch.empty_like(weights).exponential_(1, generator=generator)
+    return (weights / races).topk(num_samples, -1).indices
+
+
+def _normal(mean: Any, std: Any = 1.0, *, generator: Any = None) -> Tensor:
+    """Draw from normal distributions as torch does, without its check that scales are not negative."""
+    either = mean if isinstance(mean, Tensor) else std
+    shape = torch.broadcast_shapes(*(getattr(each, "shape", ()) for each in (mean, std)))
+    return either.new_empty(shape).normal_(generator=generator) * std + mean
+
+
 def decompositions(example: Sequence[Tensor]) -> dict[Any, Function]:
-    """Return the operations that a graph replaces by simpler ones: on a CPU, log1p and what contains it.
+    """Return the operations that a graph replaces by others.
+
+    On a CPU they are log1p and what contains it, which are replaced by faster ones. Where kernels are
+    captured they are draws that check their arguments' values, since a capture cannot wait for the answer.
+    The numbers drawn are the same.
 
     Args:
-        example: the arguments of the function that is recorded; on a GPU nothing is replaced.
+        example: the arguments of the function that is recorded.
 
     Returns:
         A function for each replaced operation, as `make_fx` takes them.
     """
-    if any(tensor.is_cuda for tensor in example):
-        return {}
+    if any(capture.captures_on(tensor.device) for tensor in example):
+        normals = (aten.normal.Tensor_Tensor, aten.normal.float_Tensor, aten.normal.Tensor_float)
+        return {aten.multinomial.default: _multinomial} | dict.fromkeys(normals, _normal)
     contain_log1p = (aten.binary_cross_entropy_with_logits, aten.softplus, aten.log_sigmoid_forward)
     return get_decompositions(contain_log1p) | {aten.log1p.default: _log1p}
 

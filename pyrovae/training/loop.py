@@ -21,12 +21,14 @@ from pyrovae._version import __version__
 from pyrovae.compute import processes
 from pyrovae.compute.devices import seeded
 from pyrovae.compute.interrupts import end_in_order, interrupts_deferred
+from pyrovae.compute.precision import check_precision, products_in
 from pyrovae.compute.progress import progress_bar
 from pyrovae.compute.streams import as_plain, from_plain, seed_streams, set_streams, streams
 from pyrovae.compute.turns import give_way
 from pyrovae.errors import CheckpointError, InputError, NonFiniteError, cause
 from pyrovae.objectives.elbo import ELBO
 from pyrovae.programs.checks import check_pair
+from pyrovae.programs.modes import buffers_kept
 from pyrovae.programs.pair import ModelAndGuide
 from pyrovae.programs.parameters import module_parameters
 from pyrovae.programs.reach import modules_of
@@ -51,6 +53,8 @@ from pyrovae.training.trainable import Trainable
 from pyrovae.training.validation import Validation
 
 WriteRow = Callable[[Mapping[str, float]], None]
+
+_MEASURED = 5  # the minibatches on which the effect of rounded products is measured
 
 
 class TrainingRun:
@@ -86,6 +90,9 @@ class TrainingRun:
         self._lines: HistoryFile | None = None
         transform = described(settings.transform)  # before it is called, which may change it
         self.prepared = prepare(data.given.bound_to(pair, data.device), data, validation, settings)
+        kinds = (value.dtype for value in self.prepared.parameters.values() if value.is_floating_point())
+        self._precision = (settings.precision, data.device, next(kinds, torch.float32))
+        check_precision(*self._precision)
         self.data = replace(data, shuffle=not self.prepared.in_order)
         self.parameters = Trainable(
             pair, self.prepared.parameters, self.prepared.trained, settings.make_optimizer
@@ -157,6 +164,29 @@ class TrainingRun:
         Args:
             write_row: a function that is called with each epoch's row of the history.
         """
+        if self.settings.precision != "float32" and self.history.precision_error is None:
+            self.history.precision_error = self._rounding()
+        with products_in(*self._precision):
+            self._train(write_row)
+
+    def _rounding(self) -> float:
+        """Return the mean absolute change of the loss by rounded products, over the first minibatches."""
+        numbers, size = self.settings.final_numbers(), self.data.parts[-1].batch_size
+        losses: dict[str, list[float]] = {"float32": [], self.settings.precision: []}
+        for precision, of_precision in losses.items():
+            with (
+                seeded(self.settings.seed, self.device),
+                buffers_kept(self.pair),
+                torch.no_grad(),
+                products_in(precision, *self._precision[1:]),
+            ):
+                for number in range(min(_MEASURED, self.data.steps)):
+                    batch = self.data.first(number * size)
+                    of_precision.append(float(self.prepared.loss(batch, numbers.beta, numbers.weights)[0]))
+        exact, rounded = losses.values()
+        return sum(abs(a - b) for a, b in zip(exact, rounded, strict=True)) / len(exact)
+
+    def _train(self, write_row: WriteRow) -> None:
         steps, epochs = self.data.steps, self.settings.epochs
         first = len(self.history.rows)
         progress = self.settings.progress and processes.is_first()

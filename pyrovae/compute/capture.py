@@ -168,20 +168,19 @@ def _no_waiting() -> Iterator[None]:
 # The recorded operations
 
 
-def on_device(graph: fx.GraphModule, live: Mapping[str, Tensor], device: torch.device) -> fx.GraphModule:
+def on_device(graph: fx.GraphModule, device: torch.device) -> fx.GraphModule:
     """Return a record whose operations can be captured: they run on the device alone, and do not wait.
 
-    Constants that the record copies from the CPU lie on the device from now on. What the record would check
-    by a value, such as whether a matrix could be factorised, is left out.
+    Tensors that the record copies from the CPU lie on the device from now on, with the values of now. What
+    the record would check by a value, such as whether a matrix could be factorised, is left out.
 
     Args:
         graph: the record, from `make_fx`.
-        live: the tensors in it that may change, by name.
         device: the device.
 
     Raises:
-        CaptureFailed: an operation draws or computes on the CPU, reads a tensor there that may change, or
-            has a result whose size depends on values. The message names it.
+        CaptureFailed: an operation draws random numbers on the CPU, copies values to it, or has a result
+            whose size depends on values. The message names it.
     """
     nodes = fx.Graph()
     nodes.output(nodes.graph_copy(graph.graph, {}))
@@ -194,11 +193,6 @@ def on_device(graph: fx.GraphModule, live: Mapping[str, Tensor], device: torch.d
         elif node.op == "get_attr":
             tensor = getattr(found, str(node.target))
             if tensor.device != device:
-                if node.target in live:
-                    raise CaptureFailed(
-                        f"the program uses a tensor of shape {tuple(tensor.shape)} on {tensor.device}, "
-                        f"which may change: move it to {device}, or make it a buffer of its module"
-                    )
                 constants[node] = tensor.clone()
         elif node.op == "call_function":
             _check_size(node)

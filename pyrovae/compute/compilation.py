@@ -134,6 +134,7 @@ class Recording:
         baked: the tensors that the function makes from Python's values, by name. The graph keeps them.
         operations: the graph, run operation by operation.
         run: the compiled graph.
+        frozen: those of the live tensors whose values the compiled graph keeps, since they lie elsewhere.
 
     Attributes:
         live: the tensors that the function closes over, by name.
@@ -147,8 +148,10 @@ class Recording:
         baked: Mapping[str, Tensor],
         operations: Function,
         run: Function,
+        frozen: Sequence[Tensor] = (),
     ) -> None:
         self._code, self.live, self._baked = code, live, baked
+        self._frozen = [(tensor, tensor.detach().clone()) for tensor in frozen]
         self.operations, self._run = operations, run
 
     def __call__(self, *tensors: Tensor) -> list[Tensor]:
@@ -180,11 +183,17 @@ class Recording:
             found.update(tensor.cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes())
         return found.hexdigest()[:16]
 
+    @property
+    def is_current(self) -> bool:
+        """Whether the tensors whose values the compiled graph keeps have these values still."""
+        return all(torch.equal(tensor, value) for tensor, value in self._frozen)
+
     def equals(self, graph: Any) -> bool:
         """Return whether another record holds the same operations, on the same tensors."""
         tensors = _tensors_of(graph)
         return (
-            graph.code == self._code
+            self.is_current
+            and graph.code == self._code
             and tensors.keys() == self.live.keys() | self._baked.keys()
             and all(tensors[name] is tensor for name, tensor in self.live.items())
             and all(torch.equal(tensors[name], tensor) for name, tensor in self._baked.items())
@@ -395,11 +404,13 @@ def _compiled(
     """Compile a record. The graph is a module too, but no hook for the programs' modules must find it."""
     code = graph.code  # the compiler may change the graph
     if capture.captures_on(example[0].device):
-        operations = capture.on_device(graph, live, example[0].device).forward
+        device = example[0].device
+        operations = capture.on_device(graph, device).forward
+        elsewhere = [tensor for tensor in live.values() if tensor.device != device]
         captured = CapturedFunction(operations, example)
         if differs := difference_of_capture(captured, operations, other):
             raise NotTraceable(f"the captured kernels and the recorded operations differ: {differs}")
-        return Recording(code, live, baked, operations, captured)
+        return Recording(code, live, baked, operations, captured, elsewhere)
     run = _with_inductor(graph, example) if inductor else graph.forward
     return Recording(code, live, baked, graph.forward, run)
 

@@ -89,6 +89,11 @@ class CapturedStep(CompiledStep):
             self.whole = None
             self.begin(self.number)
 
+    def close(self) -> None:
+        """Free the memory of captured kernels."""
+        self.whole = None
+        super().close()
+
     def gradients(self, batch: Batch, beta: float | Tensor, weights: Weights) -> Gradients:
         """Return the loss of a minibatch that is not full, its terms and its gradients."""
         return EagerStep.gradients(self, batch, beta, weights)
@@ -160,7 +165,7 @@ class CapturedStep(CompiledStep):
         trained = zip(self.parameters.trained, self.layout[2], strict=True)
         if not all(self.optimizer.state.get(value) for value, used in trained if used):
             return False
-        self._graph.release()
+        self.recorded.release()
         self._inputs = [tensor.clone() for tensor in self.recorded.example]
         device = self._inputs[0].device
         self._rates = [torch.zeros((), device=device) for _ in self.optimizer.param_groups]

@@ -7,6 +7,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -194,6 +195,7 @@ class TrainingRun:
         step = self.build_step() if first < epochs and not self.history.stopped_early else None
         end_in_order()  # until here nothing could be half-written
         with (
+            nullcontext() if step is None else closing(step),
             self.parameters.gradients_released(),
             interrupts_deferred() as stop_if_asked,
             progress_bar(progress, epochs * steps, "step", first * steps) as bar,

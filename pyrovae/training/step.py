@@ -119,6 +119,9 @@ class EagerStep:
             epoch: the number of the epoch, from 0.
         """
 
+    def close(self) -> None:
+        """Free the memory that the step holds on a GPU. It is not used any more."""
+
     def saved(self) -> dict[str, Any] | None:
         """Return what a checkpoint must hold so that a resumed run builds the same step."""
         return None
@@ -310,6 +313,11 @@ class CompiledStep(EagerStep):
         if self.reason:
             self.recorded = None
             refuse("auto", f"training from epoch {epoch + 1} on", self.reason)
+
+    def close(self) -> None:
+        """Free the memory of captured kernels."""
+        if self.recorded is not None:
+            self.recorded.release()
 
     def saved(self) -> dict[str, Any]:
         """Return the reason why the programs are not recorded, and a digest of the record if they are."""

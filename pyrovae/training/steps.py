@@ -44,7 +44,8 @@ def build_step(
     if captures:
         long = settings.epochs * data.full_steps > LONG_CAPTURED_RUN
     else:
-        long = settings.epochs * data.steps >= LONG_RUN
+        # Inductor's support of other devices, such as MPS, is new.
+        long = settings.epochs * data.steps >= LONG_RUN and data.device.type == "cpu"
     if settings.compile == "off" or (settings.compile == "auto" and not long):
         return EagerStep(data, prepared, parameters, settings)
     whole = captures and processes.count() == 1 and is_capturable(parameters.optimizer)

@@ -16,6 +16,7 @@ from pyrovae.compute import capture
 from pyrovae.compute.capture import CapturedFunction, CaptureFailed, on_device
 from pyrovae.compute.compilation import (
     NotTraceable,
+    Recording,
     compile_function,
     decompositions,
     difference_of_capture,
@@ -26,10 +27,9 @@ from pyrovae.evaluation import marginal_likelihood
 CPU = torch.device("cpu")
 
 
-def recorded_on_gpu(function, live=()):
+def recorded_on_gpu(function):
     """Record a function of a fake tensor on a GPU, and make the record fit for a capture."""
-    graph = make_fx(function)(torch.zeros(3, 3, device=DEVICE))
-    return on_device(graph, {name: getattr(graph, name) for name in live}, DEVICE)
+    return on_device(make_fx(function)(torch.zeros(3, 3, device=DEVICE)), DEVICE)
 
 
 def draws(x):
@@ -64,15 +64,21 @@ def test_what_a_capture_would_freeze_or_cannot_hold_is_named(function, message):
 def test_sizes_that_depend_on_values_are_named(function, name):
     graph = make_fx(function)(torch.ones(3))
     with pytest.raises(CaptureFailed, match=f"size depends on values, by `{name}`: use torch.where"):
-        on_device(graph, {}, CPU)
-    assert on_device(make_fx(lambda x: [x[torch.tensor([1, 0])]])(torch.ones(3)), {}, CPU)
+        on_device(graph, CPU)
+    assert on_device(make_fx(lambda x: [x[torch.tensor([1, 0])]])(torch.ones(3)), CPU)
 
 
-def test_a_tensor_on_the_cpu_that_may_change_is_refused():
+def test_a_tensor_elsewhere_is_looked_at_since_a_capture_keeps_its_values():
+    """A temperature on the CPU, for example, by which a program on a GPU divides."""
+    temperature = torch.tensor(2.0)
+    live, double = {"temperature": temperature}, lambda x: [2 * x]
+    recording = Recording("", live, {}, double, double, frozen=[temperature])
+    assert recording.is_current
+    temperature.mul_(2)
+    assert not recording.is_current
     with fake_gpu():
-        temperature = torch.tensor(2.0)
-        with pytest.raises(CaptureFailed, match=r"tensor of shape \(\) on cpu, which may change: move"):
-            recorded_on_gpu(lambda x: [x / temperature], live=["_tensor_constant0"])
+        kept = torch.zeros((), device="cpu")
+        assert recorded_on_gpu(lambda x: [x / kept])(torch.ones(3, 3, device=DEVICE))[0].device == DEVICE
 
 
 def test_constants_are_copied_once():
@@ -89,7 +95,7 @@ def test_the_check_of_a_factorisation_is_left_out():
     matrix = torch.eye(2) * 4
     graph = make_fx(lambda x: [torch.linalg.cholesky(x)])(matrix)
     assert "check_errors" in graph.code
-    found = on_device(graph, {}, CPU)
+    found = on_device(graph, CPU)
     assert "_linalg_check_errors" not in found.code
     assert torch.equal(found(matrix)[0], matrix / 2)
     assert "check_errors" in graph.code, "the record itself stays"

@@ -3,7 +3,9 @@
 The kernels are recorded operations here, which run on the CPU. They keep what a CUDA graph would keep.
 """
 
+import gc
 import importlib
+import weakref
 from functools import partial
 
 import numpy as np
@@ -298,6 +300,26 @@ def test_a_capture_that_fails_is_said_in_one_line(monkeypatch):
         found = train()
     assert len(caught) == 1
     assert_alike(found, eager, 1e-6)
+
+
+def test_a_captured_step_is_freed_when_the_run_ends(monkeypatch):
+    """Its memory on a GPU is, then, without waiting for Python's garbage collection."""
+    made = []
+
+    class Noted(capture.Replay):
+        def __init__(self, *args):
+            super().__init__(*args)
+            made.append(weakref.ref(self))
+
+    monkeypatch.setattr(capture, "Replay", Noted)
+    monkeypatch.setattr(captured, "Replay", Noted)
+    gc.disable()
+    try:
+        train(epochs=1)
+        assert len(made) == 2
+        assert [each() for each in made] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_auto_captures_more_than_500_full_minibatches(monkeypatch, replays):

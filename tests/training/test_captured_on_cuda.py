@@ -5,6 +5,7 @@ import sys
 import warnings
 from functools import partial
 
+import pyro
 import pytest
 import torch
 from training_helpers import needs_cuda, same, snapshot, vae_with, without_seconds
@@ -30,7 +31,8 @@ from pyrovae.training.checkpoints import load_checkpoint
 pytestmark = [pytest.mark.cuda, needs_cuda]
 
 GPU = torch.device("cuda", 0)
-X = torch.rand(330, 1, 4, 4, generator=torch.Generator().manual_seed(3))
+GREY = torch.rand(330, 1, 4, 4, generator=torch.Generator().manual_seed(3))
+X = GREY.round()
 Y = torch.arange(330) % 3
 
 
@@ -180,7 +182,7 @@ def test_the_captured_elbo_of_a_ppca_is_the_closed_form(draw, ppca, replays):
 
 SETTINGS = {
     "as it is": {},
-    "a transform": {"transform": binarise},
+    "a transform": {"x": GREY, "transform": binarise},
     "clipping, schedules": {
         "clip_norm": 0.5,
         "beta": linear_warm_up(2),
@@ -188,7 +190,7 @@ SETTINGS = {
     },
     "unfused": {"optimizer": partial(torch.optim.AdamW, lr=0.01)},
     "a scheduler": {"scheduler": partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.3)},
-    "validation": {"validation": X[:40].round(), "patience": 2},
+    "validation": {"validation": X[:40], "patience": 2},
 }
 
 
@@ -221,7 +223,8 @@ def test_other_optimisers_stay_outside(replays):
 
 @pytest.mark.parametrize("optimizer", [torch.optim.Adam, partial(torch.optim.Adam, fused=True)])
 def test_a_resumed_run_is_the_same_bit_for_bit_and_its_checkpoints_are_read_anywhere(optimizer, tmp_path):
-    settings = {"transform": binarise, "optimizer": optimizer, "learning_rate": cosine_decay(4, 0.02)}
+    settings = {"x": GREY, "transform": binarise}
+    settings |= {"optimizer": optimizer, "learning_rate": cosine_decay(4, 0.02)}
     state, history = train(epochs=4, folder=tmp_path / "whole", **settings)
     train(epochs=2, folder=tmp_path / "parts", **settings)
     state_, history_ = train(epochs=4, folder=tmp_path / "parts", resume=True, **settings)
@@ -250,8 +253,9 @@ def test_auto_captures_and_a_program_that_cannot_be_captured_is_named(monkeypatc
     plain = vae()
 
     def model(x):
-        torch.randn(3).sum().to(x.device)  # on the CPU
-        return plain.model(x)
+        noise = torch.randn(()).exp().to(x.device)  # from the CPU
+        with pyro.poutine.scale(scale=1 + 0 * noise):
+            return plain.model(x)
 
     settings = {"epochs": 1, "progress": False, "device": "cuda", "compile": "on"}
     with pytest.raises(InputError, match=r"training cannot be compiled: .*draws random numbers outside of"):
@@ -262,25 +266,21 @@ def test_auto_captures_and_a_program_that_cannot_be_captured_is_named(monkeypatc
     "recipe", ["vae", "hvae", "ppca", "cvae", "autoencoder", "m2", "m1m2", "pcvae", "cpcvae", "bnn"]
 )
 def test_each_recipe_trains_captured_as_it_does_eagerly(recipe):
-    x = X[:300].round()
-    y = Y[:300]
+    x, y = X[:300], Y[:300]
 
-    def final(compile, seed):
+    def losses(compile):
         build = recipes.load_recipe(recipe)
-        known = {"latent_dim": 2, "width": 8, "vae_epochs": 4, "spread": False}
+        known = {"latent_dim": 2, "width": 8, "vae_epochs": 3, "spread": False}
         options = {name: value for name, value in known.items() if name in recipes.options_of(build)}
-        training = Training(epochs=4, batch_size=50, compile=compile, seed=seed)
-        result = build(About.of(x, y), **options).fit(
-            x, y, training=training, device="cuda", progress=False
-        )
-        return [history["loss"][-1] for history in result.histories.values()]
+        training = Training(epochs=3, batch_size=50, compile=compile)
+        result = build(About.of(x, y), **options).fit(x, y, training=training, device="cuda")
+        return {name: history["loss"] for name, history in result.histories.items()}
 
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*without being compiled")
-        found = torch.tensor([final("on", seed) for seed in range(3)])
-    expected = torch.tensor([final("off", seed) for seed in range(3)])
-    # The same seeds draw the same numbers, up to the growth of rounding.
-    torch.testing.assert_close(found.mean(0), expected.mean(0), rtol=0.02, atol=0.1)
+        found = losses("on")
+    for name, expected in losses("off").items():  # of the same draws
+        assert found[name] == pytest.approx(expected, rel=1e-2, abs=1e-2)
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bfloat16"])

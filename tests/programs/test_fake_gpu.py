@@ -1,6 +1,7 @@
 """Every model and component runs on a GPU that is not there; see `fake_gpu`."""
 
 import copy
+from functools import partial
 
 import fake_gpu
 import pytest
@@ -41,6 +42,10 @@ def calls(recipe):
     return [(X, Y)] if recipe == "bnn" else [(X,)]
 
 
+def densities(pair, *args):
+    return [trace.log_prob_sum() for trace in run_pair(pair, *args)]
+
+
 @pytest.mark.parametrize(
     ("recipe", "options"),
     CASES,
@@ -60,13 +65,9 @@ def test_programs_and_weights_keep_to_one_device(recipe, options):
                 for trace in run_pair(there, *given):
                     assert trace.log_prob_sum().device == fake_gpu.DEVICE
             assert scores(there, Arguments(on_gpu), 3, layout).log_weights.device == fake_gpu.DEVICE
-
-            def densities(*given):
-                return [trace.log_prob_sum() for trace in run_pair(there, *given)]
-
             if recipe == "bnn":  # a number becomes a tensor there, and a record needs a driver for that
                 continue
-            record = make_fx(densities, decompositions(on_gpu))(*on_gpu)
+            record = make_fx(partial(densities, there), decompositions(on_gpu))(*on_gpu)
             mode.allow_non_fake_inputs = True  # the record's constants
             on_device(record, fake_gpu.DEVICE)  # a CUDA graph can hold all of it
 

@@ -118,8 +118,9 @@ def _tf32(allowed: bool) -> Iterator[None]:
 
     torch has two settings of that, and its older one cannot be read where a caller has used the newer one.
     """
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    places: tuple[Any, ...] = (matmul, cudnn)
+    matmul: Any = torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn
+    places = (matmul, cudnn)
     name = "allow_tf32"
     value: bool | str = allowed
     with warnings.catch_warnings():

@@ -281,8 +281,13 @@ class Generator:
                     f"{self.name} has several latents of classes, {', '.join(sorted(self.classes))}: give "
                     "the values of all of them by name, images_of(pair, codes)."
                 )
+            further = "".join(
+                f" It is conditional on '{name}': for images of each class, draw samples(pair, n, "
+                f"given={{'{name}': ...}}) with a class in each of n rows."
+                for name in [*self._given_rows][:1]
+            )
             raise InputError(
-                f"{self.name} has no classes: train m2, m1m2, pcvae or cpcvae on labelled data."
+                f"{self.name} has no classes: train m2, m1m2, pcvae or cpcvae on labelled data.{further}"
             )
         return self.class_site
 

@@ -34,6 +34,7 @@ def overview(
     complete: Complete | None = None,
     labels: Mapping[str, str] | None = None,
     column_names: Sequence[str] = (),
+    class_names: Sequence[str] = (),
 ) -> Figure:
     """Draw a page about a trained pair: plate diagram, learning curves, samples and reconstructions.
 
@@ -49,6 +50,7 @@ def overview(
             default they are shown as they are.
         labels: the labels of the terms of semi-supervised training; see `class_curves`.
         column_names: the names of the columns of vectors; by default x[0], x[1], ...
+        class_names: the names of the classes, if a class is given; by default their numbers.
 
     Raises:
         InputError: the model cannot generate, or several of its sites observe data.
@@ -72,7 +74,8 @@ def overview(
     number = _SAMPLES if in_channels(x) is not None or given is not None else None
     how: Any = {"column_names": column_names}
     again = None if complete is None else lambda images, rows: complete(images, rows % len(x))
-    samples(pair, number, x=x, given=of_draws, complete=again, within=upper, **how)
+    names: Any = {"class_names": class_names}
+    samples(pair, number, x=x, given=of_draws, complete=again, within=upper, **names, **how)
     reconstructions(pair, x, original=original, given=given, complete=complete, within=lower, **how)
     figure.suptitle(title, fontsize=11)
     return figure

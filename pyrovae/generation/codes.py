@@ -91,8 +91,9 @@ def latent_means(
         `(N, M)`, on the CPU; one value, in its own shape, of a latent that all data share.
 
     Raises:
-        InputError: there is no such latent; or it, or a latent that it depends on, has no mean under the
-            guide, such as a Cauchy variable: then draw it by `posterior_draws`.
+        InputError: there is no such latent; `site` is None, and all data share each of several latents; or
+            it, or a latent that it depends on, has no mean under the guide, such as a Cauchy variable: then
+            draw it by `posterior_draws`.
 
     Example:
         >>> import torch
@@ -102,6 +103,13 @@ def latent_means(
         torch.Size([3, 2])
     """
     generator = Generator(pair, given, x)
+    shared = [name for name in generator.code_names if name not in generator.discrete]
+    if site is None and len(shared) > 1 and generator.shared.issuperset(shared):
+        raise InputError(
+            f"all data share each of the latents {', '.join(map(repr, shared))} of {generator.name}: "
+            "latent_codes(pair, x) returns the means of all of them by name, and latent_means(pair, x, "
+            f"site='{shared[0]}') that of one."
+        )
     site = generator.code_site(site)
     return encoded(generator, exact=[site], only=[site])[site]
 

@@ -441,7 +441,8 @@ class Generator:
         nodes = traced(
             model if centre is None else centre(model), *arguments.args, **arguments.kwargs
         ).nodes
-        found = {name: nodes[name]["value"] for name in self.latents if name in self.shared}
+        shared = [name for name in self.latents if name in self.shared]
+        found = {name: nodes[name]["value"].detach().clone() for name in shared}  # it may be a parameter
         if centre is not None:
             self.without_mean |= {name: fn for name, fn in centre.drawn.items() if name in found}
         return found

@@ -56,8 +56,9 @@ def shape_of_a_datum(pair: ModelAndGuide, like: Tensor, kwargs: Mapping[str, Any
     if len(flat) == 1 and not _fits(pair, like, kwargs, (flat[0] + 1,)):
         return (flat[0],)
     raise InputError(
-        "the shape of a datum is not known, and the programs need it: give the pair, or the module that "
-        "owns its programs, an attribute x_shape, such as vae.x_shape = (1, 28, 28)."
+        "the shape of a datum is not known, and the programs need it: give the pair the shape, such as "
+        "Pair(model, guide, x_shape=(4,)) for vectors of 4 numbers, or give the module that owns the "
+        "programs an attribute x_shape, such as vae.x_shape = (1, 28, 28)."
     )
 
 

@@ -19,7 +19,7 @@ from pyrovae.errors import InputError
 from pyrovae.generation import as_grey, only_site
 from pyrovae.plots.classes import shown_name
 from pyrovae.plots.style import COLOURS, hide_top_and_right, panels, point_area, whole
-from pyrovae.programs.pair import ModelAndGuide
+from pyrovae.programs.pair import ModelAndGuide, with_shape_of
 from pyrovae.programs.rows import Arguments
 
 _PANELS, _FEW, _PAIRS = 24, 6, 5  # the largest numbers of columns: in a figure, in a part of it, in pairs
@@ -58,7 +58,7 @@ def pairs(
         >>> from pyrovae.models import PPCA
         >>> figure = plots.pairs(PPCA((3,), 2), torch.randn(50, 3), column_names=["a", "b", "c"])
     """
-    number = count or max(len(x), _DRAWS if given is None else 0)
+    pair, number = with_shape_of(pair, x), count or max(len(x), _DRAWS if given is None else 0)
     drawn = only_site(generation.samples(pair, number, seed, given=given))
     names = names_of_columns(x, column_names)
     one = Arguments((drawn,), given or {}).rows(slice(1)).kwargs

@@ -17,7 +17,7 @@ from pyrovae.plots.columns import draw_marginals
 from pyrovae.plots.completing import Complete, completed
 from pyrovae.plots.grids import image_grid, in_channels
 from pyrovae.programs.classes import are_one_hot
-from pyrovae.programs.pair import ModelAndGuide
+from pyrovae.programs.pair import ModelAndGuide, with_shape_of
 from pyrovae.programs.rows import Arguments
 
 _IMAGES, _VECTORS = 100, 1000  # the numbers of draws that are shown by default
@@ -65,6 +65,7 @@ def samples(
         >>> from pyrovae.models import PPCA
         >>> figure = plots.samples(PPCA((1, 8, 8), 2), 20)
     """
+    pair = with_shape_of(pair, x)
     how: Any = {"seed": seed, "given": given}
     number = _IMAGES if count is None else count
     images = in_channels(only_site(generation.samples(pair, number, mean=mean, **how)))

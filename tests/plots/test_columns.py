@@ -1,6 +1,8 @@
 """Figures of vectors: their columns beside the model's, in pairs, and against their reconstructions."""
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from matplotlib.patches import Polygon, Rectangle
@@ -8,6 +10,8 @@ from matplotlib.patches import Polygon, Rectangle
 from pyrovae import generation, plots
 from pyrovae.errors import InputError
 from pyrovae.models import PPCA
+from pyrovae.programs import Pair
+from pyrovae.training import History
 
 NAMES = ["alcohol", "acid", "ash"]
 
@@ -113,3 +117,31 @@ def test_a_traversal_of_vectors_says_how_far_each_column_moves(pair, x):
 def test_names_that_do_not_fit_are_refused(pair, x):
     with pytest.raises(InputError, match="2 names and 3 columns: name each column"):
         plots.samples(pair, x=x, column_names=["a", "b"])
+
+
+def test_the_shape_of_a_datum_is_that_of_the_data_in_the_call():
+    """Without data, nothing says the shape: the model takes the number of columns from its data."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z[:, :1] + torch.zeros(x.shape[1]), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x[:, :2], 1.0).to_event(1))
+
+    pair, x, y = Pair(model, guide), torch.randn(20, 3), torch.arange(20) % 2
+    with pytest.raises(InputError, match=r"give the pair the shape, such as Pair\(model, guide, x_shape"):
+        plots.samples(pair, 5)
+    assert len(plots.samples(pair, 5, x=x).axes) == 3
+    history = History([{"epoch": 1, "elbo": -9.0}])
+    for figure in (
+        plots.pairs(pair, x),
+        plots.overview(pair, x, history),
+        plots.histograms(pair, x, y, 1),
+        plots.aggregated_posterior(pair, x, 1),
+        plots.traversal(pair, x, 1, 2),
+    ):
+        assert figure.axes
+    assert plots.samples(Pair(model, guide, x_shape=(3,)), 5).axes  # the remedy

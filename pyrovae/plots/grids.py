@@ -80,7 +80,7 @@ def image_grid(
     axes.set_yticks(_middles(len(row_labels), height + 2 * gap), row_labels)
     for number, label in enumerate(tile_labels):
         row, column = divmod(number, columns)
-        place = column * (width + 2 * gap) + 2 * gap, row * (height + 2 * gap) + 2 * gap
+        place = column * (width + 2 * gap) + gap, row * (height + 2 * gap) + gap
         outline = [withStroke(linewidth=2, foreground="black")]
         size = min(8.0, 50 / len(label))
         axes.text(*place, label, ha="left", va="top", fontsize=size, color="white", path_effects=outline)

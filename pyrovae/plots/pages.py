@@ -11,7 +11,13 @@ from torch import Tensor
 from pyrovae.canvas import Canvas
 from pyrovae.diagrams import PlateDiagram, plate_diagram
 from pyrovae.plots.completing import Complete
-from pyrovae.plots.curves import class_curves, class_terms, kl_curves, learning_curves
+from pyrovae.plots.curves import (
+    check_history,
+    class_curves,
+    class_terms,
+    kl_curves,
+    learning_curves,
+)
 from pyrovae.plots.generated import samples
 from pyrovae.plots.grids import in_channels
 from pyrovae.plots.reconstructed import reconstructions
@@ -53,8 +59,10 @@ def overview(
         class_names: the names of the classes, if a class is given; by default their numbers.
 
     Raises:
-        InputError: the model cannot generate, or several of its sites observe data.
+        InputError: the model cannot generate, several of its sites observe data, or `history` is something
+            else.
     """
+    check_history("overview", history)
     if diagram is None:
         diagram = plate_diagram(pair, x, given=given)
     kl, terms = any("kl" in row for row in history.rows), class_terms(history)

@@ -79,7 +79,7 @@ def test_reconstructions_of_vectors_are_scattered_with_their_explained_share(pai
 def test_pairs_of_columns_show_every_datum_and_as_many_draws(pair, x):
     figure = plots.pairs(pair, x, [2, 0], count=30, column_names=NAMES)
     first, scattered, second = figure.axes
-    points = np.asarray(scattered.collections[0].get_offsets())
+    points = np.concatenate([np.asarray(group.get_offsets()) for group in scattered.collections])
     assert len(points) == 40 + 30
     expected = torch.cat([x, generation.samples(pair, 30)])[:, [2, 0]].numpy()
     assert np.sort(points, 0) == pytest.approx(np.sort(expected, 0))
@@ -145,3 +145,19 @@ def test_the_shape_of_a_datum_is_that_of_the_data_in_the_call():
     ):
         assert figure.axes
     assert plots.samples(Pair(model, guide, x_shape=(3,)), 5).axes  # the remedy
+
+
+def test_in_pairs_neither_data_nor_draws_hide_the_others_and_names_stay_apart(pair, x):
+    names = ["od280/od315_of_diluted_wines", "nonflavanoid_phenols", "alcalinity_of_ash"]
+    figure = plots.pairs(pair, x, column_names=names)
+    panel = next(axes for axes in figure.axes if len(axes.collections) == 2)
+    draws, data = panel.collections
+    assert len(draws.get_facecolors()) == 0, "draws are rings"
+    assert data.get_sizes()[0] < draws.get_sizes()[0]
+    assert len(data.get_offsets()) == len(x)
+    figure.draw_without_rendering()
+    for labels in ([axes.xaxis.label for axes in figure.axes], [axes.yaxis.label for axes in figure.axes]):
+        shown = [label for label in labels if label.get_text()]
+        boxes = [label.get_window_extent() for label in shown]
+        assert not any(a.overlaps(b) for n, a in enumerate(boxes) for b in boxes[:n])
+        assert all(label.get_text().replace("\n", "") in names for label in shown)

@@ -60,7 +60,7 @@ def test_samples_show_the_class_that_was_given():
         (axes,) = plots.samples(pair, 6, given={"c": c}, columns=5).axes
         places = {text.get_text(): text.get_position() for text in axes.texts}
         assert [text.get_text() for text in axes.texts] == [*"220011"]
-        assert places["0"] == (3 * SIDE + 2, 2)
+        assert places["0"] == (3 * SIDE + 1, 1)
     for other in (torch.rand(6, 3), torch.rand(6)):
         (axes,) = plots.samples(pair, 6, given={"c": other}, columns=2).axes
         assert (labels_of(axes)[1], [*axes.texts]) == ([], [])

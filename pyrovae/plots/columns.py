@@ -231,7 +231,7 @@ def _in_lines(name: str) -> str:
 
 
 def _flat(values: Tensor) -> np.ndarray:
-    flat: np.ndarray = values.detach().cpu().flatten(1).double().numpy()
+    flat: np.ndarray = values.detach().cpu().reshape(len(values), -1).double().numpy()
     return flat
 
 

@@ -34,7 +34,7 @@ from pyrovae.plots.planes import (
     scatter_classes,
 )
 from pyrovae.plots.style import COLOURS, hide_top_and_right, point_area
-from pyrovae.programs.pair import ModelAndGuide
+from pyrovae.programs.pair import ModelAndGuide, with_shape_of
 
 By = Literal["pca", "tsne", "direct", "pairs"]
 """The ways to draw latents in the plane."""
@@ -148,6 +148,7 @@ def histograms(
     Raises:
         InputError: there is no such latent, it has no prior, or there is not one class for each datum.
     """
+    pair = with_shape_of(pair, x)
     name = prior_site(pair, site)
     z = posterior_draws(pair, x, name, seed).reshape(len(x), -1)
     means = latent_means(pair, x, name).reshape(len(x), -1)
@@ -178,6 +179,7 @@ def aggregated_posterior(
         InputError: there is no such latent, or it has no prior.
     """
     check_counts(dimensions=dimensions)
+    pair = with_shape_of(pair, x)
     name = prior_site(pair, site)
     z = posterior_draws(pair, x, name, seed).reshape(len(x), -1)
     means = latent_means(pair, x, name).reshape(len(x), -1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import pyro
 import torch
@@ -70,7 +70,8 @@ def check_pair(pair: ModelAndGuide, *args: Any, **kwargs: Any) -> None:
         # Pyro appends the shapes of all sites. They help with its own errors, not with ours.
         if isinstance(error, InputError):
             raise InputError(str(error).split("\nTrace Shapes")[0]) from error
-        if problem := plate_problem(error, noted, pair.model, arguments):
+        failed: Literal["model", "guide"] = "model" if "_RETURN" in noted.trace.nodes else "guide"
+        if problem := plate_problem(error, failed, pair.model, arguments):
             raise InputError(problem) from error
         shapes = ", ".join(str(tuple(a.shape)) for a in args if isinstance(a, Tensor))
         # What has a wrong number of rows is told in the first line; the shapes of sites do not help.

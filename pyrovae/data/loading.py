@@ -91,10 +91,11 @@ def load(name: str | Path, *, seed: int = 0, download: bool = False, root: Path 
             `y_test`), or with `x` (and `y`), with `class_names` if the classes have names, and with
             `column_names` if the columns of vectors do; a `.npy` file with `x`; or a folder of images of
             one size, with a subfolder for each class if there are classes; if it holds two folders `train`
-            and `test`, these are the split. Integers in 0..255 are divided by 255, unless all training data
-            are 0 or 1 (binary images). Floats lie in [0, 1], except that vectors `(N, D)` may hold any
-            finite value. The test data have the scale of the training data. Classes are whole numbers from
-            0 without gaps, and each is in the training part.
+            and `test`, these are the split. Integers of images, and bytes (`uint8`) of any shape, are grey
+            levels in 0..255 and are divided by 255, unless all training data are 0 or 1 (binary images).
+            Floats of images lie in [0, 1]. Other vectors `(N, D)`, of integers or floats, hold any finite
+            values and stay as they are. The test data have the scale of the training data. Classes are
+            whole numbers from 0 without gaps, and each is in the training part.
         seed: the seed of the split into 80 % training and 20 % test data, stratified by class. Data that
             come with a split of their own keep that one.
         download: whether to download a named data set that is absent or damaged.

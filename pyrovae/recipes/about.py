@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pyrovae.data.checks import ROUNDING
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -26,7 +28,7 @@ class About:
         num_classes: C, the number of classes. 0 means that the data have none.
         unlabelled: whether the class of some data is unknown.
         seed: the seed of the model's initial parameters.
-        in_unit_interval: whether all values of the data lie in [0, 1].
+        in_unit_interval: whether all values of the data lie in [0, 1], up to rounding.
 
     Example:
         >>> About((1, 28, 28), num_classes=10).x_shape
@@ -66,5 +68,5 @@ class About:
 
 
 def in_unit_interval(x: Tensor) -> bool:
-    """Return whether all values of data lie in [0, 1]. Missing ones, which are NaN, do not count."""
-    return not bool(((x < 0) | (x > 1)).any())
+    """Return whether all values of data lie in [0, 1], up to rounding. Missing ones, NaN, do not count."""
+    return not bool(((x < -ROUNDING) | (x > 1 + ROUNDING)).any())

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pyrovae.compute.devices import resolve_device
 from pyrovae.compute.turns import alone
-from pyrovae.data.checks import OBSERVED
+from pyrovae.data.checks import OBSERVED, ROUNDING
 from pyrovae.errors import InputError, check_choice
 from pyrovae.likelihoods.table import LIKELIHOODS
 from pyrovae.recipes import About, Data, Training
@@ -115,7 +115,7 @@ class RecipeEstimator(KeepsVersion):
         if chosen != "auto":
             return chosen
         low, high = inputs.bounds_of(rows)
-        return "bernoulli" if low >= 0 and high <= 1 else "gaussian"
+        return "bernoulli" if low >= -ROUNDING and high <= 1 + ROUNDING else "gaussian"
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         """Convert dense data `(n, features)` without missing values to `(n, *x_shape)`."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyrovae.data.arrays import Labels, as_classes
 from pyrovae.data.checks import check_seed
-from pyrovae.errors import InputError, cause, check_counts, check_numbers
+from pyrovae.errors import InputError, check_counts, check_numbers
 
 
 def stratified_split(
@@ -53,10 +53,9 @@ def stratified_split(
     rows = np.arange(n or 0) if labels is None else np.arange(len(labels))
     if labels is not None and not _can_be_stratified(labels, test_fraction):
         return _split_with_small_classes(labels, test_fraction, seed)
-    try:
-        parts = train_test_split(rows, test_size=test_fraction, random_state=seed, stratify=labels)
-    except ValueError as error:
-        raise _too_few(len(rows), test_fraction, cause(error)) from None
+    if math.ceil(test_fraction * len(rows)) >= len(rows):
+        raise _too_few(len(rows), test_fraction, "no datum is left for training")
+    parts = train_test_split(rows, test_size=test_fraction, random_state=seed, stratify=labels)
     return torch.from_numpy(parts[0]), torch.from_numpy(parts[1])
 
 

@@ -83,7 +83,7 @@ def _too_few(num_data: int, test_fraction: float, reason: str) -> InputError:
     )
 
 
-def labels_per_class(y: Labels, per_class: int, seed: int = 0) -> Tensor:
+def labels_per_class(y: Labels, per_class: int, seed: int = 0, *, option: str = "per_class") -> Tensor:
     """Choose the same number of data from each class, for example those that keep their labels.
 
     Args:
@@ -91,6 +91,7 @@ def labels_per_class(y: Labels, per_class: int, seed: int = 0) -> Tensor:
         per_class: the number of data to choose from each class.
         seed: the seed of the choice, from 0 to 2**32 - 1. With the same seed, a larger choice contains a
             smaller one.
+        option: the name under which the user gave the number, for messages.
 
     Returns:
         The indices of the chosen data, int64 `(per_class * classes,)`, sorted. The global random state
@@ -105,14 +106,14 @@ def labels_per_class(y: Labels, per_class: int, seed: int = 0) -> Tensor:
     """
     check_seed(seed)
     labels = as_classes(y, "y").numpy()
-    check_counts(0, per_class=per_class)
+    check_counts(0, **{option: per_class})
     generator = np.random.default_rng(seed)
     chosen = []
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
         if not 1 <= per_class <= len(members):
             raise InputError(
-                f"per_class is {per_class}, but class {label} has {len(members)} members: "
+                f"{option} is {per_class}, but class {label} has {len(members)} members: "
                 f"choose from 1 to {len(members)}."
             )
         chosen.append(generator.permutation(members)[:per_class])

@@ -342,7 +342,7 @@ def with_labels_only(y: Tensor, per_class: int, seed: int) -> Tensor:
     """
     from pyrovae.semi_supervised import only_labels_of
 
-    return only_labels_of(data_sets.labels_per_class(y, per_class, seed), y)
+    return only_labels_of(data_sets.labels_per_class(y, per_class, seed, option="labels"), y)
 
 
 def settings_of(stage: Stage, training: Training) -> Training:

@@ -187,7 +187,7 @@ def _fill(found: Values, parts: Sequence[Tensor], blocks: Blocks, channels_last:
     if bad:
         raise InputError(
             f"{found.what} holds {bad} NaN or infinite values as 32-bit floats, the first in row "
-            f"{first_bad}: remove or replace them."
+            f"{first_bad}: remove or replace them. In Python, VAETransformer takes NaN for missing values."
         )
 
 

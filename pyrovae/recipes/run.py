@@ -109,7 +109,8 @@ def train(
     with processes.first_before_others():  # only the first process downloads the data
         images = data_sets.load(data.data, seed=data.split_seed, download=download)
     hidden, within = data.labels is not None, in_unit_interval(images.x_train)
-    about = About(images.shape, images.num_classes, hidden, training.seed, within)
+    facts = images.num_classes, hidden, training.seed, within, images.column_names
+    about = About(images.shape, *facts)
     plan = build(about, **(options or {}))
     board = (tensorboard, tensorboard_images)
     writing = Writing(folder, device, resume, *board, progress, Known.of(images))

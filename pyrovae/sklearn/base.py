@@ -57,6 +57,7 @@ class RecipeEstimator(KeepsVersion):
     likelihood: str
     verbose: bool
     model_: Any
+    _seed: int
     _takes_missing = False
     _takes_sparse = False
     _dtype: type[np.floating[Any]] = np.float32
@@ -149,6 +150,16 @@ class RecipeEstimator(KeepsVersion):
             )
 
     # The model
+
+    @property
+    def _column_names(self) -> tuple[str, ...]:
+        """The names of the features, if X had names in `fit`."""
+        return tuple(map(str, getattr(self, "feature_names_in_", ())))
+
+    def _about(self, num_classes: int = 0, unlabelled: bool = True) -> About:
+        """Return the facts about the training data, for a recipe."""
+        facts = num_classes, unlabelled, self._seed
+        return About(self._x_shape, *facts, column_names=self._column_names)
 
     def _train(
         self,

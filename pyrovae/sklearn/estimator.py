@@ -174,7 +174,7 @@ class SemiSupervisedVAEClassifier(
     def _learn(self, array: np.ndarray, y: Tensor, weight: np.ndarray | None) -> None:
         """Fit the model, and the classifier of its latents if it has one."""
         self._seed = seed_of(self.random_state)
-        about = About(self._x_shape, len(self.classes_), bool((y == UNLABELLED).any()), self._seed)
+        about = self._about(len(self.classes_), bool((y == UNLABELLED).any()))
         of_labels = label_weights(y.numpy(), self.classes_, self.class_weight, weight)
         self.classifier_ = self.latent_scales_ = self.chosen_ = None
         if self.model == "auto":

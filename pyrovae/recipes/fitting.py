@@ -271,7 +271,7 @@ def _configuration_of(
         new_run() if former is None else former.run,
         known.from_python,
         writing.begun_from if former is None else former.begun_from,
-        ends_of(former, training, folder.path, writing.progress),
+        ends_of(former, training, folder.path),
     )
 
 

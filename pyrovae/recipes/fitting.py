@@ -223,7 +223,12 @@ def _verdict(fitted: Fitted, x: Source, y: Tensor | None, training: Training, da
         labels = None if classes is None else classes[rows]
         given = _given_to(stage, seen, labels, Beside(beside.rows(rows).given))
         seen = fitted.presentation.of_prepared(seen)
-        return verdict_of(fitted.pair, seen, given=given, held_out=held_out, training=training)
+        how: Any = {"given": given, "held_out": held_out, "training": training}
+        has_option = "objective" in fitted.plan.options or not fitted.plan.recipe
+        how["takes_objective"] = has_option and stage.supervised is None
+        if stage.classes or stage.given:
+            how["beside"] = "the class" if stage.classes else f"what is given, {', '.join(given or {})}"
+        return verdict_of(fitted.pair, seen, **how)
     except Exception as error:  # a diagnosis must not cost the training
         return explained(error)
 

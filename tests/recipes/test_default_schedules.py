@@ -9,6 +9,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from small_runs import pyrovae
 from torch import nn
 
 from pyrovae import recipes

@@ -88,7 +88,7 @@ def report(run: Run) -> None:
     if not processes.is_first():
         return
     print(run.images)
-    if told := _told_of_values(run):
+    for told in filter(None, (_told_of_values(run), _told_of_classes(run))):
         print(told)
     histories = run.histories
     for name, history in histories.items():
@@ -112,6 +112,24 @@ def _told_of_values(run: Run) -> str:
     if not run.about.in_unit_interval and run.plan.options.get("likelihood") == "gaussian":
         done.append("some lie outside of [0, 1]; the likelihood is Gaussian, a density in their own units")
     return f"values: {'; '.join(done)}" if done else ""
+
+
+_IMBALANCED = 1.5  # the largest class, as a multiple of an equal share
+
+
+def _told_of_classes(run: Run) -> str:
+    """Return a line that names the option for imbalanced classes under a uniform p(y), or nothing."""
+    y = run.images.y_train
+    if y is None or run.plan.options.get("learn_class_prior", True):
+        return ""
+    counts = y[y >= 0].bincount(minlength=run.images.num_classes)
+    shares = (100 * counts / counts.sum()).tolist()
+    if max(shares) < _IMBALANCED * 100 / len(shares):
+        return ""
+    return (
+        f"classes: they have {min(shares):.0f} % to {max(shares):.0f} % of the data each, and samples show "
+        "all alike, since p(y) is uniform; --learn-class-prior learns it"
+    )
 
 
 def train(

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import ArrayLike
 from scipy.sparse import issparse
 from sklearn.utils import Tags, check_random_state
+from sklearn.utils._set_output import ADAPTERS_MANAGER, _get_output_config
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
@@ -126,6 +127,23 @@ class RecipeEstimator(KeepsVersion):
     def _array(self, x: Tensor) -> np.ndarray:
         """Convert data that a model has generated to the shape of the X that `fit` was given."""
         return x.numpy().reshape(len(x), *self._given_shape)
+
+    def _framed(self, values: np.ndarray, like: object = None) -> Any:
+        """Return data with the names of the features where the user wants a frame; else the array.
+
+        Args:
+            values: the data, in the shape of X.
+            like: the X of the call. The data are a frame if it is one of pandas, with its index and
+                columns, or if `set_output` or scikit-learn's configuration ask for one.
+        """
+        if hasattr(like, "iloc"):
+            frame: Any = like
+            return type(frame)(values, index=frame.index, columns=frame.columns)
+        chosen = _get_output_config("transform", self)["dense"]
+        if chosen == "default" or values.ndim != 2:
+            return values
+        names = getattr(self, "feature_names_in_", None)
+        return ADAPTERS_MANAGER.adapters[chosen].create_container(values, values, columns=names)
 
     def _part(self, array: np.ndarray, seed: int = 0) -> Part:
         """Convert dense data `(n, features)` for the fitted model. NaN marks a missing value."""

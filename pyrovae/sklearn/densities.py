@@ -96,9 +96,7 @@ class Density(RecipeEstimator):
         fitted = self._fitted()
         return float(fitted._scores(fitted._validated(X))[:, 0].mean())
 
-    def sample(
-        self, n_samples: int = 1, random_state: RandomState = None, mean: bool = False
-    ) -> np.ndarray:
+    def sample(self, n_samples: int = 1, random_state: RandomState = None, mean: bool = False) -> Any:
         """Draw data from the model, in the shape and units of the X that `fit` was given.
 
         Args:
@@ -107,12 +105,14 @@ class Density(RecipeEstimator):
             mean: return E[x | z] for draws of z in the place of draws of x.
 
         Returns:
-            The draws, `(n_samples, features)` or `(n_samples, C, H, W)`.
+            The draws, `(n_samples, features)` or `(n_samples, C, H, W)`: an array, or the data frame for
+            which `set_output` asks.
         """
         fitted = self._fitted()
         seed = seed_of(fitted.random_state if random_state is None else random_state)
         with fitted._on_device() as model:
-            return fitted._array(only_site(samples(model, n_samples, seed, mean=mean)))
+            drawn = fitted._array(only_site(samples(model, n_samples, seed, mean=mean)))
+        return fitted._framed(drawn)
 
     def _scores(self, rows: Rows) -> np.ndarray:
         """Return log p(x) and its standard error, `(n, 2)`."""

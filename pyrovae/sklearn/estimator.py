@@ -281,7 +281,7 @@ class SemiSupervisedVAEClassifier(
         n_samples: int = 1,
         y: Any = None,
         random_state: RandomState = None,
-    ) -> np.ndarray:
+    ) -> Any:
         """Generate data: E[x | z] for draws of z, in the shape and units of the X that `fit` was given.
 
         Args:
@@ -290,7 +290,8 @@ class SemiSupervisedVAEClassifier(
             random_state: the seed of the draws. None means the estimator's own.
 
         Returns:
-            The samples, `(n_samples, features)` or `(n_samples, C, H, W)`.
+            The samples, `(n_samples, features)` or `(n_samples, C, H, W)`: an array, or the data frame for
+            which `set_output` asks.
 
         Raises:
             InputError: a class is not known, or the model is an M1, which generates data without classes.
@@ -307,7 +308,7 @@ class SemiSupervisedVAEClassifier(
                 x = only_site(sample_images(model, n_samples, seed))
             else:
                 x = only_site(samples_of_classes(model, codes, seed=seed))
-        return fitted._array(x)
+        return fitted._framed(fitted._array(x))
 
     def _predict(self, array: np.ndarray) -> np.ndarray:
         if self.classifier_ is not None and not hasattr(self.classifier_, "predict_proba"):

@@ -12,7 +12,7 @@ from small_runs import pyrovae, small_words, train_small
 
 from pyrovae import data
 from pyrovae.errors import InputError
-from pyrovae.generation import latent_means
+from pyrovae.generation import class_samples, latent_means
 from pyrovae.recipes import RECIPES, About, Run, fitting, load_recipe
 from pyrovae.recipes.declaration import declaration_of
 from pyrovae.recipes.measuring import classify
@@ -184,6 +184,12 @@ def test_imbalanced_classes_are_spoken_of(tmp_path):
     for warning in run.verdict.warnings:
         assert f"warning: {warning}" in printed
     assert run.verdict.warnings, "one epoch is not enough"
+    for command in ("class-samples", "analogies"):
+        with pytest.raises(
+            InputError, match=r"trained on vectors, .*\.class_samples\(Run.open.* mean=False"
+        ):
+            pyrovae(command, run.folder)
+    assert class_samples(run.pair, 10, mean=False).shape == (3, 10, 2), "the remedy"
 
 
 def test_a_vae_is_classified_by_m1s_classifiers(tmp_path):

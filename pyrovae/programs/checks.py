@@ -49,11 +49,13 @@ def check_pair(pair: ModelAndGuide, *args: Any, **kwargs: Any) -> None:
             only the guide masks a latent, or the model masks one and uses it all the same.
     """
     noted = poutine.trace(_Distributions("guide")(pair.guide))
-    arguments = Arguments(args, kwargs)
+    arguments, ran = Arguments(args, kwargs), False
+    shapes = ", ".join(str(tuple(a.shape)) for a in args if isinstance(a, Tensor))
     try:
         with torch.no_grad(), pyro.validation_enabled(True), evaluating(pair), SameShapes():
             checked = _Distributions("model")(_CompareLatents(noted)(pair.model))
             model_trace, guide_trace = run_pair(Pair(checked, noted), *args, **kwargs)
+            ran = True
             _check_roles(model_trace, guide_trace)
             _check_latents(pair, arguments, model_trace, guide_trace)
             for name in observed_sites(model_trace):
@@ -69,11 +71,13 @@ def check_pair(pair: ModelAndGuide, *args: Any, **kwargs: Any) -> None:
     except (ValueError, RuntimeError, TypeError) as error:
         # Pyro appends the shapes of all sites. They help with its own errors, not with ours.
         if isinstance(error, InputError):
-            raise InputError(str(error).split("\nTrace Shapes")[0]) from error
+            told = str(error).split("\nTrace Shapes")[0]
+            if not ran and getattr(pair.model, "keywords", {}):  # what passes whole may be the cause
+                told += f" The model and guide ran on data of shape {shapes}{_given_to(pair, kwargs)}."
+            raise InputError(told) from error
         failed: Literal["model", "guide"] = "model" if "_RETURN" in noted.trace.nodes else "guide"
         if problem := plate_problem(error, failed, pair.model, arguments):
             raise InputError(problem) from error
-        shapes = ", ".join(str(tuple(a.shape)) for a in args if isinstance(a, Tensor))
         # What has a wrong number of rows is told in the first line; the shapes of sites do not help.
         told = cause(error) if getattr(pair.model, "keywords", {}) else error
         raise InputError(

@@ -228,7 +228,12 @@ def _verdict(fitted: Fitted, x: Source, y: Tensor | None, training: Training, da
         labels = None if classes is None else classes[rows]
         given = _given_to(stage, seen, labels, Beside(beside.rows(rows).given))
         seen = fitted.presentation.of_prepared(seen)
-        return verdict_of(fitted.pair, seen, given=given, held_out=held_out, training=training)
+        how: Any = {"given": given, "held_out": held_out, "training": training}
+        has_option = "objective" in fitted.plan.options or not fitted.plan.recipe
+        how["takes_objective"] = has_option and stage.supervised is None
+        if stage.classes or stage.given:
+            how["beside"] = "the class" if stage.classes else f"what is given, {', '.join(given or {})}"
+        return verdict_of(fitted.pair, seen, **how)
     except Exception as error:  # a diagnosis must not cost the training
         return explained(error)
 
@@ -243,7 +248,8 @@ def _write_verdict(verdict: Verdict, folder: Path) -> None:
 def identity_of(plan: Plan, configuration: Configuration) -> dict[str, Any]:
     """Return what the checkpoints of a run must agree with: its configuration but for what may change."""
     # The facts about the values have chosen the likelihood, which is among the options.
-    identity = configuration.identity(free={*MAY_CHANGE, *plan.weights, "in_unit_interval"})
+    free = {*MAY_CHANGE, *plan.weights, "in_unit_interval", "column_names"}
+    identity = configuration.identity(free)
     # The file of a user's own component may have moved. If its content has changed, a warning says so.
     return {n: f"your own {v.split(':')[-1]}" if is_own(v) else v for n, v in identity.items()}
 
@@ -275,7 +281,7 @@ def _configuration_of(
         new_run() if former is None else former.run,
         known.from_python,
         writing.begun_from if former is None else former.begun_from,
-        ends_of(former, training, folder.path, writing.progress),
+        ends_of(former, training, folder.path),
     )
 
 
@@ -347,7 +353,7 @@ def with_labels_only(y: Tensor, per_class: int, seed: int) -> Tensor:
     """
     from pyrovae.semi_supervised import only_labels_of
 
-    return only_labels_of(data_sets.labels_per_class(y, per_class, seed), y)
+    return only_labels_of(data_sets.labels_per_class(y, per_class, seed, option="labels"), y)
 
 
 def settings_of(stage: Stage, training: Training) -> Training:

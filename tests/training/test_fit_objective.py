@@ -39,6 +39,13 @@ def test_history_has_one_row_of_plain_numbers_for_each_epoch(make_vae, binary_im
     assert json.loads((tmp_path / "history.json").read_text())["rows"] == history.rows
 
 
+def test_a_history_says_which_columns_it_has(make_vae, binary_images):
+    history = train(make_vae(), binary_images, epochs=1)
+    assert "elbo" in history
+    assert "validation_elbo" not in history
+    assert [*history] == history.columns
+
+
 def test_the_elbo_is_reconstruction_less_kl_and_the_loss_weighs_the_kl(make_vae, binary_images):
     (row,) = train(make_vae(), binary_images, beta=3.0, epochs=1).rows
     assert row["elbo"] == pytest.approx(row["reconstruction"] - row["kl"])

@@ -6,12 +6,12 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import field, fields, make_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 from cyclopts import Group, Parameter
 
 from pyrovae.cli.parameters import NONE_OWN, Device, Own, Quiet, RunFolder
-from pyrovae.cli.recipe_commands import TensorBoard, TensorBoardImages, annotation_of
+from pyrovae.cli.recipe_commands import OwnData, TensorBoard, TensorBoardImages, annotation_of
 from pyrovae.data import DATASETS
 from pyrovae.errors import check_counts
 from pyrovae.recipes.options import Option, OptionError, shared_options
@@ -54,9 +54,7 @@ def resume(
     *,
     changes: Changes = Changes(),  # noqa: B008  # it cannot be changed
     device: Device = "auto",
-    data: Annotated[
-        str | None, Parameter(help="Where the run's own data lie now, if they have moved.")
-    ] = None,
+    data: OwnData = None,
     tensorboard: TensorBoard = False,
     tensorboard_images: TensorBoardImages = None,
     quiet: Quiet = False,
@@ -245,6 +243,7 @@ def branch(
     out: Path,
     *,
     recipe: str | None = None,
+    data: str | None = None,
     device: str = "auto",
     quiet: bool = False,
 ) -> None:
@@ -255,6 +254,7 @@ def branch(
         values: the options that change, by group: "Model" and "Training".
         out: the folder of the new run.
         recipe: the recipe of the user's own that the run was trained with.
+        data: where the run's own data lie now, if they have moved.
         device: "auto" or a device of torch.
         quiet: whether to show no progress bar.
     """
@@ -262,6 +262,6 @@ def branch(
     from pyrovae.recipes.own_files import is_own
 
     own = {name: value for name, value in values["Model"].items() if is_own(value)}
-    opened = Run.open(run, own | ({} if recipe is None else {"recipe": recipe}))
+    opened = Run.open(run, own | ({} if recipe is None else {"recipe": recipe}), data)
     options = values["Model"]
     report(opened.branch(out, options=options, device=device, progress=not quiet, **values["Training"]))

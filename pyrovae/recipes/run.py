@@ -118,6 +118,33 @@ def train(
     return Run.open(folder, own_names(recipe, plan.options))
 
 
+def finished(
+    recipe: str, folder: Path, options: Mapping[str, Any], training: Training, data: Data
+) -> Run | None:
+    """Return the run in a folder if `train` with these settings has come to its end there, else None.
+
+    Nothing is written. A run that cannot be read, or whose data have changed, is not finished: `train` says
+    what is wrong with it.
+    """
+    try:
+        build = load_recipe(recipe)
+        defaults = declaration_of(build).defaults
+        training, data = training.over(defaults), data.over(defaults)
+        run = Run.open(folder, own_names(recipe, options))
+        same = (
+            run.config.recipe == recipe
+            and run.plan.options == build(run.about, **options).options
+            and plain_values(run.training) == plain_values(training)
+            and plain_values(run.data) == plain_values(data.changed(data=_from_anywhere(data.data)))
+        )
+        last = run.plan.stages[-1]
+        ended = run.history.stopped_early or run.epochs >= settings_of(last, training).epochs
+        _ = run.images  # whose values are checked
+        return run if same and ended and run.verdict is not None else None
+    except (InputError, CheckpointError):
+        return None
+
+
 Content = TypeVar("Content")
 
 GIVEN = "the data given in Python"
@@ -638,15 +665,7 @@ class Run:
         _check_values(self.recipe, self.config.recipe, self.plan.options, training, self.data)
         RunFolder(self.folder).check_writable()
         self._check_begun()
-        if self.asked is not None and self._own_elsewhere is None:
-            raise CheckpointError(
-                f"the values of {self.scored.name} (data) are not those on which {self.folder} "
-                "was trained, and a run goes on with its own data alone: leave --data out, or train a new "
-                "run on these data."
-            )
-        images = self.images
-        moved = isinstance(self.asked, str) and not self.config.from_python
-        data = self.data.changed(data=_from_anywhere(str(self.asked))) if moved else self.data
+        images, data = self._own_data()
         fresh = Run(self.folder, self.config, self.own)  # with initial parameters
         board = (tensorboard, tensorboard_images)
         writing = Writing(self.folder, device, True, *board, progress, self._known)
@@ -695,14 +714,30 @@ class Run:
         RunFolder(folder).check_writable()
         resolve_device(device)
         _ = self.pair  # reads the checkpoints, and checks the data
-        images, plan = self.images, self.recipe(self.about, **options)
+        (images, data), plan = self._own_data(), self.recipe(self.about, **options)
         for number, stage in enumerate(plan.stages):
             saved = self.checkpoints[stage.name]["state"]
             plan = plan.with_stage(number, start=partial(_begin, stage, self.about, saved))
         begun = f"{self.checkpoint} of run {self.config.run}"
         writing = Writing(folder, device, progress=progress, data_set=self._known, begun_from=begun)
-        fit_plan(plan, images.x_train, images.y_train, training, self.data, writing)
+        fit_plan(plan, images.x_train, images.y_train, training, data, writing)
         return Run.open(folder, own_names(plan.recipe, plan.options))
+
+    def _own_data(self) -> tuple[Images, Data]:
+        """Return the run's own data, and the settings that name where they lie now.
+
+        Raises:
+            CheckpointError: the run is asked about other data than its own.
+        """
+        if self.asked is not None and self._own_elsewhere is None:
+            raise CheckpointError(
+                f"the values of {self.scored.name} (data) are not those on which {self.folder} "
+                "was trained, and a run goes on with its own data alone: leave --data out, or train a new "
+                "run on these data."
+            )
+        images = self.images
+        moved = isinstance(self.asked, str) and not self.config.from_python
+        return images, self.data.changed(data=_from_anywhere(str(self.asked))) if moved else self.data
 
     def _inherited(self, changes: dict[str, Any]) -> dict[str, Any]:
         """Return the run's options but for those of a component in whose place another one is chosen."""

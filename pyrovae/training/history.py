@@ -75,13 +75,21 @@ class History:
         Raises:
             KeyError: there is no such column. The message names those that there are.
         """
-        if not any(name in row for row in self.rows):
+        if name not in self:
             known = ", ".join(self.columns)
             of_pyro = (
                 "" if "kl" in known else ". Pyro's objectives report no terms; train by pyrovae's ELBO()"
             )
             raise KeyError(f"the history has no column '{name}', but {known or 'no epoch yet'}{of_pyro}")
         return [row.get(name, math.nan) for row in self.rows]
+
+    def __contains__(self, name: object) -> bool:
+        """Return whether there is a column of this name, `"elbo" in history`."""
+        return any(name in row for row in self.rows)
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names of the columns."""
+        return iter(self.columns)
 
     def exceeds(self, patience: int | None) -> bool:
         """Return whether at least `patience` epochs have passed since the best epoch."""

@@ -114,8 +114,7 @@ def _prepared(
         optional_parameters(pair),
         _shown_only(pair, parameters),
     )
-    with torch.no_grad():
-        nothing = loss(batch, 1.0, {})
+    nothing = loss(batch, 1.0, {})  # with gradients, without which Pyro's TraceEnum_ELBO has no loss
     zeros = {name: torch.zeros_like(value) for name, value in nothing[1].items()}
     elsewhere = _elsewhere() != before
     return Prepared(loss, parameters, trained, (torch.zeros_like(nothing[0]), zeros), elsewhere, False)

@@ -22,7 +22,7 @@ from pyrovae.objectives.elbo import ELBO
 from pyrovae.objectives.importance import IWAE
 from pyrovae.objectives.objective import Objective, PyroObjective, as_objective
 from pyrovae.schedules import Constant, Schedule, as_schedule
-from pyrovae.storage import expanded
+from pyrovae.storage import check_folder, expanded
 from pyrovae.training.callbacks import AnyCallback, check_callbacks
 from pyrovae.training.history import COLUMNS
 from pyrovae.training.optimizers import (
@@ -129,7 +129,8 @@ class Settings:
                 object.__setattr__(self, field.name, value.item())
         for name in ("folder", "tensorboard"):
             if (path := getattr(self, name)) is not None:
-                object.__setattr__(self, name, expanded(path))
+                object.__setattr__(self, name, path := expanded(path))
+                check_folder(path)
         object.__setattr__(self, "data_weights", tuple(map(float, self.data_weights)))
 
     @cached_property

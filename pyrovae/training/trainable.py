@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from pyro.poutine.messenger import Messenger
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
 from pyrovae.compute import processes
@@ -186,6 +186,10 @@ class Trainable:
             torch.zeros_like(p) if g is None and p.requires_grad else g
             for p, g in zip(self.trained, gradients, strict=True)
         ]
+
+    def clip(self, norm: float) -> None:
+        """Scale the gradients down, so that they have at most this norm together."""
+        nn.utils.clip_grad_norm_(self.trained, norm)
 
     def check(self, loss: Tensor, again: Callable[[], Tensor]) -> None:
         """Refuse a loss that depends on parameters that nothing has shown to `fit`.

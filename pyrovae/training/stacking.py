@@ -256,7 +256,10 @@ def member_of(batch: Batch, number: int) -> Batch:
 
 
 def disagreement(loss: StackedLoss, trained: Sequence[Tensor], batch: Batch) -> str | None:
-    """Hold the stacked members against single runs of each, with the same noise. Nothing moves.
+    """Hold the stacked members against single runs of each, with the same noise.
+
+    No value moves. If they agree, each parameter takes the layout in memory that its gradient has, so that
+    no step must copy the gradients of linear layers.
 
     Args:
         loss: the stacked loss.
@@ -278,7 +281,8 @@ def disagreement(loss: StackedLoss, trained: Sequence[Tensor], batch: Batch) -> 
     try:
         with ReplayedNoise(noise):
             total, terms = loss(batch, 1.0, {})
-        found = [terms["loss"], *_gradients(total, trained), *_buffers(loss.stack.tensors)]
+        gradients = _gradients(total, trained)
+        found = [terms["loss"], *gradients, *_buffers(loss.stack.tensors)]
     except (RuntimeError, ValueError, TypeError, NotImplementedError, OtherNoise) as error:
         return f"torch.func.vmap cannot run the programs ({cause(error)})"
     finally:
@@ -287,6 +291,8 @@ def disagreement(loss: StackedLoss, trained: Sequence[Tensor], batch: Batch) -> 
                 loss.stack.tensors[name].copy_(value)
     if by := difference(found, [torch.stack(each) for each in zip(*expected, strict=True)]):
         return f"the members together give other numbers than each alone ({by})"
+    for value, gradient in zip(trained, gradients, strict=True):
+        value.data = torch.empty_like(gradient).copy_(value.detach())
     return None
 
 

@@ -175,7 +175,7 @@ class Trainable:
         found: dict[int, Tensor | None] = {}
         if active and loss.requires_grad:
             gradients = torch.autograd.grad(loss, active, allow_unused=True)
-            found = dict(zip(map(id, active), gradients, strict=True))
+            found = {id(p): _laid_out_as(p, g) for p, g in zip(active, gradients, strict=True)}
         return self.shared([found.get(id(value)) for value in self.trained])
 
     def shared(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
@@ -269,6 +269,16 @@ class Trainable:
         self._index()
         if new.requires_grad:
             self._join({name: new})
+
+
+def _laid_out_as(parameter: Tensor, gradient: Tensor | None) -> Tensor | None:
+    """Return a gradient in the parameter's layout in memory, as `backward` does it.
+
+    torch's fused Adam takes it for granted, and gives wrong numbers otherwise.
+    """
+    if gradient is None or gradient.layout != torch.strided or gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
 
 
 class _Listener(Messenger):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import statistics
 from functools import partial
@@ -324,3 +325,21 @@ def test_what_cannot_be_members_is_refused_in_words(x, param_store):
     for make, seeds, message in cases:
         with pytest.raises(InputError, match=message):
             fit_many(make, x, seeds=seeds, epochs=1, **quiet)
+
+
+def test_the_settings_are_those_of_fit():
+    here, there = (inspect.signature(function).parameters for function in (fit_many, fit))
+    own = {"make", "seeds"}
+    lacking = {
+        "pair",
+        "patience",
+        "seed",
+        "folder",
+        "resume",
+        "tensorboard",
+        "callbacks",
+        "workers",
+        "identity",
+    }
+    assert here.keys() - own == there.keys() - lacking
+    assert all(here[name].default == there[name].default for name in here.keys() - own)

@@ -41,6 +41,7 @@ from pyrovae.training.preparation import Prepared, prepare
 from pyrovae.training.settings import Settings, adam
 from pyrovae.training.sources import Data, item_seeds
 from pyrovae.training.stacking import (
+    OWN_LOSS,
     Stack,
     StackedLoss,
     StackedMinibatches,
@@ -299,8 +300,11 @@ def _train_together(
         if reason := disagreement(loss, trained, together.first()):
             return reason
     parameters = StackedParameters(first, stack.named(names), trained, settings.make_optimizer)
-    zeros = {name: value.expand(len(members)).clone() for name, value in prepared.nothing[1].items()}
-    prepared = replace(prepared, loss=loss, nothing=(prepared.nothing[0], zeros))
+    nothing, terms = prepared.nothing
+    zeros = {
+        name: value.expand(len(members)).clone() for name, value in (terms | {OWN_LOSS: nothing}).items()
+    }
+    prepared = replace(prepared, loss=loss, nothing=(nothing, zeros))
     _Run(members, together, held_out, prepared, parameters, stack, settings).train()
     return None
 
@@ -392,8 +396,10 @@ class _Run:
             step(rows, self.settings.numbers((epoch * steps + number) / steps, own_rate))
             bar.update()
             give_way()
+        sums = step.read()
+        sums["loss"] = sums.pop(OWN_LOSS)  # not the sum over all members
         means = [
-            {name: values[number] / step.count for name, values in step.read().items()}
+            {name: values[number] / step.count for name, values in sums.items()}
             for number in range(len(self.members))
         ]
         last = self.settings.numbers(epoch + (steps - 1) / steps, own_rate)

@@ -28,6 +28,9 @@ from pyrovae.training.losses import MinibatchLoss, Weights
 from pyrovae.training.sources import item_seeds
 from pyrovae.training.trainable import Trainable
 
+OWN_LOSS = "loss of the member"
+"""The name of the term with the loss of each member."""
+
 
 class ModulesOf(nn.Module):
     """The modules behind a pair as one module, whose result is the loss of a minibatch.
@@ -146,7 +149,7 @@ class StackedLoss(MinibatchLoss):
     def __call__(
         self, batch: Batch, beta: float | Tensor, weights: Weights
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the sum of the losses, and the loss and the terms of each member, `(S,)` each.
+        """Return the sum of the losses, and the terms of each member, `(S,)` each, its own loss among them.
 
         Args:
             batch: a minibatch for each member, `(S, B, ...)`, as `StackedMinibatches` makes it.
@@ -168,12 +171,12 @@ class StackedLoss(MinibatchLoss):
 
         data = tuple(call.arguments.tensors for call in batch.calls)
         losses, terms = mapped(of_member, (self.stack.tensors, data), len(self.seeds))
-        return losses.sum(), {**terms, "loss": losses.detach()}
+        return losses.sum(), {**terms, OWN_LOSS: losses.detach()}
 
     def explanation(self, what: str, batch: Batch) -> NonFiniteError:
         """Return an error that names the member, and the site at which its loss is not finite."""
         with torch.no_grad():
-            finite = self(batch, 1.0, {})[1]["loss"].isfinite()
+            finite = self(batch, 1.0, {})[1][OWN_LOSS].isfinite()
         number = int(finite.int().argmin())
         self.stack.write_back(number)
         own, seed = self.stack.members[number].loss, self.seeds[number]
@@ -201,6 +204,13 @@ class StackedMinibatches(Minibatches):
     """
 
     seeds: tuple[int, ...] = ()
+
+    def first_rows(self, offset: int = 0) -> list[Rows]:
+        """Return the rows of `first`, which are the same for all members."""
+        return [
+            Rows(part.indices.roll(-offset)[: part.batch_size].repeat(len(self.seeds), 1))
+            for part in self.parts
+        ]
 
     def epoch(self, number: int) -> Iterator[tuple[Rows, ...]]:
         """Draw the orders of an epoch. The indices of each part's rows are `(S, B)`."""
@@ -282,7 +292,7 @@ def disagreement(loss: StackedLoss, trained: Sequence[Tensor], batch: Batch) -> 
         with ReplayedNoise(noise):
             total, terms = loss(batch, 1.0, {})
         gradients = _gradients(total, trained)
-        found = [terms["loss"], *gradients, *_buffers(loss.stack.tensors)]
+        found = [terms[OWN_LOSS], *gradients, *_buffers(loss.stack.tensors)]
     except (RuntimeError, ValueError, TypeError, NotImplementedError, OtherNoise) as error:
         return f"torch.func.vmap cannot run the programs ({cause(error)})"
     finally:

@@ -306,8 +306,20 @@ def _log1p(x: Tensor) -> Tensor:
     return torch.where((y == 1) | (y == torch.inf), x, y.log() * (x / (y - 1)))
 
 
+def _addmm(added: Tensor, a: Tensor, b: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Any:
+    """Compute beta * added + alpha * a @ b with the sum apart from the product.
+
+    The sum then becomes part of the next kernel, such as that of a ReLU. MKL's product would copy a bias to
+    all rows first, and read the copy.
+    """
+    if a.dtype == torch.bfloat16 or alpha != 1:  # the sum would be rounded twice
+        return NotImplemented
+    # Not `product + added`, which Inductor turns back into addmm.
+    return torch.mm(a, b) - (-added if beta == 1 else -beta * added)
+
+
 def decompositions(example: Sequence[Tensor]) -> dict[Any, Function]:
-    """Return the operations that a graph replaces by simpler ones: on a CPU, log1p and what contains it.
+    """Return the operations that a graph replaces by simpler ones: on a CPU, addmm, log1p and what has it.
 
     Args:
         example: the arguments of the function that is recorded; on a GPU nothing is replaced.
@@ -318,7 +330,7 @@ def decompositions(example: Sequence[Tensor]) -> dict[Any, Function]:
     if any(tensor.is_cuda for tensor in example):
         return {}
     contain_log1p = (aten.binary_cross_entropy_with_logits, aten.softplus, aten.log_sigmoid_forward)
-    return get_decompositions(contain_log1p) | {aten.log1p.default: _log1p}
+    return get_decompositions(contain_log1p) | {aten.log1p.default: _log1p, aten.addmm.default: _addmm}
 
 
 def _compiled(graph: Any, example: Sequence[Tensor]) -> Function:

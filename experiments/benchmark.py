@@ -145,8 +145,7 @@ def run(
     record = Record(device, threads, out, quick)
     if device != "cpu" or quick:
         apart.run_apart(record, model or MODELS, size or [*SIZES][: 1 if quick else None], what or ON_GPU)
-        if quick:
-            print(f"written: {record.measurements.path}")
+        write_table(record)
         return
     chosen = what or WHAT
     for s in size or SIZES:
@@ -344,13 +343,18 @@ def together() -> None:
 @app.command
 def report(*, device: Device = "cpu", out: Out = None) -> None:
     """Write the table and the figure of all measurements, and print the table."""
-    measurements = Record(device, out=out).measurements
-    made = measurements.update_rows()
-    text = table(made)
-    write_atomically(measurements.path.with_suffix(".md"), text.encode())
-    print(text)
+    record = Record(device, out=out)
+    write_table(record)
     if device == "cpu":
-        print(f"written: {plots.save(figure(made), measurements.path.with_suffix('.png'))}")
+        path = record.measurements.path.with_suffix(".png")
+        print(f"written: {plots.save(figure(record.measurements.update_rows()), path)}")
+
+
+def write_table(record: Record) -> None:
+    """Write the table of all measurements on a device, and print it."""
+    path, text = record.measurements.path.with_suffix(".md"), table(record.measurements.update_rows())
+    write_atomically(path, text.encode())
+    print(f"{text}\nwritten: {path}")
 
 
 Contestant = Annotated[str, Parameter(help="The contestant's name.")]

@@ -228,8 +228,8 @@ def pytorch(p: Problem, compiled: bool) -> Step:
     """Return a training step of the handwritten model."""
     model = by_hand(p).to(p.device)
     # On a GPU, "reduce-overhead" captures the compiled kernels of forward and backward in CUDA graphs.
-    how = {"mode": "reduce-overhead"} if p.device.type == "cuda" else {}
-    loss: Any = torch.compile(model, **how) if compiled else model
+    mode = "reduce-overhead" if p.device.type == "cuda" else None
+    loss: Any = torch.compile(model, mode=mode) if compiled else model
     step, following = handwritten.training_step(model, loss), batches_of(p)
     return lambda: step(*following())
 

@@ -94,9 +94,16 @@ def _cell(row: Row, field: str, form: str) -> str:
 def figure(rows: list[Row]) -> Figure:
     """Draw three panels: time of a training step, speed of the evaluation, and scaling."""
     drawn, panels = plt.subplots(1, 3, figsize=(15, 5.2), layout="constrained", width_ratios=(1.5, 1, 1.2))
-    _training(panels[0], [row for row in _of(rows, "training_ratio") if row["size"] == "small"])
-    _evaluation(panels[1], [row for row in _of(rows, "evaluation_ratio") if row["size"] == "small"])
-    _scaling(panels[2], _curves(rows))
+    small = [row for row in rows if row["size"] == "small"]
+    for panel, draw, found in (
+        (panels[0], _training, _of(small, "training_ratio")),
+        (panels[1], _evaluation, _of(small, "evaluation_ratio")),
+        (panels[2], _scaling, _curves(rows)),
+    ):
+        if found:
+            draw(panel, found)
+        else:
+            panel.set_axis_off()
     return drawn
 
 

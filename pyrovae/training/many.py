@@ -7,6 +7,7 @@ import inspect
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -20,6 +21,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from pyrovae.compute import processes
 from pyrovae.compute.devices import seeded
 from pyrovae.compute.memory import memory_explained
+from pyrovae.compute.precision import products_in
 from pyrovae.compute.progress import progress_bar
 from pyrovae.compute.turns import alone, give_way
 from pyrovae.data.transforms import Transform
@@ -50,7 +52,8 @@ from pyrovae.training.stacking import (
     member_of,
 )
 from pyrovae.training.state import load_state, state
-from pyrovae.training.step import EagerStep, build_step
+from pyrovae.training.step import EagerStep
+from pyrovae.training.steps import build_step
 from pyrovae.training.validation import Validation
 
 ELEMENTWISE = (
@@ -374,6 +377,8 @@ class _Run:
         epochs, steps = self.settings.epochs, self.data.steps
         step = build_step(self.data, self.prepared, self.parameters, self.settings)
         with (
+            closing(step),
+            products_in(self.settings.precision, self.data.device, torch.float32),
             self.parameters.gradients_released(),
             progress_bar(self.settings.progress, epochs * steps, "step") as bar,
         ):

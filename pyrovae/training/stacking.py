@@ -226,12 +226,12 @@ class StackedMinibatches(Minibatches):
         """Return the minibatches of these rows, with a first dimension for the members.
 
         Args:
-            rows: the rows of each part: of each member `(S, B)`, or one for all of them `(B,)`.
+            rows: the rows of each part, with indices `(S, B)`.
             shared: of no use here, since there is one process.
             check: whether to check the values that are read.
         """
         members = len(self.seeds)
-        indices = [each.indices.expand(members, -1) for each in rows]
+        indices = [each.indices for each in rows]
         if self.transform is None:  # all are read at once
             together = super().batch([Rows(each.flatten()) for each in indices], False, check)
             calls = [

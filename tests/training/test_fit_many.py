@@ -16,10 +16,11 @@ from pyro.nn import PyroModule, PyroParam
 from torch import Tensor, nn
 
 from pyrovae import fit
+from pyrovae.compute import capture
 from pyrovae.errors import InputError, NonFiniteError
 from pyrovae.models import PPCA
 from pyrovae.programs import Pair
-from pyrovae.training import fit_many
+from pyrovae.training import captured, fit_many
 
 SGD = partial(torch.optim.SGD, lr=0.1)
 quiet: dict[str, Any] = {"progress": False, "compile": "off", "device": "cpu"}
@@ -187,22 +188,40 @@ def test_each_member_keeps_its_own_best_epoch(x):
         assert member.history["validation_elbo"][0] == pytest.approx(log_px.mean().item(), rel=1e-5)
 
 
-@pytest.mark.usefixtures("recorded")
-def test_a_recorded_step_is_the_same_step(make_vae, binary_images):
+def both_ways(make: Any, x: Tensor, compile: str) -> None:
+    """Hold runs with a graph against runs of the programs."""
     how: dict[str, Any] = {
         "seeds": [1, 2],
-        "epochs": 2,
-        "batch_size": 4,
+        "epochs": 3,
+        "batch_size": 6,
         "clip_norm": 1.0,
         "progress": False,
     }
-    eager, graph = (
-        fit_many(make_vae, binary_images, compile=mode, device="cpu", **how) for mode in ("off", "on")
-    )
+    eager, graph = (fit_many(make, x, compile=mode, device="cpu", **how) for mode in ("off", compile))
     for one, other in zip(eager, graph, strict=True):
         assert one.history["loss"] == pytest.approx(other.history["loss"], rel=1e-5)
         for a, b in zip(one.pair.parameters(), other.pair.parameters(), strict=True):
             assert torch.allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.usefixtures("recorded")
+def test_a_recorded_step_is_the_same_step(make_vae, binary_images):
+    both_ways(make_vae, binary_images, "on")
+
+
+@pytest.mark.usefixtures("replayed")
+def test_a_captured_step_is_the_same_step(make_vae, binary_images, monkeypatch):
+    replays = []
+
+    class Spy(capture.Replay):
+        def __call__(self) -> list[Tensor]:
+            replays.append(self)
+            return super().__call__()
+
+    monkeypatch.setattr(captured, "Replay", Spy)
+    both_ways(make_vae, binary_images, "on")
+    full = len(binary_images) // 6
+    assert len(replays) == 3 * full - 1  # all full minibatches of 3 epochs but the first
 
 
 def test_a_transform_is_applied_to_each_member_by_itself(x):
@@ -337,6 +356,7 @@ def test_the_settings_are_those_of_fit():
         "folder",
         "resume",
         "tensorboard",
+        "precision",
         "callbacks",
         "workers",
         "identity",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -95,11 +95,12 @@ def figure(rows: list[Row]) -> Figure:
     """Draw three panels: time of a training step, speed of the evaluation, and scaling."""
     drawn, panels = plt.subplots(1, 3, figsize=(15, 5.2), layout="constrained", width_ratios=(1.5, 1, 1.2))
     small = [row for row in rows if row["size"] == "small"]
-    for panel, draw, found in (
+    drawings: list[tuple[Any, Callable[[Any, Any], None], Any]] = [
         (panels[0], _training, _of(small, "training_ratio")),
         (panels[1], _evaluation, _of(small, "evaluation_ratio")),
         (panels[2], _scaling, _curves(rows)),
-    ):
+    ]
+    for panel, draw, found in drawings:
         if found:
             draw(panel, found)
         else:

@@ -69,7 +69,9 @@ def calls() -> Iterator[Cost]:
         "active_units": partial(ev.active_units, vae, x, num_samples=SAMPLES),
         "gradient_variance": partial(ev.gradient_variance, ELBO(), vae, x, repeats=2),
         "class_posterior": partial(ev.class_posterior, m2, x, q.classes, num_samples=SAMPLES),
-        "impute": partial(ev.impute, vae, x, torch.ones(DATA, PIXELS) > 0, num_samples=SAMPLES),
+        "impute": partial(
+            ev.impute, vae, x, torch.arange(PIXELS).expand(DATA, -1) % 2 > 0, num_samples=SAMPLES
+        ),
         "samples": partial(generation.samples, vae, 4),
         "reconstruct": partial(generation.reconstruct, vae, x),
         "latent_means": partial(generation.latent_means, vae, x),
@@ -77,7 +79,7 @@ def calls() -> Iterator[Cost]:
         "interpolate": partial(generation.interpolate, vae, x[:1], x[1:2], 3),
         "prior_density": partial(generation.prior_density, vae, few),
         "plate_diagram": partial(plate_diagram, vae, x),
-        "structure": partial(structure, vae, x),
+        "str(structure)": lambda: str(structure(vae, x)),
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the k-hat of few draws

@@ -8,6 +8,7 @@ import statistics
 from functools import partial
 from typing import Any
 
+import fake_gpu
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -19,8 +20,14 @@ from pyrovae import fit
 from pyrovae.compute import capture
 from pyrovae.errors import InputError, NonFiniteError
 from pyrovae.models import PPCA
+from pyrovae.objectives import ELBO
 from pyrovae.programs import Pair
+from pyrovae.programs.rows import Arguments
 from pyrovae.training import captured, fit_many
+from pyrovae.training.batches import Batch, Call, Part
+from pyrovae.training.losses import MinibatchLoss
+from pyrovae.training.stacking import Stack, StackedLoss
+from pyrovae.training.unit import Unit
 
 SGD = partial(torch.optim.SGD, lr=0.1)
 quiet: dict[str, Any] = {"progress": False, "compile": "off", "device": "cpu"}
@@ -244,6 +251,23 @@ def test_an_error_names_the_seed_of_the_member_that_diverges(x):
             lambda seed: Mean(10.0**seed), x, seeds=[1, 18], epochs=60, batch_size=12,
             optimizer=partial(torch.optim.SGD, lr=2.5), **quiet,
         )  # fmt: skip
+
+
+def test_all_that_a_step_makes_is_on_the_device_of_its_data(make_vae, binary_images):
+    part = Part(torch.arange(24), False, 6, 1.0, 1.0)
+    unit = Unit(24, frozenset({"data"}), (), False, 1.0, None, False)
+    losses = [MinibatchLoss(make_vae(seed), ELBO(), [part], unit, ()) for seed in (1, 2)]
+    losses[0](Batch([Call(0, Arguments((binary_images[:6],)), 6)], 6), 1.0, {})  # finds the layout
+    stack = Stack(losses)
+    own = losses[0]
+    loss = StackedLoss(own.pair, own.objective, own.parts, unit, (), stack=stack, seeds=(1, 2))
+    with fake_gpu.fake_gpu():
+        stack.tensors = {n: torch.empty(v.shape, device=fake_gpu.DEVICE) for n, v in stack.tensors.items()}
+        data = Arguments((fake_gpu.data(2, 6, 1, 4, 4),))
+        total, terms = loss(Batch([Call(0, data, 6)], 6), 1.0, {})
+    assert total.device == fake_gpu.DEVICE
+    assert {term.device for term in terms.values()} == {fake_gpu.DEVICE}
+    assert {term.shape for term in terms.values()} == {(2,)}
 
 
 # One after another

@@ -282,13 +282,10 @@ def _train_together(
     data = in_form_of_programs(first, data)
     held_out = None if held_out is None else in_form_of_programs(first, held_out)
     bound = [data.given.bound_to(member.pair, data.device) for member in members]
-    for member, pair in zip(members, bound, strict=True):
-        for module in modules_of(pair):
-            module.to(data.device)
-        for call in data.first().calls:
-            with seeded(member.seed, data.device):  # lazy modules get their shapes, and initial values
-                check_pair(pair, *call.arguments.args, **call.arguments.kwargs)
-    prepared = prepare(bound[0], data, held_out, settings)
+    with seeded(members[0].seed, data.device):  # lazy modules get their shapes, and initial values
+        prepared = prepare(bound[0], data, held_out, settings)
+    for member, pair in zip(members[1:], bound[1:], strict=True):
+        _move_and_check(pair, member.seed, data)
     if reason := _reason_after(settings.make_optimizer(prepared.trained), settings, prepared):
         return reason
     stack = Stack([prepared.loss, *(_of_another(prepared.loss, pair) for pair in bound[1:])])
@@ -310,6 +307,15 @@ def _train_together(
     prepared = replace(prepared, loss=loss, nothing=(nothing, zeros))
     _Run(members, together, held_out, prepared, parameters, stack, settings).train()
     return None
+
+
+def _move_and_check(pair: ModelAndGuide, seed: int, data: Minibatches) -> None:
+    """Move a further pair to the device of the data, and check it on a minibatch."""
+    for module in modules_of(pair):
+        module.to(data.device)
+    with seeded(seed, data.device):
+        for call in data.first().calls:
+            check_pair(pair, *call.arguments.args, **call.arguments.kwargs)
 
 
 def _of_another(loss: MinibatchLoss, pair: ModelAndGuide) -> MinibatchLoss:

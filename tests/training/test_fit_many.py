@@ -121,6 +121,26 @@ def test_initial_parameters_are_those_of_the_seed(make_vae, binary_images):
             assert torch.equal(own, fresh)
 
 
+class Lazy(Mean):
+    """x ~ N(A 1 + b, 1) by a layer that gets its shape when it first runs."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.layer = nn.LazyLinear(2)
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            loc = self.layer(x.new_ones(len(x), 3)) + self.mu
+            pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+
+def test_lazy_layers_get_their_shapes_and_own_values(x):
+    members = fit_many(Lazy, x, seeds=[1, 2], epochs=1, batch_size=12, optimizer=SGD, **quiet)
+    one, other = (member.pair.layer.weight for member in members)
+    assert one.shape == other.shape == (2, 3)
+    assert not torch.allclose(one, other)
+
+
 def test_members_reach_the_evidence_of_the_closed_form():
     x = torch.randn(200, 2) @ torch.randn(2, 5) + 0.3 * torch.randn(200, 5)
     best = PPCA(5, 2)

@@ -22,6 +22,8 @@ from pyrovae.models import CPCVAE, M1M2, M2, PPCA, VAE
 from pyrovae.networks import MLP, WithClass
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import Classes, StandardNormal
+from pyrovae.recipes import fitting
+from pyrovae.recipes.verdict import Verdict
 from pyrovae.training import step as training_step
 
 # A shell that starts the tests in the background lets them ignore Ctrl-C, and their processes with them.
@@ -41,6 +43,13 @@ def clean_slate() -> Iterator[None]:
     pyro.clear_param_store()
     torch.set_num_threads(threads)
     assert left == [], "the test left parameters in Pyro's store"
+
+
+@pytest.fixture(autouse=True)
+def empty_verdicts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The verdict takes as long as a small training, so only tests with the mark `verdict` measure it."""
+    if request.node.get_closest_marker("verdict") is None:
+        monkeypatch.setattr(fitting, "verdict_of", lambda *_, **__: Verdict())
 
 
 @pytest.fixture

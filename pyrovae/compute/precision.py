@@ -11,6 +11,7 @@ backward pass is computed like that of the forward pass, and its result has 32 b
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -113,9 +114,27 @@ def products_in(precision: str, device: torch.device, dtype: torch.dtype) -> Ite
 
 @contextmanager
 def _tf32(allowed: bool) -> Iterator[None]:
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+    """Within the block, let torch compute 32-bit products by TF32, or not.
+
+    torch has two settings of that, and its older one cannot be read where a caller has used the newer one.
+    """
+    matmul: Any = torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn
+    places = (matmul, cudnn)
+    name = "allow_tf32"
+    value: bool | str = allowed
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Please use the new API settings")
+        try:
+            before = [getattr(place, name) for place in places]
+        except RuntimeError:
+            places = (matmul, cudnn.conv)
+            name, value = "fp32_precision", "tf32" if allowed else "ieee"
+            before = [getattr(place, name) for place in places]
+        for place in places:
+            setattr(place, name, value)
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+        for place, then in zip(places, before, strict=True):
+            setattr(place, name, then)

@@ -356,6 +356,18 @@ def _log1p(x: Tensor) -> Tensor:
     return torch.where((y == 1) | (y == torch.inf), x, y.log() * (x / (y - 1)))
 
 
+def _addmm(added: Tensor, a: Tensor, b: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Any:
+    """Compute beta * added + alpha * a @ b with the sum apart from the product.
+
+    The sum then becomes part of the next kernel, such as that of a ReLU. MKL's product would copy a bias to
+    all rows first, and read the copy.
+    """
+    if a.dtype == torch.bfloat16 or alpha != 1:  # the sum would be rounded twice
+        return NotImplemented
+    # Not `product + added`, which Inductor turns back into addmm.
+    return torch.mm(a, b) - (-added if beta == 1 else -beta * added)
+
+
 def _multinomial(
     weights: Tensor, num_samples: int, replacement: bool = False, *, generator: Any = None
 ) -> Tensor:
@@ -376,8 +388,8 @@ def _normal(mean: Any, std: Any = 1.0, *, generator: Any = None) -> Tensor:
 def decompositions(example: Sequence[Tensor]) -> dict[Any, Function]:
     """Return the operations that a graph replaces by others.
 
-    On a CPU they are log1p and what contains it, which are replaced by faster ones. Where kernels are
-    captured they are draws that check their arguments' values, since a capture cannot wait for the answer.
+    On a CPU they are addmm, log1p and what contains it, which are replaced by faster ones. Where kernels
+    are captured they are draws that check their values, since a capture cannot wait for the answer.
     The numbers drawn are the same.
 
     Args:
@@ -390,7 +402,7 @@ def decompositions(example: Sequence[Tensor]) -> dict[Any, Function]:
         normals = (aten.normal.Tensor_Tensor, aten.normal.float_Tensor, aten.normal.Tensor_float)
         return {aten.multinomial.default: _multinomial} | dict.fromkeys(normals, _normal)
     contain_log1p = (aten.binary_cross_entropy_with_logits, aten.softplus, aten.log_sigmoid_forward)
-    return get_decompositions(contain_log1p) | {aten.log1p.default: _log1p}
+    return get_decompositions(contain_log1p) | {aten.log1p.default: _log1p, aten.addmm.default: _addmm}
 
 
 def _compiled(

@@ -123,7 +123,8 @@ class CapturedStep(CompiledStep):
             return False
         if isinstance(rows, Batch):
             return not self.gathers and rows.layout == self.full.layout
-        return [(n, len(of_part.indices)) for n, of_part in enumerate(rows)] == self.full.layout
+        # Members that train together have rows of indices each.
+        return [(n, of_part.indices.shape[-1]) for n, of_part in enumerate(rows)] == self.full.layout
 
     # The record
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -226,23 +226,14 @@ def fit(
         workers=workers,
         identity=identity,
     )
-    y = _whole(y)
-    source = source_of(x, y, given)
-    beside = _given_beside(pair, source, y, given)
-    held_out = _validation_source(pair, settings.validation, source, beside)
-    place = device_for(device, pair, otherwise=source.device)
-    data = minibatches_of(source, y, settings, place, beside)
-    validation_data = None if held_out is None else _all_at_once(*held_out, settings, place)
+    data, validation_data = data_of(pair, x, y, given, settings)
     with (
-        _with_gradients(place),
-        own_parameters(pair),
-        _training(pair),
-        seeded(settings.seed, place),
+        ready_to_train(pair, seed=settings.seed, device=data.device),
         one_writer(settings.folder) if settings.folder and processes.is_first() else nullcontext(),
     ):
-        data = _in_form_of_programs(pair, data)
+        data = in_form_of_programs(pair, data)
         if validation_data is not None:
-            validation_data = _in_form_of_programs(pair, validation_data)
+            validation_data = in_form_of_programs(pair, validation_data)
         run = TrainingRun(pair, data, validation_data, settings)
         run.start_or_resume()
         scalars = settings.tensorboard if processes.is_first() else None
@@ -250,6 +241,46 @@ def fit(
             run.train(write_row)
     processes.wait()  # until the last checkpoint is written
     return run.history
+
+
+def data_of(
+    pair: ModelAndGuide, x: Data, y: Tensor | None, given: Mapping[str, Any] | None, settings: Settings
+) -> tuple[Minibatches, Minibatches | None]:
+    """Return the minibatches of the training data and of the validation data, on the run's device.
+
+    Args:
+        pair: the pair that is trained.
+        x: the data, as `fit` takes them.
+        y: their classes, as `fit` takes them.
+        given: what is given beside the data, as `fit` takes it.
+        settings: the settings.
+    """
+    y = _whole(y)
+    source = source_of(x, y, given)
+    beside = _given_beside(pair, source, y, given)
+    held_out = _validation_source(pair, settings.validation, source, beside)
+    place = device_for(settings.device, pair, otherwise=source.device)
+    data = minibatches_of(source, y, settings, place, beside)
+    return data, None if held_out is None else _all_at_once(*held_out, settings, place)
+
+
+@contextmanager
+def ready_to_train(*pairs: ModelAndGuide, seed: int, device: torch.device) -> Iterator[None]:
+    """Train pairs within: in training mode, with gradients, and with streams and parameters of their own.
+
+    Raises:
+        InputError: `fit` is called under autocast.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(_with_gradients(device))
+        for pair in pairs:
+            stack.enter_context(own_parameters(pair))
+            stack.enter_context(in_training(pair))
+        # Pyro's validation is off, except in the checks, which explain what they find.
+        stack.enter_context(reentered(lambda: pyro.validation_enabled(False)))
+        stack.enter_context(reentered(_without_warnings))
+        stack.enter_context(seeded(seed, device))
+        yield
 
 
 def minibatches_of(
@@ -335,7 +366,7 @@ def _whole(y: Tensor | None) -> Tensor | None:
     return y.long() if isinstance(y, Tensor) and holds_classes(y) else y
 
 
-def _in_form_of_programs(pair: ModelAndGuide, data: Minibatches) -> Minibatches:
+def in_form_of_programs(pair: ModelAndGuide, data: Minibatches) -> Minibatches:
     """Return the minibatches with classes as one-hot rows, if the programs take these.
 
     Raises:
@@ -370,20 +401,6 @@ def _with_gradients(device: torch.device) -> Iterator[None]:
             "call it outside of the block."
         )
     with torch.inference_mode(False), torch.enable_grad():
-        yield
-
-
-@contextmanager
-def _training(pair: ModelAndGuide) -> Iterator[None]:
-    """Put the modules in training mode within, and back into their former modes after.
-
-    Pyro's validation is off, except in the checks, which explain what they find.
-    """
-    with (
-        in_training(pair),
-        reentered(lambda: pyro.validation_enabled(False)),
-        reentered(_without_warnings),
-    ):
         yield
 
 

@@ -261,18 +261,8 @@ class TrainingRun:
         row = _means(step)
         if not step.watched:
             bar.set_postfix(shown_terms(row))
-        if "reconstruction" in row:
-            row["elbo"] = row["reconstruction"] - row["kl"]
         last = self.numbers(epoch + (steps - 1) / steps)
-        return {
-            **row,
-            **{f"weight of {site}": weight for site, weight in last.weights.items()},
-            "epoch": epoch + 1,
-            "step": (epoch + 1) * steps,
-            "beta": last.beta,
-            "learning_rate": last.learning_rate,
-            "seconds": time.perf_counter() - start,
-        }
+        return row_of(row, last, epoch, steps, time.perf_counter() - start)
 
     def _checked(self, rows: tuple[Rows, ...]) -> Any:
         """Read a minibatch of a stream for the first time, and check it."""
@@ -291,7 +281,7 @@ class TrainingRun:
         row = processes.from_first(row)
         self.history.rows.append(row)
         if self.validation is not None:
-            self.validation.note(self.history, self.trained)
+            self.validation.note(self.history, self.trained.of_pair)
         self._step_scheduler(row)
         self._save()
 
@@ -402,6 +392,31 @@ class TrainingRun:
         if self._identity is None:
             self._identity = self._made | identity_of(self.settings, self.data, self._validation_data)
         return self._identity
+
+
+def row_of(
+    means: Mapping[str, float], last: Numbers, epoch: int, steps: int, seconds: float
+) -> dict[str, float]:
+    """Return an epoch's row of the history.
+
+    Args:
+        means: the mean loss and the means of its terms, by name.
+        last: the numbers of the epoch's last step.
+        epoch: the number of the epoch, from 0.
+        steps: the number of steps in an epoch.
+        seconds: the time that the epoch took.
+    """
+    elbo = {"elbo": means["reconstruction"] - means["kl"]} if "reconstruction" in means else {}
+    return {
+        **means,
+        **elbo,
+        **{f"weight of {site}": weight for site, weight in last.weights.items()},
+        "epoch": epoch + 1,
+        "step": (epoch + 1) * steps,
+        "beta": last.beta,
+        "learning_rate": last.learning_rate,
+        "seconds": seconds,
+    }
 
 
 def _versions() -> dict[str, str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import pyro
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from pyrovae.compute.streams import streams
 from pyrovae.errors import InputError, cause
@@ -141,7 +142,8 @@ def _elsewhere() -> list[object]:
 
 
 def _check_no_inference(parameters: dict[str, Tensor]) -> None:
-    if made_there := [name for name, value in parameters.items() if value.is_inference()]:
+    made = {name: value for name, value in parameters.items() if not is_lazy(value)}
+    if made_there := [name for name, value in made.items() if value.is_inference()]:
         raise InputError(
             f"the parameters {', '.join(made_there)} were made under torch.inference_mode, which forbids "
             "to change them: build the pair outside of it."

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import LBFGS
 
 from pyrovae.compute import processes
@@ -31,7 +31,6 @@ from pyrovae.programs.modes import buffers_kept
 from pyrovae.schedules import Constant
 from pyrovae.training.batches import Batch, Call, Minibatches, Rows
 from pyrovae.training.losses import Weights
-from pyrovae.training.non_finite import explain_non_finite
 from pyrovae.training.preparation import Prepared
 from pyrovae.training.recording import Recorded
 from pyrovae.training.settings import Numbers, Settings
@@ -126,9 +125,12 @@ class EagerStep:
         """Return what a checkpoint must hold so that a resumed run builds the same step."""
         return None
 
-    def read(self) -> dict[str, float]:
-        """Return the sums of the loss and its terms over the data since `begin`, by name."""
-        return {name: float(total) for name, total in self._sums.items()}
+    def read(self) -> dict[str, Any]:
+        """Return the sums of the loss and its terms over the data since `begin`, by name, as numbers.
+
+        If members train together, there is a list with the sum of each.
+        """
+        return {name: total.tolist() for name, total in self._sums.items()}
 
     def __call__(self, rows: Sequence[Rows] | Batch, numbers: Numbers) -> None:
         """Take a step.
@@ -184,12 +186,11 @@ class EagerStep:
         for parameter, gradient in zip(self.parameters.trained, gradients.of_parameters, strict=True):
             parameter.grad = gradient
         if self.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.parameters.trained, self.clip_norm)
+            self.parameters.clip(self.clip_norm)
 
     def explanation(self, batch: Batch) -> NonFiniteError:
         """Return an error that names the site at which the loss of this minibatch is not finite."""
-        calls = [call.arguments for call in batch.calls]
-        return explain_non_finite(f"the loss of step {self.number}", self.loss.pair, *calls)
+        return self.loss.explanation(f"the loss of step {self.number}", batch)
 
 
 class _Closure:

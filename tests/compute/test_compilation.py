@@ -491,3 +491,24 @@ def test_a_captured_step_agrees_with_the_eager_one_on_cuda():
     assert captured_losses == pytest.approx(losses, rel=1e-4)
     for name, value in eager.items():
         assert torch.allclose(value, captured[name], rtol=1e-4, atol=1e-5), name
+
+
+def test_a_bias_is_added_apart_from_the_product():
+    x, weight, bias = torch.randn(3, 4), torch.randn(5, 4), torch.randn(5)
+
+    def products(x):
+        half = torch.addmm(bias, x, weight.t(), beta=0.5)
+        return [
+            torch.nn.functional.linear(x, weight, bias),
+            half,
+            torch.addmm(bias, x, weight.t(), alpha=2.0),
+        ]
+
+    graph = make_fx(products, decompositions([x]))(x)
+    names = [node.target for node in graph.graph.nodes]
+    assert names.count(torch.ops.aten.mm.default) == 2
+    assert names.count(torch.ops.aten.addmm.default) == 1  # the one with a factor before the product
+    product = x.double() @ weight.double().t()
+    expected = [product + bias, product + 0.5 * bias, 2 * product + bias]
+    for found, right in zip(graph(x), expected, strict=True):
+        assert torch.allclose(found.double(), right, atol=1e-5)

@@ -171,9 +171,11 @@ class CapturedStep(CompiledStep):
         device = self._inputs[0].device
         self._rates = [torch.zeros((), device=device) for _ in self.optimizer.param_groups]
         self._values: list[float | None] = [None] * len(self._rates)
-        for name in ("loss", *self.layout[1]):
-            self._sums.setdefault(name, torch.zeros_like(self._zero(name)))
         try:
+            with self._undisturbed(), torch.no_grad():
+                found = self._graph.operations(*self._inputs)
+            for name, value in zip(("loss", *self.layout[1]), found, strict=False):
+                self._sums.setdefault(name, torch.zeros_like(value))
             with self._undisturbed(), self._state_kept(), as_captured(self.optimizer, self._rates):
                 self.whole = Replay(self._body, device)
         except Exception as error:  # torch raises many types of error
@@ -184,10 +186,6 @@ class CapturedStep(CompiledStep):
             return False
         self._known_then = self._known()
         return True
-
-    def _zero(self, name: str) -> Tensor:
-        loss, terms = self.nothing
-        return loss if name == "loss" else terms.get(name, loss)
 
     @property
     def _graph(self) -> Recording:

@@ -381,10 +381,9 @@ class _Run:
     def train(self) -> None:
         """Train to the last epoch. Then each member has its parameters, of its best epoch if validated."""
         epochs, steps = self.settings.epochs, self.data.steps
-        step = build_step(self.data, self.prepared, self.parameters, self.settings)
         with (
-            closing(step),
             products_in(self.settings.precision, self.data.device, torch.float32),
+            closing(build_step(self.data, self.prepared, self.parameters, self.settings)) as step,
             self.parameters.gradients_released(),
             progress_bar(self.settings.progress, epochs * steps, "step") as bar,
         ):

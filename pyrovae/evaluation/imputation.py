@@ -42,8 +42,9 @@ from pyrovae.programs.log_weights import Scores, by_value
 from pyrovae.programs.modes import nothing_moves
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
 from pyrovae.programs.rows import Arguments
-from pyrovae.programs.running import run_pair, traced
+from pyrovae.programs.running import traced
 from pyrovae.programs.sites import observed_sites
+from pyrovae.programs.structure import Structure
 from pyrovae.programs.ways import needs_all
 
 _ROWS, _COLUMNS = 6, 16  # the largest table of imputed data that a notebook shows
@@ -103,7 +104,7 @@ class Imputation(JudgedByKhat):
 
     @property
     def _incomplete(self) -> Tensor:
-        return ~self.observed.flatten(1).all(1).cpu()
+        return ~_complete(self.observed)
 
     def _repr_html_(self) -> str:
         """Return the table that a notebook shows: the first incomplete data, if they are short vectors."""
@@ -112,7 +113,9 @@ class Imputation(JudgedByKhat):
         if columns > _COLUMNS:
             return small_tables.html(("", ""), [line.split(":", 1) for line in lines])
         places = self._incomplete.nonzero().squeeze(1)[:_ROWS].tolist()
-        values, known, std = (part.flatten(1).tolist() for part in (self.x, self.observed, self.std))
+        values, known, std = (
+            part.reshape(len(part), -1).tolist() for part in (self.x, self.observed, self.std)
+        )
         rows = [
             (
                 f"datum {n}",
@@ -229,9 +232,14 @@ def impute(
     return result
 
 
+def _complete(observed: Tensor) -> Tensor:
+    """Return for each datum whether all its values were observed, `(N,)`, on the CPU."""
+    return observed.reshape(len(observed), -1).all(1).cpu()
+
+
 def _rows_to_run(pair: ModelAndGuide, data: Arguments) -> Tensor:
     """Return the data with missing values; all data if the pair runs on all of them only."""
-    incomplete = ~data.kwargs[OBSERVED].flatten(1).all(1).cpu()
+    incomplete = ~_complete(data.kwargs[OBSERVED])
     device = device_of(pair, otherwise=data.args[0].device)
     some = 0 < int(incomplete.sum()) < len(incomplete)
     if some and needs_all(pair, data.to(device), int(incomplete.sum())):
@@ -253,8 +261,8 @@ def _site_of_data(pair: ModelAndGuide, arguments: Arguments) -> str:
     observed = arguments.kwargs[OBSERVED]
     x = x.where(observed, torch.zeros_like(x))  # NaN would hide what the distribution reads
     with nothing_moves(pair.model, pair.guide):
-        trace, _ = run_pair(pair, x, *others, **arguments.kwargs)
-        name = _observing(trace, x, observed)
+        found = Structure(pair, (x, *others), arguments.kwargs)
+        trace, name = found.traces.model, _observing(found, x, observed)
         fn = trace.nodes[name]["fn"]
         elements = _elements(fn)
         if elements is None:
@@ -281,15 +289,16 @@ def _site_of_data(pair: ModelAndGuide, arguments: Arguments) -> str:
     return name
 
 
-def _observing(trace: Trace, x: Tensor, observed: Tensor) -> str:
-    names = []
+def _observing(found: Structure, x: Tensor, observed: Tensor) -> str:
+    names, trace = [], found.traces.model
     for name in observed_sites(trace):
-        value = trace.nodes[name]["value"]
+        value, axis = trace.nodes[name]["value"], found.data_axis(name)
+        value = value if axis is None else value.movedim(axis, 0)
         if value.numel() == x.numel() and bool((value.reshape(x.shape) == x)[observed].all()):
             names.append(name)
     if len(names) != 1:
-        found = {name: tuple(trace.nodes[name]["value"].shape) for name in observed_sites(trace)}
-        shapes = ", ".join(f"'{name}' of shape {shape}" for name, shape in found.items())
+        sites = {name: tuple(trace.nodes[name]["value"].shape) for name in observed_sites(trace)}
+        shapes = ", ".join(f"'{name}' of shape {shape}" for name, shape in sites.items())
         raise InputError(
             f"the model observes {shapes}, and the data x of shape {tuple(x.shape)} are the values of "
             f"{len(names)} of these sites; expected one: observe all of x at one site, with obs=x."
@@ -354,6 +363,7 @@ def _columns(name: str, model_trace: Trace, guide_trace: Trace, x: Tensor, layou
     def column(values: Tensor) -> Tensor:
         missing = 2 + layout.depth + site["fn"].event_dim - values.dim()
         values = values.reshape((*[1] * missing, *values.shape))
+        values = values.movedim(layout.data_dim - site["fn"].event_dim, 2)
         values = values.reshape(*values.shape[:2], *x.shape).transpose(0, 1)
         return values.expand(len(log_weights), *values.shape[1:]).to(x.dtype)
 
@@ -453,8 +463,7 @@ def _scattered(
         if parts:
             found = torch.cat([part[name] for part in parts])
             result = result.to(found.dtype).index_copy(0, rows, found)
-        complete = observed.flatten(1).all(1).cpu()
-        return result.masked_fill(complete, otherwise)
+        return result.masked_fill(_complete(observed), otherwise)
 
     zero = torch.zeros_like(x)
     return Imputation(

@@ -147,9 +147,9 @@ def _draws(generator: Generator, rows: Tensor, label: int | None) -> tuple[Draws
             y = generator.class_values(torch.full((len(part),), label))
             given = {generator.known_class_site().name: y}
         trace, data = generator.draw(part, given)
-        nodes, names = trace.nodes, [name for name in generator.latents if name not in generator.shared]
-        parts.append(({name: nodes[name]["value"].cpu() for name in names}, data))
-        terms = [nodes[name]["fn"].log_prob(value).cpu() for name, value in given.items()]
+        parts.append((generator.latents_by_rows(trace), data))
+        sites = [trace.nodes[name] for name in given]
+        terms = [site["fn"].log_prob(site["value"]).reshape(len(part)).cpu() for site in sites]
         log_weights.append(sum(terms, torch.zeros(len(part))))
         if len(parts) == 1:
             size = sum(values.nbytes for values in parts[0][0].values()) * len(rows) // len(part)
@@ -271,9 +271,10 @@ def prior_density(
         node = generator.run(torch.zeros(draws, dtype=torch.long), {}).nodes[name]
     values = node["value"]
     if (factors := factors_of(node["fn"])) is not None:
-        log_densities = factors.log_prob(points.to(values).view(-1, *[1] * values.dim()))
-        return log_densities.exp().mean(1).reshape(len(points), -1).cpu()
-    columns = values.cpu().reshape(len(values), -1).T
+        densities = factors.log_prob(points.to(values).view(-1, *[1] * values.dim())).exp()
+        means = torch.stack([generator.by_rows(name, at_point).mean(0) for at_point in densities])
+        return means.reshape(len(points), -1).cpu()
+    columns = generator.by_rows(name, values).cpu().reshape(draws, -1).T
     return torch.stack([_histogram_density(column, points) for column in columns], -1)
 
 

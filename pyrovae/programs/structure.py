@@ -277,6 +277,20 @@ class Structure:
         """
         return next((plate for plate in self.plates.values() if plate.is_data), None)
 
+    def data_axis(self, name: str, program: Literal["model", "guide"] = "model") -> int | None:
+        """Return the axis of the data in the values of a site, counted from the right: -1, -2, ...
+
+        Args:
+            name: the name of the site.
+            program: the program whose site it is.
+
+        Returns:
+            The axis; None if the site is not under the data's plate, or if this plate is iterated over.
+        """
+        node = self._by_program[program].nodes[name]
+        dims = [frame.dim for frame in node["cond_indep_stack"] if frame.name in self._data_plates]
+        return None if not dims or dims[0] is None else int(dims[0]) - node["fn"].event_dim
+
     # Sites
 
     @cached_property

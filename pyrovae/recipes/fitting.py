@@ -54,7 +54,8 @@ class Fitted:
         histories: the history of each stage by its name, in order.
         presentation: the preparation of the data for the model.
         beside: what the training has beside the data and their classes.
-        verdict: what the training has come to, with a warning if the latents carry almost nothing.
+        verdict: what the training has come to, with a warning if the latents carry almost nothing. It is
+            empty if it was not asked for.
     """
 
     plan: Plan
@@ -99,6 +100,7 @@ class Writing:
         progress: whether to show progress bars.
         data_set: what the run remembers of its data set. None for data that are given in Python.
         begun_from: the checkpoint of another run at whose parameters this one begins. Empty if none.
+        verdict: whether to measure at the end what the training has come to.
     """
 
     folder: str | Path | None = None
@@ -109,6 +111,7 @@ class Writing:
     progress: bool = False
     data_set: Known | None = None
     begun_from: str = ""
+    verdict: bool = True
 
     def __post_init__(self) -> None:
         if self.folder is not None:
@@ -206,6 +209,8 @@ def _fit_stages(
         fitted.histories[stage.name] = _fit_stage(stage, x, y, fitted, *how)
         identity = identity | {beneath(stage): digest_of_pair(stage.pair)}
     warn_of_small_noise(fitted.pair, x if isinstance(x, Tensor) else few(x))
+    if not writing.verdict:
+        return
     fitted.verdict = _verdict(fitted, x, y, settings_of(fitted.plan.stages[-1], training), data)
     if writing.folder is not None and processes.is_first():
         _write_verdict(fitted.verdict, Path(writing.folder))

@@ -199,6 +199,7 @@ class RecipeEstimator(KeepsVersion):
             data=Data(**settings.data),
             device=self.device,
             progress=bool(self.verbose),
+            verdict=False,  # which no estimator shows
         )
         self.history_, self._presentation = fitted.history, fitted.presentation
         self.n_iter_ = len(self.history_.rows)

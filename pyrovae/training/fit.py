@@ -65,6 +65,7 @@ def fit(
     tensorboard: str | Path | None = None,
     progress: bool = True,
     compile: str = "auto",
+    precision: str = "float32",
     callbacks: Sequence[AnyCallback] = (),
     workers: int = 0,
     identity: Mapping[str, Any] | None = None,
@@ -155,9 +156,11 @@ def fit(
             data are refused.
         tensorboard: a folder for TensorBoard scalars. None means no scalars.
         progress: whether to show a progress bar with the ELBO's two terms.
-        compile: "on" records a step once as a graph of tensor operations and compiles it. The numbers are
-            the same up to rounding, and no Python runs in between. "auto" does so for
-            runs of at least 5,000 steps, and warns if it is not possible. "off" never does. A program that
+        compile: "on" records a step once as a graph of tensor operations and compiles it. On CUDA the
+            kernels of a whole step, with Adam or one of its relatives, are captured and launched together.
+            The numbers are the same up to rounding, and no Python runs in between. "auto" does so for
+            runs of at least 5,000 steps, or of more than 500 full minibatches on CUDA, and warns if it is
+            not possible. "off" never does. A program that
             reads values, draws from the generators of Python or NumPy, or computes something else at every
             call, cannot be compiled. The graph is compared with the programs on one minibatch: before each
             epoch if there is a callback, a scheduler, a schedule or a transform, otherwise before an epoch
@@ -165,6 +168,10 @@ def fit(
             again, the run goes on without a graph, and a warning says why. What Python decides within an
             epoch, by the clock or by a generator object of its own, cannot be found for certain: use "off"
             for such a program.
+        precision: the precision of matrix products and convolutions, forward and backward: "float32",
+            "tf32" (on CUDA only) or "bfloat16". Densities, sums and parameters have 32 bits in any case.
+            The history says by how much the rounding changes the loss (`precision_error`). Data and model
+            with 64 bits are not rounded, and refused with any but "float32".
         callbacks: functions of the state, or objects with a method `on_epoch_end(state)`, that run after
             each epoch's checkpoint, in the first process only. They may look at `state.pair`, `state.row`
             and `state.epoch`, change or freeze the values of parameters, add to the history by
@@ -214,6 +221,7 @@ def fit(
         tensorboard=tensorboard,
         progress=progress,
         compile=compile,
+        precision=precision,
         callbacks=callbacks,
         workers=workers,
         identity=identity,

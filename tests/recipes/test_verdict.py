@@ -16,6 +16,8 @@ from pyrovae.priors import StandardNormal
 from pyrovae.recipes import About, Plan, Run, Stage, Training, fitting, load_recipe, ppca
 from pyrovae.recipes.verdict import Verdict, verdict_of
 
+pytestmark = pytest.mark.verdict
+
 FEW = Training(epochs=1, batch_size=50)
 
 
@@ -194,3 +196,15 @@ def test_training_and_resuming_print_it_and_write_it_beside_the_checkpoint(tmp_p
 
 def test_a_plan_in_python_has_the_verdict_of_its_run(tmp_path):
     assert train_small(tmp_path / "run", "m1m2").verdict.units == {"z1": 2, "z2": 2}
+
+
+def test_without_a_verdict_the_training_is_the_same():
+    def trained(verdict):
+        plan = load_recipe("vae")(About.of(data(60)), latent_dim=1, width=4, likelihood="gaussian")
+        return plan.fit(data(60), training=FEW, verdict=verdict)
+
+    one, other = trained(verdict=True), trained(verdict=False)
+    assert str(one.verdict)
+    assert other.verdict == Verdict()
+    for name, value in one.pair.state_dict().items():
+        assert torch.equal(value, other.pair.state_dict()[name]), name

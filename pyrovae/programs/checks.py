@@ -71,10 +71,10 @@ def check_pair(pair: ModelAndGuide, *args: Any, **kwargs: Any) -> None:
     except (ValueError, RuntimeError, TypeError) as error:
         # Pyro appends the shapes of all sites. They help with its own errors, not with ours.
         if isinstance(error, InputError):
-            told = str(error).split("\nTrace Shapes")[0]
+            message = str(error).split("\nTrace Shapes")[0]
             if not ran and getattr(pair.model, "keywords", {}):  # what passes whole may be the cause
-                told += f" The model and guide ran on data of shape {shapes}{_given_to(pair, kwargs)}."
-            raise InputError(told) from error
+                message += f" The model and guide ran on data of shape {shapes}{_given_to(pair, kwargs)}."
+            raise InputError(message) from error
         failed: Literal["model", "guide"] = "model" if "_RETURN" in noted.trace.nodes else "guide"
         if problem := plate_problem(error, failed, pair.model, arguments):
             raise InputError(problem) from error

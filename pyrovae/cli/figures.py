@@ -250,6 +250,7 @@ def class_samples(
     from pyrovae import plots
 
     opened = own.open(run)
+    _check_images_of_classes(opened)
     how: Any = {"seed": seed, "class_names": opened.class_names}
     if (classes := _classes_as_conditions(opened, count)) is not None:
         number = count * opened.about.num_classes
@@ -275,9 +276,24 @@ def analogies(
     from pyrovae import plots
 
     opened = own.open(run, data)
+    _check_images_of_classes(opened)
     rows = _first(opened, count)
     how: Any = {"given": _given(opened, rows), "class_names": opened.class_names}
     draw(opened, plots.analogies(opened.pair, _encoded(opened, rows), **how), "analogies")
+
+
+def _check_images_of_classes(run: Run) -> None:
+    """Refuse figures that show images of each class for a model of classes and vectors.
+
+    Raises:
+        InputError: the run was trained on vectors. The message says how to draw some of each class.
+    """
+    if run.classes and len(run.about.x_shape) == 1:
+        raise InputError(
+            f"{run.folder} was trained on vectors, and this figure shows images. In Python, "
+            f"pyrovae.generation.class_samples(Run.open({str(run.folder)!r}).pair, 10, mean=False) draws "
+            "10 data of each class, a tensor (classes, 10, columns)."
+        )
 
 
 # Latent space

@@ -20,11 +20,10 @@ from pyrovae.diagrams.merging import merge_diagrams
 from pyrovae.errors import InputError
 from pyrovae.programs.dependence import RecordedSite as Site
 from pyrovae.programs.dependence import Recording, edges_of, record, without_effect
-from pyrovae.programs.given import Whole
 from pyrovae.programs.modes import nothing_moves
 from pyrovae.programs.pair import ModelAndGuide, Program, check_pair_or_program, programs_of
 from pyrovae.programs.plate_checks import plate_problem
-from pyrovae.programs.rows import Arguments
+from pyrovae.programs.rows import Arguments, Whole
 
 
 def plate_diagram(
@@ -56,8 +55,8 @@ def plate_diagram(
 
     Raises:
         InputError: the first argument is neither a pair nor a program, or a second program follows it; some
-            classes are -1, and there is not one class for each datum, or one is below -1; or a distribution
-            does not fit into its plate.
+            classes are -1, and there is not one class for each datum, or one is below -1; a distribution
+            does not fit into its plate; or a site has further batch dimensions than its plates.
     """
     check_pair_or_program("plate_diagram", pair, args)
     model, guide = programs_of(pair)

@@ -26,6 +26,7 @@ data: z, or z1 in M1+M2. Latents that all data share come after the others.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cached_property
 from operator import itemgetter
@@ -55,6 +56,7 @@ from pyrovae.programs.pair import ModelAndGuide, Program, data_plate_of, name_of
 from pyrovae.programs.reach import modules_of
 from pyrovae.programs.rows import Arguments
 from pyrovae.programs.running import AtMeans, traced
+from pyrovae.programs.sites import observed_sites
 from pyrovae.programs.structure import Structure
 
 Codes = dict[str, Tensor]
@@ -105,17 +107,30 @@ class Generator:
     # Arguments
 
     def _check_whole(self, whole: Mapping[str, Any]) -> None:
-        """Refuse a tensor that has no row for each datum or draw, if the model fails with it."""
+        """Refuse a tensor that has no row for each datum or draw, if the programs fail with it."""
         tensors = {n: value for n, value in whole.items() if isinstance(value, Tensor) and value.dim()}
-        for name, value in tensors.items():
-            try:
-                _ = self.structure.traces
-            except Exception as error:
-                raise InputError(
-                    f"given['{name}'] has shape {tuple(value.shape)}, and there are {self.size} data or "
-                    "draws, so it was passed whole, and the model fails: give one row for each of them. "
-                    f"(The model says: {cause(error)}.)"
-                ) from error
+        if not tensors:
+            return
+        try:
+            _ = self.structure.traces
+            self._check_together({len(value) for value in tensors.values()})
+        except Exception as error:  # programs raise errors of any type
+            name, value = next(iter(tensors.items()))
+            raise InputError(
+                f"given['{name}'] has shape {tuple(value.shape)}, and there are {self.size} data or "
+                "draws, so it was passed whole, and the programs fail: give one row for each of them. "
+                f"({cause(error)})"
+            ) from error
+
+    def _check_together(self, lengths: Collection[int]) -> None:
+        """Run the programs on another number of data than all these lengths, which would fit by chance."""
+        count = next(n for n in itertools.count(2) if n not in lengths)
+        with_data = self.x is not None
+        arguments = self.arguments(torch.arange(count) % self.size) if with_data else self.few(count)
+        traces = Structure(self.pair if with_data else self.pair.model, *arguments).traces
+        for name in observed_sites(traces.model):
+            site = traces.model.nodes[name]
+            torch.broadcast_shapes(site["value"].shape, site["fn"].shape())  # fails if they differ
 
     def arguments(self, rows: Tensor) -> Arguments:
         """Return the arguments of both programs for some of the N data, by index. Without data, x is 0."""

@@ -174,7 +174,7 @@ def traversal(
     name = generation.prior_site(pair, site, given=_one(x, given, index).kwargs)
     means = latent_means(pair, x, name, given=given)
     first = [*range(min(dimensions, means[0].numel()))]  # one datum tells nothing of what varies
-    shown = most_active_dimensions(means.flatten(1), dimensions) if len(x) > 1 else first
+    shown = most_active_dimensions(means.reshape(len(x), -1), dimensions) if len(x) > 1 else first
     (datum,), alone = _one(x, given, index)
     moved = only_site(generation.traverse(pair, datum[0], shown, site=name, given=alone))
     made = only_site(generation.reconstruct(pair, datum, given=alone))

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple
 
 from pyro import poutine
@@ -36,9 +36,10 @@ from pyrovae.programs.pair import (
     check_pair_or_program,
     data_plate_of,
     programs_of,
+    with_programs,
 )
 from pyrovae.programs.reparameterisation import is_marked_for_enumeration, is_reparameterised
-from pyrovae.programs.rows import Arguments
+from pyrovae.programs.rows import Arguments, Whole
 from pyrovae.programs.running import traced
 from pyrovae.programs.sites import (
     Role,
@@ -106,13 +107,17 @@ class Traces(NamedTuple):
     guide: Trace | None
 
 
-def structure(pair: ModelAndGuide | Program, *args: Any, **kwargs: Any) -> Structure:
+def structure(
+    pair: ModelAndGuide | Program, *args: Any, given: Mapping[str, Any] | None = None, **kwargs: Any
+) -> Structure:
     """Find the structure of a pair, or of a model without a guide, when called with these arguments.
 
     Args:
         pair: a model and a guide, or a model alone.
         args: the arguments of both programs, the data `(N, *x_shape)` first.
-        kwargs: their keyword arguments.
+        given: further arguments of both programs by name, such as `{"c": c}`. Tensors whose first size is
+            N are cut with the data, but for `programs.Whole(tensor)`.
+        kwargs: their keyword arguments, which may be written instead of `given`.
 
     Returns:
         The facts, each computed when it is first asked for. `print` shows a table of them.
@@ -135,7 +140,12 @@ def structure(pair: ModelAndGuide | Program, *args: Any, **kwargs: Any) -> Struc
         (('z',), ('x',), 'data')
     """
     check_pair_or_program("structure", pair, args)
-    return Structure(pair, args, kwargs)
+    named = dict(given or {})
+    if whole := {name: named.pop(name).value for name in [*named] if isinstance(named[name], Whole)}:
+        model, guide = programs_of(pair)
+        model = partial(model, **whole)
+        pair = model if guide is None else with_programs(pair, model, partial(guide, **whole))
+    return Structure(pair, args, {**kwargs, **named})
 
 
 class Structure:

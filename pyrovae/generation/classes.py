@@ -80,8 +80,8 @@ def class_samples(
     try:
         generator = Generator(pair, given, count=count)
     except InputError:  # the more telling error is that the model has no classes, whatever its rows are
-        rows = {n: v[:1] if isinstance(v, Tensor) and v.dim() else v for n, v in (given or {}).items()}
-        Generator(pair, rows).known_class_site()
+        first = {n: v[:1] if isinstance(v, Tensor) and v.dim() else v for n, v in (given or {}).items()}
+        Generator(pair, first).known_class_site()
         raise
     y = torch.arange(generator.known_class_site().num_classes)
     rows = torch.arange(count).repeat(len(y))

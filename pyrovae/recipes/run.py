@@ -785,8 +785,8 @@ class Run:
             if name not in self.own:
                 raise InputError(
                     f"{self.folder} was trained with a file of your own, {recorded}. No file is executed "
-                    f"only because a run folder names it: name it again by --{name} {recorded}, or in Python "
-                    f"by Run.open({str(self.folder)!r}, own={{{name!r}: {recorded!r}}})."
+                    f"only because a run folder names it: name it again by --{name} {recorded}, or in "
+                    f"Python by Run.open({str(self.folder)!r}, own={{{name!r}: {recorded!r}}})."
                 )
             if self.config.files.get(recorded) != digest_of(self.own[name]):
                 warnings.warn(

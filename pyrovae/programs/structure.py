@@ -32,11 +32,11 @@ from pyrovae.programs.distributions import name_of
 from pyrovae.programs.modes import nothing_moves
 from pyrovae.programs.pair import (
     ModelAndGuide,
+    Pair,
     Program,
     check_pair_or_program,
     data_plate_of,
     programs_of,
-    with_programs,
 )
 from pyrovae.programs.reparameterisation import is_marked_for_enumeration, is_reparameterised
 from pyrovae.programs.rows import Arguments, Whole
@@ -144,7 +144,7 @@ def structure(
     if whole := {name: named.pop(name).value for name in [*named] if isinstance(named[name], Whole)}:
         model, guide = programs_of(pair)
         model = partial(model, **whole)
-        pair = model if guide is None else with_programs(pair, model, partial(guide, **whole))
+        pair = model if guide is None else Pair(model, partial(guide, **whole), data_plate_of(pair))
     return Structure(pair, args, {**kwargs, **named})
 
 

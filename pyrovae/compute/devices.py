@@ -22,7 +22,7 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
 
     Args:
         seed: the seed of the streams.
-        device: the device of the draws. On CUDA its stream is set and restored beside the CPU's.
+        device: the device of the draws. The stream of a GPU is set and restored beside the CPU's.
 
     Raises:
         InputError: the seed is not a whole number of 64 bits.

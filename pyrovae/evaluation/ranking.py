@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from pyrovae.errors import check_counts
@@ -47,7 +46,7 @@ def most_telling_dimensions(means: Tensor, y: Tensor, count: int) -> list[int]:
         >>> most_telling_dimensions(z, torch.tensor([0, 0, 1, 1]), 1)
         [1]
     """
-    between = torch.zeros(means.shape[1])
+    between, y = means.new_zeros(means.shape[1]), y.to(means.device)
     for label in y.unique():
         members = means[y == label]
         between += len(members) / len(means) * (members.mean(0) - means.mean(0)).square()

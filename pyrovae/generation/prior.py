@@ -13,6 +13,7 @@ from pyrovae.compute.memory import check_fits
 from pyrovae.compute.precision import in_64_bits
 from pyrovae.errors import InputError, check_counts, warn
 from pyrovae.generation.generator import ROWS, Codes, Generator, joined
+from pyrovae.programs.devices import back_to_caller
 from pyrovae.programs.distributions import factors_of
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
@@ -41,6 +42,7 @@ class Draws(NamedTuple):
 
 
 @takes_pair
+@back_to_caller
 def prior_site(
     pair: ModelAndGuide, site: str | None = None, *, given: Mapping[str, Any] | None = None
 ) -> str:
@@ -60,6 +62,7 @@ def prior_site(
 
 
 @takes_pair
+@back_to_caller
 def draw_latents(
     pair: ModelAndGuide,
     count: int,
@@ -89,7 +92,7 @@ def draw_latents(
             for each draw. None means nothing.
 
     Returns:
-        Each latent's values by site, `(N, *event_shape)`, on the CPU; one value, in its own shape, of a
+        Each latent's values by site, `(N, *event_shape)`; one value, in its own shape, of a
         latent that all data share.
 
     Warns:
@@ -189,6 +192,7 @@ def _systematic_resample(log_weights: Tensor, count: int) -> Tensor:
 
 
 @takes_pair
+@back_to_caller
 def prior_quantiles(
     pair: ModelAndGuide,
     levels: Sequence[float],
@@ -210,7 +214,7 @@ def prior_quantiles(
             None means nothing.
 
     Returns:
-        `(Q, M)`, on the CPU. A latent that is no vector is flattened to M dimensions.
+        `(Q, M)`. A latent that is no vector is flattened to M dimensions.
 
     Raises:
         InputError: the model has no such latent with a prior, or `draws` is below 1.
@@ -234,6 +238,7 @@ def quantiles(
 
 @torch.no_grad()
 @takes_pair
+@back_to_caller
 def prior_density(
     pair: ModelAndGuide,
     points: Tensor,
@@ -259,7 +264,7 @@ def prior_density(
             None means nothing.
 
     Returns:
-        `(P, M)`, on the CPU. A latent that is no vector is flattened to M dimensions.
+        `(P, M)`, where the points are. A latent that is no vector is flattened to M dimensions.
 
     Raises:
         InputError: the model has no such latent with a prior, or `draws` is below 1.

@@ -22,7 +22,7 @@ from torch.nn.functional import one_hot
 from pyrovae.data.checks import check_data, holds_classes
 from pyrovae.errors import InputError
 from pyrovae.programs.classes import one_hot_size
-from pyrovae.programs.devices import device_of
+from pyrovae.programs.devices import device_of, moved
 from pyrovae.programs.pair import ModelAndGuide, Program, with_programs
 from pyrovae.programs.rows import Arguments
 from pyrovae.programs.signatures import parameters_of
@@ -59,10 +59,10 @@ class Given(NamedTuple):
     whole: dict[str, Any]
 
     def bound_to(self, pair: ModelAndGuide, device: torch.device) -> ModelAndGuide:
-        """Return the pair with what passes whole bound to both programs, on the device."""
+        """Return the pair with what passes whole bound to both programs, its tensors on the device."""
         if not self.whole:
             return pair
-        whole = {n: v.to(device) if isinstance(v, Tensor) else v for n, v in self.whole.items()}
+        whole = moved(self.whole, device)
         return with_programs(pair, partial(pair.model, **whole), partial(pair.guide, **whole))
 
 

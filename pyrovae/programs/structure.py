@@ -27,6 +27,7 @@ from torch import Tensor
 from pyrovae.errors import InputError
 from pyrovae.programs.densities import log_prob_per_datum, trace_log_probs
 from pyrovae.programs.dependence import Edge, Recording, edges_of, record, without_effect
+from pyrovae.programs.devices import beside
 from pyrovae.programs.distributions import name_of
 from pyrovae.programs.modes import nothing_moves
 from pyrovae.programs.pair import (
@@ -134,6 +135,7 @@ def structure(pair: ModelAndGuide | Program, *args: Any, **kwargs: Any) -> Struc
         (('z',), ('x',), 'data')
     """
     check_pair_or_program("structure", pair, args)
+    args, kwargs = beside(pair, (args, kwargs))
     return Structure(pair, args, kwargs)
 
 

@@ -34,6 +34,11 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
         yield
 
 
+def automatic() -> torch.device:
+    """Return the device that "auto" stands for: CUDA if it is available, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def resolve_device(device: str | torch.device) -> torch.device:
     """Return the device of a name.
 
@@ -44,7 +49,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
         InputError: the device is unknown or not available.
     """
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return automatic()
     try:
         resolved = torch.device(device)
         torch.empty(0, device=resolved)

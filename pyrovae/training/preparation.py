@@ -10,6 +10,7 @@ import pyro
 import torch
 from torch import Tensor
 
+from pyrovae.compute.indices import unchecked
 from pyrovae.compute.streams import streams
 from pyrovae.errors import InputError, cause
 from pyrovae.programs.checks import check_pair, check_site_names
@@ -76,6 +77,9 @@ def prepare(
         check_pair(pair, *args, **kwargs)  # in evaluation mode, and lazy modules get their shapes
         if all_data is None:
             check_no_neighbours(pair, call.arguments, in_training=True)
+    if all_data is None and unchecked(data.device):
+        for args, kwargs in data.extremes():  # no index of theirs may reach a kernel unchecked
+            check_pair(pair, *args, **kwargs)
     before = _elsewhere()
     with buffers_kept(pair):
         _check_sizes(pair, data, batch, last=False)

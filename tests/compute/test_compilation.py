@@ -33,6 +33,8 @@ from pyrovae.semi_supervised import constraint_schedule, per_label
 from pyrovae.training import fit
 from pyrovae.training import step as training_step
 
+pytestmark = pytest.mark.cpu
+
 
 def settings(**others):
     return {"epochs": 6, "batch_size": 5, "progress": False, "device": "cpu"} | others

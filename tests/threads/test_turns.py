@@ -28,7 +28,7 @@ from pyrovae.programs import Pair
 from pyrovae.programs.modes import evaluating, in_training
 from pyrovae.programs.parameters import own_parameters
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning"), pytest.mark.cpu]
 
 
 def beside(work, first):

@@ -12,6 +12,8 @@ from pyrovae.recipes import Data, Training, train
 from pyrovae.training.batches import Minibatches, parts_of
 from pyrovae.training.sources import InMemory
 
+pytestmark = pytest.mark.cpu
+
 N, LABELLED = 23, (2, 3, 5, 7, 11, 13)
 
 

@@ -13,6 +13,8 @@ from training_helpers import same, sgd, snapshot, train, without_seconds
 from pyrovae.data import binarise, load
 from pyrovae.schedules import linear_warm_up
 
+pytestmark = pytest.mark.cpu
+
 # What it optimises
 
 

@@ -12,6 +12,8 @@ from pyrovae.errors import InputError
 from pyrovae.evaluation import impute, marginal_likelihood
 from pyrovae.programs import Whole
 
+pytestmark = pytest.mark.cpu
+
 X = torch.randn(7, 2, generator=torch.Generator().manual_seed(1))
 TABLE = torch.randn(7, 2, generator=torch.Generator().manual_seed(2))
 

@@ -26,6 +26,8 @@ from pyrovae.priors import VampPrior
 from pyrovae.programs.pair import Pair
 from pyrovae.training.validation import Validation
 
+pytestmark = pytest.mark.cpu
+
 
 @pytest.fixture
 def x():

@@ -1,12 +1,15 @@
 """A device that is not the CPU, on any machine: its tensors hold their values in the memory of the CPU.
 
 An operation on tensors of two devices raises an error, as on a GPU, and so does NumPy. So a mix of devices
-is found also in code that reads values, and in gradients. torch's device "lazy" stands for it, as torch
-computes gradients of its tensors without a driver.
+is found also in code that reads values, and in gradients. An index out of range that reaches a kernel ends
+the test, as it would end all work of a process on a GPU. torch's device "lazy" stands for the device, as
+torch computes gradients of its tensors without a driver. What looks at the memory of tensors
+(`programs.origins`) does not run on it.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -23,6 +26,10 @@ DEVICE = torch.device("lazy:0")
 
 _MIXING = {"copy_", "_to_copy", "_copy_from", "set_", "record_stream"}
 _INDEXED = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index"}
+
+
+class DeviceSideAssertion(BaseException):
+    """A kernel was given an index out of range. No program goes on after it."""
 
 
 class Elsewhere(Tensor):
@@ -46,6 +53,10 @@ class Elsewhere(Tensor):
 
     def __format__(self, spec: str) -> str:
         return format(self.inner, spec)
+
+    def tolist(self) -> Any:
+        """Return the values as lists, as torch does for tensors on any device."""
+        return self.inner.tolist()
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -74,7 +85,12 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
     if asked is not None:
         kwargs = {**kwargs, "device": torch.device("cpu")}
     inner_args, inner_kwargs = pytree.tree_map(_inner, (args, kwargs))
-    found = func(*inner_args, **inner_kwargs)
+    try:
+        found = func(*inner_args, **inner_kwargs)
+    except (IndexError, RuntimeError) as error:
+        if tensors and re.search("out of (range|bounds)", str(error)):
+            raise DeviceSideAssertion(str(error)) from error
+        raise
     if name == "copy_" and not isinstance(args[0], Elsewhere):
         return args[0]
     there = asked == DEVICE.type if asked is not None else any(isinstance(t, Elsewhere) for t in tensors)
@@ -106,8 +122,9 @@ def _check(name: str, args: Any, tensors: list[Tensor]) -> None:
 @contextmanager
 def another_device() -> Iterator[torch.device]:
     """Within the block, let there be this device."""
-    swap = torch.__future__.get_swap_module_params_on_conversion()
+    swap, lift = torch.__future__.get_swap_module_params_on_conversion(), torch._C._only_lift_cpu_tensors()
     torch.__future__.set_swap_module_params_on_conversion(True)  # modules keep their parameters
+    torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(1.0, device=...) asks the mode below
     autocast, fused = torch.is_autocast_enabled, _foreach_utils._get_fused_kernels_supported_devices()
     known = (
         mock.patch.object(
@@ -125,3 +142,4 @@ def another_device() -> Iterator[torch.device]:
             yield DEVICE
     finally:
         torch.__future__.set_swap_module_params_on_conversion(swap)
+        torch._C._set_only_lift_cpu_tensors(lift)

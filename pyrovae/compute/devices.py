@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from numbers import Integral
+from typing import Any, TypeVar, cast
 
 import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from pyrovae.compute.streams import seed_streams, set_streams, streams
 from pyrovae.compute.turns import kept
 from pyrovae.errors import InputError
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @contextmanager
@@ -59,3 +65,21 @@ def resolve_device(device: str | torch.device) -> torch.device:
     if resolved.type == "meta":
         raise InputError("device 'meta' cannot be used: its tensors hold no values. Use 'auto' or 'cpu'.")
     return resolved
+
+
+def moved(values: Any, device: torch.device) -> Any:
+    """Return values with all tensors on a device, also those in lists and dictionaries."""
+    if all(leaf.device == device for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor)):
+        return values
+    return pytree.tree_map_only(Tensor, lambda value: value.to(device), values)
+
+
+def on_the_cpu(function: F) -> F:
+    """Let a function take tensors on any device: it gets them on the CPU."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        args, kwargs = moved((args, kwargs), torch.device("cpu"))
+        return function(*args, **kwargs)
+
+    return cast(F, run)

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure, SubFigure
 from torch import Tensor
 
 from pyrovae import generation
+from pyrovae.compute.devices import on_the_cpu
 from pyrovae.generation import as_grey, only_site
 from pyrovae.plots.classes import shown_name
 from pyrovae.plots.columns import draw_marginals
@@ -21,6 +22,7 @@ from pyrovae.programs.rows import Arguments
 _IMAGES, _VECTORS = 100, 1000  # the numbers of draws that are shown by default
 
 
+@on_the_cpu
 def samples(
     pair: ModelAndGuide,
     count: int | None = None,
@@ -77,6 +79,7 @@ def samples(
     return image_grid(grid, f"Samples: {what}, latents drawn from the prior", within=within)
 
 
+@on_the_cpu
 def class_samples(
     pair: ModelAndGuide,
     count: int = 10,

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from pyrovae.compute.devices import resolve_device
+from pyrovae.compute.devices import moved, resolve_device
 from pyrovae.compute.indices import indices_checked
 from pyrovae.programs.pair import ModelAndGuide, Program
 from pyrovae.programs.reach import modules_of, owners_of, strings_of
@@ -45,13 +45,6 @@ def back_to_caller(function: F) -> F:
             return moved(function(pair, *args, **kwargs), first.device)
 
     return cast(F, run)
-
-
-def moved(values: Any, device: torch.device) -> Any:
-    """Return values with all tensors on a device, also those in lists and dictionaries."""
-    if all(leaf.device == device for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor)):
-        return values
-    return pytree.tree_map_only(Tensor, lambda value: value.to(device), values)
 
 
 def beside(programs: Program | ModelAndGuide, values: Any) -> Any:

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from pyrovae.compute.devices import moved
 from pyrovae.data.checks import check_data, holds_classes
 from pyrovae.errors import InputError
 from pyrovae.programs.classes import one_hot_size
-from pyrovae.programs.devices import device_of, moved
+from pyrovae.programs.devices import device_of
 from pyrovae.programs.pair import ModelAndGuide, Program, with_programs
 from pyrovae.programs.rows import Arguments
 from pyrovae.programs.signatures import parameters_of

@@ -46,10 +46,16 @@ def data_at_once(x: Tensor, device: torch.device) -> int:
 
 def _rows_at_once(x: Tensor, device: torch.device) -> int:
     if device.type == "cuda":
-        most, memory = _CUDA_ROWS, torch.cuda.mem_get_info(device)[0] // 4
+        most, memory = _CUDA_ROWS, _free_memory(device) // 4
     else:
         most, memory = _CPU_ROWS, _CPU_MEMORY
     return min(most, memory // (_LAYERS * max(1, x[:1].nbytes)))
+
+
+def _free_memory(device: torch.device) -> int:
+    """Return the bytes of a GPU that no tensor holds, also those that torch keeps for further tensors."""
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept
 
 
 def slices(total: int, size: int) -> Iterator[slice]:

@@ -12,6 +12,7 @@ from pyrovae.compute.devices import seeded
 from pyrovae.compute.memory import check_fits
 from pyrovae.compute.precision import in_64_bits
 from pyrovae.errors import InputError, check_counts, warn
+from pyrovae.evaluation.chunking import in_chunks
 from pyrovae.generation.generator import ROWS, Codes, Generator, joined
 from pyrovae.programs.devices import back_to_caller
 from pyrovae.programs.distributions import factors_of
@@ -143,21 +144,24 @@ def check_class(generator: Generator, label: int) -> None:
 
 def _draws(generator: Generator, rows: Tensor, label: int | None) -> tuple[Draws, Tensor]:
     """Return ancestral draws, and the log probability of the class in each (0 if no class is given)."""
-    parts, log_weights = [], []
-    for part in rows.split(ROWS):
-        given = {}
+
+    def of_part(part: slice) -> tuple[Codes, Codes, Tensor]:
+        some, given = rows[part], {}
         if label is not None:
-            y = generator.class_values(torch.full((len(part),), label))
+            y = generator.class_values(torch.full((len(some),), label))
             given = {generator.known_class_site().name: y}
-        trace, data = generator.draw(part, given)
+        trace, data = generator.draw(some, given)
         nodes, names = trace.nodes, [name for name in generator.latents if name not in generator.shared]
-        parts.append(({name: nodes[name]["value"].cpu() for name in names}, data))
+        latents = {name: nodes[name]["value"].cpu() for name in names}
         terms = [nodes[name]["fn"].log_prob(value).cpu() for name, value in given.items()]
-        log_weights.append(sum(terms, torch.zeros(len(part))))
-        if len(parts) == 1:
-            size = sum(values.nbytes for values in parts[0][0].values()) * len(rows) // len(part)
+        if part.start == 0:
+            size = sum(values.nbytes for values in latents.values()) * len(rows) // len(some)
             check_fits(size, f"{len(rows)} draws", "draw fewer")
-    return Draws(*map(joined, zip(*parts, strict=True))), torch.cat(log_weights)
+        return latents, data, sum(terms, torch.zeros(len(some)))
+
+    parts, _ = in_chunks(of_part, len(rows), ROWS)
+    latents, data, log_weights = zip(*parts, strict=True)
+    return Draws(joined(latents), joined(data)), torch.cat(log_weights)
 
 
 def _draws_of_class(generator: Generator, rows: Tensor, label: int, candidates: int) -> Draws:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tqdm.auto import tqdm
 
-from pyrovae import html
+from pyrovae import small_tables
 from pyrovae.compute.progress import progress_bar
 from pyrovae.errors import InputError
 from pyrovae.evaluation import (
@@ -49,11 +49,18 @@ def x():
 
 
 def test_a_table_shows_text_as_it_is():
-    text = html.table(["", "a < b"], [["<script>", 1.5]], "R & D", ["a note"])
+    text = small_tables.html(["", "a < b"], [["<script>", 1.5]], "R & D", ["a note"])
     assert cells(text) == [["", "a < b"], ["<script>", "1.5"]]
     assert "<script>" not in text
     assert "R &amp; D" in text
     assert text.endswith("<div>a note</div>")
+
+
+def test_columns_of_words_begin_at_the_left_and_numbers_end_at_the_right():
+    lines = small_tables.text(
+        ["unit", "KL", "note"], [["z[0]", "12.5", ""], ["z[10]", "0.1", "idle"]], [0, 2]
+    )
+    assert lines == ["unit     KL  note", "z[0]   12.5", "z[10]   0.1  idle"]
 
 
 def test_the_evidence_is_a_table_with_both_errors(pair, x):

@@ -87,6 +87,8 @@ def report(run: Run) -> None:
     if not processes.is_first():
         return
     print(run.images)
+    if not run.about.in_unit_interval and run.plan.options.get("likelihood") == "gaussian":
+        print("some values lie outside of [0, 1]; the likelihood is Gaussian, a density in their own units")
     histories = run.histories
     for name, history in histories.items():
         print(history.outcome() if name == run.plan.stages[-1].name else f"{name}: {history.outcome()}")

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae import small_tables
 from pyrovae.errors import InputError
 from pyrovae.evaluation.classification import class_probabilities, error_rate
 from pyrovae.evaluation.json_files import write_json
-from pyrovae.html import table
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
 
 
@@ -91,7 +91,7 @@ class Classification:
 
     def _repr_html_(self) -> str:
         """Return the table that a notebook shows."""
-        return table(("class", "data", "right"), self._rows, self._first)
+        return small_tables.html(("class", "data", "right"), self._rows, self._first)
 
 
 @takes_pair

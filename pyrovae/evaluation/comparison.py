@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from pyrovae import html
+from pyrovae import small_tables
 from pyrovae.errors import InputError
 from pyrovae.evaluation.evidence import MarginalLikelihood
 from pyrovae.evaluation.json_files import write_json
@@ -85,19 +85,15 @@ class Comparison:
         """Return the table that a notebook shows."""
         (_, *heads), rows = self.table()
         note = "dse is the standard error of the difference to the best model, datum by datum."
-        return html.table(heads, [row[1:] for row in rows], f"Nats per datum, {self.num_data} data", [note])
+        return small_tables.html(
+            heads, [row[1:] for row in rows], f"Nats per datum, {self.num_data} data", [note]
+        )
 
     def __str__(self) -> str:
         heads, rows = self.table()
-        widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
-
-        def line(cells: list[str]) -> str:
-            words = [*zip(cells, widths, strict=True)]
-            return "  ".join(c.ljust(w) if n in (1, 6) else c.rjust(w) for n, (c, w) in enumerate(words))
-
         return "\n".join(
             [
-                *(line(row).rstrip() for row in [heads, *rows]),
+                *small_tables.text(heads, rows, words=[heads.index("model"), heads.index("k-hat")]),
                 f"nats per datum, {self.num_data} data; dse is the standard error of the difference to the "
                 "best model, datum by datum",
             ]

@@ -16,6 +16,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyrovae import small_tables
 from pyrovae.compute import processes
 from pyrovae.data.digests import fingerprint
 from pyrovae.errors import InputError, check_counts
@@ -34,7 +35,6 @@ from pyrovae.evaluation.statistics import (
     warn_if_repeated,
     warn_if_unreliable,
 )
-from pyrovae.html import table
 from pyrovae.programs.devices import device_of
 from pyrovae.programs.given import with_given
 from pyrovae.programs.pair import ModelAndGuide, takes_pair, with_programs
@@ -204,7 +204,9 @@ class MarginalLikelihood(JudgedByKhat):
             *((name, value, "", "") for name, value in self._shown_bounds.items()),
         ]
         title = f"Marginal likelihood of {len(self.datum_elbo)} data, K = {self.num_samples}"
-        return table(("", self._unit, "± Monte Carlo", "± choice of data"), rows, title, self._remarks)
+        return small_tables.html(
+            ("", self._unit, "± Monte Carlo", "± choice of data"), rows, title, self._remarks
+        )
 
 
 @takes_pair

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae import small_tables
 from pyrovae.compute.devices import seeded
 from pyrovae.compute.progress import progress_bar
 from pyrovae.errors import check_can_end, check_counts
@@ -43,7 +44,6 @@ from pyrovae.evaluation.statistics import (
     warn_if_unreliable,
 )
 from pyrovae.evaluation.validation import check_scorable
-from pyrovae.html import table
 from pyrovae.programs.devices import device_of
 from pyrovae.programs.given import with_given
 from pyrovae.programs.modes import evaluating
@@ -174,7 +174,7 @@ class InferenceGaps(JudgedByKhat):
         ]
         heading = ("", "nats per datum", "± Monte Carlo", "± choice of data")
         title = f"Inference gaps of {len(self.log_px)} data, K = {self.num_samples}"
-        return table(heading, rows, title, [self._remark])
+        return small_tables.html(heading, rows, title, [self._remark])
 
     def __str__(self) -> str:
         lines = [

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae import small_tables
 from pyrovae.compute.devices import seeded
 from pyrovae.compute.precision import in_64_bits
 from pyrovae.errors import InputError
-from pyrovae.html import table
 from pyrovae.objectives import Objective
 from pyrovae.programs.checks import check_pair
 from pyrovae.programs.devices import device_of
@@ -114,7 +114,9 @@ class GradientVariance:
             )
             for name, part in parts.items()
         ]
-        return table(("parameter", "numbers", "total variance", "signal to noise"), rows, str(self))
+        return small_tables.html(
+            ("parameter", "numbers", "total variance", "signal to noise"), rows, str(self)
+        )
 
 
 @takes_pair

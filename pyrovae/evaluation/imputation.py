@@ -20,6 +20,7 @@ from pyro.distributions import Categorical, MaskedDistribution
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
+from pyrovae import small_tables
 from pyrovae.compute import processes
 from pyrovae.compute.indices import indices_checked
 from pyrovae.compute.precision import in_64_bits
@@ -35,7 +36,6 @@ from pyrovae.evaluation.statistics import (
     warn_if_repeated,
     warn_if_unreliable,
 )
-from pyrovae.html import table
 from pyrovae.programs.devices import device_of
 from pyrovae.programs.distributions import base_of, factors_of, name_of
 from pyrovae.programs.given import with_given
@@ -112,7 +112,7 @@ class Imputation(JudgedByKhat):
         lines = str(self).splitlines()
         columns = self.observed[0].numel()
         if columns > _COLUMNS:
-            return table(("", ""), [line.split(":", 1) for line in lines])
+            return small_tables.html(("", ""), [line.split(":", 1) for line in lines])
         places = self._incomplete.nonzero().squeeze(1)[:_ROWS].tolist()
         values, known, std = (part.flatten(1).tolist() for part in (self.x, self.observed, self.std))
         rows = [
@@ -126,7 +126,7 @@ class Imputation(JudgedByKhat):
             for n in places
         ]
         title = f"The first {len(rows)} incomplete data; ± is the standard deviation of an imputed value"
-        return table(("", *(f"x[{column}]" for column in range(columns))), rows, title, lines)
+        return small_tables.html(("", *(f"x[{column}]" for column in range(columns))), rows, title, lines)
 
     def __str__(self) -> str:
         missing, incomplete = ~self.observed, self._incomplete

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae import small_tables
 from pyrovae.compute.devices import seeded
 from pyrovae.compute.indices import indices_checked
 from pyrovae.compute.progress import progress_bar
@@ -39,7 +40,6 @@ from pyrovae.evaluation.chunking import in_chunks, slices
 from pyrovae.evaluation.json_files import write_json
 from pyrovae.evaluation.statistics import shown
 from pyrovae.evaluation.validation import check_scorable
-from pyrovae.html import table
 from pyrovae.programs.devices import device_of
 from pyrovae.programs.given import with_given
 from pyrovae.programs.layout import Layout
@@ -143,7 +143,7 @@ class KLDecomposition:
             rows += part._shown_rows(name)
         title = f"Parts of the KL over {self.num_data} data, {self.num_samples} draws each"
         note = f"The mutual information is at most log N = {self.log_num_data:.3f}."
-        return table(("", "nats per datum", "± Monte Carlo"), rows, title, [note])
+        return small_tables.html(("", "nats per datum", "± Monte Carlo"), rows, title, [note])
 
     def _shown_rows(self, of: str) -> list[tuple[str, str, str]]:
         suffix = f" ({of})" if of else ""

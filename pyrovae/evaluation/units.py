@@ -20,12 +20,12 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyrovae import small_tables
 from pyrovae.compute.devices import seeded
 from pyrovae.errors import InputError, check_counts, check_numbers
 from pyrovae.evaluation.chunking import in_chunks
 from pyrovae.evaluation.json_files import write_json
 from pyrovae.evaluation.validation import check_scorable
-from pyrovae.html import table
 from pyrovae.programs.checks import check_pair
 from pyrovae.programs.copies import run_copies
 from pyrovae.programs.devices import device_of
@@ -133,7 +133,9 @@ class ActiveUnits:
             for name, count in self.counts.items()
         ]
         title = f"Active units over {self.num_data} data, threshold {self.threshold:g}"
-        return table(("site", "active units", f"the largest {_FEW} variances of the means"), rows, title)
+        return small_tables.html(
+            ("site", "active units", f"the largest {_FEW} variances of the means"), rows, title
+        )
 
 
 @takes_pair

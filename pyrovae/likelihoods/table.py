@@ -5,6 +5,11 @@ from pyrovae.tables import Component, Table
 LIKELIHOODS = Table(
     "likelihood",
     {
+        "auto": Component(
+            "bernoulli; gaussian for vectors with values outside of [0, 1].",
+            "pyrovae.likelihoods.by_name:gaussian",
+            ("standardise",),
+        ),
         "bernoulli": Component("Pixels that are 0 or 1.", "pyrovae.likelihoods:Bernoulli"),
         "continuous-bernoulli": Component(
             "Grey values in [0, 1].", "pyrovae.likelihoods:ContinuousBernoulli"

@@ -24,6 +24,7 @@ from pyro import poutine
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
+from pyrovae import small_tables
 from pyrovae.errors import InputError
 from pyrovae.programs.densities import log_prob_per_datum, trace_log_probs
 from pyrovae.programs.dependence import Edge, Recording, edges_of, record, without_effect
@@ -440,16 +441,13 @@ class Structure:
     # The table
 
     def __str__(self) -> str:
-        rows = [("site", "role", "distribution", "plates", "scope", "treatment")]
+        heading = ("site", "role", "distribution", "plates", "scope", "treatment")
+        rows = []
         for site in self.sites.values():
             role = f"{site.role} (guide only)" if site.program == "guide" else site.role
             plates = ", ".join(site.plates) or "-"
             rows.append((site.name, role, site.distribution, plates, site.scope, self._treatment(site)))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in rows
-        ]
+        lines = small_tables.text(heading, rows, words=range(len(heading)))
         return "\n".join([*map(_plate_line, self.plates.values()), *lines])
 
     def _treatment(self, site: Site) -> str:

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
 
     from pyrovae.training import Data as Source
 
+_READ = 1000
+"""The number of data that are read of a memory map or a dataset."""
+
 
 @dataclass(frozen=True)
 class About:
@@ -23,6 +26,7 @@ class About:
         num_classes: C, the number of classes. 0 means that the data have none.
         unlabelled: whether the class of some data is unknown.
         seed: the seed of the model's initial parameters.
+        in_unit_interval: whether all values of the data lie in [0, 1].
 
     Example:
         >>> About((1, 28, 28), num_classes=10).x_shape
@@ -33,13 +37,15 @@ class About:
     num_classes: int = 0
     unlabelled: bool = True
     seed: int = 0
+    in_unit_interval: bool = True
 
     @classmethod
     def of(cls, x: Source, y: Tensor | None = None, *, num_classes: int = 0, seed: int = 0) -> About:
         """Collect the facts from data.
 
         Args:
-            x: the data, `(N, *x_shape)`, or a memory map or dataset of such data.
+            x: the data, `(N, *x_shape)`, or a memory map or dataset of such data. Of
+                these up to 1,000 are read.
             y: their classes `(N,)`, counted from 0, -1 for unlabelled data. None means no classes.
             num_classes: C. 0 means the largest class in `y` plus one.
             seed: the seed of the model's initial parameters.
@@ -47,11 +53,18 @@ class About:
         Example:
             >>> import torch
             >>> About.of(torch.zeros(3, 5), torch.tensor([0, 1, -1]))
-            About(x_shape=(5,), num_classes=2, unlabelled=True, seed=0)
+            About(x_shape=(5,), num_classes=2, unlabelled=True, seed=0, in_unit_interval=True)
         """
+        import torch
+
         from pyrovae.training import few
 
-        x_shape = tuple(few(x, 1).shape[1:])
+        read = x if isinstance(x, torch.Tensor) else few(x, _READ)
         counted = 0 if y is None else int(y.max()) + 1
         unlabelled = y is None or bool((y < 0).any())
-        return cls(x_shape, num_classes or counted, unlabelled, seed)
+        return cls(tuple(read.shape[1:]), num_classes or counted, unlabelled, seed, in_unit_interval(read))
+
+
+def in_unit_interval(x: Tensor) -> bool:
+    """Return whether all values of data lie in [0, 1]. Missing ones, which are NaN, do not count."""
+    return not bool(((x < 0) | (x > 1)).any())

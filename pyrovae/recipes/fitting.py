@@ -237,7 +237,8 @@ def _write_verdict(verdict: Verdict, folder: Path) -> None:
 
 def identity_of(plan: Plan, configuration: Configuration) -> dict[str, Any]:
     """Return what the checkpoints of a run must agree with: its configuration but for what may change."""
-    identity = configuration.identity(free={*MAY_CHANGE, *plan.weights})
+    # The facts about the values have chosen the likelihood, which is among the options.
+    identity = configuration.identity(free={*MAY_CHANGE, *plan.weights, "in_unit_interval"})
     # The file of a user's own component may have moved. If its content has changed, a warning says so.
     return {n: f"your own {v.split(':')[-1]}" if is_own(v) else v for n, v in identity.items()}
 

@@ -254,7 +254,7 @@ def check_names(
             continue
         where = f"{source}: " if source else ""
         for option in options.values():
-            owners = [n for n, row in (option.table or {}).items() if name in row.options]
+            owners = [n for n, row in (option.table or {}).items() if name in row.options and n != "auto"]
             if owners:
                 raise OptionError(
                     f"{where}{name} needs {option.name} {' or '.join(owners)}: choose such a "

@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, ParamSpec
 
+from pyrovae.likelihoods.table import LIKELIHOODS
 from pyrovae.recipes.about import About
 from pyrovae.recipes.declaration import ATTRIBUTE, Declaration, declaration_of
-from pyrovae.recipes.options import OptionError, checked_options, model_options, name_of
+from pyrovae.recipes.options import OptionError, checked_options, model_options, name_of, own_options
 from pyrovae.recipes.own_files import is_own, load_own
 from pyrovae.recipes.plan import Plan
 from pyrovae.recipes.settings import SHARED, shared_names
@@ -117,6 +118,7 @@ def _built(
     from pyrovae.compute.devices import seeded
     from pyrovae.compute.memory import memory_explained
 
+    given = _with_likelihood(build, about, given)
     options = model_options(build, given)
     values = {name: option.default for name, option in options.items()}
     values |= checked_options(build, given, options)
@@ -145,6 +147,20 @@ def _built(
         defaults=declared.defaults,
         weights=[name for name, option in options.items() if option.is_weight],
     )
+
+
+def _with_likelihood(build: Callable[..., Plan], about: About, given: dict[str, Any]) -> dict[str, Any]:
+    """Replace the likelihood "auto" by the name of one that the data allow, which run folders then hold.
+
+    It is Gaussian for vectors only. Images with values outside of [0, 1] are refused later, since they are
+    rather to be scaled.
+    """
+    chosen = {
+        option.name: "bernoulli" if len(about.x_shape) > 1 or about.in_unit_interval else "gaussian"
+        for option in own_options(build)
+        if option.table is LIKELIHOODS and given.get(option.name, option.default) == "auto"
+    }
+    return given | chosen
 
 
 def _check_fits(

@@ -25,7 +25,7 @@ from pyrovae.evaluation.json_files import decoded
 from pyrovae.programs.pair import ModelAndGuide
 from pyrovae.programs.parameters import named_parameters, own_parameters
 from pyrovae.programs.reach import modules_of
-from pyrovae.recipes.about import About
+from pyrovae.recipes.about import About, in_unit_interval
 from pyrovae.recipes.declaration import declaration_of
 from pyrovae.recipes.fitting import (
     Split,
@@ -108,7 +108,8 @@ def train(
     data = data.changed(data=_from_anywhere(data.data))
     with processes.first_before_others():  # only the first process downloads the data
         images = data_sets.load(data.data, seed=data.split_seed, download=download)
-    about = About(images.shape, images.num_classes, data.labels is not None, training.seed)
+    hidden, within = data.labels is not None, in_unit_interval(images.x_train)
+    about = About(images.shape, images.num_classes, hidden, training.seed, within)
     plan = build(about, **(options or {}))
     board = (tensorboard, tensorboard_images)
     writing = Writing(folder, device, resume, *board, progress, Known.of(images))

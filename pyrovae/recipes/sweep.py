@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pyrovae import small_tables
 from pyrovae.compute.progress import progress_bar
 from pyrovae.errors import CheckpointError, InputError, NonFiniteError, check_counts, warn
 from pyrovae.evaluation.json_files import write_json
@@ -106,17 +107,25 @@ class Sweep:
         return {"recipe": self.recipe, "num_samples": self.num_samples, "settings": rows}
 
     def __str__(self) -> str:
-        width = max(len(str(each)) for each in self.settings)
-        lines = [f"{'setting'.ljust(width)}  log p(x)     sd  seeds"]
+        heading, rows = self._table()
+        return "\n".join([*small_tables.text(heading, rows, words=(0, len(heading) - 1)), self._note()])
+
+    def _repr_html_(self) -> str:
+        """Return the table that a notebook shows."""
+        return small_tables.html(*self._table(), f"Sweep of {self.recipe}", [self._note()])
+
+    def _table(self) -> tuple[list[str], list[list[str]]]:
+        """Return the heads of the columns, and the rows, as text."""
+        rows = []
         for each in self.settings:
             mean = "failed" if each.mean is None else f"{each.mean:.3f}"
             deviation = "" if each.deviation is None else f"{each.deviation:.3f}"
-            seeds = f"{len(each.log_likelihoods)}"
-            if each.failures:
-                seeds += f" ({len(each.failures)} failed)"
-            lines.append(f"{str(each).ljust(width)}  {mean:>8}  {deviation:>5}  {seeds}")
-        lines.append(f"nats per datum on the test data, K = {self.num_samples}; sd over the seeds")
-        return "\n".join(lines)
+            failed = f" ({len(each.failures)} failed)" if each.failures else ""
+            rows.append([str(each), mean, deviation, f"{len(each.log_likelihoods)}{failed}"])
+        return ["setting", "log p(x)", "sd", "seeds"], rows
+
+    def _note(self) -> str:
+        return f"nats per datum on the test data, K = {self.num_samples}; sd over the seeds"
 
 
 def sweep(

@@ -111,7 +111,7 @@ class RecipeEstimator(KeepsVersion):
     def _suitable_likelihood(self, rows: Rows) -> str:
         """Return the name of the likelihood that the user has chosen, or else one that the data allow."""
         chosen: str = self.likelihood
-        check_choice("likelihood", chosen, ("auto", *LIKELIHOODS))
+        check_choice("likelihood", chosen, LIKELIHOODS)
         if chosen != "auto":
             return chosen
         low, high = inputs.bounds_of(rows)

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from pyrovae import html
+from pyrovae import small_tables
 from pyrovae.errors import CheckpointError, InputError
 from pyrovae.storage import write_atomically
 from pyrovae.training.plain import plain
@@ -122,15 +122,11 @@ class History:
     def __str__(self) -> str:
         if not self.rows:
             return "no epoch yet"
-        names, rows = self._shown()
-        cells = [names, *rows]
-        widths = [max(len(row[column]) for row in cells) for column in range(len(names))]
-        lines = ["  ".join(map(str.rjust, row, widths)) for row in cells]
-        return "\n".join([self.outcome(), *lines])
+        return "\n".join([self.outcome(), *small_tables.text(*self._shown(), words=())])
 
     def _repr_html_(self) -> str:
         """Return the table that a notebook shows."""
-        return html.table(*self._shown(), self.outcome()) if self.rows else str(self)
+        return small_tables.html(*self._shown(), self.outcome()) if self.rows else str(self)
 
     def _shown(self) -> tuple[list[str], list[list[str]]]:
         """Return the columns and the rows of a short table, as text: first, best and last epochs."""

@@ -55,7 +55,7 @@ def test_each_name_builds_its_model(name, kind):
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@pytest.mark.parametrize("likelihood", sorted({*LIKELIHOODS} - {"auto"}))
 @pytest.mark.parametrize("model", ["vae", "autoencoder"])
 def test_every_combination_makes_data_of_the_given_shape(model, likelihood, network):
     built = build(model, likelihood=likelihood, network=network)
@@ -81,7 +81,7 @@ def test_each_network_name_builds_its_networks(network, kinds):
 
 
 @pytest.mark.parametrize("network", ["mlp", "residual"])
-@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@pytest.mark.parametrize("likelihood", sorted({*LIKELIHOODS} - {"auto"}))
 def test_vectors_have_the_same_models(network, likelihood):
     vae = build(x_shape=(6,), network=network, likelihood=likelihood)
     assert vae.likelihood(torch.zeros(5, 2)).event_shape == (6,)

@@ -72,6 +72,8 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(tmp_path, file):
         found = made(tmp_path / "s", file, {"learning_rate": [1e30, 1e-3]}, seeds=[0])
     assert [each.mean is None for each in found.settings] == [False, True]
     assert "failed" in str(found)
+    assert "<td" in found._repr_html_()
+    assert "failed" in found._repr_html_()
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def autoencoder(
     about: About,
     *,
     latent_dim: Count = 10,
-    likelihood: Likelihood = "bernoulli",
+    likelihood: Likelihood = "auto",
     network: Network = "mlp",
     width: Count = 256,
     objective: Objective = "elbo",

@@ -33,7 +33,7 @@ def cvae(
     *,
     condition: Condition = "class",
     latent_dim: Count = 10,
-    likelihood: Likelihood = "bernoulli",
+    likelihood: Likelihood = "auto",
     posterior: Posterior = "normal",
     network: Network = "mlp",
     width: Count = 256,

@@ -29,7 +29,7 @@ def m2(
     about: About,
     *,
     latent_dim: Count = 20,
-    likelihood: Likelihood = "bernoulli",
+    likelihood: Likelihood = "auto",
     posterior: Posterior = "normal",
     prior: Prior = "normal",
     network: Network = "mlp",

@@ -25,7 +25,7 @@ def vae(
     about: About,
     *,
     latent_dim: Count = 10,
-    likelihood: Likelihood = "bernoulli",
+    likelihood: Likelihood = "auto",
     posterior: Posterior = "normal",
     prior: Prior = "normal",
     network: Network = "mlp",

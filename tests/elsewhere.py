@@ -3,8 +3,7 @@
 An operation on tensors of two devices raises an error, as on a GPU, and so does NumPy. So a mix of devices
 is found also in code that reads values, and in gradients. An index out of range that reaches a kernel ends
 the test, as it would end all work of a process on a GPU. torch's device "lazy" stands for the device, as
-torch computes gradients of its tensors without a driver. What looks at the memory of tensors
-(`programs.origins`) does not run on it.
+torch computes gradients of its tensors without a driver.
 """
 
 from __future__ import annotations
@@ -68,22 +67,22 @@ class _Factories(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        device = kwargs.get("device")
-        if any(issubclass(each, Elsewhere) for each in types) or (
-            device is not None and torch.device(device).type == DEVICE.type
-        ):
+        asked = _device_in(args, kwargs)
+        if any(issubclass(each, Elsewhere) for each in types) or (asked and asked.type == DEVICE.type):
             return _run(func, args, kwargs)
         return func(*args, **kwargs)
+
+
+def _device_in(args: Any, kwargs: Any) -> torch.device | None:
+    """Return the device that an operation is asked for, if it is."""
+    return next((v for v in (*args, *kwargs.values()) if isinstance(v, torch.device)), None)
 
 
 def _run(func: Any, args: Any, kwargs: Any) -> Any:
     name = func.overloadpacket.__name__
     tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     _check(name, args, tensors)
-    device = kwargs.get("device")
-    asked = None if device is None else torch.device(device).type
-    if asked is not None:
-        kwargs = {**kwargs, "device": torch.device("cpu")}
+    asked = _device_in(args, kwargs)
     inner_args, inner_kwargs = pytree.tree_map(_inner, (args, kwargs))
     try:
         found = func(*inner_args, **inner_kwargs)
@@ -93,7 +92,7 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
         raise
     if name == "copy_" and not isinstance(args[0], Elsewhere):
         return args[0]
-    there = asked == DEVICE.type if asked is not None else any(isinstance(t, Elsewhere) for t in tensors)
+    there = any(isinstance(t, Elsewhere) for t in tensors) if asked is None else asked.type == DEVICE.type
     if there:
         found = pytree.tree_map_only(Tensor, Elsewhere, found)
     if any(isinstance(t, Elsewhere) for t in tensors) and asked is None:
@@ -102,6 +101,9 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _inner(value: Any) -> Any:
+    """Return what an operation gets in the memory of the CPU."""
+    if isinstance(value, torch.device):
+        return torch.device("cpu")
     return value.inner if isinstance(value, Elsewhere) else value
 
 

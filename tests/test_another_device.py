@@ -9,7 +9,7 @@ from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 from torch import nn
 
-from pyrovae import evaluation, generation, plots
+from pyrovae import evaluation, generation, plots, recipes
 from pyrovae.diagrams import plate_diagram
 from pyrovae.errors import InputError
 from pyrovae.objectives import ELBO, IWAE
@@ -120,7 +120,7 @@ def test_a_model_of_classes_takes_data_and_classes_from_anywhere(of_model, make_
 
 
 def test_images_of_classes_come_back_to_where_the_data_were(make_m2, binary_images, classes):
-    m2, x = make_m2(), binary_images[:3].double().to(DEVICE)
+    m2, x = make_m2().to(DEVICE), binary_images[:3].double().to(DEVICE)
     assert generation.analogies(m2, x).device == DEVICE
     assert generation.samples_of_classes(m2, classes[:2].to(DEVICE)).device == DEVICE
     assert "y" in str(plate_diagram(m2, x, classes[:3]))
@@ -176,6 +176,27 @@ def test_training_leaves_pyros_svi_with_data_on_the_cpu(make_vae, binary_images,
     for loss in (Trace_ELBO(), IWAE(3)):
         svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), loss)
         assert svi.step(binary_images) > 0
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options"),
+    [
+        ("vae", {"prior": "vamp", "components": 5, "posterior": "iaf"}),
+        ("hvae", {}),
+        ("pcvae", {"spread": False}),
+        ("bnn", {}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_steps_of_a_recipe_and_its_gradients_keep_to_one_device(recipe, options):
+    x, y = torch.rand(20, 1, 4, 4).round(), torch.arange(20) % 3
+    labels = None if recipe in ("vae", "hvae") else y if recipe == "bnn" else y.where(x[:, 0, 0, 0] > 0, -1)
+    plan = getattr(recipes, recipe)(recipes.About.of(x, labels), width=8, **options)
+    fitted = plan.fit(
+        x, labels, training=recipes.Training(epochs=1, batch_size=10), device=str(DEVICE), progress=False
+    )
+    assert {value.device for value in fitted.pair.parameters()} == {DEVICE}
+    assert fitted.history.rows[0]["loss"] > 0
 
 
 def test_the_modules_of_a_transform_move_too(make_m1m2, binary_images, classes):
@@ -306,6 +327,7 @@ LABELLED = {
     "classification": evaluation.classify,
     "images": lambda m, x, y: generation.samples_of_classes(m, y),
     "validation": lambda m, x, y: train(m, x, y % 3, validation=(x, y), device=DEVICE),
+    "images of codes": lambda m, x, y: generation.images_of(m, {"z": torch.zeros(len(y), 2), "y": y}),
 }
 
 

@@ -107,7 +107,7 @@ def missing(packages: Path) -> list[str]:
         if needed.name in seen or not (needed.marker is None or needed.marker.evaluate({"extra": ""})):
             continue
         seen.add(needed.name)
-        there = next(metadata.distributions(name=needed.name, path=path), None)
+        there = next(iter(metadata.distributions(name=needed.name, path=path)), None)
         todo += [] if there is None else there.requires or []
         found += [needed.name] if there is None else []
     return found

@@ -53,19 +53,17 @@ FIGURES = {
 }
 
 
-@WAYS
 @pytest.mark.parametrize("figure", FIGURES)
 @pytest.mark.filterwarnings("ignore:k-hat")
-def test_figures_are_64_bit_numbers_on_the_cpu(of_model, figure, make_ppca, draw):
+def test_figures_are_64_bit_numbers_on_the_cpu(figure, make_ppca, draw):
     ppca = make_ppca().float()
     x = draw(ppca, 6).float()
-    found = FIGURES[figure](ppca.to(of_model), x.to(other(of_model)))
+    found = FIGURES[figure](ppca.to(DEVICE), x)
     assert (found.device, found.dtype) == (CPU, torch.float64)
 
 
 VALUES = {
     "codes": lambda m, x: generation.latent_codes(m, x)["z"],
-    "means": generation.latent_means,
     "draws of the posterior": generation.posterior_draws,
     "reconstructions": generation.reconstruct,
     "lines": lambda m, x: generation.interpolate(m, x[:2], x[2:4].cpu(), 3),
@@ -75,8 +73,7 @@ VALUES = {
     "decoded": lambda m, x: generation.decode(m, x.new_zeros(3, 2)),
     "the prior's density": lambda m, x: generation.prior_density(m, x[:, 0]),
     "scales": lambda m, x: decoder_scales(m, x.new_zeros(3, 2)),
-    "imputed": lambda m, x: evaluation.impute(m, x, x.cpu() > -1, num_samples=30).x,
-    "imputed draws": lambda m, x: evaluation.impute(m, x, x > -1, num_samples=30, num_draws=2).draws,
+    "imputed": lambda m, x: evaluation.impute(m, x, x.cpu() > -1, num_samples=30, num_draws=2).draws,
 }
 
 
@@ -331,8 +328,9 @@ LABELLED = {
 }
 
 
-@pytest.mark.parametrize("call", LABELLED)
-@pytest.mark.parametrize("of_labels", [CPU, DEVICE], ids=["labels here", "labels there"])
+@pytest.mark.parametrize(
+    ("call", "of_labels"), [*((call, DEVICE) for call in LABELLED), ("training", CPU), ("evidence", CPU)]
+)
 def test_a_class_out_of_range_reaches_no_kernel(call, of_labels, make_m2, binary_images, classes):
     classes[20] = 3
     m2 = make_m2().to(DEVICE)

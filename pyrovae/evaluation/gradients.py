@@ -195,4 +195,4 @@ def _gradients(
 
 
 def _in_64_bits(values: Tensor) -> Tensor:
-    return values.cdouble() if values.is_complex() else in_64_bits(values)
+    return values.to(torch.cdouble) if values.is_complex() else in_64_bits(values)

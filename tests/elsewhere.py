@@ -9,13 +9,13 @@ torch computes gradients of its tensors without a driver.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import optimizer
 from torch.utils import _foreach_utils
 from torch.utils import _pytree as pytree
@@ -124,18 +124,16 @@ def _check(name: str, args: Any, tensors: list[Tensor]) -> None:
 @contextmanager
 def another_device() -> Iterator[torch.device]:
     """Within the block, let there be this device."""
-    swap, lift = torch.__future__.get_swap_module_params_on_conversion(), torch._C._only_lift_cpu_tensors()
-    torch.__future__.set_swap_module_params_on_conversion(True)  # modules keep their parameters
-    torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(1.0, device=...) asks the mode below
     autocast, fused = torch.is_autocast_enabled, _foreach_utils._get_fused_kernels_supported_devices()
     known = (
-        mock.patch.object(
-            torch, "is_autocast_enabled", lambda *args: args != ("lazy",) and autocast(*args)
-        ),
+        mock.patch.object(torch, "is_autocast_enabled", lambda *on: on != ("lazy",) and autocast(*on)),
         mock.patch.object(
             optimizer, "_get_fused_kernels_supported_devices", return_value=[*fused, DEVICE.type]
         ),
+        mock.patch.object(nn.Module, "to", _keeping_parameters(nn.Module.to)),
     )
+    lift = torch._C._only_lift_cpu_tensors()
+    torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(1.0, device=...) asks the mode below
     try:
         with ExitStack() as stack:
             for patch in known:
@@ -143,5 +141,17 @@ def another_device() -> Iterator[torch.device]:
             stack.enter_context(_Factories())
             yield DEVICE
     finally:
-        torch.__future__.set_swap_module_params_on_conversion(swap)
         torch._C._set_only_lift_cpu_tensors(lift)
+
+
+def _keeping_parameters(to: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """Let a module that moves keep its parameters, as one does that moves to a GPU."""
+
+    def moved(*args: Any, **kwargs: Any) -> nn.Module:
+        torch.__future__.set_swap_module_params_on_conversion(True)
+        try:
+            return to(*args, **kwargs)
+        finally:
+            torch.__future__.set_swap_module_params_on_conversion(False)
+
+    return moved

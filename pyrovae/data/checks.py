@@ -24,7 +24,7 @@ def check_data(
     """Refuse data that no model can be trained or evaluated on.
 
     Args:
-        x: data `(N, *x_shape)`.
+        x: data `(N, *x_shape)`, `(N,)` for one number each.
         y: classes `(N,)`, or real values, one for each datum.
         unlabelled: whether classes may be -1, which stands for an unlabelled datum.
         given: what is given beside them. Where a mask `observed` among it is false, any value may stand.
@@ -34,10 +34,9 @@ def check_data(
             not one class for each datum; or a datum is unlabelled though `unlabelled` is False.
     """
     check_tensor(x)
-    if x.dim() < 2 or x.numel() == 0:
+    if x.dim() < 1 or x.numel() == 0:
         raise InputError(
-            f"the data have shape {tuple(x.shape)}; expected at least one datum, (N, *x_shape)"
-            + (", such as x[:, None] for one number for each of N data." if x.dim() == 1 else ".")
+            f"the data have shape {tuple(x.shape)}; expected at least one datum, (N, *x_shape)."
         )
     if x.is_complex():
         raise InputError(
@@ -51,7 +50,7 @@ def check_data(
         )
     mask = mask_of_elements(x, given)
     usable = x.isfinite() if mask is None else x.isfinite() | ~mask.to(x.device)
-    bad = ~usable.flatten(1).all(1)
+    bad = ~usable.reshape(len(x), -1).all(1)
     if bad.any():
         where = "" if mask is None else f" where `{OBSERVED}` is true"
         raise InputError(

@@ -105,7 +105,7 @@ class Imputation(JudgedByKhat):
 
     @property
     def _incomplete(self) -> Tensor:
-        return ~self.observed.flatten(1).all(1).cpu()
+        return ~_complete(self.observed)
 
     def _repr_html_(self) -> str:
         """Return the table that a notebook shows: the first incomplete data, if they are short vectors."""
@@ -114,7 +114,9 @@ class Imputation(JudgedByKhat):
         if columns > _COLUMNS:
             return small_tables.html(("", ""), [line.split(":", 1) for line in lines])
         places = self._incomplete.nonzero().squeeze(1)[:_ROWS].tolist()
-        values, known, std = (part.flatten(1).tolist() for part in (self.x, self.observed, self.std))
+        values, known, std = (
+            part.reshape(len(part), -1).tolist() for part in (self.x, self.observed, self.std)
+        )
         rows = [
             (
                 f"datum {n}",
@@ -233,9 +235,14 @@ def impute(
     return result
 
 
+def _complete(observed: Tensor) -> Tensor:
+    """Return for each datum whether all its values were observed, `(N,)`, on the CPU."""
+    return observed.reshape(len(observed), -1).all(1).cpu()
+
+
 def _rows_to_run(pair: ModelAndGuide, data: Arguments) -> Tensor:
     """Return the data with missing values; all data if the pair runs on all of them only."""
-    incomplete = ~data.kwargs[OBSERVED].flatten(1).all(1).cpu()
+    incomplete = ~_complete(data.kwargs[OBSERVED])
     device = device_of(pair, otherwise=data.args[0].device)
     some = 0 < int(incomplete.sum()) < len(incomplete)
     if some and needs_all(pair, data.to(device), int(incomplete.sum())):
@@ -457,8 +464,7 @@ def _scattered(
         if parts:
             found = torch.cat([part[name] for part in parts])
             result = result.to(found.dtype).index_copy(0, rows, found)
-        complete = observed.flatten(1).all(1).cpu()
-        return result.masked_fill(complete, otherwise)
+        return result.masked_fill(_complete(observed), otherwise)
 
     zero = torch.zeros_like(x)
     return Imputation(

@@ -217,7 +217,7 @@ def names_of_columns(x: Tensor, names: Sequence[str] = ()) -> list[str]:
 
 
 def _flat(values: Tensor) -> np.ndarray:
-    flat: np.ndarray = values.detach().cpu().flatten(1).double().numpy()
+    flat: np.ndarray = values.detach().cpu().reshape(len(values), -1).double().numpy()
     return flat
 
 

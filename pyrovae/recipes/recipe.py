@@ -118,6 +118,11 @@ def _built(
     from pyrovae.compute.devices import seeded
     from pyrovae.compute.memory import memory_explained
 
+    if not about.x_shape:
+        raise OptionError(
+            f"a datum is a single number, but the recipe {name_of(build)} builds networks of vectors and "
+            "images: give x[:, None], of shape (N, 1)."
+        )
     given = _with_likelihood(build, about, given)
     options = model_options(build, given)
     values = {name: option.default for name, option in options.items()}

@@ -266,7 +266,7 @@ class Minibatches:
             before = self._with_seed(filled(x, observed))
             if before.shape != x.shape:  # no element of it belongs to one of the mask
                 continue
-            incomplete = (~observed).flatten(1).any(1).nonzero()[:_TRIED]
+            incomplete = (~observed).reshape(len(observed), -1).any(1).nonzero()[:_TRIED]
             for row in incomplete.flatten().tolist():
                 other = filled(x, observed)
                 other[row].masked_fill_(~observed[row], 1.0)

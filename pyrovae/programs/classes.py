@@ -123,7 +123,7 @@ def one_hot_size(pair: ModelAndGuide, y: Tensor, arguments: Arguments) -> int | 
             f"numbers for site '{name}': give y.argmax(1)."
         )
     as_given = in_rows or call.traces.model.nodes[name]["value"] is call.args[1]  # not y // 2, for example
-    if not rows_given and as_given and (largest := int(y.max())) >= num_classes:
+    if not rows_given and as_given and (largest := int(y.long().max())) >= num_classes:
         raise InputError(
             f"the classes y go up to {largest}, and site '{name}' has {num_classes}, counted from 0: give "
             "classes that it has, or a model of more classes."

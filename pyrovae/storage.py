@@ -103,3 +103,14 @@ def _host() -> str:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a path at which no folder can be, since it or a part of it is a file.
+
+    Raises:
+        InputError: it is such a path. The message names the file.
+    """
+    place = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not place.is_dir():
+        raise InputError(f"{place} is a file, and a folder is needed: name another path.")

@@ -15,14 +15,18 @@ from elsewhere import another_device
 from torch import Tensor
 from torch._guards import TracingContext, tracing
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyrovae.classifiers import Classifier, LinearClassifier
-from pyrovae.compute import compilation, devices
+from pyrovae.compute import capture, compilation, devices
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.models import CPCVAE, M1M2, M2, PPCA, VAE
 from pyrovae.networks import MLP, WithClass
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import Classes, StandardNormal
+from pyrovae.recipes import fitting
+from pyrovae.recipes.verdict import Verdict
+from pyrovae.training import step as training_step
 
 # A shell that starts the tests in the background lets them ignore Ctrl-C, and their processes with them.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -70,6 +74,13 @@ def clean_slate() -> Iterator[None]:
     assert left == [], "the test left parameters in Pyro's store"
 
 
+@pytest.fixture(autouse=True)
+def empty_verdicts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The verdict takes as long as a small training, so only tests with the mark `verdict` measure it."""
+    if request.node.get_closest_marker("verdict") is None:
+        monkeypatch.setattr(fitting, "verdict_of", lambda *_, **__: Verdict())
+
+
 @pytest.fixture
 def param_store() -> Iterator[pyro.params.param_store.ParamStoreDict]:
     """For tests of what belongs in Pyro's parameter store; cleared when the test is over."""
@@ -90,6 +101,30 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
             return compile_function(*args, inductor=False)
 
     monkeypatch.setattr(compilation, "compile_function", record)
+
+
+@pytest.fixture
+def replayed(recorded: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Functions are captured as on a GPU. The kernels are operations on the CPU.
+
+    What a capture would freeze is frozen: numbers of Python, and the addresses of tensors.
+    """
+
+    def operations(body: Callable[[], list[Tensor]], device: torch.device) -> Any:
+        nothing = torch.zeros(())
+        graph = make_fx(lambda _: body())(nothing).forward  # no hook for modules must find it
+        results = graph(nothing)
+
+        @torch.no_grad()
+        def launch() -> None:
+            for result, value in zip(results, graph(nothing), strict=True):
+                result.copy_(value)
+
+        return launch, results
+
+    monkeypatch.setattr(capture, "captures_on", lambda device: True)
+    monkeypatch.setattr(capture, "kernels", operations)
+    monkeypatch.setattr(training_step, "reads_losses", lambda device: False)
 
 
 @pytest.fixture

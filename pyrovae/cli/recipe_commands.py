@@ -86,6 +86,10 @@ OwnRecipe = Annotated[
     str | None, Parameter(help="The recipe of your own that the run was trained with.", group=RUN)
 ]
 
+OwnData = Annotated[
+    str | None, Parameter(help="Where the run's own data lie now, if they have moved.", group=RUN)
+]
+
 _COMMON: dict[str, tuple[Any, Any]] = {"device": (Device, "auto"), "quiet": (Quiet, False)}
 _NEW_RUN = {
     "out": (Out, inspect.Parameter.empty),
@@ -126,7 +130,12 @@ SWEEP = RecipeCommand(
 )
 BRANCH = RecipeCommand(
     "branch",
-    {"out": (Out, inspect.Parameter.empty), "recipe": (OwnRecipe, None), **_COMMON},
+    {
+        "out": (Out, inspect.Parameter.empty),
+        "recipe": (OwnRecipe, None),
+        "data": (OwnData, None),
+        **_COMMON,
+    },
     (MODEL, "Training"),
 )
 

@@ -148,9 +148,10 @@ def _probabilities(
         any_class = torch.zeros(len(x), dtype=torch.long, device=x.device)
         trace = poutine.trace(poutine.replay(pair.model, trace=trace)).get_trace(x, any_class, **kwargs)
     probabilities = getattr(trace.nodes[site]["fn"], "probs", None) if site in trace.nodes else None
-    if probabilities is None or probabilities.dim() != 2:
+    if probabilities is None or probabilities.shape[:-1].numel() not in (1, len(x)):
         raise _no_classifier(f" '{site}'")
-    return torch.broadcast_to(probabilities, (len(x), probabilities.shape[-1]))
+    num_classes = probabilities.shape[-1]  # the plate of the data may have any dimension
+    return torch.broadcast_to(probabilities.reshape(-1, num_classes), (len(x), num_classes))
 
 
 def error_rate(probabilities: Tensor, y: Tensor) -> float:

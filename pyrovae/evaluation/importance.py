@@ -196,8 +196,6 @@ class _Scorer:
         All of them are on the device of the pair, if it has 64-bit floats, else on the CPU.
         """
         size = min(num_samples, particles_at_once(arguments.args[0], self.layout), self.most)
-        if self.graph_shapes is None:
-            self._compile(arguments, size)
         chunks, fitting = in_chunks(lambda c: self._chunk(arguments, c.stop - c.start), num_samples, size)
         if fitting < size:
             self.most = fitting
@@ -208,13 +206,15 @@ class _Scorer:
 
     def _chunk(self, arguments: Arguments, particles: int) -> list[Tensor]:
         tensors = arguments.tensors
+        if self.graph_shapes is None:
+            self._compile(arguments, particles)
         if self.graph is not None and self.graph_shapes == [particles, *(each.shape for each in tensors)]:
             return self.graph(*tensors)
         return self.score(particles, arguments)
 
     def _compile(self, arguments: Arguments, particles: int) -> None:
+        """Compile the scoring of chunks of this size. If memory runs out, a smaller chunk will be tried."""
         tensors = arguments.tensors
-        self.graph_shapes = [particles, *(each.shape for each in tensors)]
         others = [each.flip(0) for each in tensors]
         with seeded(0, tensors[0].device):
             self.graph = compile_if_asked(
@@ -224,6 +224,7 @@ class _Scorer:
                 lambda *others: self.score(particles, arguments.with_tensors(others)),
                 lambda: (tensors, others),
             )
+        self.graph_shapes = [particles, *(each.shape for each in tensors)]
 
 
 def _scored(

@@ -44,8 +44,9 @@ from pyrovae.programs.log_weights import Scores, by_value
 from pyrovae.programs.modes import nothing_moves
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
 from pyrovae.programs.rows import Arguments
-from pyrovae.programs.running import run_pair, traced
+from pyrovae.programs.running import traced
 from pyrovae.programs.sites import observed_sites
+from pyrovae.programs.structure import Structure
 from pyrovae.programs.ways import needs_all
 
 _ROWS, _COLUMNS = 6, 16  # the largest table of imputed data that a notebook shows
@@ -264,8 +265,8 @@ def _site_of_data(pair: ModelAndGuide, arguments: Arguments) -> str:
     observed = arguments.kwargs[OBSERVED]
     x = x.where(observed, torch.zeros_like(x))  # NaN would hide what the distribution reads
     with nothing_moves(pair.model, pair.guide):
-        trace, _ = run_pair(pair, x, *others, **arguments.kwargs)
-        name = _observing(trace, x, observed)
+        found = Structure(pair, (x, *others), arguments.kwargs)
+        trace, name = found.traces.model, _observing(found, x, observed)
         fn = trace.nodes[name]["fn"]
         elements = _elements(fn)
         if elements is None:
@@ -292,15 +293,16 @@ def _site_of_data(pair: ModelAndGuide, arguments: Arguments) -> str:
     return name
 
 
-def _observing(trace: Trace, x: Tensor, observed: Tensor) -> str:
-    names = []
+def _observing(found: Structure, x: Tensor, observed: Tensor) -> str:
+    names, trace = [], found.traces.model
     for name in observed_sites(trace):
-        value = trace.nodes[name]["value"]
+        value, axis = trace.nodes[name]["value"], found.data_axis(name)
+        value = value if axis is None else value.movedim(axis, 0)
         if value.numel() == x.numel() and bool((value.reshape(x.shape) == x)[observed].all()):
             names.append(name)
     if len(names) != 1:
-        found = {name: tuple(trace.nodes[name]["value"].shape) for name in observed_sites(trace)}
-        shapes = ", ".join(f"'{name}' of shape {shape}" for name, shape in found.items())
+        sites = {name: tuple(trace.nodes[name]["value"].shape) for name in observed_sites(trace)}
+        shapes = ", ".join(f"'{name}' of shape {shape}" for name, shape in sites.items())
         raise InputError(
             f"the model observes {shapes}, and the data x of shape {tuple(x.shape)} are the values of "
             f"{len(names)} of these sites; expected one: observe all of x at one site, with obs=x."
@@ -365,6 +367,7 @@ def _columns(name: str, model_trace: Trace, guide_trace: Trace, x: Tensor, layou
     def column(values: Tensor) -> Tensor:
         missing = 2 + layout.depth + site["fn"].event_dim - values.dim()
         values = values.reshape((*[1] * missing, *values.shape))
+        values = values.movedim(layout.data_dim - site["fn"].event_dim, 2)
         values = values.reshape(*values.shape[:2], *x.shape).transpose(0, 1)
         return values.expand(len(log_weights), *values.shape[1:]).to(x.dtype)
 

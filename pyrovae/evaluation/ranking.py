@@ -21,6 +21,7 @@ def most_active_dimensions(means: Tensor, count: int) -> list[int]:
         InputError: the count is below 1.
 
     Example:
+        >>> import torch
         >>> most_active_dimensions(torch.tensor([[0.0, 1.0], [0.1, -1.0]]), 1)
         [1]
     """
@@ -42,6 +43,7 @@ def most_telling_dimensions(means: Tensor, y: Tensor, count: int) -> list[int]:
         InputError: the count is below 1.
 
     Example:
+        >>> import torch
         >>> z = torch.tensor([[0.0, 1.0], [3.0, 1.1], [0.1, -1.0], [3.1, -1.1]])
         >>> most_telling_dimensions(z, torch.tensor([0, 0, 1, 1]), 1)
         [1]

@@ -81,7 +81,12 @@ def class_samples(
         InputError: the model has no classes, or for the reasons given at `draw_latents`.
     """
     check_counts(count=count)
-    generator = Generator(pair, given, count=count)
+    try:
+        generator = Generator(pair, given, count=count)
+    except InputError:  # the more telling error is that the model has no classes, whatever its rows are
+        rows = {n: v[:1] if isinstance(v, Tensor) and v.dim() else v for n, v in (given or {}).items()}
+        Generator(pair, rows).known_class_site()
+        raise
     y = torch.arange(generator.known_class_site().num_classes)
     rows = torch.arange(count).repeat(len(y))
     images = _samples(generator, y.repeat_interleave(count), rows, candidates, seed, mean)

@@ -16,6 +16,9 @@ A latent that all data share, outside of their plate, such as the weights of a B
 value for all rows: its mean under the guide, or one draw of the guide, which is its posterior. Its value is
 the same in all images of a call, and comes in its own shape.
 
+Codes and images have a row for each datum, whatever dimension the data's plate has. `by_rows` brings this
+dimension to the front, and `in_place` puts it back before a program gets the values.
+
 Where a function takes a `site`, None means the continuous latent that the model samples last before the
 data: z, or z1 in M1+M2. Latents that all data share come after the others.
 """
@@ -23,6 +26,7 @@ data: z, or z1 in M1+M2. Latents that all data share come after the others.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cached_property
 from operator import itemgetter
@@ -52,6 +56,7 @@ from pyrovae.programs.pair import ModelAndGuide, Program, data_plate_of, name_of
 from pyrovae.programs.reach import modules_of
 from pyrovae.programs.rows import Arguments
 from pyrovae.programs.running import AtMeans, traced
+from pyrovae.programs.sites import observed_sites
 from pyrovae.programs.structure import Structure
 
 Codes = dict[str, Tensor]
@@ -103,17 +108,30 @@ class Generator:
     # Arguments
 
     def _check_whole(self, whole: Mapping[str, Any]) -> None:
-        """Refuse a tensor that has no row for each datum or draw, if the model fails with it."""
+        """Refuse a tensor that has no row for each datum or draw, if the programs fail with it."""
         tensors = {n: value for n, value in whole.items() if isinstance(value, Tensor) and value.dim()}
-        for name, value in tensors.items():
-            try:
-                _ = self.structure.traces
-            except Exception as error:
-                raise InputError(
-                    f"given['{name}'] has shape {tuple(value.shape)}, and there are {self.size} data or "
-                    "draws, so it was passed whole, and the model fails: give one row for each of them. "
-                    f"(The model says: {cause(error)}.)"
-                ) from error
+        if not tensors:
+            return
+        try:
+            _ = self.structure.traces
+            self._check_together({len(value) for value in tensors.values()})
+        except Exception as error:  # programs raise errors of any type
+            name, value = next(iter(tensors.items()))
+            raise InputError(
+                f"given['{name}'] has shape {tuple(value.shape)}, and there are {self.size} data or "
+                "draws, so it was passed whole, and the programs fail: give one row for each of them. "
+                f"({cause(error)})"
+            ) from error
+
+    def _check_together(self, lengths: Collection[int]) -> None:
+        """Run the programs on another number of data than all these lengths, which would fit by chance."""
+        count = next(n for n in itertools.count(2) if n not in lengths)
+        with_data = self.x is not None
+        arguments = self.arguments(torch.arange(count) % self.size) if with_data else self.few(count)
+        traces = Structure(self.pair if with_data else self.pair.model, *arguments).traces
+        for name in observed_sites(traces.model):
+            site = traces.model.nodes[name]
+            torch.broadcast_shapes(site["value"].shape, site["fn"].shape())  # fails if they differ
 
     def arguments(self, rows: Tensor) -> Arguments:
         """Return the arguments of both programs for some of the N data, by index. Without data, x is 0."""
@@ -184,13 +202,22 @@ class Generator:
         return tuple(data_sites_of(self.pair.model, x, given))
 
     @cached_property
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of a datum, for each site that observes all of it in another shape."""
+    def _places(self) -> dict[str, Tensor]:
+        """The place in a row of the site's values of each value of a datum, `(*x_shape,)`.
+
+        This is for the sites that observe all of a datum, perhaps in another shape and order.
+        """
         x = self.placeholder(1)
         x += torch.arange(x.numel(), device=x.device).view(x.shape) / x.numel()
-        nodes = Structure(self.pair.model, (x,), self.structure.kwargs).traces.model.nodes
-        observed = {name: nodes[name]["value"] for name in self.data_sites}
-        return {name: x.shape[1:] for name, value in observed.items() if value.flatten().equal(x.flatten())}
+        nodes, found = Structure(self.pair.model, (x,), self.structure.kwargs).traces.model.nodes, {}
+        in_x = x.flatten().sort(stable=True)
+        for name in self.data_sites:
+            in_row = self.by_rows(name, nodes[name]["value"]).flatten().sort(stable=True)
+            if in_row.values.equal(in_x.values):
+                places = torch.empty_like(in_x.indices)
+                places[in_x.indices] = in_row.indices
+                found[name] = places.view(x.shape[1:]).cpu()
+        return found
 
     @property
     def levels(self) -> int | None:
@@ -217,11 +244,14 @@ class Generator:
     @cached_property
     def shared(self) -> frozenset[str]:
         """The latents that all data share: outside of their plate, of one shape for any number of data."""
-        nodes = self.structure.traces.model.nodes
-        of_two = Structure(self.pair.model, *self.few(2), data_plate=data_plate_of(self.pair))
-        others = of_two.traces.model.nodes
+        nodes, others = (of.traces.model.nodes for of in (self.structure, self._of_two))
         same = [name for name in self.latents if nodes[name]["value"].shape == others[name]["value"].shape]
-        return frozenset(name for name in same if of_two[name].scope == "global")
+        return frozenset(name for name in same if self._of_two[name].scope == "global")
+
+    @cached_property
+    def _of_two(self) -> Structure:
+        """The structure of the model for two data, which shows the dimension of their plate."""
+        return Structure(self.pair.model, *self.few(2), data_plate=data_plate_of(self.pair))
 
     @cached_property
     def discrete(self) -> frozenset[str]:
@@ -267,8 +297,13 @@ class Generator:
                     f"{self.name} has several latents of classes, {', '.join(sorted(self.classes))}: give "
                     "the values of all of them by name, images_of(pair, codes)."
                 )
+            further = "".join(
+                f" It is conditional on '{name}': for images of each class, draw samples(pair, n, "
+                f"given={{'{name}': ...}}) with a class in each of n rows."
+                for name in [*self._given_rows][:1]
+            )
             raise InputError(
-                f"{self.name} has no classes: train m2, m1m2, pcvae or cpcvae on labelled data."
+                f"{self.name} has no classes: train m2, m1m2, pcvae or cpcvae on labelled data.{further}"
             )
         return self.class_site
 
@@ -313,9 +348,10 @@ class Generator:
             )
 
     def class_values(self, classes: Tensor) -> Tensor:
-        """Return classes `(N,)` as values of the class site, which may be one-hot vectors."""
+        """Return classes `(N,)` as values of the class site by rows. They may be one-hot vectors."""
         name, _ = self.known_class_site()
-        return in_form_of(self._with_classes.traces.model.nodes[name]["fn"], classes.to(self.device))
+        values = in_form_of(self._with_classes.traces.model.nodes[name]["fn"], classes.to(self.device))
+        return self._with_all_dimensions(name, values)
 
     @property
     def _with_classes(self) -> Structure:
@@ -421,7 +457,8 @@ class Generator:
         nodes = traced(
             model if centre is None else centre(model), *arguments.args, **arguments.kwargs
         ).nodes
-        found = {name: nodes[name]["value"] for name in self.latents if name in self.shared}
+        shared = [name for name in self.latents if name in self.shared]
+        found = {name: nodes[name]["value"].detach().clone() for name in shared}  # it may be a parameter
         if centre is not None:
             self.without_mean |= {name: fn for name, fn in centre.drawn.items() if name in found}
         return found
@@ -445,6 +482,38 @@ class Generator:
         """Apply a function to the codes that have a row for each datum."""
         return {n: values if n in self.shared else change(values) for n, values in codes.items()}
 
+    # The dimension of the data
+
+    def by_rows(self, name: str, values: Tensor) -> Tensor:
+        """Return values of a site, as they are in a run, with a row for each datum: `(N, ...)`."""
+        axis = self._axis(name)
+        return values if axis is None or values.dim() < -axis else values.movedim(axis, 0)
+
+    def in_place(self, name: str, values: Tensor) -> Tensor:
+        """Return values with a row for each datum, `(N, ...)`, in the layout that they have in a run."""
+        axis = self._axis(name)
+        if axis is None:
+            return values
+        values = self._with_all_dimensions(name, values)
+        return values if values.dim() < -axis else values.movedim(0, axis)
+
+    def _with_all_dimensions(self, name: str, values: Tensor) -> Tensor:
+        """Return rows in the shape that the site's rows have, if they lack dimensions of size 1."""
+        row = self.by_rows(name, self._site(name)["value"])[0]
+        fits = values.dim() <= row.dim() and values[0].numel() == row.numel()
+        return values.reshape(len(values), *row.shape) if fits else values
+
+    def _axis(self, name: str) -> int | None:
+        known = name in self._of_two.traces.model.nodes
+        return (self._of_two if known else self._with_classes).data_axis(name)
+
+    def _site(self, name: str) -> Mapping[str, Any]:
+        nodes = self.structure.traces.model.nodes
+        site: Mapping[str, Any] = (
+            nodes[name] if name in nodes else self._with_classes.traces.model.nodes[name]
+        )
+        return site
+
     # Runs
 
     def order(self, given: Iterable[str]) -> Order | None:
@@ -464,7 +533,7 @@ class Generator:
 
             with nothing_moves(self.pair.model):
                 torch.manual_seed(0)
-                self._orders[key] = order_of(run, x, sites, key)
+                self._orders[key] = order_of(run, x, sites, key, self.by_rows)
         return self._orders.get(key)
 
     @property
@@ -488,6 +557,7 @@ class Generator:
             given = {**(self.shared_means if means else self.shared_draws), **given}
         given = {name: values.to(self.device) for name, values in given.items()}
         labels, centre = self._labels(given), AtMeans()
+        given = {name: self.in_place(name, values) for name, values in given.items()}
 
         def run(x: Tensor, latents: Mapping[str, Tensor]) -> Trace:
             program = poutine.condition(self.pair.model, data=dict(latents))
@@ -504,8 +574,9 @@ class Generator:
             return ()
         (name, _), call = self._labelled
         labels = (values for site, values in given.items() if site == name)
-        whole = call.args[1].dim() == 1
-        return tuple(y.argmax(-1) if whole and y.dim() > 1 else y for y in labels)
+        form, one_hot = call.args[1].shape[1:], call.traces.model.nodes[name]["fn"].event_dim
+        labels = (y.argmax(-1) if one_hot and not form else y for y in labels)
+        return tuple(y.reshape(len(y), *form) for y in labels)
 
     def draw(self, rows: Tensor, given: Mapping[str, Tensor]) -> tuple[Trace, Codes]:
         """Run the model as `run` does. Return its trace, and a draw of the data by site, on the CPU."""
@@ -513,6 +584,11 @@ class Generator:
         nodes = {name: trace.nodes[name] for name in self.data_sites}
         values = {name: node["value"] if ordered else node["fn"]() for name, node in nodes.items()}
         return trace, {name: self._in_grey(name, nodes[name]["fn"], values[name]) for name in values}
+
+    def latents_by_rows(self, trace: Trace) -> Codes:
+        """Return the values of the latents of data in a trace, `(N, *event_shape)` each, on the CPU."""
+        of_data = [name for name in self.latents if name not in self.shared]
+        return {name: self.by_rows(name, trace.nodes[name]["value"]).cpu() for name in of_data}
 
     def images(self, codes: Mapping[str, Tensor], rows: Tensor | None = None) -> Images:
         """Return E[x | codes], as `images_by_site` does, without a dictionary if there is one site."""
@@ -564,7 +640,9 @@ class Generator:
         """Return values of a site in the shape of the data, levels 0, ..., L - 1 divided by L - 1."""
         if isinstance(pixels := base_of(fn), Categorical):
             values = values / (pixels.probs.shape[-1] - 1)
-        return values.reshape(len(values), *self._shapes.get(name, values.shape[1:])).cpu()
+        values = self.by_rows(name, values).cpu()
+        places = self._places.get(name)
+        return values if places is None else values.reshape(len(values), -1)[:, places]
 
     def warn_of_draws(self) -> None:
         """Warn of the sites without a mean that were drawn, and forget them."""

@@ -151,9 +151,9 @@ def _draws(generator: Generator, rows: Tensor, label: int | None) -> tuple[Draws
             y = generator.class_values(torch.full((len(some),), label))
             given = {generator.known_class_site().name: y}
         trace, data = generator.draw(some, given)
-        nodes, names = trace.nodes, [name for name in generator.latents if name not in generator.shared]
-        latents = {name: nodes[name]["value"].cpu() for name in names}
-        terms = [nodes[name]["fn"].log_prob(value).cpu() for name, value in given.items()]
+        latents = generator.latents_by_rows(trace)
+        sites = [trace.nodes[name] for name in given]
+        terms = [site["fn"].log_prob(site["value"]).reshape(len(some)).cpu() for site in sites]
         if part.start == 0:
             size = sum(values.nbytes for values in latents.values()) * len(rows) // len(some)
             check_fits(size, f"{len(rows)} draws", "draw fewer")
@@ -280,9 +280,10 @@ def prior_density(
         node = generator.run(torch.zeros(draws, dtype=torch.long), {}).nodes[name]
     values = node["value"]
     if (factors := factors_of(node["fn"])) is not None:
-        log_densities = factors.log_prob(points.to(values).view(-1, *[1] * values.dim()))
-        return log_densities.exp().mean(1).reshape(len(points), -1).cpu()
-    columns = values.cpu().reshape(len(values), -1).T
+        densities = factors.log_prob(points.to(values).view(-1, *[1] * values.dim())).exp()
+        means = torch.stack([generator.by_rows(name, at_point).mean(0) for at_point in densities])
+        return means.reshape(len(points), -1).cpu()
+    columns = generator.by_rows(name, values).cpu().reshape(draws, -1).T
     return torch.stack([_histogram_density(column, points) for column in columns], -1)
 
 

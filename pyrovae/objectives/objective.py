@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
+from pyro.infer import JitTrace_ELBO, JitTraceEnum_ELBO, JitTraceMeanField_ELBO, TraceTailAdaptive_ELBO
 from pyro.infer.elbo import ELBO as PyroELBO
 from torch import Tensor
 
@@ -81,24 +82,34 @@ def as_objective(objective: Objective | PyroObjective) -> Objective:
     """Return an objective that has `evaluate`: the given one, or Pyro's wrapped without terms.
 
     Raises:
-        InputError: `objective` is a class, or it has no differentiable loss.
+        InputError: `objective` is a class, has no differentiable loss, or compiles its loss by itself.
 
     Example:
         >>> from pyro.infer import TraceMeanField_ELBO
         >>> as_objective(TraceMeanField_ELBO()).evaluate  # doctest: +ELLIPSIS
         <bound method WithoutTerms.evaluate of ...>
     """
-    if isinstance(objective, PyroELBO) and not hasattr(objective, "differentiable_loss"):
+    if isinstance(objective, PyroELBO) and not _has_a_loss(objective):
         raise InputError(
-            f"objective is Pyro's {type(objective).__name__}, which adds gradients to parameters by itself "
+            f"objective is Pyro's {type(objective).__name__}, which computes gradients by itself "
             "and has no loss to differentiate: use ELBO(), which takes latents that are not "
             "reparameterised too, ScoreFunctionELBO() or IWAE(50), or train with pyro.infer.SVI."
+        )
+    if isinstance(objective, JitTrace_ELBO | JitTraceEnum_ELBO | JitTraceMeanField_ELBO):
+        raise InputError(
+            f"objective is Pyro's {type(objective).__name__}, which compiles the loss of one minibatch "
+            'with its weights as constants: use ELBO() with fit(..., compile="on").'
         )
     if inspect.isclass(objective) or not hasattr(objective, "differentiable_loss"):
         raise InputError(f"objective is {objective!r}; expected an object such as ELBO() or IWAE(50).")
     if hasattr(objective, "evaluate"):
         return cast(Objective, objective)
     return WithoutTerms(objective)
+
+
+def _has_a_loss(objective: PyroELBO) -> bool:
+    # The loss of TraceTailAdaptive_ELBO is infinite, and only its gradient has a meaning.
+    return hasattr(objective, "differentiable_loss") and not isinstance(objective, TraceTailAdaptive_ELBO)
 
 
 def description(objective: Objective | PyroObjective) -> str:

@@ -20,7 +20,7 @@ from pyrovae.plots.columns import draw_moved_columns
 from pyrovae.plots.completing import Complete, completed
 from pyrovae.plots.dimensions import dimension_names
 from pyrovae.plots.grids import grid_beside, image_grid, in_channels
-from pyrovae.programs.pair import ModelAndGuide
+from pyrovae.programs.pair import ModelAndGuide, with_shape_of
 from pyrovae.programs.rows import Arguments
 
 
@@ -175,10 +175,11 @@ def traversal(
     check_counts(dimensions=dimensions)
     if not 0 <= index < len(x):
         raise InputError(f"index is {index}; choose a datum from 0 to {len(x) - 1}.")
+    pair = with_shape_of(pair, x)
     name = generation.prior_site(pair, site, given=_one(x, given, index).kwargs)
     means = latent_means(pair, x, name, given=given)
     first = [*range(min(dimensions, means[0].numel()))]  # one datum tells nothing of what varies
-    shown = most_active_dimensions(means.flatten(1), dimensions) if len(x) > 1 else first
+    shown = most_active_dimensions(means.reshape(len(x), -1), dimensions) if len(x) > 1 else first
     (datum,), alone = _one(x, given, index)
     moved = only_site(generation.traverse(pair, datum[0], shown, site=name, given=alone))
     made = only_site(generation.reconstruct(pair, datum, given=alone))

@@ -17,6 +17,8 @@ from pyrovae.plots.classes import named_classes, shown_name
 from pyrovae.programs.pair import ModelAndGuide
 from pyrovae.programs.rows import Arguments
 
+_FEW = 7  # a matrix of fewer classes is narrower than its title in one line
+
 
 @on_the_cpu
 def confusion(
@@ -82,6 +84,10 @@ def confusion_matrix(y: Tensor, predicted: Tensor, class_names: Sequence[str] = 
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     wrong = int((y != predicted).sum())
-    axes.set_title(f"Confusion matrix: {wrong} of {len(y)} wrong, error {wrong / len(y):.2%}", fontsize=10)
+    newline = "\n" if size < _FEW else " "
+    # It stands above the colour bar as well, which may begin higher than the matrix.
+    figure.suptitle(
+        f"Confusion matrix:{newline}{wrong} of {len(y)} wrong, error {wrong / len(y):.2%}", fontsize=10
+    )
     figure.colorbar(image, label="share of the true class", shrink=0.8)
     return figure

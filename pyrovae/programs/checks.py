@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import pyro
 import torch
@@ -17,6 +17,7 @@ from pyrovae.compute.indices import indices_checked
 from pyrovae.errors import InputError, cause
 from pyrovae.programs.accounting import missing_in_guide
 from pyrovae.programs.devices import device_of
+from pyrovae.programs.masked_latents import check_masks
 from pyrovae.programs.missing_values import check_missing_values
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide, Pair, Program
@@ -46,10 +47,12 @@ def check_pair(pair: ModelAndGuide, *args: Any, **kwargs: Any) -> None:
             can neither be left out nor summed out; a latent has other plates, another shape or fewer
             classes in the guide than in the model; the guide draws values that have no density in the
             model; a value, mask or log density has another shape than its plates say; or observed values
-            lie outside of the support of their distribution; or a density reads values that are missing.
+            lie outside of the support of their distribution; a density reads values that are missing; or
+            only the guide masks a latent, or the model masks one and uses it all the same.
     """
     noted = poutine.trace(_Distributions("guide")(pair.guide))
-    arguments = Arguments(args, kwargs)
+    arguments, ran = Arguments(args, kwargs), False
+    shapes = ", ".join(str(tuple(a.shape)) for a in args if isinstance(a, Tensor))
     try:
         with (
             torch.no_grad(),
@@ -60,6 +63,7 @@ def check_pair(pair: ModelAndGuide, *args: Any, **kwargs: Any) -> None:
         ):
             checked = _Distributions("model")(_CompareLatents(noted)(pair.model))
             model_trace, guide_trace = run_pair(Pair(checked, noted), *args, **kwargs)
+            ran = True
             _check_roles(model_trace, guide_trace)
             _check_latents(pair, arguments, model_trace, guide_trace)
             for name in observed_sites(model_trace):
@@ -71,13 +75,17 @@ def check_pair(pair: ModelAndGuide, *args: Any, **kwargs: Any) -> None:
                     if is_sample(site):
                         check_shapes(program, name, site)
             check_missing_values(pair.model, model_trace, arguments)
+            check_masks(pair, arguments, model_trace, guide_trace)
     except (ValueError, RuntimeError, TypeError, IndexError) as error:
         # Pyro appends the shapes of all sites. They help with its own errors, not with ours.
         if isinstance(error, InputError):
-            raise InputError(str(error).split("\nTrace Shapes")[0]) from error
-        if problem := plate_problem(error, noted, pair.model, arguments):
+            told = str(error).split("\nTrace Shapes")[0]
+            if not ran and getattr(pair.model, "keywords", {}):  # what passes whole may be the cause
+                told += f" The model and guide ran on data of shape {shapes}{_given_to(pair, kwargs)}."
+            raise InputError(told) from error
+        failed: Literal["model", "guide"] = "model" if "_RETURN" in noted.trace.nodes else "guide"
+        if problem := plate_problem(error, failed, pair.model, arguments):
             raise InputError(problem) from error
-        shapes = ", ".join(str(tuple(a.shape)) for a in args if isinstance(a, Tensor))
         # What has a wrong number of rows is told in the first line; the shapes of sites do not help.
         told = cause(error) if getattr(pair.model, "keywords", {}) else error
         raise InputError(

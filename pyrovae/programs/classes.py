@@ -27,15 +27,16 @@ class ClassSite(NamedTuple):
 
 
 def takes_classes(model: Program, given: Collection[str] = ()) -> bool:
-    """Whether the model has a second positional parameter, for the classes.
+    """Whether the model has a second positional parameter, for the classes, that is free.
 
     Args:
         model: a model.
-        given: the names of the parameters that it gets by keyword.
+        given: the names of the parameters that it gets by keyword, such as a condition.
     """
-    parameters = (parameters_of(model) or {}).values()
     keyword = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
-    return sum(each.kind not in keyword and each.name not in given for each in parameters) > 1
+    parameters = (parameters_of(model) or {}).values()
+    positional = [each.name for each in parameters if each.kind not in keyword]
+    return len(positional) > 1 and positional[1] not in given
 
 
 def class_site(
@@ -105,7 +106,7 @@ def one_hot_size(pair: ModelAndGuide, y: Tensor, arguments: Arguments) -> int | 
         InputError: y are one-hot rows, and the programs take whole numbers; or the programs have no such
             class.
     """
-    rows_given = y.is_floating_point() and y.dim() == 2 and _are_one_hot(y)
+    rows_given = y.is_floating_point() and y.dim() == 2 and are_one_hot(y)
     if not rows_given and not (holds_classes(y) and y.dim() == 1):
         return None
     (x,), kwargs = arguments
@@ -131,7 +132,8 @@ def one_hot_size(pair: ModelAndGuide, y: Tensor, arguments: Arguments) -> int | 
     return num_classes if in_rows and not rows_given else None
 
 
-def _are_one_hot(y: Tensor) -> bool:
+def are_one_hot(y: Tensor) -> bool:
+    """Whether the rows of `(N, C)` are one-hot."""
     return bool(((y == 0) | (y == 1)).all() and (y.sum(1) == 1).all())
 
 

@@ -33,6 +33,7 @@ from pyrovae.programs.distributions import base_of, name_of
 from pyrovae.programs.modes import nothing_moves
 from pyrovae.programs.origins import Label, Origins, unpacked
 from pyrovae.programs.pair import Program
+from pyrovae.programs.shape_checks import check_inside_plates
 from pyrovae.programs.signatures import parameters_of
 from pyrovae.programs.sites import full_size_of, members_of
 from pyrovae.programs.values import changed
@@ -390,6 +391,7 @@ class _Recorder(_Watcher):
     def look(self, msg: Any) -> int | None:
         """Record a site, unless a reparameterisation has made it a function of other sites."""
         name, observed = msg["name"], msg["is_observed"]
+        check_inside_plates(name, msg)
         source = self._of_unmasked(msg["value"], msg["mask"], msg["fn"].event_dim)
         if observed and getattr(base_of(msg["fn"]), "v", None) is msg["value"] and source & {*self.sites}:
             return None

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -25,27 +24,8 @@ from pyrovae.errors import InputError
 from pyrovae.programs.classes import one_hot_size
 from pyrovae.programs.devices import device_of
 from pyrovae.programs.pair import ModelAndGuide, Program, with_programs
-from pyrovae.programs.rows import Arguments
+from pyrovae.programs.rows import Arguments, Whole
 from pyrovae.programs.signatures import parameters_of
-
-
-@dataclass(frozen=True)
-class Whole:
-    """A value in `given` that passes whole to the programs, whatever its length.
-
-    Without it, a tensor whose first size is N has a row for each of N data, and is cut with them. A table
-    that belongs to no datum, such as one of prices by day, may have N rows by chance.
-
-    Args:
-        value: the value. The programs get it itself.
-
-    Example:
-        >>> import torch
-        >>> from pyrovae.programs import Whole
-        >>> given = {"table": Whole(torch.randn(365, 2))}  # fit(pair, x, given=given)
-    """
-
-    value: Any
 
 
 class Given(NamedTuple):

@@ -3,12 +3,16 @@
 A few data are scored with others, and then with copies of themselves in the place of the others, with the
 same latents. A Gaussian process or a graph over the data gives other densities then. Such a model has no
 bound that is a sum over data.
+
+The guide runs twice: with the random numbers of before, and with the draws of before. A dependence shows in
+both. A sampler that rejects tries until all data have a draw, so that its draws alone depend on others.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -109,7 +113,7 @@ def _run(
     latents: Mapping[str, Any],
     of_data: Collection[str],
     noise: Noise,
-) -> tuple[Trace | None, Trace, Tensor]:
+) -> tuple[list[Trace], Trace, Tensor]:
     """Run guide and model on data in another arrangement, with the draws that each datum had before."""
     event_dims = {name: site["fn"].event_dim for name, site in latents.items()}
     values = {
@@ -119,17 +123,22 @@ def _run(
         for name, site in latents.items()
     }
     arranged = few.rows(rows)
-    by_model = run_one(pair.model, arranged, copies, (0, 0), given_values(values, event_dims))
+    as_before = given_values(values, event_dims)
+    by_model = run_one(pair.model, arranged, copies, (0, 0), as_before)
     draws = [_of_rows(draw, rows) for draw in noise]
-    return _guide_run(pair.guide, arranged, copies, draws), by_model, rows
+    return _guide_runs(pair.guide, arranged, copies, draws, as_before), by_model, rows
 
 
-def _guide_run(guide: Program, arranged: Arguments, copies: Copies, noise: Noise) -> Trace | None:
-    try:
+def _guide_runs(
+    guide: Program, arranged: Arguments, copies: Copies, noise: Noise, as_before: Trace
+) -> list[Trace]:
+    """Run the guide with the random numbers of before, and with the draws of before, if it can."""
+    runs: list[Trace] = []
+    with suppress(Exception):  # its noise is not one draw for each datum: rejection sampling, for example
         with ReplayedNoise([noise]):
-            return run_one(guide, arranged, copies, (0, 0))
-    except Exception:  # its noise is not one draw for each datum: rejection sampling, for example
-        return None
+            runs.append(run_one(guide, arranged, copies, (0, 0)))
+        runs.append(run_one(guide, arranged, copies, (0, 0), as_before))
+    return runs
 
 
 def _arranged(value: Tensor, dim: int, rows: Tensor) -> Tensor:
@@ -146,7 +155,7 @@ def _of_rows(draw: Tensor, rows: Tensor) -> Tensor:
 def _changes(
     by_guide: Trace,
     by_model: Trace,
-    run: tuple[Trace | None, Trace, Tensor],
+    run: tuple[list[Trace], Trace, Tensor],
     names: list[str],
     data_dim: int,
 ) -> dict[str, Tensor]:
@@ -154,21 +163,27 @@ def _changes(
 
     A datum whose change is rounding has 0.
     """
-    guide_run, model_run, rows = run
+    guide_runs, model_run, rows = run
     found: dict[str, Tensor] = {}
-    for whole, other in ((by_guide, guide_run), (by_model, model_run)):
+    for whole, others in ((by_guide, guide_runs), (by_model, [model_run])):
         for name in names:
-            if other is None or name not in whole.nodes or name not in other.nodes:
+            sites = [other.nodes[name] for other in others if name in other.nodes]
+            if not sites or name not in whole.nodes:
                 continue
-            sites = (whole.nodes[name], other.nodes[name])
-            one, two = sites
-            change = _change(unscaled_log_prob(one), unscaled_log_prob(two), data_dim, rows)
-            if not one["is_observed"]:
-                dim = data_dim - one["fn"].event_dim
-                change = torch.maximum(change, _change(one["value"], two["value"], dim, rows))
+            changes = [_change_of_site(whole.nodes[name], site, data_dim, rows) for site in sites]
+            change = torch.stack(changes).amin(0)
             if bool((change > 0).any()):
                 found[name] = torch.maximum(change, found.get(name, change))
     return found
+
+
+def _change_of_site(one: dict[str, Any], two: dict[str, Any], data_dim: int, rows: Tensor) -> Tensor:
+    """Return the largest change of each datum's density and draw at a site, `(N,)`."""
+    change = _change(unscaled_log_prob(one), unscaled_log_prob(two), data_dim, rows)
+    if one["is_observed"]:
+        return change
+    dim = data_dim - one["fn"].event_dim
+    return torch.maximum(change, _change(one["value"], two["value"], dim, rows))
 
 
 def _change(before: Tensor, after: Tensor, dim: int, rows: Tensor) -> Tensor:

@@ -3,10 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A value in `given` that passes whole to the programs, whatever its length.
+
+    Without it, a tensor whose first size is N has a row for each of N data, and is cut with them. A table
+    that belongs to no datum, such as one of prices by day, may have N rows by chance.
+
+    Args:
+        value: the value. The programs get it itself.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.programs import Whole
+        >>> given = {"table": Whole(torch.randn(365, 2))}  # fit(pair, x, given=given)
+    """
+
+    value: Any
 
 
 class Arguments(NamedTuple):

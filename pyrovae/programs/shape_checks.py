@@ -40,6 +40,22 @@ def check_shapes(program: str, name: str, site: Mapping[str, Any]) -> None:
             raise InputError(_message(program, name, site, part, tuple(shape), expected))
 
 
+def check_inside_plates(name: str, site: Mapping[str, Any]) -> None:
+    """Refuse a site whose distribution has further batch dimensions than the plates that it lies under.
+
+    Args:
+        name: the name of the site.
+        site: the site, as a program samples it, without particles and enumeration.
+
+    Raises:
+        InputError: it has some. A missing `to_event` looks so where a datum has as many values as the plate
+            has members.
+    """
+    shape, expected = tuple(site["fn"].batch_shape), _shape_of_plates(site)
+    if expected and not _fits(shape, expected, exact=False):
+        raise InputError(_message("program", name, site, "log density", shape, expected))
+
+
 def _shape_of_plates(site: Mapping[str, Any]) -> tuple[int, ...]:
     frames = [frame for frame in site["cond_indep_stack"] if frame.vectorized]
     shape = [1] * max((-frame.dim for frame in frames), default=0)

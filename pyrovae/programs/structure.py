@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple
 
 from pyro import poutine
@@ -37,9 +37,10 @@ from pyrovae.programs.pair import (
     check_pair_or_program,
     data_plate_of,
     programs_of,
+    with_programs,
 )
 from pyrovae.programs.reparameterisation import is_marked_for_enumeration, is_reparameterised
-from pyrovae.programs.rows import Arguments
+from pyrovae.programs.rows import Arguments, Whole
 from pyrovae.programs.running import traced
 from pyrovae.programs.sites import (
     Role,
@@ -107,13 +108,17 @@ class Traces(NamedTuple):
     guide: Trace | None
 
 
-def structure(pair: ModelAndGuide | Program, *args: Any, **kwargs: Any) -> Structure:
+def structure(
+    pair: ModelAndGuide | Program, *args: Any, given: Mapping[str, Any] | None = None, **kwargs: Any
+) -> Structure:
     """Find the structure of a pair, or of a model without a guide, when called with these arguments.
 
     Args:
         pair: a model and a guide, or a model alone.
         args: the arguments of both programs, the data `(N, *x_shape)` first.
-        kwargs: their keyword arguments.
+        given: further arguments of both programs by name, such as `{"c": c}`. Tensors whose first size is
+            N are cut with the data, but for `programs.Whole(tensor)`.
+        kwargs: their keyword arguments, which may be written instead of `given`.
 
     Returns:
         The facts, each computed when it is first asked for. `print` shows a table of them.
@@ -136,8 +141,13 @@ def structure(pair: ModelAndGuide | Program, *args: Any, **kwargs: Any) -> Struc
         (('z',), ('x',), 'data')
     """
     check_pair_or_program("structure", pair, args)
-    args, kwargs = beside(pair, (args, kwargs))
-    return Structure(pair, args, kwargs)
+    args, kwargs, given = beside(pair, (args, kwargs, dict(given or {})))
+    named = dict(given)
+    if whole := {name: named.pop(name).value for name in [*named] if isinstance(named[name], Whole)}:
+        model, guide = programs_of(pair)
+        model = partial(model, **whole)
+        pair = model if guide is None else with_programs(pair, model, partial(guide, **whole))
+    return Structure(pair, args, {**kwargs, **named})
 
 
 class Structure:
@@ -278,6 +288,20 @@ class Structure:
         names at one dimension; then it is the first of them.
         """
         return next((plate for plate in self.plates.values() if plate.is_data), None)
+
+    def data_axis(self, name: str, program: Literal["model", "guide"] = "model") -> int | None:
+        """Return the axis of the data in the values of a site, counted from the right: -1, -2, ...
+
+        Args:
+            name: the name of the site.
+            program: the program whose site it is.
+
+        Returns:
+            The axis; None if the site is not under the data's plate, or if this plate is iterated over.
+        """
+        node = self._by_program[program].nodes[name]
+        dims = [frame.dim for frame in node["cond_indep_stack"] if frame.name in self._data_plates]
+        return None if not dims or dims[0] is None else int(dims[0]) - node["fn"].event_dim
 
     # Sites
 

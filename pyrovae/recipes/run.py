@@ -19,7 +19,7 @@ from pyrovae.compute import processes
 from pyrovae.compute.devices import resolve_device, seeded
 from pyrovae.data import DATASETS, Images
 from pyrovae.data.loading import Rows, load_again, load_rows
-from pyrovae.errors import CheckpointError, InputError, check_choice
+from pyrovae.errors import CheckpointError, InputError, check_choice, one_line
 from pyrovae.evaluation import MarginalLikelihood
 from pyrovae.evaluation.json_files import decoded
 from pyrovae.programs.pair import ModelAndGuide
@@ -109,12 +109,40 @@ def train(
     with processes.first_before_others():  # only the first process downloads the data
         images = data_sets.load(data.data, seed=data.split_seed, download=download)
     hidden, within = data.labels is not None, in_unit_interval(images.x_train)
-    about = About(images.shape, images.num_classes, hidden, training.seed, within)
+    facts = images.num_classes, hidden, training.seed, within, images.column_names
+    about = About(images.shape, *facts)
     plan = build(about, **(options or {}))
     board = (tensorboard, tensorboard_images)
     writing = Writing(folder, device, resume, *board, progress, Known.of(images))
     fit_plan(plan, images.x_train, images.y_train, training, data, writing)
     return Run.open(folder, own_names(recipe, plan.options))
+
+
+def finished(
+    recipe: str, folder: Path, options: Mapping[str, Any], training: Training, data: Data
+) -> Run | None:
+    """Return the run in a folder if `train` with these settings has come to its end there, else None.
+
+    Nothing is written. A run that cannot be read, or whose data have changed, is not finished: `train` says
+    what is wrong with it.
+    """
+    try:
+        build = load_recipe(recipe)
+        defaults = declaration_of(build).defaults
+        training, data = training.over(defaults), data.over(defaults)
+        run = Run.open(folder, own_names(recipe, options))
+        same = (
+            run.config.recipe == recipe
+            and run.plan.options == build(run.about, **options).options
+            and plain_values(run.training) == plain_values(training)
+            and plain_values(run.data) == plain_values(data.changed(data=_from_anywhere(data.data)))
+        )
+        last = run.plan.stages[-1]
+        ended = run.history.stopped_early or run.epochs >= settings_of(last, training).epochs
+        _ = run.images  # whose values are checked
+        return run if same and ended and run.verdict is not None else None
+    except (InputError, CheckpointError):
+        return None
 
 
 Content = TypeVar("Content")
@@ -155,7 +183,7 @@ def own_names(recipe: str, options: Mapping[str, Any]) -> dict[str, str]:
     return {name: value for name, value in {"recipe": recipe, **options}.items() if is_own(value)}
 
 
-@dataclass
+@dataclass(repr=False)
 class Run:
     """A run folder, and the trained model in it.
 
@@ -240,6 +268,14 @@ class Run:
         run._checked_values()
         _ = run.about
         return run
+
+    def __repr__(self) -> str:
+        """Return a line of what the configuration says. No other file is read."""
+        config, asked = self.config, "" if self.asked is None else f"; asked about {_name_of(self.asked)}"
+        data = GIVEN if config.from_python else config.data.get("data", "")
+        options = ", ".join(f"{name}={value}" for name, value in config.options.items())
+        text = f"run {self.folder}: {config.recipe}({options}) on {data}"
+        return one_line(f"{text}, {config.training.get('epochs')} epochs{asked}")
 
     @cached_property
     def recipe(self) -> Callable[..., Plan]:
@@ -629,15 +665,7 @@ class Run:
         _check_values(self.recipe, self.config.recipe, self.plan.options, training, self.data)
         RunFolder(self.folder).check_writable()
         self._check_begun()
-        if self.asked is not None and self._own_elsewhere is None:
-            raise CheckpointError(
-                f"the values of {self.scored.name} (data) are not those on which {self.folder} "
-                "was trained, and a run goes on with its own data alone: leave --data out, or train a new "
-                "run on these data."
-            )
-        images = self.images
-        moved = isinstance(self.asked, str) and not self.config.from_python
-        data = self.data.changed(data=_from_anywhere(str(self.asked))) if moved else self.data
+        images, data = self._own_data()
         fresh = Run(self.folder, self.config, self.own)  # with initial parameters
         board = (tensorboard, tensorboard_images)
         writing = Writing(self.folder, device, True, *board, progress, self._known)
@@ -686,14 +714,30 @@ class Run:
         RunFolder(folder).check_writable()
         resolve_device(device)
         _ = self.pair  # reads the checkpoints, and checks the data
-        images, plan = self.images, self.recipe(self.about, **options)
+        (images, data), plan = self._own_data(), self.recipe(self.about, **options)
         for number, stage in enumerate(plan.stages):
             saved = self.checkpoints[stage.name]["state"]
             plan = plan.with_stage(number, start=partial(_begin, stage, self.about, saved))
         begun = f"{self.checkpoint} of run {self.config.run}"
         writing = Writing(folder, device, progress=progress, data_set=self._known, begun_from=begun)
-        fit_plan(plan, images.x_train, images.y_train, training, self.data, writing)
+        fit_plan(plan, images.x_train, images.y_train, training, data, writing)
         return Run.open(folder, own_names(plan.recipe, plan.options))
+
+    def _own_data(self) -> tuple[Images, Data]:
+        """Return the run's own data, and the settings that name where they lie now.
+
+        Raises:
+            CheckpointError: the run is asked about other data than its own.
+        """
+        if self.asked is not None and self._own_elsewhere is None:
+            raise CheckpointError(
+                f"the values of {self.scored.name} (data) are not those on which {self.folder} "
+                "was trained, and a run goes on with its own data alone: leave --data out, or train a new "
+                "run on these data."
+            )
+        images = self.images
+        moved = isinstance(self.asked, str) and not self.config.from_python
+        return images, self.data.changed(data=_from_anywhere(str(self.asked))) if moved else self.data
 
     def _inherited(self, changes: dict[str, Any]) -> dict[str, Any]:
         """Return the run's options but for those of a component in whose place another one is chosen."""
@@ -775,6 +819,10 @@ def _asked(data: AskedData | None) -> str | tuple[Tensor, Tensor | None] | None:
     if data is None or isinstance(data, tuple):
         return data
     return (data, None) if isinstance(data, Tensor) else str(data)
+
+
+def _name_of(asked: str | tuple[Tensor, Tensor | None]) -> str:
+    return asked if isinstance(asked, str) else f"data of shape {tuple(asked[0].shape)}"
 
 
 def _load(stage: Stage, about: About, saved: Mapping[str, Any]) -> None:

@@ -26,7 +26,7 @@ from pyrovae.evaluation.json_files import write_json
 from pyrovae.recipes.measuring import evaluate
 from pyrovae.recipes.options import OptionError, options_of
 from pyrovae.recipes.recipe import load_recipe
-from pyrovae.recipes.run import train
+from pyrovae.recipes.run import Run, finished, train
 from pyrovae.recipes.settings import Data, Training, shared_names
 from pyrovae.storage import expanded
 
@@ -190,7 +190,10 @@ def sweep(
         _Task(recipe, member.folder, *_of_member(member, shared), num_samples, device, download)
         for member in members
     ]
-    found, failed = _run_all(tasks, jobs, device, progress)
+    found = {task.folder: value for task in tasks if (value := _score_of_finished(task)) is not None}
+    left = [task for task in tasks if task.folder not in found]
+    new, failed = _run_all(left, jobs, device, progress, len(found))
+    found |= new
     results = [
         Setting(
             values,
@@ -298,19 +301,22 @@ def _of_member(member: Member, shared: Mapping[str, Any]) -> tuple[dict[str, Any
 
 
 def _run_all(
-    tasks: Sequence[_Task], jobs: int | None, device: str, progress: bool
+    tasks: Sequence[_Task], jobs: int | None, device: str, progress: bool, finished: int
 ) -> tuple[dict[Path, float], dict[Path, str]]:
-    """Run all tasks. Return the log likelihoods, and the messages of those that failed, by folder."""
+    """Run all tasks. Return the log likelihoods, and the messages of those that failed, by folder.
+
+    The progress bar counts the runs that are finished already, too.
+    """
     from pyrovae.compute.devices import resolve_device
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     at_once = (1 if resolve_device(device).type != "cpu" else cores) if jobs is None else jobs
     check_counts(jobs=at_once)
-    at_once = min(at_once, len(tasks))
+    at_once = max(1, min(at_once, len(tasks)))
     found: dict[Path, float] = {}
     failed: dict[Path, str] = {}
     threads = max(1, cores // at_once)
-    with progress_bar(progress, len(tasks), "run") as bar:
+    with progress_bar(progress, finished + len(tasks), "run", finished) as bar:
         for task, outcome in _outcomes(tasks, at_once, threads):
             if isinstance(outcome, float):
                 found[task.folder] = outcome
@@ -373,14 +379,30 @@ def _train_and_score(task: _Task) -> float | str:
             progress=False,
             resume=True,
         )
-        metrics = run.metrics
-        if metrics is None or metrics["num_samples"] != task.num_samples or "limit" in metrics:
-            result = evaluate(run, task.num_samples, device=task.device, progress=False)
-            result.write()
-            metrics = result.metrics
-        return float(metrics["log_likelihood"])
+        if (score := _score_of(run, task.num_samples)) is not None:
+            return score
+        result = evaluate(run, task.num_samples, device=task.device, progress=False)
+        result.write()
+        return float(result.metrics["log_likelihood"])
     except (InputError, CheckpointError, NonFiniteError) as error:
         return str(error)
+
+
+def _score_of_finished(task: _Task) -> float | None:
+    """Return the log likelihood of a run that is trained and scored, which is left as it is; else None."""
+    run = finished(task.recipe, task.folder, task.options, task.training, task.data)
+    try:
+        return None if run is None else _score_of(run, task.num_samples)
+    except InputError:  # damaged metrics
+        return None
+
+
+def _score_of(run: Run, num_samples: int) -> float | None:
+    """Return the log likelihood that the run was scored with on all test data; None if it was not."""
+    metrics = run.metrics
+    if metrics is None or metrics["num_samples"] != num_samples or "limit" in metrics:
+        return None
+    return float(metrics["log_likelihood"])
 
 
 def _name(values: Mapping[str, Any]) -> str:

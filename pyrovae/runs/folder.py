@@ -27,7 +27,7 @@ from pyrovae.errors import InputError
 from pyrovae.locks import is_lock, one_writer
 from pyrovae.runs.configuration import ConfigFile, Configuration, Session
 from pyrovae.runs.provenance import git_commit, versions
-from pyrovae.storage import is_partial, write_atomically
+from pyrovae.storage import check_folder, is_partial, write_atomically
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,10 @@ class RunFolder:
         """Check that files can be written here, before anything is computed.
 
         Raises:
+            InputError: the path is that of a file.
             OSError: they cannot.
         """
+        check_folder(self.path)
         place = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
         if not os.access(place, os.W_OK):
             raise PermissionError(errno.EACCES, "it cannot be written; name another folder", str(place))

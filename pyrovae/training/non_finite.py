@@ -48,7 +48,10 @@ def explain_non_finite(what: str, pair: ModelAndGuide, *calls: Arguments) -> Non
                 for name, site in trace.nodes.items():
                     if site["type"] == "sample" and not _site_is_finite(site):
                         return NonFiniteError(_describe_site(what, role, name, site))
-    return NonFiniteError(f"{what} is not finite, but every site's log density is: their sum overflowed.")
+    return NonFiniteError(
+        f"{what} is not finite, but every site's log density is: their sum overflowed, or the objective "
+        "itself makes it so."
+    )
 
 
 def _site_is_finite(site: Mapping[str, Any]) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import pyro
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from pyrovae.compute.indices import unchecked
 from pyrovae.compute.streams import streams
@@ -119,8 +120,7 @@ def _prepared(
         optional_parameters(pair),
         _shown_only(pair, parameters),
     )
-    with torch.no_grad():
-        nothing = loss(batch, 1.0, {})
+    nothing = loss(batch, 1.0, {})  # with gradients, without which Pyro's TraceEnum_ELBO has no loss
     zeros = {name: torch.zeros_like(value) for name, value in nothing[1].items()}
     elsewhere = _elsewhere() != before
     return Prepared(loss, parameters, trained, (torch.zeros_like(nothing[0]), zeros), elsewhere, False)
@@ -147,7 +147,8 @@ def _elsewhere() -> list[object]:
 
 
 def _check_no_inference(parameters: dict[str, Tensor]) -> None:
-    if made_there := [name for name, value in parameters.items() if value.is_inference()]:
+    made = {name: value for name, value in parameters.items() if not is_lazy(value)}
+    if made_there := [name for name, value in made.items() if value.is_inference()]:
         raise InputError(
             f"the parameters {', '.join(made_there)} were made under torch.inference_mode, which forbids "
             "to change them: build the pair outside of it."

@@ -15,13 +15,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from pyrovae.compute.compilation import MODES
+from pyrovae.compute.precision import PRECISIONS
 from pyrovae.data.transforms import Transform
 from pyrovae.errors import InputError, cause, check_choice, check_counts, check_numbers
 from pyrovae.objectives.elbo import ELBO
 from pyrovae.objectives.importance import IWAE
 from pyrovae.objectives.objective import Objective, PyroObjective, as_objective
 from pyrovae.schedules import Constant, Schedule, as_schedule
-from pyrovae.storage import expanded
+from pyrovae.storage import check_folder, expanded
 from pyrovae.training.callbacks import AnyCallback, check_callbacks
 from pyrovae.training.history import COLUMNS
 from pyrovae.training.optimizers import (
@@ -91,6 +92,7 @@ class Settings:
     tensorboard: str | Path | None = None
     progress: bool = True
     compile: str = "auto"
+    precision: str = "float32"
     callbacks: Sequence[AnyCallback] = ()
     workers: int = 0
     identity: Mapping[str, Any] | None = None
@@ -104,6 +106,7 @@ class Settings:
         if self.clip_norm is not None:
             check_numbers(0, clip_norm=self.clip_norm)
         check_choice("way to compile", self.compile, MODES)
+        check_choice("precision", self.precision, PRECISIONS)
         if self.validation is not None:
             parts_of_item(self.validation, "validation")
         check_functions(self.optimizer, self.scheduler, self.learning_rate)
@@ -126,7 +129,8 @@ class Settings:
                 object.__setattr__(self, field.name, value.item())
         for name in ("folder", "tensorboard"):
             if (path := getattr(self, name)) is not None:
-                object.__setattr__(self, name, expanded(path))
+                object.__setattr__(self, name, path := expanded(path))
+                check_folder(path)
         object.__setattr__(self, "data_weights", tuple(map(float, self.data_weights)))
 
     @cached_property

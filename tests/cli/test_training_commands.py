@@ -29,6 +29,7 @@ COMBINATIONS = [
 ]
 
 
+@pytest.mark.verdict
 @pytest.mark.filterwarnings("ignore:k-hat is above")
 @pytest.mark.parametrize(("model", "words"), COMBINATIONS, ids=str)
 def test_every_model_is_trained_evaluated_and_drawn(model, words, tmp_path):

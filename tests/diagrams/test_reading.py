@@ -256,3 +256,12 @@ def test_distributions_that_draw_into_a_new_tensor(family) -> None:
 
     found = plate_diagram(model, torch.zeros(3, 5))
     assert found.generative_edges == {("a", "b"), ("b", "x")}
+
+
+def test_a_missing_event_dimension_is_refused_where_a_datum_has_as_many_values_as_there_are_data() -> None:
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(torch.zeros(3, 3), 1.0), obs=x)
+
+    with pytest.raises(InputError, match=r"site 'x' .* shape \(3, 3\).*plate 'data'.*\.to_event\(1\)"):
+        plate_diagram(model, torch.zeros(3, 3))

@@ -1,5 +1,7 @@
 """What is given reaches both programs, row by row."""
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from generated_programs import Conditional, nothing_changes
@@ -87,6 +89,33 @@ def test_a_wrong_number_of_rows_is_named():
         with pytest.raises(
             InputError, match=r"given\['c'\] has shape \(3, 2\), and there are [52] data or"
         ):
+            call()
+
+
+class PlateOfConditions(Conditional):
+    """Its plate has a member for each condition, so its model runs on a single placeholder as well."""
+
+    x_shape = (2,)
+
+    def model(self, x, c):
+        with pyro.plate("data", len(c)):
+            z = pyro.sample("z", dist.Normal(c, 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z + c, 0.5).to_event(1), obs=x)
+
+    def guide(self, x, c):
+        with pyro.plate("data", len(c)):
+            pyro.sample("z", dist.Normal(x - c, 1.0).to_event(1))
+
+
+def test_a_wrong_number_of_rows_is_named_whatever_the_plate_is_made_of():
+    pair = PlateOfConditions()
+    assert generation.sample_images(pair, 3, given={"c": C}).shape == (3, 2)
+    for call in (
+        lambda: generation.sample_images(pair, 5, given={"c": C}),
+        lambda: generation.latent_means(pair, X[:2], given={"c": C}),
+        lambda: generation.reconstruct(pair, torch.cat([X, X]), given={"c": C[:2]}),
+    ):
+        with pytest.raises(InputError, match=r"given\['c'\] has shape \([32], 2\), and there are [526] "):
             call()
 
 

@@ -7,7 +7,13 @@ import weakref
 import pytest
 import torch
 from by_hand import SEED
-from pyro.infer import TraceMeanField_ELBO
+from pyro.infer import (
+    JitTrace_ELBO,
+    JitTraceEnum_ELBO,
+    JitTraceMeanField_ELBO,
+    TraceMeanField_ELBO,
+    TraceTailAdaptive_ELBO,
+)
 
 from pyrovae.errors import InputError
 from pyrovae.objectives import (
@@ -102,3 +108,14 @@ def test_a_subclass_that_training_would_pass_by_is_refused():
         class Mine(ELBO):
             def differentiable_loss(self, model, guide, *args, **kwargs):
                 return 0.0
+
+
+@pytest.mark.parametrize("objective", [JitTrace_ELBO(), JitTraceEnum_ELBO(), JitTraceMeanField_ELBO()])
+def test_an_objective_that_compiles_itself_is_refused(objective):
+    with pytest.raises(InputError, match=r'use ELBO\(\) with fit\(..., compile="on"\)'):
+        as_objective(objective)
+
+
+def test_an_objective_whose_loss_is_infinite_by_design_is_refused():
+    with pytest.raises(InputError, match=r"TraceTailAdaptive_ELBO.*no loss to differentiate"):
+        as_objective(TraceTailAdaptive_ELBO(num_particles=2, vectorize_particles=True))

@@ -12,7 +12,7 @@ from pyrovae.errors import InputError
 from pyrovae.programs.classes import categorical_latents, class_site
 from pyrovae.programs.layout import layout_of
 from pyrovae.programs.pair import Pair
-from pyrovae.programs.rows import Arguments
+from pyrovae.programs.rows import Arguments, Whole
 from pyrovae.programs.structure import Structure, structure
 
 N, PIXELS = 5, 4
@@ -278,20 +278,25 @@ def test_a_model_alone_has_a_structure_and_two_programs_have_not(x):
         structure(x)
 
 
-def test_keyword_arguments_are_given_to_both_programs(x):
-    def conditional(x, given):
+def test_what_is_given_goes_to_both_programs(x):
+    def conditional(x, c):
         with pyro.plate("data", len(x)):
-            z = pyro.sample("z", standard(loc=given["c"]))
+            z = pyro.sample("z", standard(loc=c.mean(0)))
             pyro.sample("x", standard(PIXELS, loc=z.sum(-1, keepdim=True)), obs=x)
 
-    def its_guide(x, given):
+    def its_guide(x, c):
         with pyro.plate("data", len(x)):
-            pyro.sample("z", standard(loc=x[:, :2] + given["c"]))
+            pyro.sample("z", standard(loc=x[:, :2] + c[0]))
 
-    found = structure(Pair(conditional, its_guide), x, given={"c": torch.ones(N, 2)})
-    assert (found.latents, found.observed) == (("z",), ("x",))
+    pair, c = Pair(conditional, its_guide), torch.arange(2.0 * N).view(N, 2)
+    found = structure(pair, x, given={"c": Whole(c)})
+    assert (found.latents, found.observed, found.data_plate.name) == (("z",), ("x",), "data")
     assert found.generative_edges == {("z", "x")}
     assert found.log_p["x"].shape == (N,)
+    z = found.traces.model.nodes["z"]["value"]
+    expected = torch.distributions.Normal(c.mean(0), 1.0).log_prob(z).sum(-1)
+    torch.testing.assert_close(found.log_p["z"], expected)
+    assert str(structure(pair, x, given={"c": c})) == str(structure(pair, x, c=c)) == str(found)
 
 
 # Library models, and the class site

@@ -217,3 +217,27 @@ def test_a_density_that_depends_on_other_data_is_refused_by_name():
     check_no_neighbours(Pair(with_a_term_of_the_minibatch, guide), Arguments((X,)), in_training=True)
     with pytest.raises(InputError, match="site 'spread'"):
         check_no_neighbours(Pair(with_a_term_of_the_minibatch, guide), Arguments((X,)))
+
+
+def on_a_circle(mean):
+    """A pair whose guide draws by rejection: torch tries until every datum has a draw."""
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("angle", dist.VonMises(mean(x), (3 * x[:, 1]).exp()))
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            angle = pyro.sample("angle", dist.VonMises(0.0, 1.0).expand([len(x)]))
+            pyro.sample("x", dist.Normal(angle, 1.0), obs=x[:, 0])
+
+    return Pair(model, guide)
+
+
+def test_draws_by_rejection_do_not_count_as_a_dependence_on_other_data():
+    for seed in range(8):
+        torch.manual_seed(seed)
+        check_no_neighbours(on_a_circle(lambda x: x[:, 2]), Arguments((X,)))
+    torch.manual_seed(5)
+    with pytest.raises(InputError, match="site 'angle' of a datum depends on the other data"):
+        check_no_neighbours(on_a_circle(lambda x: neighbours(x[:, :1])), Arguments((X,)))

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from small_runs import pyrovae
 
 from pyrovae.errors import CheckpointError, InputError
 from pyrovae.recipes import Data, Run, Training, train
@@ -49,6 +50,23 @@ def test_other_shapes_and_folders_in_use_are_refused(run, tmp_path):
     with pytest.raises(InputError, match="in use"):
         run.branch(run.folder, progress=False)
     assert not (tmp_path / "wide").exists()
+
+
+def test_a_run_whose_data_have_moved_is_branched_where_they_lie_now(run, tmp_path):
+    file = tmp_path.parent / "elsewhere.npz"
+    np.savez(tmp_path / "others.npz", x=np.zeros((50, 6), dtype=int))
+    moved = run.folder.parent / "mine.npz"
+    moved.rename(file)
+    try:
+        with pytest.raises(CheckpointError, match="a run goes on with its own data alone"):
+            Run.open(run.folder, data=tmp_path / "others.npz").branch(tmp_path / "b", progress=False)
+        words = ("--data", file, "--out", tmp_path / "b", "--epochs", 1, "--quiet")
+        pyrovae("branch", run.folder, *words)
+        branch = Run.open(tmp_path / "b")
+        assert branch.data.data == str(file)
+        assert branch.resume(epochs=2, progress=False).epochs == 2
+    finally:
+        file.rename(moved)
 
 
 def test_a_branch_without_a_checkpoint_does_not_begin_elsewhere(run, tmp_path):

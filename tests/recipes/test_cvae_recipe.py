@@ -6,12 +6,13 @@ import torch
 from small_runs import pyrovae, train_by_words, train_small
 from torch.utils.data import TensorDataset
 
-from pyrovae import data
+from pyrovae import data, plots
 from pyrovae.cli import figures
 from pyrovae.cli.figures import diagram_of
 from pyrovae.data import binarise_static
 from pyrovae.errors import InputError
 from pyrovae.evaluation import marginal_likelihood
+from pyrovae.generation import class_samples
 from pyrovae.recipes import About, Data, Run, Training, cvae
 from pyrovae.recipes.measuring import evaluate
 
@@ -45,6 +46,12 @@ def test_a_run_is_given_the_class_of_each_datum(tmp_path, digits):
     again = run.resume(device="cpu", progress=False, epochs=4)
     assert len(again.history.rows) == 4
     assert diagram_of(again).generative_edges == {("c", "z"), ("c", "x"), ("z", "x")}
+    assert "class_samples.png" in pyrovae("class-samples", tmp_path / "run", "--count", 2)
+    how = {"given": {"c": torch.eye(10).repeat_interleave(2, 0)}, "columns": 2}
+    (axes,) = plots.samples(run.pair, 20, **how).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == [*map(str, range(10))]
+    with pytest.raises(InputError, match=r"CVAE has no classes.* is conditional on 'c': .*draw samples"):
+        class_samples(run.pair, 10, given={"c": c})
 
 
 @pytest.mark.filterwarnings("ignore:k-hat")
@@ -74,6 +81,8 @@ def test_the_commands_give_it_too(tmp_path):
     assert Run.open(tmp_path / "run").plan.options["condition"] == "half"
     assert "p: c -> z" in pyrovae("plates", "cvae")
     commands = (["sample"], ["reconstruct"], ["interpolate", "--count", 2], ["traverse", "--dimensions", 2])
+    with pytest.raises(InputError, match="CVAE has no classes"):  # the condition is no class
+        pyrovae("class-samples", tmp_path / "run", "--count", 2)
     for command, *words in (*commands, ["manifold", "--steps", 3], ["latent"], ["overview"]):
         assert "written: " in pyrovae(command, tmp_path / "run", *words), command
     assert "% test error" in pyrovae("classify", tmp_path / "run", "--labels", 10)

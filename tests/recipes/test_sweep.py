@@ -19,8 +19,8 @@ def file(tmp_path_factory):
 
 
 def made(folder, file, over, jobs=1, epochs=1, **how):
-    how = {"options": {"width": 8}, "training": Training(epochs=epochs)} | how
-    return sweep("vae", folder, over, data=file, jobs=jobs, num_samples=40, progress=False, **how)
+    how = {"options": {"width": 8}, "training": Training(epochs=epochs), "progress": False} | how
+    return sweep("vae", folder, over, data=file, jobs=jobs, num_samples=40, **how)
 
 
 def test_each_combination_and_seed_is_a_run_with_its_evidence(tmp_path, file):
@@ -59,6 +59,23 @@ def test_processes_of_their_own_give_the_same_and_finished_runs_stay(tmp_path, f
     assert begun.settings[0] in both.settings
     assert len(before) == 1
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+
+
+def test_a_sweep_that_goes_on_counts_its_finished_runs_and_leaves_them_alone(tmp_path, file, capsys):
+    first = made(tmp_path / "s", file, {"latent_dim": [1]}, seeds=[0, 1])
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "s").glob("*/**/*")}
+    again = made(tmp_path / "s", file, {"latent_dim": [1]}, seeds=[0, 1, 2], progress=True)
+    bars = capsys.readouterr().err.splitlines()
+    assert "2/3" in bars[0]
+    assert "3/3" in bars[-1]
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    assert before
+    scores = again.settings[0].log_likelihoods
+    assert {seed: scores[seed] for seed in (0, 1)} == first.settings[0].log_likelihoods
+    (run,) = [member.folder for member in again.members if member.seed == 2]
+    (run / "verdict.json").unlink()  # as if the sweep had been killed before
+    made(tmp_path / "s", file, {"latent_dim": [1]}, seeds=[2])
+    assert (run / "verdict.json").exists()
 
 
 def test_more_epochs_go_on_with_the_runs(tmp_path, file):

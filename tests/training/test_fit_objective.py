@@ -3,14 +3,17 @@
 import json
 from functools import partial
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau, StepLR
 from training_helpers import same, sgd, snapshot, train, without_seconds
 
 from pyrovae.data import binarise, load
+from pyrovae.programs import Pair
 from pyrovae.schedules import linear_warm_up
 
 pytestmark = pytest.mark.cpu
@@ -36,6 +39,13 @@ def test_history_has_one_row_of_plain_numbers_for_each_epoch(make_vae, binary_im
     assert all(type(value) in (int, float) for row in history.rows for value in row.values())
     history.save(tmp_path / "history.json")
     assert json.loads((tmp_path / "history.json").read_text())["rows"] == history.rows
+
+
+def test_a_history_says_which_columns_it_has(make_vae, binary_images):
+    history = train(make_vae(), binary_images, epochs=1)
+    assert "elbo" in history
+    assert "validation_elbo" not in history
+    assert [*history] == history.columns
 
 
 def test_the_elbo_is_reconstruction_less_kl_and_the_loss_weighs_the_kl(make_vae, binary_images):
@@ -108,6 +118,32 @@ def test_the_validation_bound_uses_the_same_draws_each_epoch(make_vae, binary_im
 def test_another_objective_of_pyro_trains_as_well(make_vae, binary_images):
     history = train(make_vae(), binary_images, epochs=20, objective=TraceMeanField_ELBO())
     assert history["loss"][-1] < history["loss"][0]
+
+
+@pytest.mark.parametrize("objective", [TraceEnum_ELBO(max_plate_nesting=1), TraceEnum_ELBO()])
+def test_pyros_enumeration_trains_a_mixture_at_its_exact_evidence(objective):
+    centres, shares = nn.Parameter(torch.tensor([-1.0, 2.0])), torch.tensor([0.3, 0.7])
+
+    def model(x):
+        pyro.module("mixture", nn.ParameterList([centres]))
+        with pyro.plate("data", len(x)):
+            k = pyro.sample("k", dist.Categorical(shares), infer={"enumerate": "parallel"})
+            pyro.sample("x", dist.Normal(centres[k], 1.0), obs=x)
+
+    x = torch.randn(6)
+    densities = torch.distributions.Normal(centres.detach(), 1.0).log_prob(x[:, None])
+    evidence = (shares.log() + densities).logsumexp(1).mean().item()
+    still = partial(torch.optim.SGD, lr=0.0)
+    found = train(
+        Pair(model, lambda x: None), x, objective=objective, epochs=1, batch_size=6, optimizer=still
+    )
+    assert found["loss"] == pytest.approx([-evidence])
+
+
+def test_pyros_enumeration_of_nothing_has_the_loss_of_the_elbo(make_vae, binary_images):
+    objectives = (TraceEnum_ELBO(max_plate_nesting=1), Trace_ELBO())
+    one, other = (train(make_vae(), binary_images, objective=each, optimizer=sgd) for each in objectives)
+    assert one["loss"] == pytest.approx(other["loss"])
 
 
 # Optimisers, schedulers, clipping

@@ -148,6 +148,14 @@ def test_a_weighted_site_that_is_named_as_a_column_of_the_history_is_refused(
     refused(make_vae(), binary_images, message, tmp_path, weights={name: 2.0})
 
 
+@pytest.mark.parametrize("setting", ["folder", "tensorboard"])
+@pytest.mark.parametrize("below", [".", "runs/first"])
+def test_a_file_in_the_place_of_a_folder_is_named(setting, below, make_vae, binary_images, tmp_path):
+    (file := tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"notes.txt is a file, and a folder is needed: name another path"):
+        train(make_vae(), binary_images, **{setting: file / below})
+
+
 def test_patience_without_validation_data_is_refused(make_vae, binary_images, tmp_path):
     refused(make_vae(), binary_images, "patience is 2, .*validation=", tmp_path, patience=2)
 

@@ -97,7 +97,8 @@ class Generator:
         if x is not None:
             check_data(x, given=given)
         self.x, self.size = x, count if x is None else len(x)
-        self.name, self.device = name_of_pair(pair), device_of(pair)
+        self.name = name_of_pair(pair)
+        self.device = device_of(pair, otherwise="cpu" if x is None else x.device)
         found = given_of(pair, given, self.size)
         self.pair, self._given_rows = found.bound_to(pair, self.device), found.rows
         self._orders: dict[frozenset[str], Order | None] = {}

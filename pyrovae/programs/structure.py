@@ -28,6 +28,7 @@ from pyrovae import small_tables
 from pyrovae.errors import InputError
 from pyrovae.programs.densities import log_prob_per_datum, trace_log_probs
 from pyrovae.programs.dependence import Edge, Recording, edges_of, record, without_effect
+from pyrovae.programs.devices import beside
 from pyrovae.programs.distributions import name_of
 from pyrovae.programs.modes import nothing_moves
 from pyrovae.programs.pair import (
@@ -140,7 +141,8 @@ def structure(
         (('z',), ('x',), 'data')
     """
     check_pair_or_program("structure", pair, args)
-    named = dict(given or {})
+    args, kwargs, given = beside(pair, (args, kwargs, dict(given or {})))
+    named = dict(given)
     if whole := {name: named.pop(name).value for name in [*named] if isinstance(named[name], Whole)}:
         model, guide = programs_of(pair)
         model = partial(model, **whole)

@@ -24,6 +24,7 @@ from pyrovae.compute.compilation import (
 from pyrovae.errors import InputError
 from pyrovae.evaluation import marginal_likelihood
 
+pytestmark = pytest.mark.cpu
 CPU = torch.device("cpu")
 
 

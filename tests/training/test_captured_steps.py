@@ -24,7 +24,7 @@ from pyrovae.training.checkpoints import load_checkpoint
 from pyrovae.training.optimizers import as_captured, is_capturable
 from pyrovae.training.step import EagerStep
 
-pytestmark = pytest.mark.usefixtures("replayed")
+pytestmark = [pytest.mark.usefixtures("replayed"), pytest.mark.cpu]
 
 fused = partial(torch.optim.Adam, fused=True)
 X = torch.randn(26, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)

@@ -11,6 +11,7 @@ from pyrovae.errors import CheckpointError, InputError
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.training import History, fit
 
+pytestmark = pytest.mark.cpu
 CPU = torch.device("cpu")
 
 

@@ -1,15 +1,22 @@
 """Measure the cost of probabilistic programs: training and evaluation, compared with handwritten PyTorch.
 
-The contestants take turns with short blocks of steps, so that a disturbance on the machine affects all of
-them. Each block's time is divided by the time of the handwritten eager loop, and the median of these
-ratios is reported. Memory and start-up are measured in one process for each contestant. The floor is the
-time of a plain matrix product with the step's number of floating-point operations on this machine, or of a
-plain copy of the bytes that Adam moves, whichever is longer. A contestant that is not installed is named
-and left out.
+On the CPU the contestants take turns with short blocks of steps, so that a disturbance on the machine
+affects all of them. Each block's time is divided by the time of the handwritten eager loop, and the median
+of these ratios is reported. Memory and start-up are measured in one process for each contestant. The floor
+is the time of a plain matrix product with the step's number of floating-point operations on this machine,
+or of a plain copy of the bytes that Adam moves, whichever is longer.
 
-    python experiments/benchmark.py run         # on an idle machine, about half an hour
-    python experiments/benchmark.py scaling     # ten minutes
-    python experiments/benchmark.py report      # the table and the figure
+On a GPU each contestant runs in a process of its own (see `benchmark_apart.py`), without TF32. The limit
+is the handwritten step, captured as a whole in one CUDA graph. A contestant that is not installed, or
+fails, is named and left out.
+
+    python experiments/benchmark.py run                     # on an idle machine, about 25 minutes
+    python experiments/benchmark.py run --what many         # one part of it
+    python experiments/benchmark.py scaling                 # ten minutes
+    python experiments/benchmark.py report                  # the table and the figure
+    python experiments/benchmark.py run --device cuda       # on a GPU, about 6 minutes
+    python experiments/benchmark.py report --device cuda
+    python experiments/benchmark.py run --quick             # in a minute or two: does all of this run?
 """
 
 from __future__ import annotations
@@ -22,33 +29,37 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import benchmark_apart as apart
+import benchmark_calls
 import benchmark_handwritten as handwritten
 import torch
 from benchmark_contestants import (
+    BASELINE,
+    CONTESTANTS,
+    MODELS,
+    SIZES,
     Problem,
     Step,
     batches_of,
     by_hand,
     comparison,
-    numpyro,
     our_model,
     ours,
     problem,
+    problem_of,
     pythae_model,
     pythae_training,
-    pytorch,
-    svi,
 )
+from benchmark_record import Record
 from benchmark_report import figure, table
 from benchmark_scaling import exponent, points, training_step
 from cyclopts import Parameter
-from measurements import Entry, Measurements
-from reporting import RESULTS, command_line, some_of
+from reporting import command_line, some_of
 from torch.utils.flop_counter import FlopCounterMode
 
 from pyrovae import fit, plots
@@ -57,44 +68,9 @@ from pyrovae.evaluation import marginal_likelihood
 from pyrovae.storage import write_atomically
 from pyrovae.training.step import STEPS_BETWEEN
 
-MODELS = ("vae", "pcvae", "m2", "iaf")
-SIZES = {"small": (400, 50, 256), "large": (1000, 100, 256)}  # hidden units, latents, batch size
-M2_BATCH = 100  # labelled data, and as many unlabelled ones
-CONTESTANTS: dict[str, Callable[[Problem], Step]] = {
-    "handwritten, eager": partial(pytorch, compiled=False),
-    "handwritten, torch.compile": partial(pytorch, compiled=True),
-    "pyrovae, eager": partial(ours, compile="off"),
-    "pyrovae, compiled": partial(ours, compile="on"),
-    "pyro.infer.SVI": svi,
-    "NumPyro, jit": numpyro,
-}
-WHAT = ("training", "comparison", "memory", "epochs", "evaluation")
-BASELINE = "handwritten, eager"
-ROUNDS, BLOCK_SECONDS, EVALUATION_ROUNDS = 15, 0.4, 3
-
-
-def problem_of(model: str, size: str) -> Problem:
-    """Return the problem of a model and a size by their names."""
-    hidden, latent, batch = SIZES[size]
-    return problem(model, hidden, latent, M2_BATCH if model == "m2" else batch)
-
-
-def rows(entries: list[Entry]) -> Iterator[Entry]:
-    """Make one row for each quantity, from its newest measurement."""
-    newest = {(e["metric"], e["model"], e["size"], e["contestant"], e.get("amount", 0)): e for e in entries}
-    for _, entry in sorted(newest.items()):
-        yield entry | {
-            "model": f"{entry['model']}, {entry['size']}",
-            "dataset": "random binary images, 784 pixels",
-            "protocol": f"{entry['contestant']}, {entry['threads']} threads",
-            "std": None,
-            "seeds": [0],
-            "published": None,
-            "source": None,
-        }
-
-
-MEASUREMENTS = Measurements("benchmark", rows)
+WHAT = ("training", "comparison", "memory", "epochs", "evaluation", "calls", "many")
+ON_GPU = ("training", "evaluation", "many")  # memory is measured with the training step
+ROUNDS, BLOCK_SECONDS, EVALUATION_ROUNDS = 11, 0.4, 3
 
 
 def milliseconds(step: Step, seconds: float) -> float:
@@ -147,6 +123,11 @@ def floor_milliseconds(p: Problem) -> float:
 
 app = command_line(__doc__)
 Threads = Annotated[int, Parameter(help="Number of CPU threads.")]
+Device = Annotated[str, Parameter(help="Device of all contestants: cpu or cuda.")]
+Out = Annotated[Path | None, Parameter(help="Folder of the results. Default: experiments/results.")]
+Quick = Annotated[
+    bool, Parameter(help="Measure briefly, each contestant in a process, to see that all of it runs.")
+]
 
 
 @app.command
@@ -156,37 +137,38 @@ def run(
     size: Annotated[list[str] | None, some_of(SIZES)] = None,
     what: Annotated[list[str] | None, some_of(WHAT)] = None,
     threads: Threads = 2,
+    device: Device = "cpu",
+    out: Out = None,
+    quick: Quick = False,
 ) -> None:
     """Measure training, comparisons, whole epochs, evaluation, memory and start-up; write the results."""
-    torch.set_num_threads(threads)
+    record = Record(device, threads, out, quick)
+    if device != "cpu" or quick:
+        apart.run_apart(record, model or MODELS, size or [*SIZES][: 1 if quick else None], what or ON_GPU)
+        write_table(record)
+        return
     chosen = what or WHAT
     for s in size or SIZES:
         for m in model or MODELS:
             p = problem_of(m, s)
             if "training" in chosen:
-                training(p, m, s, threads)
+                training(p, m, s, record)
             if "comparison" in chosen:
-                comparisons(p, m, s, threads)
-            if "memory" in chosen:
-                alone(m, s, threads)
+                comparisons(p, m, s, record)
+            if "memory" in chosen and (s == "small" or m == "vae"):
+                memory(m, s, record)
         p = problem_of("vae", s)
         if "epochs" in chosen:
-            end_to_end(p, s, threads)
+            end_to_end(p, s, record)
         if "evaluation" in chosen:
-            evaluation(p, s, threads)
+            evaluation(p, s, record)
+    if "calls" in chosen:
+        calls(record)
+    if "many" in chosen:
+        many(record)
 
 
-def note(metric: str, model: str, size: str, contestant: str, threads: int, **values: Any) -> None:
-    """Write and print a measurement."""
-    MEASUREMENTS.add(
-        {"metric": metric, "model": model, "size": size, "contestant": contestant, "threads": threads}
-        | values
-    )
-    shown = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
-    print(f"{model}, {size}: {contestant}: {metric}: {shown}", flush=True)
-
-
-def training(p: Problem, model: str, size: str, threads: int) -> None:
+def training(p: Problem, model: str, size: str, record: Record) -> None:
     """Measure the training step of all contestants."""
     steps = {}
     for name, contestant in CONTESTANTS.items():
@@ -198,25 +180,25 @@ def training(p: Problem, model: str, size: str, threads: int) -> None:
     floor = floor_milliseconds(p)
     for name, values in times.items():
         median = statistics.median(values)
-        note(
-            "training_ratio", model, size, name, threads,
+        record.note(
+            "training_ratio", model, size, name,
             value=ratios(times, name), milliseconds=median, to_floor=median / floor,
             to_compiled_handwritten=ratios(times, name, "handwritten, torch.compile"),
             to_svi=ratios(times, name, "pyro.infer.SVI"),
         )  # fmt: skip
 
 
-def comparisons(p: Problem, model: str, size: str, threads: int) -> None:
+def comparisons(p: Problem, model: str, size: str, record: Record) -> None:
     """Measure the comparison of a compiled step with the programs, beside the steps between two of them."""
-    times = in_turns({"step": ours(p, compile="on"), "comparison": comparison(p)})
-    note(
-        "comparison_ratio", model, size, "pyrovae, compiled", threads,
+    times = in_turns({"step": ours(p, compile="on"), "comparison": comparison(p)}, seconds=0.2)
+    record.note(
+        "comparison_ratio", model, size, "pyrovae, compiled",
         value=ratios(times, "comparison", "step") / STEPS_BETWEEN,
         milliseconds=statistics.median(times["comparison"]),
     )  # fmt: skip
 
 
-def evaluation(p: Problem, size: str, threads: int, num_samples: int = 5000) -> None:
+def evaluation(p: Problem, size: str, record: Record, num_samples: int = 5000) -> None:
     """Measure draws scored per second with K = 5,000, from the extra time that more data take."""
     model, hand = our_model(p), by_hand(p)
     assert isinstance(hand, handwritten.VAE)
@@ -248,17 +230,17 @@ def evaluation(p: Problem, size: str, threads: int, num_samples: int = 5000) -> 
         warnings.simplefilter("ignore")  # the k-hat of an untrained model is too high
         for _ in range(EVALUATION_ROUNDS):
             for name, contestant in contestants.items():
-                data = 20 if "pythae" in name else 200
+                data = 10 if "pythae" in name else 100
                 rates[name].append(
-                    data * num_samples / (seconds(contestant, 300) - seconds(contestant, 100))
+                    data * num_samples / (seconds(contestant, 200) - seconds(contestant, 100))
                 )
     weights = [w for w in model.likelihood.parameters() if w.dim() == 2]
     flops = 2 * sum(weight.numel() for weight in weights)
     fastest = machine()[0] / flops
     for name, values in rates.items():
         pairs = zip(values, rates.get("pythae, get_nll", []), strict=False)
-        note(
-            "evaluation_ratio", "vae", size, name, threads,
+        record.note(
+            "evaluation_ratio", "vae", size, name,
             value=statistics.median([rate / reference for rate, reference in pairs] or [math.nan]),
             draws_per_second=statistics.median(values), of_floor=statistics.median(values) / fastest,
         )  # fmt: skip
@@ -271,8 +253,8 @@ def seconds(action: Callable[[int], Any], amount: int) -> float:
     return time.perf_counter() - start
 
 
-def end_to_end(p: Problem, size: str, threads: int, epochs: int = 60) -> None:
-    """Measure whole epochs, with data loading and bookkeeping, from the extra time of 60 more epochs."""
+def end_to_end(p: Problem, size: str, record: Record, epochs: int = 40) -> None:
+    """Measure whole epochs, with data loading and bookkeeping, from the extra time of 40 more epochs."""
     with tempfile.TemporaryDirectory() as folder:
 
         def of(train: Callable[[int], Any]) -> float:
@@ -289,33 +271,63 @@ def end_to_end(p: Problem, size: str, threads: int, epochs: int = 60) -> None:
             print(f"pythae is left out: {error}")
     steps = epochs * len(p.x) / p.batch_size
     for name, took in times.items():
-        note(
-            "end_to_end_ratio", "vae", size, name, threads,
+        record.note(
+            "end_to_end_ratio", "vae", size, name,
             value=took / times["pyrovae, compiled"], milliseconds=1000 * took / steps,
         )  # fmt: skip
 
 
-def alone(model: str, size: str, threads: int) -> None:
+def memory(model: str, size: str, record: Record) -> None:
     """Measure peak memory and start-up of each contestant, each in a process of its own."""
     for name in CONTESTANTS:
         command = [sys.executable, __file__, "one", name, "--model", model, "--size", size]
-        result = subprocess.run([*command, "--threads", str(threads)], capture_output=True, text=True)
+        result = subprocess.run(
+            [*command, "--threads", str(record.threads)], capture_output=True, text=True
+        )
         if result.returncode == 0:
             values = json.loads(result.stdout.splitlines()[-1])
-            note("peak_memory", model, size, name, threads, **values)
+            record.note("peak_memory", model, size, name, **values)
+
+
+def calls(record: Record) -> None:
+    """Measure the fixed cost of a call of each public function, and the slower ways to run copies."""
+    for cost in benchmark_calls.calls():
+        record.note(
+            "call", "vae", "small", cost.name, value=cost.later, milliseconds=cost.later, first=cost.first
+        )
+    fastest: dict[str, float] = {}
+    for what, name, took in benchmark_calls.ways():
+        ratio = took / fastest.setdefault(what, took)
+        record.note("way", what, "small", name, value=ratio, milliseconds=took)
+
+
+def many(record: Record, rounds: int = 2) -> None:
+    """Measure several seeds at once against one after another, for a tiny and for the small VAE."""
+    for size, p, epochs in (
+        ("tiny", problem("vae", 64, 5, 100), 40),
+        ("small", problem_of("vae", "small"), 6),
+    ):
+        found: dict[str, list[float]] = {name: [] for name in apart.TRAINED}
+        for _ in range(rounds):
+            for name, members in zip(apart.TRAINED, (1, apart.MEMBERS), strict=True):
+                found[name].append(apart.epochs_of(p, members, epochs))
+        one = statistics.median(found[apart.TRAINED[0]])
+        for name, times in found.items():
+            took = statistics.median(times)
+            record.note("many_seeds", "vae", size, name, value=took / one, milliseconds=took)
 
 
 @app.command
 def scaling(*, threads: Threads = 2) -> None:
     """Measure how time grows with N, K, M and the number of classes and of processes."""
-    torch.set_num_threads(threads)
+    record = Record(threads=threads)
     found = []
     for what, amount, took in points():
         found.append((what, amount, took))
         kind = "evaluation" if what in ("N", "K") else "training"
-        note("scaling", kind, "small", what, threads, amount=amount, value=took)
+        record.note("scaling", kind, "small", what, amount=amount, value=took)
     for what in ("N", "K"):
-        note("scaling_exponent", "evaluation", "small", what, threads, value=exponent(found, what))
+        record.note("scaling_exponent", "evaluation", "small", what, value=exponent(found, what))
 
 
 @app.command
@@ -329,29 +341,30 @@ def together() -> None:
 
 
 @app.command
-def report() -> None:
+def report(*, device: Device = "cpu", out: Out = None) -> None:
     """Write the table and the figure of all measurements, and print the table."""
-    made = MEASUREMENTS.update_rows()
-    text = table(made)
-    write_atomically(RESULTS / "benchmark.md", text.encode())
-    print(text)
-    print(f"written: {plots.save(figure(made), RESULTS / 'benchmark.png')}")
+    record = Record(device, out=out)
+    write_table(record)
+    if device == "cpu":
+        path = record.measurements.path.with_suffix(".png")
+        print(f"written: {plots.save(figure(record.measurements.update_rows()), path)}")
 
 
-def peak_megabytes() -> float:
-    """Return the peak resident memory of this process, in megabytes."""
-    # The maximum of getrusage would include the parent's memory before exec.
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+def write_table(record: Record) -> None:
+    """Write the table of all measurements on a device, and print it."""
+    path, text = record.measurements.path.with_suffix(".md"), table(record.measurements.update_rows())
+    write_atomically(path, text.encode())
+    print(f"{text}\nwritten: {path}")
+
+
+Contestant = Annotated[str, Parameter(help="The contestant's name.")]
+Model = Annotated[str, Parameter(help=f"One of: {'; '.join(MODELS)}.")]
+Size = Annotated[str, Parameter(help=f"One of: {'; '.join(SIZES)}.")]
 
 
 @app.command
 def one(
-    contestant: Annotated[str, Parameter(help=f"One of: {'; '.join(CONTESTANTS)}.")],
-    *,
-    model: Annotated[str, Parameter(help=f"One of: {'; '.join(MODELS)}.")] = "vae",
-    size: Annotated[str, Parameter(help=f"One of: {'; '.join(SIZES)}.")] = "small",
-    threads: Threads = 2,
+    contestant: Contestant, *, model: Model = "vae", size: Size = "small", threads: Threads = 2
 ) -> None:
     """Print memory and start-up of one contestant, measured in this process."""
     torch.set_num_threads(threads)
@@ -361,8 +374,24 @@ def one(
     ready = time.perf_counter() - start
     for _ in range(20):
         step()
-    peak = peak_megabytes()
+    peak = apart.peak_megabytes(torch.device("cpu"))
     print(json.dumps({"value": peak, "megabytes": peak, "seconds_to_first_step": ready}))
+
+
+@app.command
+def alone(
+    contestant: Contestant,
+    *,
+    task: str = "training",
+    model: Model = "vae",
+    size: Size = "small",
+    device: Device = "cpu",
+    threads: Threads = 2,
+    quick: Quick = False,
+) -> None:
+    """Print the measurement of one contestant, made in this process."""
+    torch.set_num_threads(threads)
+    print(json.dumps(apart.alone(contestant, task, model, size, device, quick)))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ A contestant that is not installed raises ImportError. The benchmark then names 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -29,6 +29,10 @@ from pyrovae.training.sources import source_of
 from pyrovae.training.step import STEPS_BETWEEN
 
 PIXELS, CLASSES = 784, 10
+MODELS = ("vae", "pcvae", "m2", "iaf")
+SIZES = {"small": (400, 50, 256), "large": (1000, 100, 256)}  # hidden units, latents, batch size
+LARGE_ON_GPU = (1000, 100, 1024)
+M2_BATCH = 100  # labelled data, and as many unlabelled ones
 Step = Callable[[], Any]
 
 
@@ -53,13 +57,33 @@ class Problem(NamedTuple):
     x: Tensor
     y: Tensor
 
+    @property
+    def device(self) -> torch.device:
+        """The device of the data, on which all contestants run."""
+        return self.x.device
 
-def problem(model: str, hidden: int, latent: int, batch_size: int, classes: int = CLASSES) -> Problem:
-    """Return a problem with random binary images and random classes."""
+
+def problem(
+    model: str,
+    hidden: int,
+    latent: int,
+    batch_size: int,
+    classes: int = CLASSES,
+    device: str = "cpu",
+    num_data: int | None = None,
+) -> Problem:
+    """Return a problem with random binary images and random classes, 20 minibatches by default."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.rand(20 * batch_size, PIXELS, generator=generator).round()
+    x = torch.rand(num_data or 20 * batch_size, PIXELS, generator=generator).round()
     y = torch.randint(classes, (len(x),), generator=generator)
-    return Problem(model, hidden, latent, batch_size, classes, x, y)
+    return Problem(model, hidden, latent, batch_size, classes, x.to(device), y.to(device))
+
+
+def problem_of(model: str, size: str, device: str = "cpu", num_data: int | None = None) -> Problem:
+    """Return the problem of a model and a size by their names."""
+    hidden, latent, batch = SIZES[size] if device == "cpu" or size == "small" else LARGE_ON_GPU
+    batch = M2_BATCH if model == "m2" else batch
+    return problem(model, hidden, latent, batch, device=device, num_data=num_data)
 
 
 def batches_of(p: Problem) -> Callable[[], tuple[Tensor, ...]]:
@@ -69,13 +93,18 @@ def batches_of(p: Problem) -> Callable[[], tuple[Tensor, ...]]:
 
     def following() -> tuple[Tensor, ...]:
         if len(rows) < needed:
-            rows[:] = torch.randperm(len(p.x)).split(p.batch_size)
-        first = rows.pop()
-        if p.model == "m2":
-            return p.x[first], p.y[first], p.x[rows.pop()]
-        return (p.x[first], p.y[first]) if p.model == "pcvae" else (p.x[first],)
+            rows[:] = torch.randperm(len(p.x), device=p.device).split(p.batch_size)
+        return minibatch(p, [rows.pop() for _ in range(needed)])
 
     return following
+
+
+def minibatch(p: Problem, rows: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return the arguments of a handwritten loss for these rows, two sets of them for M2."""
+    first = rows[0]
+    if p.model == "m2":
+        return p.x[first], p.y[first], p.x[rows[1]]
+    return (p.x[first], p.y[first]) if p.model == "pcvae" else (p.x[first],)
 
 
 # This library
@@ -126,7 +155,7 @@ def our_run(p: Problem, compile: str) -> TrainingRun:
         progress=False,
         compile=compile,
     )
-    data = minibatches_of(source_of(p.x, y), y, settings, torch.device("cpu"))
+    data = minibatches_of(source_of(p.x, y), y, settings, p.device)
     return TrainingRun(model, data, None, settings)
 
 
@@ -166,7 +195,7 @@ def comparison(p: Problem) -> Step:
 def svi(p: Problem) -> Step:
     """Return a step of `pyro.infer.SVI` with the same programs."""
     pyro.clear_param_store()
-    model = our_model(p)
+    model = our_model(p).to(p.device)
     elbo = pyro.infer.TraceEnum_ELBO() if p.model == "m2" else pyro.infer.Trace_ELBO()
     optimizer = pyro.optim.Adam({"lr": 1e-3})
     loop = pyro.infer.SVI(model.model, model.guide, optimizer, elbo)
@@ -197,8 +226,37 @@ def by_hand(p: Problem) -> handwritten.VAE | handwritten.M2:
 
 def pytorch(p: Problem, compiled: bool) -> Step:
     """Return a training step of the handwritten model."""
-    step, following = handwritten.training_step(by_hand(p), compiled), batches_of(p)
+    model = by_hand(p).to(p.device)
+    # On a GPU, "reduce-overhead" captures the compiled kernels of forward and backward in CUDA graphs.
+    mode = "reduce-overhead" if p.device.type == "cuda" else None
+    loss: Any = torch.compile(model, mode=mode) if compiled else model
+    step, following = handwritten.training_step(model, loss), batches_of(p)
     return lambda: step(*following())
+
+
+def captured(p: Problem) -> Step:
+    """Return a training step of the handwritten model as one CUDA graph, the limit of what is possible.
+
+    Minibatch, loss, gradients and optimiser are captured. Between two replays only indices are copied.
+
+    Raises:
+        ImportError: the device is no GPU.
+    """
+    if p.device.type != "cuda":
+        raise ImportError("a step is captured on a GPU only.")
+    model = by_hand(p).to(p.device)
+    batches: list[Tensor] = []
+    static = [torch.arange(p.batch_size, device=p.device) for _ in range(2 if p.model == "m2" else 1)]
+    replay = handwritten.captured_step(model, lambda: minibatch(p, static))
+
+    def step() -> None:
+        if len(batches) < len(static):
+            batches[:] = torch.randperm(len(p.x), device=p.device).split(p.batch_size)
+        for rows in static:
+            rows.copy_(batches.pop())
+        replay()
+
+    return step
 
 
 # NumPyro
@@ -212,6 +270,9 @@ def numpyro(p: Problem) -> Step:
 
     if p.model not in ("vae", "pcvae"):
         raise ImportError(f"there is no NumPyro program for {p.model}.")
+    if p.device.type == "cuda" and jax.default_backend() != "gpu":
+        raise ImportError("jax is installed without CUDA.")
+    jax.config.update("jax_default_matmul_precision", "highest")  # no TF32 for anyone
 
     def affine(name: str, x: Any, outputs: int) -> Any:
         bound = x.shape[-1] ** -0.5
@@ -237,7 +298,9 @@ def numpyro(p: Problem) -> Step:
             npr.sample("z", dist.Normal(affine("loc", h, p.latent), scale).to_event(1))
 
     loop = npr.infer.SVI(model, guide, npr.optim.Adam(1e-3), npr.infer.Trace_ELBO())
-    data = [jax.numpy.asarray(part.numpy()) for part in ((p.x, p.y) if p.model == "pcvae" else (p.x,))]
+    data = [
+        jax.numpy.asarray(part.cpu().numpy()) for part in ((p.x, p.y) if p.model == "pcvae" else (p.x,))
+    ]
     rows: list[Tensor] = []
     state = loop.init(jax.random.PRNGKey(0), *(part[: p.batch_size] for part in data))
 
@@ -303,3 +366,15 @@ def pythae_training(p: Problem, folder: str) -> Callable[[int], None]:
         TrainingPipeline(pythae_model(p), config)(train_data=p.x.numpy().astype(np.float32))
 
     return train
+
+
+CONTESTANTS: dict[str, Callable[[Problem], Step]] = {
+    "handwritten, eager": partial(pytorch, compiled=False),
+    "handwritten, torch.compile": partial(pytorch, compiled=True),
+    "handwritten, captured": captured,
+    "pyrovae, eager": partial(ours, compile="off"),
+    "pyrovae, compiled": partial(ours, compile="on"),
+    "pyro.infer.SVI": svi,
+    "NumPyro, jit": numpyro,
+}
+BASELINE = "handwritten, eager"

@@ -48,7 +48,7 @@ class VAE(nn.Module):
     def log_weights(self, x: Tensor, particles: int) -> Tensor:
         """Return log p(x, z) - log q(z | x) of `particles` draws for each datum: `(particles, B)`."""
         loc, scale = self.encode(x)
-        noise = torch.randn(particles, *loc.shape)
+        noise = torch.randn(particles, *loc.shape, device=x.device)
         z = loc + scale * noise
         logits = self.decode(z)
         log_px = -F.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none").sum(-1)
@@ -96,7 +96,7 @@ class M2(nn.Module):
         """Return the loss per datum, with alpha = 0.1."""
         labelled = self.negative_bound(x, F.one_hot(y, self.classes).float())
         classified = F.cross_entropy(self.class_logits(F.relu(self.hidden(x))), y, reduction="none")
-        every = torch.eye(self.classes)[:, None].expand(-1, len(unlabelled), -1)
+        every = torch.eye(self.classes, device=x.device)[:, None].expand(-1, len(unlabelled), -1)
         bounds = self.negative_bound(unlabelled, every)
         log_q = self.class_logits(F.relu(self.hidden(unlabelled))).log_softmax(-1).T
         marginal = (log_q.exp() * (bounds + log_q)).sum(0)
@@ -149,7 +149,7 @@ class IAFVAE(VAE):
         """Draw z and return it with log q(z | x)."""
         h = F.relu(self.encoder(x))
         loc, scale, context = self.loc(h), F.softplus(self.scale(h)) + 1e-4, self.context(h)
-        noise = torch.randn(*particles, *loc.shape)
+        noise = torch.randn(*particles, *loc.shape, device=x.device)
         log_q = (-0.5 * noise.square() - scale.log() - 0.5 * math.log(2 * math.pi)).sum(-1)
         z = loc + scale * noise
         for step in self.steps:
@@ -181,10 +181,14 @@ def normal_kl(loc: Tensor, scale: Tensor) -> Tensor:
     return (0.5 * (loc.square() + scale.square() - 1) - scale.log()).sum()
 
 
-def training_step(model: nn.Module, compiled: bool) -> Callable[..., Any]:
-    """Return a function that takes one training step: loss, gradients, fused Adam."""
+def training_step(model: nn.Module, loss: Loss) -> Callable[..., Any]:
+    """Return a function that takes one training step: loss, gradients, fused Adam.
+
+    Args:
+        model: the model.
+        loss: its loss, which may be compiled.
+    """
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
-    loss: Any = torch.compile(model) if compiled else model
 
     def step(*batch: Tensor) -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -192,3 +196,29 @@ def training_step(model: nn.Module, compiled: bool) -> Callable[..., Any]:
         optimizer.step()
 
     return step
+
+
+def captured_step(model: nn.Module, batch: Callable[[], tuple[Tensor, ...]]) -> Callable[[], None]:
+    """Return a function that replays a whole training step, captured once as a CUDA graph.
+
+    Args:
+        model: the model, on a GPU.
+        batch: a function that gathers the minibatch from tensors that stay where they are.
+    """
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True, capturable=True)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        model(*batch()).backward()
+        optimizer.step()
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # libraries and the optimiser make their state
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay

@@ -28,11 +28,19 @@ class Measurements:
     Args:
         script: the script's name.
         rows: a function from all entries to the rows.
+        folder: the folder of the file.
+        name: the file's name without its ending. None means the script's.
     """
 
-    def __init__(self, script: str, rows: Callable[[list[Entry]], Iterable[Entry]]) -> None:
+    def __init__(
+        self,
+        script: str,
+        rows: Callable[[list[Entry]], Iterable[Entry]],
+        folder: Path = RESULTS,
+        name: str | None = None,
+    ) -> None:
         self.script, self.make_rows = script, rows
-        self.path = RESULTS / f"{script}.json"
+        self.path = folder / f"{name or script}.json"
 
     @property
     def content(self) -> dict[str, Any]:
@@ -70,7 +78,7 @@ class Measurements:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        RESULTS.mkdir(exist_ok=True)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(Path(tempfile.gettempdir()) / f"pyrovae-{self.script}.lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, partial
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, cast
 
 import torch
 from cyclopts import Parameter, validators
@@ -35,7 +35,7 @@ from pyrovae.models import VAE, HierarchicalVAE
 from pyrovae.objectives import Objective
 from pyrovae.schedules import Schedule, constant, linear_warm_up
 from pyrovae.storage import write_atomically
-from pyrovae.training import History
+from pyrovae.training import History, fit_many
 
 X_SHAPE = (1, 28, 28)
 VALIDATION = 10_000
@@ -63,6 +63,9 @@ ClipNorm = Annotated[
 NumSamples = Annotated[int, Parameter(help="Importance samples for each test image.", validator=Positive)]
 Seeds = Annotated[int, Parameter(help="Number of seeds. They count from 0.", validator=Positive)]
 Threads = Annotated[int, Parameter(help="Number of CPU threads.", validator=Positive)]
+Together = Annotated[
+    bool, Parameter(help="Train all seeds of a model at once, without checkpoints, by fit_many.")
+]
 Runs = Annotated[Path, Parameter(help="Folder of the checkpoints.")]
 Model = VAE | HierarchicalVAE
 
@@ -133,24 +136,24 @@ def train(
                 constant(1.0),
             )
         )
-    return {
-        "best_epoch": histories[-1].best_epoch,
-        "training_minutes": round(sum(sum(history["seconds"]) for history in histories) / 60, 1),
-    }
+    return _outcome(histories)
 
 
 def _cycle(
     model: Model, budget: Budget, seed: int, folder: Path, objective: Objective | None, beta: Schedule
 ) -> History:
     """Train for one cycle of the learning rate, from the model's current parameters."""
-    x, held_out, _ = images()
-    return fit(
-        model,
-        x,
-        epochs=budget.epochs,
-        batch_size=budget.batch_size,
-        optimizer=partial(torch.optim.Adam, lr=budget.learning_rate, fused=True),
-        scheduler=partial(
+    settings = _settings(budget, objective, beta)
+    return fit(model, images()[0], seed=seed, folder=folder, resume=True, **settings)
+
+
+def _settings(budget: Budget, objective: Objective | None, beta: Schedule) -> dict[str, Any]:
+    """Return the settings of a cycle that do not depend on the seed."""
+    return {
+        "epochs": budget.epochs,
+        "batch_size": budget.batch_size,
+        "optimizer": partial(torch.optim.Adam, lr=budget.learning_rate, fused=True),
+        "scheduler": partial(
             torch.optim.lr_scheduler.OneCycleLR,
             max_lr=budget.learning_rate,
             total_steps=budget.epochs + 1,  # so that the last epoch has a learning rate above zero
@@ -158,17 +161,46 @@ def _cycle(
             div_factor=10,
             cycle_momentum=False,
         ),
-        objective=objective,
-        beta=beta,
-        transform=data.binarise,
-        clip_norm=budget.clip_norm,
-        validation=held_out,
-        seed=seed,
-        folder=folder,
-        resume=True,
-        progress=False,
-        compile="on",
-    )
+        "objective": objective,
+        "beta": beta,
+        "transform": data.binarise,
+        "clip_norm": budget.clip_norm,
+        "validation": images()[1],
+        "progress": False,
+        "compile": "on",
+    }
+
+
+def train_together(job: Job, budget: Budget, seeds: Sequence[int]) -> list[tuple[Model, Entry]]:
+    """Train a job under several seeds at once, without checkpoints.
+
+    Returns:
+        For each seed the model, and what `train` returns. The minutes are each one's share.
+
+    Raises:
+        SystemExit: the training has more than one cycle, or an earlier stage.
+    """
+    if budget.cycles > 1 or job.first:
+        raise SystemExit("--together trains one cycle from the beginning: leave it out.")
+    warm_up = job.options.get("warm_up", True)
+    beta = linear_warm_up(WARM_UP * budget.epochs) if warm_up else constant(1.0)
+    settings = _settings(budget, job.options.get("objective"), beta)
+    members = fit_many(partial(_started, job), images()[0], seeds=seeds, **settings)
+    return [(cast(Model, member.pair), _outcome([member.history], len(members))) for member in members]
+
+
+def _outcome(histories: Sequence[History], members: int = 1) -> Entry:
+    """Return the best epoch of the last history, and a member's share of the minutes of all of them."""
+    minutes = sum(sum(history["seconds"]) for history in histories) / 60 / members
+    return {"best_epoch": histories[-1].best_epoch, "training_minutes": round(minutes, 1)}
+
+
+def _started(job: Job, seed: int) -> Model:
+    """Build a job's model, whose pixels start at their frequencies."""
+    model = job.build(seed)
+    assert isinstance(model.likelihood, Bernoulli)
+    model.likelihood.start_at_marginals(images()[0])
+    return model
 
 
 def evaluate(model: Model, num_samples: int) -> MarginalLikelihood:
@@ -194,9 +226,15 @@ class Job(NamedTuple):
 
 
 def measure(
-    measurements: Measurements, jobs: Sequence[Job], budget: Budget, seeds: int, threads: int, runs: Path
+    measurements: Measurements,
+    jobs: Sequence[Job],
+    budget: Budget,
+    seeds: int,
+    threads: int,
+    runs: Path,
+    together: bool = False,
 ) -> None:
-    """Train and evaluate the jobs that are not in the measurements yet, one seed after another.
+    """Train and evaluate the jobs that are not in the measurements yet, one seed after another or together.
 
     Args:
         measurements: the measurements, to which each finished job is added.
@@ -205,6 +243,7 @@ def measure(
         seeds: the number of seeds, which count from 0.
         threads: the number of CPU threads.
         runs: the folder of the checkpoints.
+        together: whether all seeds of a job train at once, without checkpoints.
 
     Raises:
         SystemExit: when `budget` has settings of later cycles but only one cycle.
@@ -212,25 +251,32 @@ def measure(
     if budget.cycles == 1 and (budget.decay != 1 or budget.clip_norm != CLIP_NORM):
         raise SystemExit("--decay and --clip-norm need more than one cycle: add --cycles 2 or more.")
     torch.set_num_threads(threads)
+
+    def entry(job: Job, seed: int) -> Entry:
+        return job.key | budget._asdict() | {"seed": seed}
+
+    def note(job: Job, seed: int, model: Model, trained: Entry) -> None:
+        start = time.perf_counter()
+        result = evaluate(model, budget.num_samples)
+        minutes = round((time.perf_counter() - start) / 60, 1)
+        beside = {"evaluation_minutes": minutes, "threads": threads}
+        measurements.add(entry(job, seed) | trained | result.summary() | beside)
+        print(
+            f"{_name(job)}, seed {seed}, {_length(budget)}: log p(x) = {result.mean:.2f} "
+            f"({trained['training_minutes']} + {minutes} minutes)",
+            flush=True,
+        )
+
+    for job in jobs if together else ():
+        left = [seed for seed in range(seeds) if not measurements.done(entry(job, seed))]
+        found = train_together(job, budget, left) if left else []
+        for seed, (model, trained) in zip(left, found, strict=True):
+            note(job, seed, model, trained | {"seeds_at_once": len(left)})
     for seed in range(seeds):
         for job in jobs:
-            entry = job.key | budget._asdict() | {"seed": seed}
-            if measurements.done(entry):
-                continue
-            model = job.build(seed)
-            assert isinstance(model.likelihood, Bernoulli)
-            model.likelihood.start_at_marginals(images()[0])
-            entry |= _train_stages(model, job, budget, seed, runs)
-            start = time.perf_counter()
-            result = evaluate(model, budget.num_samples)
-            entry |= result.summary()
-            minutes = round((time.perf_counter() - start) / 60, 1)
-            measurements.add(entry | {"evaluation_minutes": minutes, "threads": threads})
-            print(
-                f"{_name(job)}, seed {seed}, {_length(budget)}: log p(x) = {result.mean:.2f} "
-                f"({entry['training_minutes']} + {minutes} minutes)",
-                flush=True,
-            )
+            if not measurements.done(entry(job, seed)):
+                model = _started(job, seed)
+                note(job, seed, model, _train_stages(model, job, budget, seed, runs))
 
 
 def _train_stages(model: Model, job: Job, budget: Budget, seed: int, runs: Path) -> Entry:

@@ -10,6 +10,7 @@ steps that the table names. So compare differences from the first row, not absol
 read from the folder that PYROVAE_DATA names.
 
     python experiments/posteriors.py run --epochs 30 --seeds 3
+    python experiments/posteriors.py run --epochs 30 --seeds 8 --together     # all seeds in common steps
     python experiments/posteriors.py table
 
 A command that is given again skips finished jobs and continues an interrupted training after its last
@@ -96,11 +97,12 @@ def run(
     clip_norm: protocol.ClipNorm = protocol.CLIP_NORM,
     threads: protocol.Threads = 2,
     runs: protocol.Runs = Path("runs/posteriors"),
+    together: protocol.Together = False,
 ) -> None:
     """Train and evaluate the models that are not in the measurements yet."""
     jobs = [protocol.Job({"posterior": name}, partial(build, name), {}) for name in posterior or POSTERIORS]
     budget = protocol.Budget(epochs, batch_size, learning_rate, num_samples, cycles, decay, clip_norm)
-    protocol.measure(MEASUREMENTS, jobs, budget, seeds, threads, runs)
+    protocol.measure(MEASUREMENTS, jobs, budget, seeds, threads, runs, together)
 
 
 @app.command

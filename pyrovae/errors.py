@@ -8,7 +8,6 @@ import sys
 import warnings
 from collections.abc import Collection
 from numbers import Integral, Real
-from pathlib import Path
 from typing import Any
 
 
@@ -130,9 +129,13 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text).strip()
 
 
+_BETWEEN = {__name__.partition(".")[0], "torch", "pyro", "sklearn", "contextlib", "functools"}
+"""The packages whose lines stand between the user's code and a warning: this one, and what it runs in."""
+
+
 def warn(message: str) -> None:
     """Issue a warning that points to the line of the user's code that called this package."""
     level, frame = 1, sys._getframe(0)
-    while frame.f_back and Path(frame.f_code.co_filename).is_relative_to(Path(__file__).parent):
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in _BETWEEN:
         level, frame = level + 1, frame.f_back
     warnings.warn(message, stacklevel=level)

@@ -3,6 +3,7 @@ parameter store, and leaves nothing there."""
 
 from __future__ import annotations
 
+import importlib
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,21 +11,53 @@ from typing import Any
 import pyro
 import pytest
 import torch
+from elsewhere import another_device
 from torch import Tensor
 from torch._guards import TracingContext, tracing
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyrovae.classifiers import Classifier, LinearClassifier
-from pyrovae.compute import compilation
+from pyrovae.compute import capture, compilation, devices
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.models import CPCVAE, M1M2, M2, PPCA, VAE
 from pyrovae.networks import MLP, WithClass
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import Classes, StandardNormal
+from pyrovae.recipes import fitting
+from pyrovae.recipes.verdict import Verdict
+from pyrovae.training import step as training_step
 
 # A shell that starts the tests in the background lets them ignore Ctrl-C, and their processes with them.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--elsewhere",
+        action="store_true",
+        help="run what runs on a GPU, where there is one, on another pretended device; see elsewhere.py",
+    )
+
+
+@pytest.fixture(autouse=True)
+def device_of_the_test(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A test runs on the GPU if there is one, unless it is marked by `cpu`. One for `cuda` needs a GPU."""
+    about_gpus = request.node.get_closest_marker("cuda") is not None
+    if about_gpus and not torch.cuda.is_available():
+        pytest.skip("there is no GPU")
+    if request.node.get_closest_marker("cpu") and not about_gpus:
+        monkeypatch.setattr(devices, "automatic", lambda: torch.device("cpu"))
+        yield
+    elif request.config.getoption("--elsewhere"):
+        fitting = importlib.import_module("pyrovae.training.fit")
+        with another_device() as device:
+            monkeypatch.setattr(devices, "automatic", lambda: device)
+            monkeypatch.setattr(fitting, "_fits", lambda source, place: place == device)
+            yield
+    else:
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +72,13 @@ def clean_slate() -> Iterator[None]:
     pyro.clear_param_store()
     torch.set_num_threads(threads)
     assert left == [], "the test left parameters in Pyro's store"
+
+
+@pytest.fixture(autouse=True)
+def empty_verdicts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The verdict takes as long as a small training, so only tests with the mark `verdict` measure it."""
+    if request.node.get_closest_marker("verdict") is None:
+        monkeypatch.setattr(fitting, "verdict_of", lambda *_, **__: Verdict())
 
 
 @pytest.fixture
@@ -61,6 +101,30 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
             return compile_function(*args, inductor=False)
 
     monkeypatch.setattr(compilation, "compile_function", record)
+
+
+@pytest.fixture
+def replayed(recorded: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Functions are captured as on a GPU. The kernels are operations on the CPU.
+
+    What a capture would freeze is frozen: numbers of Python, and the addresses of tensors.
+    """
+
+    def operations(body: Callable[[], list[Tensor]], device: torch.device) -> Any:
+        nothing = torch.zeros(())
+        graph = make_fx(lambda _: body())(nothing).forward  # no hook for modules must find it
+        results = graph(nothing)
+
+        @torch.no_grad()
+        def launch() -> None:
+            for result, value in zip(results, graph(nothing), strict=True):
+                result.copy_(value)
+
+        return launch, results
+
+    monkeypatch.setattr(capture, "captures_on", lambda device: True)
+    monkeypatch.setattr(capture, "kernels", operations)
+    monkeypatch.setattr(training_step, "reads_losses", lambda device: False)
 
 
 @pytest.fixture

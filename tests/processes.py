@@ -69,7 +69,7 @@ def together(target, folder: Path, *args, **variables) -> list[Done]:
         process.start()
         running.append((process, log))
     for process, _ in running:
-        process.join(60)
+        process.join(300)
     return [done(process, log) for process, log in running]
 
 

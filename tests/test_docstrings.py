@@ -18,6 +18,7 @@ WITH_EXAMPLES = [
 COMPONENTS = ["networks", "flows", "priors", "posteriors", "likelihoods", "models"]
 
 
+@pytest.mark.verdict
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
 def test_the_examples_of_a_module_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # for examples that write files

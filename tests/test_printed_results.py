@@ -167,6 +167,7 @@ def test_a_history_is_a_table_of_pandas(monkeypatch):
         many(2).table()
 
 
+@pytest.mark.verdict
 def test_a_trained_plan_tells_its_recipe_options_and_outcome():
     x = torch.rand(40, 6).round()
     fitted = vae(About.of(x), latent_dim=2, width=8).fit(x, training=Training(epochs=1), device="cpu")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from pyrovae.cli.parameters import NONE_OWN, DataFile, Limit, LimitSeed, Own, RunFolder, Seed, Site
-from pyrovae.errors import InputError, one_line
+from pyrovae.errors import InputError, check_counts, one_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,7 +53,7 @@ def sample(
     opened = own.open(run, data)
     rows = _numbers(count or 100)
     how: Any = {"given": _given(opened, rows), "complete": _completer(opened, rows)}
-    how |= {"mean": not draws, "seed": seed} | _known(opened)
+    how |= {"mean": not draws, "seed": seed, "class_names": opened.class_names} | _known(opened)
     figure = plots.samples(opened.pair, count, **how)
     draw(opened, figure, "samples")
 
@@ -243,14 +243,22 @@ def class_samples(
 ) -> None:
     """Draw images of each class, and write figures/class_samples.png.
 
+    A conditional model (cvae) gets each class as its condition.
+
     Example: pyrovae class-samples runs/m2 --count 10
     """
     from pyrovae import plots
 
     opened = own.open(run)
-    how: Any = {"candidates": candidates, "seed": seed, "class_names": opened.class_names}
-    how["given"] = _given(opened, _numbers(count))
-    draw(opened, plots.class_samples(opened.pair, count, **how), "class_samples")
+    _check_images_of_classes(opened)
+    how: Any = {"seed": seed, "class_names": opened.class_names}
+    if (classes := _classes_as_conditions(opened, count)) is not None:
+        number = count * opened.about.num_classes
+        figure = plots.samples(opened.pair, number, columns=count, given=classes, **how)
+    else:
+        how |= {"candidates": candidates, "given": _given(opened, _numbers(count))}
+        figure = plots.class_samples(opened.pair, count, **how)
+    draw(opened, figure, "class_samples")
 
 
 def analogies(
@@ -268,9 +276,24 @@ def analogies(
     from pyrovae import plots
 
     opened = own.open(run, data)
+    _check_images_of_classes(opened)
     rows = _first(opened, count)
     how: Any = {"given": _given(opened, rows), "class_names": opened.class_names}
     draw(opened, plots.analogies(opened.pair, _encoded(opened, rows), **how), "analogies")
+
+
+def _check_images_of_classes(run: Run) -> None:
+    """Refuse figures that show images of each class for a model of classes and vectors.
+
+    Raises:
+        InputError: the run was trained on vectors. The message says how to draw some of each class.
+    """
+    if run.classes and len(run.about.x_shape) == 1:
+        raise InputError(
+            f"{run.folder} was trained on vectors, and this figure shows images. In Python, "
+            f"pyrovae.generation.class_samples(Run.open({str(run.folder)!r}).pair, 10, mean=False) draws "
+            "10 data of each class, a tensor (classes, 10, columns)."
+        )
 
 
 # Latent space
@@ -427,6 +450,7 @@ def overview(run: RunFolder, /, *, data: DataFile = None, own: Own = NONE_OWN) -
     rows = _first(opened, _default_count(opened))
     how: Any = {"original": _original(opened, rows), "given": _given(opened, rows)}
     how |= {"complete": _completer(opened, rows), "column_names": opened.scored.column_names}
+    how["class_names"] = opened.class_names
     how |= {"diagram": diagram_of(opened), "labels": plots.term_labels(opened.pair), "title": title}
     page = plots.overview(opened.pair, _fixed(opened, rows), opened.history, **how)
     draw(opened, page, "overview")
@@ -547,6 +571,32 @@ def _given(run: Run, rows: Tensor) -> Any:
     places = rows % len(run.scored.x)
     y = None if run.scored.y is None else run.scored.y[places]
     return run.given(run.presentation.encoded(run.scored.x[places]), y)
+
+
+def _classes_as_conditions(run: Run, count: int) -> Any:
+    """Return what is given to a model whose condition is a class, `count` rows for each; None for others.
+
+    Raises:
+        InputError: `count` is below 1, or the condition is a class and the data are no images.
+    """
+    import torch
+
+    check_counts(count=count)
+    if run.plan.stages[-1].given is None:
+        return None
+    y = _numbers(run.about.num_classes).repeat_interleave(count)
+    given = run.given(run.presentation.encoded(run.scored.x[:1].expand(len(y), *run.about.x_shape)), y)
+    rows = [value for value in (given or {}).values() if isinstance(value, torch.Tensor) and value.dim()]
+    depend = (len(value) == len(y) and not value.eq(value[:1]).all() for value in rows)
+    if not any(depend):  # the data are the same in all rows
+        return None
+    if len(run.about.x_shape) != 3:
+        raise InputError(
+            f"class-samples draws images, and one datum has shape {run.about.x_shape}: use sample for the "
+            "columns of all classes, or in Python generation.samples(run.pair, n, given={'c': c}) for the "
+            "draws of a class, with its one-hot row in each of the n rows of c."
+        )
+    return given
 
 
 def _completer(run: Run, rows: Tensor) -> Complete | None:

@@ -211,6 +211,8 @@ def classify(
 ) -> None:
     """Measure the test errors of the model's own classifier, and of M1's (scikit-learn's) on its latents.
 
+    The balanced accuracy is the share of data that is classified right, averaged over the classes.
+
     Example: pyrovae classify runs/first --labels 10
     """
     from pyrovae.evaluation.json_files import write_json
@@ -218,12 +220,17 @@ def classify(
 
     opened = own.open(run, data)
     writable = _can_be_written(opened, out, CLASSIFICATION, overwrite)
-    errors = measuring.classify(opened, labels, num_samples, draws, device)
-    for name, error in errors.items():
-        print(f"{name:<16} {error:6.2f} % test error")
+    found = measuring.classify(opened, labels, num_samples, draws, device)
+    for name, (error, balanced) in found.items():
+        print(f"{name:<16} {error:6.2f} % test error {balanced:6.2f} % balanced accuracy")
+    for warning in opened.verdict.warnings if opened.verdict else ():  # such as latents that carry nothing
+        print(f"warning: {warning}")
     if writable:
         path = out or run / f"classification{opened.scored.mark}.json"
-        write_json(path, {"test_errors": errors, **measuring.source_of(opened)})
+        errors = {name: rates.error for name, rates in found.items()}
+        balanced_accuracies = {name: rates.balanced_accuracy for name, rates in found.items()}
+        content = {"test_errors": errors, "balanced_accuracies": balanced_accuracies}
+        write_json(path, content | measuring.source_of(opened))
         print(f"written: {one_line(str(path))}")
 
 

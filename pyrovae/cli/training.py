@@ -12,6 +12,7 @@ from cyclopts import Group, Parameter
 
 from pyrovae.cli.parameters import NONE_OWN, Device, Own, Quiet, RunFolder
 from pyrovae.cli.recipe_commands import OwnData, TensorBoard, TensorBoardImages, annotation_of
+from pyrovae.data import DATASETS
 from pyrovae.errors import check_counts
 from pyrovae.recipes.options import Option, OptionError, shared_options
 from pyrovae.recipes.settings import MAY_CHANGE
@@ -85,8 +86,8 @@ def report(run: Run) -> None:
     if not processes.is_first():
         return
     print(run.images)
-    if not run.about.in_unit_interval and run.plan.options.get("likelihood") == "gaussian":
-        print("some values lie outside of [0, 1]; the likelihood is Gaussian, a density in their own units")
+    for told in filter(None, (_told_of_values(run), _told_of_classes(run))):
+        print(told)
     histories = run.histories
     for name, history in histories.items():
         print(history.outcome() if name == run.plan.stages[-1].name else f"{name}: {history.outcome()}")
@@ -94,6 +95,39 @@ def report(run: Run) -> None:
         print(verdict)
     draw(run, plots.history(run.history, plots.term_labels(run.pair)), "learning_curves")
     save_diagram(diagram_of(run), run.folder / "figures" / "plate_diagram.png")
+
+
+def _told_of_values(run: Run) -> str:
+    """Return a line that says what was done with the values of a user's own data, or nothing."""
+    if run.data.data in DATASETS:
+        return ""
+    done, x, pixels = [], run.images.x_train, run.presentation.pixels
+    if run.images.scale > 1:
+        done.append(f"they are grey levels and were divided by {run.images.scale}")
+    if pixels in ("static", "dynamic") and bool(((x > 0) & (x < 1)).any()):
+        when = "once" if pixels == "static" else "anew in each minibatch"
+        done.append(f"each is drawn to be 0 or 1, {when}, with its value as the probability")
+    if not run.about.in_unit_interval and run.plan.options.get("likelihood") == "gaussian":
+        done.append("some lie outside of [0, 1]; the likelihood is Gaussian, a density in their own units")
+    return f"values: {'; '.join(done)}" if done else ""
+
+
+_IMBALANCED = 1.5  # the largest class, as a multiple of an equal share
+
+
+def _told_of_classes(run: Run) -> str:
+    """Return a line that names the option for imbalanced classes under a uniform p(y), or nothing."""
+    y = run.images.y_train
+    if y is None or run.plan.options.get("learn_class_prior", True):
+        return ""
+    counts = y[y >= 0].bincount(minlength=run.images.num_classes)
+    shares = (100 * counts / counts.sum()).tolist()
+    if max(shares) < _IMBALANCED * 100 / len(shares):
+        return ""
+    return (
+        f"classes: they have {min(shares):.0f} % to {max(shares):.0f} % of the data each, and samples show "
+        "all alike, since p(y) is uniform; --learn-class-prior learns it"
+    )
 
 
 def train(

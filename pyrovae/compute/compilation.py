@@ -2,14 +2,21 @@
 
 Pyro's handlers run Python code for every site at every step, but the sequence of tensor operations is the
 same for each minibatch. `make_fx` records this sequence, forward and backward, while the function runs
-once, and Inductor fuses and compiles the record. The graph uses the parameters and data that the function
-closes over in place: an optimiser may change them between calls. It draws the same random numbers from
-torch's random stream as the function does.
+once. On the CPU, Inductor fuses and compiles the record. On CUDA, its kernels are captured and launched
+together (see `capture`), since there the launches take the time. The graph uses the parameters and data
+that the function closes over in place: an optimiser may change them between calls. It draws the same random
+numbers from torch's random stream as the function does.
 
 A record contains tensor operations only. It misses a Python branch on a value, the random numbers of Python
 and NumPy, or a counter. Four checks refuse functions that depend on these: the function must not read a
 tensor's value while it is recorded, it must leave the generators of Python and NumPy as they are, a second
 record must equal the first, and the graph must agree with the function on other arguments and draws.
+
+On CUDA two comparisons do the work of the last one. The record, run operation by operation, must agree
+with the function: both launch the same kernels, and so draw the same numbers. Then the captured kernels
+must agree with the record. They too draw the same numbers with torch as it is, but its manual does not
+promise that a capture uses as many of the stream as the kernels do alone. Where the two move the stream
+differently, their results are compared on average over many draws. All run under the same setting of TF32.
 
 What the function computes may change later, with an attribute of a module for example. So a caller that
 keeps a record for long compares its results with the function's by `difference`, and asks for a new record
@@ -35,8 +42,11 @@ from torch._decomp import get_decompositions
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pyrovae.compute import capture
+from pyrovae.compute.capture import CapturedFunction
 from pyrovae.compute.compiler_cache import use_private_cache
 from pyrovae.compute.interrupts import interrupts_deferred
+from pyrovae.compute.memory import is_out_of_memory
 from pyrovae.compute.streams import streams
 from pyrovae.errors import InputError, check_choice, warn
 
@@ -46,6 +56,9 @@ aten = torch.ops.aten
 
 # The largest difference between graph and function, relative to a tensor's largest value.
 _TOLERANCE = 1e-3
+
+# Runs whose means are compared where draws are not the same, and the largest difference in standard errors.
+_RUNS, _LARGEST_Z = 100, 6.0
 
 MODES = ("auto", "on", "off")
 
@@ -76,6 +89,7 @@ def compile_if_asked(
 
     Raises:
         InputError: the mode is unknown; or it is "on", and the function cannot be compiled.
+        RuntimeError: a capture has not enough memory.
 
     Warns:
         UserWarning: the mode is "auto" and compilation is worthwhile, but not possible. The message says
@@ -118,17 +132,47 @@ class Recording:
         live: the tensors that the function closes over, by their names in the graph. They may change in
             place between two calls.
         baked: the tensors that the function makes from Python's values, by name. The graph keeps them.
+        operations: the graph, run operation by operation.
         run: the compiled graph.
+        frozen: those of the live tensors whose values the compiled graph keeps, since they lie elsewhere.
+
+    Attributes:
+        live: the tensors that the function closes over, by name.
+        operations: the graph, run operation by operation.
     """
 
     def __init__(
-        self, code: str, live: Mapping[str, Tensor], baked: Mapping[str, Tensor], run: Function
+        self,
+        code: str,
+        live: Mapping[str, Tensor],
+        baked: Mapping[str, Tensor],
+        operations: Function,
+        run: Function,
+        frozen: Sequence[Tensor] = (),
     ) -> None:
-        self._code, self._live, self._baked, self._run = code, live, baked, run
+        self._code, self.live, self._baked = code, live, baked
+        self._frozen = [(tensor, tensor.detach().clone()) for tensor in frozen]
+        self.operations, self._run = operations, run
 
     def __call__(self, *tensors: Tensor) -> list[Tensor]:
         with torch.no_grad():  # the graph contains the backward pass
             return list(self._run(*tensors))
+
+    def checked(self, *tensors: Tensor) -> list[Tensor]:
+        """Return the results in the form that is compared with the function, which draws as it does."""
+        run = self.operations if self.is_captured else self._run
+        with torch.no_grad():
+            return list(run(*tensors))
+
+    @property
+    def is_captured(self) -> bool:
+        """Whether the graph's kernels have been captured."""
+        return isinstance(self._run, CapturedFunction)
+
+    def release(self) -> None:
+        """Free the memory of the captured kernels. From now on the graph runs operation by operation."""
+        if self.is_captured:
+            self._run = self.operations
 
     @property
     def digest(self) -> str:
@@ -139,13 +183,19 @@ class Recording:
             found.update(tensor.cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes())
         return found.hexdigest()[:16]
 
+    @property
+    def is_current(self) -> bool:
+        """Whether the tensors whose values the compiled graph keeps have these values still."""
+        return all(torch.equal(tensor, value) for tensor, value in self._frozen)
+
     def equals(self, graph: Any) -> bool:
         """Return whether another record holds the same operations, on the same tensors."""
         tensors = _tensors_of(graph)
         return (
-            graph.code == self._code
-            and tensors.keys() == self._live.keys() | self._baked.keys()
-            and all(tensors[name] is tensor for name, tensor in self._live.items())
+            self.is_current
+            and graph.code == self._code
+            and tensors.keys() == self.live.keys() | self._baked.keys()
+            and all(tensors[name] is tensor for name, tensor in self.live.items())
             and all(torch.equal(tensors[name], tensor) for name, tensor in self._baked.items())
         )
 
@@ -165,7 +215,7 @@ def compile_function(
         example: the arguments that the function is recorded with.
         other: other arguments of the same shapes, on which the graph is compared with the function.
         known: an earlier result for this function. It is returned, if it is what the function is now.
-        inductor: whether to compile the graph; if False, it runs operation by operation.
+        inductor: whether Inductor compiles the graph on the CPU; if False, it runs operation by operation.
 
     Returns:
         A function of the same arguments and results. The results have no gradient.
@@ -173,6 +223,7 @@ def compile_function(
     Raises:
         NotTraceable: the function does something that a graph cannot contain, or the graph and the function
             return different values.
+        RuntimeError: a capture has not enough memory.
 
     Example:
         >>> double = compile_function(
@@ -189,15 +240,14 @@ def compile_function(
         graph = _recorded(detached, example)
         if known is None or not known.equals(graph):
             live, baked = _sorted(graph, _recorded(detached, other))
-            code = graph.code  # the compiler may change the graph
             with torch.no_grad(), _quietly(), interrupts_deferred():
-                # The graph is a module too, but no hook for the programs' modules must find it.
-                run = _compiled(graph, example) if inductor else graph.forward
-                known = Recording(code, live, baked, run)
-        found = _with_seed(known, other)
+                known = _compiled(graph, live, baked, example, other, inductor)
+        found = _with_seed(known.checked, other)
     except NotTraceable:
         raise
     except Exception as error:  # torch's tracer and compilers raise many types of error
+        if is_out_of_memory(error) and capture.captures_on(example[0].device):
+            raise  # fewer data at once may fit
         raise NotTraceable(_first_line(error)) from error
     if differs := difference(found, _with_seed(detached, other)):
         raise NotTraceable(f"the compiled graph and the function differ: {differs}")
@@ -306,28 +356,124 @@ def _log1p(x: Tensor) -> Tensor:
     return torch.where((y == 1) | (y == torch.inf), x, y.log() * (x / (y - 1)))
 
 
+def _addmm(added: Tensor, a: Tensor, b: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Any:
+    """Compute beta * added + alpha * a @ b with the sum apart from the product.
+
+    The sum then becomes part of the next kernel, such as that of a ReLU. MKL's product would copy a bias to
+    all rows first, and read the copy.
+    """
+    if a.dtype == torch.bfloat16 or alpha != 1:  # the sum would be rounded twice
+        return NotImplemented
+    # Not `product + added`, which Inductor turns back into addmm.
+    return torch.mm(a, b) - (-added if beta == 1 else -beta * added)
+
+
+def _multinomial(
+    weights: Tensor, num_samples: int, replacement: bool = False, *, generator: Any = None
+) -> Tensor:
+    """Draw categories as torch does, without its check of the weights, which waits for a GPU."""
+    if replacement and num_samples > 1:
+        return NotImplemented
+    races = torch.empty_like(weights).exponential_(1, generator=generator)
+    return (weights / races).topk(num_samples, -1).indices
+
+
+def _normal(mean: Any, std: Any = 1.0, *, generator: Any = None) -> Tensor:
+    """Draw from normal distributions as torch does, without its check that scales are not negative."""
+    either = mean if isinstance(mean, Tensor) else std
+    shape = torch.broadcast_shapes(*(getattr(each, "shape", ()) for each in (mean, std)))
+    return either.new_empty(shape).normal_(generator=generator) * std + mean
+
+
 def decompositions(example: Sequence[Tensor]) -> dict[Any, Function]:
-    """Return the operations that a graph replaces by simpler ones: on a CPU, log1p and what contains it.
+    """Return the operations that a graph replaces by others.
+
+    On a CPU they are addmm, log1p and what contains it, which are replaced by faster ones. Where kernels
+    are captured they are draws that check their values, since a capture cannot wait for the answer.
+    The numbers drawn are the same.
 
     Args:
-        example: the arguments of the function that is recorded; on a GPU nothing is replaced.
+        example: the arguments of the function that is recorded.
 
     Returns:
         A function for each replaced operation, as `make_fx` takes them.
     """
-    if any(tensor.is_cuda for tensor in example):
-        return {}
+    if any(capture.captures_on(tensor.device) for tensor in example):
+        normals = (aten.normal.Tensor_Tensor, aten.normal.float_Tensor, aten.normal.Tensor_float)
+        return {aten.multinomial.default: _multinomial} | dict.fromkeys(normals, _normal)
     contain_log1p = (aten.binary_cross_entropy_with_logits, aten.softplus, aten.log_sigmoid_forward)
-    return get_decompositions(contain_log1p) | {aten.log1p.default: _log1p}
+    return get_decompositions(contain_log1p) | {aten.log1p.default: _log1p, aten.addmm.default: _addmm}
 
 
-def _compiled(graph: Any, example: Sequence[Tensor]) -> Function:
-    cuda = any(tensor.is_cuda for tensor in example)
-    # On a GPU, Inductor captures the kernels as a CUDA graph, which needs a single launch.
-    options = {"fallback_random": True, "triton.cudagraphs": cuda}
+def _compiled(
+    graph: Any,
+    live: Mapping[str, Tensor],
+    baked: Mapping[str, Tensor],
+    example: Sequence[Tensor],
+    other: Sequence[Tensor],
+    inductor: bool,
+) -> Recording:
+    """Compile a record. The graph is a module too, but no hook for the programs' modules must find it."""
+    code = graph.code  # the compiler may change the graph
+    if capture.captures_on(example[0].device):
+        device = example[0].device
+        operations = capture.on_device(graph, device).forward
+        elsewhere = [tensor for tensor in live.values() if tensor.device != device]
+        captured = CapturedFunction(operations, example)
+        if differs := difference_of_capture(captured, operations, other):
+            raise NotTraceable(f"the captured kernels and the recorded operations differ: {differs}")
+        return Recording(code, live, baked, operations, captured, elsewhere)
+    run = _with_inductor(graph, example) if inductor else graph.forward
+    return Recording(code, live, baked, graph.forward, run)
+
+
+def difference_of_capture(
+    captured: Function, operations: Function, arguments: Sequence[Tensor]
+) -> str | None:
+    """Return how captured kernels differ from the operations that were captured, or None.
+
+    If one call moves the random stream by as much as the other, their draws are the same, and each number
+    must agree. Otherwise only means over many calls are compared.
+    """
+    found, moved = _moving(captured, arguments)
+    expected, moved_by_operations = _moving(operations, arguments)
+    if moved == moved_by_operations:
+        return difference(found, expected)
+    with torch.random.fork_rng(devices=_gpus()):
+        torch.manual_seed(1)
+        means = [_mean_and_error(run, arguments) for run in (captured, operations)]
+    (mean, error), (other_mean, other_error) = means
+    scale = (error.square() + other_error.square()).sqrt().clamp(min=1e-6 * other_mean.abs().max().item())
+    z = (mean - other_mean).abs() / scale.clamp(min=1e-30)
+    if (z.nan_to_num(nan=math.inf) > _LARGEST_Z).any():
+        return f"the mean of result {int(z.argmax())} by {z.max().item():.3g} standard errors"
+    return None
+
+
+def _moving(function: Function, arguments: Sequence[Tensor]) -> tuple[list[Tensor], list[int]]:
+    """Return the results of a function from a certain seed, and the state of the random stream after it."""
+    device = arguments[0].device
+    with torch.random.fork_rng(devices=_gpus()), torch.no_grad():
+        torch.manual_seed(1)
+        found = list(function(*arguments))
+        state = streams(device, everywhere=False)[device.type]
+    return found, state.tolist()
+
+
+def _mean_and_error(function: Function, arguments: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the mean over calls of each result's sum, and its standard error, on the CPU."""
+    with torch.no_grad():
+        sums = [
+            torch.stack([result.double().sum() for result in function(*arguments)]) for _ in range(_RUNS)
+        ]
+    values = torch.stack(sums).cpu()
+    return values.mean(0), values.std(0) / math.sqrt(_RUNS)
+
+
+def _with_inductor(graph: Any, example: Sequence[Tensor]) -> Function:
     use_private_cache()
     # Not torch.compile: its guards and lookups at every call take as long as a small layer.
-    compiled: Function = torch._inductor.compile(graph, list(example), options=options)
+    compiled: Function = torch._inductor.compile(graph, list(example), options={"fallback_random": True})
     return compiled
 
 
@@ -346,9 +492,14 @@ def _quietly() -> Iterator[None]:
 
 
 def _with_seed(function: Function, tensors: Sequence[Tensor]) -> list[Tensor]:
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=_gpus()):
         torch.manual_seed(1)
         return list(function(*tensors))
+
+
+def _gpus() -> Sequence[int]:
+    """Return the GPUs whose random streams a seed sets."""
+    return range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
 
 
 def difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> str | None:

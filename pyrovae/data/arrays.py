@@ -47,9 +47,12 @@ class Values:
     def scale(self) -> int:
         """The number that the values are divided by if nothing else is known: `LEVELS` or 1.
 
-        Integers are grey levels, unless all of them are 0 or 1. Floats stay as they are.
+        Images of integers are grey levels, and so are bytes of any shape, unless all of them are 0 or 1.
+        Other vectors of integers are numbers as they stand, and floats always are.
         """
-        return LEVELS if self.dtype.kind in "iu" and not (self.low >= 0 and self.high <= 1) else 1
+        is_image = self.parts[0].dim() > 2
+        can_be_levels = self.dtype == np.uint8 or (is_image and self.dtype.kind in "iu")
+        return LEVELS if can_be_levels and not (self.low >= 0 and self.high <= 1) else 1
 
     def over(self, scale: int, levels: bool = False) -> list[Tensor]:
         """Bring the values to the scale of the training data. They are changed in place.
@@ -97,7 +100,7 @@ class Values:
             )
         raise InputError(
             f"{found}: rescale it to floats in [0, 1], for instance divide grey levels by {LEVELS} "
-            "(real-valued vectors are floats of shape (N, D))."
+            "(numbers in other units are vectors of shape (N, D))."
         )
 
 
@@ -147,9 +150,7 @@ def check_array(array: np.ndarray | Blocks, what: str) -> tuple[tuple[int, ...],
     if 0 in shape:
         raise InputError(f"{what} is empty, of shape {shape}: give at least one datum.")
     if array.dtype.kind not in "biuf":
-        raise InputError(
-            f"{what} has dtype {array.dtype}: save numbers (uint8, integers in 0..255, or floats)."
-        )
+        raise InputError(f"{what} has dtype {array.dtype}: save numbers, integers or floats.")
     if len(shape) == 3:
         return (shape[0], 1, *shape[1:]), False
     return ((shape[0], shape[3], *shape[1:3]) if last else shape), last
@@ -186,7 +187,7 @@ def _fill(found: Values, parts: Sequence[Tensor], blocks: Blocks, channels_last:
     if bad:
         raise InputError(
             f"{found.what} holds {bad} NaN or infinite values as 32-bit floats, the first in row "
-            f"{first_bad}: remove or replace them."
+            f"{first_bad}: remove or replace them. In Python, VAETransformer takes NaN for missing values."
         )
 
 

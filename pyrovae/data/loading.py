@@ -18,6 +18,7 @@ from pyrovae.data.blocks import Blocks, whole
 from pyrovae.data.checks import check_lengths
 from pyrovae.data.image_folders import read_image_folder
 from pyrovae.data.images import Images
+from pyrovae.data.labels import numbered
 from pyrovae.data.numpy_files import SUFFIXES, read_numpy_file
 from pyrovae.data.splits import stratified_split
 from pyrovae.data.table import DATASETS
@@ -38,6 +39,7 @@ class _Found:
         class_names: the names of the classes; empty where classes are called by their numbers.
         levels: whether integers are grey levels by the format of the data, such as PNG.
         column_names: the names of the columns of vectors; empty where they have none.
+        called_by_numbers: whether the names of the classes are numbers, by which a file calls them.
     """
 
     name: str
@@ -45,6 +47,7 @@ class _Found:
     class_names: tuple[str, ...]
     levels: bool
     column_names: tuple[str, ...] = ()
+    called_by_numbers: bool = False
 
     def classes(self) -> dict[str, Tensor]:
         """Return the classes of each part that has some, by their keys."""
@@ -91,10 +94,11 @@ def load(name: str | Path, *, seed: int = 0, download: bool = False, root: Path 
             `y_test`), or with `x` (and `y`), with `class_names` if the classes have names, and with
             `column_names` if the columns of vectors do; a `.npy` file with `x`; or a folder of images of
             one size, with a subfolder for each class if there are classes; if it holds two folders `train`
-            and `test`, these are the split. Integers in 0..255 are divided by 255, unless all training data
-            are 0 or 1 (binary images). Floats lie in [0, 1], except that vectors `(N, D)` may hold any
-            finite value. The test data have the scale of the training data. Classes are whole numbers from
-            0 without gaps, and each is in the training part.
+            and `test`, these are the split. Integers of images, and bytes (`uint8`) of any shape, are grey
+            levels in 0..255 and are divided by 255, unless all training data are 0 or 1 (binary images).
+            Floats of images lie in [0, 1]. Other vectors `(N, D)`, of integers or floats, hold any finite
+            values and stay as they are. The test data have the scale of the training data. Classes are
+            text or whole numbers, after which they are named, and each is in the training part.
         seed: the seed of the split into 80 % training and 20 % test data, stratified by class. Data that
             come with a split of their own keep that one.
         download: whether to download a named data set that is absent or damaged.
@@ -141,6 +145,7 @@ class Rows:
         num_train: the number of data for training, where a data set has a split of its own; else None.
         scale: the number that the data, and the training data of the run, were divided by.
         column_names: the names of the columns of vectors; empty where they have none.
+        called_by_numbers: whether the names of the classes are numbers, by which a file calls them.
     """
 
     name: str
@@ -150,6 +155,7 @@ class Rows:
     num_train: int | None
     scale: int
     column_names: tuple[str, ...] = ()
+    called_by_numbers: bool = False
 
     def split(self, seed: int) -> Images:
         """Split the data as `load` does.
@@ -189,7 +195,8 @@ def load_rows(name: str | Path, scale: int | None) -> Rows:
     if y is not None:
         check_lengths(len(x), len(y), f"{found.name}: x")
     num_train = len(xs[0]) if len(xs) > 1 else None
-    return Rows(found.name, x, y, found.class_names, num_train, scale, found.column_names)
+    beside = found.column_names, found.called_by_numbers
+    return Rows(found.name, x, y, found.class_names, num_train, scale, *beside)
 
 
 def _read(name: str | Path, download: bool, root: Path | None, to_train: bool = True) -> _Found:
@@ -218,13 +225,24 @@ def _read_path(path: Path, to_train: bool) -> _Found:
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(
             f"{path} has the suffix {path.suffix!r}: give a .npz, a .npy or a folder of images."
+            + (_FROM_TABLE if path.suffix.lower() in (".csv", ".tsv", ".txt") else "")
         )
-    arrays = read_numpy_file(path)
+    arrays: dict[str, Any] = {**read_numpy_file(path)}
     class_names, column_names = (
         as_names(whole(arrays.pop(key)), f"{path.stem}: {key}") if key in arrays else ()
         for key in ("class_names", "column_names")
     )
-    return _Found(path.stem, arrays, class_names, levels=False, column_names=column_names)
+    ys = {key: whole(arrays[key]) for key in arrays if key[0] == "y"}
+    classes = numbered(ys, class_names, path.stem)
+    arrays |= classes.ys
+    return _Found(path.stem, arrays, classes.names, False, column_names, classes.called_by_numbers)
+
+
+_FROM_TABLE = (
+    " In Python, table = pandas.read_csv(FILE) and numpy.savez('table.npz', x=table, "
+    "column_names=table.columns.to_numpy(str)) write a .npz of a table of numbers; y=labels.to_numpy(str) "
+    "adds classes."
+)
 
 
 def _not_found(name: str) -> str:
@@ -260,14 +278,15 @@ def _check_classes(found: _Found) -> None:
     if key not in ys:
         return
     known = ys[key].unique().tolist()
+    if "y_test" in ys and (unseen := {*ys["y_test"].tolist()} - {*known}):
+        label = found.class_names[min(unseen)] if found.class_names else min(unseen)
+        raise InputError(
+            f"{name}: y_test holds the class {label}, and y_train does not: move data of this class into "
+            "the training part, or leave them out."
+        )
     if len(known) <= known[-1]:
         gap = next(label for label, present in enumerate([*known, -1]) if label != present)
         raise InputError(
             f"{name}: {key} holds {len(known)} classes up to {known[-1]}, and none is {gap}: number "
-            "the classes from 0 without gaps, for example by numpy.unique(y, return_inverse=True)[1]."
-        )
-    if "y_test" in ys and (unseen := {*ys["y_test"].tolist()} - {*known}):
-        raise InputError(
-            f"{name}: y_test holds the class {min(unseen)}, and y_train does not: move data of this "
-            "class into the training part, or leave them out."
+            "the classes from 0 without gaps, or leave class_names out."
         )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyrovae.data.arrays import Labels, as_classes
 from pyrovae.data.checks import check_seed
-from pyrovae.errors import InputError, cause, check_counts, check_numbers
+from pyrovae.errors import InputError, check_counts, check_numbers
 
 
 def stratified_split(
@@ -53,10 +53,9 @@ def stratified_split(
     rows = np.arange(n or 0) if labels is None else np.arange(len(labels))
     if labels is not None and not _can_be_stratified(labels, test_fraction):
         return _split_with_small_classes(labels, test_fraction, seed)
-    try:
-        parts = train_test_split(rows, test_size=test_fraction, random_state=seed, stratify=labels)
-    except ValueError as error:
-        raise _too_few(len(rows), test_fraction, cause(error)) from None
+    if math.ceil(test_fraction * len(rows)) >= len(rows):
+        raise _too_few(len(rows), test_fraction, "no datum is left for training")
+    parts = train_test_split(rows, test_size=test_fraction, random_state=seed, stratify=labels)
     return torch.from_numpy(parts[0]), torch.from_numpy(parts[1])
 
 
@@ -84,7 +83,7 @@ def _too_few(num_data: int, test_fraction: float, reason: str) -> InputError:
     )
 
 
-def labels_per_class(y: Labels, per_class: int, seed: int = 0) -> Tensor:
+def labels_per_class(y: Labels, per_class: int, seed: int = 0, *, option: str = "per_class") -> Tensor:
     """Choose the same number of data from each class, for example those that keep their labels.
 
     Args:
@@ -92,6 +91,7 @@ def labels_per_class(y: Labels, per_class: int, seed: int = 0) -> Tensor:
         per_class: the number of data to choose from each class.
         seed: the seed of the choice, from 0 to 2**32 - 1. With the same seed, a larger choice contains a
             smaller one.
+        option: the name under which the user gave the number, for messages.
 
     Returns:
         The indices of the chosen data, int64 `(per_class * classes,)`, sorted. The global random state
@@ -106,14 +106,14 @@ def labels_per_class(y: Labels, per_class: int, seed: int = 0) -> Tensor:
     """
     check_seed(seed)
     labels = as_classes(y, "y").numpy()
-    check_counts(0, per_class=per_class)
+    check_counts(0, **{option: per_class})
     generator = np.random.default_rng(seed)
     chosen = []
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
         if not 1 <= per_class <= len(members):
             raise InputError(
-                f"per_class is {per_class}, but class {label} has {len(members)} members: "
+                f"{option} is {per_class}, but class {label} has {len(members)} members: "
                 f"choose from 1 to {len(members)}."
             )
         chosen.append(generator.permutation(members)[:per_class])

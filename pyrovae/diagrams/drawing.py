@@ -20,7 +20,7 @@ from matplotlib.patches import (
 )
 from matplotlib.path import Path
 
-from pyrovae.canvas import Canvas, ink, shade
+from pyrovae.canvas import Canvas, ink, paper, shade
 from pyrovae.diagrams.bends import Point, arc
 from pyrovae.diagrams.diagram import Node, PlateDiagram
 from pyrovae.diagrams.layout import (
@@ -29,11 +29,12 @@ from pyrovae.diagrams.layout import (
     RADIUS,
     Arrow,
     Box,
+    Corner,
     Layout,
     captions_of,
     lay_out,
 )
-from pyrovae.diagrams.symbols import symbol_of
+from pyrovae.diagrams.symbols import lines_of, symbol_of
 
 _INCH = 0.85  # inches for each unit, in a new figure
 _OBSERVED, _LATENT = 0.18, 0.0  # the shares of ink in the fill of observed and latent nodes
@@ -56,7 +57,7 @@ def draw(diagram: PlateDiagram, ax: Axes | None) -> Figure:
     ax.apply_aspect()
     unit = ax.get_window_extent().width / width * 72 / figure.dpi  # points for each unit, for the fonts
     for plate, box in layout.boxes.items():
-        _draw_plate(ax, box, captions[plate], unit)
+        _draw_plate(ax, box, captions[plate], layout.corners[plate], unit)
     shapes = {
         name: _draw_node(ax, diagram.nodes[name], centre, unit) for name, centre in layout.centres.items()
     }
@@ -68,7 +69,7 @@ def draw(diagram: PlateDiagram, ax: Axes | None) -> Figure:
     return figure
 
 
-def _draw_plate(ax: Axes, box: Box, captions: list[str], unit: float) -> None:
+def _draw_plate(ax: Axes, box: Box, captions: list[str], corner: Corner, unit: float) -> None:
     size = box.right - box.left, box.top - box.bottom
     style = f"round,pad=0,rounding_size={_CORNER}"
     ax.add_patch(FancyBboxPatch(box[:2], *size, boxstyle=style, ec=ink(), fill=False, zorder=1))
@@ -76,8 +77,11 @@ def _draw_plate(ax: Axes, box: Box, captions: list[str], unit: float) -> None:
         card = box.moved(number)
         if number:
             ax.add_patch(_card_below(card))
-        x, y, text = card.right - 0.1, card.bottom + 0.08, caption.replace("$", r"\$")
-        ax.text(x, y, text, ha="right", va="bottom", fontsize=0.17 * unit, color=ink(), zorder=4)
+        where: Any = {"ha": "right" if corner.right else "left", "va": "top" if corner.top else "bottom"}
+        look: Any = {"fontsize": 0.17 * unit, "color": ink(), "zorder": 4}
+        behind: Any = {"facecolor": paper(), "edgecolor": "none", "pad": 0.02 * unit}  # hides an arrow
+        x, y = corner.of(card)
+        ax.text(x, y, caption.replace("$", r"\$"), bbox=behind, **where, **look)
 
 
 def _card_below(card: Box) -> PathPatch:
@@ -113,9 +117,10 @@ def _draw_node(ax: Axes, node: Node, centre: Point, unit: float) -> Patch:
             ax.add_patch(Wedge(centre, RADIUS, first, first + 180, color=shade(share), lw=0, zorder=1.9))
     ax.add_patch(circle)
     symbol = symbol_of(node.name)
-    label = symbol or node.name.replace("$", r"\$").replace("_", "_\n")
-    longest = 1 if symbol else max(len(line) for line in label.split("\n"))
-    size = min(0.26, max(0.1, 2.3 * RADIUS / longest)) * unit
+    lines = [symbol] if symbol else lines_of(node.name)
+    longest = 1 if symbol else max(map(len, lines))
+    size = min(0.26, 2.3 * RADIUS / longest, 1.1 * RADIUS / len(lines)) * unit
+    label = symbol or "\n".join(lines).replace("$", r"\$")
     ax.text(*centre, label, ha="center", va="center", fontsize=size, color=ink(), zorder=4)
     return circle
 

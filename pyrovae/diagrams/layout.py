@@ -17,6 +17,7 @@ from pyrovae.diagrams.diagram import Node, PlateDiagram
 RADIUS, MARGIN, _PAD, _CAPTION, _ARROW = 0.36, 0.25, 0.3, 0.22, 0.75
 CARD = 0.14, 0.32  # the width and height of the part of a card that sticks out to the right and below
 _CHARACTER = 0.12  # the width of a character in a caption
+_INSIDE = 0.1, 0.08  # the distance of a caption from the sides of its plate, across and up
 _SLOTS = [2 * (RADIUS + MARGIN) * spread for spread in (1.0, 1.25, 1.5, 2.0, 2.5)]
 _MANY = 100  # with more arrows than this, wider columns take too long and do not help
 
@@ -33,6 +34,33 @@ class Box(NamedTuple):
         """Return the box of the card that lies `cards` places further down the stack."""
         right, down = cards * CARD[0], cards * CARD[1]
         return Box(self.left + right, self.bottom - down, self.right + right, self.top - down)
+
+
+class Corner(NamedTuple):
+    """The corner of a plate where its caption stands.
+
+    Attributes:
+        right: whether it is a right one.
+        top: whether it is an upper one.
+    """
+
+    right: bool
+    top: bool
+
+    def of(self, box: Box) -> Point:
+        """Return the place of a caption's own corner, inside of the plate's."""
+        across, up = _INSIDE
+        x = box.right - across if self.right else box.left + across
+        return x, box.top - up if self.top else box.bottom + up
+
+    def taken(self, box: Box, width: float) -> Box:
+        """Return the room that a caption of some width takes there."""
+        x, y = self.of(box)
+        left, bottom = x - width * self.right, y - _CAPTION * self.top
+        return Box(left, bottom, left + width, bottom + _CAPTION)
+
+
+_CORNERS = Corner(True, False), Corner(False, False), Corner(True, True), Corner(False, True)
 
 
 class Arrow(NamedTuple):
@@ -61,11 +89,13 @@ class Layout(NamedTuple):
         boxes: the boxes of the plates by name, inner plates before outer ones. Where a plate is a stack of
             cards, this is the first card.
         arrows: the arrows, generative ones first.
+        corners: the corner of each plate where its caption stands.
     """
 
     centres: dict[str, Point]
     boxes: dict[str, Box]
     arrows: list[Arrow]
+    corners: dict[str, Corner]
 
 
 def captions_of(diagram: PlateDiagram, plate: str) -> list[str]:
@@ -101,7 +131,7 @@ def lay_out(diagram: PlateDiagram) -> Layout:
     boxes: dict[str, Box] = {}
     for plate in sorted(diagram.plates, key=diagram.plate_rank, reverse=True):
         boxes[plate] = _box(diagram, plate, centres, boxes, arrows)
-    return Layout(centres, boxes, arrows)
+    return Layout(centres, boxes, arrows, _corners(diagram, centres, boxes, arrows))
 
 
 def _layers(diagram: PlateDiagram) -> dict[str, int]:
@@ -263,6 +293,39 @@ def _box(
     # The rims of overlapping plates must not coincide.
     shift = 0.3 * sum(_cross(diagram, plate, other) for other in boxes)
     return Box(left - side, bottom - _PAD - _CAPTION - shift, right + side, top + _PAD + shift)
+
+
+def _corners(
+    diagram: PlateDiagram, centres: dict[str, Point], boxes: dict[str, Box], arrows: Sequence[Arrow]
+) -> dict[str, Corner]:
+    """Choose the corners of the captions: where fewest arrows pass, and no node or other caption is."""
+    curves = [arc(centres[arrow.start], centres[arrow.end], arrow.bend) for arrow in arrows]
+    found: dict[str, Corner] = {}
+    taken: list[Box] = []
+    for plate, box in boxes.items():
+        width = _caption_width(diagram, plate)
+
+        def faults(corner: Corner, box: Box = box, width: float = width) -> int:
+            room = corner.taken(box, width)
+            passing = sum(any(_within(room, point) for point in curve) for curve in curves)
+            nodes = sum(_within(room, centre, RADIUS) for centre in centres.values())
+            return passing + 9 * (nodes + sum(_meet(room, other) for other in taken))
+
+        cards = _cards_below(diagram, plate)  # a card shows its lower right corner only
+        found[plate] = min(_CORNERS[:1] if cards else _CORNERS, key=faults)
+        taken.append(found[plate].taken(box, width))
+    return found
+
+
+def _within(box: Box, point: Point, margin: float = 0.0) -> bool:
+    """Whether a point lies in a box, or within a margin above or below it."""
+    x, y = point
+    return box.left < x < box.right and box.bottom - margin < y < box.top + margin
+
+
+def _meet(one: Box, other: Box) -> bool:
+    across = one.left < other.right and other.left < one.right
+    return across and one.bottom < other.top and other.bottom < one.top
 
 
 def _arrows(diagram: PlateDiagram, centres: dict[str, Point]) -> tuple[list[Arrow], int]:

@@ -9,16 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
+from pyro import poutine
 from torch import Tensor
 
 from pyrovae.diagrams.calls import calls_for
 from pyrovae.diagrams.diagram import Node, PlateDiagram
 from pyrovae.diagrams.merging import merge_diagrams
+from pyrovae.errors import InputError
 from pyrovae.programs.dependence import RecordedSite as Site
 from pyrovae.programs.dependence import Recording, edges_of, record, without_effect
+from pyrovae.programs.devices import beside
+from pyrovae.programs.modes import nothing_moves
 from pyrovae.programs.pair import ModelAndGuide, Program, check_pair_or_program, programs_of
+from pyrovae.programs.plate_checks import plate_problem
 from pyrovae.programs.rows import Arguments, Whole
 
 
@@ -50,13 +55,13 @@ def plate_diagram(
         The diagram of what ran, even if model and guide differ in their latents.
 
     Raises:
-        InputError: the first argument is neither a pair nor a program, or a second program follows it; or
-            some classes are -1, and there is not one class for each datum, or one is below -1; or a site
-            has further batch dimensions than its plates.
+        InputError: the first argument is neither a pair nor a program, or a second program follows it; some
+            classes are -1, and there is not one class for each datum, or one is below -1; a distribution
+            does not fit into its plate; or a site has further batch dimensions than its plates.
     """
     check_pair_or_program("plate_diagram", pair, args)
     model, guide = programs_of(pair)
-    given = given or {}
+    args, kwargs, given = beside(pair, (args, kwargs, dict(given or {})))
     runs = [_diagram_of_call(model, guide, call, given) for call in calls_for(args, kwargs, given)]
     return merge_diagrams(*runs) if len(runs) > 1 else runs[0]
 
@@ -66,7 +71,23 @@ def _diagram_of_call(
 ) -> PlateDiagram:
     programs = (model,) if guide is None else (model, guide)
     kwargs = {name: v.value if isinstance(v, Whole) else v for name, v in call.kwargs.items()}
-    return _assemble(record(programs, call.args, kwargs), given)
+    try:
+        found = record(programs, call.args, kwargs)
+    except ValueError as error:
+        failed: Literal["model", "guide"] = "model" if _fails(model, call.args, kwargs) else "guide"
+        if problem := plate_problem(error, failed, model, Arguments(call.args, kwargs)):
+            raise InputError(problem) from error
+        raise
+    return _assemble(found, given)
+
+
+def _fails(program: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    try:
+        with nothing_moves(program), poutine.block():
+            program(*args, **kwargs)
+    except ValueError:
+        return True
+    return False
 
 
 def _assemble(found: Recording, given: Collection[str]) -> PlateDiagram:

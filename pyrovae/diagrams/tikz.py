@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator
 
 from pyrovae.diagrams.diagram import PlateDiagram
-from pyrovae.diagrams.layout import Arrow, Layout, captions_of, lay_out
-from pyrovae.diagrams.symbols import symbol_of
+from pyrovae.diagrams.layout import Arrow, Corner, Layout, captions_of, lay_out
+from pyrovae.diagrams.symbols import lines_of, symbol_of
 
 _HEAD = r"""\documentclass[tikz, border=4pt]{standalone}
 \usetikzlibrary{arrows.meta, fit, positioning}
@@ -78,10 +78,10 @@ def _plate_lines(diagram: PlateDiagram, layout: Layout, ids: dict[str, str]) -> 
         width = _CHARACTER * max(len(caption) for caption in captions) + 3
         style = f"plate, minimum width={width:.0f}mm, fit={' '.join(inside)}"
         yield f"  \\node[{style}] ({frames[plate]}) {{}};"
-        yield from _card_lines(frames[plate], captions)
+        yield from _card_lines(frames[plate], captions, layout.corners[plate])
 
 
-def _card_lines(frame: str, captions: list[str]) -> Iterator[str]:
+def _card_lines(frame: str, captions: list[str], place: Corner) -> Iterator[str]:
     """Yield the captions of a plate, and the visible edges of the cards below the first."""
     right, down = _CARD
 
@@ -94,7 +94,9 @@ def _card_lines(frame: str, captions: list[str]) -> Iterator[str]:
             ends = corner("south west", k, k - 1), corner("north east", k - 1, k)
             between = " -- ".join(corner(name, k, k) for name in ("south west", "south east", "north east"))
             yield f"  \\draw[rounded corners] {ends[0]} -- {between} -- {ends[1]};"
-        yield f"  \\node[caption] at {corner('south east', k, k)} {{{_tex(caption)}}};"
+        where = f"{'north' if place.top else 'south'} {'east' if place.right else 'west'}"
+        anchor = "" if where == "south east" else f", anchor={where}"
+        yield f"  \\node[caption{anchor}] at {corner(where, k, k)} {{{_tex(caption)}}};"
     last = len(captions) - 1
     yield f"  \\coordinate ({frame} end) at {corner('south east', last, last)};"
 
@@ -103,7 +105,7 @@ def _label(name: str) -> tuple[str, str]:
     """Return the font and the text of a name in a circle: a symbol, or lines that end at underscores."""
     if (symbol := symbol_of(name)) is not None:
         return "", symbol
-    lines = name.replace("_", "_\n").split("\n")
+    lines = lines_of(name)
     longest = max(map(len, lines))
     font = r", font=\scriptsize" if longest <= 6 and len(lines) < 3 else r", font=\tiny"
     return font * (longest > 4 or len(lines) > 1), r"\\".join(map(_tex, lines))

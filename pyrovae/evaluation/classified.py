@@ -40,8 +40,7 @@ class Classification:
     @property
     def balanced_accuracy(self) -> float:
         """The share of data that is classified right, in %, averaged over the classes that occur."""
-        right, totals = self.counts.diag(), self.counts.sum(1)
-        return 100 * (right[totals > 0] / totals[totals > 0]).mean().item()
+        return balanced_accuracy(self.counts)
 
     @property
     def log_loss(self) -> float:
@@ -138,6 +137,16 @@ def classify(
     return Classification(found, y.cpu(), names)
 
 
+def balanced_accuracy(counts: Tensor) -> float:
+    """Return the share of data that is classified right, in %, averaged over the classes that occur.
+
+    Args:
+        counts: the number of data of each true class (row) with each predicted class (column), `(C, C)`.
+    """
+    right, totals = counts.diag(), counts.sum(1)
+    return 100 * (right[totals > 0] / totals[totals > 0]).mean().item()
+
+
 def confusion_counts(y: Tensor, predicted: Tensor, size: int) -> Tensor:
     """Return the number of data of each true class (row) with each predicted class (column).
 
@@ -146,4 +155,4 @@ def confusion_counts(y: Tensor, predicted: Tensor, size: int) -> Tensor:
         predicted: the predicted classes, `(N,)`.
         size: the number of classes.
     """
-    return (size * y + predicted).bincount(minlength=size * size).view(size, size)
+    return (size * y.to(predicted.device) + predicted).bincount(minlength=size * size).view(size, size)

@@ -22,6 +22,8 @@ from torch import Tensor
 
 from pyrovae import small_tables
 from pyrovae.compute import processes
+from pyrovae.compute.indices import indices_checked
+from pyrovae.compute.precision import in_64_bits
 from pyrovae.data.checks import OBSERVED
 from pyrovae.distributions.observed import check_observed_elements
 from pyrovae.errors import InputError, check_counts
@@ -42,8 +44,9 @@ from pyrovae.programs.log_weights import Scores, by_value
 from pyrovae.programs.modes import nothing_moves
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
 from pyrovae.programs.rows import Arguments
-from pyrovae.programs.running import run_pair, traced
+from pyrovae.programs.running import traced
 from pyrovae.programs.sites import observed_sites
+from pyrovae.programs.structure import Structure
 from pyrovae.programs.ways import needs_all
 
 _ROWS, _COLUMNS = 6, 16  # the largest table of imputed data that a notebook shows
@@ -217,12 +220,14 @@ def impute(
             )
         beside = {**beside, OBSERVED: observed}
     pair, data = with_given(pair, x, y, beside)
-    rows = _rows_to_run(pair, data)
+    device = device_of(pair, otherwise=x.device)
+    with indices_checked(device, data):
+        rows = _rows_to_run(pair, data)
     if not len(rows):
         return _scattered(x, observed, rows, [], level, num_draws, num_samples)
     part = data.rows(rows)
-    few = part.rows(slice(None, _FEW)).to(device_of(pair, otherwise=x.device))
-    site = _site_of_data(pair, few)
+    with indices_checked(device, data):
+        site = _site_of_data(pair, part.rows(slice(None, _FEW)).to(device))
     further = Further(_extras(site), partial(_columns, site), count=4, size=3 * math.prod(x.shape[1:]))
     summarise = partial(_summary, dtype=x.dtype, level=level, num_draws=num_draws)
     layout, parts = over_log_weights(summarise, pair, part, sampling, further)
@@ -260,8 +265,8 @@ def _site_of_data(pair: ModelAndGuide, arguments: Arguments) -> str:
     observed = arguments.kwargs[OBSERVED]
     x = x.where(observed, torch.zeros_like(x))  # NaN would hide what the distribution reads
     with nothing_moves(pair.model, pair.guide):
-        trace, _ = run_pair(pair, x, *others, **arguments.kwargs)
-        name = _observing(trace, x, observed)
+        found = Structure(pair, (x, *others), arguments.kwargs)
+        trace, name = found.traces.model, _observing(found, x, observed)
         fn = trace.nodes[name]["fn"]
         elements = _elements(fn)
         if elements is None:
@@ -288,15 +293,16 @@ def _site_of_data(pair: ModelAndGuide, arguments: Arguments) -> str:
     return name
 
 
-def _observing(trace: Trace, x: Tensor, observed: Tensor) -> str:
-    names = []
+def _observing(found: Structure, x: Tensor, observed: Tensor) -> str:
+    names, trace = [], found.traces.model
     for name in observed_sites(trace):
-        value = trace.nodes[name]["value"]
+        value, axis = trace.nodes[name]["value"], found.data_axis(name)
+        value = value if axis is None else value.movedim(axis, 0)
         if value.numel() == x.numel() and bool((value.reshape(x.shape) == x)[observed].all()):
             names.append(name)
     if len(names) != 1:
-        found = {name: tuple(trace.nodes[name]["value"].shape) for name in observed_sites(trace)}
-        shapes = ", ".join(f"'{name}' of shape {shape}" for name, shape in found.items())
+        sites = {name: tuple(trace.nodes[name]["value"].shape) for name in observed_sites(trace)}
+        shapes = ", ".join(f"'{name}' of shape {shape}" for name, shape in sites.items())
         raise InputError(
             f"the model observes {shapes}, and the data x of shape {tuple(x.shape)} are the values of "
             f"{len(names)} of these sites; expected one: observe all of x at one site, with obs=x."
@@ -361,6 +367,7 @@ def _columns(name: str, model_trace: Trace, guide_trace: Trace, x: Tensor, layou
     def column(values: Tensor) -> Tensor:
         missing = 2 + layout.depth + site["fn"].event_dim - values.dim()
         values = values.reshape((*[1] * missing, *values.shape))
+        values = values.movedim(layout.data_dim - site["fn"].event_dim, 2)
         values = values.reshape(*values.shape[:2], *x.shape).transpose(0, 1)
         return values.expand(len(log_weights), *values.shape[1:]).to(x.dtype)
 
@@ -386,7 +393,7 @@ def _summary(
 ) -> dict[str, Tensor]:
     """Return the attributes of an `Imputation` for some data, from their scores and `_columns`."""
     statistics = importance_statistics(scores, (), dtype)
-    log_weights = log_weights.double()
+    log_weights = in_64_bits(log_weights)
     weights = (log_weights - log_weights.flatten(0, 1).logsumexp(0)).exp()
     of_values = weights.reshape(*weights.shape, *[1] * (mean.dim() - 3))
     expected = (of_values * mean).sum((0, 1))
@@ -396,7 +403,7 @@ def _summary(
     correction = len(terms) / (len(terms) - 1) if len(terms) > 1 else math.nan
     error = (correction * terms.square().sum(0)).sqrt()
     unknown = statistics["std_error"].isnan()
-    error[unknown] = math.nan
+    error[unknown.to(error.device)] = math.nan
     flat = weights.flatten(0, 1)
     values = draw.expand(*weights.shape, *draw.shape[3:]).flatten(0, 1)
     lower, upper = _interval(values, flat.reshape(*flat.shape, *[1] * (values.dim() - 2)), level)
@@ -408,7 +415,7 @@ def _summary(
         "upper": upper,
         "draws": _resampled(values, flat, num_draws),
     }
-    return {name: value.to(dtype) for name, value in found.items()} | {
+    return {name: value.to("cpu", dtype) for name, value in found.items()} | {
         name: statistics[name] for name in ("khat", "ess", "repeated")
     }
 
@@ -431,7 +438,7 @@ def _resampled(values: Tensor, weights: Tensor, count: int) -> Tensor:
     if not count:
         return values[:0]
     chosen = torch.multinomial(weights.T, count, replacement=True).T
-    return values[chosen, torch.arange(values.shape[1])]
+    return values[chosen, torch.arange(values.shape[1], device=values.device)]
 
 
 def _scattered(

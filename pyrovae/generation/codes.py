@@ -18,6 +18,7 @@ from pyrovae.errors import InputError
 from pyrovae.evaluation.chunking import in_chunks
 from pyrovae.generation.generator import ROWS, Codes, Generator, joined
 from pyrovae.programs.accounting import has_finite_support
+from pyrovae.programs.devices import back_to_caller
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
 from pyrovae.programs.rows import Arguments
@@ -26,6 +27,7 @@ from pyrovae.programs.structure import Structure, Traces
 
 
 @takes_pair
+@back_to_caller
 def code_site(
     pair: ModelAndGuide, site: str | None = None, *, given: Mapping[str, Any] | None = None
 ) -> str:
@@ -44,6 +46,7 @@ def code_site(
 
 
 @takes_pair
+@back_to_caller
 def latent_codes(pair: ModelAndGuide, x: Tensor, *, given: Mapping[str, Any] | None = None) -> Codes:
     """Return the latents of data at the guide's means, and discrete ones, such as classes, at their
     modes.
@@ -61,7 +64,8 @@ def latent_codes(pair: ModelAndGuide, x: Tensor, *, given: Mapping[str, Any] | N
             for each datum. None means nothing.
 
     Returns:
-        Each latent's values by site, `(N, *event_shape)`, on the CPU; one value if all data share it.
+        Each latent's values by site, `(N, *event_shape)`, where the data are; one value if all data share
+        it.
 
     Raises:
         InputError: a latent has no mean under the guide, such as a Cauchy variable.
@@ -71,6 +75,7 @@ def latent_codes(pair: ModelAndGuide, x: Tensor, *, given: Mapping[str, Any] | N
 
 
 @takes_pair
+@back_to_caller
 def latent_means(
     pair: ModelAndGuide, x: Tensor, site: str | None = None, *, given: Mapping[str, Any] | None = None
 ) -> Tensor:
@@ -88,11 +93,12 @@ def latent_means(
             for each datum. None means nothing.
 
     Returns:
-        `(N, M)`, on the CPU; one value, in its own shape, of a latent that all data share.
+        `(N, M)`, where the data are; one value, in its own shape, of a latent that all data share.
 
     Raises:
-        InputError: there is no such latent; or it, or a latent that it depends on, has no mean under the
-            guide, such as a Cauchy variable: then draw it by `posterior_draws`.
+        InputError: there is no such latent; `site` is None, and all data share each of several latents; or
+            it, or a latent that it depends on, has no mean under the guide, such as a Cauchy variable: then
+            draw it by `posterior_draws`.
 
     Example:
         >>> import torch
@@ -102,12 +108,20 @@ def latent_means(
         torch.Size([3, 2])
     """
     generator = Generator(pair, given, x)
+    shared = [name for name in generator.code_names if name not in generator.discrete]
+    if site is None and len(shared) > 1 and generator.shared.issuperset(shared):
+        raise InputError(
+            f"all data share each of the latents {', '.join(map(repr, shared))} of {generator.name}: "
+            "latent_codes(pair, x) returns the means of all of them by name, and latent_means(pair, x, "
+            f"site='{shared[0]}') that of one."
+        )
     site = generator.code_site(site)
     return encoded(generator, exact=[site], only=[site])[site]
 
 
 @torch.no_grad()
 @takes_pair
+@back_to_caller
 def posterior_draws(
     pair: ModelAndGuide,
     x: Tensor,
@@ -127,7 +141,7 @@ def posterior_draws(
             for each datum. None means nothing.
 
     Returns:
-        `(N, M)`, on the CPU.
+        `(N, M)`, where the data are.
 
     Raises:
         InputError: there is no such latent, all data share it, or it is a function of the datum.
@@ -139,7 +153,7 @@ def posterior_draws(
     def of_rows(rows: slice) -> Tensor:
         args, kwargs = generator.arguments(torch.arange(rows.start, rows.stop))
         drawn: Tensor = guide.get_trace(*args, **kwargs).nodes[name]["value"]
-        return drawn.cpu()
+        return generator.by_rows(name, drawn).cpu()
 
     with evaluating(generator.pair), seeded(seed, generator.device):
         parts, _ = in_chunks(of_rows, len(x), ROWS)
@@ -190,7 +204,7 @@ def _encoded(generator: Generator, wanted: Collection[str], rows: slice) -> Code
     lacking = [name for name in of_data if name in generator.latents and name not in guide.nodes]
     if alone := {name: nodes[name]["fn"] for name in lacking}:
         codes |= _most_probable(generator, alone, guide, data)
-    return {name: values.cpu() for name, values in codes.items()}
+    return {name: generator.by_rows(name, values).cpu() for name, values in codes.items()}
 
 
 def _most_probable(generator: Generator, alone: Mapping[str, Any], guide: Trace, data: Arguments) -> Codes:
@@ -205,7 +219,8 @@ def _most_probable(generator: Generator, alone: Mapping[str, Any], guide: Trace,
     Raises:
         InputError: a latent has no finite support, or there are too many values to try.
     """
-    if nested := [name for name, fn in alone.items() if len(fn.batch_shape) != 1]:
+    num_data = len(data.args[0])
+    if nested := [name for name, fn in alone.items() if fn.batch_shape.numel() != num_data]:
         raise InputError(
             f"the guide of {generator.name} has no site for '{nested[0]}', which is not directly under the "
             "plate of the data, so its most probable values are not searched for: sample it in the guide."
@@ -227,8 +242,12 @@ def _most_probable(generator: Generator, alone: Mapping[str, Any], guide: Trace,
         terms = [log_p[name] for name in (*generator.latents, *generator.data_sites)]
         scores.append(sum(terms[1:], terms[0]))
     best = torch.stack(scores).argmax(0)
-    rows = torch.arange(len(best), device=best.device)
-    return {name: torch.stack([point[name] for point in points])[best, rows] for name in alone}
+
+    def of_best(name: str) -> Tensor:
+        values = torch.stack([generator.by_rows(name, point[name]) for point in points])
+        return generator.in_place(name, values[best, torch.arange(num_data, device=best.device)])
+
+    return {name: of_best(name) for name in alone}
 
 
 def _no_mean(generator: Generator, site: str, without: str, distribution: str) -> InputError:

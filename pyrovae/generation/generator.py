@@ -16,6 +16,9 @@ A latent that all data share, outside of their plate, such as the weights of a B
 value for all rows: its mean under the guide, or one draw of the guide, which is its posterior. Its value is
 the same in all images of a call, and comes in its own shape.
 
+Codes and images have a row for each datum, whatever dimension the data's plate has. `by_rows` brings this
+dimension to the front, and `in_place` puts it back before a program gets the values.
+
 Where a function takes a `site`, None means the continuous latent that the model samples last before the
 data: z, or z1 in M1+M2. Latents that all data share come after the others.
 """
@@ -94,7 +97,8 @@ class Generator:
         if x is not None:
             check_data(x, given=given)
         self.x, self.size = x, count if x is None else len(x)
-        self.name, self.device = name_of_pair(pair), device_of(pair)
+        self.name = name_of_pair(pair)
+        self.device = device_of(pair, otherwise="cpu" if x is None else x.device)
         found = given_of(pair, given, self.size)
         self.pair, self._given_rows = found.bound_to(pair, self.device), found.rows
         self._orders: dict[frozenset[str], Order | None] = {}
@@ -198,13 +202,22 @@ class Generator:
         return tuple(data_sites_of(self.pair.model, x, given))
 
     @cached_property
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of a datum, for each site that observes all of it in another shape."""
+    def _places(self) -> dict[str, Tensor]:
+        """The place in a row of the site's values of each value of a datum, `(*x_shape,)`.
+
+        This is for the sites that observe all of a datum, perhaps in another shape and order.
+        """
         x = self.placeholder(1)
         x += torch.arange(x.numel(), device=x.device).view(x.shape) / x.numel()
-        nodes = Structure(self.pair.model, (x,), self.structure.kwargs).traces.model.nodes
-        observed = {name: nodes[name]["value"] for name in self.data_sites}
-        return {name: x.shape[1:] for name, value in observed.items() if value.flatten().equal(x.flatten())}
+        nodes, found = Structure(self.pair.model, (x,), self.structure.kwargs).traces.model.nodes, {}
+        in_x = x.flatten().sort(stable=True)
+        for name in self.data_sites:
+            in_row = self.by_rows(name, nodes[name]["value"]).flatten().sort(stable=True)
+            if in_row.values.equal(in_x.values):
+                places = torch.empty_like(in_x.indices)
+                places[in_x.indices] = in_row.indices
+                found[name] = places.view(x.shape[1:]).cpu()
+        return found
 
     @property
     def levels(self) -> int | None:
@@ -231,11 +244,14 @@ class Generator:
     @cached_property
     def shared(self) -> frozenset[str]:
         """The latents that all data share: outside of their plate, of one shape for any number of data."""
-        nodes = self.structure.traces.model.nodes
-        of_two = Structure(self.pair.model, *self.few(2), data_plate=data_plate_of(self.pair))
-        others = of_two.traces.model.nodes
+        nodes, others = (of.traces.model.nodes for of in (self.structure, self._of_two))
         same = [name for name in self.latents if nodes[name]["value"].shape == others[name]["value"].shape]
-        return frozenset(name for name in same if of_two[name].scope == "global")
+        return frozenset(name for name in same if self._of_two[name].scope == "global")
+
+    @cached_property
+    def _of_two(self) -> Structure:
+        """The structure of the model for two data, which shows the dimension of their plate."""
+        return Structure(self.pair.model, *self.few(2), data_plate=data_plate_of(self.pair))
 
     @cached_property
     def discrete(self) -> frozenset[str]:
@@ -281,8 +297,13 @@ class Generator:
                     f"{self.name} has several latents of classes, {', '.join(sorted(self.classes))}: give "
                     "the values of all of them by name, images_of(pair, codes)."
                 )
+            further = "".join(
+                f" It is conditional on '{name}': for images of each class, draw samples(pair, n, "
+                f"given={{'{name}': ...}}) with a class in each of n rows."
+                for name in [*self._given_rows][:1]
+            )
             raise InputError(
-                f"{self.name} has no classes: train m2, m1m2, pcvae or cpcvae on labelled data."
+                f"{self.name} has no classes: train m2, m1m2, pcvae or cpcvae on labelled data.{further}"
             )
         return self.class_site
 
@@ -327,9 +348,10 @@ class Generator:
             )
 
     def class_values(self, classes: Tensor) -> Tensor:
-        """Return classes `(N,)` as values of the class site, which may be one-hot vectors."""
+        """Return classes `(N,)` as values of the class site by rows. They may be one-hot vectors."""
         name, _ = self.known_class_site()
-        return in_form_of(self._with_classes.traces.model.nodes[name]["fn"], classes.to(self.device))
+        values = in_form_of(self._with_classes.traces.model.nodes[name]["fn"], classes.to(self.device))
+        return self._with_all_dimensions(name, values)
 
     @property
     def _with_classes(self) -> Structure:
@@ -438,7 +460,8 @@ class Generator:
         nodes = traced(
             model if centre is None else centre(model), *arguments.args, **arguments.kwargs
         ).nodes
-        found = {name: nodes[name]["value"] for name in self.latents if name in self.shared}
+        shared = [name for name in self.latents if name in self.shared]
+        found = {name: nodes[name]["value"].detach().clone() for name in shared}  # it may be a parameter
         if centre is not None:
             self.without_mean |= {name: fn for name, fn in centre.drawn.items() if name in found}
         return found
@@ -462,6 +485,38 @@ class Generator:
         """Apply a function to the codes that have a row for each datum."""
         return {n: values if n in self.shared else change(values) for n, values in codes.items()}
 
+    # The dimension of the data
+
+    def by_rows(self, name: str, values: Tensor) -> Tensor:
+        """Return values of a site, as they are in a run, with a row for each datum: `(N, ...)`."""
+        axis = self._axis(name)
+        return values if axis is None or values.dim() < -axis else values.movedim(axis, 0)
+
+    def in_place(self, name: str, values: Tensor) -> Tensor:
+        """Return values with a row for each datum, `(N, ...)`, in the layout that they have in a run."""
+        axis = self._axis(name)
+        if axis is None:
+            return values
+        values = self._with_all_dimensions(name, values)
+        return values if values.dim() < -axis else values.movedim(0, axis)
+
+    def _with_all_dimensions(self, name: str, values: Tensor) -> Tensor:
+        """Return rows in the shape that the site's rows have, if they lack dimensions of size 1."""
+        row = self.by_rows(name, self._site(name)["value"])[0]
+        fits = values.dim() <= row.dim() and values[0].numel() == row.numel()
+        return values.reshape(len(values), *row.shape) if fits else values
+
+    def _axis(self, name: str) -> int | None:
+        known = name in self._of_two.traces.model.nodes
+        return (self._of_two if known else self._with_classes).data_axis(name)
+
+    def _site(self, name: str) -> Mapping[str, Any]:
+        nodes = self.structure.traces.model.nodes
+        site: Mapping[str, Any] = (
+            nodes[name] if name in nodes else self._with_classes.traces.model.nodes[name]
+        )
+        return site
+
     # Runs
 
     def order(self, given: Iterable[str]) -> Order | None:
@@ -481,7 +536,7 @@ class Generator:
 
             with nothing_moves(self.pair.model):
                 torch.manual_seed(0)
-                self._orders[key] = order_of(run, x, sites, key)
+                self._orders[key] = order_of(run, x, sites, key, self.by_rows)
         return self._orders.get(key)
 
     @property
@@ -505,6 +560,7 @@ class Generator:
             given = {**(self.shared_means if means else self.shared_draws), **given}
         given = {name: values.to(self.device) for name, values in given.items()}
         labels, centre = self._labels(given), AtMeans()
+        given = {name: self.in_place(name, values) for name, values in given.items()}
 
         def run(x: Tensor, latents: Mapping[str, Tensor]) -> Trace:
             program = poutine.condition(self.pair.model, data=dict(latents))
@@ -521,8 +577,9 @@ class Generator:
             return ()
         (name, _), call = self._labelled
         labels = (values for site, values in given.items() if site == name)
-        whole = call.args[1].dim() == 1
-        return tuple(y.argmax(-1) if whole and y.dim() > 1 else y for y in labels)
+        form, one_hot = call.args[1].shape[1:], call.traces.model.nodes[name]["fn"].event_dim
+        labels = (y.argmax(-1) if one_hot and not form else y for y in labels)
+        return tuple(y.reshape(len(y), *form) for y in labels)
 
     def draw(self, rows: Tensor, given: Mapping[str, Tensor]) -> tuple[Trace, Codes]:
         """Run the model as `run` does. Return its trace, and a draw of the data by site, on the CPU."""
@@ -530,6 +587,11 @@ class Generator:
         nodes = {name: trace.nodes[name] for name in self.data_sites}
         values = {name: node["value"] if ordered else node["fn"]() for name, node in nodes.items()}
         return trace, {name: self._in_grey(name, nodes[name]["fn"], values[name]) for name in values}
+
+    def latents_by_rows(self, trace: Trace) -> Codes:
+        """Return the values of the latents of data in a trace, `(N, *event_shape)` each, on the CPU."""
+        of_data = [name for name in self.latents if name not in self.shared]
+        return {name: self.by_rows(name, trace.nodes[name]["value"]).cpu() for name in of_data}
 
     def images(self, codes: Mapping[str, Tensor], rows: Tensor | None = None) -> Images:
         """Return E[x | codes], as `images_by_site` does, without a dictionary if there is one site."""
@@ -581,7 +643,9 @@ class Generator:
         """Return values of a site in the shape of the data, levels 0, ..., L - 1 divided by L - 1."""
         if isinstance(pixels := base_of(fn), Categorical):
             values = values / (pixels.probs.shape[-1] - 1)
-        return values.reshape(len(values), *self._shapes.get(name, values.shape[1:])).cpu()
+        values = self.by_rows(name, values).cpu()
+        places = self._places.get(name)
+        return values if places is None else values.reshape(len(values), -1)[:, places]
 
     def warn_of_draws(self) -> None:
         """Warn of the sites without a mean that were drawn, and forget them."""

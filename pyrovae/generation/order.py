@@ -26,7 +26,10 @@ TRIALS = 16
 """The number of data in a trial."""
 
 Run = Callable[[Tensor, Mapping[str, Tensor]], Trace]
-"""Runs the model on data `(B, *x_shape)` with values of latents by name."""
+"""Runs the model on data `(B, *x_shape)` with values of latents by name, in the layout of a run."""
+
+ByRows = Callable[[str, Tensor], Tensor]
+"""Brings the dimension of the data to the front, in the values of the site of some name."""
 
 
 class Step(NamedTuple):
@@ -42,10 +45,12 @@ class Order(NamedTuple):
     Attributes:
         places: the place in a flattened datum of each value of each observed site, `(*event_shape)`.
         steps: what to draw, first to last.
+        by_rows: brings the dimension of the data to the front.
     """
 
     places: dict[str, Tensor]
     steps: list[Step]
+    by_rows: ByRows
 
     def draw(self, run: Run, x: Tensor, given: Mapping[str, Tensor]) -> Trace:
         """Draw data and return the trace of the model on them.
@@ -62,11 +67,14 @@ class Order(NamedTuple):
             fixed |= {name: trace.nodes[name]["value"] for name in step.latents}
             for name, places in self.places.items():
                 now = step.places[places]
-                flat[:, places[now]] = trace.nodes[name]["fn"]().to(flat)[:, now]
+                drawn = self.by_rows(name, trace.nodes[name]["fn"]())
+                flat[:, places[now]] = drawn.to(flat)[:, now]
         return run(x, fixed)
 
 
-def order_of(run: Run, x: Tensor, sites: Sequence[str], given: Collection[str]) -> Order | None:
+def order_of(
+    run: Run, x: Tensor, sites: Sequence[str], given: Collection[str], by_rows: ByRows
+) -> Order | None:
     """Find the order in which data can be drawn; None if they can be drawn in a single run.
 
     Args:
@@ -74,6 +82,7 @@ def order_of(run: Run, x: Tensor, sites: Sequence[str], given: Collection[str]) 
         x: a placeholder for several data, `(B, *x_shape)`.
         sites: the sites that observe the data, and the latents to draw, in the order of the program.
         given: the sites whose values will be given.
+        by_rows: brings the dimension of the data to the front.
 
     Raises:
         InputError: there is no order, or the model observes values that it computes from the data.
@@ -88,12 +97,12 @@ def order_of(run: Run, x: Tensor, sites: Sequence[str], given: Collection[str]) 
         return one_hot(places, x[0].numel()).to(x).view(x.shape)
 
     one = pattern()
-    same = _unmoved(run, one, [pattern(), single()], sites, given)
+    same = _unmoved(run, one, [pattern(), single()], sites, given, by_rows)
     if all(bool(each.all()) for each in same.values()):
         return None
     nodes = run(one, {}).nodes
     observed = [name for name in sites if nodes[name]["is_observed"]]
-    places, steps = _places(run, x, observed, pattern()), []
+    places, steps = _places(run, x, observed, pattern(), by_rows), []
     wanted = torch.zeros(x[0].numel(), dtype=torch.bool)
     for each in places.values():
         wanted[each] = True
@@ -108,8 +117,8 @@ def order_of(run: Run, x: Tensor, sites: Sequence[str], given: Collection[str]) 
         one = pattern()
         kept = known.view(x.shape[1:]).to(x.device)
         others = [torch.where(kept, one, other) for other in (pattern(), single())]
-        same = _unmoved(run, one, others, sites, given)
-    return Order(places, steps)
+        same = _unmoved(run, one, others, sites, given, by_rows)
+    return Order(places, steps, by_rows)
 
 
 def _next_step(
@@ -131,19 +140,24 @@ def _next_step(
 
 
 def _unmoved(
-    run: Run, one: Tensor, others: Sequence[Tensor], sites: Sequence[str], given: Collection[str]
+    run: Run,
+    one: Tensor,
+    others: Sequence[Tensor],
+    sites: Sequence[str],
+    given: Collection[str],
+    by_rows: ByRows,
 ) -> dict[str, Tensor]:
     """Return where the distribution of each site is the same on all sets of data, `(*event_shape)`."""
     nodes = run(one, {}).nodes
     held = {name: nodes[name]["value"] for name in given if name in nodes}
     held |= {name: nodes[name]["value"] for name in sites if not nodes[name]["is_observed"]}
     before, *after = (_seeded(partial(run, x, held)).nodes for x in (one, *others))
-    return {
-        name: torch.stack(
-            [_same(before[name], each[name], nodes[name]["is_observed"]) for each in after]
-        ).all(0)
-        for name in sites
-    }
+
+    def unmoved(name: str) -> Tensor:
+        same = [_same(before[name], each[name], nodes[name]["is_observed"]) for each in after]
+        return torch.stack([by_rows(name, each).all(0) for each in same]).all(0).cpu()
+
+    return {name: unmoved(name) for name in sites}
 
 
 def _same(one: Mapping[str, Any], other: Mapping[str, Any], observed: bool) -> Tensor:
@@ -156,7 +170,7 @@ def _same(one: Mapping[str, Any], other: Mapping[str, Any], observed: bool) -> T
     first, second = closed_mean(one["fn"]), closed_mean(other["fn"])
     if first is not None and second is not None:  # the density of a multinomial knows no total count
         same = same & torch.isclose(first, second, rtol=1e-6, atol=0, equal_nan=True)
-    return same.all(0).cpu()
+    return same
 
 
 def _seeded(draw: Callable[[], Any]) -> Any:
@@ -173,7 +187,9 @@ def _scores(fn: Any, value: Tensor) -> Tensor:
     return scores.reshape(*scores.shape, *[1] * len(fn.event_shape)).expand(value.shape)
 
 
-def _places(run: Run, x: Tensor, observed: Sequence[str], pattern: Tensor) -> dict[str, Tensor]:
+def _places(
+    run: Run, x: Tensor, observed: Sequence[str], pattern: Tensor, by_rows: ByRows
+) -> dict[str, Tensor]:
     """Find where in a datum the values of each observed site stand.
 
     The places are numbered, and the sites observe the numbers bit by bit.
@@ -182,9 +198,9 @@ def _places(run: Run, x: Tensor, observed: Sequence[str], pattern: Tensor) -> di
     found = {name: torch.tensor(0) for name in observed}
     for bit in range(len(numbers).bit_length()):
         marks = (numbers >> bit & 1).to(x).view(x.shape[1:]).expand(x.shape).clone()
-        for name, value in _values(run, marks, observed).items():
+        for name, value in _values(run, marks, observed, by_rows).items():
             found[name] = found[name] + (value[0].long().cpu() << bit)
-    for name, value in _values(run, pattern, observed).items():
+    for name, value in _values(run, pattern, observed, by_rows).items():
         shape = pattern.shape[:1] + found[name].shape
         inside = found[name].min() >= 0 and found[name].max() < len(numbers)
         if not inside or value.shape != shape or not value.equal(pattern.flatten(1)[:, found[name]]):
@@ -196,7 +212,7 @@ def _places(run: Run, x: Tensor, observed: Sequence[str], pattern: Tensor) -> di
     return found
 
 
-def _values(run: Run, x: Tensor, observed: Sequence[str]) -> dict[str, Tensor]:
+def _values(run: Run, x: Tensor, observed: Sequence[str], by_rows: ByRows) -> dict[str, Tensor]:
     nodes = run(x, {}).nodes
     for name in observed:
         found, expected = nodes[name]["value"].shape, nodes[name]["fn"].shape()
@@ -205,7 +221,7 @@ def _values(run: Run, x: Tensor, observed: Sequence[str]) -> dict[str, Tensor]:
                 f"with data of shape {tuple(x.shape)}, '{name}' observes values of shape {tuple(found)}, "
                 f"and its distribution has shape {tuple(expected)}: give the pair the x_shape of its data."
             )
-    return {name: nodes[name]["value"] for name in observed}
+    return {name: by_rows(name, nodes[name]["value"]) for name in observed}
 
 
 def _unordered(site: str) -> InputError:

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from pyrovae.errors import InputError
-from pyrovae.programs.pair import ModelAndGuide, Program
+from pyrovae.programs.pair import ModelAndGuide, Program, data_plate_of
 from pyrovae.programs.reach import modules_of
 from pyrovae.programs.sites import is_sample, role_of
 from pyrovae.programs.structure import Structure
@@ -56,8 +56,9 @@ def shape_of_a_datum(pair: ModelAndGuide, like: Tensor, kwargs: Mapping[str, Any
     if len(flat) == 1 and not _fits(pair, like, kwargs, (flat[0] + 1,)):
         return (flat[0],)
     raise InputError(
-        "the shape of a datum is not known, and the programs need it: give the pair, or the module that "
-        "owns its programs, an attribute x_shape, such as vae.x_shape = (1, 28, 28)."
+        "the shape of a datum is not known, and the programs need it: give the pair the shape, such as "
+        "Pair(model, guide, x_shape=(4,)) for vectors of 4 numbers, or give the module that owns the "
+        "programs an attribute x_shape, such as vae.x_shape = (1, 28, 28)."
     )
 
 
@@ -78,23 +79,35 @@ def _shape_of_sites(
     pair: ModelAndGuide, like: Tensor, kwargs: Mapping[str, Any], shape: Shape
 ) -> Shape | None:
     """Return the shape of the sites that observe data, run on data of some shape; None if it fails."""
-    if (sites := _sites(pair, like, kwargs, shape)) is None:
+    if (found := _sites(pair, like, kwargs, shape)) is None:
         return None
-    shapes = [tuple(site["fn"].shape()[1:]) for site in sites]
+    x, sites = found
+    of = Structure(pair.model, (x,), kwargs, data_plate=data_plate_of(pair))
+    shapes = [_without(of.data_axis(name), site["fn"].shape()) for name, site in sites.items()]
     return shapes[0] if len(shapes) == 1 else (sum(map(math.prod, shapes)),)
+
+
+def _without(axis: int | None, shape: Shape) -> Shape:
+    """Return the shape of a datum's values, from that of all data, which have this axis or the first."""
+    axis = 0 if axis is None else len(shape) + axis
+    return tuple(shape[:axis]) + tuple(shape[axis + 1 :])
 
 
 def _fits(pair: ModelAndGuide, like: Tensor, kwargs: Mapping[str, Any], shape: Shape) -> bool:
     """Whether the model observes data of this shape in the shapes of its distributions."""
-    sites = _sites(pair, like, kwargs, shape)
-    return sites is not None and all(site["value"].shape == site["fn"].shape() for site in sites)
+    if (found := _sites(pair, like, kwargs, shape)) is None:
+        return False
+    return all(site["value"].shape == site["fn"].shape() for site in found[1].values())
 
 
-def _sites(pair: ModelAndGuide, like: Tensor, kwargs: Mapping[str, Any], shape: Shape) -> list[Any] | None:
-    """Return the sites that observe data of some shape; None if the model does not run on them."""
+def _sites(
+    pair: ModelAndGuide, like: Tensor, kwargs: Mapping[str, Any], shape: Shape
+) -> tuple[Tensor, dict[str, Any]] | None:
+    """Return data of some shape and the sites that observe them; None if the model does not run on them."""
     for filling in FILLINGS:
+        x = like.new_full((ROWS, *shape), filling)
         try:
-            return list(data_sites_of(pair.model, like.new_full((ROWS, *shape), filling), kwargs).values())
+            return x, data_sites_of(pair.model, x, kwargs)
         except Exception:  # a program may fail in any way on data of another shape
             continue
     return None

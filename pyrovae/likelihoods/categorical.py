@@ -7,6 +7,7 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
+from pyrovae.errors import InputError
 from pyrovae.likelihoods.base import Likelihood
 
 
@@ -20,7 +21,7 @@ class Categorical(Likelihood):
             `(256 * C, H, W)` for images of shape `(C, H, W)`.
 
     Raises:
-        InputError: when the network has no `out_shape`.
+        InputError: when the network has no `out_shape`, or its first dimension is no multiple of 256.
 
     Examples:
         >>> import torch
@@ -36,6 +37,13 @@ class Categorical(Likelihood):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__(network)
+        if not self.x_shape or self.x_shape[0] % self.levels or not self.x_shape[0]:
+            needed = (self.levels * (self.x_shape or (1,))[0], *self.x_shape[1:])
+            raise InputError(
+                f"the {type(network).__name__} of a Categorical likelihood has out_shape {self.x_shape}, "
+                f"and it needs {self.levels} outputs for each value of a datum, the logits of its "
+                f"{self.levels} levels: for data of this shape, give it out_shape {needed}."
+            )
         self.x_shape = (self.x_shape[0] // self.levels, *self.x_shape[1:])
 
     def forward(self, *context: Tensor) -> TorchDistributionMixin:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +23,7 @@ class Standardisation(nn.Module):
 
     Args:
         x_shape: the event shape of the data.
+        column_names: the names of the columns of vectors, for messages. None are needed.
 
     Examples:
         >>> import torch
@@ -36,8 +39,9 @@ class Standardisation(nn.Module):
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, x_shape: Shape) -> None:
+    def __init__(self, x_shape: Shape, column_names: Sequence[str] = ()) -> None:
         super().__init__()
+        self.column_names = tuple(column_names)
         self.register_buffer("shift", torch.zeros(as_shape(x_shape)))
         self.register_buffer("scale", torch.ones(as_shape(x_shape)))
 
@@ -74,7 +78,7 @@ class Standardisation(nn.Module):
         self.shift.copy_(shift)
         self.scale.copy_(scale.where(~constant, 1.0))
         if constant.any():
-            _warn_of(constant)
+            self._warn_of(constant)
 
     def forward(self, x: Tensor) -> Tensor:
         """Standardise data in their own units, `(*leading, *x_shape)`."""
@@ -83,6 +87,17 @@ class Standardisation(nn.Module):
     def original(self, x: Tensor) -> Tensor:
         """Return standardised data, `(*leading, *x_shape)`, in their own units."""
         return self.shift + self.scale * x
+
+    def _warn_of(self, constant: Tensor) -> None:
+        columns = constant.flatten().nonzero().flatten().tolist()
+        more = f" and {len(columns) - _SHOWN} others" if len(columns) > _SHOWN else ""
+        names = {number: f" ({name})" for number, name in enumerate(self.column_names)}
+        shown = ", ".join(f"{n}{names.get(n, '')}" for n in columns[:_SHOWN]) + more
+        which = f"column {shown} is" if len(columns) == 1 else f"columns {shown} are"
+        warn(
+            f"{which} constant in the training data (counted from 0). A constant column has the scale 1. "
+            "It tells nothing: leave it out, unless other data vary in it."
+        )
 
 
 class Standardised(nn.Module):
@@ -124,14 +139,3 @@ def centre_of(likelihood: nn.Module) -> Tensor | int:
     """
     standardisation = getattr(likelihood, "standardisation", None)
     return standardisation.shift if isinstance(standardisation, Standardisation) else 0
-
-
-def _warn_of(constant: Tensor) -> None:
-    columns = constant.flatten().nonzero().flatten().tolist()
-    more = f" and {len(columns) - _SHOWN} others" if len(columns) > _SHOWN else ""
-    shown = ", ".join(map(str, columns[:_SHOWN])) + more
-    which = f"column {shown} is" if len(columns) == 1 else f"columns {shown} are"
-    warn(
-        f"{which} constant in the training data (counted from 0). A constant column has the scale 1. It "
-        "tells nothing: leave it out, unless other data vary in it."
-    )

@@ -11,10 +11,8 @@ from typing import Any
 
 import pyro
 from pyro import poutine
-from pyro.distributions import MaskedDistribution
 from pyro.infer.enum import get_importance_trace
 from pyro.poutine.enum_messenger import EnumMessenger
-from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
@@ -22,6 +20,7 @@ from pyrovae.errors import InputError
 from pyrovae.objectives.layouts import Layout, arguments_of
 from pyrovae.objectives.model_latents import with_model_latents
 from pyrovae.programs.copies import PARTICLES, Extra, add_extras, run_copies
+from pyrovae.programs.masked_latents import LiftedMasks, count_as_in_model
 from pyrovae.programs.pair import Program
 from pyrovae.programs.ways import LEADING
 
@@ -50,8 +49,8 @@ class Running:
         self.layout, self.args, self.kwargs = layout, args, kwargs
         self.leading = layout.ways == LEADING
         self.particles = particles if self.leading else particles or 1
-        self.model = with_model_latents(_LiftedMasks()(model), layout.alone)
-        self.guide: Program = _LiftedMasks()(guide)
+        self.model = with_model_latents(LiftedMasks()(model), layout.alone)
+        self.guide: Program = LiftedMasks()(guide)
 
     def traces_with_scores(self, extras: Mapping[str, Extra]) -> tuple[Trace, Trace]:
         """Run both programs, and return the traces of model and guide with densities and score parts.
@@ -68,6 +67,7 @@ class Running:
         traces: tuple[Trace, Trace] = get_importance_trace(
             "flat", nesting, self._leading_model, self._leading_guide, self.args, dict(self.kwargs)
         )
+        count_as_in_model(*traces)
         return traces
 
     def drawn(self, extras: Mapping[str, Extra] | None = None) -> Trace:
@@ -101,6 +101,7 @@ class Running:
             way = self.layout.ways.model
             model_trace = run_copies(way, self.model, self._arguments, copies, guide_trace, extras)
         model_trace, guide_trace = map(poutine.util.prune_subsample_sites, (model_trace, guide_trace))
+        count_as_in_model(model_trace, guide_trace)
         if not self.leading and self.layout.values > 1:
             self._name_dimensions(model_trace, guide_trace)
         return model_trace, guide_trace
@@ -154,19 +155,6 @@ class Running:
             return program
         plated: Program = pyro.plate(PARTICLES, self.particles, dim=-1 - self.layout.depth)(program)
         return plated
-
-
-class _LiftedMasks(Messenger):
-    """Turns the mask of a latent's distribution into that of its site: each value keeps its density.
-
-    Where a class is masked its values are still summed over, so their probabilities must add up to 1.
-    """
-
-    def _pyro_sample(self, msg: Any) -> None:
-        while isinstance(msg["fn"], MaskedDistribution) and not msg["is_observed"]:
-            mask = msg["fn"]._mask
-            msg["mask"] = mask if msg["mask"] is None else msg["mask"] & mask
-            msg["fn"] = msg["fn"].base_dist
 
 
 def num_data(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,18 +16,21 @@ from torch import Tensor
 
 from pyrovae import generation
 from pyrovae.canvas import Canvas, ink
+from pyrovae.compute.devices import on_the_cpu
 from pyrovae.errors import InputError
 from pyrovae.generation import as_grey, only_site
 from pyrovae.plots.classes import shown_name
 from pyrovae.plots.style import COLOURS, hide_top_and_right, panels, point_area, whole
-from pyrovae.programs.pair import ModelAndGuide
+from pyrovae.programs.pair import ModelAndGuide, with_shape_of
 from pyrovae.programs.rows import Arguments
 
 _PANELS, _FEW, _PAIRS = 24, 6, 5  # the largest numbers of columns: in a figure, in a part of it, in pairs
+_LINE = 15  # characters of a name beside a panel of a pair
 _DRAWS = 200  # the number of draws, at least, that stand for the model
 _DATA, _MODEL = COLOURS[0], COLOURS[6]
 
 
+@on_the_cpu
 def pairs(
     pair: ModelAndGuide,
     x: Tensor,
@@ -37,7 +41,9 @@ def pairs(
     given: Mapping[str, Any] | None = None,
     column_names: Sequence[str] = (),
 ) -> Figure:
-    """Draw columns of data against each other, and over them draws of the model.
+    """Draw columns of data against each other, and draws of the model around them.
+
+    Data are dots and draws are rings, so that neither hide the others.
 
     Args:
         pair: a trained pair.
@@ -58,7 +64,7 @@ def pairs(
         >>> from pyrovae.models import PPCA
         >>> figure = plots.pairs(PPCA((3,), 2), torch.randn(50, 3), column_names=["a", "b", "c"])
     """
-    number = count or max(len(x), _DRAWS if given is None else 0)
+    pair, number = with_shape_of(pair, x), count or max(len(x), _DRAWS if given is None else 0)
     drawn = only_site(generation.samples(pair, number, seed, given=given))
     names = names_of_columns(x, column_names)
     one = Arguments((drawn,), given or {}).rows(slice(1)).kwargs
@@ -79,10 +85,12 @@ def pairs(
                 _histograms(axes, of_model[:, row], of_data[:, row])
                 axes.set_yticks([])
             else:
-                points = [values[:, [column, row]] for values in (of_data, of_model)]
-                scatter_mixed(axes, points, [_DATA, _MODEL])
-            axes.set_xlabel(names[column] if i == len(shown) - 1 else "")
-            axes.set_ylabel(names[row] if j == 0 and i else "")
+                area = point_area(2 * (len(of_data) + len(of_model)))
+                rings: Any = {"facecolors": "none", "edgecolors": _MODEL, "linewidths": 0.6}
+                axes.scatter(of_model[:, column], of_model[:, row], s=2 * area, **rings)
+                axes.scatter(of_data[:, column], of_data[:, row], s=area / 2, color=_DATA, linewidths=0)
+            axes.set_xlabel(_in_lines(names[column]) if i == len(shown) - 1 else "", fontsize=9)
+            axes.set_ylabel(_in_lines(names[row]) if j == 0 and i else "", fontsize=9)
             hide_top_and_right(axes)
     _below(figure, _legend())
     figure.suptitle(f"Columns in pairs{_some(len(shown), len(names), 'depend most on others', columns)}")
@@ -212,6 +220,16 @@ def names_of_columns(x: Tensor, names: Sequence[str] = ()) -> list[str]:
     return [shown_name(str(name)) for name in names] or [
         f"x[{', '.join(map(str, place))}]" for place in np.ndindex(shape)
     ]
+
+
+def _in_lines(name: str) -> str:
+    """Return a name in lines that are no longer than a panel is wide; it breaks behind signs such as _."""
+    lines = [""]
+    for piece in re.findall(r"[^_/.\s-]*[_/.\s-]*", name):
+        if lines[-1] and len(lines[-1] + piece) > _LINE:
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(lines)
 
 
 def _flat(values: Tensor) -> np.ndarray:

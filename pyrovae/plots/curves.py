@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
 from pyrovae.canvas import Canvas
+from pyrovae.errors import InputError
 from pyrovae.plots.style import GREY, figure_of, hide_top_and_right, panels, whole
 from pyrovae.training.history import COLUMNS, History
 
@@ -19,6 +21,7 @@ _BOUNDS = {
     "validation_elbo": "validation ELBO",
     "validation_bound": "validation bound, importance-weighted",
 }
+_ROOM = 0.5  # for a legend above the curves, as a fraction of their height
 _STEEP = 20  # at most one in so many epochs is taken for the steep beginning of a curve
 
 Curves = Mapping[str, list[float]]
@@ -48,11 +51,15 @@ def history(
         labels: the labels of the classification terms; see `class_curves`.
         within: the subfigure to draw in; by default a new figure.
 
+    Raises:
+        InputError: `trained` is something else.
+
     Example:
         >>> from pyrovae import plots
         >>> from pyrovae.training import History
         >>> figure = plots.history(History([{"epoch": 1, "elbo": -9.0, "reconstruction": -7.0, "kl": 2.0}]))
     """
+    check_history("history", trained)
     apart, terms = _has(trained, "kl"), class_terms(trained)
     count = 1 + 2 * apart + bool(terms)
     columns = {1: 1, 2: 2, 3: 3, 4: 2}[count]
@@ -66,13 +73,34 @@ def history(
     return whole(figure)
 
 
+def check_history(function: str, history: object) -> None:
+    """Refuse anything but a history, such as the pair that was trained.
+
+    Args:
+        function: the name of the function that was called, for the message.
+        history: its argument.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if not isinstance(history, History):
+        raise InputError(
+            f"{function} takes the history of a training, but was given a {type(history).__name__}: give "
+            "what fit returned, history = fit(pair, x), or the attribute history of a run."
+        )
+
+
 def learning_curves(history: History, axes: Axes | None = None) -> Figure:
     """Draw the bound on training and validation data over the epochs, in nats per datum.
 
     Args:
         history: the history of the training.
         axes: the axes to draw in; by default those of a new figure.
+
+    Raises:
+        InputError: `history` is something else.
     """
+    check_history("learning_curves", history)
     if axes is None:
         axes = Canvas(figsize=(6, 3.5), layout="constrained").subplots()
     shown = {label: history[name] for name, label in _BOUNDS.items() if _has(history, name)}
@@ -96,6 +124,8 @@ def reconstruction_curves(history: History, axes: Axes) -> Figure:
 def kl_curves(history: History, axes: Axes) -> Figure:
     """Draw the KL term, the nats that the latents carry, and beta if it changes.
 
+    The legend stands above the curves.
+
     Args:
         history: the history of the training.
         axes: the axes to draw in.
@@ -104,13 +134,16 @@ def kl_curves(history: History, axes: Axes) -> Figure:
     if _has(history, "validation_kl"):
         shown["validation"] = history["validation_kl"]
     figure = _draw(axes, history, "KL: information in the latents", shown, cut=False)
+    lines, (low, high) = [*axes.get_lines()], axes.get_ylim()
+    axes.set_ylim(low, high + _ROOM * (high - low))
     beta = history["beta"] if _has(history, "beta") else []
     if len(set(beta)) > 1:
         other = axes.twinx()
-        (line,) = other.plot(history["epoch"], beta, color=GREY, lw=1.2, ls="--", label="beta (right)")
-        other.set_ylim(0, 1.05 * max(beta))
+        lines += other.plot(history["epoch"], beta, color=GREY, lw=1.2, ls="--", label="beta (right)")
+        other.set_ylim(0, 1.05 * max(beta) * (1 + _ROOM))
         other.spines["top"].set_visible(False)
-        axes.legend(handles=[*axes.get_lines(), line], fontsize=8, frameon=False, loc="center")
+    clear: Any = {"framealpha": 1.0, "edgecolor": "none"}  # of the line at the best epoch
+    axes.legend(handles=lines, fontsize=8, loc="upper center", ncols=2, **clear)
     return figure
 
 

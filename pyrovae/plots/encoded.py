@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyrovae.canvas import Canvas
+from pyrovae.compute.devices import on_the_cpu
 from pyrovae.errors import InputError, check_choice, check_counts
 from pyrovae.evaluation import most_active_dimensions, most_telling_dimensions
 from pyrovae.generation import (
@@ -34,7 +35,7 @@ from pyrovae.plots.planes import (
     scatter_classes,
 )
 from pyrovae.plots.style import COLOURS, hide_top_and_right, point_area
-from pyrovae.programs.pair import ModelAndGuide
+from pyrovae.programs.pair import ModelAndGuide, with_shape_of
 
 By = Literal["pca", "tsne", "direct", "pairs"]
 """The ways to draw latents in the plane."""
@@ -42,6 +43,7 @@ By = Literal["pca", "tsne", "direct", "pairs"]
 _PAIRS = 4  # the largest number of dimensions in pairs
 
 
+@on_the_cpu
 def latents(
     pair: ModelAndGuide,
     x: Tensor,
@@ -77,7 +79,7 @@ def latents(
         >>> figure = plots.latents(PPCA((4,), 2), torch.randn(50, 4), torch.arange(50) % 3)
     """
     check_choice("projection by", by, ("pca", "tsne", "direct", "pairs"))
-    z = latent_means(pair, x, site, given=given).flatten(1)
+    z = latent_means(pair, x, site, given=given).reshape(len(x), -1)
     if by == "pca":
         return latent_pca(z, y, class_names)
     if by == "tsne":
@@ -124,6 +126,7 @@ def _pairs(z: Tensor, y: Tensor | None, class_names: Sequence[str], name: str) -
     return figure
 
 
+@on_the_cpu
 def histograms(
     pair: ModelAndGuide,
     x: Tensor,
@@ -148,15 +151,17 @@ def histograms(
     Raises:
         InputError: there is no such latent, it has no prior, or there is not one class for each datum.
     """
+    pair = with_shape_of(pair, x)
     name = prior_site(pair, site)
-    z = posterior_draws(pair, x, name, seed).flatten(1)
-    means = latent_means(pair, x, name).flatten(1)
+    z = posterior_draws(pair, x, name, seed).reshape(len(x), -1)
+    means = latent_means(pair, x, name).reshape(len(x), -1)
     shown = most_telling_dimensions(means, y, dimensions)
     points = latent_axis(z[:, shown])
     density = prior_density(pair, points, name)[:, shown]
     return draw_histograms(z[:, shown], y, points, density, dimension_names(name, shown), class_names)
 
 
+@on_the_cpu
 def aggregated_posterior(
     pair: ModelAndGuide,
     x: Tensor,
@@ -178,13 +183,14 @@ def aggregated_posterior(
         InputError: there is no such latent, or it has no prior.
     """
     check_counts(dimensions=dimensions)
+    pair = with_shape_of(pair, x)
     name = prior_site(pair, site)
-    z = posterior_draws(pair, x, name, seed).flatten(1)
-    means = latent_means(pair, x, name).flatten(1)
+    z = posterior_draws(pair, x, name, seed).reshape(len(x), -1)
+    means = latent_means(pair, x, name).reshape(len(x), -1)
     ranked = most_active_dimensions(means, means.shape[1])
     shown = ranked[: max(1, dimensions - 1)] + ranked[-1:] if dimensions < len(ranked) else ranked
     points = latent_axis(z[:, shown])
-    prior = draw_latents(pair, len(z), seed=seed)[name].flatten(1)[:, shown]
+    prior = draw_latents(pair, len(z), seed=seed)[name].reshape(len(z), -1)[:, shown]
     density = prior_density(pair, points, name)[:, shown]
     names = dimension_names(name, shown)
     return draw_aggregated_posterior(z[:, shown], means[:, shown], prior, points, density, names)

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.patheffects import withStroke
 from torch import Tensor
 
 from pyrovae.canvas import Canvas
+from pyrovae.compute.devices import on_the_cpu
 from pyrovae.errors import InputError
 from pyrovae.plots.style import figure_of
 
@@ -22,6 +24,7 @@ def in_channels(values: Tensor) -> Tensor | None:
     return values if values.dim() >= 4 and values.shape[-3] in (1, 3) else None
 
 
+@on_the_cpu
 def image_grid(
     images: Tensor,
     title: str = "",
@@ -29,6 +32,7 @@ def image_grid(
     axes: Axes | None = None,
     column_labels: Sequence[str] = (),
     within: SubFigure | None = None,
+    tile_labels: Sequence[str] = (),
 ) -> Figure:
     """Draw rows of images.
 
@@ -43,6 +47,7 @@ def image_grid(
         axes: the axes to draw in; by default those of `within`, or of a new figure.
         column_labels: labels at the top, one for each column, or none.
         within: a subfigure to draw in.
+        tile_labels: labels within the images, row by row, or none.
 
     Raises:
         InputError: `images` are not images.
@@ -75,6 +80,12 @@ def image_grid(
     if max(map(len, column_labels), default=0) > 6:  # too long to stand side by side
         axes.set_xticks(axes.get_xticks(), column_labels, rotation=40, ha="left")
     axes.set_yticks(_middles(len(row_labels), height + 2 * gap), row_labels)
+    for number, label in enumerate(tile_labels):
+        row, column = divmod(number, columns)
+        place = column * (width + 2 * gap) + gap, row * (height + 2 * gap) + gap
+        outline = [withStroke(linewidth=2, foreground="black")]
+        size = min(8.0, 50 / len(label))
+        axes.text(*place, label, ha="left", va="top", fontsize=size, color="white", path_effects=outline)
     axes.tick_params(length=0, labelsize=9)
     axes.spines[:].set_visible(False)
     return figure_of(axes)
@@ -85,6 +96,7 @@ def tile_side(images: Tensor) -> float:
     return max(_TILE, min(1.15 * images.shape[-1] / _PIXELS, _WIDEST / images.shape[1]))
 
 
+@on_the_cpu
 def grid_beside(
     left: Tensor,
     right: Tensor,

@@ -9,9 +9,16 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyrovae.canvas import Canvas
+from pyrovae.compute.devices import on_the_cpu
 from pyrovae.diagrams import PlateDiagram, plate_diagram
 from pyrovae.plots.completing import Complete
-from pyrovae.plots.curves import class_curves, class_terms, kl_curves, learning_curves
+from pyrovae.plots.curves import (
+    check_history,
+    class_curves,
+    class_terms,
+    kl_curves,
+    learning_curves,
+)
 from pyrovae.plots.generated import samples
 from pyrovae.plots.grids import in_channels
 from pyrovae.plots.reconstructed import reconstructions
@@ -22,6 +29,7 @@ from pyrovae.training import History
 _SAMPLES = 50  # the number of images that are generated
 
 
+@on_the_cpu
 def overview(
     pair: ModelAndGuide,
     x: Tensor,
@@ -34,6 +42,7 @@ def overview(
     complete: Complete | None = None,
     labels: Mapping[str, str] | None = None,
     column_names: Sequence[str] = (),
+    class_names: Sequence[str] = (),
 ) -> Figure:
     """Draw a page about a trained pair: plate diagram, learning curves, samples and reconstructions.
 
@@ -49,10 +58,13 @@ def overview(
             default they are shown as they are.
         labels: the labels of the terms of semi-supervised training; see `class_curves`.
         column_names: the names of the columns of vectors; by default x[0], x[1], ...
+        class_names: the names of the classes, if a class is given; by default their numbers.
 
     Raises:
-        InputError: the model cannot generate, or several of its sites observe data.
+        InputError: the model cannot generate, several of its sites observe data, or `history` is something
+            else.
     """
+    check_history("overview", history)
     if diagram is None:
         diagram = plate_diagram(pair, x, given=given)
     kl, terms = any("kl" in row for row in history.rows), class_terms(history)
@@ -72,7 +84,8 @@ def overview(
     number = _SAMPLES if in_channels(x) is not None or given is not None else None
     how: Any = {"column_names": column_names}
     again = None if complete is None else lambda images, rows: complete(images, rows % len(x))
-    samples(pair, number, x=x, given=of_draws, complete=again, within=upper, **how)
+    names: Any = {"class_names": class_names}
+    samples(pair, number, x=x, given=of_draws, complete=again, within=upper, **names, **how)
     reconstructions(pair, x, original=original, given=given, complete=complete, within=lower, **how)
     figure.suptitle(title, fontsize=11)
     return figure

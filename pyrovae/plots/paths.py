@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyrovae import generation
+from pyrovae.compute.devices import on_the_cpu
 from pyrovae.errors import InputError, check_counts
 from pyrovae.evaluation import most_active_dimensions
 from pyrovae.generation import LEVELS, Generator, as_grey, latent_means, only_site
@@ -19,10 +20,11 @@ from pyrovae.plots.columns import draw_moved_columns
 from pyrovae.plots.completing import Complete, completed
 from pyrovae.plots.dimensions import dimension_names
 from pyrovae.plots.grids import grid_beside, image_grid, in_channels
-from pyrovae.programs.pair import ModelAndGuide
+from pyrovae.programs.pair import ModelAndGuide, with_shape_of
 from pyrovae.programs.rows import Arguments
 
 
+@on_the_cpu
 def interpolation(
     pair: ModelAndGuide,
     start: Tensor,
@@ -58,6 +60,7 @@ def interpolation(
     return image_grid(lines, title + _jumps(pair, start, site, given, "nearer end"))
 
 
+@on_the_cpu
 def interpolation_grid(
     pair: ModelAndGuide,
     corners: Tensor,
@@ -98,6 +101,7 @@ def _jumps(
     return f"\nThe {what} {'are' if ' and ' in what else 'is'} the {where}'s" if what else ""
 
 
+@on_the_cpu
 def manifold(
     pair: ModelAndGuide,
     steps: int = 15,
@@ -137,6 +141,7 @@ def manifold(
     return figure
 
 
+@on_the_cpu
 def traversal(
     pair: ModelAndGuide,
     x: Tensor,
@@ -170,10 +175,11 @@ def traversal(
     check_counts(dimensions=dimensions)
     if not 0 <= index < len(x):
         raise InputError(f"index is {index}; choose a datum from 0 to {len(x) - 1}.")
+    pair = with_shape_of(pair, x)
     name = generation.prior_site(pair, site, given=_one(x, given, index).kwargs)
     means = latent_means(pair, x, name, given=given)
     first = [*range(min(dimensions, means[0].numel()))]  # one datum tells nothing of what varies
-    shown = most_active_dimensions(means.flatten(1), dimensions) if len(x) > 1 else first
+    shown = most_active_dimensions(means.reshape(len(x), -1), dimensions) if len(x) > 1 else first
     (datum,), alone = _one(x, given, index)
     moved = only_site(generation.traverse(pair, datum[0], shown, site=name, given=alone))
     made = only_site(generation.reconstruct(pair, datum, given=alone))

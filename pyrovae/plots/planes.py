@@ -14,11 +14,15 @@ from matplotlib.patheffects import withStroke
 from torch import Tensor
 
 from pyrovae.canvas import Canvas, paper
+from pyrovae.compute.devices import on_the_cpu
 from pyrovae.errors import InputError
 from pyrovae.plots.classes import named_classes
 from pyrovae.plots.style import COLOURS, MARKERS, hide_top_and_right, point_area
 
+_INCHES = 4.6  # about the side of the axes of a plane
 
+
+@on_the_cpu
 def latent_space(
     z: Tensor,
     y: Tensor | None = None,
@@ -62,6 +66,7 @@ def latent_space(
     return figure
 
 
+@on_the_cpu
 def latent_pca(z: Tensor, y: Tensor | None = None, class_names: Sequence[str] = ()) -> Figure:
     """Draw latents on their first two principal components, coloured by class as in `latent_space`.
 
@@ -91,6 +96,7 @@ def latent_pca(z: Tensor, y: Tensor | None = None, class_names: Sequence[str] = 
     return latent_space(points, y, class_names, title=title, axis_labels=shares)
 
 
+@on_the_cpu
 def latent_tsne(
     z: Tensor,
     y: Tensor | None = None,
@@ -137,15 +143,33 @@ def latent_tsne(
 
 def _scatter_by_class(axes: Axes, z: np.ndarray, y: np.ndarray, names: dict[int, str]) -> None:
     scatter_classes(axes, z, y)
-    for label, name in names.items():
+    middles = {}
+    for label in names:
         members = z[y == label]
-        middle = members[np.square(members - np.median(members, 0)).sum(1).argmin()]
+        middles[label] = members[np.square(members - np.median(members, 0)).sum(1).argmin()]
+    for label in _apart(middles, names, float(np.ptp(z, axis=0).max()) / _INCHES):
         outline = [withStroke(linewidth=3, foreground=paper())]
-        axes.annotate(
-            name, middle, ha="center", va="center", fontsize=12, weight="bold", path_effects=outline
-        )
+        look: Any = {"fontsize": 12, "weight": "bold", "path_effects": outline}
+        axes.annotate(names[label], middles[label], ha="center", va="center", **look)
     handles = class_markers(names)
     axes.legend(handles=handles, title="class", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+
+
+def _apart(middles: dict[int, np.ndarray], names: dict[int, str], inch: float) -> list[int]:
+    """Return the classes whose names would not lie on others; the legend names all of them.
+
+    Args:
+        middles: where the name of each class is to stand, `(2,)`.
+        names: the names of the classes.
+        inch: an inch of the figure, in units of the points.
+    """
+
+    def overlap(one: int, other: int) -> bool:
+        across, up = np.abs(middles[one] - middles[other]) / inch
+        width = 0.1 * (len(names[one]) + len(names[other])) / 2  # a letter of 12 points takes 0.1 inch
+        return bool(across < width and up < 0.16)
+
+    return [one for one in names if not any(overlap(one, other) for other in names if other != one)]
 
 
 def scatter_classes(axes: Axes, z: np.ndarray, y: np.ndarray) -> None:

@@ -10,13 +10,17 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyrovae.canvas import Canvas
+from pyrovae.compute.devices import on_the_cpu
 from pyrovae.evaluation import class_probabilities, confusion_counts
 from pyrovae.generation import num_classes
 from pyrovae.plots.classes import named_classes, shown_name
 from pyrovae.programs.pair import ModelAndGuide
 from pyrovae.programs.rows import Arguments
 
+_FEW = 7  # a matrix of fewer classes is narrower than its title in one line
 
+
+@on_the_cpu
 def confusion(
     pair: ModelAndGuide,
     x: Tensor,
@@ -41,6 +45,7 @@ def confusion(
     return confusion_matrix(y, class_probabilities(pair, x, given=given), class_names)
 
 
+@on_the_cpu
 def confusion_matrix(y: Tensor, predicted: Tensor, class_names: Sequence[str] = ()) -> Figure:
     """Draw the number of data of each true class (row) that get each predicted class (column).
 
@@ -79,6 +84,10 @@ def confusion_matrix(y: Tensor, predicted: Tensor, class_names: Sequence[str] = 
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     wrong = int((y != predicted).sum())
-    axes.set_title(f"Confusion matrix: {wrong} of {len(y)} wrong, error {wrong / len(y):.2%}", fontsize=10)
+    newline = "\n" if size < _FEW else " "
+    # It stands above the colour bar as well, which may begin higher than the matrix.
+    figure.suptitle(
+        f"Confusion matrix:{newline}{wrong} of {len(y)} wrong, error {wrong / len(y):.2%}", fontsize=10
+    )
     figure.colorbar(image, label="share of the true class", shrink=0.8)
     return figure

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import pyro
 import torch
@@ -13,8 +13,11 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
+from pyrovae.compute.indices import indices_checked
 from pyrovae.errors import InputError, cause
 from pyrovae.programs.accounting import missing_in_guide
+from pyrovae.programs.devices import device_of
+from pyrovae.programs.masked_latents import check_masks
 from pyrovae.programs.missing_values import check_missing_values
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide, Pair, Program
@@ -44,14 +47,23 @@ def check_pair(pair: ModelAndGuide, *args: Any, **kwargs: Any) -> None:
             can neither be left out nor summed out; a latent has other plates, another shape or fewer
             classes in the guide than in the model; the guide draws values that have no density in the
             model; a value, mask or log density has another shape than its plates say; or observed values
-            lie outside of the support of their distribution; or a density reads values that are missing.
+            lie outside of the support of their distribution; a density reads values that are missing; or
+            only the guide masks a latent, or the model masks one and uses it all the same.
     """
     noted = poutine.trace(_Distributions("guide")(pair.guide))
-    arguments = Arguments(args, kwargs)
+    arguments, ran = Arguments(args, kwargs), False
+    shapes = ", ".join(str(tuple(a.shape)) for a in args if isinstance(a, Tensor))
     try:
-        with torch.no_grad(), pyro.validation_enabled(True), evaluating(pair), SameShapes():
+        with (
+            torch.no_grad(),
+            pyro.validation_enabled(True),
+            evaluating(pair),
+            SameShapes(),
+            indices_checked(device_of(pair), args, kwargs, getattr(pair.model, "keywords", {})),
+        ):
             checked = _Distributions("model")(_CompareLatents(noted)(pair.model))
             model_trace, guide_trace = run_pair(Pair(checked, noted), *args, **kwargs)
+            ran = True
             _check_roles(model_trace, guide_trace)
             _check_latents(pair, arguments, model_trace, guide_trace)
             for name in observed_sites(model_trace):
@@ -63,18 +75,22 @@ def check_pair(pair: ModelAndGuide, *args: Any, **kwargs: Any) -> None:
                     if is_sample(site):
                         check_shapes(program, name, site)
             check_missing_values(pair.model, model_trace, arguments)
-    except (ValueError, RuntimeError, TypeError) as error:
+            check_masks(pair, arguments, model_trace, guide_trace)
+    except (ValueError, RuntimeError, TypeError, IndexError) as error:
         # Pyro appends the shapes of all sites. They help with its own errors, not with ours.
         if isinstance(error, InputError):
-            raise InputError(str(error).split("\nTrace Shapes")[0]) from error
-        if problem := plate_problem(error, noted, pair.model, arguments):
+            message = str(error).split("\nTrace Shapes")[0]
+            if not ran and getattr(pair.model, "keywords", {}):  # what passes whole may be the cause
+                message += f" The model and guide ran on data of shape {shapes}{_given_to(pair, kwargs)}."
+            raise InputError(message) from error
+        failed: Literal["model", "guide"] = "model" if "_RETURN" in noted.trace.nodes else "guide"
+        if problem := plate_problem(error, failed, pair.model, arguments):
             raise InputError(problem) from error
-        shapes = ", ".join(str(tuple(a.shape)) for a in args if isinstance(a, Tensor))
         # What has a wrong number of rows is told in the first line; the shapes of sites do not help.
         told = cause(error) if getattr(pair.model, "keywords", {}) else error
         raise InputError(
             f"the model and guide do not run on data of shape {shapes}{_given_to(pair, kwargs)}"
-            f"{_type_problem(args, pair)}: {told}"
+            f"{_type_problem(args, pair)}: {told}{_device_problem(error)}"
         ) from error
 
 
@@ -104,6 +120,17 @@ def _type_problem(args: tuple[Any, ...], *programs: Program | ModelAndGuide) -> 
     if not types or of_data in types:
         return ""
     return f" and type {of_data}; the parameters have type {types.pop()} (use x.to or model.to(dtype))"
+
+
+def _device_problem(error: Exception) -> str:
+    """Say what to do where tensors lie on two devices, for a message; empty if that is not the problem."""
+    if "on the same device" not in str(error):
+        return ""
+    return (
+        ". Data, modules and parameters have been moved to one device, so it is another tensor that the "
+        "programs use: make it from the data, such as x.new_zeros(2), register it in a module as a buffer, "
+        'or train with device="cpu"'
+    )
 
 
 def _check_roles(model_trace: Trace, guide_trace: Trace) -> None:

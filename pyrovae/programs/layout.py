@@ -18,6 +18,7 @@ from pyrovae.errors import InputError
 from pyrovae.programs.accounting import Accounting, accounting
 from pyrovae.programs.copies import Copies, Extra, Way, enumerating, run_copies
 from pyrovae.programs.enumeration import takes_enumerated_values
+from pyrovae.programs.masked_latents import LiftedMasks, count_as_in_model
 from pyrovae.programs.pair import ModelAndGuide, Program
 from pyrovae.programs.rows import Arguments
 from pyrovae.programs.structure import Structure
@@ -234,8 +235,10 @@ def run_model(
 ) -> tuple[Trace, Trace]:
     """Run K copies of the model on the guide's draws, and return both traces without plates' own sites."""
     copies = layout.of_model(num_particles)
-    by_model = run_copies(layout.way("model"), pair.model, arguments, copies, by_guide, extras)
+    model = LiftedMasks()(pair.model)
+    by_model = run_copies(layout.way("model"), model, arguments, copies, by_guide, extras)
     model_trace, guide_trace = map(poutine.util.prune_subsample_sites, (by_model, by_guide))
+    count_as_in_model(model_trace, guide_trace)
     return model_trace, guide_trace
 
 

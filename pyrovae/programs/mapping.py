@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 Inputs = TypeVar("Inputs")
 
@@ -46,9 +47,12 @@ def mapped(function: Callable[[Inputs], Any], inputs: Inputs, particles: int) ->
 
     with warnings.catch_warnings(), pyro.validation_enabled(False):  # validation looks at single values
         warnings.filterwarnings("ignore", message="There is a performance drop")
-        return vmap(one, randomness="different")(torch.arange(particles), inputs)
+        # Numbers on another device would be copied at each draw, which a CUDA graph cannot hold.
+        place = next((leaf.device for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)), None)
+        return vmap(one, randomness="different")(torch.arange(particles, device=place), inputs)
 
 
+_DATA: Any = Tensor.data.__get__  # type: ignore[attr-defined]  # a descriptor
 _EMPTY = {torch.empty, torch.empty_like, Tensor.new_empty}
 
 
@@ -68,5 +72,7 @@ class _OwnMemory(TorchFunctionMode):
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
+        if function == _DATA:  # Pyro reads the shapes of `value.data`, which vmap forbids
+            return args[0].detach()
         result = function(*args, **(kwargs or {}))
         return torch.zeros_like(result) + self.zero.to(result) if function in _EMPTY else result

@@ -21,6 +21,7 @@ import torch
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
+from pyrovae.compute.precision import in_64_bits
 from pyrovae.errors import InputError
 from pyrovae.programs.copies import Copies, given_values, run_one
 from pyrovae.programs.densities import unscaled_log_prob
@@ -217,7 +218,7 @@ def _change_of_site(one: dict[str, Any], two: dict[str, Any], data_dim: int, row
 
 def _change(before: Tensor, after: Tensor, dim: int, rows: Tensor) -> Tensor:
     """Return the largest change of each datum's numbers, 0 for rounding: `(N,)`."""
-    before, after = _arranged(before.double(), dim, rows), after.double()
+    before, after = _arranged(in_64_bits(before), dim, rows), in_64_bits(after)
     if before.shape != after.shape or before.dim() < -dim or before.shape[dim] != len(rows):
         return torch.zeros(len(rows))
     change = (after - before).abs().nan_to_num(0.0)

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeGuard, TypeVar, cast
 
+from torch import Tensor
+
 from pyrovae.compute.memory import memory_explained
 from pyrovae.compute.turns import alone
 from pyrovae.data.checks import check_tensor
@@ -105,6 +107,13 @@ def with_programs(pair: ModelAndGuide, model: Program | None = None, guide: Prog
     """Return the pair with another model or guide in the place of its own, and the same attributes."""
     x_shape = getattr(pair, "x_shape", None)
     return Pair(model or pair.model, guide or pair.guide, data_plate_of(pair), x_shape)
+
+
+def with_shape_of(pair: ModelAndGuide, x: Tensor | None) -> ModelAndGuide:
+    """Return the pair with the shape of data `(N, *x_shape)`, if it does not say a shape itself."""
+    if x is None or getattr(pair, "x_shape", None) is not None:
+        return pair
+    return Pair(pair.model, pair.guide, data_plate_of(pair), tuple(x.shape[1:]))
 
 
 def data_plate_of(pair: object) -> str | None:

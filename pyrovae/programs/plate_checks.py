@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pyro import poutine
@@ -55,17 +55,27 @@ def check_same_shapes(name: str, in_model: Any, in_guide: Any) -> None:
 _MISFIT = re.compile(r"Shape mismatch inside plate\('(.*)'\) at site (.*) dim (-\d+), (\d+) vs (\d+)")
 
 
-def plate_problem(error: Exception, guide: Any, model: Program, arguments: Arguments) -> str | None:
-    """Return the message for Pyro's error about a distribution that does not fit its plate, else None."""
+def plate_problem(
+    error: Exception, program: Literal["model", "guide"], model: Program, arguments: Arguments
+) -> str | None:
+    """Return the message for Pyro's error about a distribution that does not fit its plate, else None.
+
+    Args:
+        error: the error.
+        program: the program that raised it.
+        model: the model of the pair.
+        arguments: the arguments of the call.
+    """
     if not (found := _MISFIT.search(str(error))):
         return None
     plate, name, dim, size, length = found.groups()
-    guide_ran = "_RETURN" in guide.trace.nodes
     shapes, extra, event_dim = _shapes_of(error)
     if extra == 0:
         remedy = (
-            f"give it a batch of {size}, one for each datum of the call. If the program holds parameters "
-            f"for {length} data, train and evaluate it on these data at once (batch_size={length})"
+            f"if the value of one datum has {length} numbers, declare them as event dimensions with "
+            f".to_event({event_dim + 1}). Otherwise give the distribution a batch of {size}, one for each "
+            f"datum of the call. If the program holds parameters for {length} data, train and evaluate it "
+            f"on these data at once (batch_size={length})"
         )
     else:
         remedy = (
@@ -74,10 +84,10 @@ def plate_problem(error: Exception, guide: Any, model: Program, arguments: Argum
             'pyro.plate("data", len(x))'
         )
     return (
-        f"the {'model' if guide_ran else 'guide'}'s site '{name}' does not fit into plate '{plate}', "
+        f"the {program}'s site '{name}' does not fit into plate '{plate}', "
         f"which has {size} members at dimension {dim}, so the batch shape ends with ({size},)"
         f"{' there' if dim != '-1' else ''}: the distribution's batch has {length} there{shapes}"
-        f"{'' if guide_ran else _shape_in_model(name, model, arguments)}. To mend it, {remedy}."
+        f"{'' if program == 'model' else _shape_in_model(name, model, arguments)}. To mend it, {remedy}."
     )
 
 

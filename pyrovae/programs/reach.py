@@ -36,6 +36,8 @@ WITHOUT_MODULES = (
 )  # fmt: skip
 """The types of objects that are not looked into."""
 
+_CONTAINERS = (OrderedDict, dict, list, tuple)
+
 _OF_EVERY_MODULE = vars(nn.Module()).keys() - {"_forward_hooks", "_forward_pre_hooks"}
 
 Named = tuple[str, Any]
@@ -127,12 +129,23 @@ def _search(programs: Iterable[Program | ModelAndGuide]) -> _Found:
             parts |= {id(part) for _, part in inner}
             inside = itertools.chain(inside, *(held(joined(name, path), part) for path, part in inner))
         for each in inside:
-            # A dead proxy allows no other question than that for its type.
-            if type(each[1]) not in weakref.ProxyTypes and not isinstance(each[1], WITHOUT_MODULES):
+            if not _is_left_out(each[1]):
                 (queue.append if each[0] else queue.appendleft)(each)
     owners = [module for name, module in found if not name]
     others = [(name, module) for name, module in found if name and id(module) not in parts]
     return _Found(owners, others, list(seen.values()))
+
+
+def _is_left_out(thing: Any) -> bool:
+    """Whether nothing is in an object, such as the hooks of most modules, or it is not looked into."""
+    kind: Any = type(thing)
+    return (kind in _CONTAINERS and not thing) or _is_plain(kind)
+
+
+@functools.lru_cache(1000)
+def _is_plain(kind: type) -> bool:
+    # A dead proxy allows no other question than that for its type.
+    return kind in weakref.ProxyTypes or issubclass(kind, WITHOUT_MODULES)
 
 
 def held(name: str, thing: Any) -> Iterator[Named]:
@@ -152,8 +165,6 @@ def held(name: str, thing: Any) -> Iterator[Named]:
         yield from _variables(thing)
         for key, value in vars(thing).items():
             yield name if key == "__wrapped__" else joined(name, key), value
-    elif type(thing) in (OrderedDict, dict, list, tuple) and not thing:
-        return  # such as the hooks of most modules
     elif isinstance(thing, weakref.ref):
         yield name, thing()
     elif isinstance(thing, staticmethod | classmethod):

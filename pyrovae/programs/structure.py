@@ -28,6 +28,7 @@ from pyrovae import small_tables
 from pyrovae.errors import InputError
 from pyrovae.programs.densities import log_prob_per_datum, trace_log_probs
 from pyrovae.programs.dependence import Edge, Recording, edges_of, record, without_effect
+from pyrovae.programs.devices import beside
 from pyrovae.programs.distributions import name_of
 from pyrovae.programs.modes import nothing_moves
 from pyrovae.programs.pair import (
@@ -140,7 +141,8 @@ def structure(
         (('z',), ('x',), 'data')
     """
     check_pair_or_program("structure", pair, args)
-    named = dict(given or {})
+    args, kwargs, given = beside(pair, (args, kwargs, dict(given or {})))
+    named = dict(given)
     if whole := {name: named.pop(name).value for name in [*named] if isinstance(named[name], Whole)}:
         model, guide = programs_of(pair)
         model = partial(model, **whole)
@@ -286,6 +288,20 @@ class Structure:
         names at one dimension; then it is the first of them.
         """
         return next((plate for plate in self.plates.values() if plate.is_data), None)
+
+    def data_axis(self, name: str, program: Literal["model", "guide"] = "model") -> int | None:
+        """Return the axis of the data in the values of a site, counted from the right: -1, -2, ...
+
+        Args:
+            name: the name of the site.
+            program: the program whose site it is.
+
+        Returns:
+            The axis; None if the site is not under the data's plate, or if this plate is iterated over.
+        """
+        node = self._by_program[program].nodes[name]
+        dims = [frame.dim for frame in node["cond_indep_stack"] if frame.name in self._data_plates]
+        return None if not dims or dims[0] is None else int(dims[0]) - node["fn"].event_dim
 
     # Sites
 

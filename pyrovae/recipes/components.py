@@ -132,7 +132,7 @@ class Parts:
         """
         if "standardisation" not in inspect.signature(self._likelihood).parameters:
             return None
-        return make_standardisation(self.about.x_shape, self.options.get("standardise", True))
+        return make_standardisation(self.about, self.options.get("standardise", True))
 
     @cached_property
     def _likelihood(self) -> Callable[..., Any]:
@@ -157,16 +157,18 @@ class Parts:
         return make_component(NETWORKS, self.network, (in_shape, out_shape), self.options, given)
 
 
-def make_standardisation(x_shape: tuple[int, ...], standardise: bool) -> Standardisation | None:
-    """Build the standardisation of data of this shape. Images, and data as they are, have none.
+def make_standardisation(about: About, standardise: bool) -> Standardisation | None:
+    """Build the standardisation of the data. Images, and data as they are, have none.
 
     Args:
-        x_shape: the event shape of the data.
+        about: the facts about the data.
         standardise: whether vectors are standardised.
     """
     from pyrovae.networks import Standardisation
 
-    return Standardisation(x_shape) if standardise and len(x_shape) == 1 else None
+    if not standardise or len(about.x_shape) != 1:
+        return None
+    return Standardisation(about.x_shape, about.column_names)
 
 
 def make_objective(name: str, options: Mapping[str, Any]) -> AnyObjective:

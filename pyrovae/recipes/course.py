@@ -63,15 +63,16 @@ def time_of(
     return Time(steps, ends, not weighted and not _enumerates_alone(pair, call, training.seed))
 
 
-def ends_of(former: Configuration | None, training: Training, folder: Path, progress: bool) -> list[int]:
+def ends_of(former: Configuration | None, training: Training, folder: Path) -> list[int]:
     """Return the epochs at which the schedules of a run's learning rate end.
+
+    A line on standard error says that the rate of a run that is resumed beyond its last epoch rises and
+    falls once more. `--quiet` hides progress bars alone.
 
     Args:
         former: the configuration of the run that is resumed; None for a new run.
         training: the settings of the training.
         folder: the run folder, for the message.
-        progress: whether to say that the rate of a run that is resumed beyond its last epoch rises and
-            falls once more.
     """
     if former is None:
         return [training.epochs]
@@ -79,7 +80,7 @@ def ends_of(former: Configuration | None, training: Training, folder: Path, prog
     if training.epochs <= ends[-1]:
         return ends
     say(
-        progress and training.decay != "none" and processes.is_first(),
+        training.decay != "none" and processes.is_first(),
         f"{folder} goes on beyond its {ends[-1]} epochs: the learning rate warms up and decays once "
         f"more from epoch {ends[-1] + 1} to epoch {training.epochs}, and beta does not.",
     )

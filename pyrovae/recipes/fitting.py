@@ -54,7 +54,8 @@ class Fitted:
         histories: the history of each stage by its name, in order.
         presentation: the preparation of the data for the model.
         beside: what the training has beside the data and their classes.
-        verdict: what the training has come to, with a warning if the latents carry almost nothing.
+        verdict: what the training has come to, with a warning if the latents carry almost nothing. It is
+            empty if it was not asked for.
     """
 
     plan: Plan
@@ -99,6 +100,7 @@ class Writing:
         progress: whether to show progress bars.
         data_set: what the run remembers of its data set. None for data that are given in Python.
         begun_from: the checkpoint of another run at whose parameters this one begins. Empty if none.
+        verdict: whether to measure at the end what the training has come to.
     """
 
     folder: str | Path | None = None
@@ -109,6 +111,7 @@ class Writing:
     progress: bool = False
     data_set: Known | None = None
     begun_from: str = ""
+    verdict: bool = True
 
     def __post_init__(self) -> None:
         if self.folder is not None:
@@ -206,6 +209,8 @@ def _fit_stages(
         fitted.histories[stage.name] = _fit_stage(stage, x, y, fitted, *how)
         identity = identity | {beneath(stage): digest_of_pair(stage.pair)}
     warn_of_small_noise(fitted.pair, x if isinstance(x, Tensor) else few(x))
+    if not writing.verdict:
+        return
     fitted.verdict = _verdict(fitted, x, y, settings_of(fitted.plan.stages[-1], training), data)
     if writing.folder is not None and processes.is_first():
         _write_verdict(fitted.verdict, Path(writing.folder))
@@ -223,7 +228,12 @@ def _verdict(fitted: Fitted, x: Source, y: Tensor | None, training: Training, da
         labels = None if classes is None else classes[rows]
         given = _given_to(stage, seen, labels, Beside(beside.rows(rows).given))
         seen = fitted.presentation.of_prepared(seen)
-        return verdict_of(fitted.pair, seen, given=given, held_out=held_out, training=training)
+        how: Any = {"given": given, "held_out": held_out, "training": training}
+        has_option = "objective" in fitted.plan.options or not fitted.plan.recipe
+        how["takes_objective"] = has_option and stage.supervised is None
+        if stage.classes or stage.given:
+            how["beside"] = "the class" if stage.classes else f"what is given, {', '.join(given or {})}"
+        return verdict_of(fitted.pair, seen, **how)
     except Exception as error:  # a diagnosis must not cost the training
         return explained(error)
 
@@ -238,7 +248,8 @@ def _write_verdict(verdict: Verdict, folder: Path) -> None:
 def identity_of(plan: Plan, configuration: Configuration) -> dict[str, Any]:
     """Return what the checkpoints of a run must agree with: its configuration but for what may change."""
     # The facts about the values have chosen the likelihood, which is among the options.
-    identity = configuration.identity(free={*MAY_CHANGE, *plan.weights, "in_unit_interval"})
+    free = {*MAY_CHANGE, *plan.weights, "in_unit_interval", "column_names"}
+    identity = configuration.identity(free)
     # The file of a user's own component may have moved. If its content has changed, a warning says so.
     return {n: f"your own {v.split(':')[-1]}" if is_own(v) else v for n, v in identity.items()}
 
@@ -270,7 +281,7 @@ def _configuration_of(
         new_run() if former is None else former.run,
         known.from_python,
         writing.begun_from if former is None else former.begun_from,
-        ends_of(former, training, folder.path, writing.progress),
+        ends_of(former, training, folder.path),
     )
 
 
@@ -342,7 +353,7 @@ def with_labels_only(y: Tensor, per_class: int, seed: int) -> Tensor:
     """
     from pyrovae.semi_supervised import only_labels_of
 
-    return only_labels_of(data_sets.labels_per_class(y, per_class, seed), y)
+    return only_labels_of(data_sets.labels_per_class(y, per_class, seed, option="labels"), y)
 
 
 def settings_of(stage: Stage, training: Training) -> Training:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,11 +23,11 @@ from pyrovae.evaluation import (
     error_rate,
     marginal_likelihood,
 )
+from pyrovae.evaluation.classified import balanced_accuracy, confusion_counts
 from pyrovae.evaluation.json_files import write_json
 from pyrovae.generation import latent_means, posterior_draws
-from pyrovae.programs.devices import device_of
+from pyrovae.programs.devices import move_to
 from pyrovae.programs.pair import ModelAndGuide
-from pyrovae.programs.reach import modules_of
 from pyrovae.programs.sites import latent_sites
 from pyrovae.programs.structure import structure
 from pyrovae.recipes.fitting import with_labels_only
@@ -87,7 +87,7 @@ def evaluate(
     )
     metrics = result.summary() | {"epochs": run.epochs} | source_of(run) | choice.content()
     if isinstance(pair, ExactEvidence):
-        metrics["exact_log_likelihood"] = pair.log_evidence(x.to(resolve_device(device))).mean().item()
+        metrics["exact_log_likelihood"] = pair.log_evidence(x).mean().item()
     if run.classes and y is not None:
         metrics["test_error"] = error_rate(class_probabilities(pair, seen), y)
     return Evaluation(run, result, metrics, choice)
@@ -168,10 +168,29 @@ def encode(run: Run, out: Path, site: str | None = None, device: str = "auto") -
     write_atomically(out, buffer.getvalue())
 
 
+class Rates(NamedTuple):
+    """How well a classifier does.
+
+    Attributes:
+        error: the share of data that it classifies wrong, in %.
+        balanced_accuracy: the share that it classifies right, in %, averaged over the classes.
+    """
+
+    error: float
+    balanced_accuracy: float
+
+    @classmethod
+    def of(cls, predicted: Tensor, y: Tensor) -> Rates:
+        """Compare predicted classes `(N,)` with the true ones."""
+        predicted = predicted.cpu()
+        counts = confusion_counts(y, predicted, int(torch.stack([y, predicted]).max()) + 1)
+        return cls(100 * (predicted != y).double().mean().item(), balanced_accuracy(counts))
+
+
 def classify(
     run: Run, labels: int | None = None, num_samples: int = 0, draws: bool = False, device: str = "auto"
-) -> dict[str, float]:
-    """Measure the test error of each classifier, on the test data or the data that the run is asked about.
+) -> dict[str, Rates]:
+    """Measure how well each classifier does, on the test data or the data that the run is asked about.
 
     A model that learns classes is measured with its own classifier and with Bayes' rule. Every model is
     measured with M1's classifiers, which scikit-learn fits to the latents. A Bayesian network has no
@@ -186,7 +205,7 @@ def classify(
         device: the device. "auto" means CUDA if it is available, else the CPU.
 
     Returns:
-        The test errors in %, by the name of the classifier.
+        The test error and the balanced accuracy in %, by the name of the classifier.
 
     Raises:
         InputError: the data have no classes, or a class has too few data; or the model is given the class
@@ -201,21 +220,21 @@ def classify(
     given_test = run.given(x_test, scored.y)
     _check_hidden_classes(run, x_test, scored.y, given_test)
     pair = on_device(run.pair, device)
-    errors: dict[str, float] = {}
+    rates: dict[str, Rates] = {}
     if run.classes:
-        errors["own classifier"] = error_rate(class_probabilities(pair, x_test), scored.y)
+        rates["own classifier"] = Rates.of(class_probabilities(pair, x_test).argmax(1), scored.y)
         if num_samples:
             seen = run.presentation.fixed(scored.x)
             by_bayes = class_posterior(pair, seen, run.about.num_classes, num_samples=num_samples)
-            errors["Bayes' rule"] = error_rate(by_bayes, scored.y)
+            rates["Bayes' rule"] = Rates.of(by_bayes.argmax(1), scored.y)
     if given_test is None and not _has_codes(pair, x_test):
-        return errors
+        return rates
     try:
         x, y = run.training_classes()
     except InputError:
-        if not errors:  # else the run's data have gone, and its own classifier needs none
+        if not rates:  # else the run's data have gone, and its own classifier needs none
             raise
-        return errors
+        return rates
     if y is None:
         raise InputError(f"{run.data.data} has no classes for M1's classifiers to learn.")
     given = run.given(x, y)
@@ -228,8 +247,8 @@ def classify(
     z, z_test = ((scales * latents).numpy() for latents in (z, embed(pair, x_test, given=given_test)))
     for name in M1_CLASSIFIERS:
         predicted = fit_m1_classifier(name, z, y.numpy()).predict(z_test)
-        errors[name] = 100 * float((predicted != scored.y.numpy()).mean())
-    return errors
+        rates[name] = Rates.of(torch.from_numpy(predicted), scored.y)
+    return rates
 
 
 def _check_hidden_classes(run: Run, x: Tensor, y: Tensor, given: Mapping[str, Any] | None) -> None:
@@ -251,13 +270,12 @@ def _check_hidden_classes(run: Run, x: Tensor, y: Tensor, given: Mapping[str, An
 
 def _has_codes(pair: ModelAndGuide, x: Tensor) -> bool:
     """Whether a pair's guide infers latents of single data."""
-    found = structure(pair, x[:2].to(device_of(pair, otherwise=x.device)))
+    found = structure(pair, x[:2])
     inferred = latent_sites(found.traces.guide) if found.traces.guide is not None else []
     return not inferred or any(found[name].scope != "global" for name in inferred)
 
 
 def on_device(pair: ModelAndGuide, device: str) -> ModelAndGuide:
     """Move the modules of a pair to a device, and return the pair."""
-    for module in modules_of(pair):
-        module.to(resolve_device(device))
+    move_to(resolve_device(device), pair)
     return pair

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyrovae.errors import InputError
 from pyrovae.evaluation import MarginalLikelihood, marginal_likelihood
-from pyrovae.programs.pair import ModelAndGuide
+from pyrovae.programs.pair import ModelAndGuide, name_of_pair
 from pyrovae.programs.parameters import named_parameters, own_parameters
 from pyrovae.programs.reach import modules_of
 from pyrovae.training import History
@@ -19,7 +19,7 @@ from pyrovae.training.checkpoints import load_checkpoint
 from pyrovae.training.state import load_state
 
 
-@dataclass
+@dataclass(repr=False)
 class PairRun:
     """A folder that `fit(pair, folder=...)` wrote; see `Run.open`.
 
@@ -36,6 +36,11 @@ class PairRun:
     history: History
     checkpoint: str
     data: tuple[Tensor, Tensor | None] | None = None
+
+    def __repr__(self) -> str:
+        """Return a line that names the folder and the checkpoint."""
+        asked = "" if self.data is None else f"; asked about data of shape {tuple(self.data[0].shape)}"
+        return f"run {self.folder}: {name_of_pair(self.pair)}, {self.checkpoint}{asked}"
 
     @classmethod
     def open(cls, folder: Path, pair: ModelAndGuide, data: Any = None) -> PairRun:

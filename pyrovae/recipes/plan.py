@@ -141,6 +141,7 @@ class Plan:
         tensorboard: bool = False,
         tensorboard_images: int | None = None,
         progress: bool = False,
+        verdict: bool = True,
     ) -> Fitted:
         """Train the stages one after another.
 
@@ -162,6 +163,8 @@ class Plan:
             tensorboard_images: write samples and reconstructions too, each time after so many
                 epochs. None means no images.
             progress: whether to show progress bars.
+            verdict: whether to measure at the end what the training has come to. False leaves
+                `Fitted.verdict` empty, which saves its time.
 
         Returns:
             The plan with the histories of its stages. The pairs are trained in place.
@@ -180,7 +183,9 @@ class Plan:
                     f"{name}={kind.__name__}(...)."
                 )
 
-        writing = Writing(folder, device, resume, tensorboard, tensorboard_images, progress)
+        writing = Writing(
+            folder, device, resume, tensorboard, tensorboard_images, progress, verdict=verdict
+        )
         beside = Beside(given or {}, weight)
         return fit_plan(self, x, y, training or Training(), data or Data(), writing, beside)
 

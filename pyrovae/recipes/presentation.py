@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pyrovae import data
 from pyrovae.errors import InputError, warn
+from pyrovae.recipes.about import ROUNDING
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,10 +54,11 @@ class Presentation:
         """Refuse training data that the likelihood does not take.
 
         Raises:
-            InputError: the likelihood takes values in [0, 1], and some data lie outside.
+            InputError: the likelihood takes values in [0, 1], and some data lie outside by more than
+                rounding.
         """
         low, high = self._range_of(x)
-        if low < 0 or high > 1:
+        if low < -ROUNDING or high > 1 + ROUNDING:
             raise InputError(
                 f"the data go from {low:.3g} to {high:.3g}, but the likelihood takes values in [0, 1]: "
                 "choose likelihood='gaussian' (--likelihood gaussian) for real values, or scale the data."
@@ -66,7 +68,7 @@ class Presentation:
         """Return new data with values in the range of the likelihood.
 
         Values up to a tenth beyond [0, 1] are clipped, and a warning says so. A scaler that was fitted to
-        training data gives such values.
+        training data gives such values. Values that are beyond by rounding are clipped without a warning.
 
         Args:
             x: data that the model was not trained on, before they are prepared.
@@ -83,11 +85,11 @@ class Presentation:
                 f"the values of {what} go from {low:.3g} to {high:.3g}, but the model was trained on "
                 "values in [0, 1]: scale them as the training data were scaled."
             )
-        outside = int(((x < 0) | (x > 1)).sum())
-        warn(
-            f"{outside} values of {what} lie outside of [0, 1], from {low:.3g} to {high:.3g}, and are "
-            "clipped to this range, since the model was trained on values in it."
-        )
+        if outside := int(((x < -ROUNDING) | (x > 1 + ROUNDING)).sum()):
+            warn(
+                f"{outside} values of {what} lie outside of [0, 1], from {low:.3g} to {high:.3g}, and are "
+                "clipped to this range, since the model was trained on values in it."
+            )
         return x.clamp(0, 1)
 
     def _range_of(self, x: Tensor) -> tuple[float, float]:
@@ -96,6 +98,8 @@ class Presentation:
 
     def for_training(self, x: Tensor) -> Tensor:
         """Prepare the training data `(N, *x_shape)` once. `transforms` then prepares each minibatch."""
+        low, high = self._range_of(x)
+        x = x if low >= 0 and high <= 1 else x.clamp(0, 1)
         return x if self.pixels == "dynamic" else self.fixed(x)
 
     def transforms(self) -> list[Callable[[Tensor], Tensor]]:

@@ -19,7 +19,7 @@ from pyrovae.compute import processes
 from pyrovae.compute.devices import resolve_device, seeded
 from pyrovae.data import DATASETS, Images
 from pyrovae.data.loading import Rows, load_again, load_rows
-from pyrovae.errors import CheckpointError, InputError, check_choice
+from pyrovae.errors import CheckpointError, InputError, check_choice, one_line
 from pyrovae.evaluation import MarginalLikelihood
 from pyrovae.evaluation.json_files import decoded
 from pyrovae.programs.pair import ModelAndGuide
@@ -109,7 +109,8 @@ def train(
     with processes.first_before_others():  # only the first process downloads the data
         images = data_sets.load(data.data, seed=data.split_seed, download=download)
     hidden, within = data.labels is not None, in_unit_interval(images.x_train)
-    about = About(images.shape, images.num_classes, hidden, training.seed, within)
+    facts = images.num_classes, hidden, training.seed, within, images.column_names
+    about = About(images.shape, *facts)
     plan = build(about, **(options or {}))
     board = (tensorboard, tensorboard_images)
     writing = Writing(folder, device, resume, *board, progress, Known.of(images))
@@ -182,7 +183,7 @@ def own_names(recipe: str, options: Mapping[str, Any]) -> dict[str, str]:
     return {name: value for name, value in {"recipe": recipe, **options}.items() if is_own(value)}
 
 
-@dataclass
+@dataclass(repr=False)
 class Run:
     """A run folder, and the trained model in it.
 
@@ -267,6 +268,14 @@ class Run:
         run._checked_values()
         _ = run.about
         return run
+
+    def __repr__(self) -> str:
+        """Return a line of what the configuration says. No other file is read."""
+        config, asked = self.config, "" if self.asked is None else f"; asked about {_name_of(self.asked)}"
+        data = GIVEN if config.from_python else config.data.get("data", "")
+        options = ", ".join(f"{name}={value}" for name, value in config.options.items())
+        text = f"run {self.folder}: {config.recipe}({options}) on {data}"
+        return one_line(f"{text}, {config.training.get('epochs')} epochs{asked}")
 
     @cached_property
     def recipe(self) -> Callable[..., Plan]:
@@ -812,6 +821,10 @@ def _asked(data: AskedData | None) -> str | tuple[Tensor, Tensor | None] | None:
     if data is None or isinstance(data, tuple):
         return data
     return (data, None) if isinstance(data, Tensor) else str(data)
+
+
+def _name_of(asked: str | tuple[Tensor, Tensor | None]) -> str:
+    return asked if isinstance(asked, str) else f"data of shape {tuple(asked[0].shape)}"
 
 
 def _load(stage: Stage, about: About, saved: Mapping[str, Any]) -> None:

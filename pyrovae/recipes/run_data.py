@@ -158,21 +158,21 @@ def other_data(file: str | None, rows: Rows, about: About, class_names: Sequence
 
 
 def _numbered_as(known: Sequence[str], rows: Rows, num_classes: int, file: str) -> Tensor:
-    """Return classes by the run's numbers: by their names, if they have names, or else as they are."""
+    """Return classes by the run's numbers: by their names, if they have names, or else by their numbers.
+
+    A file that calls classes by numbers means those of the run that are called so. If the run's classes
+    have other names, it counts them.
+    """
     assert rows.y is not None
-    numbers = torch.arange(int(rows.y.max()) + 1)
-    if rows.class_names:
-        present = [rows.class_names[label] for label in rows.y.unique().tolist()]
-        if strange := [name for name in present if name not in known]:
-            raise InputError(
-                f"{file} holds the class {strange[0]!r}, but the classes of the run are "
-                f"{', '.join(known)}: rename the class, or leave its data out."
-            )
-        places = [known.index(name) if name in known else -1 for name in rows.class_names]
-        numbers = torch.tensor(places)
-    elif len(numbers) > num_classes:
+    names = rows.class_names or tuple(map(str, range(int(rows.y.max()) + 1)))
+    by_numbers = rows.called_by_numbers or not rows.class_names
+    if by_numbers and not all(name.removeprefix("-").isdecimal() for name in known):
+        known = [*map(str, range(num_classes))]
+    present = [names[label] for label in rows.y.unique().tolist()]
+    if strange := [name for name in present if name not in known]:
         raise InputError(
-            f"{file} holds the class {len(numbers) - 1}, but the run has {num_classes} classes, counted "
-            "from 0: renumber the classes, or leave these data out."
+            f"{file} holds the class {strange[0]!r}, but the classes of the run are {', '.join(known)}: "
+            "rename the class, or leave its data out."
         )
-    return numbers[rows.y]
+    places = [known.index(name) if name in known else -1 for name in names]
+    return torch.tensor(places)[rows.y]

@@ -83,6 +83,8 @@ class Training:
         seed: The seed of all random draws but the splits: initial parameters, minibatches, latents, and the
             choice of the labels that training uses.
         compile: Whether a training step is compiled into one graph. "auto" compiles long runs only.
+        precision: The precision of matrix products in training. "tf32" (on CUDA) and "bfloat16" round
+            them. Densities and parameters keep 32 bits.
 
     Attributes:
         given: the names of the arguments that the caller gave.
@@ -105,6 +107,7 @@ class Training:
     patience: Annotated[int, Ge(1)] | None = None
     seed: Annotated[int, Ge(0), Le(2**32 - 1)] = 0
     compile: Literal["auto", "on", "off"] = "auto"
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     given: frozenset[str] = field(default=frozenset(), init=False, repr=False, compare=False)
 
     def over(self, defaults: Mapping[str, Any]) -> Training:
@@ -181,6 +184,7 @@ class Training:
             "patience": self.patience,
             "seed": self.seed,
             "compile": self.compile,
+            "precision": self.precision,
         }
 
 

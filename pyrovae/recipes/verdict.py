@@ -95,6 +95,8 @@ def verdict_of(
     given: Mapping[str, Any] | None = None,
     held_out: bool = False,
     training: Training | None = None,
+    takes_objective: bool = True,
+    beside: str = "",
 ) -> Verdict:
     """Measure what a training has come to. The caller's random streams do not change.
 
@@ -106,6 +108,8 @@ def verdict_of(
         given: what is given to the programs beside them, by name, or None.
         held_out: whether they are validation data.
         training: the settings of the training, on which the remedy depends.
+        takes_objective: whether another objective can be chosen for the training.
+        beside: what the model has beside the latents, such as "the class". Empty if nothing.
 
     Raises:
         InputError: the pair does not run on the data.
@@ -126,7 +130,7 @@ def verdict_of(
     informative = {} if units is None else units.informative_counts
     estimated = {} if units is None else units.total_information
     information = {name: max(0.0, min(value, kl)) for name, value in estimated.items()}
-    warnings = tuple(_collapsed(information, training))
+    warnings = tuple(_collapsed(information, training, takes_objective, beside))
     return Verdict(
         elbo, kl if inferred else None, counts, informative, information, len(x), held_out, warnings
     )
@@ -139,7 +143,7 @@ def _bound(pair: ModelAndGuide, data: Arguments) -> tuple[float, float]:
         part = data.rows(slice(start, start + _AT_ONCE))
         found = objective.evaluate(pair, *part.args, **part.kwargs)
         loss, kl = loss + float(found.loss), kl + float(found.terms["kl"])
-    return -loss / num_data, kl / num_data
+    return -loss / num_data, max(0.0, kl / num_data)  # an estimate near 0 may fall below it
 
 
 def _units(
@@ -152,25 +156,33 @@ def _units(
         return None
 
 
-def _collapsed(information: Mapping[str, float], training: Training) -> Iterator[str]:
+def _collapsed(
+    information: Mapping[str, float], training: Training, takes_objective: bool, beside: str
+) -> Iterator[str]:
     """Yield a warning for each latent that carries less than one bit."""
+    others = f" What the model knows about a datum is then in {beside}." if beside else ""
     for name, nats in information.items():
         if nats < ONE_BIT:
             yield (
                 f"{name} carries almost nothing about the data, {nats:.2f} nats, where one bit is "
-                f"{ONE_BIT:.2f} (posterior collapse): {_remedy(training)}."
+                f"{ONE_BIT:.2f} (posterior collapse): {_remedy(training, takes_objective)}.{others}"
             )
 
 
-def _remedy(training: Training) -> str:
+def _remedy(training: Training, takes_objective: bool) -> str:
     if training.beta > 1:
         return f"choose a smaller beta than {training.beta:g}, such as beta=1 (--beta 1)"
     if training.warm_up == 0 and not training.cycle:  # None is the default rise
         return "let beta rise from 0 over the first epochs, for example by warm_up=10 (--warm-up 10)"
+    other = (
+        "choose an objective with a floor under the KL, for example objective='free-bits', free_bits=0.5 "
+        "(--objective free-bits --free-bits 0.5)"
+    )
+    if not takes_objective:
+        other = "choose a smaller beta, such as beta=0.5 (--beta 0.5)"
     return (
-        "train for more epochs (--epochs), or choose an objective with a floor under the KL, for example "
-        "objective='free-bits', free_bits=0.5 (--objective free-bits --free-bits 0.5), where the model has "
-        "this option. If nothing helps, the data may have nothing in common that latents could carry"
+        f"train for more epochs (--epochs), or {other}. If nothing helps, the data may have nothing in "
+        "common that latents could carry"
     )
 
 

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import ArrayLike
 from scipy.sparse import issparse
 from sklearn.utils import Tags, check_random_state
+from sklearn.utils._set_output import ADAPTERS_MANAGER, _get_output_config
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from pyrovae.data.checks import OBSERVED
 from pyrovae.errors import InputError, check_choice
 from pyrovae.likelihoods.table import LIKELIHOODS
 from pyrovae.recipes import About, Data, Training
+from pyrovae.recipes.about import ROUNDING
 from pyrovae.recipes.fitting import Fitted
 from pyrovae.sklearn import inputs
 from pyrovae.sklearn.inputs import Rows
@@ -57,6 +59,7 @@ class RecipeEstimator(KeepsVersion):
     likelihood: str
     verbose: bool
     model_: Any
+    _seed: int
     _takes_missing = False
     _takes_sparse = False
     _dtype: type[np.floating[Any]] = np.float32
@@ -115,7 +118,7 @@ class RecipeEstimator(KeepsVersion):
         if chosen != "auto":
             return chosen
         low, high = inputs.bounds_of(rows)
-        return "bernoulli" if low >= 0 and high <= 1 else "gaussian"
+        return "bernoulli" if low >= -ROUNDING and high <= 1 + ROUNDING else "gaussian"
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         """Convert dense data `(n, features)` without missing values to `(n, *x_shape)`."""
@@ -125,6 +128,23 @@ class RecipeEstimator(KeepsVersion):
     def _array(self, x: Tensor) -> np.ndarray:
         """Convert data that a model has generated to the shape of the X that `fit` was given."""
         return x.numpy().reshape(len(x), *self._given_shape)
+
+    def _framed(self, values: np.ndarray, like: object = None) -> Any:
+        """Return data with the names of the features where the user wants a frame; else the array.
+
+        Args:
+            values: the data, in the shape of X.
+            like: the X of the call. The data are a frame if it is one of pandas, with its index and
+                columns, or if `set_output` or scikit-learn's configuration ask for one.
+        """
+        if hasattr(like, "iloc"):
+            frame: Any = like
+            return type(frame)(values, index=frame.index, columns=frame.columns)
+        chosen = _get_output_config("transform", self)["dense"]
+        if chosen == "default" or values.ndim != 2:
+            return values
+        names = getattr(self, "feature_names_in_", None)
+        return ADAPTERS_MANAGER.adapters[chosen].create_container(values, values, columns=names)
 
     def _part(self, array: np.ndarray, seed: int = 0) -> Part:
         """Convert dense data `(n, features)` for the fitted model. NaN marks a missing value."""
@@ -150,6 +170,16 @@ class RecipeEstimator(KeepsVersion):
 
     # The model
 
+    @property
+    def _column_names(self) -> tuple[str, ...]:
+        """The names of the features, if X had names in `fit`."""
+        return tuple(map(str, getattr(self, "feature_names_in_", ())))
+
+    def _about(self, num_classes: int = 0, unlabelled: bool = True) -> About:
+        """Return the facts about the training data, for a recipe."""
+        facts = num_classes, unlabelled, self._seed
+        return About(self._x_shape, *facts, column_names=self._column_names)
+
     def _train(
         self,
         settings: Settings,
@@ -170,6 +200,7 @@ class RecipeEstimator(KeepsVersion):
             data=Data(**settings.data),
             device=self.device,
             progress=bool(self.verbose),
+            verdict=False,  # which no estimator shows
         )
         self.history_, self._presentation = fitted.history, fitted.presentation
         self.n_iter_ = len(self.history_.rows)

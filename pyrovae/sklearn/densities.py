@@ -16,7 +16,7 @@ from pyrovae.errors import InputError
 from pyrovae.evaluation import impute, marginal_likelihood
 from pyrovae.generation import images_of, latent_codes, only_site, samples
 from pyrovae.models import PPCA
-from pyrovae.recipes import About, ppca
+from pyrovae.recipes import ppca
 from pyrovae.recipes.presentation import Presentation
 from pyrovae.sklearn import inputs
 from pyrovae.sklearn.base import Part, RandomState, RecipeEstimator, seed_of
@@ -96,9 +96,7 @@ class Density(RecipeEstimator):
         fitted = self._fitted()
         return float(fitted._scores(fitted._validated(X))[:, 0].mean())
 
-    def sample(
-        self, n_samples: int = 1, random_state: RandomState = None, mean: bool = False
-    ) -> np.ndarray:
+    def sample(self, n_samples: int = 1, random_state: RandomState = None, mean: bool = False) -> Any:
         """Draw data from the model, in the shape and units of the X that `fit` was given.
 
         Args:
@@ -107,12 +105,14 @@ class Density(RecipeEstimator):
             mean: return E[x | z] for draws of z in the place of draws of x.
 
         Returns:
-            The draws, `(n_samples, features)` or `(n_samples, C, H, W)`.
+            The draws, `(n_samples, features)` or `(n_samples, C, H, W)`: an array, or the data frame for
+            which `set_output` asks.
         """
         fitted = self._fitted()
         seed = seed_of(fitted.random_state if random_state is None else random_state)
         with fitted._on_device() as model:
-            return fitted._array(only_site(samples(model, n_samples, seed, mean=mean)))
+            drawn = fitted._array(only_site(samples(model, n_samples, seed, mean=mean)))
+        return fitted._framed(drawn)
 
     def _scores(self, rows: Rows) -> np.ndarray:
         """Return log p(x) and its standard error, `(n, 2)`."""
@@ -132,10 +132,10 @@ class TrainedDensity(Density):
             x: Any = inputs.SparseRows(rows, self._x_shape)
         elif (missing := np.isnan(rows)).any():
             given = {OBSERVED: torch.from_numpy(~missing).unflatten(1, self._x_shape)}
-            x = self._tensor(inputs.completed(rows))
+            x = self._tensor(inputs.completed(rows, self._column_names))
         else:
             x = self._tensor(rows)
-        self._train(settings, About(self._x_shape, seed=self._seed), x, given=given, weight=weight)
+        self._train(settings, self._about(), x, given=given, weight=weight)
 
     def _log_px(self, model: Any, part: Part) -> Tensor:
         x = self._presentation.fixed(part.x)
@@ -164,8 +164,7 @@ class ClosedFormPPCA(Density):
                 "X has missing values, and the closed form of PPCA needs all values: fit it to complete "
                 "data, or fit a VAETransformer. Missing values may stand in the X of other methods."
             )
-        about = About(self._x_shape, seed=self._seed)
-        plan = ppca(about, latent_dim=plain(self.latent_dim), standardise=plain(self.standardise))
+        plan = ppca(self._about(), latent_dim=plain(self.latent_dim), standardise=plain(self.standardise))
         n_samples, n_features = rows.shape
         if plan.options["latent_dim"] >= min(n_features, n_samples - 1):
             raise InputError(

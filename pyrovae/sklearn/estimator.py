@@ -174,7 +174,7 @@ class SemiSupervisedVAEClassifier(
     def _learn(self, array: np.ndarray, y: Tensor, weight: np.ndarray | None) -> None:
         """Fit the model, and the classifier of its latents if it has one."""
         self._seed = seed_of(self.random_state)
-        about = About(self._x_shape, len(self.classes_), bool((y == UNLABELLED).any()), self._seed)
+        about = self._about(len(self.classes_), bool((y == UNLABELLED).any()))
         of_labels = label_weights(y.numpy(), self.classes_, self.class_weight, weight)
         self.classifier_ = self.latent_scales_ = self.chosen_ = None
         if self.model == "auto":
@@ -281,7 +281,7 @@ class SemiSupervisedVAEClassifier(
         n_samples: int = 1,
         y: Any = None,
         random_state: RandomState = None,
-    ) -> np.ndarray:
+    ) -> Any:
         """Generate data: E[x | z] for draws of z, in the shape and units of the X that `fit` was given.
 
         Args:
@@ -290,7 +290,8 @@ class SemiSupervisedVAEClassifier(
             random_state: the seed of the draws. None means the estimator's own.
 
         Returns:
-            The samples, `(n_samples, features)` or `(n_samples, C, H, W)`.
+            The samples, `(n_samples, features)` or `(n_samples, C, H, W)`: an array, or the data frame for
+            which `set_output` asks.
 
         Raises:
             InputError: a class is not known, or the model is an M1, which generates data without classes.
@@ -307,7 +308,7 @@ class SemiSupervisedVAEClassifier(
                 x = only_site(sample_images(model, n_samples, seed))
             else:
                 x = only_site(samples_of_classes(model, codes, seed=seed))
-        return fitted._array(x)
+        return fitted._framed(fitted._array(x))
 
     def _predict(self, array: np.ndarray) -> np.ndarray:
         if self.classifier_ is not None and not hasattr(self.classifier_, "predict_proba"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,10 +53,14 @@ def bounds_of(rows: Rows) -> tuple[float, float]:
     return float(np.nanmin(rows)), float(np.nanmax(rows))
 
 
-def completed(rows: np.ndarray) -> np.ndarray:
+def completed(rows: np.ndarray, names: Sequence[str] = ()) -> np.ndarray:
     """Return the data with observed values of the same feature in the place of missing ones.
 
     Training does not learn these values. They only let it start at the right means and scales.
+
+    Args:
+        rows: the data, `(n, features)`, in which NaN marks a missing value.
+        names: the names of the features, for messages; empty where they have none.
 
     Raises:
         InputError: a feature has no value.
@@ -66,7 +70,8 @@ def completed(rows: np.ndarray) -> np.ndarray:
         missing = np.isnan(column)
         if missing.all():
             raise InputError(
-                f"feature {number} has no value in any of the {len(rows)} data: leave this column out."
+                f"feature {number}{f' ({names[number]})' if len(names) else ''} has no value in any of the "
+                f"{len(rows)} data: leave this column out."
             )
         column[missing] = np.resize(column[~missing], missing.sum())
     return filled

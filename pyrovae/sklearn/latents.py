@@ -46,11 +46,14 @@ class LatentFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Density)
         fitted = self._fitted()
         return fitted._codes(fitted._validated(X)).numpy()
 
-    def inverse_transform(self, X: ArrayLike) -> np.ndarray:
+    def inverse_transform(self, X: ArrayLike) -> Any:
         """Return E[x | z], in the shape and units of the X that `fit` was given.
 
         Args:
             X: latents z, `(n, latent_dim)`, as `transform` returns them.
+
+        Returns:
+            The data: an array, or the data frame for which `set_output` asks.
 
         Raises:
             InputError: a datum has another number of latents.
@@ -62,19 +65,20 @@ class LatentFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Density)
                 f"X has {codes.shape[1]} latents for each datum; expected {fitted._n_features_out}, as "
                 "transform returns them."
             )
-        return fitted._decoded(torch.from_numpy(np.array(codes)))
+        return fitted._framed(fitted._decoded(torch.from_numpy(np.array(codes))))
 
-    def reconstruct(self, X: ArrayLike) -> np.ndarray:
+    def reconstruct(self, X: ArrayLike) -> Any:
         """Return E[x | z] at the latents' means given each datum: `inverse_transform(transform(X))`.
 
         Args:
             X: data, `(n, features)` or `(n, C, H, W)`. NaN marks a missing value.
 
         Returns:
-            The reconstructions, in the shape and units of the X that `fit` was given.
+            The reconstructions, in the shape and units of the X that `fit` was given; a data frame if X is
+            one of pandas, or `set_output` asks for one.
         """
         fitted = self._fitted()
-        return fitted._decoded(fitted._codes(fitted._validated(X)))
+        return fitted._framed(fitted._decoded(fitted._codes(fitted._validated(X))), X)
 
     def impute(self, X: ArrayLike, return_std: bool = False) -> Any:
         """Return the data with E[x_missing | x_observed] in the place of each NaN.
@@ -85,8 +89,8 @@ class LatentFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Density)
                 observed.
 
         Returns:
-            The data in the shape of X, a data frame if X is one of pandas; with `return_std` also the
-            standard deviations, an array of this shape.
+            The data in the shape of X, a data frame if X is one of pandas, or `set_output` asks for one;
+            with `return_std` also the standard deviations, an array of this shape.
         """
         fitted = self._fitted()
         rows = fitted._validated(X)
@@ -98,10 +102,8 @@ class LatentFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Density)
             found = fitted._by_parts(rows[some], fitted._imputed).flatten(2).numpy()
             completed[missing], std[missing] = found[:, 0][missing[some]], found[:, 1][missing[some]]
         completed, std = (values.reshape(np.shape(X)) for values in (completed, std))
-        if hasattr(X, "iloc"):
-            frame: Any = X
-            completed = type(frame)(completed, index=frame.index, columns=frame.columns)
-        return (completed, std) if return_std else completed
+        framed = fitted._framed(completed, X)
+        return (framed, std) if return_std else framed
 
     def _codes(self, rows: Rows) -> Tensor:
         """Return the latents' means, `(n, latent_dim)`."""

@@ -3,6 +3,8 @@ from .callbacks import EpochEnd as EpochEnd
 from .fit import fit as fit
 from .history import History as History
 from .loop import TrainingRun as TrainingRun
+from .many import Member as Member
+from .many import fit_many as fit_many
 from .settings import Settings as Settings
 from .settings import adam as adam
 from .sources import Data as Data

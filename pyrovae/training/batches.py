@@ -18,13 +18,14 @@ from torch.nn.functional import one_hot
 
 from pyrovae.compute import processes
 from pyrovae.compute.devices import seeded
+from pyrovae.compute.indices import holds_whole_numbers
 from pyrovae.data.checks import OBSERVED, UNLABELLED, holds_classes, mask_of_elements
 from pyrovae.data.transforms import Transform
 from pyrovae.distributions import filled
 from pyrovae.errors import InputError
 from pyrovae.programs.given import NOTHING_GIVEN, Given
 from pyrovae.programs.rows import Arguments
-from pyrovae.training.sources import Items, Source, check_read, item_seeds, rows_of
+from pyrovae.training.sources import InMemory, Items, Source, check_read, item_seeds, rows_of
 
 _TRIED = 5  # data whose missing values are changed to see what a transform does with them
 
@@ -138,6 +139,23 @@ class Minibatches:
         """The number of minibatches in an epoch."""
         return max(part.steps for part in self.parts)
 
+    @property
+    def full_steps(self) -> int:
+        """The number of full minibatches in an epoch."""
+        short = [
+            part.steps == self.steps and len(part.indices) % part.batch_size and part.steps > 1
+            for part in self.parts
+        ]
+        return self.steps - any(short)
+
+    @property
+    def lie_on_device(self) -> bool:
+        """Whether all data, and what belongs to them, are in the memory of the minibatches' device."""
+        beside = [*self.given.rows.values(), *([] if self.y is None else [self.y])]
+        return isinstance(self.source, InMemory) and all(
+            values.device.type == self.device.type for values in (self.source.x, *beside)
+        )
+
     def first(self, offset: int = 0, shared: bool = False, check: bool = False) -> Batch:
         """Return a full minibatch of the first data of each part.
 
@@ -146,8 +164,11 @@ class Minibatches:
             shared: whether to return only this process's share.
             check: whether to check the values that are read from a stream.
         """
-        rows = [Rows(part.indices.roll(-offset)[: part.batch_size]) for part in self.parts]
-        return self.batch(rows, shared, check)
+        return self.batch(self.first_rows(offset), shared, check)
+
+    def first_rows(self, offset: int = 0) -> list[Rows]:
+        """Return the rows of `first`."""
+        return [Rows(part.indices.roll(-offset)[: part.batch_size]) for part in self.parts]
 
     def epoch(self, number: int) -> Iterator[tuple[Rows, ...]]:
         """Draw the order of an epoch at once, and return the rows of each step's minibatch.
@@ -193,6 +214,23 @@ class Minibatches:
             seeds = item_seeds(self.seed, len(part.indices), "in order", number)
             for indices, of_indices in zip(part.indices.split(size), seeds.split(size), strict=True):
                 yield self._arguments(part, Rows(indices, of_indices), check)
+
+    def extremes(self) -> Iterator[Arguments]:
+        """Yield a minibatch of each part with the data that have the least and greatest whole numbers.
+
+        Programs may take classes, and whole numbers that are given beside the data, for indices. If any of
+        them is out of range, so is one in such a minibatch.
+        """
+        for number, part in enumerate(self.parts):
+            classes = [self.y] if part.labelled and self.y is not None else []
+            found: list[Tensor] = []
+            for values in filter(holds_whole_numbers, (*classes, *self.given.rows.values())):
+                rows = rows_of(values, part.indices).reshape(len(part.indices), -1)
+                found += [rows.amin(1).argmin(), rows.amax(1).argmax()]
+            if found:
+                chosen = part.indices[torch.stack(found).cpu()]
+                size = max(part.batch_size, len(chosen))
+                yield self.arguments(number, torch.cat([chosen, part.indices])[:size])
 
     def arguments(self, number: int, indices: Tensor) -> Arguments:
         """Return the arguments of a call with these data of a part."""

@@ -52,6 +52,7 @@ class _History(msgspec.Struct):
     best_epoch: int | None
     stopped_early: bool
     stopped_by_callback: bool
+    precision_error: float | None = None
 
 
 class _Trained(msgspec.Struct):
@@ -313,7 +314,7 @@ def _history(path: Path, content: dict[str, Any]) -> dict[str, Any]:
             f"{path}: its history in {of_history.name} is not the one that it was written with "
             f"({cause(error)})."
         ) from error
-    found = {"best_epoch", "stopped_early", "stopped_by_callback"}
+    found = {"best_epoch", "stopped_early", "stopped_by_callback", "precision_error"}
     history = {"rows": rows} | {name: value for name, value in kept.items() if name in found}
     return {"history": history, "lines": own}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,7 @@ def fit(
     tensorboard: str | Path | None = None,
     progress: bool = True,
     compile: str = "auto",
+    precision: str = "float32",
     callbacks: Sequence[AnyCallback] = (),
     workers: int = 0,
     identity: Mapping[str, Any] | None = None,
@@ -142,9 +143,9 @@ def fit(
         seed: the seed of minibatches, transforms and latent draws, from the random streams of torch, NumPy
             and Python. The caller's streams are not changed.
         device: the device of the training. "auto" means CUDA if it is available, else the CPU. The modules
-            behind the programs are moved there. Other tensors that plain functions use must be there
-            already. So for plain functions "auto" means the device of their modules and parameters, or else
-            that of `x`.
+            behind the programs and the transform are moved there, and so are the data. Other tensors that
+            plain functions use must be there already. So for plain functions "auto" means the device of
+            their modules and parameters, or else that of `x`.
         folder: the folder in which a checkpoint is written after each epoch. Only one process may write
             there at a time. None means no checkpoints.
         resume: whether to continue from the folder's newest checkpoint, if it has one. The final parameters
@@ -155,9 +156,11 @@ def fit(
             data are refused.
         tensorboard: a folder for TensorBoard scalars. None means no scalars.
         progress: whether to show a progress bar with the ELBO's two terms.
-        compile: "on" records a step once as a graph of tensor operations and compiles it. The numbers are
-            the same up to rounding, and no Python runs in between. "auto" does so for
-            runs of at least 5,000 steps, and warns if it is not possible. "off" never does. A program that
+        compile: "on" records a step once as a graph of tensor operations and compiles it. On CUDA the
+            kernels of a whole step, with Adam or one of its relatives, are captured and launched together.
+            The numbers are the same up to rounding, and no Python runs in between. "auto" does so for
+            runs of at least 5,000 steps, or of more than 500 full minibatches on CUDA, and warns if it is
+            not possible. "off" never does. A program that
             reads values, draws from the generators of Python or NumPy, or computes something else at every
             call, cannot be compiled. The graph is compared with the programs on one minibatch: before each
             epoch if there is a callback, a scheduler, a schedule or a transform, otherwise before an epoch
@@ -165,6 +168,10 @@ def fit(
             again, the run goes on without a graph, and a warning says why. What Python decides within an
             epoch, by the clock or by a generator object of its own, cannot be found for certain: use "off"
             for such a program.
+        precision: the precision of matrix products and convolutions, forward and backward: "float32",
+            "tf32" (on CUDA only) or "bfloat16". Densities, sums and parameters have 32 bits in any case.
+            The history says by how much the rounding changes the loss (`precision_error`). Data and model
+            with 64 bits are not rounded, and refused with any but "float32".
         callbacks: functions of the state, or objects with a method `on_epoch_end(state)`, that run after
             each epoch's checkpoint, in the first process only. They may look at `state.pair`, `state.row`
             and `state.epoch`, change or freeze the values of parameters, add to the history by
@@ -214,27 +221,19 @@ def fit(
         tensorboard=tensorboard,
         progress=progress,
         compile=compile,
+        precision=precision,
         callbacks=callbacks,
         workers=workers,
         identity=identity,
     )
-    y = _whole(y)
-    source = source_of(x, y, given)
-    beside = _given_beside(pair, source, y, given)
-    held_out = _validation_source(pair, settings.validation, source, beside)
-    place = device_for(device, pair, otherwise=source.device)
-    data = minibatches_of(source, y, settings, place, beside)
-    validation_data = None if held_out is None else _all_at_once(*held_out, settings, place)
+    data, validation_data = data_of(pair, x, y, given, settings)
     with (
-        _with_gradients(place),
-        own_parameters(pair),
-        _training(pair),
-        seeded(settings.seed, place),
+        ready_to_train(pair, seed=settings.seed, device=data.device),
         one_writer(settings.folder) if settings.folder and processes.is_first() else nullcontext(),
     ):
-        data = _in_form_of_programs(pair, data)
+        data = in_form_of_programs(pair, data)
         if validation_data is not None:
-            validation_data = _in_form_of_programs(pair, validation_data)
+            validation_data = in_form_of_programs(pair, validation_data)
         run = TrainingRun(pair, data, validation_data, settings)
         run.start_or_resume()
         scalars = settings.tensorboard if processes.is_first() else None
@@ -242,6 +241,46 @@ def fit(
             run.train(write_row)
     processes.wait()  # until the last checkpoint is written
     return run.history
+
+
+def data_of(
+    pair: ModelAndGuide, x: Data, y: Tensor | None, given: Mapping[str, Any] | None, settings: Settings
+) -> tuple[Minibatches, Minibatches | None]:
+    """Return the minibatches of the training data and of the validation data, on the run's device.
+
+    Args:
+        pair: the pair that is trained.
+        x: the data, as `fit` takes them.
+        y: their classes, as `fit` takes them.
+        given: what is given beside the data, as `fit` takes it.
+        settings: the settings.
+    """
+    y = _whole(y)
+    source = source_of(x, y, given)
+    beside = _given_beside(pair, source, y, given)
+    held_out = _validation_source(pair, settings.validation, source, beside)
+    place = device_for(settings.device, pair, otherwise=source.device)
+    data = minibatches_of(source, y, settings, place, beside)
+    return data, None if held_out is None else _all_at_once(*held_out, settings, place)
+
+
+@contextmanager
+def ready_to_train(*pairs: ModelAndGuide, seed: int, device: torch.device) -> Iterator[None]:
+    """Train pairs within: in training mode, with gradients, and with streams and parameters of their own.
+
+    Raises:
+        InputError: `fit` is called under autocast.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(_with_gradients(device))
+        for pair in pairs:
+            stack.enter_context(own_parameters(pair))
+            stack.enter_context(in_training(pair))
+        # Pyro's validation is off, except in the checks, which explain what they find.
+        stack.enter_context(reentered(lambda: pyro.validation_enabled(False)))
+        stack.enter_context(reentered(_without_warnings))
+        stack.enter_context(seeded(seed, device))
+        yield
 
 
 def minibatches_of(
@@ -327,7 +366,7 @@ def _whole(y: Tensor | None) -> Tensor | None:
     return y.long() if isinstance(y, Tensor) and holds_classes(y) else y
 
 
-def _in_form_of_programs(pair: ModelAndGuide, data: Minibatches) -> Minibatches:
+def in_form_of_programs(pair: ModelAndGuide, data: Minibatches) -> Minibatches:
     """Return the minibatches with classes as one-hot rows, if the programs take these.
 
     Raises:
@@ -362,20 +401,6 @@ def _with_gradients(device: torch.device) -> Iterator[None]:
             "call it outside of the block."
         )
     with torch.inference_mode(False), torch.enable_grad():
-        yield
-
-
-@contextmanager
-def _training(pair: ModelAndGuide) -> Iterator[None]:
-    """Put the modules in training mode within, and back into their former modes after.
-
-    Pyro's validation is off, except in the checks, which explain what they find.
-    """
-    with (
-        in_training(pair),
-        reentered(lambda: pyro.validation_enabled(False)),
-        reentered(_without_warnings),
-    ):
         yield
 
 

@@ -38,6 +38,7 @@ def identity_of(settings: Settings, data: Minibatches, validation: Minibatches |
             "data_weights": [part.weight for part in data.parts],
             "seed": settings.seed,
             "clip_norm": settings.clip_norm,
+            "precision": settings.precision,
             "data": data.source.fingerprint(),
             "classes": None if data.y is None else fingerprint(data.y),
             "given": _of_given(data.given),

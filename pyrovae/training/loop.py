@@ -7,6 +7,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,14 @@ from pyrovae._version import __version__
 from pyrovae.compute import processes
 from pyrovae.compute.devices import seeded
 from pyrovae.compute.interrupts import end_in_order, interrupts_deferred
+from pyrovae.compute.precision import check_precision, products_in
 from pyrovae.compute.progress import progress_bar
 from pyrovae.compute.streams import as_plain, from_plain, seed_streams, set_streams, streams
 from pyrovae.compute.turns import give_way
 from pyrovae.errors import CheckpointError, InputError, NonFiniteError, cause
 from pyrovae.objectives.elbo import ELBO
 from pyrovae.programs.checks import check_pair
+from pyrovae.programs.modes import buffers_kept
 from pyrovae.programs.pair import ModelAndGuide
 from pyrovae.programs.parameters import module_parameters
 from pyrovae.programs.reach import modules_of
@@ -45,11 +48,14 @@ from pyrovae.training.plain import check_readable, described, plain
 from pyrovae.training.preparation import prepare
 from pyrovae.training.settings import Numbers, Settings
 from pyrovae.training.state import TrainedState
-from pyrovae.training.step import EagerStep, build_step
+from pyrovae.training.step import EagerStep
+from pyrovae.training.steps import build_step
 from pyrovae.training.trainable import Trainable
 from pyrovae.training.validation import Validation
 
 WriteRow = Callable[[Mapping[str, float]], None]
+
+_MEASURED = 5  # the minibatches on which the effect of rounded products is measured
 
 
 class TrainingRun:
@@ -85,6 +91,9 @@ class TrainingRun:
         self._lines: HistoryFile | None = None
         transform = described(settings.transform)  # before it is called, which may change it
         self.prepared = prepare(data.given.bound_to(pair, data.device), data, validation, settings)
+        kinds = (value.dtype for value in self.prepared.parameters.values() if value.is_floating_point())
+        self._precision = (settings.precision, data.device, next(kinds, torch.float32))
+        check_precision(*self._precision)
         self.data = replace(data, shuffle=not self.prepared.in_order)
         self.parameters = Trainable(
             pair, self.prepared.parameters, self.prepared.trained, settings.make_optimizer
@@ -157,6 +166,29 @@ class TrainingRun:
         Args:
             write_row: a function that is called with each epoch's row of the history.
         """
+        if self.settings.precision != "float32" and self.history.precision_error is None:
+            self.history.precision_error = self._rounding()
+        with products_in(*self._precision):
+            self._train(write_row)
+
+    def _rounding(self) -> float:
+        """Return the mean absolute change of the loss by rounded products, over the first minibatches."""
+        numbers, size = self.settings.final_numbers(), self.data.parts[-1].batch_size
+        losses: dict[str, list[float]] = {"float32": [], self.settings.precision: []}
+        for precision, of_precision in losses.items():
+            with (
+                seeded(self.settings.seed, self.device),
+                buffers_kept(self.pair),
+                torch.no_grad(),
+                products_in(precision, *self._precision[1:]),
+            ):
+                for number in range(min(_MEASURED, self.data.steps)):
+                    batch = self.data.first(number * size)
+                    of_precision.append(float(self.prepared.loss(batch, numbers.beta, numbers.weights)[0]))
+        exact, rounded = losses.values()
+        return sum(abs(a - b) for a, b in zip(exact, rounded, strict=True)) / len(exact)
+
+    def _train(self, write_row: WriteRow) -> None:
         steps, epochs = self.data.steps, self.settings.epochs
         first = len(self.history.rows)
         progress = self.settings.progress and processes.is_first()
@@ -167,6 +199,7 @@ class TrainingRun:
         step = self.build_step() if first < epochs and not self.history.stopped_early else None
         end_in_order()  # until here nothing could be half-written
         with (
+            nullcontext() if step is None else closing(step),
             self.parameters.gradients_released(),
             interrupts_deferred() as stop_if_asked,
             progress_bar(progress, epochs * steps, "step", first * steps) as bar,
@@ -232,18 +265,8 @@ class TrainingRun:
         row = _means(step)
         if not step.watched:
             bar.set_postfix(shown_terms(row))
-        if "reconstruction" in row:
-            row["elbo"] = row["reconstruction"] - row["kl"]
         last = self.numbers(epoch + (steps - 1) / steps)
-        return {
-            **row,
-            **{f"weight of {site}": weight for site, weight in last.weights.items()},
-            "epoch": epoch + 1,
-            "step": (epoch + 1) * steps,
-            "beta": last.beta,
-            "learning_rate": last.learning_rate,
-            "seconds": time.perf_counter() - start,
-        }
+        return row_of(row, last, epoch, steps, time.perf_counter() - start)
 
     def _checked(self, rows: tuple[Rows, ...]) -> Any:
         """Read a minibatch of a stream for the first time, and check it."""
@@ -262,7 +285,7 @@ class TrainingRun:
         row = processes.from_first(row)
         self.history.rows.append(row)
         if self.validation is not None:
-            self.validation.note(self.history, self.trained)
+            self.validation.note(self.history, self.trained.of_pair)
         self._step_scheduler(row)
         self._called_back = not self.settings.callbacks
         self._save()
@@ -377,6 +400,31 @@ class TrainingRun:
         if self._identity is None:
             self._identity = self._made | identity_of(self.settings, self.data, self._validation_data)
         return self._identity
+
+
+def row_of(
+    means: Mapping[str, float], last: Numbers, epoch: int, steps: int, seconds: float
+) -> dict[str, float]:
+    """Return an epoch's row of the history.
+
+    Args:
+        means: the mean loss and the means of its terms, by name.
+        last: the numbers of the epoch's last step.
+        epoch: the number of the epoch, from 0.
+        steps: the number of steps in an epoch.
+        seconds: the time that the epoch took.
+    """
+    elbo = {"elbo": means["reconstruction"] - means["kl"]} if "reconstruction" in means else {}
+    return {
+        **means,
+        **elbo,
+        **{f"weight of {site}": weight for site, weight in last.weights.items()},
+        "epoch": epoch + 1,
+        "step": (epoch + 1) * steps,
+        "beta": last.beta,
+        "learning_rate": last.learning_rate,
+        "seconds": seconds,
+    }
 
 
 def _versions() -> dict[str, str]:

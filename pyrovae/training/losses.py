@@ -8,10 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
+from pyrovae.errors import NonFiniteError
 from pyrovae.objectives.objective import Bound, Objective
 from pyrovae.objectives.weights import reweight_pair
 from pyrovae.programs.pair import ModelAndGuide
 from pyrovae.training.batches import Batch, Part
+from pyrovae.training.non_finite import explain_non_finite
 from pyrovae.training.unit import Unit
 
 Weights = Mapping[str, float | Tensor]
@@ -56,6 +58,15 @@ class MinibatchLoss:
             mean = mean + part.weight * bound.loss / total
             self._add(terms, bound, total, part.share)
         return mean, terms
+
+    def explanation(self, what: str, batch: Batch) -> NonFiniteError:
+        """Return an error that names the site at which the loss is not finite.
+
+        Args:
+            what: a name of the loss, for the message.
+            batch: the minibatch. The random stream must be in the state in which its loss was computed.
+        """
+        return explain_non_finite(what, self.pair, *[call.arguments for call in batch.calls])
 
     def _add(self, terms: dict[str, Any], bound: Bound, total: int, share: float) -> None:
         """Add the terms of a call on `total` data of a part, which is a `share` of all data.

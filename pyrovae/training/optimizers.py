@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from types import FunctionType
 from typing import Any
 
 import numpy as np
+import torch
 from pyro.optim import PyroOptim
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import Adam, Adamax, AdamW, NAdam, Optimizer, RAdam
 
 from pyrovae.errors import InputError
 from pyrovae.training.plain import make_plain
@@ -91,12 +93,48 @@ def made_optimizer(make: Callable[[Sequence[Tensor]], Any], parameters: Sequence
         )
     for group in optimizer.param_groups:
         for name, value in group.items():
-            number = isinstance(value, Tensor) and value.dim() == 0 and not group.get("capturable")
+            number = isinstance(value, Tensor) and value.dim() == 0
             if isinstance(value, np.generic) or number:
                 group[name] = value.item()
             elif type(value) is tuple:
                 group[name] = tuple(v.item() if isinstance(v, np.generic) else v for v in value)
     return optimizer
+
+
+_CAPTURABLE = (Adam, AdamW, Adamax, NAdam, RAdam)
+"""Optimisers of torch whose steps a CUDA graph can hold, with tensors for their learning rates."""
+
+
+def is_capturable(optimizer: Optimizer) -> bool:
+    """Return whether an optimiser's step can be captured in a CUDA graph, other than by its own code."""
+    hooks = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
+    plain = type(optimizer) in _CAPTURABLE and not any(hooks)
+    return plain and not any(group["differentiable"] for group in optimizer.param_groups)
+
+
+@contextmanager
+def as_captured(optimizer: Optimizer, rates: Sequence[Tensor] | None = None) -> Iterator[None]:
+    """Within the block, let an optimiser step as under a capture. What others see of it stays plain.
+
+    Args:
+        optimizer: an optimiser that `is_capturable`. Its counters of steps stay on the device afterwards.
+        rates: tensors that take the places of the groups' learning rates. None leaves these as they are.
+    """
+    for parameter, state in optimizer.state.items():
+        if "step" in state:
+            state["step"] = state["step"].to(parameter.device, torch.float32)
+    before = [(group["capturable"], group["lr"]) for group in optimizer.param_groups]
+    for number, group in enumerate(optimizer.param_groups):
+        group["capturable"] = True
+        if rates is not None:
+            group["lr"] = rates[number]
+    try:
+        yield
+    finally:
+        for group, (capturable, rate) in zip(optimizer.param_groups, before, strict=True):
+            group["capturable"] = capturable
+            if rates is not None:
+                group["lr"] = rate
 
 
 def made_scheduler(make: Callable[[Optimizer], Any] | None, optimizer: Optimizer, saved: bool) -> Any:

@@ -55,6 +55,11 @@ class Recorded:
         assert self.graph is not None
         return self.graph.digest
 
+    def release(self) -> None:
+        """Free the memory of captured kernels. The graph then runs operation by operation."""
+        assert self.graph is not None
+        self.graph.release()
+
     def renew(self) -> bool:
         """Record the function afresh, and return whether the record is another one than before.
 
@@ -77,13 +82,14 @@ class Recorded:
         Raises:
             NotTraceable: the function changes from run to run.
         """
+        assert self.graph is not None
         expected, memory = self._run()
         with self.undisturbed():
-            found = self(*self.example)
+            found = self.graph.checked(*self.example)
         differs = difference(found, expected) is not None
         if differs and (by := difference(self._run()[0], expected)):
             raise NotTraceable(f"two runs of the program on the same minibatch and draws differ: {by}")
-        return differs or memory != self.memory
+        return differs or not self.graph.is_current or memory != self.memory
 
     def _run(self) -> tuple[list[Tensor], dict[str, Any]]:
         """Run the function on the example. Return the results, and what it then remembers.

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from pyrovae.compute.compilation import MODES
+from pyrovae.compute.precision import PRECISIONS
 from pyrovae.data.transforms import Transform
 from pyrovae.errors import InputError, cause, check_choice, check_counts, check_numbers
 from pyrovae.objectives.elbo import ELBO
@@ -91,6 +92,7 @@ class Settings:
     tensorboard: str | Path | None = None
     progress: bool = True
     compile: str = "auto"
+    precision: str = "float32"
     callbacks: Sequence[AnyCallback] = ()
     workers: int = 0
     identity: Mapping[str, Any] | None = None
@@ -104,6 +106,7 @@ class Settings:
         if self.clip_norm is not None:
             check_numbers(0, clip_norm=self.clip_norm)
         check_choice("way to compile", self.compile, MODES)
+        check_choice("precision", self.precision, PRECISIONS)
         if self.validation is not None:
             parts_of_item(self.validation, "validation")
         check_functions(self.optimizer, self.scheduler, self.learning_rate)

@@ -5,20 +5,20 @@ its gradients, and sums them over processes. It clips the gradient, and lets the
 parameters. It adds loss and terms to sums that stay on the device.
 
 `EagerStep` runs the programs each time. `CompiledStep` replays one compiled graph of them for all full
-minibatches, and holds it against the programs between epochs. Another kind of step overrides `gradients`,
-or the whole call.
+minibatches, and holds it against the programs between epochs. `captured.CapturedStep` replays the whole
+step on a GPU. Another kind of step overrides `gradients`, or the whole call.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import LBFGS
 
 from pyrovae.compute import processes
@@ -31,14 +31,10 @@ from pyrovae.programs.modes import buffers_kept
 from pyrovae.schedules import Constant
 from pyrovae.training.batches import Batch, Call, Minibatches, Rows
 from pyrovae.training.losses import Weights
-from pyrovae.training.non_finite import explain_non_finite
 from pyrovae.training.preparation import Prepared
 from pyrovae.training.recording import Recorded
 from pyrovae.training.settings import Numbers, Settings
 from pyrovae.training.trainable import Trainable
-
-LONG_RUN = 5_000
-"""The number of steps of a run from which compilation is worthwhile. It takes about ten seconds."""
 
 STEPS_BETWEEN = 500
 """The number of steps after which a record is held against the programs, if no code of the user's runs."""
@@ -122,13 +118,19 @@ class EagerStep:
             epoch: the number of the epoch, from 0.
         """
 
+    def close(self) -> None:
+        """Free the memory that the step holds on a GPU. It is not used any more."""
+
     def saved(self) -> dict[str, Any] | None:
         """Return what a checkpoint must hold so that a resumed run builds the same step."""
         return None
 
-    def read(self) -> dict[str, float]:
-        """Return the sums of the loss and its terms over the data since `begin`, by name."""
-        return {name: float(total) for name, total in self._sums.items()}
+    def read(self) -> dict[str, Any]:
+        """Return the sums of the loss and its terms over the data since `begin`, by name, as numbers.
+
+        If members train together, there is a list with the sum of each.
+        """
+        return {name: total.tolist() for name, total in self._sums.items()}
 
     def __call__(self, rows: Sequence[Rows] | Batch, numbers: Numbers) -> None:
         """Take a step.
@@ -184,12 +186,11 @@ class EagerStep:
         for parameter, gradient in zip(self.parameters.trained, gradients.of_parameters, strict=True):
             parameter.grad = gradient
         if self.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.parameters.trained, self.clip_norm)
+            self.parameters.clip(self.clip_norm)
 
     def explanation(self, batch: Batch) -> NonFiniteError:
         """Return an error that names the site at which the loss of this minibatch is not finite."""
-        calls = [call.arguments for call in batch.calls]
-        return explain_non_finite(f"the loss of step {self.number}", self.loss.pair, *calls)
+        return self.loss.explanation(f"the loss of step {self.number}", batch)
 
 
 class _Closure:
@@ -280,7 +281,7 @@ class CompiledStep(EagerStep):
         trained, names, used = self.layout
         if trained != self.parameters.layout():
             return super().gradients(batch, beta, weights)
-        loss, *values = self.recorded(*self._arguments(batch, beta, weights))
+        loss, *values = self.recorded(*tensors_of(batch), *self._tensors_of(beta, weights))
         terms = dict(zip(names, values, strict=False))
         found = iter(values[len(terms) :])
         return Gradients(loss, terms, self.parameters.shared([next(found) if u else None for u in used]))
@@ -314,6 +315,11 @@ class CompiledStep(EagerStep):
             self.recorded = None
             refuse("auto", f"training from epoch {epoch + 1} on", self.reason)
 
+    def close(self) -> None:
+        """Free the memory of captured kernels."""
+        if self.recorded is not None:
+            self.recorded.release()
+
     def saved(self) -> dict[str, Any]:
         """Return the reason why the programs are not recorded, and a digest of the record if they are."""
         digest = self.recorded.digest if self.recorded else None
@@ -341,16 +347,15 @@ class CompiledStep(EagerStep):
     def _record(self) -> Recorded | None:
         """Record the programs, in all processes or in none. The reason why not is noted."""
         with seeded(self.seed, self.device):
-            self.full, other = self.data.first(shared=True), self.data.first(1, shared=True)
-        pair = self.loss.pair
-        look = partial(remembered, model=pair.model, guide=pair.guide, objective=self.loss.objective)
+            self.full = self.data.first(shared=True)
+            one, other = self._example(0), self._example(1)
         recorded, reason = None, None
         try:
             recorded = Recorded(
                 self._of_tensors,
-                self._arguments(self.full, 1.0, dict.fromkeys(self.varying, 1.0)),
-                self._arguments(other, 0.5, dict.fromkeys(self.varying, 0.5)),
-                look,
+                one + self._tensors_of(1.0, dict.fromkeys(self.varying, 1.0)),
+                other + self._tensors_of(0.5, dict.fromkeys(self.varying, 0.5)),
+                self._look(),
                 self._undisturbed,
             )
             self.layout = self._layout
@@ -363,60 +368,61 @@ class CompiledStep(EagerStep):
     def _undisturbed(self) -> Iterator[None]:
         """Run the programs with the same random numbers each time, and then put everything back."""
         before = [(value, value.detach().clone()) for value in self.parameters.named.values()]
-        with seeded(self.seed, self.device), buffers_kept(self.loss.pair):
-            yield
-        with torch.no_grad():
-            for parameter, value in before:
-                parameter.copy_(value)
+        try:
+            with seeded(self.seed, self.device), buffers_kept(self.loss.pair):
+                yield
+        finally:
+            with torch.no_grad():
+                for parameter, value in before:
+                    parameter.copy_(value)
 
     def _of_tensors(self, *tensors: Tensor) -> list[Tensor]:
         """Compute the gradients as a function from tensors to tensors, which can be recorded as a graph."""
         values = iter(tensors)
-        calls = [
-            Call(number, like.with_tensors([next(values) for _ in like.tensors]), total)
-            for number, like, total in self.full.calls
-        ]
+        batch = self._batch_of(values)
         weights: dict[str, Any] = self.constants | {site: next(values) for site in self.varying}
         beta = next(values) if self.constant_beta is None else self.constant_beta
-        loss, terms, gradients = super().gradients(Batch(calls, self.full.num_data), beta, weights)
+        loss, terms, gradients = super().gradients(batch, beta, weights)
         found = [gradient for gradient in gradients if gradient is not None]
         used = [gradient is not None for gradient in gradients]
         self._layout = (self.parameters.layout(), list(terms), used)
         return [loss, *terms.values(), *found]
 
-    def _arguments(self, batch: Batch, beta: Any, weights: Mapping[str, Any]) -> list[Tensor]:
+    def _example(self, offset: int) -> list[Tensor]:
+        """Return the first arguments of the record for a full minibatch: the data."""
+        return tensors_of(self.data.first(offset, shared=True))
+
+    def _batch_of(self, values: Iterator[Tensor]) -> Batch:
+        """Return the minibatch that the first arguments of the record stand for."""
+        calls = [
+            Call(number, like.with_tensors([next(values) for _ in like.tensors]), total)
+            for number, like, total in self.full.calls
+        ]
+        return Batch(calls, self.full.num_data)
+
+    def _look(self) -> Callable[[], dict[str, Any]]:
+        """Return the function that looks for what the record depends on in Python."""
+        pair = self.loss.pair
+        return partial(remembered, model=pair.model, guide=pair.guide, objective=self.loss.objective)
+
+    def _varying_numbers(self, beta: Any, weights: Mapping[str, Any]) -> list[Any]:
+        """Return the numbers that are arguments of the record, since they vary from step to step."""
         numbers = [weights[site] for site in self.varying]
-        numbers += [beta] if self.constant_beta is None else []
-        data = [values for call in batch.calls for values in call.arguments.tensors]
+        return numbers + ([beta] if self.constant_beta is None else [])
+
+    def _tensors_of(self, beta: Any, weights: Mapping[str, Any]) -> list[Tensor]:
         # torch.full fills the numbers in on the device. A copy from the CPU would wait for a GPU.
         kind = torch.float32 if self.device.type == "mps" else torch.float64  # which MPS lacks
-        return data + [torch.full((), n, dtype=kind, device=self.device) for n in numbers]
+        numbers = self._varying_numbers(beta, weights)
+        return [torch.full((), number, dtype=kind, device=self.device) for number in numbers]
+
+
+def tensors_of(batch: Batch) -> list[Tensor]:
+    """Return the data of a minibatch, and what is given beside them."""
+    return [values for call in batch.calls for values in call.arguments.tensors]
 
 
 def _agreed(renewed: bool, reason: str | None) -> tuple[bool, str | None]:
     """Return whether any process has renewed its record, and a reason of any process to give it up."""
     found = processes.gathered([(renewed, reason)], processes.count())
     return any(each for each, _ in found), next((each for _, each in found if each), None)
-
-
-def build_step(
-    data: Minibatches,
-    prepared: Prepared,
-    parameters: Trainable,
-    settings: Settings,
-    saved: dict[str, Any] | None = None,
-) -> EagerStep:
-    """Return the step that the settings ask for: compiled by "on", and in long runs by "auto".
-
-    Args:
-        data: the minibatches.
-        prepared: the loss.
-        parameters: the parameters that are trained, and their optimiser.
-        settings: the run's settings.
-        saved: what the step's `saved` returned in the run that is resumed; None for a new run.
-    """
-    # The choice depends on settings and checkpoint alone, so that a resumed run makes the same one.
-    long = settings.epochs * data.steps >= LONG_RUN
-    if settings.compile == "on" or (settings.compile == "auto" and long):
-        return CompiledStep(data, prepared, parameters, settings, saved)
-    return EagerStep(data, prepared, parameters, settings)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from pyro.poutine.messenger import Messenger
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
 from pyrovae.compute import processes
@@ -175,7 +175,7 @@ class Trainable:
         found: dict[int, Tensor | None] = {}
         if active and loss.requires_grad:
             gradients = torch.autograd.grad(loss, active, allow_unused=True)
-            found = dict(zip(map(id, active), gradients, strict=True))
+            found = {id(p): _laid_out_as(p, g) for p, g in zip(active, gradients, strict=True)}
         return self.shared([found.get(id(value)) for value in self.trained])
 
     def shared(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
@@ -186,6 +186,10 @@ class Trainable:
             torch.zeros_like(p) if g is None and p.requires_grad else g
             for p, g in zip(self.trained, gradients, strict=True)
         ]
+
+    def clip(self, norm: float) -> None:
+        """Scale the gradients down, so that they have at most this norm together."""
+        nn.utils.clip_grad_norm_(self.trained, norm)
 
     def check(self, loss: Tensor, again: Callable[[], Tensor]) -> None:
         """Refuse a loss that depends on parameters that nothing has shown to `fit`.
@@ -265,6 +269,16 @@ class Trainable:
         self._index()
         if new.requires_grad:
             self._join({name: new})
+
+
+def _laid_out_as(parameter: Tensor, gradient: Tensor | None) -> Tensor | None:
+    """Return a gradient in the parameter's layout in memory, as `backward` does it.
+
+    torch's fused Adam takes it for granted, and gives wrong numbers otherwise.
+    """
+    if gradient is None or gradient.layout != torch.strided or gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
 
 
 class _Listener(Messenger):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -24,7 +24,6 @@ from pyrovae.training.batches import Minibatches, Rows, most_at_once
 from pyrovae.training.history import History
 from pyrovae.training.non_finite import explain_non_finite
 from pyrovae.training.settings import Numbers, Settings
-from pyrovae.training.state import TrainedState
 from pyrovae.training.unit import Unit
 
 
@@ -125,12 +124,17 @@ class Validation:
         """Return the bound that ranks the epochs, with the weights at the end of the last epoch."""
         return competing_bound(row, self.settings.final_numbers())
 
-    def note(self, history: History, trained: TrainedState) -> None:
-        """Keep the newest epoch if it is the best one, and stop the run if patience has run out."""
+    def note(self, history: History, of_pair: Callable[[], dict[str, Any]]) -> None:
+        """Keep the newest epoch if it is the best one, and stop the run if patience has run out.
+
+        Args:
+            history: the history, with the epoch's row.
+            of_pair: a function that returns the state of the pair.
+        """
         row, best = history.rows[-1], history.best_epoch
         if best is None or self.competing(row) > self.competing(history.rows[best - 1]):
             history.best_epoch = int(row["epoch"])
-            self.best_state = copy.deepcopy(trained.of_pair())
+            self.best_state = copy.deepcopy(of_pair())
         history.stopped_early = history.exceeds(self.settings.patience)
 
 

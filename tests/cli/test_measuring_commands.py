@@ -76,10 +76,8 @@ def test_a_bayesian_network_is_measured_by_its_predictions(tmp_path):
     """Its latents are those of all data: no datum has an evidence, nor codes for M1's classifiers."""
     run = tmp_path / "run"
     train_by_words(run, "bnn", "--validation-fraction", "0.1")
-    assert re.fullmatch(
-        rf"own classifier +[\d.]+ % test error\nwritten: {run}/classification.json\n",
-        pyrovae("classify", run),
-    )
+    rates = r"own classifier +[\d.]+ % test error +[\d.]+ % balanced accuracy"
+    assert re.fullmatch(rf"{rates}\nwritten: {run}/classification.json\n", pyrovae("classify", run))
     with pytest.raises(InputError, match=r"latents of bnn belong to all data.*pyrovae classify"):
         pyrovae("evaluate", run, "--quiet")
     assert "w ~ Normal" in pyrovae("plates", "bnn")

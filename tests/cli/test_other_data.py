@@ -8,12 +8,15 @@ import pytest
 import torch
 from small_runs import PNG, files, pyrovae, train_small
 
+from pyrovae.data.labels import numbered
+from pyrovae.data.loading import Rows
 from pyrovae.data.transforms import binarise_static
 from pyrovae.errors import CheckpointError, InputError
 from pyrovae.evaluation import marginal_likelihood
 from pyrovae.generation import latent_means
 from pyrovae.recipes import About, Run, Training, vae
 from pyrovae.recipes.measuring import evaluate
+from pyrovae.recipes.run_data import other_data
 
 WORDS = ("--num-samples", 20, "--quiet", "--device", "cpu")
 pytestmark = pytest.mark.filterwarnings("ignore:k-hat is above")
@@ -224,6 +227,39 @@ def test_classes_go_by_their_names(tmp_path):
         _ = Run.open(folder, data=tmp_path / "new").scored
 
 
+@pytest.mark.parametrize(
+    ("own", "other", "expected"),
+    [
+        ([1, 3, 5], [5, 1, 3], [2, 0, 1]),
+        ([1, 3, 5], [3, 5, 3], [1, 2, 1]),
+        ([1, 3, 5], [0, 1, 0], "holds the class '0', but the classes of the run are 1, 3, 5"),
+        ([0, 1, 2], [2, 1, 1], [2, 1, 1]),
+        ([*"abc"], [*"bcb"], [1, 2, 1]),
+        ([*"abc"], [2, 1, 1], [2, 1, 1]),
+        ([*"abc"], [3, 1, 1], "holds the class '3', but the classes of the run are 0, 1, 2"),
+    ],
+)
+def test_numbers_mean_the_classes_that_are_called_so(own, other, expected):
+    found = numbered({"y": np.array(other)}, (), "new")
+    y = torch.from_numpy(found.ys["y"])
+    rows = Rows("new", torch.zeros(3, 2), y, found.names, None, 1, (), found.called_by_numbers)
+    about = About((2,), num_classes=3)
+    if isinstance(expected, list):
+        assert other_data(None, rows, about, [*map(str, own)]).y.tolist() == expected
+    else:
+        with pytest.raises(InputError, match=expected):
+            other_data(None, rows, about, [*map(str, own)])
+
+
+def test_a_run_knows_its_own_data_by_classes_of_any_name(tmp_path):
+    x, y = np.random.default_rng(0).random((40, 4)), np.array([*"ab"] * 20)
+    for name in ("mine.npz", "moved.npz"):
+        np.savez(tmp_path / name, x=x, y=y)
+    folder = train_small(tmp_path / "run", "m2", data={"data": str(tmp_path / "mine.npz")}).folder
+    run = Run.open(folder, data=tmp_path / "moved.npz")
+    assert (run.scored.file, run.class_names) == (None, ["a", "b"])
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_few_rows_are_scored(count, folder):
     write(folder.parent / "few.npz", count, seed=3)
@@ -245,7 +281,7 @@ DARK = np.zeros((5, 1, 5, 4), np.uint8)
     ("arrays", "named"),
     [
         ({"x": DARK}, r"of .*bad\.npz has shape \(1, 5, 4\), .* of shape \(1, 4, 4\)"),
-        ({"x": DARK[:, :, :4], "y": np.array([0, 1, 2, 0, 0])}, "holds the class 2, .* 2 classes"),
+        ({"x": DARK[:, :, :4], "y": np.array([0, 1, 2, 0, 0])}, "class '2', but the .* are 0, 1:"),
     ],
     ids=["shape", "class"],
 )

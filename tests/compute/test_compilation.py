@@ -30,8 +30,9 @@ from pyrovae.programs.pair import Pair
 from pyrovae.recipes import About, make_objective
 from pyrovae.schedules import linear_warm_up
 from pyrovae.semi_supervised import constraint_schedule, per_label
-from pyrovae.training import fit
-from pyrovae.training import step as training_step
+from pyrovae.training import fit, steps
+
+pytestmark = pytest.mark.cpu
 
 
 def settings(**others):
@@ -316,7 +317,7 @@ def test_what_cannot_be_compiled_is_said_in_one_line(
     module = Peculiar(make_vae(), peculiarity)
     with pytest.raises(InputError, match=rf"cannot be compiled: .*{reason}.*compile='off'"):
         trained(module, binary_images, compile="on", epochs=1)
-    monkeypatch.setattr(training_step, "LONG_RUN", 5)
+    monkeypatch.setattr(steps, "LONG_RUN", 5)
     with pytest.warns(UserWarning, match=f"without being compiled: .*{reason}") as caught:
         trained(module, binary_images, compile="auto", epochs=1)
     assert "\n" not in str(caught[0].message)
@@ -375,7 +376,7 @@ def test_auto_compiles_long_runs_only(make_vae, binary_images, monkeypatch):
         return compile_function(*args, inductor=False)
 
     monkeypatch.setattr(compilation, "compile_function", spy)
-    monkeypatch.setattr(training_step, "LONG_RUN", 15)
+    monkeypatch.setattr(steps, "LONG_RUN", 15)
     for epochs, compile, expected in [(2, "auto", 0), (3, "auto", 1), (3, "off", 1), (1, "on", 2)]:
         trained(make_vae(), binary_images, epochs=epochs, compile=compile)
         assert len(calls) == expected
@@ -492,3 +493,24 @@ def test_a_captured_step_agrees_with_the_eager_one_on_cuda():
     assert captured_losses == pytest.approx(losses, rel=1e-4)
     for name, value in eager.items():
         assert torch.allclose(value, captured[name], rtol=1e-4, atol=1e-5), name
+
+
+def test_a_bias_is_added_apart_from_the_product():
+    x, weight, bias = torch.randn(3, 4), torch.randn(5, 4), torch.randn(5)
+
+    def products(x):
+        half = torch.addmm(bias, x, weight.t(), beta=0.5)
+        return [
+            torch.nn.functional.linear(x, weight, bias),
+            half,
+            torch.addmm(bias, x, weight.t(), alpha=2.0),
+        ]
+
+    graph = make_fx(products, decompositions([x]))(x)
+    names = [node.target for node in graph.graph.nodes]
+    assert names.count(torch.ops.aten.mm.default) == 2
+    assert names.count(torch.ops.aten.addmm.default) == 1  # the one with a factor before the product
+    product = x.double() @ weight.double().t()
+    expected = [product + bias, product + 0.5 * bias, 2 * product + bias]
+    for found, right in zip(graph(x), expected, strict=True):
+        assert torch.allclose(found.double(), right, atol=1e-5)

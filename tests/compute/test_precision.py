@@ -72,6 +72,23 @@ def test_tf32(make_vae, binary_images):
     assert result.precision_error < 0.05
 
 
+@pytest.mark.skipif(
+    not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="this torch has the older ones alone"
+)
+def test_the_newer_settings_of_torch_may_be_used_beside():
+    """The older ones cannot even be read then."""
+    matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    before = matmul.fp32_precision, conv.fp32_precision
+    matmul.fp32_precision = "tf32"
+    try:
+        with products_in("float32", CPU, torch.float32):
+            assert (matmul.fp32_precision, conv.fp32_precision) == ("ieee", "ieee")
+        assert matmul.fp32_precision == "tf32"
+    finally:
+        matmul.fp32_precision, conv.fp32_precision = before
+    assert torch.backends.cuda.matmul.allow_tf32 is False
+
+
 class OnApplesDevice:
     """A tensor on a device without 64-bit numbers."""
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from matplotlib.axes import Axes
@@ -17,6 +19,8 @@ from plate_programs import (
 from torch import Tensor
 
 from pyrovae.diagrams import PlateDiagram, plate_diagram
+from pyrovae.diagrams.bends import arc
+from pyrovae.diagrams.layout import lay_out
 
 
 @pytest.fixture
@@ -105,3 +109,63 @@ def test_arrows_back_and_forth_bend_apart(diagram: PlateDiagram) -> None:
     arrows = [patch for patch in axes(figure).patches if isinstance(patch, FancyArrowPatch)]
     (down, _), (up, _) = (arrow.get_path().vertices[1] for arrow in arrows)  # control points
     assert abs(down - up) > 0.2
+
+
+def mixture(x: Tensor) -> None:
+    """Arrows leave the plates of the components downwards."""
+    weights = pyro.sample("weights", dist.Dirichlet(torch.ones(3)))
+    with pyro.plate("components", 3):
+        locs = pyro.sample("locs", dist.Normal(0.0, 10.0))
+    with pyro.plate("data", len(x)):
+        k = pyro.sample("assignment", dist.Categorical(weights))
+        pyro.sample("x", dist.Normal(locs[k], 1.0), obs=x)
+
+
+def topics(x: Tensor) -> None:
+    with pyro.plate("topics", 3):
+        words_of = pyro.sample("topic_words", dist.Dirichlet(torch.ones(5)))
+    with pyro.plate("documents", len(x)):
+        topics_of = pyro.sample("doc_topics", dist.Dirichlet(torch.ones(3)))
+        with pyro.plate("words", x.shape[1], dim=-2):
+            topic = pyro.sample("topic", dist.Categorical(topics_of))
+            pyro.sample("word", dist.Categorical(words_of[topic]), obs=x.T)
+
+
+@pytest.mark.parametrize(
+    ("model", "data"),
+    [(mixture, torch.zeros(6)), (topics, torch.zeros(4, 2)), (nested_model, rows())],
+    ids=["mixture", "topics", "nested"],
+)
+def test_no_arrow_runs_through_the_caption_of_a_plate(
+    model: Callable[[Tensor], None], data: Tensor
+) -> None:
+    found = plate_diagram(model, data)
+    figure, layout = found.draw(), lay_out(found)
+    figure.draw_without_rendering()
+    captions = [text for text in axes(figure).texts if ": " in text.get_text()]
+    assert len(captions) == len(found.plates)
+    to_page = axes(figure).transData.transform
+    for arrow in layout.arrows:
+        points = to_page(arc(layout.centres[arrow.start], layout.centres[arrow.end], arrow.bend, 200))
+        for caption in captions:
+            box = caption.get_window_extent()
+            assert not any(box.contains(*point) for point in points), (arrow, caption)
+    boxes = [caption.get_window_extent() for caption in captions]
+    assert not any(one.overlaps(other) for n, one in enumerate(boxes) for other in boxes[:n])
+
+
+def test_long_names_stay_inside_of_their_circles(x: Tensor) -> None:
+    names = ["w_unconstrained", "AutoLowRankMultivariateNormal_latent", "x", "bias"]
+
+    def model(x: Tensor) -> None:
+        for name in names:
+            pyro.sample(name, dist.Normal(0.0, 1.0))
+
+    figure = plate_diagram(model, x).draw()
+    figure.draw_without_rendering()
+    to_page = axes(figure).transData.transform
+    for circle, label in zip(circles(figure), axes(figure).texts, strict=True):
+        middle, rim = to_page([circle.center, (circle.center[0] + circle.radius, circle.center[1])])
+        box = label.get_window_extent()
+        corners = torch.tensor(box.corners()) - torch.tensor(middle)
+        assert corners.norm(dim=1).max() < rim[0] - middle[0], label.get_text()

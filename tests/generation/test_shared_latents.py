@@ -5,6 +5,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from generated_programs import nothing_changes
+from pyro.infer.autoguide import AutoDelta, AutoNormal
 from torch import nn
 
 from pyrovae import generation
@@ -194,3 +195,39 @@ def test_one_without_a_mean_is_one_draw_and_has_no_posterior_mean():
     with pytest.warns(UserWarning, match=r"'w' \(Cauchy\) of Heavy has no mean, so one draw"):
         images = generation.reconstruct(Heavy(), X)
     assert torch.linalg.matrix_rank(images) == 2  # one w for all: the images lie in a plane
+
+
+class Regression(nn.Module):
+    """x ~ N(w c + b, 1): two latents, and all data share both."""
+
+    x_shape = (1,)
+
+    def __init__(self, autoguide):
+        super().__init__()
+        self.guide = autoguide(self.model)
+
+    def model(self, x):
+        w, b = (pyro.sample(name, dist.Normal(0.0, 1.0)) for name in ("w", "b"))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(w + b, 1.0), obs=x[:, 0])
+
+
+@pytest.mark.parametrize("autoguide", [AutoNormal, AutoDelta])
+def test_means_are_copies_that_can_be_edited(autoguide):
+    pair, x = Regression(autoguide), torch.randn(5, 1)
+    pair.guide(x)
+    before = {name: values.clone() for name, values in generation.latent_codes(pair, x).items()}
+    for found in (generation.latent_codes(pair, x), generation.draw_latents(pair, 2)):
+        for values in (*found.values(), generation.latent_means(pair, x, "b")):
+            assert not values.requires_grad
+            values.fill_(100.0)
+    assert generation.latent_codes(pair, x) == before
+    pyro.clear_param_store()
+
+
+def test_one_of_several_is_asked_for_by_name():
+    pair, x = Regression(AutoNormal), torch.randn(5, 1)
+    with pytest.raises(InputError, match=r"share each of the latents 'w', 'b' of Regression: latent_codes"):
+        generation.latent_means(pair, x)
+    assert list(generation.latent_codes(pair, x)) == ["w", "b"]  # the remedy
+    pyro.clear_param_store()

@@ -1,13 +1,17 @@
 """Likelihoods: their densities written out, or summed and integrated by brute force."""
 
+import ast
 import math
+import re
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from pyrovae.errors import InputError
 from pyrovae.likelihoods import Bernoulli, Categorical, ContinuousBernoulli, Gaussian
+from pyrovae.networks import MLP
 
 
 class Fixed(nn.Module):
@@ -40,6 +44,16 @@ def test_gaussian_written_out_with_a_scale_that_is_no_variance():
     with torch.no_grad():
         likelihood.log_scale.fill_(math.log(0.3))  # in 64-bit
     torch.testing.assert_close(likelihood(Z).log_prob(x), by_hand)
+
+
+def test_a_network_without_logits_for_all_levels_is_told_its_shape():
+    for shape, needed in (((1, 8, 8), "(256, 8, 8)"), ((3, 4), "(768, 4)"), ((7,), "(1792,)")):
+        with pytest.raises(
+            InputError, match=re.escape(f"out_shape {shape}, and it needs 256 outputs")
+        ) as e:
+            Categorical(MLP(3, shape))
+        assert str(e.value).endswith(f"give it out_shape {needed}.")
+        assert Categorical(MLP(3, ast.literal_eval(needed))).x_shape == shape  # the remedy
 
 
 def gauss_legendre(edges, order=40):

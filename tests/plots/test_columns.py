@@ -1,6 +1,8 @@
 """Figures of vectors: their columns beside the model's, in pairs, and against their reconstructions."""
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from matplotlib.patches import Polygon, Rectangle
@@ -8,6 +10,8 @@ from matplotlib.patches import Polygon, Rectangle
 from pyrovae import generation, plots
 from pyrovae.errors import InputError
 from pyrovae.models import PPCA
+from pyrovae.programs import Pair
+from pyrovae.training import History
 
 NAMES = ["alcohol", "acid", "ash"]
 
@@ -75,7 +79,7 @@ def test_reconstructions_of_vectors_are_scattered_with_their_explained_share(pai
 def test_pairs_of_columns_show_every_datum_and_as_many_draws(pair, x):
     figure = plots.pairs(pair, x, [2, 0], count=30, column_names=NAMES)
     first, scattered, second = figure.axes
-    points = np.asarray(scattered.collections[0].get_offsets())
+    points = np.concatenate([np.asarray(group.get_offsets()) for group in scattered.collections])
     assert len(points) == 40 + 30
     expected = torch.cat([x, generation.samples(pair, 30)])[:, [2, 0]].numpy()
     assert np.sort(points, 0) == pytest.approx(np.sort(expected, 0))
@@ -113,3 +117,47 @@ def test_a_traversal_of_vectors_says_how_far_each_column_moves(pair, x):
 def test_names_that_do_not_fit_are_refused(pair, x):
     with pytest.raises(InputError, match="2 names and 3 columns: name each column"):
         plots.samples(pair, x=x, column_names=["a", "b"])
+
+
+def test_the_shape_of_a_datum_is_that_of_the_data_in_the_call():
+    """Without data, nothing says the shape: the model takes the number of columns from its data."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z[:, :1] + torch.zeros(x.shape[1]), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x[:, :2], 1.0).to_event(1))
+
+    pair, x, y = Pair(model, guide), torch.randn(20, 3), torch.arange(20) % 2
+    with pytest.raises(InputError, match=r"give the pair the shape, such as Pair\(model, guide, x_shape"):
+        plots.samples(pair, 5)
+    assert len(plots.samples(pair, 5, x=x).axes) == 3
+    history = History([{"epoch": 1, "elbo": -9.0}])
+    for figure in (
+        plots.pairs(pair, x),
+        plots.overview(pair, x, history),
+        plots.histograms(pair, x, y, 1),
+        plots.aggregated_posterior(pair, x, 1),
+        plots.traversal(pair, x, 1, 2),
+    ):
+        assert figure.axes
+    assert plots.samples(Pair(model, guide, x_shape=(3,)), 5).axes  # the remedy
+
+
+def test_in_pairs_neither_data_nor_draws_hide_the_others_and_names_stay_apart(pair, x):
+    names = ["od280/od315_of_diluted_wines", "nonflavanoid_phenols", "alcalinity_of_ash"]
+    figure = plots.pairs(pair, x, column_names=names)
+    panel = next(axes for axes in figure.axes if len(axes.collections) == 2)
+    draws, data = panel.collections
+    assert len(draws.get_facecolors()) == 0, "draws are rings"
+    assert data.get_sizes()[0] < draws.get_sizes()[0]
+    assert len(data.get_offsets()) == len(x)
+    figure.draw_without_rendering()
+    for labels in ([axes.xaxis.label for axes in figure.axes], [axes.yaxis.label for axes in figure.axes]):
+        shown = [label for label in labels if label.get_text()]
+        boxes = [label.get_window_extent() for label in shown]
+        assert not any(a.overlaps(b) for n, a in enumerate(boxes) for b in boxes[:n])
+        assert all(label.get_text().replace("\n", "") in names for label in shown)

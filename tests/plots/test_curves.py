@@ -1,10 +1,13 @@
 """Learning curves."""
 
+import numpy as np
 import pytest
+import torch
 from figures import history, semi_supervised_history
 
 from pyrovae import plots
-from pyrovae.models import CPCVAE
+from pyrovae.errors import InputError
+from pyrovae.models import CPCVAE, PPCA
 from pyrovae.training import History
 
 NAMES = ["cat", "dog", "eel"]
@@ -20,6 +23,47 @@ def test_learning_curves_show_both_bounds_and_the_best_epoch():
     legend = [text.get_text() for text in axes.get_legend().get_texts()]
     assert legend == ["training ELBO", "validation ELBO", "best epoch"]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("epoch", "nats per datum")
+
+
+def points_of(axes):
+    """The points along the curves of axes, on the page."""
+    for line in axes.lines:
+        if "epoch" not in line.get_label():
+            points = line.get_transform().transform(np.column_stack(line.get_data()))
+            steps = np.linspace(0, len(points) - 1, 400)
+            yield from np.column_stack([np.interp(steps, range(len(points)), c) for c in points.T])
+
+
+@pytest.mark.parametrize("kl", [[0, 9, 9, 9, 9], [9, 9, 9, 9, 9], [9, 5, 3, 2, 9], [0, 2, 5, 7, 9]])
+@pytest.mark.parametrize("draw", ["history", "overview"])
+def test_the_legend_of_the_kl_stands_clear_of_its_curves(kl, draw):
+    trained = history()
+    for number, row in enumerate(trained.rows):
+        row |= {"kl": float(kl[number]), "reconstruction": row["elbo"] + kl[number], "beta": number / 4}
+        row["validation_kl"] = kl[number] + 0.5
+    if draw == "history":
+        figure = plots.history(trained)
+    else:
+        figure = plots.overview(PPCA((3,), 2), torch.randn(20, 3), trained)
+    figure.draw_without_rendering()
+    (panel,) = (axes for axes in figure.axes if axes.get_title().startswith("KL"))
+    (beta,) = (axes for axes in figure.axes if axes is not panel and axes.bbox.bounds == panel.bbox.bounds)
+    box = panel.get_legend().get_window_extent()
+    assert box.y1 <= panel.bbox.y1
+    assert not any(box.contains(*point) for axes in (panel, beta) for point in points_of(axes))
+
+
+def test_what_is_no_history_is_refused_with_what_to_give():
+    pair = PPCA((3,), 2)
+    for draw in (
+        plots.history,
+        plots.learning_curves,
+        lambda h: plots.overview(pair, torch.zeros(4, 3), h),
+    ):
+        with pytest.raises(InputError, match=r"given a PPCA: give what fit returned, history = fit\("):
+            draw(pair)
+    with pytest.raises(InputError, match=r"given a PPCA: give what pyrovae\.evaluation\.compare returned"):
+        plots.comparison(pair)
 
 
 def test_learning_curves_without_validation_show_one_curve():

@@ -1,6 +1,8 @@
 """Figures of generated images: each image stands where it belongs, in the figure of one call."""
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from figures import drawn, labels_of
@@ -12,6 +14,7 @@ from pyrovae.models import PPCA, VAE
 from pyrovae.networks import MLP
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import StandardNormal
+from pyrovae.programs import Pair
 
 NAMES = ["cat", "dog", "eel"]
 SIDE = 4 + 2  # of a tile: the images of the pairs have 4 x 4 pixels, and a gap of 1
@@ -41,6 +44,26 @@ def test_samples_fill_the_last_row_with_blanks(make_vae):
     assert "Samples: means" in figure.axes[0].get_title()
     assert drawn(plots.samples(vae, 3)).shape == (SIDE, 3 * SIDE)
     assert drawn(plots.samples(vae)).shape == (10 * SIDE, 10 * SIDE)
+
+
+def test_samples_show_the_class_that_was_given():
+    def model(x, c):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            mean = (z + c.reshape(len(x), -1)[:, 0])[:, None, None, None].expand(-1, 1, 4, 4)
+            pyro.sample("x", dist.Normal(mean, 1.0).to_event(3), obs=x)
+
+    pair, y = Pair(model, lambda x, c: None, x_shape=(1, 4, 4)), torch.tensor([2, 2, 0, 0, 1, 1])
+    for c in (y, torch.eye(3)[y]):
+        (axes,) = plots.samples(pair, 6, given={"c": c}, columns=2, class_names=NAMES).axes
+        assert labels_of(axes)[1] == ["eel", "cat", "dog"]
+        (axes,) = plots.samples(pair, 6, given={"c": c}, columns=5).axes
+        places = {text.get_text(): text.get_position() for text in axes.texts}
+        assert [text.get_text() for text in axes.texts] == [*"220011"]
+        assert places["0"] == (3 * SIDE + 1, 1)
+    for other in (torch.rand(6, 3), torch.rand(6)):
+        (axes,) = plots.samples(pair, 6, given={"c": other}, columns=2).axes
+        assert (labels_of(axes)[1], [*axes.texts]) == ([], [])
 
 
 def test_samples_are_draws_where_these_are_asked_for(make_vae):

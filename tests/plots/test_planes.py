@@ -21,6 +21,7 @@ def legend_of(axes):
 
 
 def test_each_point_is_drawn_in_its_classes_colour(z, y):
+    z = z + 5 * y[:, None]  # apart, so that there is room for their names
     (axes,) = latent_space(z, y, NAMES).axes
     (points,) = axes.collections
     offsets = torch.tensor(np.asarray(points.get_offsets()), dtype=z.dtype)
@@ -35,11 +36,20 @@ def test_each_point_is_drawn_in_its_classes_colour(z, y):
 
 
 def test_a_classes_name_stands_at_a_point_of_it(z, y):
+    z = z + 5 * y[:, None]
     (axes,) = latent_space(z, y, NAMES).axes
+    assert len(axes.texts) == 3
     for label, text in enumerate(axes.texts):
         members = z[y == label]
         distance = (members - torch.tensor(text.xy)).abs().sum(1)
         assert distance.min() < 1e-6
+
+
+def test_names_that_would_lie_on_others_stand_in_the_legend_only(z, y):
+    z = z / 10 + 9 * (y[:, None] == 2)  # the first two classes lie together
+    (axes,) = latent_space(z, y, NAMES).axes
+    assert [text.get_text() for text in axes.texts] == ["eel"]
+    assert legend_of(axes) == NAMES
 
 
 def test_only_classes_that_occur_are_in_the_legend(z, y):

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import pyrovae
+from pyrovae.diagrams import plate_diagram
 from pyrovae.errors import InputError
 from pyrovae.evaluation import marginal_likelihood
 from pyrovae.likelihoods import Bernoulli
@@ -20,6 +21,8 @@ from pyrovae.programs.checks import check_pair
 from pyrovae.programs.layout import layout_of
 from pyrovae.programs.pair import Pair
 from pyrovae.programs.rows import Arguments
+
+pytestmark = pytest.mark.cpu
 
 
 def pair(likelihood, x_event=1, latent="z", plate=True):
@@ -282,6 +285,19 @@ def test_the_model_is_named_where_it_is_the_one_that_does_not_fit_its_plate():
     model, guide = latent_pair(lambda: normal(2, events=0), lambda x: normal(len(x), 2))
     with pytest.raises(InputError, match="the model's site 'z' does not fit into plate 'data'"):
         check_pair(Pair(model, guide), FOUR)
+
+
+@pytest.mark.parametrize("run", [check_pair, plate_diagram])
+def test_a_vector_without_an_event_is_told_to_declare_one(run):
+    """The beginner's mistake: the plate takes the numbers of one datum for the data."""
+    model, guide = latent_pair(lambda: normal(2), lambda x: normal(2, events=0))
+    remedy = r"if the value of one datum has 2 numbers, declare .*\.to_event\(1\)\. Otherwise give .* of 4"
+    with pytest.raises(InputError, match=f"the guide's site 'z' does not fit into plate 'data'.*{remedy}"):
+        run(Pair(model, guide), FOUR)
+    model, guide = latent_pair(lambda: normal(2, events=0), lambda x: normal(2))
+    with pytest.raises(InputError, match=f"the model's site 'z' does not fit into plate 'data'.*{remedy}"):
+        run(Pair(model, guide), FOUR)
+    run(Pair(*latent_pair(lambda: normal(2), lambda x: normal(2))), FOUR)  # the remedy
 
 
 ONES = torch.ones(2)

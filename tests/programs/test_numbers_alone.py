@@ -69,7 +69,13 @@ def test_local_latents_are_scored_generated_and_imputed():
 
 def test_figures_take_them():
     x = torch.randn(30)
-    for figure in (plots.samples(Shift(), 30, x=x), plots.reconstructions(Shift(), x)):
+    for figure in (
+        plots.samples(Shift(), 30, x=x),
+        plots.reconstructions(Shift(), x),
+        plots.traversal(Shift(), x),
+        plots.histograms(Shift(), x, torch.arange(30) % 2),
+        plots.aggregated_posterior(Shift(), x),
+    ):
         assert figure.axes
         plt.close(figure)
 

@@ -21,21 +21,21 @@ several = settings(
 )
 
 
-@settings(several, max_examples=8)
+@settings(several, max_examples=6)
 @given(programs("local"))
 def test_programs_with_local_latents(program):
     outcome = check(program)
     assert not outcome.failures, report(outcome)
 
 
-@settings(several, max_examples=4)
+@settings(several, max_examples=3)
 @given(programs("points"))
 def test_programs_with_global_latents_at_a_point(program):
     outcome = check(program)
     assert not outcome.failures, report(outcome)
 
 
-@settings(several, max_examples=4)
+@settings(several, max_examples=3)
 @given(programs("joint"))
 def test_programs_with_global_latents(program):
     outcome = check(program)

@@ -6,12 +6,13 @@ import torch
 from small_runs import pyrovae, train_by_words, train_small
 from torch.utils.data import TensorDataset
 
-from pyrovae import data
+from pyrovae import data, plots
 from pyrovae.cli import figures
 from pyrovae.cli.figures import diagram_of
 from pyrovae.data import binarise_static
 from pyrovae.errors import InputError
 from pyrovae.evaluation import marginal_likelihood
+from pyrovae.generation import class_samples, samples
 from pyrovae.recipes import About, Data, Run, Training, cvae
 from pyrovae.recipes.measuring import evaluate
 
@@ -45,6 +46,12 @@ def test_a_run_is_given_the_class_of_each_datum(tmp_path, digits):
     again = run.resume(device="cpu", progress=False, epochs=4)
     assert len(again.history.rows) == 4
     assert diagram_of(again).generative_edges == {("c", "z"), ("c", "x"), ("z", "x")}
+    assert "class_samples.png" in pyrovae("class-samples", tmp_path / "run", "--count", 2)
+    how = {"given": {"c": torch.eye(10).repeat_interleave(2, 0)}, "columns": 2}
+    (axes,) = plots.samples(run.pair, 20, **how).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == [*map(str, range(10))]
+    with pytest.raises(InputError, match=r"CVAE has no classes.* is conditional on 'c': .*draw samples"):
+        class_samples(run.pair, 10, given={"c": c})
 
 
 @pytest.mark.filterwarnings("ignore:k-hat")
@@ -64,6 +71,16 @@ def test_a_part_of_the_image_is_given_and_the_rest_is_scored(condition, digits):
     assert fitted.history.best_epoch is not None, "the validation images have their parts too"
 
 
+def test_images_of_each_class_of_a_table_are_refused_with_what_to_draw(tmp_path):
+    np.savez(tmp_path / "table.npz", x=np.random.default_rng(0).normal(size=(80, 4)), y=np.arange(80) % 2)
+    run = train_small(tmp_path / "run", "cvae", data={"data": str(tmp_path / "table.npz")})
+    with pytest.raises(InputError, match=r"one datum has shape \(4,\): use sample for the columns of all"):
+        pyrovae("class-samples", tmp_path / "run")
+    assert "samples.png" in pyrovae("sample", tmp_path / "run", "--count", 20)  # the remedies
+    given = {"c": torch.eye(2)[[1]].expand(6, 2)}
+    assert samples(run.pair, 6, given=given).shape == (6, 4)
+
+
 def test_the_commands_give_it_too(tmp_path):
     text = train_by_words(tmp_path / "run", "cvae", "--condition", "half")
     assert "plate_diagram.png" in text
@@ -74,6 +91,8 @@ def test_the_commands_give_it_too(tmp_path):
     assert Run.open(tmp_path / "run").plan.options["condition"] == "half"
     assert "p: c -> z" in pyrovae("plates", "cvae")
     commands = (["sample"], ["reconstruct"], ["interpolate", "--count", 2], ["traverse", "--dimensions", 2])
+    with pytest.raises(InputError, match="CVAE has no classes"):  # the condition is no class
+        pyrovae("class-samples", tmp_path / "run", "--count", 2)
     for command, *words in (*commands, ["manifold", "--steps", 3], ["latent"], ["overview"]):
         assert "written: " in pyrovae(command, tmp_path / "run", *words), command
     assert "% test error" in pyrovae("classify", tmp_path / "run", "--labels", 10)

@@ -9,6 +9,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from small_runs import pyrovae
 from torch import nn
 
 from pyrovae import recipes
@@ -164,7 +165,7 @@ def test_fewer_epochs_than_at_first_leave_the_schedules_as_they_are(two_epochs, 
 def test_what_is_repeated_is_said_and_nothing_else(two_epochs, tmp_path, capfd):
     folder = shutil.copytree(two_epochs, tmp_path / "run")
     said = r"beyond its 2 epochs: the learning rate warms up and decays once more from epoch 3 to epoch 4"
-    Run.open(folder).resume(device="cpu", epochs=4)
+    pyrovae("resume", folder, "--device", "cpu", "--epochs", 4, "--quiet")
     assert re.search(said, capfd.readouterr().err)
     Run.open(folder).resume(device="cpu", epochs=4)
     with pytest.warns(UserWarning, match=r"other settings .*learning_rate"):

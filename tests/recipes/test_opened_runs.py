@@ -35,6 +35,17 @@ def test_a_run_on_data_of_python_samples_without_them_and_asks_for_them_where_it
         _ = run.scored
 
 
+def test_a_run_prints_in_one_line_without_its_data(folder, tmp_path):
+    shown = repr(Run.open(folder, data=(X, Y)))
+    assert shown.startswith(f"run {folder}: m2(latent_dim=2, likelihood=bernoulli, ")
+    assert shown.endswith(") on the data given in Python, 2 epochs; asked about data of shape (60, 6)")
+    assert "\n" not in shown
+    fit(PPCA((6,), 2), X, epochs=1, folder=tmp_path / "ppca", progress=False)
+    opened = Run.open(tmp_path / "ppca", pair=PPCA((6,), 2), data=X)
+    expected = f"run {tmp_path / 'ppca'}: PPCA, {opened.checkpoint}; asked about data of shape (60, 6)"
+    assert str(opened) == expected
+
+
 def test_the_data_of_the_training_are_known_again_in_python_and_in_a_file(folder, tmp_path):
     own = Run.open(folder, data=(X, Y))
     assert own.scored.file is None

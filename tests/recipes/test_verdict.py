@@ -16,6 +16,8 @@ from pyrovae.priors import StandardNormal
 from pyrovae.recipes import About, Plan, Run, Stage, Training, fitting, load_recipe, ppca
 from pyrovae.recipes.verdict import Verdict, verdict_of
 
+pytestmark = pytest.mark.verdict
+
 FEW = Training(epochs=1, batch_size=50)
 
 
@@ -98,6 +100,28 @@ def test_after_a_warm_up_the_remedy_is_another_one(make_vae, binary_images):
         assert "free_bits=0.5" in warning
 
 
+def test_the_remedy_is_one_that_the_model_has():
+    """Noise has nothing in common, so the latents of all models carry nothing."""
+    torch.manual_seed(0)
+    x, y = torch.randn(60, 6), torch.arange(60) % 3
+
+    def warning(model, **options):
+        about, training = About.of(x, y), FEW.changed(epochs=2)
+        plan = load_recipe(model)(about, width=8, latent_dim=2, likelihood="gaussian", **options)
+        verdict = plan.fit(x, y, training=training).verdict
+        assert verdict.kl >= 0
+        return next(text for text in verdict.warnings if text.startswith("z carries"))
+
+    m2, cvae, vae = warning("m2", spread=False), warning("cvae"), warning("vae")
+    assert "free-bits" not in m2
+    assert "(--beta 0.5). If" in m2
+    assert m2.endswith("What the model knows about a datum is then in the class.")
+    assert "free-bits" in cvae
+    assert cvae.endswith("is then in what is given, c.")
+    assert "free-bits" in vae
+    assert vae.endswith("that latents could carry.")
+
+
 def test_each_latent_has_its_own_warning():
     x = data()
     build = load_recipe("hvae")
@@ -172,3 +196,15 @@ def test_training_and_resuming_print_it_and_write_it_beside_the_checkpoint(tmp_p
 
 def test_a_plan_in_python_has_the_verdict_of_its_run(tmp_path):
     assert train_small(tmp_path / "run", "m1m2").verdict.units == {"z1": 2, "z2": 2}
+
+
+def test_without_a_verdict_the_training_is_the_same():
+    def trained(verdict):
+        plan = load_recipe("vae")(About.of(data(60)), latent_dim=1, width=4, likelihood="gaussian")
+        return plan.fit(data(60), training=FEW, verdict=verdict)
+
+    one, other = trained(verdict=True), trained(verdict=False)
+    assert str(one.verdict)
+    assert other.verdict == Verdict()
+    for name, value in one.pair.state_dict().items():
+        assert torch.equal(value, other.pair.state_dict()[name]), name

@@ -15,6 +15,8 @@ from pyrovae.recipes.presentation import Presentation
 from pyrovae.recipes.settings import plain_values
 from pyrovae.training.checkpoints import load_checkpoint
 
+pytestmark = pytest.mark.cpu
+
 # What a run folder holds
 
 
@@ -183,7 +185,7 @@ def test_binary_pixels_are_evaluated_on_one_draw_and_encoded_at_their_means():
         ("vae", {"data": {"labels": 3}}, "labels is 3, but vae learns no classes.*classify"),
         ("m2", {"data": {"shift": -1}}, "shift is -1"),
         ("m2", {"data": {"labels": 0}}, "labels is 0"),
-        ("m2", {"data": {"labels": 500}}, "per_class is 500, but class 0 has 142 members"),
+        ("m2", {"data": {"labels": 500}}, "labels is 500, but class 0 has 142 members"),
         ("pcvae", {"constraint_delay": -1.0}, "constraint_delay is -1.0"),
     ],
     ids=str,

@@ -1,21 +1,25 @@
 """Run folders of models with classes: few labels, a VAE beneath, and what is never shown to training."""
 
 import json
+import re
 import shutil
 
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import balanced_accuracy_score
 from small_runs import pyrovae, small_words, train_small
 
 from pyrovae import data
 from pyrovae.errors import InputError
-from pyrovae.generation import latent_means
+from pyrovae.generation import class_samples, latent_means
 from pyrovae.recipes import RECIPES, About, Run, fitting, load_recipe
 from pyrovae.recipes.declaration import declaration_of
 from pyrovae.recipes.measuring import classify
 from pyrovae.recipes.options import options_of
 from pyrovae.semi_supervised import M1_CLASSIFIERS, spread_labels
+
+pytestmark = pytest.mark.cpu
 
 CLASSED = [name for name in RECIPES if declaration_of(load_recipe(name)).classes]
 SPREADING = [name for name in CLASSED if "spread" in options_of(load_recipe(name))]
@@ -152,6 +156,42 @@ def test_classify_compares_all_ways_to_classify(stacked, tmp_path):
         assert 0 <= error <= 95
         assert f"{error:6.2f} %" in printed
         assert way in printed
+
+
+def imbalanced(path):
+    """Two columns that tell three classes apart, which have 80 %, 15 % and 5 % of the data."""
+    y = np.repeat([0, 1, 2], [80, 15, 5])
+    np.savez(path, x=np.random.default_rng(0).normal(size=(100, 2)) + 4 * y[:, None], y=y)
+    return str(path)
+
+
+def test_imbalanced_classes_are_spoken_of(tmp_path):
+    path = imbalanced(tmp_path / "mine.npz")
+    words = ["--data", path, "--out", tmp_path / "run", *small_words("m2")]
+    told = "classes: they have 5 % to 80 % of the data each.*--learn-class-prior learns it"
+    assert re.search(told, pyrovae("train", "m2", *words))
+    others = [tmp_path / "learned" if word == tmp_path / "run" else word for word in words]
+    learned = pyrovae("train", "m2", *others, "--learn-class-prior")
+    assert "p(y) is uniform" not in learned
+    words = ["--data", path, "--out", tmp_path / "vae", *small_words()]
+    assert "p(y) is uniform" not in pyrovae("train", "vae", *words)
+    printed = pyrovae("classify", tmp_path / "run", "--device", "cpu")
+    found = json.loads((tmp_path / "run" / "classification.json").read_text())
+    run = Run.open(tmp_path / "run")
+    x, y = run.images.x_test, run.images.y_test
+    predicted = run.pair.classifier(x).probs.argmax(-1)
+    balanced = 100 * balanced_accuracy_score(y, predicted)
+    assert found["balanced_accuracies"]["own classifier"] == pytest.approx(balanced)
+    assert f"{balanced:6.2f} % balanced accuracy" in printed
+    for warning in run.verdict.warnings:
+        assert f"warning: {warning}" in printed
+    assert run.verdict.warnings, "one epoch is not enough"
+    for command in ("class-samples", "analogies"):
+        with pytest.raises(
+            InputError, match=r"trained on vectors, .*\.class_samples\(Run.open.* mean=False"
+        ):
+            pyrovae(command, run.folder)
+    assert class_samples(run.pair, 10, mean=False).shape == (3, 10, 2), "the remedy"
 
 
 def test_a_vae_is_classified_by_m1s_classifiers(tmp_path):

@@ -28,7 +28,7 @@ NOT_CHECKED = {
 @parametrize_with_checks(
     [
         SemiSupervisedVAEClassifier(device="cpu"),
-        SemiSupervisedVAEClassifier("m2", epochs=12, vae_epochs=1, **SMALL),
+        SemiSupervisedVAEClassifier("m2", epochs=6, vae_epochs=1, **SMALL | {"learning_rate": 0.02}),
         SemiSupervisedVAEClassifier("m1", m1_classifier="rbf-svm", epochs=8, **SMALL),
     ],
     expected_failed_checks=lambda estimator: NOT_CHECKED,

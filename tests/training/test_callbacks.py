@@ -13,6 +13,8 @@ from pyrovae.errors import InputError
 from pyrovae.evaluation import marginal_likelihood
 from pyrovae.training.checkpoints import load_checkpoint
 
+pytestmark = pytest.mark.cpu
+
 
 class Notes:
     """A callback that notes what it sees."""

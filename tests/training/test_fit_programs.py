@@ -15,6 +15,8 @@ from pyrovae.posteriors import DiagonalNormal
 from pyrovae.programs.pair import Pair
 from pyrovae.training import fit
 
+pytestmark = pytest.mark.cpu
+
 
 def test_a_pair_of_functions_trains_by_pyro_module_and_pyro_param(param_store, binary_images):
     decoder = MLP(2, X_SHAPE, hidden=(8,))
@@ -182,3 +184,27 @@ def test_parameters_that_no_module_holds_are_refused(binary_images, tmp_path, pa
 
     fit(Pair(shown, guide), binary_images, epochs=1, progress=False)
     assert weight.abs().min() > 0
+
+
+class Transposed(nn.Module):
+    """x ~ N(W a x, 1) by a product whose gradient for W comes transposed in memory."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(3, 4))
+        self.register_buffer("a", torch.randn(3, 4))
+
+    def model(self, x):
+        loc = torch.bmm((x @ self.a)[None], self.weight[None].mT)[0]
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+    def guide(self, x):
+        pass
+
+
+def test_adam_sees_each_gradient_at_its_own_weight():
+    x, pair = torch.randn(20, 3), Transposed()
+    fit(pair, x, epochs=1, batch_size=20, progress=False, device="cpu")
+    gradient = -x.T @ (x @ pair.a)
+    assert torch.allclose(pair.weight, -1e-3 * gradient.sign(), atol=1e-6)  # Adam's first step

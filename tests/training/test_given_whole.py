@@ -11,6 +11,9 @@ from pyrovae.diagrams import plate_diagram
 from pyrovae.errors import InputError
 from pyrovae.evaluation import impute, marginal_likelihood
 from pyrovae.programs import Whole
+from pyrovae.recipes import About, cvae
+
+pytestmark = pytest.mark.cpu
 
 X = torch.randn(7, 2, generator=torch.Generator().manual_seed(1))
 TABLE = torch.randn(7, 2, generator=torch.Generator().manual_seed(2))
@@ -94,6 +97,16 @@ def test_a_wrong_number_of_rows_is_told_in_one_line():
         ) as e:
             call({"table": TABLE[:5]})
         assert "\n" not in str(e.value)
+
+
+def test_it_is_told_also_if_a_network_refuses_it():
+    pair = cvae(About.of(X, torch.arange(7) % 2), latent_dim=2, width=4).pair
+    for call in (
+        lambda given: marginal_likelihood(pair, X, given=given, num_samples=30),
+        lambda given: fit(pair, X, given=given, epochs=1, progress=False),
+    ):
+        with pytest.raises(InputError, match=r"cannot be concatenated.* given 'c' \(3, 2\) as a whole \(a"):
+            call({"c": torch.eye(2)[[0, 0, 1]]})
 
 
 def test_values_that_are_missing_do_not_hide_that_the_likelihood_reads_them():

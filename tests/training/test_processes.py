@@ -35,9 +35,10 @@ def together(tmp_path_factory):
     """The results of two processes, their folder, and what they print."""
     folder = tmp_path_factory.mktemp("together")
     trained("plain", epochs=2, folder=folder / "of-one")
-    output = torchrun(TESTS / "torchrun_job.py", "everything", folder).stdout
+    both = forked(torchrun_job.main, folder, "everything", folder)
+    assert [each.status for each in both] == [0, 0], both
     results = [torch.load(folder / f"results-{rank}.pt", weights_only=True) for rank in (0, 1)]
-    return results, folder, output
+    return results, folder, "".join(each.out for each in both)
 
 
 def assert_same(state, other, tolerance):

@@ -23,11 +23,11 @@ from pyrovae.errors import InputError
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.objectives import FreeBits, SupervisedELBO
 from pyrovae.schedules import linear_warm_up
-from pyrovae.training import fit, recording
+from pyrovae.training import fit, recording, steps
 from pyrovae.training import step as training_step
 from pyrovae.training.checkpoints import load_checkpoint
 
-pytestmark = pytest.mark.usefixtures("recorded")
+pytestmark = [pytest.mark.usefixtures("recorded"), pytest.mark.cpu]
 
 X = torch.randn(20, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 
@@ -286,7 +286,7 @@ def test_an_objective_that_changes_is_recorded_afresh(monkeypatch):
 
 
 def test_a_long_run_of_auto_follows_the_program_too(monkeypatch):
-    monkeypatch.setattr(training_step, "LONG_RUN", 20)
+    monkeypatch.setattr(steps, "LONG_RUN", 20)
     made = count_compilations(monkeypatch)
     assert_close(
         run("an attribute", "scheduler", {1}, "auto"), run("an attribute", "scheduler", {1}, "off")
@@ -558,7 +558,7 @@ def test_a_layer_that_is_skipped_at_random_is_refused_under_each_seed(seed):
 @pytest.mark.parametrize("name", DRAWS)
 def test_a_program_that_draws_by_python_or_numpy_runs_eagerly(name, monkeypatch):
     draw, reason = DRAWS[name]
-    monkeypatch.setattr(training_step, "LONG_RUN", 8)
+    monkeypatch.setattr(steps, "LONG_RUN", 8)
 
     def trained(compile):
         with seeded_python(1):

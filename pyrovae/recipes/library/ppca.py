@@ -36,7 +36,7 @@ def ppca(
     """
     from pyrovae.models import PPCA
 
-    standardisation = make_standardisation(about.x_shape, standardise)
+    standardisation = make_standardisation(about, standardise)
     model = PPCA(about.x_shape, latent_dim, standardisation=standardisation)
     stage = Stage(
         model, objective=make_objective(objective, of_components), start=start_at_data(model.likelihood)

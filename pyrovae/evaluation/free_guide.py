@@ -25,7 +25,7 @@ from pyrovae.distributions import HasFreeParameters
 from pyrovae.errors import InputError
 from pyrovae.programs.copies import PARTICLES, run_one
 from pyrovae.programs.densities import enumerated_sites
-from pyrovae.programs.distributions import base_of, layers_of
+from pyrovae.programs.distributions import base_of, layers_of, name_of
 from pyrovae.programs.layout import Layout, enumerated
 from pyrovae.programs.pair import Program
 from pyrovae.programs.reparameterisation import check_gradient_flows
@@ -61,6 +61,7 @@ class FreeGuide:
         self._data_dims: dict[str, int] = {}
         for name, values in distributions.items():
             fn = self._sites[name]["fn"]
+            _check_transforms(name, fn, layout.data_dim)
             self._transforms[name] = {key: _transform(name, fn, key) for key in values}
             self.leaves[name] = {
                 key: _leaf(self._transforms[name][key].inv(value)) for key, value in values.items()
@@ -180,7 +181,32 @@ def _leading(parameters: Mapping[str, Tensor], fn: Any) -> int:
 
 def _base(fn: Any) -> Any:
     """Return the layer of a distribution that has the parameters."""
-    return next((layer for layer in layers_of(fn) if _offers_parameters(layer)), base_of(fn))
+    base = next((layer for layer in layers_of(fn) if _offers_parameters(layer)), base_of(fn))
+    return _base(base.base_dist) if _is_transformed(base) else base
+
+
+def _is_transformed(fn: Any) -> bool:
+    """Whether a distribution is Pyro's of a flow: a base, and transforms that are the same for all data."""
+    return type(fn) is dist.TransformedDistribution  # subclasses, such as LogNormal, name parameters
+
+
+def _check_transforms(name: str, fn: Any, data_dim: int) -> None:
+    """Refuse transforms that differ from datum to datum, since each datum could have its own of these too.
+
+    Raises:
+        InputError: the same value of the base is transformed to other values for other data.
+    """
+    base = base_of(fn)
+    if not _is_transformed(base):
+        return
+    dim = len(base.batch_shape) + data_dim
+    with torch.no_grad():
+        value = base.base_dist.sample()
+        value = value.narrow(dim, 0, 1).expand_as(value)
+        for transform in base.transforms:
+            value = transform(value)
+    if not torch.allclose(value, value.narrow(dim, 0, 1).expand_as(value), rtol=1e-4, atol=1e-5):
+        raise _unknown(name, fn)
 
 
 def _offers_parameters(fn: Any) -> bool:
@@ -190,7 +216,8 @@ def _offers_parameters(fn: Any) -> bool:
 def _parameters(name: str, fn: Any) -> dict[str, Tensor]:
     """Return the parameters that each datum may have of its own, `(*batch_shape, ...)` each."""
     base = _base(fn)
-    if any(isinstance(layer, dist.ExpandedDistribution) for layer in layers_of(fn)):
+    layers = [*layers_of(fn), *(layers_of(base_of(fn).base_dist) if _is_transformed(base_of(fn)) else ())]
+    if any(isinstance(layer, dist.ExpandedDistribution) for layer in layers):
         raise _unknown(name, fn)  # its parameters are shared by data
     if _offers_parameters(base):
         return dict(base.free_parameters())
@@ -231,7 +258,9 @@ def _rebuilt(fn: Any, parameters: Mapping[str, Tensor]) -> Any:
     """Return the distribution with other parameters."""
     if _offers_parameters(fn):
         return fn.with_parameters(dict(parameters))
-    if isinstance(fn, dist.Independent):
+    if _is_transformed(fn):
+        return type(fn)(_rebuilt(fn.base_dist, parameters), fn.transforms, validate_args=False)
+    if isinstance(fn, torch.distributions.Independent):
         return _rebuilt(fn.base_dist, parameters).to_event(fn.reinterpreted_batch_ndims)
     if isinstance(fn, dist.MaskedDistribution):
         return _rebuilt(fn.base_dist, parameters).mask(fn._mask)
@@ -240,8 +269,9 @@ def _rebuilt(fn: Any, parameters: Mapping[str, Tensor]) -> Any:
 
 def _unknown(name: str, fn: Any) -> InputError:
     return InputError(
-        f"the guide's site '{name}' has a {type(_base(fn)).__name__}, and it is not known which of its "
+        f"the guide's site '{name}' has a {name_of(fn)}, and it is not known which of its "
         "parameters each datum may have of its own: use a distribution whose `arg_constraints` names them "
-        "all and whose attributes hold its other arguments, or give it free_parameters() -> dict of "
-        "tensors and with_parameters(dict) -> distribution."
+        "all and whose attributes hold its other arguments, a TransformedDistribution whose transforms are "
+        "the same for all data, or give it free_parameters() -> dict of tensors and with_parameters(dict) "
+        "-> distribution."
     )

@@ -473,3 +473,37 @@ def test_one_draw_and_one_datum_have_no_errors(make_ppca, draw, tmp_path):
     summary = json.loads((tmp_path / "gaps.json").read_text())["summary"]
     assert summary["total"]["mean_std_error"] is None
     assert summary["total"]["data_std_error"] is None
+
+
+# Flows of Pyro
+
+
+def normal_model(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+
+def test_a_flow_of_pyro_has_free_parameters_in_its_base():
+    def guide(x):
+        base = dist.Normal(0.2 * x, 0.4)  # pushed to N(0.4 x + 1, 0.8)
+        flow = dist.TransformedDistribution(base, [dist.transforms.AffineTransform(1.0, 2.0, event_dim=1)])
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", flow)
+
+    x = torch.randn(6, 2, dtype=torch.double)
+    result = gaps(Pair(normal_model, guide), x, steps=300)
+    posterior, q = dist.Normal(x / 2, 0.5**0.5), dist.Normal(0.4 * x + 1, 0.8)
+    exact = torch.distributions.kl_divergence(q, posterior).sum(-1)
+    torch.testing.assert_close(result.approximation, torch.zeros(6).double(), atol=1e-5, rtol=0)
+    assert_within_errors(result.amortisation, exact, result.std_error["amortisation"])
+
+
+def test_a_flow_of_pyro_that_differs_from_datum_to_datum_is_refused():
+    def guide(x):
+        transform = dist.transforms.AffineTransform(x, 1.0, event_dim=1)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.TransformedDistribution(dist.Normal(0.2 * x, 0.4), [transform]))
+
+    with pytest.raises(InputError, match="TransformedDistribution whose transforms are the same for all"):
+        gaps(Pair(normal_model, guide), torch.randn(6, 2), steps=2)

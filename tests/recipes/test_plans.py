@@ -69,7 +69,8 @@ def test_the_folder_holds_what_was_asked_and_every_stage(fitted):
     assert config["recipe"] == "m2"
     assert config["options"].items() >= (SMALL | {"alpha": 25.0, "vae_epochs": 3}).items()
     assert config["training"].items() >= {"epochs": 2, "learning_rate": 2e-3, "decay": "cosine"}.items()
-    assert config["about"] == {"x_shape": [1, 8, 8], "num_classes": 10, "unlabelled": True, "seed": 0}
+    about = {"x_shape": [1, 8, 8], "num_classes": 10, "unlabelled": True, "seed": 0}
+    assert config["about"] == about | {"in_unit_interval": True, "column_names": []}
     assert len(json.loads((folder / "vae" / "history.json").read_text())["rows"]) == 3
 
 

@@ -124,7 +124,7 @@ def test_the_confusion_matrix_is_the_models_own_on_the_test_data(copy_of, monkey
     predicted = class_probabilities(run.pair, run.images.x_test).argmax(-1)
     wrong = int((predicted != run.images.y_test).sum())
     (figure,) = shown
-    assert f"{wrong} of {len(predicted)} wrong" in figure.axes[0].get_title()
+    assert f"{wrong} of {len(predicted)} wrong" in figure.get_suptitle()
 
 
 @pytest.mark.parametrize(

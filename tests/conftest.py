@@ -3,6 +3,7 @@ parameter store, and leaves nothing there."""
 
 from __future__ import annotations
 
+import importlib
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,13 +11,14 @@ from typing import Any
 import pyro
 import pytest
 import torch
+from elsewhere import another_device
 from torch import Tensor
 from torch._guards import TracingContext, tracing
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyrovae.classifiers import Classifier, LinearClassifier
-from pyrovae.compute import capture, compilation
+from pyrovae.compute import capture, compilation, devices
 from pyrovae.likelihoods import Bernoulli
 from pyrovae.models import CPCVAE, M1M2, M2, PPCA, VAE
 from pyrovae.networks import MLP, WithClass
@@ -29,6 +31,33 @@ from pyrovae.training import step as training_step
 # A shell that starts the tests in the background lets them ignore Ctrl-C, and their processes with them.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--elsewhere",
+        action="store_true",
+        help="run what runs on a GPU, where there is one, on another pretended device; see elsewhere.py",
+    )
+
+
+@pytest.fixture(autouse=True)
+def device_of_the_test(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A test runs on the GPU if there is one, unless it is marked by `cpu`. One for `cuda` needs a GPU."""
+    about_gpus = request.node.get_closest_marker("cuda") is not None
+    if about_gpus and not torch.cuda.is_available():
+        pytest.skip("there is no GPU")
+    if request.node.get_closest_marker("cpu") and not about_gpus:
+        monkeypatch.setattr(devices, "automatic", lambda: torch.device("cpu"))
+        yield
+    elif request.config.getoption("--elsewhere"):
+        fitting = importlib.import_module("pyrovae.training.fit")
+        with another_device() as device:
+            monkeypatch.setattr(devices, "automatic", lambda: device)
+            monkeypatch.setattr(fitting, "_fits", lambda source, place: place == device)
+            yield
+    else:
+        yield
 
 
 @pytest.fixture(autouse=True)

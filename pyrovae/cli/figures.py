@@ -577,7 +577,7 @@ def _classes_as_conditions(run: Run, count: int) -> Any:
     """Return what is given to a model whose condition is a class, `count` rows for each; None for others.
 
     Raises:
-        InputError: `count` is below 1.
+        InputError: `count` is below 1, or the condition is a class and the data are no images.
     """
     import torch
 
@@ -588,7 +588,15 @@ def _classes_as_conditions(run: Run, count: int) -> Any:
     given = run.given(run.presentation.encoded(run.scored.x[:1].expand(len(y), *run.about.x_shape)), y)
     rows = [value for value in (given or {}).values() if isinstance(value, torch.Tensor) and value.dim()]
     depend = (len(value) == len(y) and not value.eq(value[:1]).all() for value in rows)
-    return given if any(depend) else None  # the data are the same in all rows
+    if not any(depend):  # the data are the same in all rows
+        return None
+    if len(run.about.x_shape) != 3:
+        raise InputError(
+            f"class-samples draws images, and one datum has shape {run.about.x_shape}: use sample for the "
+            "columns of all classes, or in Python generation.samples(run.pair, n, given={'c': c}) for the "
+            "draws of a class, with its one-hot row in each of the n rows of c."
+        )
+    return given
 
 
 def _completer(run: Run, rows: Tensor) -> Complete | None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from numbers import Integral
+from typing import Any, TypeVar, cast
 
 import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from pyrovae.compute.streams import seed_streams, set_streams, streams
 from pyrovae.compute.turns import kept
 from pyrovae.errors import InputError
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @contextmanager
@@ -22,7 +28,7 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
 
     Args:
         seed: the seed of the streams.
-        device: the device of the draws. On CUDA its stream is set and restored beside the CPU's.
+        device: the device of the draws. The stream of a GPU is set and restored beside the CPU's.
 
     Raises:
         InputError: the seed is not a whole number of 64 bits.
@@ -32,6 +38,11 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
     with kept(partial(streams, device), partial(set_streams, device=device)):
         seed_streams(int(seed))
         yield
+
+
+def automatic() -> torch.device:
+    """Return the device that "auto" stands for: CUDA if it is available, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -44,7 +55,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
         InputError: the device is unknown or not available.
     """
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return automatic()
     try:
         resolved = torch.device(device)
         torch.empty(0, device=resolved)
@@ -54,3 +65,21 @@ def resolve_device(device: str | torch.device) -> torch.device:
     if resolved.type == "meta":
         raise InputError("device 'meta' cannot be used: its tensors hold no values. Use 'auto' or 'cpu'.")
     return resolved
+
+
+def moved(values: Any, device: torch.device) -> Any:
+    """Return values with all tensors on a device, also those in lists and dictionaries."""
+    if all(leaf.device == device for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor)):
+        return values
+    return pytree.tree_map_only(Tensor, lambda value: value.to(device), values)
+
+
+def on_the_cpu(function: F) -> F:
+    """Let a function take tensors on any device: it gets them on the CPU."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        args, kwargs = moved((args, kwargs), torch.device("cpu"))
+        return function(*args, **kwargs)
+
+    return cast(F, run)

@@ -20,6 +20,8 @@ def streams(device: torch.device | str = "cpu", everywhere: bool = True) -> dict
     states: dict[str, Any] = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        states["mps"] = torch.mps.get_rng_state()
     if everywhere:
         states |= {"python": random.getstate(), "numpy": np.random.get_state()}
     return states
@@ -39,6 +41,8 @@ def set_streams(states: dict[str, Any], device: torch.device | str = "cpu") -> N
         np.random.set_state(states["numpy"])
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"].cpu(), device)
+    elif device.type == "mps" and "mps" in states:
+        torch.mps.set_rng_state(states["mps"].cpu())
 
 
 def seed_streams(seed: int) -> None:

@@ -17,9 +17,6 @@ UNLABELLED = -1
 OBSERVED = "observed"
 """The name of the programs' argument that is true where a value of the data was observed."""
 
-ROUNDING = 1e-6
-"""The distance from [0, 1] up to which a value counts as lying within. It is clipped then."""
-
 
 def check_data(
     x: Tensor, y: Tensor | None = None, *, unlabelled: bool = False, given: object = None

@@ -80,7 +80,8 @@ def _draw_plate(ax: Axes, box: Box, captions: list[str], corner: Corner, unit: f
         where: Any = {"ha": "right" if corner.right else "left", "va": "top" if corner.top else "bottom"}
         look: Any = {"fontsize": 0.17 * unit, "color": ink(), "zorder": 4}
         behind: Any = {"facecolor": paper(), "edgecolor": "none", "pad": 0.02 * unit}  # hides an arrow
-        ax.text(*corner.of(card), caption.replace("$", r"\$"), bbox=behind, **where, **look)
+        x, y = corner.of(card)
+        ax.text(x, y, caption.replace("$", r"\$"), bbox=behind, **where, **look)
 
 
 def _card_below(card: Box) -> PathPatch:

@@ -20,6 +20,7 @@ from pyrovae.diagrams.merging import merge_diagrams
 from pyrovae.errors import InputError
 from pyrovae.programs.dependence import RecordedSite as Site
 from pyrovae.programs.dependence import Recording, edges_of, record, without_effect
+from pyrovae.programs.devices import beside
 from pyrovae.programs.modes import nothing_moves
 from pyrovae.programs.pair import ModelAndGuide, Program, check_pair_or_program, programs_of
 from pyrovae.programs.plate_checks import plate_problem
@@ -60,7 +61,7 @@ def plate_diagram(
     """
     check_pair_or_program("plate_diagram", pair, args)
     model, guide = programs_of(pair)
-    given = given or {}
+    args, kwargs, given = beside(pair, (args, kwargs, dict(given or {})))
     runs = [_diagram_of_call(model, guide, call, given) for call in calls_for(args, kwargs, given)]
     return merge_diagrams(*runs) if len(runs) > 1 else runs[0]
 

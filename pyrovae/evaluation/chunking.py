@@ -15,8 +15,11 @@ from pyrovae.programs.layout import Layout
 
 T = TypeVar("T")
 
+MOST_DATA = 100  # data that are evaluated at once on a CPU, at most
+
 _CPU_ROWS, _CPU_MEMORY = 2_000, 2**28  # rows that stay in the cache; bytes
 _CUDA_ROWS = 200_000
+_CUDA_DATA = 1_000  # each part of the data costs some hundred calls of kernels
 _LAYERS = 16  # the memory of one pass through the networks, as a multiple of a datum's
 
 
@@ -26,12 +29,33 @@ def particles_at_once(x: Tensor, layout: Layout) -> int:
     The particles of the data `(B, *x_shape)` fit into the cache (CPU) or into a quarter of the free memory
     (CUDA).
     """
-    if x.is_cuda:
-        most, memory = _CUDA_ROWS, torch.cuda.mem_get_info(x.device)[0] // 4
+    return max(1, _rows_at_once(x, x.device) // (len(x) * (layout.values or 1)))
+
+
+def data_at_once(x: Tensor, device: torch.device) -> int:
+    """Return the number of data that are evaluated together on a device, at least 1.
+
+    Args:
+        x: the data, `(N, *x_shape)`, on any device.
+        device: the device of the pair.
+    """
+    if device.type != "cuda":
+        return MOST_DATA
+    return max(1, min(_CUDA_DATA, _rows_at_once(x, device)))
+
+
+def _rows_at_once(x: Tensor, device: torch.device) -> int:
+    if device.type == "cuda":
+        most, memory = _CUDA_ROWS, _free_memory(device) // 4
     else:
         most, memory = _CPU_ROWS, _CPU_MEMORY
-    rows = min(most, memory // (_LAYERS * max(1, x[0].nbytes)))
-    return max(1, rows // (len(x) * (layout.values or 1)))
+    return min(most, memory // (_LAYERS * max(1, x[:1].nbytes)))
+
+
+def _free_memory(device: torch.device) -> int:
+    """Return the bytes of a GPU that no tensor holds, also those that torch keeps for further tensors."""
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept
 
 
 def slices(total: int, size: int) -> Iterator[slice]:

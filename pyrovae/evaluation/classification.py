@@ -12,13 +12,14 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyrovae.compute.devices import seeded
+from pyrovae.compute.precision import in_64_bits
 from pyrovae.data.checks import check_data
 from pyrovae.errors import InputError, check_counts
 from pyrovae.evaluation.chunking import in_chunks
 from pyrovae.evaluation.importance import Further, Sampling, check_num_samples, over_log_weights
 from pyrovae.evaluation.statistics import log_mean
 from pyrovae.programs.classes import categorical_latents, class_site, takes_classes
-from pyrovae.programs.devices import device_of
+from pyrovae.programs.devices import back_to_caller, device_of
 from pyrovae.programs.given import with_classes_of, with_given
 from pyrovae.programs.log_weights import Scores, by_value
 from pyrovae.programs.modes import evaluating, nothing_moves
@@ -31,6 +32,7 @@ from pyrovae.programs.structure import Structure
 
 @torch.no_grad()
 @takes_pair
+@back_to_caller
 def class_probabilities(
     pair: ModelAndGuide,
     x: Tensor,
@@ -64,7 +66,7 @@ def class_probabilities(
         seed: the seed of all draws. The caller's random stream does not change.
 
     Returns:
-        Probabilities, `(N, C)`, on the CPU.
+        Probabilities, `(N, C)`, where x is.
 
     Raises:
         InputError: neither program has a categorical site of that name, or there is no class site.
@@ -97,7 +99,7 @@ def _in_model_alone(pair: ModelAndGuide, data: Arguments, sampling: Sampling) ->
     """Return p(y | x) of a class that the model alone has, `(N, C)`, by importance sampling."""
 
     def summary(scores: Scores, log_weights: Tensor) -> Tensor:
-        return log_weights.double().logsumexp(0).softmax(0).T
+        return in_64_bits(log_weights).logsumexp(0).softmax(0).T.cpu()
 
     of_class = Further({}, lambda *run: [by_value(*run)], count=1, size=1)
     _, parts = over_log_weights(summary, pair, data, sampling, of_class)
@@ -163,7 +165,7 @@ def error_rate(probabilities: Tensor, y: Tensor) -> float:
         InputError: the classes are not one known class for each datum.
     """
     check_data(probabilities, y)
-    return 100 * (probabilities.argmax(-1) != y).float().mean().item()
+    return 100 * (probabilities.argmax(-1) != y.to(probabilities.device)).float().mean().item()
 
 
 @takes_pair
@@ -224,7 +226,7 @@ def class_posterior(
 
 
 def _log_px(scores: Scores) -> Tensor:
-    return log_mean(scores.log_weights)
+    return log_mean(scores.log_weights).cpu()
 
 
 def _check_num_classes(pair: ModelAndGuide, data: Arguments, num_classes: int) -> None:

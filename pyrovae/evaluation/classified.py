@@ -155,4 +155,4 @@ def confusion_counts(y: Tensor, predicted: Tensor, size: int) -> Tensor:
         predicted: the predicted classes, `(N,)`.
         size: the number of classes.
     """
-    return (size * y + predicted).bincount(minlength=size * size).view(size, size)
+    return (size * y.to(predicted.device) + predicted).bincount(minlength=size * size).view(size, size)

@@ -21,7 +21,8 @@ from pyrovae.compute import processes
 from pyrovae.data.digests import fingerprint
 from pyrovae.errors import InputError, check_counts
 from pyrovae.evaluation.arviz_adapter import to_group
-from pyrovae.evaluation.importance import MOST_DATA, Sampling, over_log_weights
+from pyrovae.evaluation.chunking import data_at_once
+from pyrovae.evaluation.importance import Sampling, over_log_weights
 from pyrovae.evaluation.json_files import write_json
 from pyrovae.evaluation.statistics import (
     JudgedByKhat,
@@ -34,6 +35,7 @@ from pyrovae.evaluation.statistics import (
     warn_if_repeated,
     warn_if_unreliable,
 )
+from pyrovae.programs.devices import device_of
 from pyrovae.programs.given import with_given
 from pyrovae.programs.pair import ModelAndGuide, takes_pair, with_programs
 from pyrovae.programs.rows import Arguments
@@ -282,7 +284,8 @@ def marginal_likelihood(
     pair, data = with_given(pair, x, y, given)
     result = _estimate(pair, data, bounds, sampling)
     if precision != "float32":
-        first = slice(None) if joint else slice(min(MOST_DATA, len(x)))
+        # With another number of data in the first part, its random numbers would be others.
+        first = slice(None) if joint else slice(data_at_once(x, device_of(pair, otherwise=x.device)))
         full = replace(sampling, precision="float32")
         exact = _estimate(pair, data.rows(first), bounds, full)
         error = (result.log_px[: len(exact.log_px)] - exact.log_px).abs().mean().item()

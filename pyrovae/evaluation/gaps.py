@@ -27,11 +27,11 @@ from pyrovae import small_tables
 from pyrovae.compute.devices import seeded
 from pyrovae.compute.progress import progress_bar
 from pyrovae.errors import check_can_end, check_counts
-from pyrovae.evaluation.arviz_adapter import pareto_khat
 from pyrovae.evaluation.chunking import in_chunks
 from pyrovae.evaluation.guide_search import check_search, compare, search
 from pyrovae.evaluation.importance import check_num_samples
 from pyrovae.evaluation.json_files import write_json
+from pyrovae.evaluation.pareto import pareto_khat
 from pyrovae.evaluation.statistics import (
     JudgedByKhat,
     data_std_error,
@@ -293,7 +293,8 @@ def gap_statistics(
         dtype: the type in which they were computed.
 
     Returns:
-        The four bounds, k-hat, and the error of each quantity under the name `"error of ..."`, `(B,)` each.
+        The four bounds, k-hat, and the error of each quantity under the name `"error of ..."`, `(B,)` each,
+        on the CPU.
     """
     (guide_weights, terms), (log_weights, best_terms) = by_guide, by_best
     log_px_by_guide, log_px = log_mean(guide_weights), log_mean(log_weights)
@@ -310,4 +311,5 @@ def gap_statistics(
     errors = {f"error of {name}": std_error_of_draws(values) for name, values in draws.items()}
     bounds = (log_px, log_px_by_guide, terms.mean(0), best_terms.mean(0))
     khat = pareto_khat(log_weights, rounding_of(log_weights, dtype))
-    return dict(zip(_BOUNDS, bounds, strict=True)) | {"khat": khat} | errors
+    found = dict(zip(_BOUNDS, bounds, strict=True)) | {"khat": khat} | errors
+    return {name: values.cpu() for name, values in found.items()}

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pyrovae import small_tables
 from pyrovae.compute.devices import seeded
+from pyrovae.compute.precision import in_64_bits
 from pyrovae.errors import InputError
 from pyrovae.objectives import Objective
 from pyrovae.programs.checks import check_pair
@@ -167,8 +168,8 @@ def gradient_variance(
             raise InputError(
                 "no parameter of the pair requires a gradient: call requires_grad_() on those to train."
             )
-        mean = {name: torch.zeros_like(p, dtype=_in_64_bit(p)) for name, p in parameters.items()}
-        squares = {name: torch.zeros_like(p, dtype=torch.double) for name, p in parameters.items()}
+        mean = {name: _in_64_bits(torch.zeros_like(p)) for name, p in parameters.items()}
+        squares = {name: torch.zeros_like(value.abs()) for name, value in mean.items()}
         with seeded(seed, device):
             for count in range(1, repeats + 1):
                 gradients = _gradients(objective, pair, arguments, parameters)
@@ -190,8 +191,8 @@ def _gradients(
     with torch.enable_grad():
         loss = objective.differentiable_loss(pair.model, pair.guide, *args, **kwargs) / len(args[0])
     values = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
-    return {name: value.to(_in_64_bit(value)) for name, value in zip(parameters, values, strict=True)}
+    return {name: _in_64_bits(value) for name, value in zip(parameters, values, strict=True)}
 
 
-def _in_64_bit(values: Tensor) -> torch.dtype:
-    return torch.cdouble if values.is_complex() else torch.double
+def _in_64_bits(values: Tensor) -> Tensor:
+    return values.to(torch.cdouble) if values.is_complex() else in_64_bits(values)

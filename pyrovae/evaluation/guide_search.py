@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyrovae.compute.devices import seeded
+from pyrovae.compute.precision import in_64_bits
 from pyrovae.errors import InputError, check_counts
 from pyrovae.evaluation.chunking import in_chunks, particles_at_once
 from pyrovae.evaluation.free_guide import FreeGuide, stick_the_landing
@@ -149,13 +150,13 @@ def compare(
 def _draw(
     pair: ModelAndGuide, arguments: Arguments, num_samples: int, layout: Layout
 ) -> tuple[Tensor, Tensor]:
-    """Return the `_scores` of K draws, computed in chunks, in 64-bit on the CPU."""
+    """Return the `_scores` of K draws, computed in chunks, in 64-bit."""
     size = particles_at_once(arguments.args[0], layout)
     chunks, _ = in_chunks(
         lambda rows: _scores(pair, arguments, rows.stop - rows.start, layout), num_samples, size
     )
     log_weights, bounds = zip(*chunks, strict=True)
-    return torch.cat(log_weights).cpu().double(), torch.cat(bounds).cpu().double()
+    return in_64_bits(torch.cat(log_weights)), in_64_bits(torch.cat(bounds))
 
 
 def _scores(

@@ -21,10 +21,10 @@ from pyrovae.compute import processes
 from pyrovae.compute.compilation import MODES, compile_if_asked
 from pyrovae.compute.devices import seeded
 from pyrovae.compute.memory import check_fits
-from pyrovae.compute.precision import products_in
+from pyrovae.compute.precision import in_64_bits, products_in
 from pyrovae.compute.progress import progress_bar
 from pyrovae.errors import MOST_DRAWS, InputError, check_can_end, check_choice, check_counts
-from pyrovae.evaluation.chunking import in_chunks, in_turns, particles_at_once, slices
+from pyrovae.evaluation.chunking import data_at_once, in_chunks, in_turns, particles_at_once, slices
 from pyrovae.evaluation.validation import check_scorable
 from pyrovae.programs.checks import check_pair
 from pyrovae.programs.copies import Extra
@@ -38,8 +38,7 @@ from pyrovae.programs.rows import Arguments
 T = TypeVar("T")
 
 LONG_EVALUATION = 10_000_000  # the number of draws from which on compilation saves time
-MOST_DATA = 100  # data that are evaluated at once, at most
-_WEIGHTS = 500_000  # log weights that are held at once
+_WEIGHTS = 5_000  # log weights that are held at once for each of the data that are evaluated at once
 _VALUES = 15_000_000  # values of further tensors that are held at once
 
 
@@ -101,8 +100,9 @@ def over_log_weights(
     """Summarise the scores of all data's draws: their log weights log p(x, z_k) - log q(z_k | x) and more.
 
     Args:
-        summarise: a function of the scores `(K, n)`, in 64-bit on the CPU, of some of the data, and of what
-            is wanted further.
+        summarise: a function of the scores `(K, n)`, in 64-bit, of some of the data, and of what is wanted
+            further. They are where the pair is, if this device has 64-bit floats; what the function returns
+            is on the CPU.
         pair: a pair whose sites all lie under a plate of the data, unless `sampling.joint`.
         data: the arguments of a call with all data (see `with_given`).
         sampling: the settings.
@@ -131,10 +131,11 @@ def over_log_weights(
         with seeded(sampling.seed, device):
             layout = check_scorable(pair, device, data, sampling.enumerate, sampling.joint)
         _check_single_draws(layout, further)
+        most = data_at_once(x, device)
         values, of_draw = (
-            (_WEIGHTS, 1) if further is None else (_VALUES, further.size * (layout.values or 1))
+            (_WEIGHTS * most, 1) if further is None else (_VALUES, further.size * (layout.values or 1))
         )
-        at_once = layout.at_once(max(1, min(MOST_DATA, values // (num_samples * of_draw))), len(x))
+        at_once = layout.at_once(max(1, min(most, values // (num_samples * of_draw))), len(x))
         # Each part has a random stream of its own, so the result does not depend on its process.
         seeded_parts = [(rows, int(torch.randint(2**62, ()).item())) for rows in slices(len(x), at_once)]
         mine = seeded_parts[processes.rank() :: processes.count()]
@@ -192,15 +193,16 @@ class _Scorer:
     def in_chunks(self, arguments: Arguments, num_samples: int) -> tuple[Any, ...]:
         """Return the scores of `num_samples` draws of each of B data, in 64-bit, and further tensors.
 
-        All of them are on the CPU.
+        All of them are on the device of the pair, if it has 64-bit floats, else on the CPU.
         """
         size = min(num_samples, particles_at_once(arguments.args[0], self.layout), self.most)
         chunks, fitting = in_chunks(lambda c: self._chunk(arguments, c.stop - c.start), num_samples, size)
         if fitting < size:
             self.most = fitting
-        columns = [torch.cat(parts).cpu() for parts in zip(*chunks, strict=True)]
+        columns = [torch.cat(parts) for parts in zip(*chunks, strict=True)]
         of_scores = len(columns) - self.further
-        return _unpacked(columns[:of_scores], self.layout), *columns[of_scores:]
+        found = _unpacked(columns[:of_scores], self.layout)
+        return found, *(column.to(found.log_weights.device) for column in columns[of_scores:])
 
     def _chunk(self, arguments: Arguments, particles: int) -> list[Tensor]:
         tensors = arguments.tensors
@@ -244,6 +246,6 @@ def _scored(
 
 def _unpacked(columns: list[Tensor], layout: Layout) -> Scores:
     """Return the scores whose different tensors are given."""
-    log_weights, *others = (column.double() for column in columns)
+    log_weights, *others = map(in_64_bits, columns)
     terms = others.pop(0) if layout.in_guide else log_weights
     return Scores(log_weights, terms, others[0] if others else None)

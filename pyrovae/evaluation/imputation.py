@@ -22,6 +22,8 @@ from torch import Tensor
 
 from pyrovae import small_tables
 from pyrovae.compute import processes
+from pyrovae.compute.indices import indices_checked
+from pyrovae.compute.precision import in_64_bits
 from pyrovae.data.checks import OBSERVED
 from pyrovae.distributions.observed import check_observed_elements
 from pyrovae.errors import InputError, check_counts
@@ -218,12 +220,14 @@ def impute(
             )
         beside = {**beside, OBSERVED: observed}
     pair, data = with_given(pair, x, y, beside)
-    rows = _rows_to_run(pair, data)
+    device = device_of(pair, otherwise=x.device)
+    with indices_checked(device, data):
+        rows = _rows_to_run(pair, data)
     if not len(rows):
         return _scattered(x, observed, rows, [], level, num_draws, num_samples)
     part = data.rows(rows)
-    few = part.rows(slice(None, _FEW)).to(device_of(pair, otherwise=x.device))
-    site = _site_of_data(pair, few)
+    with indices_checked(device, data):
+        site = _site_of_data(pair, part.rows(slice(None, _FEW)).to(device))
     further = Further(_extras(site), partial(_columns, site), count=4, size=3 * math.prod(x.shape[1:]))
     summarise = partial(_summary, dtype=x.dtype, level=level, num_draws=num_draws)
     layout, parts = over_log_weights(summarise, pair, part, sampling, further)
@@ -389,7 +393,7 @@ def _summary(
 ) -> dict[str, Tensor]:
     """Return the attributes of an `Imputation` for some data, from their scores and `_columns`."""
     statistics = importance_statistics(scores, (), dtype)
-    log_weights = log_weights.double()
+    log_weights = in_64_bits(log_weights)
     weights = (log_weights - log_weights.flatten(0, 1).logsumexp(0)).exp()
     of_values = weights.reshape(*weights.shape, *[1] * (mean.dim() - 3))
     expected = (of_values * mean).sum((0, 1))
@@ -399,7 +403,7 @@ def _summary(
     correction = len(terms) / (len(terms) - 1) if len(terms) > 1 else math.nan
     error = (correction * terms.square().sum(0)).sqrt()
     unknown = statistics["std_error"].isnan()
-    error[unknown] = math.nan
+    error[unknown.to(error.device)] = math.nan
     flat = weights.flatten(0, 1)
     values = draw.expand(*weights.shape, *draw.shape[3:]).flatten(0, 1)
     lower, upper = _interval(values, flat.reshape(*flat.shape, *[1] * (values.dim() - 2)), level)
@@ -411,7 +415,7 @@ def _summary(
         "upper": upper,
         "draws": _resampled(values, flat, num_draws),
     }
-    return {name: value.to(dtype) for name, value in found.items()} | {
+    return {name: value.to("cpu", dtype) for name, value in found.items()} | {
         name: statistics[name] for name in ("khat", "ess", "repeated")
     }
 
@@ -434,7 +438,7 @@ def _resampled(values: Tensor, weights: Tensor, count: int) -> Tensor:
     if not count:
         return values[:0]
     chosen = torch.multinomial(weights.T, count, replacement=True).T
-    return values[chosen, torch.arange(values.shape[1])]
+    return values[chosen, torch.arange(values.shape[1], device=values.device)]
 
 
 def _scattered(

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from pyrovae import small_tables
 from pyrovae.compute.devices import seeded
+from pyrovae.compute.indices import indices_checked
 from pyrovae.compute.progress import progress_bar
 from pyrovae.errors import check_counts
 from pyrovae.evaluation.aggregated_posterior import (
@@ -195,7 +196,13 @@ def kl_decomposition(
     check_counts(num_samples=num_samples)
     pair, whole = with_given(pair, x, y, given)
     device = device_of(pair, otherwise=x.device)
-    with evaluating(pair), seeded(seed, device), torch.no_grad(), only_own_errors():
+    with (
+        evaluating(pair),
+        seeded(seed, device),
+        torch.no_grad(),
+        only_own_errors(),
+        indices_checked(device, whole),
+    ):
         layout = check_scorable(pair, device, whole, enumerate=False)
         data = whole.to(device)
         separate = separate_sites(pair, data)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from pyrovae.errors import check_counts
@@ -22,6 +21,7 @@ def most_active_dimensions(means: Tensor, count: int) -> list[int]:
         InputError: the count is below 1.
 
     Example:
+        >>> import torch
         >>> most_active_dimensions(torch.tensor([[0.0, 1.0], [0.1, -1.0]]), 1)
         [1]
     """
@@ -43,11 +43,12 @@ def most_telling_dimensions(means: Tensor, y: Tensor, count: int) -> list[int]:
         InputError: the count is below 1.
 
     Example:
+        >>> import torch
         >>> z = torch.tensor([[0.0, 1.0], [3.0, 1.1], [0.1, -1.0], [3.1, -1.1]])
         >>> most_telling_dimensions(z, torch.tensor([0, 0, 1, 1]), 1)
         [1]
     """
-    between = torch.zeros(means.shape[1])
+    between, y = means.new_zeros(means.shape[1]), y.to(means.device)
     for label in y.unique():
         members = means[y == label]
         between += len(members) / len(means) * (members.mean(0) - means.mean(0)).square()

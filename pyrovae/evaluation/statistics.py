@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.errors import warn
-from pyrovae.evaluation.arviz_adapter import SMALLEST_SAMPLE, pareto_khat
+from pyrovae.evaluation.pareto import SMALLEST_SAMPLE, pareto_khat
 from pyrovae.programs.log_weights import Scores
 from pyrovae.programs.repeats import all_equal
 
@@ -52,7 +52,8 @@ def importance_statistics(
 
     Returns:
         `log_px`, `std_error`, `khat`, `ess`, `datum_elbo`, `datum_elbo_std_error` and `repeated`, `(B,)`
-        each, and `enumerated`, as in `MarginalLikelihood`; `bounds`, the bounds `(B,)` by size.
+        each, and `enumerated`, as in `MarginalLikelihood`; `bounds`, the bounds `(B,)` by size. They are
+        computed where the scores are, and returned on the CPU.
     """
     log_weights = scores.log_weights
     rounding = rounding_of(log_weights, dtype)
@@ -63,7 +64,7 @@ def importance_statistics(
         error = unknown_if_constant(error, log_weights, rounding)
         elbo_error = unknown_if_constant(elbo_error, scores.elbo_terms, rounding)
         repeated = all_equal(scores.fingerprints) & (len(log_weights) > 1)
-    return {
+    columns = {
         "log_px": log_mean(log_weights),
         "std_error": error,
         "khat": pareto_khat(log_weights, rounding),
@@ -71,8 +72,11 @@ def importance_statistics(
         "datum_elbo": scores.elbo_terms.mean(0),
         "datum_elbo_std_error": elbo_error,
         "repeated": repeated,
+    }
+    return {
+        **{name: values.cpu() for name, values in columns.items()},
         "enumerated": scores.elbo_terms is not log_weights,
-        "bounds": {size: importance_weighted_bound(log_weights, size) for size in sizes},
+        "bounds": {size: importance_weighted_bound(log_weights, size).cpu() for size in sizes},
     }
 
 

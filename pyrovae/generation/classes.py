@@ -12,10 +12,12 @@ from pyrovae.errors import InputError, check_counts
 from pyrovae.generation.codes import encoded
 from pyrovae.generation.generator import Generator, Images, as_images, each, joined
 from pyrovae.generation.prior import draws, images_of_draws
+from pyrovae.programs.devices import back_to_caller
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
 
 
 @takes_pair
+@back_to_caller
 def num_classes(pair: ModelAndGuide, *, given: Mapping[str, Any] | None = None) -> int:
     """Return C, the number of classes of a model.
 
@@ -31,6 +33,7 @@ def num_classes(pair: ModelAndGuide, *, given: Mapping[str, Any] | None = None) 
 
 
 @takes_pair
+@back_to_caller
 def classes_behind(
     pair: ModelAndGuide, site: str | None = None, *, given: Mapping[str, Any] | None = None
 ) -> set[str]:
@@ -50,6 +53,7 @@ def classes_behind(
 
 
 @takes_pair
+@back_to_caller
 def class_samples(
     pair: ModelAndGuide,
     count: int = 10,
@@ -71,7 +75,7 @@ def class_samples(
             for each draw. None means nothing.
 
     Returns:
-        `(C, N, *x_shape)`, on the CPU; a dictionary of them if several sites observe the data.
+        `(C, N, *x_shape)`; a dictionary of them if several sites observe the data.
 
     Raises:
         InputError: the model has no classes, or for the reasons given at `draw_latents`.
@@ -80,8 +84,8 @@ def class_samples(
     try:
         generator = Generator(pair, given, count=count)
     except InputError:  # the more telling error is that the model has no classes, whatever its rows are
-        rows = {n: v[:1] if isinstance(v, Tensor) and v.dim() else v for n, v in (given or {}).items()}
-        Generator(pair, rows).known_class_site()
+        first = {n: v[:1] if isinstance(v, Tensor) and v.dim() else v for n, v in (given or {}).items()}
+        Generator(pair, first).known_class_site()
         raise
     y = torch.arange(generator.known_class_site().num_classes)
     rows = torch.arange(count).repeat(len(y))
@@ -90,6 +94,7 @@ def class_samples(
 
 
 @takes_pair
+@back_to_caller
 def samples_of_classes(
     pair: ModelAndGuide,
     y: Tensor,
@@ -111,7 +116,7 @@ def samples_of_classes(
             for each draw. None means nothing.
 
     Returns:
-        `(N, *x_shape)`, on the CPU; a dictionary of them if several sites observe the data.
+        `(N, *x_shape)`, where y is; a dictionary of them if several sites observe the data.
 
     Raises:
         InputError: there are no classes, or for the reasons given at `draw_latents`.
@@ -138,6 +143,7 @@ def _samples(
 
 
 @takes_pair
+@back_to_caller
 def analogies(pair: ModelAndGuide, x: Tensor, *, given: Mapping[str, Any] | None = None) -> Images:
     """Decode each datum's style in every class (Kingma et al. 2014, figure 1).
 
@@ -150,7 +156,7 @@ def analogies(pair: ModelAndGuide, x: Tensor, *, given: Mapping[str, Any] | None
             for each datum. None means nothing.
 
     Returns:
-        `(N, C, *x_shape)`, on the CPU; a dictionary of them if several sites observe the data.
+        `(N, C, *x_shape)`, where the data are; a dictionary of them if several sites observe the data.
 
     Raises:
         InputError: the model has no classes, or x does not depend on them.

@@ -18,6 +18,7 @@ from pyrovae.errors import InputError
 from pyrovae.evaluation.chunking import in_chunks
 from pyrovae.generation.generator import ROWS, Codes, Generator, joined
 from pyrovae.programs.accounting import has_finite_support
+from pyrovae.programs.devices import back_to_caller
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
 from pyrovae.programs.rows import Arguments
@@ -26,6 +27,7 @@ from pyrovae.programs.structure import Structure, Traces
 
 
 @takes_pair
+@back_to_caller
 def code_site(
     pair: ModelAndGuide, site: str | None = None, *, given: Mapping[str, Any] | None = None
 ) -> str:
@@ -44,6 +46,7 @@ def code_site(
 
 
 @takes_pair
+@back_to_caller
 def latent_codes(pair: ModelAndGuide, x: Tensor, *, given: Mapping[str, Any] | None = None) -> Codes:
     """Return the latents of data at the guide's means, and discrete ones, such as classes, at their
     modes.
@@ -61,7 +64,8 @@ def latent_codes(pair: ModelAndGuide, x: Tensor, *, given: Mapping[str, Any] | N
             for each datum. None means nothing.
 
     Returns:
-        Each latent's values by site, `(N, *event_shape)`, on the CPU; one value if all data share it.
+        Each latent's values by site, `(N, *event_shape)`, where the data are; one value if all data share
+        it.
 
     Raises:
         InputError: a latent has no mean under the guide, such as a Cauchy variable.
@@ -71,6 +75,7 @@ def latent_codes(pair: ModelAndGuide, x: Tensor, *, given: Mapping[str, Any] | N
 
 
 @takes_pair
+@back_to_caller
 def latent_means(
     pair: ModelAndGuide, x: Tensor, site: str | None = None, *, given: Mapping[str, Any] | None = None
 ) -> Tensor:
@@ -88,7 +93,7 @@ def latent_means(
             for each datum. None means nothing.
 
     Returns:
-        `(N, M)`, on the CPU; one value, in its own shape, of a latent that all data share.
+        `(N, M)`, where the data are; one value, in its own shape, of a latent that all data share.
 
     Raises:
         InputError: there is no such latent; `site` is None, and all data share each of several latents; or
@@ -116,6 +121,7 @@ def latent_means(
 
 @torch.no_grad()
 @takes_pair
+@back_to_caller
 def posterior_draws(
     pair: ModelAndGuide,
     x: Tensor,
@@ -135,7 +141,7 @@ def posterior_draws(
             for each datum. None means nothing.
 
     Returns:
-        `(N, M)`, on the CPU.
+        `(N, M)`, where the data are.
 
     Raises:
         InputError: there is no such latent, all data share it, or it is a function of the datum.

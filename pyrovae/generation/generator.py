@@ -97,7 +97,8 @@ class Generator:
         if x is not None:
             check_data(x, given=given)
         self.x, self.size = x, count if x is None else len(x)
-        self.name, self.device = name_of_pair(pair), device_of(pair)
+        self.name = name_of_pair(pair)
+        self.device = device_of(pair, otherwise="cpu" if x is None else x.device)
         found = given_of(pair, given, self.size)
         self.pair, self._given_rows = found.bound_to(pair, self.device), found.rows
         self._orders: dict[frozenset[str], Order | None] = {}
@@ -379,10 +380,13 @@ class Generator:
             asked = "" if site is None else f" '{site}'"
             known = ", ".join(repr(name) for name in names) or "none"
             others = ", ".join(repr(name) for name in self.code_names if name in self.discrete)
-            by_name = (
-                f" Give the discrete ones, {others}, by name: images_of(pair, codes)." if others else ""
+            of_others = (
+                f" The discrete ones are {others}: latent_codes(pair, x) gives their modes, and "
+                "images_of(pair, codes) decodes values of them by name."
+                if others
+                else ""
             )
-            raise InputError(f"{self.name} has no continuous latent{asked}; there are: {known}.{by_name}")
+            raise InputError(f"{self.name} has no continuous latent{asked}; there are: {known}.{of_others}")
         return site or ([name for name in names if name not in self.shared] or names)[-1]
 
     def site_of_data(self, site: str | None = None) -> str:

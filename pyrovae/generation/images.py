@@ -19,10 +19,12 @@ from pyrovae.errors import InputError, check_counts
 from pyrovae.generation.codes import encoded
 from pyrovae.generation.generator import Generator, Images, as_images
 from pyrovae.generation.prior import draws, images_of_draws
+from pyrovae.programs.devices import back_to_caller
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
 
 
 @takes_pair
+@back_to_caller
 def as_grey(pair: ModelAndGuide, x: Tensor, *, given: Mapping[str, Any] | None = None) -> Tensor:
     """Return data in the units of generated images: levels 0, ..., L - 1 are divided by L - 1.
 
@@ -32,7 +34,7 @@ def as_grey(pair: ModelAndGuide, x: Tensor, *, given: Mapping[str, Any] | None =
         given: further arguments of both programs by name, such as a condition. None means nothing.
 
     Returns:
-        `(N, *x_shape)`, on the CPU; the data themselves unless the likelihood is categorical.
+        `(N, *x_shape)`, where the data are; the data themselves unless the likelihood is categorical.
     """
     levels = Generator(pair, given, x).levels
     return (x if levels is None else x / (levels - 1)).cpu()
@@ -56,6 +58,7 @@ def only_site(images: Images) -> Tensor:
 
 
 @takes_pair
+@back_to_caller
 def images_of(
     pair: ModelAndGuide, codes: Mapping[str, Tensor], *, given: Mapping[str, Any] | None = None
 ) -> Images:
@@ -71,7 +74,7 @@ def images_of(
             for each draw. None means nothing.
 
     Returns:
-        `(N, *x_shape)`, on the CPU; a dictionary of them if several sites observe the data.
+        `(N, *x_shape)`, where the codes are; a dictionary of them if several sites observe the data.
 
     Raises:
         InputError: there are no codes, or one of them has another number of rows or another shape; or the
@@ -129,6 +132,7 @@ def _check_codes(generator: Generator, codes: Mapping[str, Tensor]) -> None:
 
 
 @takes_pair
+@back_to_caller
 def samples(
     pair: ModelAndGuide,
     count: int,
@@ -154,7 +158,7 @@ def samples(
             for each draw. None means nothing.
 
     Returns:
-        `(N, *x_shape)`, on the CPU; a dictionary of them if several sites observe the data.
+        `(N, *x_shape)`; a dictionary of them if several sites observe the data.
 
     Raises:
         InputError: the model has no prior to draw from or cannot generate without data, or `count` is
@@ -173,6 +177,7 @@ def samples(
 
 
 @takes_pair
+@back_to_caller
 def sample_images(
     pair: ModelAndGuide, count: int, seed: int = 0, *, given: Mapping[str, Any] | None = None
 ) -> Images:
@@ -185,7 +190,7 @@ def sample_images(
         given: further arguments of both programs by name, as in `samples`. None means nothing.
 
     Returns:
-        `(N, *x_shape)`, on the CPU; a dictionary of them if several sites observe the data.
+        `(N, *x_shape)`; a dictionary of them if several sites observe the data.
 
     Raises:
         InputError: for the reasons given at `samples`.
@@ -200,6 +205,7 @@ def sample_images(
 
 
 @takes_pair
+@back_to_caller
 def reconstruct(pair: ModelAndGuide, x: Tensor, *, given: Mapping[str, Any] | None = None) -> Images:
     """Return E[x | z] at the posterior mean of each datum, in its most probable class.
 
@@ -213,13 +219,14 @@ def reconstruct(pair: ModelAndGuide, x: Tensor, *, given: Mapping[str, Any] | No
             for each datum. None means nothing.
 
     Returns:
-        `(N, *x_shape)`, on the CPU; a dictionary of them if several sites observe the data.
+        `(N, *x_shape)`, where the data are; a dictionary of them if several sites observe the data.
     """
     generator = Generator(pair, given, x)
     return generator.images(encoded(generator))
 
 
 @takes_pair
+@back_to_caller
 def decode(
     pair: ModelAndGuide,
     z: Tensor,
@@ -241,7 +248,7 @@ def decode(
             for each draw. None means nothing.
 
     Returns:
-        `(N, *x_shape)`, on the CPU; a dictionary of them if several sites observe the data.
+        `(N, *x_shape)`, where z is; a dictionary of them if several sites observe the data.
 
     Raises:
         InputError: there is no such latent, or all data share it; x depends on a class too, and none is

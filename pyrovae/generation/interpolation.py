@@ -11,10 +11,12 @@ from torch import Tensor
 from pyrovae.errors import InputError, check_counts
 from pyrovae.generation.codes import encoded
 from pyrovae.generation.generator import Generator, Images, each
+from pyrovae.programs.devices import back_to_caller
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
 
 
 @takes_pair
+@back_to_caller
 def interpolate(
     pair: ModelAndGuide,
     start: Tensor,
@@ -42,7 +44,7 @@ def interpolate(
             starts.
 
     Returns:
-        `(N, steps, *x_shape)`, on the CPU; a dictionary of them if several sites observe the data.
+        `(N, steps, *x_shape)`, where the data are; a dictionary of them if several sites observe the data.
 
     Raises:
         InputError: `start` and `end` differ in shape, or `given` and `given_end` in their names or shapes;
@@ -106,6 +108,7 @@ def _of_ends(
 
 
 @takes_pair
+@back_to_caller
 def interpolate_grid(
     pair: ModelAndGuide,
     corners: Tensor,
@@ -127,7 +130,8 @@ def interpolate_grid(
             for each corner. None means nothing.
 
     Returns:
-        `(steps, steps, *x_shape)`, on the CPU; a dictionary of them if several sites observe the data.
+        `(steps, steps, *x_shape)`, where the data are; a dictionary of them if several sites observe the
+        data.
 
     Raises:
         InputError: there are not 4 corners, `steps` is below 2, or there is no such latent.

@@ -12,7 +12,9 @@ from pyrovae.compute.devices import seeded
 from pyrovae.compute.memory import check_fits
 from pyrovae.compute.precision import in_64_bits
 from pyrovae.errors import InputError, check_counts, warn
+from pyrovae.evaluation.chunking import in_chunks
 from pyrovae.generation.generator import ROWS, Codes, Generator, joined
+from pyrovae.programs.devices import back_to_caller
 from pyrovae.programs.distributions import factors_of
 from pyrovae.programs.modes import evaluating
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
@@ -41,6 +43,7 @@ class Draws(NamedTuple):
 
 
 @takes_pair
+@back_to_caller
 def prior_site(
     pair: ModelAndGuide, site: str | None = None, *, given: Mapping[str, Any] | None = None
 ) -> str:
@@ -60,6 +63,7 @@ def prior_site(
 
 
 @takes_pair
+@back_to_caller
 def draw_latents(
     pair: ModelAndGuide,
     count: int,
@@ -89,7 +93,7 @@ def draw_latents(
             for each draw. None means nothing.
 
     Returns:
-        Each latent's values by site, `(N, *event_shape)`, on the CPU; one value, in its own shape, of a
+        Each latent's values by site, `(N, *event_shape)`; one value, in its own shape, of a
         latent that all data share.
 
     Warns:
@@ -140,21 +144,24 @@ def check_class(generator: Generator, label: int) -> None:
 
 def _draws(generator: Generator, rows: Tensor, label: int | None) -> tuple[Draws, Tensor]:
     """Return ancestral draws, and the log probability of the class in each (0 if no class is given)."""
-    parts, log_weights = [], []
-    for part in rows.split(ROWS):
-        given = {}
+
+    def of_part(part: slice) -> tuple[Codes, Codes, Tensor]:
+        some, given = rows[part], {}
         if label is not None:
-            y = generator.class_values(torch.full((len(part),), label))
+            y = generator.class_values(torch.full((len(some),), label))
             given = {generator.known_class_site().name: y}
-        trace, data = generator.draw(part, given)
-        parts.append((generator.latents_by_rows(trace), data))
+        trace, data = generator.draw(some, given)
+        latents = generator.latents_by_rows(trace)
         sites = [trace.nodes[name] for name in given]
-        terms = [site["fn"].log_prob(site["value"]).reshape(len(part)).cpu() for site in sites]
-        log_weights.append(sum(terms, torch.zeros(len(part))))
-        if len(parts) == 1:
-            size = sum(values.nbytes for values in parts[0][0].values()) * len(rows) // len(part)
+        terms = [site["fn"].log_prob(site["value"]).reshape(len(some)).cpu() for site in sites]
+        if part.start == 0:
+            size = sum(values.nbytes for values in latents.values()) * len(rows) // len(some)
             check_fits(size, f"{len(rows)} draws", "draw fewer")
-    return Draws(*map(joined, zip(*parts, strict=True))), torch.cat(log_weights)
+        return latents, data, sum(terms, torch.zeros(len(some)))
+
+    parts, _ = in_chunks(of_part, len(rows), ROWS)
+    latents, data, log_weights = zip(*parts, strict=True)
+    return Draws(joined(latents), joined(data)), torch.cat(log_weights)
 
 
 def _draws_of_class(generator: Generator, rows: Tensor, label: int, candidates: int) -> Draws:
@@ -189,6 +196,7 @@ def _systematic_resample(log_weights: Tensor, count: int) -> Tensor:
 
 
 @takes_pair
+@back_to_caller
 def prior_quantiles(
     pair: ModelAndGuide,
     levels: Sequence[float],
@@ -210,7 +218,7 @@ def prior_quantiles(
             None means nothing.
 
     Returns:
-        `(Q, M)`, on the CPU. A latent that is no vector is flattened to M dimensions.
+        `(Q, M)`. A latent that is no vector is flattened to M dimensions.
 
     Raises:
         InputError: the model has no such latent with a prior, or `draws` is below 1.
@@ -234,6 +242,7 @@ def quantiles(
 
 @torch.no_grad()
 @takes_pair
+@back_to_caller
 def prior_density(
     pair: ModelAndGuide,
     points: Tensor,
@@ -259,7 +268,7 @@ def prior_density(
             None means nothing.
 
     Returns:
-        `(P, M)`, on the CPU. A latent that is no vector is flattened to M dimensions.
+        `(P, M)`, where the points are. A latent that is no vector is flattened to M dimensions.
 
     Raises:
         InputError: the model has no such latent with a prior, or `draws` is below 1.

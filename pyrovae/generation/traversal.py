@@ -13,12 +13,14 @@ from pyrovae.generation.codes import encoded
 from pyrovae.generation.generator import Generator, Images, each
 from pyrovae.generation.images import decoded
 from pyrovae.generation.prior import quantiles
+from pyrovae.programs.devices import back_to_caller
 from pyrovae.programs.pair import ModelAndGuide, takes_pair
 
 LEVELS = (0.01, 0.05, 0.15, 0.3, 0.5, 0.7, 0.85, 0.95, 0.99)  # the levels of the quantiles in a traversal
 
 
 @takes_pair
+@back_to_caller
 def traverse(
     pair: ModelAndGuide,
     x: Tensor,
@@ -42,7 +44,7 @@ def traverse(
             None means nothing.
 
     Returns:
-        `(D, Q, *x_shape)`, on the CPU; a dictionary of them if several sites observe the data.
+        `(D, Q, *x_shape)`, where the data are; a dictionary of them if several sites observe the data.
 
     Raises:
         InputError: there is no such latent or dimension, or the latent has no prior.
@@ -66,6 +68,7 @@ def traverse(
 
 
 @takes_pair
+@back_to_caller
 def manifold(
     pair: ModelAndGuide,
     steps: int = 15,
@@ -87,7 +90,7 @@ def manifold(
             None means nothing.
 
     Returns:
-        `(steps, steps, *x_shape)`, on the CPU; a dictionary of them if several sites observe the data.
+        `(steps, steps, *x_shape)`; a dictionary of them if several sites observe the data.
 
     Raises:
         InputError: the latent is not 2-D or has no prior, `steps` is below 2, or a class is missing.

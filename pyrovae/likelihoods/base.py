@@ -102,5 +102,5 @@ class Likelihood(nn.Module):
                 "the data hold values that are not finite, and a marginal is that of all data: where some "
                 "are missing, use the complete data, x[observed.flatten(1).all(1)]."
             )
-        output = self.output_at_marginals(x)
+        output = self.output_at_marginals(x.to(bias.device))
         bias.copy_(output.flatten() if bias.numel() == output.numel() else output.flatten(1).mean(1))

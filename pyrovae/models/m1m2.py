@@ -77,5 +77,6 @@ class M1M2(nn.Module):
 
     @torch.no_grad()
     def draw_z1(self, x: Tensor) -> Tensor:
-        """Return one draw of z1 ~ q(z1 | x) for each datum, `(B, M1)`, for data `(B, *x_shape)`."""
-        return self.vae.posterior(x).sample()
+        """Return one draw of z1 ~ q(z1 | x) for each datum of x, `(B, *x_shape)`: `(B, M1)`, where x is."""
+        place = next(self.vae.parameters()).device
+        return self.vae.posterior(x.to(place)).sample().to(x.device)

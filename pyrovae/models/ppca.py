@@ -144,9 +144,10 @@ class PPCA(nn.Module):
                 observed values. None means that none is missing.
 
         Returns:
-            The log density of each datum, `(N,)` in 64-bit.
+            The log density of each datum, `(N,)` in 64-bit, on the CPU.
         """
         top, bottom, triangle, sigma = self._factors(observed)
+        observed = None if observed is None else observed.to(sigma.device)
         # The distance (x - mu)^T (W W^T + sigma^2 I)^-1 (x - mu) is the squared residual, in units of
         # sigma, of a least squares problem: W z is to explain x - mu, and sigma z is to be 0.
         centred = self._centred(x, observed)
@@ -155,7 +156,7 @@ class PPCA(nn.Module):
         log_det = 2 * (triangle.diagonal(dim1=-2, dim2=-1).abs() / sigma).log().sum(-1)
         count = len(self.weight) if observed is None else observed.flatten(1).sum(-1)
         constant = count * (math.log(2 * math.pi) + 2 * sigma.log()) + 2 * self._log_scales(observed)
-        return -0.5 * (residual.square().sum((-2, -1)) + log_det + constant)
+        return -0.5 * (residual.square().sum((-2, -1)) + log_det + constant).cpu()
 
     def exact_posterior(self, x: Tensor, observed: Tensor | None = None) -> MultivariateNormal:
         """Return the exact p(z | x), with batch shape `(N,)` and event shape `(M,)` (equation 12).
@@ -169,7 +170,8 @@ class PPCA(nn.Module):
         explained = self._centred(x, observed) @ top
         mean = torch.linalg.solve_triangular(triangle, explained.mT, upper=True).squeeze(-1)
         scale_tril = torch.linalg.cholesky(bottom @ bottom.mT)
-        return MultivariateNormal(mean.to(x.dtype), scale_tril=scale_tril.to(x.dtype))
+        place = self.weight.device, x.dtype
+        return MultivariateNormal(mean.to(*place), scale_tril=scale_tril.to(*place))
 
     def set_guide_to_exact_posterior(self) -> None:
         """Set the parameters of the guide to those of the exact posterior.
@@ -259,7 +261,8 @@ class PPCA(nn.Module):
     def _centred(self, x: Tensor, observed: Tensor | None) -> Tensor:
         """Return x - mu as rows, `(N, 1, D)` in 64-bit, with 0 where a value is missing."""
         centred = self._standardised(x) - in_64_bits(self.mean)
-        return filled(centred, None if observed is None else observed.flatten(1)).unsqueeze(-2)
+        mask = None if observed is None else observed.flatten(1).to(centred.device)
+        return filled(centred, mask).unsqueeze(-2)
 
     def _standardised(self, x: Tensor) -> Tensor:
         """Return the data in the units of W and mu, as rows `(N, D)` in 64-bit."""
@@ -280,4 +283,4 @@ class PPCA(nn.Module):
         return logs.sum() if observed is None else (logs * observed.flatten(1).to(logs.device)).sum(-1)
 
     def _flat(self, x: Tensor) -> Tensor:
-        return x.reshape(len(x), -1)
+        return x.reshape(len(x), -1).to(self.weight.device)

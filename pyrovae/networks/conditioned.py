@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import torch
+from pyro.distributions import is_validation_enabled
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pyrovae.compute.indices import check_range, unchecked
 from pyrovae.errors import InputError
 from pyrovae.networks.shapes import out_shape_of, output_bias_of
 
@@ -59,6 +61,8 @@ class WithClass(nn.Module):
         if y.is_floating_point():
             raise InputError(f"the classes have type {y.dtype}; expected whole numbers: use y.long().")
         try:
+            if unchecked(y.device) and is_validation_enabled():
+                check_range(y, 0, self.num_classes)
             # functional.one_hot reads the values of y first, which cannot be traced into a graph. This can.
             return functional.embedding(y.long(), self.one_hot)
         except IndexError as error:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pyrovae import generation
 from pyrovae.canvas import Canvas, ink
+from pyrovae.compute.devices import on_the_cpu
 from pyrovae.errors import InputError
 from pyrovae.generation import as_grey, only_site
 from pyrovae.plots.classes import shown_name
@@ -29,6 +30,7 @@ _DRAWS = 200  # the number of draws, at least, that stand for the model
 _DATA, _MODEL = COLOURS[0], COLOURS[6]
 
 
+@on_the_cpu
 def pairs(
     pair: ModelAndGuide,
     x: Tensor,

@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pyrovae.canvas import Canvas
+from pyrovae.errors import InputError
 from pyrovae.evaluation.comparison import Comparison
 from pyrovae.plots.style import figure_of, hide_top_and_right
 
@@ -16,7 +17,15 @@ def comparison(models: Comparison, axes: Axes | None = None) -> Figure:
     Args:
         models: what `pyrovae.evaluation.compare` returned.
         axes: the axes to draw in; by default those of a new figure.
+
+    Raises:
+        InputError: `models` is something else.
     """
+    if not isinstance(models, Comparison):
+        raise InputError(
+            f"comparison takes a comparison of models, but was given a {type(models).__name__}: give what "
+            "pyrovae.evaluation.compare returned."
+        )
     rows = models.models
     if axes is None:
         width = 6 + 0.08 * max(len(row.name) for row in rows)

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyrovae.canvas import Canvas
+from pyrovae.compute.devices import on_the_cpu
 from pyrovae.errors import InputError, check_choice, check_counts
 from pyrovae.evaluation import most_active_dimensions, most_telling_dimensions
 from pyrovae.generation import (
@@ -42,6 +43,7 @@ By = Literal["pca", "tsne", "direct", "pairs"]
 _PAIRS = 4  # the largest number of dimensions in pairs
 
 
+@on_the_cpu
 def latents(
     pair: ModelAndGuide,
     x: Tensor,
@@ -124,6 +126,7 @@ def _pairs(z: Tensor, y: Tensor | None, class_names: Sequence[str], name: str) -
     return figure
 
 
+@on_the_cpu
 def histograms(
     pair: ModelAndGuide,
     x: Tensor,
@@ -158,6 +161,7 @@ def histograms(
     return draw_histograms(z[:, shown], y, points, density, dimension_names(name, shown), class_names)
 
 
+@on_the_cpu
 def aggregated_posterior(
     pair: ModelAndGuide,
     x: Tensor,

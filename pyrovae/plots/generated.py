@@ -10,6 +10,7 @@ from matplotlib.figure import Figure, SubFigure
 from torch import Tensor
 
 from pyrovae import generation
+from pyrovae.compute.devices import on_the_cpu
 from pyrovae.data.checks import holds_classes
 from pyrovae.generation import as_grey, only_site
 from pyrovae.plots.classes import named_classes, shown_name
@@ -23,6 +24,7 @@ from pyrovae.programs.rows import Arguments
 _IMAGES, _VECTORS = 100, 1000  # the numbers of draws that are shown by default
 
 
+@on_the_cpu
 def samples(
     pair: ModelAndGuide,
     count: int | None = None,
@@ -106,6 +108,7 @@ def _given_classes(given: Mapping[str, Any] | None, count: int) -> Tensor | None
     return found[0] if len(found) == 1 else None
 
 
+@on_the_cpu
 def class_samples(
     pair: ModelAndGuide,
     count: int = 10,

@@ -11,6 +11,7 @@ from matplotlib.patheffects import withStroke
 from torch import Tensor
 
 from pyrovae.canvas import Canvas
+from pyrovae.compute.devices import on_the_cpu
 from pyrovae.errors import InputError
 from pyrovae.plots.style import figure_of
 
@@ -23,6 +24,7 @@ def in_channels(values: Tensor) -> Tensor | None:
     return values if values.dim() >= 4 and values.shape[-3] in (1, 3) else None
 
 
+@on_the_cpu
 def image_grid(
     images: Tensor,
     title: str = "",
@@ -94,6 +96,7 @@ def tile_side(images: Tensor) -> float:
     return max(_TILE, min(1.15 * images.shape[-1] / _PIXELS, _WIDEST / images.shape[1]))
 
 
+@on_the_cpu
 def grid_beside(
     left: Tensor,
     right: Tensor,

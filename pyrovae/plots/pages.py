@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyrovae.canvas import Canvas
+from pyrovae.compute.devices import on_the_cpu
 from pyrovae.diagrams import PlateDiagram, plate_diagram
 from pyrovae.plots.completing import Complete
 from pyrovae.plots.curves import (
@@ -28,6 +29,7 @@ from pyrovae.training import History
 _SAMPLES = 50  # the number of images that are generated
 
 
+@on_the_cpu
 def overview(
     pair: ModelAndGuide,
     x: Tensor,

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyrovae import generation
+from pyrovae.compute.devices import on_the_cpu
 from pyrovae.errors import InputError, check_counts
 from pyrovae.evaluation import most_active_dimensions
 from pyrovae.generation import LEVELS, Generator, as_grey, latent_means, only_site
@@ -23,6 +24,7 @@ from pyrovae.programs.pair import ModelAndGuide, with_shape_of
 from pyrovae.programs.rows import Arguments
 
 
+@on_the_cpu
 def interpolation(
     pair: ModelAndGuide,
     start: Tensor,
@@ -58,6 +60,7 @@ def interpolation(
     return image_grid(lines, title + _jumps(pair, start, site, given, "nearer end"))
 
 
+@on_the_cpu
 def interpolation_grid(
     pair: ModelAndGuide,
     corners: Tensor,
@@ -98,6 +101,7 @@ def _jumps(
     return f"\nThe {what} {'are' if ' and ' in what else 'is'} the {where}'s" if what else ""
 
 
+@on_the_cpu
 def manifold(
     pair: ModelAndGuide,
     steps: int = 15,
@@ -137,6 +141,7 @@ def manifold(
     return figure
 
 
+@on_the_cpu
 def traversal(
     pair: ModelAndGuide,
     x: Tensor,

@@ -14,6 +14,7 @@ from matplotlib.patheffects import withStroke
 from torch import Tensor
 
 from pyrovae.canvas import Canvas, paper
+from pyrovae.compute.devices import on_the_cpu
 from pyrovae.errors import InputError
 from pyrovae.plots.classes import named_classes
 from pyrovae.plots.style import COLOURS, MARKERS, hide_top_and_right, point_area
@@ -21,6 +22,7 @@ from pyrovae.plots.style import COLOURS, MARKERS, hide_top_and_right, point_area
 _INCHES = 4.6  # about the side of the axes of a plane
 
 
+@on_the_cpu
 def latent_space(
     z: Tensor,
     y: Tensor | None = None,
@@ -64,6 +66,7 @@ def latent_space(
     return figure
 
 
+@on_the_cpu
 def latent_pca(z: Tensor, y: Tensor | None = None, class_names: Sequence[str] = ()) -> Figure:
     """Draw latents on their first two principal components, coloured by class as in `latent_space`.
 
@@ -93,6 +96,7 @@ def latent_pca(z: Tensor, y: Tensor | None = None, class_names: Sequence[str] = 
     return latent_space(points, y, class_names, title=title, axis_labels=shares)
 
 
+@on_the_cpu
 def latent_tsne(
     z: Tensor,
     y: Tensor | None = None,

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyrovae.canvas import Canvas
+from pyrovae.compute.devices import on_the_cpu
 from pyrovae.evaluation import class_probabilities, confusion_counts
 from pyrovae.generation import num_classes
 from pyrovae.plots.classes import named_classes, shown_name
@@ -19,6 +20,7 @@ from pyrovae.programs.rows import Arguments
 _FEW = 7  # a matrix of fewer classes is narrower than its title in one line
 
 
+@on_the_cpu
 def confusion(
     pair: ModelAndGuide,
     x: Tensor,
@@ -43,6 +45,7 @@ def confusion(
     return confusion_matrix(y, class_probabilities(pair, x, given=given), class_names)
 
 
+@on_the_cpu
 def confusion_matrix(y: Tensor, predicted: Tensor, class_names: Sequence[str] = ()) -> Figure:
     """Draw the number of data of each true class (row) that get each predicted class (column).
 

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure, SubFigure
 from torch import Tensor
 
 from pyrovae import generation
+from pyrovae.compute.devices import on_the_cpu
 from pyrovae.errors import check_counts
 from pyrovae.generation import as_grey, only_site
 from pyrovae.plots.classes import shown_name
@@ -20,6 +21,7 @@ from pyrovae.programs.pair import ModelAndGuide
 from pyrovae.programs.rows import Arguments
 
 
+@on_the_cpu
 def reconstructions(
     pair: ModelAndGuide,
     x: Tensor,
@@ -70,6 +72,7 @@ def reconstructions(
     return image_grid(grid, "Reconstructions at the posterior mean", [*rows], within=within)
 
 
+@on_the_cpu
 def analogies(
     pair: ModelAndGuide,
     x: Tensor,

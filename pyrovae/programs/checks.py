@@ -13,8 +13,10 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
+from pyrovae.compute.indices import indices_checked
 from pyrovae.errors import InputError, cause
 from pyrovae.programs.accounting import missing_in_guide
+from pyrovae.programs.devices import device_of
 from pyrovae.programs.masked_latents import check_masks
 from pyrovae.programs.missing_values import check_missing_values
 from pyrovae.programs.modes import evaluating
@@ -52,7 +54,13 @@ def check_pair(pair: ModelAndGuide, *args: Any, **kwargs: Any) -> None:
     arguments, ran = Arguments(args, kwargs), False
     shapes = ", ".join(str(tuple(a.shape)) for a in args if isinstance(a, Tensor))
     try:
-        with torch.no_grad(), pyro.validation_enabled(True), evaluating(pair), SameShapes():
+        with (
+            torch.no_grad(),
+            pyro.validation_enabled(True),
+            evaluating(pair),
+            SameShapes(),
+            indices_checked(device_of(pair), args, kwargs, getattr(pair.model, "keywords", {})),
+        ):
             checked = _Distributions("model")(_CompareLatents(noted)(pair.model))
             model_trace, guide_trace = run_pair(Pair(checked, noted), *args, **kwargs)
             ran = True
@@ -68,13 +76,13 @@ def check_pair(pair: ModelAndGuide, *args: Any, **kwargs: Any) -> None:
                         check_shapes(program, name, site)
             check_missing_values(pair.model, model_trace, arguments)
             check_masks(pair, arguments, model_trace, guide_trace)
-    except (ValueError, RuntimeError, TypeError) as error:
+    except (ValueError, RuntimeError, TypeError, IndexError) as error:
         # Pyro appends the shapes of all sites. They help with its own errors, not with ours.
         if isinstance(error, InputError):
-            told = str(error).split("\nTrace Shapes")[0]
+            message = str(error).split("\nTrace Shapes")[0]
             if not ran and getattr(pair.model, "keywords", {}):  # what passes whole may be the cause
-                told += f" The model and guide ran on data of shape {shapes}{_given_to(pair, kwargs)}."
-            raise InputError(told) from error
+                message += f" The model and guide ran on data of shape {shapes}{_given_to(pair, kwargs)}."
+            raise InputError(message) from error
         failed: Literal["model", "guide"] = "model" if "_RETURN" in noted.trace.nodes else "guide"
         if problem := plate_problem(error, failed, pair.model, arguments):
             raise InputError(problem) from error
@@ -82,7 +90,7 @@ def check_pair(pair: ModelAndGuide, *args: Any, **kwargs: Any) -> None:
         told = cause(error) if getattr(pair.model, "keywords", {}) else error
         raise InputError(
             f"the model and guide do not run on data of shape {shapes}{_given_to(pair, kwargs)}"
-            f"{_type_problem(args, pair)}: {told}"
+            f"{_type_problem(args, pair)}: {told}{_device_problem(error)}"
         ) from error
 
 
@@ -112,6 +120,17 @@ def _type_problem(args: tuple[Any, ...], *programs: Program | ModelAndGuide) -> 
     if not types or of_data in types:
         return ""
     return f" and type {of_data}; the parameters have type {types.pop()} (use x.to or model.to(dtype))"
+
+
+def _device_problem(error: Exception) -> str:
+    """Say what to do where tensors lie on two devices, for a message; empty if that is not the problem."""
+    if "on the same device" not in str(error):
+        return ""
+    return (
+        ". Data, modules and parameters have been moved to one device, so it is another tensor that the "
+        "programs use: make it from the data, such as x.new_zeros(2), register it in a module as a buffer, "
+        'or train with device="cpu"'
+    )
 
 
 def _check_roles(model_trace: Trace, guide_trace: Trace) -> None:

@@ -94,14 +94,17 @@ def labelled_call(
 def one_hot_size(pair: ModelAndGuide, y: Tensor, arguments: Arguments) -> int | None:
     """Return C if the programs take classes as one-hot rows `(N, C)`; None if they take them as they are.
 
+    Classes are compared with the number of the class site's here, since a class out of range would fail
+    only within a kernel of the programs, which on a GPU ends all work of the process.
+
     Args:
         pair: a pair.
         y: classes `(N,)`, or other values for each datum.
         arguments: the other arguments of a call; the values do not matter.
 
     Raises:
-        InputError: y are one-hot rows, and the programs take whole numbers; or the programs take one-hot
-            rows, and have no such class.
+        InputError: y are one-hot rows, and the programs take whole numbers; or the programs have no such
+            class.
     """
     rows_given = y.is_floating_point() and y.dim() == 2 and are_one_hot(y)
     if not rows_given and not (holds_classes(y) and y.dim() == 1):
@@ -120,14 +123,13 @@ def one_hot_size(pair: ModelAndGuide, y: Tensor, arguments: Arguments) -> int | 
             f"the classes y are one-hot rows of shape {tuple(y.shape)}, and the programs take whole "
             f"numbers for site '{name}': give y.argmax(1)."
         )
-    if rows_given or not in_rows:
-        return None
-    if (largest := int(y.max())) >= num_classes:
+    as_given = in_rows or call.traces.model.nodes[name]["value"] is call.args[1]  # not y // 2, for example
+    if not rows_given and as_given and (largest := int(y.long().max())) >= num_classes:
         raise InputError(
             f"the classes y go up to {largest}, and site '{name}' has {num_classes}, counted from 0: give "
             "classes that it has, or a model of more classes."
         )
-    return num_classes
+    return num_classes if in_rows and not rows_given else None
 
 
 def are_one_hot(y: Tensor) -> bool:

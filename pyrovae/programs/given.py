@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from pyrovae.compute.devices import moved
 from pyrovae.data.checks import check_data, holds_classes
 from pyrovae.errors import InputError
 from pyrovae.programs.classes import one_hot_size
@@ -39,10 +40,10 @@ class Given(NamedTuple):
     whole: dict[str, Any]
 
     def bound_to(self, pair: ModelAndGuide, device: torch.device) -> ModelAndGuide:
-        """Return the pair with what passes whole bound to both programs, on the device."""
+        """Return the pair with what passes whole bound to both programs, its tensors on the device."""
         if not self.whole:
             return pair
-        whole = {n: v.to(device) if isinstance(v, Tensor) else v for n, v in self.whole.items()}
+        whole = moved(self.whole, device)
         return with_programs(pair, partial(pair.model, **whole), partial(pair.guide, **whole))
 
 

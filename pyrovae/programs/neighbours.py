@@ -21,12 +21,13 @@ import torch
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
+from pyrovae.compute.precision import in_64_bits
 from pyrovae.errors import InputError
 from pyrovae.programs.copies import Copies, given_values, run_one
 from pyrovae.programs.densities import unscaled_log_prob
 from pyrovae.programs.modes import nothing_moves
 from pyrovae.programs.noise import Noise, RecordedNoise, ReplayedNoise
-from pyrovae.programs.pair import ModelAndGuide, Program
+from pyrovae.programs.pair import ModelAndGuide, Program, with_programs
 from pyrovae.programs.rows import Arguments
 from pyrovae.programs.sites import is_sample
 from pyrovae.programs.structure import Structure
@@ -48,10 +49,45 @@ def check_no_neighbours(pair: ModelAndGuide, arguments: Arguments, in_training: 
     Raises:
         InputError: a density of a datum changes with the other data. The message names the site.
     """
+    found = _dependence(pair, arguments, in_training)
+    if found is None:
+        return
+    name, change = found
+    cut = "".join(
+        f" given['{name}'] has as many rows as there are data, so it is cut with them: if it belongs to no "
+        f"datum, give Whole({name}) of pyrovae.programs instead."
+        for name in _cut_by_chance(pair, arguments, in_training)
+    )
+    raise InputError(
+        f"the log density of site '{name}' of a datum depends on the other data of the call (a difference "
+        f"of {change:.3g} with others), so the model has no evidence or bound for each datum: compute the "
+        "site's distribution from each datum's own values; or train on all data at once "
+        "(batch_size=len(x)) and estimate their joint evidence, marginal_likelihood(..., joint=True)."
+        f"{cut}"
+    )
+
+
+def _cut_by_chance(pair: ModelAndGuide, arguments: Arguments, in_training: bool) -> list[str]:
+    """Return the names of what is given by rows, and makes no datum depend on others if it is whole."""
+    found = []
+    rows = arguments.of_data(lambda values: values[:0]).kwargs
+    for name, value in arguments.kwargs.items():
+        if rows[name] is value:
+            continue
+        bound = with_programs(pair, *(partial(each, **{name: value}) for each in (pair.model, pair.guide)))
+        call = arguments._replace(kwargs={n: v for n, v in arguments.kwargs.items() if n != name})
+        runs_on_others = not needs_all(bound, call, len(value) + 1)
+        if runs_on_others and _dependence(bound, call, in_training) is None:
+            found.append(name)
+    return found
+
+
+def _dependence(pair: ModelAndGuide, arguments: Arguments, in_training: bool) -> tuple[str, float] | None:
+    """Return the first site whose density of a datum depends on other data, with the largest change."""
     of = Structure(pair, arguments.args, arguments.kwargs)
     data = of.data_plate
     if data is None or data.dim is None or of.guide is None:
-        return
+        return None
     sizes = {size for trace in of.traces if trace for site in trace.nodes.values() for size in _sizes(site)}
     number = next(n for n in itertools.count(7, 2) if n not in sizes)  # the size of nothing else
     few = arguments if needs_all(pair, arguments, number) else arguments.first(number)
@@ -70,19 +106,14 @@ def check_no_neighbours(pair: ModelAndGuide, arguments: Arguments, in_training: 
                 _run(pair, few, copies, rows, latents, of_data, recorded.noise) for rows in (same, *others)
             ]
         except Exception:  # programs raise errors of any type
-            return
+            return None
     again, *changed_runs = (_changes(by_guide, by_model, run, local, data.dim) for run in runs)
     for rows, changes in zip(others, changed_runs, strict=True):
         kept = rows == same
         for name, change in changes.items():
             if name not in again and bool((change[kept] > 0).any()):
-                raise InputError(
-                    f"the log density of site '{name}' of a datum depends on the other data of the call (a "
-                    f"difference of {change[kept].max().item():.3g} with others), so the model has no "
-                    "evidence or bound for each datum: compute the site's distribution from each datum's "
-                    "own values; or train on all data at once (batch_size=len(x)) and estimate their joint "
-                    "evidence, marginal_likelihood(..., joint=True)."
-                )
+                return name, change[kept].max().item()
+    return None
 
 
 def _arrangements(number: int) -> list[Tensor]:
@@ -187,7 +218,7 @@ def _change_of_site(one: dict[str, Any], two: dict[str, Any], data_dim: int, row
 
 def _change(before: Tensor, after: Tensor, dim: int, rows: Tensor) -> Tensor:
     """Return the largest change of each datum's numbers, 0 for rounding: `(N,)`."""
-    before, after = _arranged(before.double(), dim, rows), after.double()
+    before, after = _arranged(in_64_bits(before), dim, rows), in_64_bits(after)
     if before.shape != after.shape or before.dim() < -dim or before.shape[dim] != len(rows):
         return torch.zeros(len(rows))
     change = (after - before).abs().nan_to_num(0.0)

@@ -138,7 +138,7 @@ def _search(programs: Iterable[Program | ModelAndGuide]) -> _Found:
 
 def _is_left_out(thing: Any) -> bool:
     """Whether nothing is in an object, such as the hooks of most modules, or it is not looked into."""
-    kind: Any = type(thing)  # mypy takes no class for hashable
+    kind: Any = type(thing)
     return (kind in _CONTAINERS and not thing) or _is_plain(kind)
 
 

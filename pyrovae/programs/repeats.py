@@ -15,6 +15,7 @@ from pyro.distributions import Delta
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
+from pyrovae.compute.precision import in_64_bits
 from pyrovae.programs.densities import enumerated_sites
 from pyrovae.programs.distributions import base_of
 from pyrovae.programs.sites import latent_sites
@@ -59,7 +60,7 @@ def fingerprints(
         if name in summed_out or name not in drawn or not counts or not may_repeat(site):
             continue
         event_dim = site["fn"].event_dim
-        value = site["value"].double()
+        value = in_64_bits(site["value"])
         value = value.reshape((*[1] * max(0, depth + 1 + event_dim - value.dim()), *value.shape))
         plates = value.dim() - event_dim
         axes = (plates - depth - 1, plates + data_dim) if depth else (plates - 1,)

@@ -28,15 +28,16 @@ from pyrovae import small_tables
 from pyrovae.errors import InputError
 from pyrovae.programs.densities import log_prob_per_datum, trace_log_probs
 from pyrovae.programs.dependence import Edge, Recording, edges_of, record, without_effect
+from pyrovae.programs.devices import beside
 from pyrovae.programs.distributions import name_of
 from pyrovae.programs.modes import nothing_moves
 from pyrovae.programs.pair import (
     ModelAndGuide,
+    Pair,
     Program,
     check_pair_or_program,
     data_plate_of,
     programs_of,
-    with_programs,
 )
 from pyrovae.programs.reparameterisation import is_marked_for_enumeration, is_reparameterised
 from pyrovae.programs.rows import Arguments, Whole
@@ -140,11 +141,12 @@ def structure(
         (('z',), ('x',), 'data')
     """
     check_pair_or_program("structure", pair, args)
-    named = dict(given or {})
+    args, kwargs, given = beside(pair, (args, kwargs, dict(given or {})))
+    named = dict(given)
     if whole := {name: named.pop(name).value for name in [*named] if isinstance(named[name], Whole)}:
         model, guide = programs_of(pair)
         model = partial(model, **whole)
-        pair = model if guide is None else with_programs(pair, model, partial(guide, **whole))
+        pair = model if guide is None else Pair(model, partial(guide, **whole), data_plate_of(pair))
     return Structure(pair, args, {**kwargs, **named})
 
 

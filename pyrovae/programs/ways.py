@@ -18,6 +18,7 @@ from pyro import poutine
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
+from pyrovae.compute.precision import in_64_bits
 from pyrovae.programs.copies import Copies, Way, joined, run_copies, run_one
 from pyrovae.programs.densities import unscaled_log_prob
 from pyrovae.programs.modes import in_training, nothing_moves
@@ -168,7 +169,7 @@ def close(found: Tensor, expected: Tensor) -> bool:
         return False
     if found.is_meta:  # shapes without values
         return True
-    return torch.allclose(found.double(), expected.double(), _TOLERANCE, _TOLERANCE, equal_nan=True)
+    return torch.allclose(in_64_bits(found), in_64_bits(expected), _TOLERANCE, _TOLERANCE, equal_nan=True)
 
 
 @contextmanager

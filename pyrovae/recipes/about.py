@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pyrovae.data.checks import ROUNDING
-
 if TYPE_CHECKING:
     from torch import Tensor
 
     from pyrovae.training import Data as Source
+
+ROUNDING = 1e-6
+"""The distance from [0, 1] up to which a value counts as lying within. It is clipped then."""
 
 _READ = 1000
 """The number of data that are read of a memory map or a dataset."""

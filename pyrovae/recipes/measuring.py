@@ -26,9 +26,8 @@ from pyrovae.evaluation import (
 from pyrovae.evaluation.classified import balanced_accuracy, confusion_counts
 from pyrovae.evaluation.json_files import write_json
 from pyrovae.generation import latent_means, posterior_draws
-from pyrovae.programs.devices import device_of
+from pyrovae.programs.devices import move_to
 from pyrovae.programs.pair import ModelAndGuide
-from pyrovae.programs.reach import modules_of
 from pyrovae.programs.sites import latent_sites
 from pyrovae.programs.structure import structure
 from pyrovae.recipes.fitting import with_labels_only
@@ -88,7 +87,7 @@ def evaluate(
     )
     metrics = result.summary() | {"epochs": run.epochs} | source_of(run) | choice.content()
     if isinstance(pair, ExactEvidence):
-        metrics["exact_log_likelihood"] = pair.log_evidence(x.to(resolve_device(device))).mean().item()
+        metrics["exact_log_likelihood"] = pair.log_evidence(x).mean().item()
     if run.classes and y is not None:
         metrics["test_error"] = error_rate(class_probabilities(pair, seen), y)
     return Evaluation(run, result, metrics, choice)
@@ -271,13 +270,12 @@ def _check_hidden_classes(run: Run, x: Tensor, y: Tensor, given: Mapping[str, An
 
 def _has_codes(pair: ModelAndGuide, x: Tensor) -> bool:
     """Whether a pair's guide infers latents of single data."""
-    found = structure(pair, x[:2].to(device_of(pair, otherwise=x.device)))
+    found = structure(pair, x[:2])
     inferred = latent_sites(found.traces.guide) if found.traces.guide is not None else []
     return not inferred or any(found[name].scope != "global" for name in inferred)
 
 
 def on_device(pair: ModelAndGuide, device: str) -> ModelAndGuide:
     """Move the modules of a pair to a device, and return the pair."""
-    for module in modules_of(pair):
-        module.to(resolve_device(device))
+    move_to(resolve_device(device), pair)
     return pair

@@ -8,8 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from pyrovae import data
-from pyrovae.data.checks import ROUNDING
 from pyrovae.errors import InputError, warn
+from pyrovae.recipes.about import ROUNDING
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -794,7 +794,8 @@ class Run:
             if name not in self.own:
                 raise InputError(
                     f"{self.folder} was trained with a file of your own, {recorded}. No file is executed "
-                    f"only because a run folder names it: name it again by --{name} {recorded}."
+                    f"only because a run folder names it: name it again by --{name} {recorded}, or in "
+                    f"Python by Run.open({str(self.folder)!r}, own={{{name!r}: {recorded!r}}})."
                 )
             if self.config.files.get(recorded) != digest_of(self.own[name]):
                 warnings.warn(
@@ -806,7 +807,8 @@ class Run:
             name = min(unused)
             raise InputError(
                 f"{self.folder} was not trained with a {name} of your own, but with "
-                f"{self.config.options.get(name, self.config.recipe)!r}: leave --{name} out."
+                f"{self.config.options.get(name, self.config.recipe)!r}: leave --{name} out, "
+                f"or in Python leave {name!r} out of own."
             )
 
 

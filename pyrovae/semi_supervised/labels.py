@@ -32,6 +32,7 @@ def only_labels_of(indices: Tensor, y: Tensor) -> Tensor:
             f"classes: give indices from 0 to {len(y) - 1}."
         )
     kept = full_like(y, UNLABELLED)
+    indices = indices.to(y.device)
     kept[indices] = y[indices]
     return kept
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from pyrovae.generation import code_site, images_of, only_site
 from pyrovae.networks import Standardisation
 from pyrovae.programs import ModelAndGuide
+from pyrovae.programs.devices import back_to_caller
 from pyrovae.programs.pair import takes_pair
 from pyrovae.programs.reach import modules_of
 from pyrovae.programs.rows import Arguments
@@ -20,6 +21,7 @@ STARTS = 50
 
 
 @takes_pair
+@back_to_caller
 def decoder_scales(pair: ModelAndGuide, z: Tensor, *, given: Mapping[str, Any] | None = None) -> Tensor:
     """Return how far E[x | z] moves when one latent moves by 1.
 
@@ -35,7 +37,7 @@ def decoder_scales(pair: ModelAndGuide, z: Tensor, *, given: Mapping[str, Any] |
             for each datum. None means nothing.
 
     Returns:
-        The scales, `(M,)`. Multiply latents by them.
+        The scales, `(M,)`, where z is. Multiply latents by them.
 
     Raises:
         InputError: the model has no continuous latent.

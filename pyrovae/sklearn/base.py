@@ -19,10 +19,11 @@ from torch import Tensor
 
 from pyrovae.compute.devices import resolve_device
 from pyrovae.compute.turns import alone
-from pyrovae.data.checks import OBSERVED, ROUNDING
+from pyrovae.data.checks import OBSERVED
 from pyrovae.errors import InputError, check_choice
 from pyrovae.likelihoods.table import LIKELIHOODS
 from pyrovae.recipes import About, Data, Training
+from pyrovae.recipes.about import ROUNDING
 from pyrovae.recipes.fitting import Fitted
 from pyrovae.sklearn import inputs
 from pyrovae.sklearn.inputs import Rows

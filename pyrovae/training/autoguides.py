@@ -67,6 +67,23 @@ def check_autoguides(
     return in_order
 
 
+def follow_device(pair: ModelAndGuide, arguments: Arguments) -> None:
+    """Let autoguides that remember a run of the model on another device remember one on this device.
+
+    Their parameters have been moved with their modules, and stay as they are.
+
+    Args:
+        pair: the pair, on its device.
+        arguments: the arguments of a call, on the same device.
+    """
+    arguments = with_bound(pair.guide, arguments)
+    for guide, _ in _autoguides(pair):
+        known = () if guide.prototype_trace is None else guide.prototype_trace.iter_stochastic_nodes()
+        if any(site["value"].device != arguments.args[0].device for _, site in known):
+            with nothing_moves(pair.model):
+                AutoGuide._setup_prototype(guide, *arguments.args, **arguments.kwargs)
+
+
 def _autoguides(pair: ModelAndGuide) -> Iterator[tuple[AutoGuide, AutoGuide]]:
     """Yield the autoguides of a pair that have latents of their own, each with the one that contains it."""
     for module in modules_of(pair.guide):

@@ -18,6 +18,7 @@ from torch.nn.functional import one_hot
 
 from pyrovae.compute import processes
 from pyrovae.compute.devices import seeded
+from pyrovae.compute.indices import holds_whole_numbers
 from pyrovae.data.checks import OBSERVED, UNLABELLED, holds_classes, mask_of_elements
 from pyrovae.data.transforms import Transform
 from pyrovae.distributions import filled
@@ -213,6 +214,23 @@ class Minibatches:
             seeds = item_seeds(self.seed, len(part.indices), "in order", number)
             for indices, of_indices in zip(part.indices.split(size), seeds.split(size), strict=True):
                 yield self._arguments(part, Rows(indices, of_indices), check)
+
+    def extremes(self) -> Iterator[Arguments]:
+        """Yield a minibatch of each part with the data that have the least and greatest whole numbers.
+
+        Programs may take classes, and whole numbers that are given beside the data, for indices. If any of
+        them is out of range, so is one in such a minibatch.
+        """
+        for number, part in enumerate(self.parts):
+            classes = [self.y] if part.labelled and self.y is not None else []
+            found: list[Tensor] = []
+            for values in filter(holds_whole_numbers, (*classes, *self.given.rows.values())):
+                rows = rows_of(values, part.indices).reshape(len(part.indices), -1)
+                found += [rows.amin(1).argmin(), rows.amax(1).argmax()]
+            if found:
+                chosen = part.indices[torch.stack(found).cpu()]
+                size = max(part.batch_size, len(chosen))
+                yield self.arguments(number, torch.cat([chosen, part.indices])[:size])
 
     def arguments(self, number: int, indices: Tensor) -> Arguments:
         """Return the arguments of a call with these data of a part."""

@@ -39,7 +39,7 @@ class EpochEnd:
         """Add a number to the epoch's row of the history, and so to TensorBoard.
 
         The number is saved with the next checkpoint, or at the end of the run. If the run is killed before,
-        the number is lost, since callbacks do not run again for a finished epoch.
+        the callbacks run for this epoch again when the run is resumed.
 
         Args:
             name: the name of the column.
@@ -69,7 +69,9 @@ class Callback(Protocol):
     It runs in the first process only, after the epoch's checkpoint has been written. The others then get
     the values that it has given to parameters and buffers, and what it has frozen. Its random draws depend
     on the run's seed and the epoch, and do not change the run's random stream. If it raises an error, the
-    run ends, and can be resumed from the checkpoint.
+    run ends, and can be resumed from the checkpoint. What callbacks did after the newest checkpoint is not
+    in it. So a resumed run begins with the callbacks of the last finished epoch, if the run was killed
+    before they had been saved.
 
     Example:
         >>> def stop_at_100_nats(state):

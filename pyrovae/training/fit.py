@@ -143,9 +143,9 @@ def fit(
         seed: the seed of minibatches, transforms and latent draws, from the random streams of torch, NumPy
             and Python. The caller's streams are not changed.
         device: the device of the training. "auto" means CUDA if it is available, else the CPU. The modules
-            behind the programs are moved there. Other tensors that plain functions use must be there
-            already. So for plain functions "auto" means the device of their modules and parameters, or else
-            that of `x`.
+            behind the programs and the transform are moved there, and so are the data. Other tensors that
+            plain functions use must be there already. So for plain functions "auto" means the device of
+            their modules and parameters, or else that of `x`.
         folder: the folder in which a checkpoint is written after each epoch. Only one process may write
             there at a time. None means no checkpoints.
         resume: whether to continue from the folder's newest checkpoint, if it has one. The final parameters

@@ -119,6 +119,7 @@ class TrainingRun:
         self._identity: dict[str, Any] | None = None
         self._readable = False
         self._saved_step: dict[str, Any] | None = None
+        self._called_back = True  # whether the callbacks of the last epoch have run
 
     def build_step(self) -> EagerStep:
         """Return the step that the settings ask for, eager or compiled."""
@@ -192,6 +193,9 @@ class TrainingRun:
         first = len(self.history.rows)
         progress = self.settings.progress and processes.is_first()
         unsaved = False
+        if not self._called_back and self.settings.callbacks:  # the run was killed while they ran or later
+            unsaved = self._call_back()
+            write_row(self.history.rows[-1])
         step = self.build_step() if first < epochs and not self.history.stopped_early else None
         end_in_order()  # until here nothing could be half-written
         with (
@@ -283,6 +287,7 @@ class TrainingRun:
         if self.validation is not None:
             self.validation.note(self.history, self.trained.of_pair)
         self._step_scheduler(row)
+        self._called_back = not self.settings.callbacks
         self._save()
 
     def _step_scheduler(self, row: Mapping[str, float]) -> None:
@@ -295,7 +300,7 @@ class TrainingRun:
             self.scheduler.step()
 
     def _call_back(self) -> bool:
-        """Run the callbacks, and return whether they changed what the checkpoint must hold."""
+        """Run the callbacks, and return whether there are any, so that the checkpoint must say so."""
         callbacks, row = self.settings.callbacks, self.history.rows[-1]
         if not callbacks:
             return False
@@ -307,7 +312,8 @@ class TrainingRun:
         row |= logged
         if stop:
             self.history.stopped_early = self.history.stopped_by_callback = True
-        return bool(logged) or stop
+        self._called_back = True
+        return True
 
     def _follow_first(self, before: Mapping[str, Any]) -> None:
         """Set parameters and buffers to what callbacks have made of them in the first process."""
@@ -351,6 +357,7 @@ class TrainingRun:
             "run": self.name,
             "settings": self._run_identity(),
             "step": self._saved_step,
+            "called_back": self._called_back,
         }
 
     def _load(self, saved: dict[str, Any]) -> None:
@@ -362,6 +369,7 @@ class TrainingRun:
         if self.validation is not None:
             self.validation.best_state = saved["best_state"]
         self._saved_step = saved.get("step")  # older runs have none
+        self._called_back = bool(saved.get("called_back", True))
         self.history = History(**saved["history"])
         self.name = saved["run"]
         if self.folder is not None:

@@ -10,6 +10,7 @@ import torch
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
+from pyrovae.compute.precision import in_64_bits
 from pyrovae.errors import NonFiniteError
 from pyrovae.programs.distributions import base_of
 from pyrovae.programs.pair import ModelAndGuide
@@ -75,7 +76,7 @@ def _describe_site(what: str, role: str, name: str, site: Mapping[str, Any]) -> 
 
 def statistics(tensor: Tensor) -> str:
     """Return a line with a tensor's shape, its finite values' range and mean, and the count of others."""
-    finite = tensor[tensor.isfinite()].double()
+    finite = in_64_bits(tensor[tensor.isfinite()])
     shape = tuple(tensor.shape)
     bad = f"{int(tensor.isnan().sum())} NaN, {int(tensor.isinf().sum())} infinite of {tensor.numel()}"
     if not finite.numel():

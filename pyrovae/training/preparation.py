@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
+from pyrovae.compute.indices import unchecked
 from pyrovae.compute.streams import streams
 from pyrovae.errors import InputError, cause
 from pyrovae.programs.checks import check_pair, check_site_names
+from pyrovae.programs.devices import move_to
 from pyrovae.programs.gradient_checks import check_gradients
 from pyrovae.programs.modes import buffers_kept
 from pyrovae.programs.neighbours import check_no_neighbours
@@ -22,7 +24,7 @@ from pyrovae.programs.parameters import module_parameters, named_parameters, opt
 from pyrovae.programs.reach import modules_of
 from pyrovae.programs.running import run_pair
 from pyrovae.programs.sites import latent_sites, observed_sites
-from pyrovae.training.autoguides import check_autoguides, check_positions
+from pyrovae.training.autoguides import check_autoguides, check_positions, follow_device
 from pyrovae.training.batches import Batch, Minibatches, Rows, most_at_once
 from pyrovae.training.losses import MinibatchLoss
 from pyrovae.training.settings import Settings
@@ -63,8 +65,7 @@ def prepare(
             other data of a minibatch.
     """
     _check_no_inference(module_parameters(pair))
-    for module in modules_of(pair):
-        module.to(data.device)
+    move_to(data.device, pair, *([] if settings.transform is None else [settings.transform]))
     with pyro.validation_enabled(True):  # transforms check the range of the data then
         batch = data.first(check=data.source.stream)
         data.check_transform()
@@ -72,10 +73,14 @@ def prepare(
     in_order = False
     for call in batch.calls:
         args, kwargs = call.arguments
+        follow_device(pair, call.arguments)
         in_order |= check_autoguides(pair, call.arguments, all_data, validation is not None)
         check_pair(pair, *args, **kwargs)  # in evaluation mode, and lazy modules get their shapes
         if all_data is None:
             check_no_neighbours(pair, call.arguments, in_training=True)
+    if all_data is None and unchecked(data.device):
+        for args, kwargs in data.extremes():  # no index of theirs may reach a kernel unchecked
+            check_pair(pair, *args, **kwargs)
     before = _elsewhere()
     with buffers_kept(pair):
         _check_sizes(pair, data, batch, last=False)

@@ -32,6 +32,8 @@ from pyrovae.schedules import linear_warm_up
 from pyrovae.semi_supervised import constraint_schedule, per_label
 from pyrovae.training import fit, steps
 
+pytestmark = pytest.mark.cpu
+
 
 def settings(**others):
     return {"epochs": 6, "batch_size": 5, "progress": False, "device": "cpu"} | others

@@ -10,7 +10,7 @@ import torch
 from pyro import poutine
 
 from pyrovae.evaluation import kl_decomposition, marginal_likelihood
-from pyrovae.evaluation.arviz_adapter import pareto_khat
+from pyrovae.evaluation.pareto import pareto_khat
 from pyrovae.evaluation.statistics import importance_statistics, khat_limit, khat_line
 from pyrovae.models import PPCA
 from pyrovae.programs.log_weights import Scores

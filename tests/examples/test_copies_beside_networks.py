@@ -18,6 +18,8 @@ from torch import nn
 from pyrovae.evaluation import gradient_variance, kl_decomposition, marginal_likelihood
 from pyrovae.objectives import ELBO, IWAE, FreeBits
 
+pytestmark = pytest.mark.cpu
+
 
 class Rows(nn.Module):
     """A network that takes `(B, features)`, or refuses."""

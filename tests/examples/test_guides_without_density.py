@@ -18,6 +18,8 @@ from pyrovae.evaluation import inference_gaps, kl_decomposition, marginal_likeli
 from pyrovae.objectives import ELBO, IWAE
 from pyrovae.programs import Pair
 
+pytestmark = pytest.mark.cpu
+
 NOISE = 0.6
 
 

@@ -2,6 +2,7 @@
 
 import pyro
 import pyro.distributions as dist
+import pytest
 import torch
 import torch.nn.functional as F
 from one_copy import (
@@ -16,6 +17,8 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import nn
 
 from pyrovae.objectives import ELBO, IWAE
+
+pytestmark = pytest.mark.cpu
 
 
 class Encoder(nn.Module):

@@ -11,6 +11,8 @@ from torch import nn
 from pyrovae.evaluation import inference_gaps
 from pyrovae.objectives import IWAE
 
+pytestmark = pytest.mark.cpu
+
 NUM_DATA = 3
 
 

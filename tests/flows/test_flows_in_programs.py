@@ -32,6 +32,8 @@ from pyrovae.priors import Classes, StandardNormal
 from pyrovae.programs.distributions import MEAN_DRAWS
 from pyrovae.programs.running import at_means
 
+pytestmark = pytest.mark.cpu
+
 fast = partial(torch.optim.Adam, lr=0.02)
 
 

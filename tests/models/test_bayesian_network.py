@@ -15,6 +15,8 @@ from pyrovae.posteriors import FreeNormal
 from pyrovae.priors import IndependentNormal
 from pyrovae.recipes import About, Training, bnn
 
+pytestmark = pytest.mark.cpu
+
 
 @pytest.fixture
 def network():

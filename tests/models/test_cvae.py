@@ -17,6 +17,8 @@ from pyrovae.models import CVAE
 from pyrovae.networks import MLP, Joined
 from pyrovae.posteriors import DiagonalNormal
 
+pytestmark = pytest.mark.cpu
+
 IMAGE, LATENT, CONDITION = (1, 4, 4), 2, 3
 fast = partial(torch.optim.Adam, lr=0.02)
 

@@ -34,6 +34,8 @@ from pyrovae.priors import StandardNormal, VampPrior
 from pyrovae.programs.densities import trace_log_probs
 from pyrovae.programs.structure import structure
 
+pytestmark = pytest.mark.cpu
+
 IMAGE = (1, 4, 4)
 
 

@@ -15,6 +15,8 @@ from pyrovae.recipes import About
 from pyrovae.recipes import m2 as m2_recipe
 from pyrovae.semi_supervised import only_labels_of
 
+pytestmark = pytest.mark.cpu
+
 SEED, CLASSES = 5, 3
 
 

@@ -20,6 +20,8 @@ from pyrovae.programs.checks import check_pair
 from pyrovae.programs.distributions import factors_of
 from pyrovae.programs.running import run_pair
 
+pytestmark = pytest.mark.cpu
+
 
 def patterns(dimensions):
     """Every pattern of missing columns, from none to all, `(2^D, D)`."""

@@ -13,6 +13,8 @@ from pyrovae.recipes import About
 from pyrovae.recipes import cpcvae as cpcvae_recipe
 from pyrovae.schedules import linear_warm_up
 
+pytestmark = pytest.mark.cpu
+
 SEED = 7
 
 

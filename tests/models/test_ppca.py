@@ -17,6 +17,8 @@ from pyrovae.networks import MLP
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.programs.running import run_pair
 
+pytestmark = pytest.mark.cpu
+
 SHAPES = pytest.mark.parametrize(("latent_dim", "dimensions"), [(1, 4), (3, 7), (5, 5), (6, 4)])
 
 

@@ -14,6 +14,8 @@ from pyrovae.evaluation import impute, marginal_likelihood
 from pyrovae.models import PPCA
 from pyrovae.networks import Standardisation
 
+pytestmark = pytest.mark.cpu
+
 DATA = {"wine": load_wine, "cancer": load_breast_cancer}
 
 

@@ -17,6 +17,8 @@ from pyrovae.priors import (
 )
 from pyrovae.programs.checks import check_pair
 
+pytestmark = pytest.mark.cpu
+
 IMAGE, LATENT, CLASSES, FEATURES = (1, 4, 4), 3, 3, 6
 
 

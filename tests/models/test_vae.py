@@ -19,6 +19,8 @@ from pyrovae.objectives import ELBO
 from pyrovae.recipes import About
 from pyrovae.recipes import vae as vae_recipe
 
+pytestmark = pytest.mark.cpu
+
 
 def values(module):
     return {name: value.detach().clone() for name, value in module.state_dict().items()}

@@ -14,6 +14,8 @@ from pyrovae.evaluation.gradients import gradient_variance
 from pyrovae.objectives import IWAE
 from pyrovae.programs.pair import Pair
 
+pytestmark = pytest.mark.cpu
+
 
 @pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
 def test_both_gradients_of_the_bound_have_the_same_mean(pair):

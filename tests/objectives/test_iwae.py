@@ -22,6 +22,8 @@ import pyrovae
 from pyrovae.errors import InputError
 from pyrovae.objectives import ELBO, IWAE, FreeBits, ScoreFunctionELBO, reweight
 
+pytestmark = pytest.mark.cpu
+
 
 def test_the_bound_and_its_gradient_are_those_written_by_hand(vae, x):
     loss, found = value_and_gradients(IWAE(K), vae, x)

@@ -16,6 +16,8 @@ from pyrovae.objectives import IWAE
 from pyrovae.objectives.weights import reweight_pair
 from pyrovae.programs import Pair
 
+pytestmark = pytest.mark.cpu
+
 K, SEED = 3, 5
 X = torch.tensor([[0.3], [-1.2], [2.0], [0.7]], dtype=torch.double)
 

@@ -17,6 +17,8 @@ import pyrovae
 from pyrovae.objectives import ELBO, IWAE, FreeBits, ScoreFunctionELBO
 from pyrovae.programs import Pair
 
+pytestmark = pytest.mark.cpu
+
 OBJECTIVES = {
     "iwae": partial(IWAE, 5),
     "dreg": partial(IWAE, 5, doubly_reparameterised=True),

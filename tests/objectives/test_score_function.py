@@ -13,6 +13,8 @@ from pyrovae.evaluation.gradients import gradient_variance
 from pyrovae.objectives import ELBO, ScoreFunctionELBO
 from pyrovae.programs.pair import Pair
 
+pytestmark = pytest.mark.cpu
+
 
 def test_the_score_function_has_the_same_mean_gradient_and_more_noise(vae, x):
     x = x[:2].repeat(1000, 1, 1, 1)

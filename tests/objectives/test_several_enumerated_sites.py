@@ -27,6 +27,8 @@ from pyrovae.objectives.weights import reweight_pair
 from pyrovae.programs import Pair
 from pyrovae.programs.densities import trace_log_probs
 
+pytestmark = pytest.mark.cpu
+
 every_pair = pytest.mark.parametrize("name", PAIRS)
 
 

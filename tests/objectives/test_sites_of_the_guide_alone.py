@@ -18,6 +18,8 @@ from pyrovae.evaluation.gradients import gradient_variance
 from pyrovae.objectives import ELBO, IWAE, FreeBits, ScoreFunctionELBO
 from pyrovae.programs import Pair
 
+pytestmark = pytest.mark.cpu
+
 X = torch.linspace(-2.0, 2.0, 7).double()
 CLASS = torch.arange(7) % 2
 

@@ -13,6 +13,8 @@ from pyrovae.evaluation.gradients import gradient_variance
 from pyrovae.objectives import ELBO, IWAE, ScoreFunctionELBO
 from pyrovae.programs import Pair
 
+pytestmark = pytest.mark.cpu
+
 K = 3
 X = torch.linspace(-2.0, 2.0, 5).double()
 TEMPERATURE = torch.tensor(0.7).double()

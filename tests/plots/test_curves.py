@@ -62,6 +62,8 @@ def test_what_is_no_history_is_refused_with_what_to_give():
     ):
         with pytest.raises(InputError, match=r"given a PPCA: give what fit returned, history = fit\("):
             draw(pair)
+    with pytest.raises(InputError, match=r"given a PPCA: give what pyrovae\.evaluation\.compare returned"):
+        plots.comparison(pair)
 
 
 def test_learning_curves_without_validation_show_one_curve():

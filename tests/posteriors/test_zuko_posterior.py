@@ -18,6 +18,8 @@ from pyrovae.objectives import ELBO
 from pyrovae.posteriors import ZukoPosterior
 from pyrovae.priors import StandardNormal
 
+pytestmark = pytest.mark.cpu
+
 
 class Calls:
     """How often modules ran."""

@@ -26,6 +26,8 @@ from pyrovae.priors import (
     VampPrior,
 )
 
+pytestmark = pytest.mark.cpu
+
 
 def test_a_vamp_prior_mixes_a_flows_densities_at_its_pseudo_inputs():
     posterior = build("inverse autoregressive", strength=0.3)

@@ -22,6 +22,8 @@ from pyrovae.programs.layout import layout_of
 from pyrovae.programs.pair import Pair
 from pyrovae.programs.rows import Arguments
 
+pytestmark = pytest.mark.cpu
+
 
 def pair(likelihood, x_event=1, latent="z", plate=True):
     """A model with the given likelihood, and a guide for its latent."""

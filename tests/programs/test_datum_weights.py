@@ -10,6 +10,8 @@ from pyrovae.objectives import ELBO
 from pyrovae.programs.weighted import with_datum_weights
 from pyrovae.recipes import About, Training, load_recipe, vae
 
+pytestmark = pytest.mark.cpu
+
 
 def test_the_bound_is_the_weighted_sum_of_the_bounds_of_the_data():
     """With the exact posterior as guide each draw of a datum's bound is its log p(x)."""

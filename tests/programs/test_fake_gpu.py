@@ -16,10 +16,12 @@ from pyrovae.likelihoods.table import LIKELIHOODS
 from pyrovae.networks.table import NETWORKS
 from pyrovae.posteriors.table import POSTERIORS
 from pyrovae.priors.table import PRIORS
+from pyrovae.programs.distributions import closed_mean
 from pyrovae.programs.layout import layout_of
 from pyrovae.programs.log_weights import scores
 from pyrovae.programs.rows import Arguments
 from pyrovae.programs.running import run_pair
+from pyrovae.programs.sites import observed_sites
 from pyrovae.recipes import About
 
 ABOUT = About((1, 8, 8), 4, True, 0)
@@ -42,6 +44,12 @@ def calls(recipe):
     return [(X, Y)] if recipe == "bnn" else [(X,)]
 
 
+def images_at(fn):
+    """The mean of a site that observes data, as generation shows it; a draw where there is none."""
+    mean = closed_mean(fn)
+    return fn() if mean is None else mean
+
+
 def densities(pair, *args):
     return [trace.log_prob_sum() for trace in run_pair(pair, *args)]
 
@@ -62,8 +70,11 @@ def test_programs_and_weights_keep_to_one_device(recipe, options):
             here = tuple(torch.zeros(value.shape, dtype=value.dtype) for value in args)
             on_gpu = tuple(value.to(fake_gpu.DEVICE) for value in here)
             for given in (here, on_gpu):  # programs take data from anywhere
-                for trace in run_pair(there, *given):
-                    assert trace.log_prob_sum().device == fake_gpu.DEVICE
+                model, guide = run_pair(there, *given)
+                loss = guide.log_prob_sum() - model.log_prob_sum()
+                assert (loss.device, loss.requires_grad) == (fake_gpu.DEVICE, True)
+                for site in observed_sites(model):
+                    assert images_at(model.nodes[site]["fn"]).device == fake_gpu.DEVICE
             assert scores(there, Arguments(on_gpu), 3, layout).log_weights.device == fake_gpu.DEVICE
             if recipe == "bnn":  # a number becomes a tensor there, and a record needs a driver for that
                 continue

@@ -12,6 +12,8 @@ from pyrovae.evaluation import marginal_likelihood
 from pyrovae.programs.gradient_checks import check_gradients
 from pyrovae.programs.pair import Pair
 
+pytestmark = pytest.mark.cpu
+
 
 def test_idle_unknown_and_missing_parameters_are_told_apart():
     used, idle, unknown = (nn.Parameter(torch.ones(size)) for size in (1, 2, 3))

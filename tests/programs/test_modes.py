@@ -30,6 +30,8 @@ from pyrovae.programs import Pair
 from pyrovae.programs.modes import buffers_kept, evaluating, in_training, nothing_moves
 from pyrovae.programs.structure import structure
 
+pytestmark = pytest.mark.cpu
+
 A = 2.0
 
 

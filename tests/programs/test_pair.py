@@ -15,6 +15,8 @@ from pyrovae.objectives import ELBO
 from pyrovae.programs.checks import check_pair
 from pyrovae.programs.pair import Pair, data_plate_of, is_pair, name_of_pair, programs_of, with_programs
 
+pytestmark = pytest.mark.cpu
+
 
 def model(x):
     with pyro.plate("data", len(x)):

@@ -24,6 +24,8 @@ from pyrovae.evaluation import marginal_likelihood
 from pyrovae.programs import Pair
 from pyrovae.programs.parameters import named_parameters, optional_parameters, own_parameters
 
+pytestmark = pytest.mark.cpu
+
 STEPS, RATE = 5, 0.1
 sgd = partial(torch.optim.SGD, lr=RATE)
 

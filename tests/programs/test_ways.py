@@ -8,11 +8,12 @@ from torch import nn
 
 from pyrovae.errors import InputError
 from pyrovae.programs.copies import run_copies
+from pyrovae.programs.given import with_given
 from pyrovae.programs.layout import layout_of
 from pyrovae.programs.neighbours import check_no_neighbours
 from pyrovae.programs.noise import OtherNoise, RecordedNoise, ReplayedNoise
 from pyrovae.programs.pair import Pair
-from pyrovae.programs.rows import Arguments
+from pyrovae.programs.rows import Arguments, Whole
 
 X = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)).double()
 
@@ -241,3 +242,23 @@ def test_draws_by_rejection_do_not_count_as_a_dependence_on_other_data():
     torch.manual_seed(5)
     with pytest.raises(InputError, match="site 'angle' of a datum depends on the other data"):
         check_no_neighbours(on_a_circle(lambda x: neighbours(x[:, :1])), Arguments((X,)))
+
+
+def test_a_table_with_a_row_for_each_datum_by_chance_is_named_with_its_remedy():
+    def model(x, table, c):
+        with pyro.plate("data", len(x)):
+            f = pyro.sample("f", dist.Normal(torch.zeros(len(x), 3), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(f @ table + c, 1.0).to_event(1), obs=x)
+
+    def guide(x, table, c):
+        with pyro.plate("data", len(x)):
+            pyro.sample("f", dist.Normal((x - c) @ table.T, 1.0).to_event(1))
+
+    x, table, c = X[:3, :2].float(), torch.randn(3, 2), torch.randn(3, 2)
+    with pytest.raises(InputError) as refused:
+        check_no_neighbours(Pair(model, guide), Arguments((x,), {"table": table, "c": c}))
+    assert "given['table'] has as many rows as there are data" in str(refused.value)
+    assert "give Whole(table)" in str(refused.value)
+    assert "given['c']" not in str(refused.value)
+    pair, call = with_given(Pair(model, guide), x, None, {"table": Whole(table), "c": c})
+    check_no_neighbours(pair, call)

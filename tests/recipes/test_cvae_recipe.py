@@ -12,7 +12,7 @@ from pyrovae.cli.figures import diagram_of
 from pyrovae.data import binarise_static
 from pyrovae.errors import InputError
 from pyrovae.evaluation import marginal_likelihood
-from pyrovae.generation import class_samples
+from pyrovae.generation import class_samples, samples
 from pyrovae.recipes import About, Data, Run, Training, cvae
 from pyrovae.recipes.measuring import evaluate
 
@@ -69,6 +69,16 @@ def test_a_part_of_the_image_is_given_and_the_rest_is_scored(condition, digits):
     other = marginal_likelihood(fitted.pair, x.where(~known, 0.5), given=given, num_samples=30)
     torch.testing.assert_close(found.log_px, other.log_px)
     assert fitted.history.best_epoch is not None, "the validation images have their parts too"
+
+
+def test_images_of_each_class_of_a_table_are_refused_with_what_to_draw(tmp_path):
+    np.savez(tmp_path / "table.npz", x=np.random.default_rng(0).normal(size=(80, 4)), y=np.arange(80) % 2)
+    run = train_small(tmp_path / "run", "cvae", data={"data": str(tmp_path / "table.npz")})
+    with pytest.raises(InputError, match=r"one datum has shape \(4,\): use sample for the columns of all"):
+        pyrovae("class-samples", tmp_path / "run")
+    assert "samples.png" in pyrovae("sample", tmp_path / "run", "--count", 20)  # the remedies
+    given = {"c": torch.eye(2)[[1]].expand(6, 2)}
+    assert samples(run.pair, 6, given=given).shape == (6, 4)
 
 
 def test_the_commands_give_it_too(tmp_path):

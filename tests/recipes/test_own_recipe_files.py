@@ -149,8 +149,9 @@ def test_the_files_digest_is_recorded_and_the_run_opens_when_it_is_named_again(r
 
 def test_a_file_that_only_the_run_folder_names_is_not_executed(run, write):
     write("raise AssertionError('it is executed')")
-    with pytest.raises(InputError, match=r"name it again by --posterior mine.py:Mine"):
+    with pytest.raises(InputError, match=r"name it again by --posterior mine.py:Mine") as refused:
         Run.open("run")
+    assert "Run.open('run', own={'posterior': 'mine.py:Mine'})" in str(refused.value)
 
 
 def test_a_file_that_has_changed_is_a_warning(run, write):

@@ -13,6 +13,8 @@ from pyrovae.recipes import RECIPES, Run, load_recipe
 from pyrovae.recipes.options import options_of
 from pyrovae.training.checkpoints import checkpoints_in
 
+pytestmark = pytest.mark.cpu
+
 ASKED = {
     "evaluate": lambda folder: pyrovae("evaluate", folder, "--num-samples", 2, "--limit", 2, "--quiet"),
     "classify": lambda folder: pyrovae("classify", folder, "--labels", 5),

@@ -24,6 +24,8 @@ from pyrovae.recipes import Run, fitting
 from pyrovae.training import fit
 from pyrovae.training.checkpoints import checkpoints_in, load_checkpoint, new_run, save_checkpoint
 
+pytestmark = pytest.mark.cpu
+
 SETTINGS = {"progress": False, "device": "cpu", "batch_size": 12}
 
 

@@ -18,6 +18,8 @@ from pyrovae.recipes import Run
 from pyrovae.recipes.measuring import evaluate
 from pyrovae.training.checkpoints import load_checkpoint
 
+pytestmark = pytest.mark.cpu
+
 
 def resume(run, **changes):
     return run.resume(device="cpu", progress=False, **changes)

@@ -15,6 +15,8 @@ from pyrovae.recipes.presentation import Presentation
 from pyrovae.recipes.settings import plain_values
 from pyrovae.training.checkpoints import load_checkpoint
 
+pytestmark = pytest.mark.cpu
+
 # What a run folder holds
 
 

@@ -19,6 +19,8 @@ from pyrovae.recipes.measuring import classify
 from pyrovae.recipes.options import options_of
 from pyrovae.semi_supervised import M1_CLASSIFIERS, spread_labels
 
+pytestmark = pytest.mark.cpu
+
 CLASSED = [name for name in RECIPES if declaration_of(load_recipe(name)).classes]
 SPREADING = [name for name in CLASSED if "spread" in options_of(load_recipe(name))]
 FEW = {"labels": 3}

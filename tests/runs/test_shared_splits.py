@@ -14,6 +14,8 @@ from pyrovae.errors import CheckpointError, InputError
 from pyrovae.recipes import Run
 from pyrovae.recipes.run_data import values_of_split
 
+pytestmark = pytest.mark.cpu
+
 
 @pytest.fixture(scope="module")
 def others(tmp_path_factory):

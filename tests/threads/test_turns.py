@@ -28,7 +28,7 @@ from pyrovae.programs import Pair
 from pyrovae.programs.modes import evaluating, in_training
 from pyrovae.programs.parameters import own_parameters
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning"), pytest.mark.cpu]
 
 
 def beside(work, first):
@@ -301,7 +301,7 @@ CALLS = {
 
 
 def test_calls_beside_a_running_fit_answer_as_alone(make_vae, binary_images, monkeypatch):
-    monkeypatch.setattr("pyrovae.evaluation.importance.MOST_DATA", 4)  # several chunks, so several turns
+    monkeypatch.setattr("pyrovae.evaluation.chunking.MOST_DATA", 4)  # several chunks, so several turns
     other = make_vae(1)
     expected = {name: call(other, binary_images) for name, call in CALLS.items()}
     alone_trained = trained(make_vae, binary_images, validation=binary_images[:5])

@@ -32,6 +32,8 @@ from pyrovae.training.batches import Minibatches, parts_of
 from pyrovae.training.loop import TrainingRun
 from pyrovae.training.sources import source_of
 
+pytestmark = pytest.mark.cpu
+
 N, SCALE = 200, 0.5
 
 

@@ -13,6 +13,8 @@ from pyrovae.errors import InputError
 from pyrovae.evaluation import marginal_likelihood
 from pyrovae.training.checkpoints import load_checkpoint
 
+pytestmark = pytest.mark.cpu
+
 
 class Notes:
     """A callback that notes what it sees."""
@@ -90,6 +92,29 @@ def test_a_resumed_run_has_logged_what_an_uninterrupted_one_has(make_vae, binary
     settings = {"epochs": 4, "callbacks": [log_the_norm], "folder": tmp_path, "resume": True}
     history = train(make_vae(seed=1), binary_images, **settings)
     assert without_seconds(history) == without_seconds(expected)
+
+
+@pytest.mark.parametrize("place", ["in the callbacks", "in the next epoch"])
+def test_a_run_that_is_killed_has_logged_what_an_uninterrupted_one_has(
+    place, make_vae, binary_images, tmp_path, monkeypatch
+):
+    def kill(state):
+        if state.epoch == 2 and place == "in the callbacks":
+            raise Interruption
+        if state.epoch == 2:
+            monkeypatch.setattr(torch.optim.Adam, "step", interrupt)
+
+    expected = train(make_vae(), binary_images, epochs=4, callbacks=[log_the_norm])
+    with pytest.raises(Interruption):
+        train(make_vae(), binary_images, epochs=4, callbacks=[log_the_norm, kill], folder=tmp_path)
+    monkeypatch.undo()
+    calls = Notes()
+    settings = {"epochs": 4, "callbacks": [log_the_norm, calls], "folder": tmp_path, "resume": True}
+    history = train(make_vae(seed=1), binary_images, **settings)
+    assert without_seconds(history) == without_seconds(expected)
+    assert [state.epoch for state in calls.states] == [2, 3, 4]
+    train(make_vae(seed=1), binary_images, **settings)
+    assert len(calls.states) == 3  # they are not called again
 
 
 def test_what_is_logged_in_some_epochs_only_is_nan_in_the_others(make_vae, binary_images):

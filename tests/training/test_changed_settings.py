@@ -17,6 +17,8 @@ from pyrovae.errors import CheckpointError
 from pyrovae.objectives import IWAE
 from pyrovae.schedules import linear_warm_up
 
+pytestmark = pytest.mark.cpu
+
 
 def at_rate(rate):
     return partial(torch.optim.Adam, lr=rate)

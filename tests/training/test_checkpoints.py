@@ -22,6 +22,8 @@ from pyrovae.training import fit
 from pyrovae.training.checkpoints import checkpoints_in, find_checkpoint, load_checkpoint, save_checkpoint
 from pyrovae.training.state import load_state, state
 
+pytestmark = pytest.mark.cpu
+
 RUN = "0123abcd"
 EMPTY = hashlib.sha256(b"").hexdigest()
 

@@ -11,6 +11,8 @@ from pyrovae.training import fit
 from pyrovae.training.checkpoints import checkpoints_in, load_checkpoint, save_checkpoint
 from pyrovae.training.state import load_state
 
+pytestmark = pytest.mark.cpu
+
 SETTINGS = {"progress": False, "device": "cpu", "batch_size": 12, "resume": True}
 
 

@@ -12,6 +12,8 @@ from pyrovae.errors import NonFiniteError
 from pyrovae.networks import MLP
 from pyrovae.posteriors import DiagonalNormal
 
+pytestmark = pytest.mark.cpu
+
 
 class Spoiled(nn.Module):
     """A component whose distribution's first mean is bad once `spoiled` is set."""

@@ -16,6 +16,8 @@ from pyrovae.data import binarise, load
 from pyrovae.programs import Pair
 from pyrovae.schedules import linear_warm_up
 
+pytestmark = pytest.mark.cpu
+
 # What it optimises
 
 

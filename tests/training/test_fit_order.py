@@ -3,12 +3,15 @@
 import itertools
 
 import pyro
+import pytest
 import torch
 from torch import nn
 from training_helpers import X_SHAPE, SpyELBO, same, snapshot, train
 
 from pyrovae.data import binarise
 from pyrovae.models import PPCA
+
+pytestmark = pytest.mark.cpu
 
 
 def test_one_seed_gives_one_result_bit_for_bit(make_vae, binary_images):

@@ -11,6 +11,8 @@ from pyrovae.data import binarise
 from pyrovae.errors import InputError
 from pyrovae.evaluation import marginal_likelihood
 
+pytestmark = pytest.mark.cpu
+
 # What it shows
 
 

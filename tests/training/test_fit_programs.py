@@ -15,6 +15,8 @@ from pyrovae.posteriors import DiagonalNormal
 from pyrovae.programs.pair import Pair
 from pyrovae.training import fit
 
+pytestmark = pytest.mark.cpu
+
 
 def test_a_pair_of_functions_trains_by_pyro_module_and_pyro_param(param_store, binary_images):
     decoder = MLP(2, X_SHAPE, hidden=(8,))

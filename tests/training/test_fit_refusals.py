@@ -12,6 +12,8 @@ from pyrovae.likelihoods import Categorical, ContinuousBernoulli
 from pyrovae.objectives import IWAE
 from pyrovae.schedules import linear_warm_up
 
+pytestmark = pytest.mark.cpu
+
 
 def refused(module, x, message, folder, **settings):
     with pytest.raises(InputError, match=message):

@@ -26,6 +26,8 @@ from pyrovae.errors import CheckpointError, InputError
 from pyrovae.objectives import ELBO, IWAE
 from pyrovae.schedules import linear_warm_up
 
+pytestmark = pytest.mark.cpu
+
 
 def ambitious(folder, epochs=6):
     """Settings with everything that has a state of its own."""

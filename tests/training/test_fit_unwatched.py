@@ -21,6 +21,8 @@ from pyrovae.objectives import SupervisedELBO
 from pyrovae.schedules import linear_warm_up
 from pyrovae.training import step
 
+pytestmark = pytest.mark.cpu
+
 
 @pytest.fixture
 def unwatched(monkeypatch):

@@ -17,6 +17,8 @@ from pyrovae.objectives import ELBO, IWAE
 from pyrovae.posteriors import DiagonalNormal
 from pyrovae.priors import StandardNormal
 
+pytestmark = pytest.mark.cpu
+
 
 def test_the_best_epoch_is_that_of_the_bound_that_is_trained(make_vae, binary_images):
     """With a small beta the ELBO itself falls while the weighted bound rises."""

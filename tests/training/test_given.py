@@ -19,6 +19,8 @@ from pyrovae.errors import CheckpointError, InputError
 from pyrovae.objectives import ELBO, IWAE, SupervisedELBO
 from pyrovae.programs import Pair
 
+pytestmark = pytest.mark.cpu
+
 
 class Watching(nn.Module):
     """A pair that looks at each call: the condition must be the one of its datum, and the table whole.

@@ -13,6 +13,8 @@ from pyrovae.evaluation import impute, marginal_likelihood
 from pyrovae.programs import Whole
 from pyrovae.recipes import About, cvae
 
+pytestmark = pytest.mark.cpu
+
 X = torch.randn(7, 2, generator=torch.Generator().manual_seed(1))
 TABLE = torch.randn(7, 2, generator=torch.Generator().manual_seed(2))
 

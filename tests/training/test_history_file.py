@@ -13,6 +13,8 @@ from pyrovae.training import fit
 from pyrovae.training.checkpoints import checkpoints_in
 from pyrovae.training.settings import Settings, moments
 
+pytestmark = pytest.mark.cpu
+
 
 def test_a_checkpoint_is_as_large_after_many_epochs_as_after_few(make_vae, binary_images, tmp_path):
     settings = {"progress": False, "device": "cpu", "batch_size": 24, "compile": "off"}

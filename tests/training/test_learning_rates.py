@@ -12,6 +12,8 @@ from pyrovae.errors import InputError
 from pyrovae.schedules import chained, cosine_decay
 from pyrovae.training.checkpoints import load_checkpoint
 
+pytestmark = pytest.mark.cpu
+
 RATE = cosine_decay(4, 0.02, warm_up=1)
 
 

@@ -18,6 +18,8 @@ from pyrovae.models import PPCA
 from pyrovae.objectives import IWAE
 from pyrovae.programs import Pair
 
+pytestmark = pytest.mark.cpu
+
 HAT = pytest.mark.filterwarnings("ignore:k-hat")
 
 

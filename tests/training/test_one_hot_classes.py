@@ -11,6 +11,8 @@ from pyrovae import fit
 from pyrovae.errors import InputError
 from pyrovae.evaluation import class_posterior, marginal_likelihood
 
+pytestmark = pytest.mark.cpu
+
 PROBS = torch.tensor([0.2, 0.3, 0.5])
 CENTRES = torch.tensor([[0.0, 0.0], [6.0, 0.0], [0.0, 9.0]])
 X = torch.randn(12, 2, generator=torch.Generator().manual_seed(1)) + CENTRES[torch.arange(12) % 3]

@@ -17,6 +17,8 @@ from pyrovae.errors import CheckpointError, InputError
 from pyrovae.objectives import ELBO
 from pyrovae.programs.pair import Pair
 
+pytestmark = pytest.mark.cpu
+
 adam = partial(torch.optim.Adam, lr=0.05)
 
 

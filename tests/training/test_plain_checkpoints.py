@@ -16,6 +16,8 @@ from pyrovae.errors import CheckpointError
 from pyrovae.schedules import linear_warm_up
 from pyrovae.training.checkpoints import load_checkpoint
 
+pytestmark = pytest.mark.cpu
+
 adam = partial(torch.optim.Adam, lr=0.01)
 
 

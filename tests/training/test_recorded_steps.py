@@ -27,7 +27,7 @@ from pyrovae.training import fit, recording, steps
 from pyrovae.training import step as training_step
 from pyrovae.training.checkpoints import load_checkpoint
 
-pytestmark = pytest.mark.usefixtures("recorded")
+pytestmark = [pytest.mark.usefixtures("recorded"), pytest.mark.cpu]
 
 X = torch.randn(20, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 

@@ -18,6 +18,8 @@ from pyrovae.training.fit import fit as from_the_module
 from pyrovae.training.fit import minibatches_of
 from pyrovae.training.sources import source_of
 
+pytestmark = pytest.mark.cpu
+
 
 def test_the_fields_are_fits_keyword_arguments():
     parameters = inspect.signature(fit).parameters.values()

@@ -13,6 +13,8 @@ from pyrovae.errors import CheckpointError, InputError
 from pyrovae.objectives import SupervisedELBO
 from pyrovae.training import few
 
+pytestmark = pytest.mark.cpu
+
 
 class Items(Dataset):
     """A map-style dataset of the rows of tensors, which counts what is read."""

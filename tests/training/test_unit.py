@@ -17,6 +17,8 @@ from pyrovae.objectives import ELBO, IWAE, FreeBits
 from pyrovae.programs import Pair
 from pyrovae.training import fit
 
+pytestmark = pytest.mark.cpu
+
 N = 1000
 PLATES = ("len(x)", "N", "without a size", "by hand", "fixed by hand")
 

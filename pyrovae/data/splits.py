@@ -77,8 +77,9 @@ def _split_with_small_classes(labels: np.ndarray, test_fraction: float, seed: in
 
 
 def _too_few(num_data: int, test_fraction: float, reason: str) -> InputError:
+    what = "one sample" if num_data == 1 else f"{num_data} data"
     return InputError(
-        f"{num_data} data cannot be split, with a fraction of {test_fraction} held out: {reason}. Give "
+        f"{what} cannot be split, with a fraction of {test_fraction} held out: {reason}. Give "
         "more data, or another fraction."
     )
 

@@ -129,7 +129,14 @@ def test_an_output_folder_in_use_is_refused_and_left_alone(log, tmp_path):
     (tmp_path / "notes").write_text("mine")
     for out in (tmp_path, tmp_path / "notes"):
         refused("is in use: name another folder", "train", "vae", "--out", out, log=log)
-    refused("Not a directory", "train", "vae", "--out", tmp_path / "notes" / "run", log=log)
+    refused(
+        "notes is a file, and a folder is needed",
+        "train",
+        "vae",
+        "--out",
+        tmp_path / "notes" / "run",
+        log=log,
+    )
     assert files(tmp_path) == {Path("notes"): b"mine"}
 
 

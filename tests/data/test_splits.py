@@ -39,7 +39,9 @@ def test_split_errors():
             stratified_split([0, 0, 1, 1], fraction)
     with pytest.raises(InputError, match=r"3 data cannot be split.*each class has a single member"):
         stratified_split([0, 1, 7])
-    with pytest.raises(InputError, match=r"^1 data cannot .*: no datum is left for training\. Give more"):
+    with pytest.raises(
+        InputError, match=r"^one sample cannot .*: no datum is left for training\. Give more"
+    ):
         stratified_split(None, n=1)
     with pytest.raises(InputError, match="0 data cannot be split"):
         stratified_split(None, n=0)

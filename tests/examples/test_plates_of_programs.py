@@ -269,7 +269,7 @@ def test_it_trains_on_all_data_at_once_and_is_refused_in_minibatches():
     assert history["elbo"][-1] > history["elbo"][0]
     with pytest.raises(InputError, match="'z'") as error:
         trained(pair, x, batch_size=5, epochs=1)
-    assert "to_event" not in str(error.value)
+    assert "holds parameters for 10 data, train and evaluate it on these data at once" in str(error.value)
     assert "batch_size=10" in str(error.value)
 
 

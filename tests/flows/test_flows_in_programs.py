@@ -70,10 +70,11 @@ def test_sampling_and_scoring_run_every_network_once(name, binary_images, no_inv
     calls = Calls(vae.posterior, vae.posterior.flow, *networks_of(vae.posterior.flow))
     fit(vae, binary_images, epochs=1, batch_size=8, progress=False)
     marginal_likelihood(vae, binary_images, num_samples=30)
-    assert len(set(calls.counts.values())) == 1, "once whenever the guide ran"
-    before = calls.counts[vae.posterior]
+    before = dict(calls.counts)
+    # A check runs the guide on given draws, which no network of a flow needs.
+    assert max(before.values()) == before[vae.posterior], "at most once whenever the guide ran"
     Trace_ELBO().differentiable_loss(vae.model, vae.guide, binary_images)
-    assert set(calls.counts.values()) == {before + 1}
+    assert calls.counts == {module: count + 1 for module, count in before.items()}
 
 
 def test_the_networks_that_are_counted_are_there():

@@ -274,7 +274,7 @@ def test_discrete_latents_are_at_their_mode_and_never_between(family):
     line = generation.interpolate(pair, x[:1], x[1:], 3)[0]
     torch.testing.assert_close(line[1], x.mean(0) + 10 * mode(x)[0])  # of the nearer end
     assert generation.code_site(pair) == "z"
-    with pytest.raises(InputError, match=r"no continuous latent 'c'.*discrete ones, 'c', by name"):
+    with pytest.raises(InputError, match=r"no continuous latent 'c'.*discrete ones are 'c': latent_codes"):
         generation.latent_means(pair, x, "c")
     images = generation.images_of(pair, {"c": mode(x), "z": x})  # the remedy
     torch.testing.assert_close(images, x + 10 * mode(x))

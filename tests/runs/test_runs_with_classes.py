@@ -165,6 +165,7 @@ def imbalanced(path):
     return str(path)
 
 
+@pytest.mark.verdict
 def test_imbalanced_classes_are_spoken_of(tmp_path):
     path = imbalanced(tmp_path / "mine.npz")
     words = ["--data", path, "--out", tmp_path / "run", *small_words("m2")]

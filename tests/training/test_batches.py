@@ -152,7 +152,7 @@ def test_hidden_labels_leave_no_trace(tmp_path):
         file = tmp_path / f"{shuffled}.npz"
         np.savez(file, **{name: part.numpy() for name, part in parts.items()})
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(data, "labels_per_class", lambda *args: kept)
+            patch.setattr(data, "labels_per_class", lambda *args, **_: kept)
             settings["data"] = Data(data=str(file), labels=2)
             run = train("pcvae", tmp_path / str(shuffled), options=options, **settings)
             states.append(run.pair.state_dict())

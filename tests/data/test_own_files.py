@@ -107,7 +107,7 @@ def test_values(save, x, expected):
         (np.zeros((4, 0, 3)), "empty"),
         (np.zeros((4, 3), dtype=complex), "dtype complex128"),
         (np.array([["a"], ["b"]]), "dtype <U1"),
-        (np.zeros((1, 3)), "1 data cannot be split"),
+        (np.zeros((1, 3)), "one sample cannot be split"),
     ],
 )
 def test_bad_values(save, x, match):

@@ -230,9 +230,9 @@ def evaluation(p: Problem, size: str, record: Record, num_samples: int = 5000) -
         warnings.simplefilter("ignore")  # the k-hat of an untrained model is too high
         for _ in range(EVALUATION_ROUNDS):
             for name, contestant in contestants.items():
-                data = 10 if "pythae" in name else 100
+                data = 20 if "pythae" in name else 200
                 rates[name].append(
-                    data * num_samples / (seconds(contestant, 200) - seconds(contestant, 100))
+                    data * num_samples / (seconds(contestant, 300) - seconds(contestant, 100))
                 )
     weights = [w for w in model.likelihood.parameters() if w.dim() == 2]
     flops = 2 * sum(weight.numel() for weight in weights)

@@ -46,7 +46,7 @@ def check_pair(pair: ModelAndGuide, *args: Any, **kwargs: Any) -> None:
             the model lacks and does not mark it as auxiliary; the guide lacks a latent of the model that
             can neither be left out nor summed out; a latent has other plates, another shape or fewer
             classes in the guide than in the model; the guide draws values that have no density in the
-            model; a value, mask or log density has another shape than its plates say; or observed values
+            model; a value, mask or log density has another shape than its plates say; observed values
             lie outside of the support of their distribution; a density reads values that are missing; or
             only the guide masks a latent, or the model masks one and uses it all the same.
     """

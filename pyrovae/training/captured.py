@@ -23,14 +23,12 @@ from pyrovae.compute.compilation import Recording, refuse
 from pyrovae.compute.memory import is_out_of_memory
 from pyrovae.errors import cause
 from pyrovae.programs.memory import remembered
-from pyrovae.training.batches import Batch, Minibatches, Rows
+from pyrovae.training.batches import Batch, Rows
 from pyrovae.training.losses import Weights
 from pyrovae.training.optimizers import as_captured
-from pyrovae.training.preparation import Prepared
 from pyrovae.training.recording import Recorded
-from pyrovae.training.settings import Numbers, Settings
+from pyrovae.training.settings import Numbers
 from pyrovae.training.step import CompiledStep, EagerStep, Gradients, tensors_of
-from pyrovae.training.trainable import Trainable
 
 
 class CapturedStep(CompiledStep):
@@ -58,17 +56,8 @@ class CapturedStep(CompiledStep):
             each time.
     """
 
-    def __init__(
-        self,
-        data: Minibatches,
-        prepared: Prepared,
-        parameters: Trainable,
-        settings: Settings,
-        saved: dict[str, Any] | None = None,
-    ) -> None:
-        self.gathers = data.lie_on_device
-        self.whole: Replay | None = None
-        super().__init__(data, prepared, parameters, settings, saved)
+    gathers = False
+    whole: Replay | None = None
 
     def begin(self, number: int) -> None:
         """Set all sums to zero, where they lie."""
@@ -129,6 +118,7 @@ class CapturedStep(CompiledStep):
     # The record
 
     def _record(self) -> Recorded | None:
+        self.gathers = self.data.lie_on_device
         recorded = super()._record()
         if recorded is None and self.gathers and self.data.transform is not None:
             self.gathers, self.reason = False, None  # perhaps the transform cannot be recorded

@@ -29,6 +29,7 @@ from pyrovae.errors import InputError, NonFiniteError, warn
 from pyrovae.objectives.elbo import ELBO
 from pyrovae.objectives.objective import Objective, PyroObjective
 from pyrovae.programs.checks import check_pair
+from pyrovae.programs.devices import move_to
 from pyrovae.programs.modes import buffers_kept
 from pyrovae.programs.pair import ModelAndGuide, is_pair
 from pyrovae.programs.reach import modules_of
@@ -311,8 +312,7 @@ def _train_together(
 
 def _move_and_check(pair: ModelAndGuide, seed: int, data: Minibatches) -> None:
     """Move a further pair to the device of the data, and check it on a minibatch."""
-    for module in modules_of(pair):
-        module.to(data.device)
+    move_to(data.device, pair)
     with seeded(seed, data.device):
         for call in data.first().calls:
             check_pair(pair, *call.arguments.args, **call.arguments.kwargs)

@@ -165,12 +165,12 @@ class _Mark(Messenger):
         msg["infer"] = {**msg["infer"], "enumerate": "parallel" if summed_out else None}
         msg["infer"].pop("num_samples", None)
         if summed_out:
-            _lift_mask(msg)
+            lift_mask(msg)
 
 
-def _lift_mask(msg: Any) -> None:
+def lift_mask(msg: Any) -> None:
     """Turn the mask of a site's distribution into the mask of the site, which leaves the density whole."""
-    if isinstance(msg["fn"], dist.MaskedDistribution):
+    while isinstance(msg["fn"], dist.MaskedDistribution):
         mask = msg["fn"]._mask
         msg["mask"] = mask if msg["mask"] is None else msg["mask"] & mask
         msg["fn"] = msg["fn"].base_dist
@@ -391,7 +391,7 @@ class _Assign(Messenger):
             shape = value.shape[max(0, value.dim() - dims) :]
             msg["value"], msg["done"] = changed(lambda tensor: tensor.reshape(shape), value), True
         elif name in self.copies.enumerated:
-            _lift_mask(msg)
+            lift_mask(msg)
             msg["value"], msg["done"] = self._blocks_of(msg["fn"]), True
 
     def _blocks_of(self, fn: Any) -> Tensor:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pyrovae.compute.devices import seeded
 from pyrovae.errors import InputError
+from pyrovae.programs.copies import lift_mask
 from pyrovae.programs.densities import unscaled_log_prob
 from pyrovae.programs.distributions import base_of
 from pyrovae.programs.pair import ModelAndGuide
@@ -37,10 +38,8 @@ class LiftedMasks(Messenger):
     """
 
     def _pyro_sample(self, msg: Any) -> None:
-        while isinstance(msg["fn"], MaskedDistribution) and not msg["is_observed"]:
-            mask = msg["fn"]._mask
-            msg["mask"] = mask if msg["mask"] is None else msg["mask"] & mask
-            msg["fn"] = msg["fn"].base_dist
+        if not msg["is_observed"]:
+            lift_mask(msg)
 
 
 def count_as_in_model(model_trace: Trace, guide_trace: Trace) -> None:
